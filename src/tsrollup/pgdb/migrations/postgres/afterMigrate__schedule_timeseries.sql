@@ -1,0 +1,14 @@
+-- After every migrate: jobs follow the placeholders, also when only a schedule was changed, or
+-- when this configuration now names a second timeseries database.
+
+DO $$
+DECLARE
+    v_job record;
+BEGIN
+    FOR v_job IN SELECT * FROM rollup_engine.schedule_timeseries('${timeseries_database}') LOOP
+        RAISE DEBUG 'job %: %', v_job.job_name, v_job.outcome;
+    END LOOP;
+EXCEPTION WHEN feature_not_supported OR insufficient_privilege THEN
+    RAISE NOTICE 'nothing is scheduled: %', SQLERRM;
+END
+$$;
