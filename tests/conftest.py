@@ -1,0 +1,113 @@
+"""Fixtures: a server, a clone of the migrated database for each test, connections to it."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from servers import (
+    PostgresServer,
+    ServerPool,
+    found_servers,
+    missing_on_debian15,
+    new_pool_folder,
+)
+
+FOLDER_VARIABLE = "TSROLLUP_TEST_SERVERS"
+
+Connect = Callable[..., psycopg.Connection]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--test-dsn", help="run on this server as well (a role that creates databases)"
+    )
+    parser.addoption("--server", action="append", help="run on this server only; repeatable")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    missing = missing_on_debian15()
+    if missing and os.environ.get("TSROLLUP_REQUIRE_DEBIAN15"):
+        raise pytest.UsageError(f"TSROLLUP_REQUIRE_DEBIAN15 is set, missing: {', '.join(missing)}")
+    if not _is_worker(config):
+        # xdist's workers inherit the environment, and with it the folder.
+        os.environ[FOLDER_VARIABLE] = str(new_pool_folder())
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if folder and not _is_worker(config):
+        _pool(config).stop_all()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--server")
+        names = chosen or found_servers(metafunc.config.getoption("--test-dsn"))
+        metafunc.parametrize("server", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> PostgresServer:
+    return _pool(request.config).get(request.param)
+
+
+@pytest.fixture(scope="session")
+def template(request: pytest.FixtureRequest, server: PostgresServer) -> str:
+    """The migrated database that every test's own is cloned from."""
+    return _pool(request.config).template(server)
+
+
+@pytest.fixture
+def make_database(server: PostgresServer) -> Iterator[Callable[..., str]]:
+    """Makes databases: empty ones, or clones of a template; dropped after the test."""
+    made: list[str] = []
+
+    def make(template: str = "template0") -> str:
+        made.append(server.create_database(template))
+        return made[-1]
+
+    yield make
+    for name in made:
+        server.drop_database(name)
+
+
+@pytest.fixture
+def database(make_database: Callable[..., str], template: str) -> str:
+    """The name of this test's own migrated database."""
+    return make_database(template)
+
+
+@pytest.fixture
+def connect(server: PostgresServer, database: str) -> Iterator[Connect]:
+    """Opens connections to the test's database; `user` is another role, the rest is libpq's."""
+    opened: list[psycopg.Connection] = []
+
+    def open_connection(
+        user: str | None = None, autocommit: bool = True, **parameters: Any
+    ) -> psycopg.Connection:
+        connection = psycopg.connect(
+            server.url(database, user), autocommit=autocommit, **parameters
+        )
+        opened.append(connection)
+        return connection
+
+    yield open_connection
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def db(connect: Connect) -> psycopg.Connection:
+    return connect()
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _pool(config: pytest.Config) -> ServerPool:
+    return ServerPool(Path(os.environ[FOLDER_VARIABLE]), config.getoption("--test-dsn"))

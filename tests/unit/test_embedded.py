@@ -1,0 +1,147 @@
+"""The embedded server: start, find, recover, stop."""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tsrollup import embedded
+from tsrollup.errors import TsrollupError
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Not under pytest's folder, which the account that root's server runs as cannot pass."""
+    parent = Path(tempfile.mkdtemp(prefix="tsrollup-embedded-"))
+    yield parent / "with a space"
+    embedded.stop(parent / "with a space")
+    shutil.rmtree(parent)
+
+
+def test_start_makes_the_default_databases_and_is_idempotent(data_dir: Path) -> None:
+    first = embedded.start(data_dir)
+    again = embedded.start(data_dir)
+
+    assert again == first
+    with psycopg.connect(first.url) as connection:
+        assert connection.info.dbname == "timeseries"
+        assert connection.info.server_version >= 180000
+        assert setting(connection, "jit") == "off"
+        assert setting(connection, "max_locks_per_transaction") == "256"
+        assert setting(connection, "data_directory") == str(data_dir / "pgdata")
+
+
+def test_port_and_data_are_kept_over_a_stop(data_dir: Path) -> None:
+    first = embedded.start(data_dir)
+    with psycopg.connect(first.url) as connection:
+        connection.execute("CREATE TABLE kept (id integer)")
+    assert embedded.stop(data_dir)
+    assert not embedded.stop(data_dir)
+    assert embedded.status(data_dir).server is None
+
+    second = embedded.start(data_dir)
+
+    assert second == first
+    with psycopg.connect(second.url) as connection:
+        connection.execute("TABLE kept")
+
+
+def test_a_killed_server_is_recovered(data_dir: Path) -> None:
+    server = embedded.start(data_dir)
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE survives AS SELECT 1 AS id")
+        os.kill(postmaster(data_dir), signal.SIGKILL)
+        assert embedded.status(data_dir).server is None
+
+        again = embedded.start(data_dir)
+
+    assert again.port == server.port
+    with psycopg.connect(again.url) as connection:
+        assert connection.execute("SELECT id FROM survives").fetchone() == (1,)
+
+
+def test_a_stale_pid_file_with_another_process_number_is_no_obstacle(data_dir: Path) -> None:
+    embedded.start(data_dir)
+    pid_file = data_dir / "pgdata" / "postmaster.pid"
+    lines = pid_file.read_text().splitlines()
+    embedded.stop(data_dir)
+    pid_file.write_text("\n".join([str(os.getpid()), *lines[1:]]) + "\n")
+
+    assert embedded.status(data_dir).server is None
+    with psycopg.connect(embedded.start(data_dir).url):
+        pass
+
+
+def test_two_data_directories_do_not_collide(data_dir: Path) -> None:
+    other_dir = data_dir.with_name("other")
+    first = embedded.start(data_dir)
+    second = embedded.start(other_dir)
+    try:
+        assert first.port != second.port
+        with psycopg.connect(second.url) as connection:
+            assert setting(connection, "data_directory") == str(other_dir / "pgdata")
+    finally:
+        embedded.stop(other_dir)
+
+
+def test_starts_at_once_find_one_server(data_dir: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: embedded.start(data_dir), range(4)))
+
+    assert len(set(found)) == 1
+
+
+def test_a_port_taken_meanwhile_is_replaced(data_dir: Path) -> None:
+    server = embedded.start(data_dir)
+    embedded.stop(data_dir)
+    other_dir = data_dir.with_name("other")
+    other = embedded.start(other_dir, port=server.port)
+    try:
+        assert embedded.start(data_dir).port != other.port
+    finally:
+        embedded.stop(other_dir)
+
+
+def test_another_port_for_a_running_server_is_refused(data_dir: Path) -> None:
+    server = embedded.start(data_dir)
+    with pytest.raises(TsrollupError, match=f"already runs on port {server.port}"):
+        embedded.start(data_dir, port=server.port + 1)
+
+
+def test_a_folder_with_other_files_is_refused(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "letter.txt").write_text("dear reader")
+    with pytest.raises(TsrollupError, match="holds files that are not"):
+        embedded.start(data_dir)
+
+
+def test_the_password_is_needed_and_private(data_dir: Path) -> None:
+    server = embedded.start(data_dir)
+    assert (data_dir / "server.json").stat().st_mode & 0o077 == 0
+    with pytest.raises(psycopg.OperationalError, match="password"):
+        psycopg.connect(f"postgresql://postgres@127.0.0.1:{server.port}/postgres")
+
+
+@pytest.mark.parametrize("program", ["postgres", "psql", "pg_dump", "pg_restore", "pg_basebackup"])
+def test_bindir_holds(program: str) -> None:
+    printed = subprocess.check_output([embedded.bindir() / program, "--version"], text=True)
+    assert "PostgreSQL" in printed
+
+
+def postmaster(data_dir: Path) -> int:
+    pid = embedded.status(data_dir).pid
+    assert pid
+    return pid
+
+
+def setting(connection: psycopg.Connection, name: str) -> str:
+    row = connection.execute("SELECT current_setting(%s)", [name]).fetchone()
+    assert row
+    return str(row[0])
