@@ -1,7 +1,14 @@
 -- pg_cron lives in one database of the server, this one, and runs jobs in the others. Without
 -- it nothing is lost: tsrollup worker does the same work from outside.
 
-CREATE SCHEMA IF NOT EXISTS rollup_engine;
+DO $$
+BEGIN
+    -- Flyway has made it, unless createSchemas is off.
+    IF to_regnamespace('rollup_engine') IS NULL THEN
+        CREATE SCHEMA rollup_engine;
+    END IF;
+END
+$$;
 
 DO $$
 DECLARE
