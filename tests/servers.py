@@ -233,7 +233,7 @@ def _describe_dsn(dsn: str) -> PostgresServer:
 def _create_extensions_as_superuser(server: PostgresServer, dbname: str) -> None:
     """What Debian's packages let only a superuser create; the test role gets what it needs."""
     with psycopg.connect(server.superuser_url(dbname), autocommit=True) as connection:
-        connection.execute("CREATE SCHEMA partman")
+        connection.execute(f"CREATE SCHEMA partman AUTHORIZATION {TEST_ROLE}")
         for extension, schema in {
             "hypopg": "public",
             "pg_stat_statements": "public",

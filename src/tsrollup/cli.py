@@ -1,0 +1,88 @@
+"""The `tsrollup` command."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import psycopg
+import typer
+
+from tsrollup import __version__
+from tsrollup.commands import server
+from tsrollup.commands.invocation import Invocation
+from tsrollup.connection import describe
+from tsrollup.errors import TsrollupError
+from tsrollup.settings import Settings
+
+EPILOG = "--url, --json and --debug may stand anywhere on the command line."
+
+app = typer.Typer(
+    name="tsrollup",
+    help="Continuous aggregates for the PostgreSQL you already have.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for commands in (server,):
+    commands.register(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tsrollup {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_every_command(
+    context: typer.Context,
+    url: Annotated[
+        str | None,
+        typer.Option(help="Database to work on. Default: TSROLLUP_URL, else the embedded server."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    context.obj = Invocation(given_url=url, json=json, debug=debug)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command line; every failure is one line on stderr and exit code 1."""
+    given = hoist(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(given)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (TsrollupError, psycopg.Error) as error:
+        if "--debug" in given or Settings().debug:
+            raise
+        failure = describe(error) if isinstance(error, psycopg.Error) else error
+        next_step = f"; {failure.hint}" if failure.hint else ""
+        print(f"error: {failure.message}{next_step}", file=sys.stderr)
+        sys.exit(1)
+
+
+def hoist(arguments: Sequence[str]) -> list[str]:
+    """Move the global options to the front, where the parser wants them.
+
+    The words after `flyway` are Flyway's own command line and stay as they are.
+    """
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--" or (word == "flyway" and not rest):
+            rest += [word, *words]
+        elif word in ("--json", "--debug") or word.startswith("--url="):
+            front.append(word)
+        elif word == "--url":
+            front += [word, *[value for value in [next(words, None)] if value is not None]]
+        else:
+            rest.append(word)
+    return front + rest

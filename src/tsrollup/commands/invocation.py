@@ -1,0 +1,96 @@
+"""What one call of `tsrollup` was told for every command, and how commands print."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+import typer
+from psycopg.rows import dict_row
+from rich.console import Console
+from rich.table import Table
+
+from tsrollup import embedded
+from tsrollup.connection import connect
+from tsrollup.settings import Settings
+
+WIDTH_WITHOUT_TERMINAL = 160
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _console(stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr,
+        highlight=False,
+        width=None if stream.isatty() else WIDTH_WITHOUT_TERMINAL,
+    )
+
+
+@dataclass
+class Invocation:
+    """The global options, and the consoles: results on `out`, talk and progress on `talk`."""
+
+    given_url: str | None = None
+    json: bool = False
+    debug: bool = False
+    out: Console = field(default_factory=_console)
+    talk: Console = field(default_factory=lambda: _console(stderr=True))
+
+    def url(self) -> str:
+        """--url, else TSROLLUP_URL, else the embedded server's, which is started for it."""
+        return self.given_url or Settings().url or embedded.start().url
+
+    @contextmanager
+    def connection(self) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+        """An autocommit connection whose rows are dictionaries."""
+        with connect(self.url(), row_factory=dict_row) as connection:
+            yield connection
+
+    def say(self, text: str) -> None:
+        """A line for people; nothing with --json."""
+        if not self.json:
+            self.out.print(text, soft_wrap=True, markup=False)
+
+    def print_json(self, value: object) -> None:
+        self.out.print(json.dumps(value, default=str, indent=2), soft_wrap=True, markup=False)
+
+    def print_rows(self, rows: Rows, empty: str = "nothing to show", title: str = "") -> None:
+        """A table for people, or a JSON array with --json."""
+        if self.json:
+            self.print_json(list(rows))
+        elif not rows:
+            self.say(empty)
+        else:
+            self.out.print(table_of(rows, title))
+
+
+def table_of(rows: Rows, title: str = "") -> Table:
+    """A table with a column for each key of the rows; numbers on the right."""
+    table = Table(title=title or None, title_justify="left", header_style="bold")
+    for name in rows[0]:
+        numbers = any(isinstance(row[name], int | float) for row in rows)
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(value) for value in row.values()))
+    return table
+
+
+def invocation(context: typer.Context) -> Invocation:
+    """The invocation that a command belongs to."""
+    found = context.find_object(Invocation)
+    return found if found is not None else context.ensure_object(Invocation)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return str(value)
