@@ -1,0 +1,184 @@
+"""The connection that a command works on: JDBC URLs, transactions and the session's first state."""
+
+import getpass
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import TransactionStatus
+
+from .configuration import Configuration
+from .errors import ConfigurationError, FlywayError
+
+_JDBC = re.compile(
+    r"jdbc:postgresql:(?://(?P<hosts>[^/?]*)/?)?(?P<database>[^?]*)(?:\?(?P<query>.*))?"
+)
+_HOST = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>\d+))?")
+
+# pgjdbc's property names where libpq has the same thing under another.
+_PROPERTIES = {
+    "user": "user",
+    "password": "password",
+    "ApplicationName": "application_name",
+    "connectTimeout": "connect_timeout",
+    "loginTimeout": "connect_timeout",
+    "options": "options",
+    "sslmode": "sslmode",
+    "sslcert": "sslcert",
+    "sslkey": "sslkey",
+    "sslrootcert": "sslrootcert",
+    "sslpassword": "sslpassword",
+    "targetServerType": "target_session_attrs",
+    "gssEncMode": "gssencmode",
+    "channelBinding": "channel_binding",
+}
+_TARGET_SERVERS = {"primary": "primary", "master": "primary", "secondary": "standby",
+                   "preferSecondary": "prefer-standby", "any": "any"}  # fmt: skip
+
+
+def conninfo(configuration: Configuration) -> str:
+    """libpq's connection string for the configured URL, user and password."""
+    url = configuration.url
+    if not url:
+        raise ConfigurationError(
+            "no database URL is configured",
+            hint="set -url=jdbc:postgresql://host:port/database, FLYWAY_URL or flyway.url",
+        )
+    if url.startswith("jdbc:postgresql:"):
+        parameters = _from_jdbc(url)
+    elif url.startswith("jdbc:"):
+        raise ConfigurationError(f"{url} is not a PostgreSQL URL; only PostgreSQL is supported")
+    else:
+        try:
+            parameters = dict(conninfo_to_dict(url))
+        except psycopg.ProgrammingError as error:
+            raise ConfigurationError(f"cannot read the database URL: {error}") from None
+    if configuration.user:
+        parameters["user"] = configuration.user
+    if configuration.password:
+        parameters["password"] = configuration.password
+    parameters.setdefault("application_name", "tsrollup migrations")
+    return make_conninfo("", **parameters)
+
+
+def _from_jdbc(url: str) -> dict[str, Any]:
+    match = _JDBC.fullmatch(url)
+    if match is None:
+        raise ConfigurationError(
+            f"cannot read the database URL {url}",
+            hint="it should look like jdbc:postgresql://host:port/database",
+        )
+    hosts, ports = [], []
+    for item in (match["hosts"] or "localhost").split(","):
+        part = _HOST.fullmatch(item)
+        if part is None:
+            raise ConfigurationError(f"cannot read host {item!r} in the database URL")
+        hosts.append(part["host"].strip("[]") or "localhost")
+        ports.append(part["port"] or "5432")
+    parameters: dict[str, Any] = {"host": ",".join(hosts), "port": ",".join(ports)}
+    if match["database"]:
+        parameters["dbname"] = unquote(match["database"])
+    for name, value in parse_qsl(match["query"] or "", keep_blank_values=True):
+        if name == "currentSchema":
+            escaped = value.replace("\\", "\\\\").replace(" ", "\\ ")
+            options = parameters.get("options", "")
+            parameters["options"] = f"{options} -c search_path={escaped}".strip()
+        elif name == "ssl" and value.lower() in ("", "true"):
+            parameters.setdefault("sslmode", "verify-full")
+        elif name == "targetServerType":
+            parameters[_PROPERTIES[name]] = _TARGET_SERVERS.get(value, "any")
+        elif name in _PROPERTIES:
+            parameters[_PROPERTIES[name]] = value
+    return parameters
+
+
+class Database:
+    """One connection in autocommit mode, with explicit transactions."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.connection = _connect(configuration)
+        if configuration.init_sql:
+            self.execute(configuration.init_sql)
+        row = self.row("SELECT current_user, current_setting('search_path'), current_database()")
+        self.user, self.search_path, self.name = (str(value) for value in row)
+        schema = self.row("SELECT current_schema()")[0]
+        self.current_schema: str | None = None if schema is None else str(schema)
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def execute(self, query: str | sql.Composable, parameters: Any = None) -> psycopg.Cursor[Any]:
+        return self.connection.execute(query, parameters)  # type: ignore[arg-type]
+
+    def rows(self, query: str | sql.Composable, parameters: Any = None) -> list[tuple[Any, ...]]:
+        return self.execute(query, parameters).fetchall()
+
+    def row(self, query: str | sql.Composable, parameters: Any = None) -> tuple[Any, ...]:
+        row = self.execute(query, parameters).fetchone()
+        assert row is not None
+        return tuple(row)
+
+    @property
+    def in_transaction(self) -> bool:
+        return self.connection.info.transaction_status != TransactionStatus.IDLE
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """A transaction; joins the one that is open."""
+        if self.in_transaction:
+            yield
+            return
+        self.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            if self.in_transaction and not self.connection.closed:
+                self.execute("ROLLBACK")
+            raise
+        # A script may have ended the transaction itself.
+        if self.in_transaction:
+            self.execute("COMMIT")
+
+    def restore_session(self) -> None:
+        """Undo the SET ROLE and SET search_path of a script."""
+        self.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self.user)))
+        self.execute("SELECT set_config('search_path', %s, false)", [self.search_path])
+
+    def use_schema(self, schema: str) -> None:
+        """Put `schema` first in the search path, unless it is there already."""
+        self.restore_session()
+        path = self.search_path
+        if path == schema or path.startswith((schema + ",", f'"{schema}"')):
+            return
+        quoted = sql.Identifier(schema).as_string(self.connection)
+        self.execute(
+            "SELECT set_config('search_path', %s, false)", [f"{quoted}, {path}" if path else quoted]
+        )
+
+    def schema_exists(self, schema: str) -> bool:
+        return bool(self.rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]))
+
+
+def _connect(configuration: Configuration) -> psycopg.Connection[Any]:
+    info = conninfo(configuration)
+    attempt = 0
+    while True:
+        try:
+            return psycopg.connect(info, autocommit=True)
+        except psycopg.OperationalError as error:
+            if attempt >= configuration.connect_retries:
+                reason = str(error).strip().splitlines()[-1]
+                who = conninfo_to_dict(info).get("user") or getpass.getuser()
+                raise FlywayError(
+                    f"cannot connect to {configuration.url} as {who}: {reason}",
+                    hint="check url, user and password, and that the server is running",
+                ) from None
+            time.sleep(min(2**attempt, configuration.connect_retries_interval))
+            attempt += 1

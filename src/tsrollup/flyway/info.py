@@ -1,0 +1,22 @@
+"""info: every migration and its state."""
+
+from .configuration import Configuration
+from .results import InfoResult
+from .schemas import non_empty_schemas
+from .session import open_session
+from .states import current
+
+
+def info(configuration: Configuration) -> InfoResult:
+    """The migrations, applied and local, in Flyway's order."""
+    with open_session(configuration) as session:
+        with session.events("Info"):
+            infos = session.infos()
+        newest = current(infos)
+        return InfoResult(
+            database=session.database.name,
+            schema_name=", ".join(session.schemas),
+            schema_version=str(newest.version) if newest and newest.version else None,
+            all_schemas_empty=not non_empty_schemas(session),
+            migrations=infos,
+        )

@@ -1,0 +1,247 @@
+"""migrate: bring the database to the newest (or the target) version."""
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+from .baseline import write_baseline
+from .configuration import Configuration
+from .errors import FlywayError, MigrateError
+from .migrations import Migration
+from .results import AppliedScript, MigrateResult
+from .schemas import create_history, create_missing_schemas, non_empty_schemas
+from .scripts import ParsedScript
+from .session import Session, open_session
+from .states import MigrationInfo, State, current
+from .validate import matches_pattern, validate_session
+
+log = logging.getLogger(__name__)
+
+
+def migrate(configuration: Configuration) -> MigrateResult:
+    """Apply every pending migration; each script and its history row are one transaction."""
+    with open_session(configuration) as session:
+        if configuration.validate_on_migrate:
+            patterns = (*configuration.ignore_migration_patterns, "*:pending")
+            validate_session(session, replace(configuration, ignore_migration_patterns=patterns))
+        _prepare(session)
+        return _Migrate(session).run()
+
+
+def _prepare(session: Session) -> None:
+    """Make schemas and history table; guard a database that something else has filled."""
+    session.callback("createSchema")
+    if session.configuration.create_schemas:
+        create_missing_schemas(session)
+    if session.history.exists():
+        return
+    filled = non_empty_schemas(session)
+    if filled and not session.configuration.skip_executing_migrations:
+        if session.configuration.baseline_on_migrate:
+            write_baseline(session)
+        elif not session.history.exists():
+            names = ", ".join(f'"{name}"' for name in filled)
+            raise FlywayError(
+                f"Found non-empty schema(s) {names} but no schema history table",
+                hint="run baseline, or set -baselineOnMigrate=true, to start the history here",
+            )
+    create_history(session)
+
+
+class _Migrate:
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.configuration = session.configuration
+        self.result = MigrateResult(session.database.name, session.default_schema)
+        self.parsed: dict[Migration, ParsedScript] = {}
+        self.ran_versioned = False
+        self.ran_repeatable = False
+
+    def run(self) -> MigrateResult:
+        session = self.session
+        infos = session.infos()
+        newest = current(infos)
+        if newest and newest.version:
+            self.result.initial_schema_version = str(newest.version)
+        log.info("Current version of schema %s: %s", session.default_schema, _shown(newest))
+        if self.configuration.out_of_order:
+            session.warn(
+                f"outOfOrder mode is active: schema {session.default_schema} may not be reproducible"
+            )
+        session.callback("beforeMigrate")
+        try:
+            while self._next():
+                pass
+        except FlywayError:
+            self._quietly("afterMigrateError")
+            raise
+        if self.result.migrations:
+            session.callback("afterMigrateApplied")
+        session.callback("afterMigrate")
+        self.result.warnings = session.warnings
+        self._log_summary()
+        return self.result
+
+    def _next(self) -> bool:
+        """Apply the next migration (or all of them, with group); False when none is left."""
+        group = self._pending()
+        if not group:
+            return False
+        transactional = self._transactional(group)
+        with self._lock(transactional):
+            # Another runner may have been faster while this one waited.
+            group = self._pending()
+            if group and self._transactional(group) == transactional:
+                self._apply(group, transactional)
+        return True
+
+    def _lock(self, transactional: bool) -> AbstractContextManager[None]:
+        history = self.session.history
+        return history.transaction() if transactional else history.session_lock()
+
+    def _pending(self) -> list[MigrationInfo]:
+        infos = self.session.infos()
+        self._refuse_failed([info for info in infos if info.state.is_failed])
+        pending = [info for info in infos if info.state == State.PENDING]
+        return pending if self.configuration.group else pending[:1]
+
+    def _refuse_failed(self, failed: Sequence[MigrationInfo]) -> None:
+        if not failed:
+            return
+        first = failed[0]
+        future_ignored = any(
+            matches_pattern(pattern, first)
+            for pattern in self.configuration.ignore_migration_patterns
+        )
+        if len(failed) == 1 and first.state == State.FUTURE_FAILED and future_ignored:
+            return
+        what = (
+            f"migration to version {first.version}"
+            if first.version
+            else f"repeatable migration ({first.description})"
+        )
+        raise FlywayError(
+            f"Schema {self.session.default_schema} contains a failed {what}",
+            hint="undo what it left behind, then run repair",
+        )
+
+    def _transactional(self, group: Sequence[MigrationInfo]) -> bool:
+        modes = [self._parse(info).in_transaction for info in group]
+        if len(set(modes)) > 1 and not self.configuration.mixed:
+            odd = next(info for info, mode in zip(group, modes, strict=True) if mode != modes[0])
+            raise FlywayError(
+                "the group mixes migrations that run in a transaction with ones that cannot; "
+                f"the first that differs is {odd.script}",
+                hint="migrate without -group, or set -mixed=true",
+            )
+        return all(modes)
+
+    def _parse(self, info: MigrationInfo) -> ParsedScript:
+        assert info.resolved is not None
+        if self.configuration.skip_executing_migrations:
+            return ParsedScript(info.resolved.script, run=False)
+        if info.resolved not in self.parsed:
+            self.parsed[info.resolved] = ParsedScript(info.resolved.script)
+        return self.parsed[info.resolved]
+
+    def _apply(self, group: Sequence[MigrationInfo], transactional: bool) -> None:
+        done: list[AppliedScript] = []
+        for info in group:
+            self._repeatable_events(info)
+            started = time.monotonic()
+            try:
+                self._run_one(info)
+            except FlywayError as error:
+                self._record_failure(info, started, transactional)
+                raise MigrateError(
+                    f"Migration of {info.resolved} failed"
+                    + ("; it was rolled back" if transactional else "; it may be half done")
+                    + f"\n{error.message}",
+                    error.hint,
+                ) from error
+            done.append(self._record(info, started))
+        self.result.migrations += done
+
+    def _run_one(self, info: MigrationInfo) -> None:
+        session = self.session
+        log.info("Migrating schema %s to %s", session.default_schema, info.resolved)
+        session.callback("beforeEachMigrate")
+        session.database.use_schema(session.default_schema)
+        try:
+            self._parse(info).run(session.database)
+        except FlywayError:
+            self._quietly("afterEachMigrateError")
+            raise
+        session.callback("afterEachMigrate")
+
+    def _record(self, info: MigrationInfo, started: float) -> AppliedScript:
+        assert info.resolved is not None
+        session, migration = self.session, info.resolved
+        session.database.restore_session()
+        if not session.database.in_transaction and self._parse(info).in_transaction:
+            session.warn(
+                f"{info.script} ended its transaction itself; its row is not atomic with it"
+            )
+        milliseconds = int((time.monotonic() - started) * 1000)
+        session.history.add(
+            migration.version, migration.description, migration.type, migration.script.name,
+            migration.checksum, execution_time=milliseconds,
+        )  # fmt: skip
+        if migration.version:
+            self.result.target_schema_version = str(migration.version)
+        return AppliedScript(
+            category=category(migration), version=str(migration.version or ""),
+            description=migration.description, type=migration.type,
+            filepath=str(migration.script.file.resolve()), execution_time=milliseconds,
+        )  # fmt: skip
+
+    def _record_failure(self, info: MigrationInfo, started: float, transactional: bool) -> None:
+        """Leave a failed row where Flyway leaves one: outside transactions, with the session lock."""
+        if transactional or self.configuration.postgresql_transactional_lock:
+            return
+        assert info.resolved is not None
+        self.session.database.restore_session()
+        self.session.history.add(
+            info.version, info.description, info.type, info.script, info.resolved.checksum,
+            execution_time=int((time.monotonic() - started) * 1000), success=False,
+        )  # fmt: skip
+
+    def _repeatable_events(self, info: MigrationInfo) -> None:
+        if info.version is None and not self.ran_repeatable:
+            self.ran_repeatable = True
+            if self.ran_versioned:
+                self.session.callback("afterVersioned")
+            self.session.callback("beforeRepeatables")
+        self.ran_versioned = self.ran_versioned or info.version is not None
+
+    def _quietly(self, event: str) -> None:
+        """An error callback must not hide the error that it is about."""
+        try:
+            self.session.callback(event)
+        except FlywayError as error:
+            log.warning("callback %s failed: %s", event, error.message)
+
+    def _log_summary(self) -> None:
+        count, schema = len(self.result.migrations), self.session.default_schema
+        if count == 0:
+            log.info("Schema %s is up to date; no migration was necessary", schema)
+        else:
+            total = sum(item.execution_time for item in self.result.migrations) / 1000
+            version = self.result.target_schema_version
+            suffix = f", now at version v{version}" if version else ""
+            noun = "migration" if count == 1 else "migrations"
+            log.info("Applied %d %s to schema %s%s (%.3f s)", count, noun, schema, suffix, total)
+
+
+def category(migration: Migration | MigrationInfo) -> str:
+    if migration.type in ("SCHEMA", "BASELINE", "DELETE"):
+        return ""
+    if migration.version is None:
+        return "Repeatable"
+    return "Baseline" if migration.type == "SQL_BASELINE" else "Versioned"
+
+
+def _shown(info: MigrationInfo | None) -> str:
+    return str(info.version) if info and info.version else "<< Empty Schema >>"

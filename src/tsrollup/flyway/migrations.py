@@ -1,0 +1,242 @@
+"""The migrations that the configured locations hold."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from .callbacks import EVENTS
+from .checksum import checksum
+from .conf_files import parse_conf, read_text
+from .configuration import Configuration
+from .errors import ConfigurationError, FlywayError
+from .locations import find_scripts
+from .names import Name, Naming, Version
+from .placeholders import replace
+
+log = logging.getLogger(__name__)
+
+_SCRIPT_PARAMETERS = ("executeInTransaction", "placeholderReplacement", "encoding")
+
+
+@dataclass(frozen=True, eq=False)
+class Script:
+    """A .sql file and the parameters that hold for it."""
+
+    file: Path
+    name: str
+    encoding: str
+    placeholder_replacement: bool
+    execute_in_transaction: bool
+    forced_transaction: bool
+    configuration: Configuration = field(repr=False)
+    built_in: Mapping[str, str] = field(repr=False)
+
+    @cached_property
+    def raw(self) -> str:
+        try:
+            # newline="" keeps the line endings, which function bodies and literals contain.
+            with self.file.open(encoding=self.encoding, newline="") as stream:
+                return stream.read()
+        except (UnicodeDecodeError, LookupError):
+            raise FlywayError(
+                f"{self.file} is not valid {self.encoding}, so it has no checksum",
+                hint="save the file in that encoding or set flyway.encoding",
+            ) from None
+
+    @cached_property
+    def text(self) -> str:
+        """The script as it is run."""
+        raw = self.raw.removeprefix("\ufeff")
+        if not self.placeholder_replacement:
+            return raw
+        settings = self.configuration
+        separator = settings.placeholder_separator
+        values = {f"flyway{separator}{key}": value for key, value in self.built_in.items()}
+        values[f"flyway{separator}filename"] = self.file.name
+        try:
+            return replace(
+                raw,
+                {**settings.placeholders, **values},
+                settings.placeholder_prefix,
+                settings.placeholder_suffix,
+            )
+        except FlywayError as error:
+            raise FlywayError(f"{self.file}: {error.message}", error.hint) from None
+
+
+@dataclass(frozen=True, eq=False)
+class Migration:
+    """A migration found in the locations."""
+
+    version: Version | None
+    description: str
+    type: str
+    script: Script
+
+    @cached_property
+    def checksum(self) -> int:
+        return checksum(self.script.raw if self.version else self.script.text)
+
+    @cached_property
+    def raw_checksum(self) -> int:
+        return checksum(self.script.raw)
+
+    def matches(self, stored: int | None) -> bool:
+        """Whether a stored checksum is this script's; older runners stored raw ones."""
+        return stored == self.checksum or (self.version is None and stored == self.raw_checksum)
+
+    def __str__(self) -> str:
+        label = f"version {self.version}" if self.version else "repeatable"
+        return f'{label} "{self.description}"' if self.description else label
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """Everything that the locations hold."""
+
+    migrations: tuple[Migration, ...]
+    callbacks: Mapping[str, tuple[Script, ...]]
+
+
+def resolve(configuration: Configuration, built_in: Mapping[str, str]) -> Resolved:
+    """Find, name and check every script of the locations."""
+    naming = naming_of(configuration)
+    found = [
+        (name, script_of(configuration, built_in, relative, file))
+        for relative, file in find_scripts(configuration, configuration.locations)
+        if (name := _name(naming, file)) is not None
+    ]
+    named = [(name, script) for name, script in found if name.problem is None]
+    if len(configuration.callback_locations) > 0:
+        named = [(name, script) for name, script in named if name.kind != "callback"]
+        for relative, file in find_scripts(configuration, configuration.callback_locations):
+            name = naming.parse(file.name)
+            if name and name.kind == "callback" and name.problem is None:
+                named.append((name, script_of(configuration, built_in, relative, file)))
+    migrations = [_migration(name, script) for name, script in named if name.kind != "callback"]
+    _refuse_duplicates(migrations)
+    return Resolved(tuple(migrations), _callbacks(named))
+
+
+def naming_of(configuration: Configuration) -> Naming:
+    return Naming(
+        versioned=configuration.sql_migration_prefix,
+        repeatable=configuration.repeatable_sql_migration_prefix,
+        baseline=configuration.baseline_migration_prefix,
+        separator=configuration.sql_migration_separator,
+        suffixes=configuration.sql_migration_suffixes,
+        events=EVENTS,
+    )
+
+
+def _name(naming: Naming, file: Path) -> Name | None:
+    return naming.parse(file.name)
+
+
+def check_names(configuration: Configuration) -> None:
+    """Report files that follow no convention; refuse them with validateMigrationNaming."""
+    naming = naming_of(configuration)
+    problems = []
+    descriptors = (*configuration.locations, *configuration.callback_locations)
+    for _, file in find_scripts(configuration, descriptors):
+        name = naming.parse(file.name)
+        if name is None:
+            problems.append(f"Unrecognised migration name format: {file.name}")
+        elif name.problem:
+            problems.append(name.problem)
+    if problems and configuration.validate_migration_naming:
+        raise FlywayError("Invalid SQL filenames found:\n" + "\n".join(problems))
+    if problems:
+        log.warning(
+            "%d SQL files were not run, because their names follow no convention "
+            "(-validateMigrationNaming=true lists them)",
+            len(problems),
+        )
+
+
+def script_of(
+    configuration: Configuration, built_in: Mapping[str, str], relative: str, file: Path
+) -> Script:
+    """The script in `file`, with what `<file>.conf` beside it says."""
+    encoding = configuration.encoding
+    replacement = configuration.placeholder_replacement
+    in_transaction = configuration.execute_in_transaction
+    companion = file.with_name(file.name + ".conf")
+    parameters = _script_parameters(companion) if companion.is_file() else {}
+    if "encoding" in parameters:
+        encoding = parameters["encoding"]
+    if "placeholderReplacement" in parameters:
+        replacement = parameters["placeholderReplacement"].lower() == "true"
+    if "executeInTransaction" in parameters:
+        in_transaction = parameters["executeInTransaction"].lower() == "true"
+    return Script(
+        file=file,
+        name=relative,
+        encoding=encoding,
+        placeholder_replacement=replacement,
+        execute_in_transaction=in_transaction,
+        forced_transaction="executeInTransaction" in parameters,
+        configuration=configuration,
+        built_in=built_in,
+    )
+
+
+def _script_parameters(companion: Path) -> dict[str, str]:
+    text = read_text(companion)
+    lines = "\n".join(f"flyway.{line.strip()}" for line in text.splitlines() if line.strip())
+    parameters = {
+        key: str(value) for key, value in parse_conf(lines.replace("flyway.#", "#")).items()
+    }
+    for key in parameters:
+        if key == "shouldExecute":
+            raise ConfigurationError(
+                f"{companion}: shouldExecute belongs to a paid edition of Flyway"
+            )
+        if key not in _SCRIPT_PARAMETERS:
+            raise ConfigurationError(f"Unknown configuration property: {key} in {companion}")
+    return parameters
+
+
+def _migration(name: Name, script: Script) -> Migration:
+    kind = "SQL_BASELINE" if name.kind == "baseline" else "SQL"
+    return Migration(name.version, name.description, kind, script)
+
+
+def _refuse_duplicates(migrations: Iterable[Migration]) -> None:
+    seen: dict[tuple[object, ...], Migration] = {}
+    for migration in migrations:
+        versioned = migration.version is not None
+        key = (migration.version, migration.type) if versioned else (migration.description,)
+        other = seen.setdefault(key, migration)
+        if other is not migration:
+            what = (
+                f"migration with version {migration.version}"
+                if versioned
+                else f"repeatable migration with description {migration.description}"
+            )
+            raise FlywayError(
+                f"Found more than one {what}\nOffenders:\n"
+                f"-> {other.script.file.resolve()} ({other.type})\n"
+                f"-> {migration.script.file.resolve()} ({migration.type})"
+            )
+
+
+def _callbacks(named: Iterable[tuple[Name, Script]]) -> dict[str, tuple[Script, ...]]:
+    """The scripts of each event: the bare one first, then by description."""
+    events: dict[str, dict[str, Script]] = {}
+    for name, script in named:
+        if name.kind != "callback":
+            continue
+        scripts = events.setdefault(name.prefix, {})
+        other = scripts.setdefault(name.description, script)
+        if other is not script:
+            raise FlywayError(
+                f"Found more than one SQL callback script {script.file.name}\nOffenders:\n"
+                f"-> {other.file.resolve()}\n-> {script.file.resolve()}"
+            )
+    return {
+        event: tuple(scripts[description] for description in sorted(scripts))
+        for event, scripts in events.items()
+    }

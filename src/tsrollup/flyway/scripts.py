@@ -1,0 +1,85 @@
+"""Running a script: its statements, in the transaction mode that they allow."""
+
+import logging
+from collections.abc import Sequence
+
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from .database import Database
+from .errors import FlywayError, MigrateError
+from .migrations import Script
+from .statements import Statement, split
+
+log = logging.getLogger(__name__)
+
+
+class ParsedScript:
+    """The statements of a script and whether they run in a transaction."""
+
+    def __init__(self, script: Script, *, run: bool = True) -> None:
+        self.script = script
+        self.statements: Sequence[Statement] = tuple(split(script.text)) if run else ()
+        self.in_transaction = self._in_transaction()
+
+    def _in_transaction(self) -> bool:
+        if self.script.forced_transaction:
+            return self.script.execute_in_transaction
+        if not self.script.execute_in_transaction:
+            return False
+        outside = [statement for statement in self.statements if not statement.transactional]
+        if outside and len(outside) < len(self.statements) and not self.script.configuration.mixed:
+            raise FlywayError(
+                f"{self.script.name} mixes statements that run in a transaction with ones that "
+                f"cannot; the statement at line {outside[0].line} cannot: {outside[0].keywords}",
+                hint="put it into a migration of its own, or set -mixed=true",
+            )
+        return not outside
+
+    def run(self, database: Database) -> None:
+        for statement in self.statements:
+            try:
+                _run_statement(database, statement)
+            except psycopg.Error as error:
+                raise _failure(self.script, statement, error) from error
+
+
+def _run_statement(database: Database, statement: Statement) -> None:
+    if statement.copy_data is not None:
+        with database.connection.cursor() as cursor, cursor.copy(statement.text.encode()) as copy:
+            copy.write(statement.copy_data)
+        return
+    cursor = database.connection.execute(statement.text.encode())
+    if database.configuration.output_query_results:
+        _show_results(cursor)
+
+
+def _show_results(cursor: psycopg.Cursor[tuple[object, ...]]) -> None:
+    while True:
+        if cursor.description:
+            table = Table(*(column.name for column in cursor.description))
+            for row in cursor:
+                table.add_row(*("" if value is None else str(value) for value in row))
+            if log.isEnabledFor(logging.INFO):
+                Console(stderr=True).print(table)
+        if not cursor.nextset():
+            return
+
+
+def _failure(script: Script, statement: Statement, error: psycopg.Error) -> MigrateError:
+    diagnostic = error.diag
+    lines = [
+        f"Script {script.name} failed",
+        f"SQL State  : {diagnostic.sqlstate or '-'}",
+        f"Message    : {diagnostic.message_primary or str(error).strip()}",
+    ]
+    if diagnostic.message_detail:
+        lines.append(f"Detail     : {diagnostic.message_detail}")
+    if diagnostic.message_hint:
+        lines.append(f"Hint       : {diagnostic.message_hint}")
+    line = statement.line
+    if diagnostic.statement_position:
+        line += statement.text.count("\n", 0, int(diagnostic.statement_position) - 1)
+    lines += [f"Location   : {script.file.resolve()}", f"Line       : {line}"]
+    return MigrateError("\n".join(lines))

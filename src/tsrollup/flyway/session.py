@@ -1,0 +1,112 @@
+"""What every command shares: the connection, the schemas, the history and the local scripts."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from functools import cached_property
+
+from .configuration import Configuration
+from .database import Database
+from .errors import ConfigurationError, FlywayError
+from .history import History
+from .migrations import Resolved, check_names, resolve
+from .scripts import ParsedScript
+from .states import MigrationInfo, examine
+
+log = logging.getLogger(__name__)
+
+
+class Session:
+    """One command at work on one database."""
+
+    def __init__(self, configuration: Configuration, database: Database) -> None:
+        self.configuration = configuration
+        self.database = database
+        self.schemas = self._schemas()
+        self.default_schema = configuration.default_schema or self.schemas[0]
+        self.history = History(database, self.default_schema)
+        self.warnings: list[str] = []
+
+    def _schemas(self) -> tuple[str, ...]:
+        configured = self.configuration.schemas
+        default = self.configuration.default_schema
+        if default and default not in configured:
+            configured = (default, *configured)
+        if not configured:
+            if self.database.current_schema is None:
+                raise ConfigurationError(
+                    "no schema is configured and the connection has no current schema",
+                    hint="set -schemas=... or -defaultSchema=...",
+                )
+            configured = (self.database.current_schema,)
+        return tuple(dict.fromkeys(configured))
+
+    @cached_property
+    def built_in(self) -> dict[str, str]:
+        """The values behind ${flyway:...}; the file's name is added for each script."""
+        return {
+            "defaultSchema": self.default_schema,
+            "user": self.database.user,
+            "database": self.database.name,
+            "timestamp": datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
+            "workingDirectory": str(self.configuration.working_directory or os.getcwd()),
+            "table": self.history.name,
+            "environment": self.configuration.environment,
+        }
+
+    @cached_property
+    def resolved(self) -> Resolved:
+        check_names(self.configuration)
+        return resolve(self.configuration, self.built_in)
+
+    def infos(
+        self, *, target: str | None = None, out_of_order: bool | None = None
+    ) -> list[MigrationInfo]:
+        return examine(
+            self.configuration,
+            self.resolved.migrations,
+            self.history.applied(),
+            target=target,
+            out_of_order=out_of_order,
+        )
+
+    def warn(self, message: str) -> None:
+        log.warning("%s", message)
+        self.warnings.append(message)
+
+    def callback(self, event: str) -> None:
+        """Run the scripts of `event`, each in a transaction unless one is open."""
+        for script in self.resolved.callbacks.get(event, ()):
+            log.info("Executing SQL callback: %s (%s)", event, script.name)
+            parsed = ParsedScript(script)
+            self.database.use_schema(self.default_schema)
+            if parsed.in_transaction:
+                with self.database.transaction():
+                    parsed.run(self.database)
+            else:
+                parsed.run(self.database)
+            self.database.restore_session()
+
+    @contextmanager
+    def events(self, command: str) -> Iterator[None]:
+        """Run before<Command>, then after<Command> or, on an error, after<Command>Error."""
+        self.callback(f"before{command}")
+        try:
+            yield
+        except FlywayError:
+            self.callback(f"after{command}Error")
+            raise
+        self.callback(f"after{command}")
+
+
+@contextmanager
+def open_session(configuration: Configuration) -> Iterator[Session]:
+    database = Database(configuration)
+    try:
+        session = Session(configuration, database)
+        session.callback("afterConnect")
+        yield session
+    finally:
+        database.close()

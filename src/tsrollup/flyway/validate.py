@@ -1,0 +1,144 @@
+"""validate: do the applied migrations and the local ones agree?"""
+
+from dataclasses import dataclass
+
+from .configuration import Configuration
+from .errors import ConfigurationError, ValidateError
+from .history import SYNTHETIC, shorten_description
+from .session import Session, open_session
+from .states import MigrationInfo, State
+
+_STATES = {
+    "missing": {State.MISSING_SUCCESS, State.MISSING_FAILED},
+    "future": {State.FUTURE_SUCCESS, State.FUTURE_FAILED},
+    "pending": {State.PENDING, State.OUTDATED},
+    "ignored": {State.IGNORED},
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A migration that does not validate; `code` is Flyway's."""
+
+    code: str
+    message: str
+    info: MigrationInfo
+
+
+def matches_pattern(pattern: str, info: MigrationInfo) -> bool:
+    """Whether `<kind>:<state>` (both may be *) speaks of this migration."""
+    kind, colon, state = pattern.lower().partition(":")
+    if not colon or kind not in ("*", "versioned", "repeatable") or state not in ("*", *_STATES):
+        raise ConfigurationError(
+            f"{pattern!r} is not an ignore pattern",
+            hint="write (*|versioned|repeatable):(*|missing|pending|ignored|future)",
+        )
+    if kind != "*" and (kind == "versioned") != (info.version is not None):
+        return False
+    if state == "*":
+        return any(info.state in states for states in _STATES.values())
+    return info.state in _STATES[state]
+
+
+def validate(configuration: Configuration) -> int:
+    """Raise ValidateError unless everything agrees; return the number of migrations checked."""
+    with open_session(configuration) as session:
+        return validate_session(session, configuration)
+
+
+def validate_session(session: Session, configuration: Configuration) -> int:
+    with session.events("Validate"):
+        if not session.database.schema_exists(session.default_schema):
+            pending_ok = any(
+                p.endswith((":pending", ":*")) for p in configuration.ignore_migration_patterns
+            )
+            if session.resolved.migrations and not pending_ok:
+                raise ValidateError(
+                    f"Schema {session.default_schema} doesn't exist yet", "run migrate"
+                )
+            return 0
+        infos = session.infos()
+        problems = [p for info in infos if (p := _check(configuration, info)) is not None]
+        if problems:
+            raise ValidateFailed(problems)
+        return len(infos)
+
+
+class ValidateFailed(ValidateError):
+    """Migrations failed validation."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        self.problems = problems
+        lines = "\n".join(problem.message for problem in problems)
+        super().__init__(f"Validate failed: Migrations have failed validation\n{lines}")
+
+
+def _check(configuration: Configuration, info: MigrationInfo) -> Problem | None:
+    if info.state in (State.ABOVE_TARGET, State.DELETED) or info.type == "DELETE":
+        return None
+    if any(matches_pattern(p, info) for p in configuration.ignore_migration_patterns):
+        return None
+    problem = _check_state(info)
+    if problem is None and info.applied and info.resolved and info.state != State.SUPERSEDED:
+        problem = _check_contents(info)
+    return None if problem is None else Problem(problem[0], problem[1], info)
+
+
+def _label(info: MigrationInfo) -> str:
+    return f"version {info.version} ({info.description})" if info.version else info.description
+
+
+def _check_state(info: MigrationInfo) -> tuple[str, str] | None:
+    kind = "versioned" if info.version else "repeatable"
+    if info.state.is_failed:
+        return (
+            f"FAILED_{kind.upper()}_MIGRATION",
+            f"Failed {kind} migration: {_label(info)}\n"
+            "Undo what it left behind, then run repair to remove it from the history.",
+        )
+    if info.resolved is None and info.type not in SYNTHETIC and info.state != State.SUPERSEDED:
+        return (
+            f"APPLIED_{kind.upper()}_MIGRATION_NOT_RESOLVED",
+            f"Applied {kind} migration without a local script: {_label(info)}\n"
+            "If it was removed on purpose, run repair to mark it as deleted.",
+        )
+    if info.state in (State.PENDING, State.IGNORED):
+        remedy = (
+            "Run migrate, or set -ignoreMigrationPatterns='*:pending'."
+            if info.state == State.PENDING
+            else "Set -outOfOrder=true to run it, or -ignoreMigrationPatterns='*:ignored'."
+        )
+        return (
+            f"RESOLVED_{kind.upper()}_MIGRATION_NOT_APPLIED",
+            f"Local {kind} migration that was not applied: {_label(info)}\n{remedy}",
+        )
+    if info.state == State.OUTDATED:
+        return (
+            "OUTDATED_REPEATABLE_MIGRATION",
+            f"Repeatable migration changed since it ran: {info.description}\nRun migrate to apply it.",
+        )
+    return None
+
+
+def _check_contents(info: MigrationInfo) -> tuple[str, str] | None:
+    applied, resolved = info.applied, info.resolved
+    assert applied is not None and resolved is not None
+    if applied.type in SYNTHETIC:
+        return None
+    label = f"version {applied.version}" if applied.version else applied.script
+    mismatches: list[tuple[str, object, object]] = []
+    if applied.type != resolved.type:
+        mismatches.append(("type", applied.type, resolved.type))
+    if info.state != State.OUTDATED and not resolved.matches(applied.checksum):
+        mismatches.append(("checksum", applied.checksum, resolved.checksum))
+    if applied.description != shorten_description(resolved.description):
+        mismatches.append(("description", applied.description, resolved.description))
+    for what, stored, local in mismatches:
+        return (
+            f"{what.upper()}_MISMATCH",
+            f"Migration {what} mismatch for migration {label}\n"
+            f"-> Applied to database : {stored}\n"
+            f"-> Resolved locally    : {local}\n"
+            "Take back the change to the script, or run repair to accept it.",
+        )
+    return None
