@@ -52,7 +52,7 @@ BEGIN
     FOR v_job IN SELECT * FROM rollup_engine.schedule_timeseries('${timeseries_database}') LOOP
         RAISE NOTICE 'job %: %', v_job.job_name, v_job.outcome;
     END LOOP;
-EXCEPTION WHEN feature_not_supported OR insufficient_privilege OR undefined_database THEN
+EXCEPTION WHEN feature_not_supported OR insufficient_privilege OR invalid_catalog_name THEN
     RAISE NOTICE 'nothing is scheduled: %; when that is mended: SELECT rollup_engine.schedule_timeseries(''${timeseries_database}'')', SQLERRM;
 END
 $$;
