@@ -12,15 +12,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from urllib.parse import quote, urlencode
 
 import psycopg
 from filelock import FileLock
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 import tsrollup
 from tsrollup import embedded
 from tsrollup.embedded_account import account_for
+from tsrollup.flyway.project import migrate_project
 
 DEBIAN15 = Path("/usr/lib/postgresql/15/bin")
 DEBIAN15_EXTENSIONS = ("hypopg", "pg_cron", "pg_partman", "pgtap", "plpgsql_check")
@@ -57,7 +59,13 @@ class PostgresServer:
     data_dir: str | None
 
     def url(self, dbname: str, user: str | None = None) -> str:
-        return make_conninfo(self.conninfo, dbname=dbname, user=user or self.user)
+        known = {key: str(value) for key, value in conninfo_to_dict(self.conninfo).items()}
+        known["user"] = user or self.user
+        login = ":".join(quote(known.pop(x), safe="") for x in ("user", "password") if x in known)
+        place = f"{known.pop('host', 'localhost')}:{known.pop('port', '5432')}"
+        known.pop("dbname", None)
+        further = f"?{urlencode(known)}" if known else ""
+        return f"postgresql://{login}@{place}/{quote(dbname, safe='')}{further}"
 
     def superuser_url(self, dbname: str) -> str:
         return self.url(dbname, self.superuser)
@@ -134,8 +142,6 @@ class ServerPool:
                 unfinished = server.create_database()
                 if server.name == "debian15":
                     _create_extensions_as_superuser(server, unfinished)
-                from tsrollup.flyway.project import migrate_project
-
                 migrate_project(server.url(unfinished))
                 server.rename_database(unfinished, name)
         return name

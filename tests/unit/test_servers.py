@@ -19,3 +19,14 @@ def test_an_empty_database_belongs_to_the_test_role(
         superuser = connection.execute("SHOW is_superuser").fetchone()
     assert owner == (True,)
     assert superuser == ("on" if server.name == "embedded" else "off",) or server.name == "dsn"
+
+
+def test_every_test_has_its_own_clone_of_the_migrated_database(
+    db: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+) -> None:
+    db.execute("CREATE TABLE public.only_here (id integer)")
+    assert connect().execute("SELECT count(*) FROM silver.rollup_config").fetchone() == (0,)
+    assert connect(user="postgres").info.user == "postgres"
+    with psycopg.connect(db.info.dsn, dbname="postgres") as elsewhere:
+        clones = elsewhere.execute("SELECT to_regclass('public.only_here')").fetchone()
+    assert clones == (None,)
