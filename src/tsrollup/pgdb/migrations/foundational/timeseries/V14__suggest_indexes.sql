@@ -1,0 +1,359 @@
+-- Index advice: candidates from dimensions and from the filters that plans show, each tried as a
+-- hypothetical index of hypopg's, the best one kept while the rest is tried again on top of it.
+-- Nothing is created, and nothing but plans is made of the queries.
+--
+-- All of it is SECURITY INVOKER: planning runs the functions that a query names.
+
+SET LOCAL ROLE ${owner_role};
+
+CREATE FUNCTION rollup_engine.hypopg_schema() RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_schema text := (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'hypopg');
+BEGIN
+    IF v_schema IS NULL THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('silver.suggest_indexes needs the extension hypopg, which database %s does not have', current_database()),
+            HINT = 'Install it on the server, and as a superuser run: CREATE EXTENSION hypopg;';
+    END IF;
+    RETURN v_schema;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.hypopg_schema() IS 'Where hypopg is installed, or an error.';
+
+-- What to look at -------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.index_subject(
+    p_name text,
+    OUT relation regclass,
+    OUT time_column name,
+    OUT dimensions name[],
+    OUT read_through regclass
+)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT c.target_table, 'bucket', c.dimensions, c.target_view
+    INTO relation, time_column, dimensions, read_through
+    FROM silver.rollup_config AS c
+    WHERE c.id = rollup_engine.find_rollup_id(p_name);
+    IF relation IS NOT NULL THEN
+        RETURN;
+    END IF;
+
+    relation := rollup_engine.find_relation(p_name, 'raw');
+    IF relation IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', p_name),
+            'a name without a schema is looked up in raw; check the spelling');
+    END IF;
+    read_through := relation;
+    time_column := coalesce(
+        (SELECT c.time_column FROM silver.rollup_config AS c WHERE c.source_table = relation LIMIT 1),
+        rollup_engine.partition_column(relation));
+    dimensions := ARRAY(
+        SELECT d.dimension_column FROM silver.dimension_config AS d WHERE d.source_table = relation AND d.is_active
+        UNION
+        SELECT unnest(c.dimensions) FROM silver.rollup_config AS c WHERE c.source_table = relation);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.index_subject(text) IS
+'Table to index, its time column and dimensions, and the relation that queries name for it.';
+
+-- Queries of this database that name the table, the most expensive first.
+CREATE FUNCTION rollup_engine.seen_queries(p_relation regclass, p_limit integer DEFAULT 20) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_schema text := (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_stat_statements');
+    v_word text := (SELECT '\m' || regexp_replace(relname, '(\W)', '\\\1', 'g') || '\M' FROM pg_class WHERE oid = p_relation);
+    v_queries text[];
+BEGIN
+    IF v_schema IS NULL THEN
+        RETURN '{}';
+    END IF;
+    EXECUTE format($sql$
+        SELECT array_agg(query)
+        FROM (
+            SELECT query
+            FROM %s.pg_stat_statements
+            WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+                AND query ~ $1 AND query ~* '^\s*(select|with|update|delete)\M' AND query !~ ';\s*\S'
+            GROUP BY query
+            ORDER BY sum(total_exec_time) DESC
+            LIMIT $2
+        ) AS costly
+        $sql$, v_schema)
+    INTO v_queries
+    USING v_word, p_limit;
+    RETURN coalesce(v_queries, '{}');
+EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege THEN
+    -- Created, but not preloaded; or not for this role.
+    RETURN '{}';
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.seen_queries(regclass, integer) IS
+'Queries on a table that pg_stat_statements has seen; empty without it.';
+
+CREATE FUNCTION rollup_engine.typical_queries(p_relation regclass, p_time_column name, p_dimensions name[]) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT format('SELECT * FROM %s WHERE %I = $1', p_relation, dimension)
+            || coalesce(format(' AND %I >= $2 AND %1$I < $3', p_time_column), '')
+        FROM unnest(p_dimensions) AS dimension)
+$$;
+COMMENT ON FUNCTION rollup_engine.typical_queries(regclass, name, name[]) IS
+'What one reads such a table with, for want of queries: one value of a dimension, over some time.';
+
+-- Plans -----------------------------------------------------------------------------
+-- No search_path here, nor in suggest_indexes: queries mean what they mean to the caller.
+
+CREATE FUNCTION rollup_engine.plan_query(p_query text) RETURNS jsonb
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_parameters integer;
+    v_plan json;
+BEGIN
+    IF p_query ~ ';\s*\S' THEN
+        PERFORM rollup_engine.fail('TR001', 'a query holds more than one statement',
+            'give each statement as an element of its own', p_query);
+    END IF;
+    -- Generic plans take $1 as it stands in pg_stat_statements.
+    EXECUTE 'PREPARE tsrollup_advice AS ' || rtrim(p_query, E'; \n\t');
+    SELECT cardinality(parameter_types) INTO v_parameters
+    FROM pg_catalog.pg_prepared_statements WHERE name = 'tsrollup_advice';
+    BEGIN
+        EXECUTE 'EXPLAIN (FORMAT JSON) EXECUTE tsrollup_advice'
+            || CASE WHEN v_parameters > 0 THEN '(' || rtrim(repeat('NULL,', v_parameters), ',') || ')' ELSE '' END
+        INTO v_plan;
+    EXCEPTION WHEN OTHERS THEN
+        DEALLOCATE tsrollup_advice;
+        RAISE;
+    END;
+    DEALLOCATE tsrollup_advice;
+    RETURN v_plan;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.plan_query(text) IS 'The generic plan of one statement, as EXPLAIN shows it in JSON.';
+
+CREATE FUNCTION rollup_engine.plan_cost(p_plan jsonb) RETURNS double precision
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT (p_plan -> 0 -> 'Plan' ->> 'Total Cost')::double precision
+$$;
+
+CREATE FUNCTION rollup_engine.filtered_columns(p_relation regclass, p_plan jsonb) RETURNS name[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT a.attname
+        FROM pg_attribute AS a
+        WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+            AND EXISTS (
+                SELECT FROM jsonb_path_query(p_plan, '$.** ? (@.type() == "object").keyvalue() ? (@.key like_regex "Filter|Cond$|Sort Key")') AS clause
+                WHERE (clause ->> 'value') ~ ('\m' || regexp_replace(a.attname, '(\W)', '\\\1', 'g') || '\M')))
+$$;
+COMMENT ON FUNCTION rollup_engine.filtered_columns(regclass, jsonb) IS 'Columns of a table that a plan filters, joins or sorts by.';
+
+-- A query that was seen may fail by now, or be none of the caller's business; a given one may not.
+CREATE FUNCTION rollup_engine.can_plan(p_query text) RETURNS boolean
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    PERFORM rollup_engine.plan_query(p_query);
+    RETURN true;
+EXCEPTION WHEN OTHERS THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.can_plan(text) IS 'Whether the caller could run that query now.';
+
+CREATE FUNCTION rollup_engine.advisable_queries(
+    p_relation regclass,
+    p_time_column name,
+    p_dimensions name[],
+    p_given text[]
+) RETURNS text[]
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_queries text[] := p_given;
+BEGIN
+    IF v_queries IS NULL THEN
+        v_queries := ARRAY(
+            SELECT q FROM unnest(rollup_engine.seen_queries(p_relation)) AS q WHERE rollup_engine.can_plan(q));
+        IF v_queries = '{}' THEN
+            v_queries := rollup_engine.typical_queries(p_relation, p_time_column, p_dimensions);
+        END IF;
+    END IF;
+    RETURN v_queries;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.advisable_queries(regclass, name, name[], text[]) IS
+'The given queries, else those seen, else typical ones.';
+
+-- Candidates ------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.index_candidates(p_relation regclass, p_time_column name, p_columns name[]) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH named AS (
+        SELECT DISTINCT c AS name FROM unnest(p_columns) AS c WHERE c IS DISTINCT FROM p_time_column
+    ),
+    key (method, columns) AS (
+        SELECT 'btree', ARRAY[name] FROM named
+        UNION ALL
+        SELECT 'btree', ARRAY[name, p_time_column] FROM named WHERE p_time_column IS NOT NULL
+        UNION ALL
+        SELECT 'btree', array_remove(ARRAY[a.name, b.name, p_time_column], NULL)
+        FROM named AS a JOIN named AS b ON a.name <> b.name
+        WHERE (SELECT count(*) FROM named) <= 6
+        UNION ALL
+        SELECT method, ARRAY[p_time_column] FROM unnest(ARRAY['btree', 'brin']) AS method
+        WHERE p_time_column IS NOT NULL
+    )
+    SELECT ARRAY(
+        SELECT format('CREATE INDEX ON %s USING %s (%s)', p_relation, k.method,
+            (SELECT string_agg(quote_ident(c), ', ' ORDER BY n) FROM unnest(k.columns) WITH ORDINALITY AS u (c, n)))
+        FROM key AS k
+        WHERE NOT EXISTS (
+            SELECT FROM pg_index AS i
+            JOIN pg_class AS x ON x.oid = i.indexrelid
+            JOIN pg_am AS m ON m.oid = x.relam AND m.amname = k.method
+            WHERE i.indrelid = p_relation AND i.indpred IS NULL
+                AND k.columns = ARRAY(
+                    SELECT a.attname
+                    FROM unnest(i.indkey::smallint[]) WITH ORDINALITY AS u (attnum, n)
+                    JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = u.attnum
+                    WHERE u.n <= cardinality(k.columns)
+                    ORDER BY u.n)))
+$$;
+COMMENT ON FUNCTION rollup_engine.index_candidates(regclass, name, name[]) IS
+'Statements for the indexes worth a try: columns alone, with time, in pairs; none that begins like one that is there.';
+
+-- The search ------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.try_index(
+    p_hypopg text,
+    p_statement text,
+    p_queries text[],
+    OUT index_id oid,
+    OUT index_size bigint,
+    OUT costs double precision[]
+)
+    LANGUAGE plpgsql
+AS $$
+BEGIN
+    EXECUTE format('SELECT indexrelid, %1$s.hypopg_relation_size(indexrelid) FROM %1$s.hypopg_create_index($1)', p_hypopg)
+    INTO index_id, index_size
+    USING p_statement;
+    costs := ARRAY(
+        SELECT rollup_engine.plan_cost(rollup_engine.plan_query(q))
+        FROM pg_catalog.unnest(p_queries) WITH ORDINALITY AS u (q, n)
+        ORDER BY n);
+EXCEPTION WHEN undefined_object OR feature_not_supported THEN
+    -- A type that such an index does not take.
+    index_id := NULL;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.try_index(text, text, text[]) IS
+'Makes a hypothetical index and says what each query costs with it.';
+
+CREATE FUNCTION rollup_engine.best_index(
+    p_hypopg text,
+    p_candidates text[],
+    p_queries text[],
+    p_costs double precision[],
+    OUT statement text,
+    OUT index_size bigint,
+    OUT costs double precision[]
+)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    v_statement text;
+    v_try record;
+    v_saved double precision;
+    -- Less than a tenth off the cost of one query is within what the planner is wrong by.
+    v_best double precision := ln(1 / 0.9);
+BEGIN
+    FOREACH v_statement IN ARRAY p_candidates LOOP
+        SELECT * INTO v_try FROM rollup_engine.try_index(p_hypopg, v_statement, p_queries);
+        CONTINUE WHEN v_try.index_id IS NULL;
+        EXECUTE format('SELECT %s.hypopg_drop_index($1)', p_hypopg) USING v_try.index_id;
+        -- The gain in orders of magnitude: from 50 to 15 counts as much as from 5,000 to 1,500.
+        SELECT sum(ln(before / after)) INTO v_saved
+        FROM unnest(p_costs, v_try.costs) AS u (before, after)
+        WHERE before > 0 AND after > 0;
+        -- Of two that save alike, the smaller.
+        IF v_saved > v_best + 0.1 OR (v_saved > v_best - 0.1 AND v_try.index_size < index_size)
+            OR (v_saved > v_best AND statement IS NULL)
+        THEN
+            statement := v_statement;
+            index_size := v_try.index_size;
+            costs := v_try.costs;
+            v_best := v_saved;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.best_index(text, text[], text[], double precision[]) IS
+'The candidate that saves most, summed over the queries; NULL when none is worth it.';
+
+CREATE FUNCTION silver.suggest_indexes(table_name text, queries text[] DEFAULT NULL)
+RETURNS TABLE (
+    create_index text,
+    index_size bigint,
+    query text,
+    cost_before double precision,
+    cost_after double precision
+)
+    LANGUAGE plpgsql
+    SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    v_hypopg text := rollup_engine.hypopg_schema();
+    v_subject record;
+    v_queries text[];
+    v_candidates text[];
+    v_costs double precision[];
+    v_best record;
+    v_kept oid[] := '{}';
+BEGIN
+    SELECT * INTO v_subject FROM rollup_engine.index_subject(table_name);
+    v_queries := rollup_engine.advisable_queries(v_subject.read_through, v_subject.time_column, v_subject.dimensions, queries);
+    v_candidates := rollup_engine.index_candidates(v_subject.relation, v_subject.time_column, v_subject.dimensions || ARRAY(
+        SELECT unnest(rollup_engine.filtered_columns(v_subject.relation, rollup_engine.plan_query(q)))
+        FROM unnest(v_queries) AS q));
+    v_costs := ARRAY(
+        SELECT rollup_engine.plan_cost(rollup_engine.plan_query(q)) FROM unnest(v_queries) WITH ORDINALITY AS u (q, n) ORDER BY n);
+
+    FOR v_round IN 1 .. 3 LOOP
+        SELECT * INTO v_best FROM rollup_engine.best_index(v_hypopg, v_candidates, v_queries, v_costs);
+        EXIT WHEN v_best.statement IS NULL;
+        RETURN QUERY
+            SELECT v_best.statement, v_best.index_size, u.q, u.before, u.after
+            FROM unnest(v_queries, v_costs, v_best.costs) AS u (q, before, after)
+            WHERE u.after < u.before * 0.9
+            ORDER BY u.before - u.after DESC;
+        -- The next one is judged on top of those suggested already.
+        v_kept := v_kept || (SELECT t.index_id FROM rollup_engine.try_index(v_hypopg, v_best.statement, '{}') AS t);
+        v_candidates := array_remove(v_candidates, v_best.statement);
+        v_costs := v_best.costs;
+    END LOOP;
+    EXECUTE format('SELECT %s.hypopg_drop_index(i) FROM unnest($1) AS i', v_hypopg) USING v_kept;
+END
+$$;
+COMMENT ON FUNCTION silver.suggest_indexes(text, text[]) IS
+'Indexes that would make queries on a table or rollup cheaper, by hypopg''s hypothetical ones: the statement, its size in bytes, and the planner''s cost of each query before and after. Without queries, those that pg_stat_statements has seen, else one value of each dimension over some time. Creates nothing.';
+
+RESET ROLE;
