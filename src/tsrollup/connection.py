@@ -8,7 +8,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tsrollup.errors import TsrollupError
 
 
-def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.Connection:
+def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.Connection[Any]:
     """Connect to a libpq URL or connection string; further libpq parameters as keywords."""
     parameters.setdefault("application_name", "tsrollup")
     try:

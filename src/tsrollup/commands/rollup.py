@@ -1,0 +1,183 @@
+"""tsrollup create, run, refresh, drop, status, log."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+from psycopg import Connection
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from tsrollup import rollups
+from tsrollup.commands.invocation import Invocation, invocation
+from tsrollup.errors import TsrollupError
+
+Target = Annotated[
+    str, typer.Argument(help="The rollup: its table, its live view or its bare name.")
+]
+AnyTarget = Annotated[str | None, typer.Argument(help="One rollup. Default: all of them.")]
+
+STATUS_FOR_PEOPLE = (
+    "target_table", "health", "lag", "stale_ranges", "stale_buckets", "last_run_at", "last_error",
+)  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    for command in (create, run, refresh, drop, status, log):
+        app.command()(command)
+
+
+def create(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="Table to read (default schema raw), or a rollup.")],
+    target: Annotated[str, typer.Argument(help="Table to create (default schema silver).")],
+    width: Annotated[str, typer.Argument(help="Width of a bucket, as '1 hour'.")],
+    dimension: Annotated[
+        list[str] | None, typer.Option("--dimension", "-d", help="Group by it; repeatable.")
+    ] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help='As \'{"temp": ["avg", "max"]}\'. Default: by column type.')
+    ] = None,
+    time_column: Annotated[str | None, typer.Option(help="Default: the partition key.")] = None,
+    chunk_interval: Annotated[str | None, typer.Option(help="Width of its partitions.")] = None,
+    settle_delay: Annotated[
+        str | None, typer.Option(help="How long after its end a bucket is stored.")
+    ] = None,
+    processing_window: Annotated[str | None, typer.Option(help="Most time in a batch.")] = None,
+    target_batch_duration: Annotated[
+        str | None, typer.Option(help="How long a batch should take.")
+    ] = None,
+    change_tracking: Annotated[str | None, typer.Option(help="trigger or window.")] = None,
+    look_back_window: Annotated[str | None, typer.Option(help="What window reads again.")] = None,
+    retention: Annotated[str | None, typer.Option(help="How long its rows are kept.")] = None,
+    if_not_exists: Annotated[
+        bool, typer.Option("--if-not-exists", help="Leave an existing one alone.")
+    ] = False,
+) -> None:
+    """Create a rollup and its live view; run fills it."""
+    call = invocation(context)
+    options = {
+        "time_column": time_column,
+        "dimensions": dimension,
+        "metrics": _parse_metrics(metrics),
+        "chunk_interval": chunk_interval,
+        "settle_delay": settle_delay,
+        "processing_window": processing_window,
+        "target_batch_duration": target_batch_duration,
+        "change_tracking": change_tracking,
+        "look_back_window": look_back_window,
+        "retention": retention,
+        "if_not_exists": if_not_exists or None,
+    }
+    with call.connection() as connection:
+        rollups.require_installed(connection)
+        schema, table = rollups.split_target(connection, target)
+        made = rollups.create(connection, source, schema, table, width, options)
+        view = rollups.live_view(connection, made)
+    if call.json:
+        call.print_json({"target_table": made, "live_view": view})
+    else:
+        call.say(f"created {made}; read it at {view}, fill it with: tsrollup run {made}")
+
+
+def run(context: typer.Context, target: AnyTarget = None) -> None:
+    """Refresh what is due now, newest first, and say what was done."""
+    call = invocation(context)
+    with call.connection() as connection:
+        rollups.require_installed(connection)
+        summaries = rollups.summarise(_with_progress(call, connection, target))
+    call.print_rows([asdict(summary) for summary in summaries], empty="no rollups to run")
+    failed = [summary for summary in summaries if summary.error]
+    if failed:
+        raise TsrollupError(
+            f"{len(failed)} of {len(summaries)} rollups failed, first {failed[0].target}:"
+            f" {failed[0].error}",
+            "see tsrollup log --errors",
+        )
+
+
+def refresh(
+    context: typer.Context,
+    target: Target,
+    from_time: Annotated[str, typer.Argument(metavar="FROM", help="As 2026-01-31 or with time.")],
+    to_time: Annotated[str, typer.Argument(metavar="TO", help="End, not included.")],
+) -> None:
+    """Recompute a range of a rollup, stale or not."""
+    call = invocation(context)
+    with call.connection() as connection:
+        rollups.require_installed(connection)
+        rollups.refresh(connection, target, from_time, to_time)
+    call.say(f"refreshed {target} from {from_time} to {to_time}")
+
+
+def drop(
+    context: typer.Context,
+    target: Target,
+    keep_table: Annotated[
+        bool, typer.Option("--keep-table", help="Keep the table with its rows.")
+    ] = False,
+) -> None:
+    """Drop a rollup, its live view and its table."""
+    call = invocation(context)
+    with call.connection() as connection:
+        rollups.require_installed(connection)
+        rollups.drop(connection, target, keep_table)
+    call.say(f"dropped {target}")
+
+
+def status(context: typer.Context) -> None:
+    """Show the health of every rollup."""
+    call = invocation(context)
+    with call.connection() as connection:
+        rollups.require_installed(connection)
+        rows = connection.execute(
+            "SELECT * FROM silver.timeseries_operations_monitor ORDER BY target_table::text"
+        ).fetchall()
+    if not call.json:
+        rows = [{name: row[name] for name in STATUS_FOR_PEOPLE} for row in rows]
+    call.print_rows(rows, empty="no rollups yet; make one with: tsrollup create")
+
+
+def log(
+    context: typer.Context,
+    target: AnyTarget = None,
+    errors: Annotated[bool, typer.Option("--errors", help="Failures, not refreshes.")] = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows to show.")] = 20,
+) -> None:
+    """Show the newest refreshes, or failures."""
+    call = invocation(context)
+    with call.connection() as connection:
+        rollups.require_installed(connection)
+        rows = rollups.log(connection, target, errors, limit)
+    call.print_rows(rows, empty="no failures" if errors else "nothing was refreshed yet")
+
+
+def _parse_metrics(text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        metrics = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--metrics") from error
+    if not isinstance(metrics, dict):
+        raise typer.BadParameter("not a JSON object", param_hint="--metrics")
+    return metrics
+
+
+def _with_progress(
+    call: Invocation, connection: Connection[Any], target: str | None
+) -> Iterator[list[rollups.Batch]]:
+    columns = (
+        TextColumn("refreshing"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("buckets"),
+        TimeElapsedColumn(),
+    )
+    shown = call.talk.is_terminal and not call.json
+    with Progress(*columns, console=call.talk, transient=True, disable=not shown) as progress:
+        task = progress.add_task("run", total=rollups.stale_buckets(connection, target))
+        for batches in rollups.run(connection, target):
+            progress.advance(task, sum(batch.buckets for batch in batches))
+            yield batches

@@ -1,0 +1,185 @@
+"""Checks of a database: what would make rollups slow, late or wrong, and what to do about it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg import Connection
+
+Verdict = Literal["ok", "advice", "problem"]
+OPTIONAL_EXTENSIONS = {
+    "pg_partman": "partitions are made natively",
+    "pg_cron": "run tsrollup worker to schedule",
+    "hypopg": "no index advice",
+    "pg_stat_statements": "no query times in statistics",
+    "ltree": "no hierarchical dimensions",
+    "btree_gin": "no GIN indexes over dimensions",
+}
+OLDEST_VERSION = 15
+ENOUGH_LOCKS = 128
+MANY_UNDRAINED = 10_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor: a problem makes the command fail, advice does not."""
+
+    check: str
+    verdict: Verdict
+    found: str
+    next_step: str = ""
+
+
+Check = Callable[[Connection[dict[str, Any]]], Iterator[Finding]]
+
+
+def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
+    """All findings; what needs the installation is left out where it is missing."""
+    checks: list[Check] = [_version, _extensions, _settings, _installation]
+    installed = _value(connection, "SELECT to_regclass('silver.rollup_config') IS NOT NULL AS v")
+    if installed:
+        checks += [_privileges, _rollups, _health, _undrained]
+    return [finding for check in checks for finding in check(connection)]
+
+
+def _version(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    version = connection.info.server_version
+    text = f"PostgreSQL {version // 10000}.{version % 10000}"
+    if version // 10000 < OLDEST_VERSION:
+        yield Finding("version", "problem", text, f"upgrade to {OLDEST_VERSION} or newer")
+    else:
+        yield Finding("version", "ok", text)
+
+
+def _extensions(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    rows = connection.execute(
+        "SELECT name, default_version, installed_version FROM pg_available_extensions"
+    ).fetchall()
+    known = {row["name"]: row for row in rows}
+    for name, without in OPTIONAL_EXTENSIONS.items():
+        extension = known.get(name)
+        if extension and extension["installed_version"]:
+            yield Finding(name, "ok", str(extension["installed_version"]))
+        elif name == "pg_cron" and extension:
+            yield Finding(name, "ok", "available; it lives in its own database")
+        elif extension:
+            yield Finding(name, "advice", "available, not created", f"CREATE EXTENSION {name}")
+        else:
+            yield Finding(name, "ok", f"not on this server: {without}")
+
+
+def _settings(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    if _value(connection, "SELECT current_setting('jit')::boolean AS v"):
+        yield Finding(
+            "jit",
+            "advice",
+            "on: compiling a live view takes longer than reading it",
+            "ALTER DATABASE ... SET jit = off",
+        )
+    else:
+        yield Finding("jit", "ok", "off")
+    locks = _value(connection, "SELECT current_setting('max_locks_per_transaction')::int AS v")
+    if locks < ENOUGH_LOCKS:
+        yield Finding(
+            "max_locks_per_transaction",
+            "advice",
+            f"{locks}: reads over hundreds of partitions take a lock each",
+            "set it to 256 and restart the server",
+        )
+    else:
+        yield Finding("max_locks_per_transaction", "ok", str(locks))
+
+
+def _installation(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    table = "rollup_engine.schema_history_foundational"
+    if not _value(connection, f"SELECT to_regclass('{table}') IS NOT NULL AS v"):
+        yield Finding("installation", "problem", "not installed here", "tsrollup migrate")
+        return
+    if not _value(connection, f"SELECT has_table_privilege('{table}', 'SELECT') AS v"):
+        yield Finding("installation", "ok", "installed; its history is not for this role to see")
+        return
+    row = connection.execute(
+        f"SELECT version, success FROM {table} WHERE version IS NOT NULL"
+        " ORDER BY installed_rank DESC LIMIT 1"
+    ).fetchone()
+    if row is None or not row["success"]:
+        yield Finding("installation", "problem", "a migration failed", "tsrollup info")
+    else:
+        yield Finding("installation", "ok", f"migrated to version {row['version']}")
+
+
+def _privileges(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    row = connection.execute(
+        "SELECT current_user AS role, pg_get_userbyid(nspowner) AS owner,"
+        " pg_has_role(current_user, nspowner, 'member') AS is_owner,"
+        " has_schema_privilege('silver', 'USAGE') AS may_use"
+        " FROM pg_namespace WHERE nspname = 'silver'"
+    ).fetchone()
+    if row is None:
+        return
+    if row["is_owner"]:
+        yield Finding("privileges", "ok", f"{row['role']} may do everything")
+    elif row["may_use"]:
+        yield Finding(
+            "privileges",
+            "advice",
+            f"{row['role']} may not create rollups",
+            f"GRANT {row['owner']} TO {row['role']}",
+        )
+    else:
+        yield Finding(
+            "privileges",
+            "problem",
+            f"{row['role']} may not use schema silver",
+            f"GRANT {row['owner']} TO {row['role']}",
+        )
+
+
+def _rollups(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    rows = connection.execute("SELECT * FROM silver.validate_rollup_config()").fetchall()
+    wrong = [row for row in rows if not row["is_valid"]]
+    for row in wrong:
+        yield Finding(str(row["target"]), "problem", str(row["problem"]), str(row["hint"] or ""))
+    if not wrong:
+        count = len({row["target"] for row in rows})
+        yield Finding("rollups", "ok", f"{count} valid, their capture triggers in place")
+
+
+def _health(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    rows = connection.execute(
+        "SELECT target_table::text AS target, health, last_error"
+        " FROM silver.timeseries_operations_monitor WHERE health IN ('parked', 'retrying')"
+    ).fetchall()
+    for row in rows:
+        yield Finding(
+            row["target"],
+            "problem",
+            f"{row['health']}: {row['last_error']}",
+            f"mend the cause, then SELECT silver.reset_rollup_retry('{row['target']}')",
+        )
+
+
+def _undrained(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    if not _value(
+        connection, "SELECT has_table_privilege('rollup_engine.change_log', 'SELECT') AS v"
+    ):
+        return
+    waiting = _value(
+        connection,
+        "SELECT count(*) AS v FROM"
+        f" (SELECT FROM rollup_engine.change_log LIMIT {MANY_UNDRAINED}) AS log",
+    )
+    if waiting >= MANY_UNDRAINED:
+        yield Finding(
+            "change log",
+            "advice",
+            f"{waiting:,} changes or more are not drained: live views read them all",
+            "run tsrollup run, and schedule it",
+        )
+    else:
+        yield Finding("change log", "ok", f"{waiting:,} changes to drain")
+
+
+def _value(connection: Connection[dict[str, Any]], query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    return row["v"] if row else None
