@@ -1,23 +1,15 @@
 """baseline: start the history of a database that already holds something."""
 
 import logging
-from dataclasses import dataclass
 
 from .configuration import Configuration
 from .errors import FlywayError
 from .names import Version
+from .results import BaselineResult
 from .schemas import create_history, create_missing_schemas
 from .session import Session, open_session
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BaselineResult:
-    database: str
-    schema_name: str
-    baseline_version: str
-    written: bool
 
 
 def baseline(configuration: Configuration) -> BaselineResult:

@@ -1,12 +1,17 @@
 """Errors of the migration runner: one message, and the code that JSON output carries."""
 
+from typing import TYPE_CHECKING
+
 from tsrollup.errors import TsrollupError
+
+if TYPE_CHECKING:
+    from .results import MigrateResult
 
 
 class FlywayError(TsrollupError):
     """The command cannot be carried out."""
 
-    code = "FAULT"
+    code = "ERROR"
 
 
 class ConfigurationError(FlywayError):
@@ -22,6 +27,7 @@ class ValidateError(FlywayError):
 
 
 class MigrateError(FlywayError):
-    """A migration script failed."""
+    """A migration script failed; `result` is what was done before it."""
 
     code = "FAILED_VERSIONED_MIGRATION"
+    result: "MigrateResult | None" = None

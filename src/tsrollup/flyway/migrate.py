@@ -14,7 +14,7 @@ from .results import AppliedScript, MigrateResult
 from .schemas import create_history, create_missing_schemas, non_empty_schemas
 from .scripts import ParsedScript
 from .session import Session, open_session
-from .states import MigrationInfo, State, current
+from .states import MigrationInfo, State, category, current
 from .validate import matches_pattern, validate_session
 
 log = logging.getLogger(__name__)
@@ -68,14 +68,18 @@ class _Migrate:
         log.info("Current version of schema %s: %s", session.default_schema, _shown(newest))
         if self.configuration.out_of_order:
             session.warn(
-                f"outOfOrder mode is active: schema {session.default_schema} may not be reproducible"
+                f"outOfOrder is set: schema {session.default_schema} may not be reproducible"
             )
         session.callback("beforeMigrate")
         try:
             while self._next():
                 pass
+        except MigrateError as error:
+            error.result = self.result
+            session.quiet_callback("afterMigrateError")
+            raise
         except FlywayError:
-            self._quietly("afterMigrateError")
+            session.quiet_callback("afterMigrateError")
             raise
         if self.result.migrations:
             session.callback("afterMigrateApplied")
@@ -172,7 +176,7 @@ class _Migrate:
         try:
             self._parse(info).run(session.database)
         except FlywayError:
-            self._quietly("afterEachMigrateError")
+            session.quiet_callback("afterEachMigrateError")
             raise
         session.callback("afterEachMigrate")
 
@@ -192,13 +196,13 @@ class _Migrate:
         if migration.version:
             self.result.target_schema_version = str(migration.version)
         return AppliedScript(
-            category=category(migration), version=str(migration.version or ""),
+            category=category(info), version=str(migration.version or ""),
             description=migration.description, type=migration.type,
             filepath=str(migration.script.file.resolve()), execution_time=milliseconds,
         )  # fmt: skip
 
     def _record_failure(self, info: MigrationInfo, started: float, transactional: bool) -> None:
-        """Leave a failed row where Flyway leaves one: outside transactions, with the session lock."""
+        """Flyway leaves a failed row only outside transactions and with the session lock."""
         if transactional or self.configuration.postgresql_transactional_lock:
             return
         assert info.resolved is not None
@@ -216,13 +220,6 @@ class _Migrate:
             self.session.callback("beforeRepeatables")
         self.ran_versioned = self.ran_versioned or info.version is not None
 
-    def _quietly(self, event: str) -> None:
-        """An error callback must not hide the error that it is about."""
-        try:
-            self.session.callback(event)
-        except FlywayError as error:
-            log.warning("callback %s failed: %s", event, error.message)
-
     def _log_summary(self) -> None:
         count, schema = len(self.result.migrations), self.session.default_schema
         if count == 0:
@@ -233,14 +230,6 @@ class _Migrate:
             suffix = f", now at version v{version}" if version else ""
             noun = "migration" if count == 1 else "migrations"
             log.info("Applied %d %s to schema %s%s (%.3f s)", count, noun, schema, suffix, total)
-
-
-def category(migration: Migration | MigrationInfo) -> str:
-    if migration.type in ("SCHEMA", "BASELINE", "DELETE"):
-        return ""
-    if migration.version is None:
-        return "Repeatable"
-    return "Baseline" if migration.type == "SQL_BASELINE" else "Versioned"
 
 
 def _shown(info: MigrationInfo | None) -> str:

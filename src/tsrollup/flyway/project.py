@@ -1,58 +1,54 @@
-"""The project's own migrations: its three configuration files, wherever the package is installed."""
+"""The project's own three configurations, wherever the package is installed."""
 
 import importlib.resources
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import psycopg
-
 from .conf_files import parse_conf, read_text
 from .configuration import Configuration, configuration_from
 from .database import Database
-from .errors import FlywayError
+from .errors import ConfigurationError
 from .migrate import migrate
 from .results import MigrateResult
 
 Part = Literal["postgres", "foundational", "payload"]
+PARTS: tuple[Part, ...] = ("postgres", "foundational", "payload")
 
 # The .conf files name their locations from the root of a source checkout.
 _CHECKOUT = "filesystem:src/tsrollup/pgdb/"
 
 
 @contextmanager
-def pgdb() -> Iterator[Path]:
-    """The folder with the .conf files and migrations."""
-    with importlib.resources.as_file(importlib.resources.files("tsrollup") / "pgdb") as folder:
-        yield folder
+def project_configurations(
+    url: str,
+    cron_database: str | None = None,
+    payload: bool = False,
+    placeholders: Mapping[str, str] | None = None,
+) -> Iterator[dict[Part, Configuration]]:
+    """The configurations that apply, in the order to migrate in.
 
-
-@contextmanager
-def project_configuration(
-    part: Part, url: str, placeholders: Mapping[str, str] | None = None
-) -> Iterator[Configuration]:
-    """The configuration of `flyway-<part>.conf` for the database at `url`.
-
-    `placeholders` override those of the file; names that it does not define are left out.
+    `url` is the time-series database; `cron_database` the URL of the one that pg_cron lives in,
+    which comes first and only where the server has pg_cron; `payload` adds the example tables.
+    `placeholders` override those of the .conf files.
     """
-    with pgdb() as folder:
-        parameters = parse_conf(read_text(folder / f"flyway-{part}.conf"))
-        configuration = configuration_from(parameters)
-        known = configuration.placeholders
-        yield replace(
-            configuration,
-            url=url,
-            locations=tuple(
-                location.replace(_CHECKOUT, f"filesystem:{folder}/")
-                for location in configuration.locations
-            ),
-            placeholders={
-                **known,
-                **{key: value for key, value in (placeholders or {}).items() if key in known},
-            },
-        )
+    values = dict(placeholders or {})
+    urls: dict[Part, str] = {}
+    if cron_database is not None and _has_pg_cron(cron_database):
+        urls["postgres"] = cron_database
+        values.setdefault("timeseries_database", _database_name(url))
+    urls["foundational"] = url
+    if payload:
+        urls["payload"] = url
+    with importlib.resources.as_file(importlib.resources.files("tsrollup") / "pgdb") as folder:
+        files = {part: _read(folder, part) for part in PARTS}
+        _refuse_unknown(values, files)
+        yield {
+            part: replace(files[part], url=url, placeholders=_override(files[part], values))
+            for part, url in urls.items()
+        }
 
 
 def migrate_project(
@@ -61,41 +57,40 @@ def migrate_project(
     payload: bool = False,
     placeholders: Mapping[str, str] | None = None,
 ) -> dict[Part, MigrateResult]:
-    """Apply the project's migrations to the database at `url`.
-
-    `cron_database` is the URL of the database that pg_cron lives in; its jobs go first, and only
-    where the server has pg_cron. `payload` adds the example tables.
-    """
-    results: dict[Part, MigrateResult] = {}
-    values = dict(placeholders or {})
-    if cron_database is not None and has_pg_cron(cron_database):
-        values.setdefault("timeseries_database", _database_name(url))
-        results["postgres"] = _migrate("postgres", cron_database, values)
-    results["foundational"] = _migrate("foundational", url, values)
-    if payload:
-        results["payload"] = _migrate("payload", url, values)
-    return results
+    """Apply the project's migrations; the arguments are those of project_configurations."""
+    with project_configurations(url, cron_database, payload, placeholders) as configurations:
+        return {part: migrate(configuration) for part, configuration in configurations.items()}
 
 
-def _migrate(part: Part, url: str, placeholders: Mapping[str, str]) -> MigrateResult:
-    with project_configuration(part, url, placeholders) as configuration:
-        return migrate(configuration)
+def _read(folder: Path, part: Part) -> Configuration:
+    configuration = configuration_from(parse_conf(read_text(folder / f"flyway-{part}.conf")))
+    locations = [
+        location.replace(_CHECKOUT, f"filesystem:{folder}/") for location in configuration.locations
+    ]
+    return replace(configuration, locations=tuple(locations))
+
+
+def _override(configuration: Configuration, values: Mapping[str, str]) -> dict[str, str]:
+    known = configuration.placeholders
+    return {name: values.get(name, value) for name, value in known.items()}
+
+
+def _refuse_unknown(values: Mapping[str, str], files: Mapping[Part, Configuration]) -> None:
+    known = {name for configuration in files.values() for name in configuration.placeholders}
+    for name in values:
+        if name not in known:
+            raise ConfigurationError(
+                f"{name} is not a placeholder of these migrations",
+                hint=f"there are: {', '.join(sorted(known))}",
+            )
 
 
 def _database_name(url: str) -> str:
-    database = Database(Configuration(url=url))
-    try:
+    with closing(Database(Configuration(url=url))) as database:
         return database.name
-    finally:
-        database.close()
 
 
-def has_pg_cron(url: str) -> bool:
-    """Whether the server at `url` offers pg_cron."""
-    database = Database(Configuration(url=url))
-    try:
-        return bool(database.rows("SELECT 1 FROM pg_available_extensions WHERE name = 'pg_cron'"))
-    except psycopg.Error as error:
-        raise FlywayError(f"cannot tell whether the server has pg_cron: {error}") from error
-    finally:
-        database.close()
+def _has_pg_cron(url: str) -> bool:
+    query = "SELECT 1 FROM pg_available_extensions WHERE name = 'pg_cron'"
+    with closing(Database(Configuration(url=url))) as database:
+        return bool(database.rows(query))

@@ -40,3 +40,56 @@ class InfoResult:
     schema_version: str | None
     all_schemas_empty: bool
     migrations: list[MigrationInfo]
+
+
+@dataclass(frozen=True)
+class RepairedMigration:
+    version: str
+    description: str
+    filepath: str
+
+
+@dataclass
+class RepairResult:
+    """What `repair` did to the history."""
+
+    database: str
+    removed: list[RepairedMigration] = field(default_factory=list)
+    deleted: list[RepairedMigration] = field(default_factory=list)
+    aligned: list[RepairedMigration] = field(default_factory=list)
+
+    @property
+    def actions(self) -> list[str]:
+        done = {
+            "Removed failed migrations": self.removed,
+            "Marked missing migrations as deleted": self.deleted,
+            "Aligned applied migration checksums": self.aligned,
+        }
+        return [action for action, migrations in done.items() if migrations]
+
+
+@dataclass(frozen=True)
+class BaselineResult:
+    """`written` is False when the very same baseline was there already."""
+
+    database: str
+    schema_name: str
+    baseline_version: str
+    written: bool
+
+
+@dataclass
+class CleanResult:
+    """The schemas that `clean` emptied, and those that it dropped as well."""
+
+    database: str
+    cleaned: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class ValidateResult:
+    """How many migrations `validate` found in order."""
+
+    database: str
+    count: int

@@ -4,13 +4,12 @@ import logging
 from collections.abc import Sequence
 
 import psycopg
-from rich.console import Console
-from rich.table import Table
 
 from .database import Database
 from .errors import FlywayError, MigrateError
 from .migrations import Script
 from .statements import Statement, split
+from .tables import ascii_table
 
 log = logging.getLogger(__name__)
 
@@ -57,12 +56,10 @@ def _run_statement(database: Database, statement: Statement) -> None:
 
 def _show_results(cursor: psycopg.Cursor[tuple[object, ...]]) -> None:
     while True:
-        if cursor.description:
-            table = Table(*(column.name for column in cursor.description))
-            for row in cursor:
-                table.add_row(*("" if value is None else str(value) for value in row))
-            if log.isEnabledFor(logging.INFO):
-                Console(stderr=True).print(table)
+        if cursor.description and log.isEnabledFor(logging.INFO):
+            headers = [column.name for column in cursor.description]
+            rows = [["" if value is None else str(value) for value in row] for row in cursor]
+            log.info("%s", ascii_table(headers, rows))
         if not cursor.nextset():
             return
 

@@ -1,11 +1,15 @@
 """What every command shares: the connection, the schemas, the history and the local scripts."""
 
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
+
+import psycopg
+
+from tsrollup.connection import describe
 
 from .configuration import Configuration
 from .database import Database
@@ -51,7 +55,7 @@ class Session:
             "user": self.database.user,
             "database": self.database.name,
             "timestamp": datetime.now().strftime("%Y-%m-%d %H:%M:%S"),
-            "workingDirectory": str(self.configuration.working_directory or os.getcwd()),
+            "workingDirectory": str(self.configuration.working_directory or Path.cwd()),
             "table": self.history.name,
             "environment": self.configuration.environment,
         }
@@ -89,24 +93,35 @@ class Session:
                 parsed.run(self.database)
             self.database.restore_session()
 
-    @contextmanager
-    def events(self, command: str) -> Iterator[None]:
-        """Run before<Command>, then after<Command> or, on an error, after<Command>Error."""
-        self.callback(f"before{command}")
+    def quiet_callback(self, event: str) -> None:
+        """A callback about an error must not hide it."""
         try:
-            yield
-        except FlywayError:
-            self.callback(f"after{command}Error")
+            self.callback(event)
+        except FlywayError as error:
+            log.warning("callback %s failed: %s", event, error.message)
+
+    @contextmanager
+    def events(self, command: str, *, in_transaction: bool = False) -> Iterator[None]:
+        """Run before<Command>, then after<Command> or, on an error, after<Command>Error."""
+        try:
+            with self.history.transaction() if in_transaction else nullcontext():
+                self.callback(f"before{command}")
+                yield
+                self.callback(f"after{command}")
+        except (FlywayError, psycopg.Error):
+            self.quiet_callback(f"after{command}Error")
             raise
-        self.callback(f"after{command}")
 
 
 @contextmanager
 def open_session(configuration: Configuration) -> Iterator[Session]:
+    """Connect, yield the session, disconnect; what the server reports becomes a FlywayError."""
     database = Database(configuration)
     try:
         session = Session(configuration, database)
         session.callback("afterConnect")
         yield session
+    except psycopg.Error as error:
+        raise FlywayError(describe(error).message, error.diag.message_hint) from error
     finally:
         database.close()

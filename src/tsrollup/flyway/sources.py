@@ -93,5 +93,5 @@ def _from_files(
 
 def _defaults(directory: Path, names: Sequence[str]) -> list[Path]:
     """The files that are read without being named: the home directory's, then the local ones."""
-    folders = dict.fromkeys(path.resolve() for path in (Path.home(), Path("."), directory))
+    folders = dict.fromkeys(path.resolve() for path in (Path.home(), Path(), directory))
     return [folder / name for folder in folders for name in names if (folder / name).is_file()]

@@ -77,26 +77,17 @@ def _scan(script: str, position: int) -> tuple[int | None, int, list[str]]:
     words: list[str] = []
     depth = 0
     atomic = 0
-    while position < len(script):
-        match = _TOKEN.match(script, position)
-        assert match is not None
+    while (match := _TOKEN.match(script, position)) is not None:
         kind = match.lastgroup
-        position = match.end()
-        if kind == "space":
-            continue
-        if kind == "comment":
-            if match[0] == "/*":
-                position = _skip_block_comment(script, position)
+        position = _end_of_token(script, match)
+        if kind in ("space", "comment"):
             continue
         if kind == "end" and depth == 0 and atomic == 0:
             if start is not None:
                 return start, match.start(), words
             continue
         start = match.start() if start is None else start
-        if kind == "dollar":
-            closing = script.find(match[0], position)
-            position = len(script) if closing < 0 else closing + len(match[0])
-        elif kind == "open":
+        if kind == "open":
             depth += 1
         elif kind == "close":
             depth = max(depth - 1, 0)
@@ -104,6 +95,15 @@ def _scan(script: str, position: int) -> tuple[int | None, int, list[str]]:
             words.append(match[0].upper())
             atomic = _atomic_depth(words, atomic)
     return start, len(script), words
+
+
+def _end_of_token(script: str, match: re.Match[str]) -> int:
+    if match[0] == "/*":
+        return _skip_block_comment(script, match.end())
+    if match.lastgroup == "dollar":
+        closing = script.find(match[0], match.end())
+        return len(script) if closing < 0 else closing + len(match[0])
+    return match.end()
 
 
 def _skip_block_comment(script: str, position: int) -> int:

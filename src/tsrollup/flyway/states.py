@@ -7,7 +7,7 @@ from functools import cmp_to_key
 
 from .configuration import Configuration
 from .errors import FlywayError
-from .history import BASELINES, Applied
+from .history import BASELINES, SYNTHETIC, Applied
 from .migrations import Migration
 from .names import Version
 
@@ -204,7 +204,7 @@ class _Context:
 
 
 def _deleted_ranks(rows: Sequence[Applied]) -> set[int]:
-    """The ranks that a DELETE row speaks of: the newest earlier row of its version or description."""
+    """The ranks that DELETE rows speak of: the newest earlier row of the same migration."""
     deleted: set[int] = set()
     for index, row in enumerate(rows):
         if row.type != "DELETE" or not row.success:
@@ -319,3 +319,12 @@ def current(infos: Sequence[MigrationInfo]) -> MigrationInfo | None:
         if info.version and (best is None or best.version is None or info.version > best.version):
             best = info
     return best or next((info for info in reversed(standing) if info.version is None), None)
+
+
+def category(info: MigrationInfo) -> str:
+    """Versioned, Repeatable or Baseline; nothing for the rows that a runner wrote by itself."""
+    if info.type in SYNTHETIC:
+        return ""
+    if info.version is None:
+        return "Repeatable"
+    return "Baseline" if info.type in BASELINES else "Versioned"

@@ -1,12 +1,16 @@
 """validate: do the applied migrations and the local ones agree?"""
 
+import logging
 from dataclasses import dataclass
 
 from .configuration import Configuration
 from .errors import ConfigurationError, ValidateError
 from .history import SYNTHETIC, shorten_description
+from .results import ValidateResult
 from .session import Session, open_session
 from .states import MigrationInfo, State
+
+log = logging.getLogger(__name__)
 
 _STATES = {
     "missing": {State.MISSING_SUCCESS, State.MISSING_FAILED},
@@ -40,10 +44,12 @@ def matches_pattern(pattern: str, info: MigrationInfo) -> bool:
     return info.state in _STATES[state]
 
 
-def validate(configuration: Configuration) -> int:
-    """Raise ValidateError unless everything agrees; return the number of migrations checked."""
+def validate(configuration: Configuration) -> ValidateResult:
+    """Raise ValidateError unless applied and local migrations agree."""
     with open_session(configuration) as session:
-        return validate_session(session, configuration)
+        count = validate_session(session, configuration)
+        log.info("Validated %d migrations", count)
+        return ValidateResult(session.database.name, count)
 
 
 def validate_session(session: Session, configuration: Configuration) -> int:
@@ -60,15 +66,16 @@ def validate_session(session: Session, configuration: Configuration) -> int:
         infos = session.infos()
         problems = [p for info in infos if (p := _check(configuration, info)) is not None]
         if problems:
-            raise ValidateFailed(problems)
+            raise MismatchError(problems, session.database.name)
         return len(infos)
 
 
-class ValidateFailed(ValidateError):
+class MismatchError(ValidateError):
     """Migrations failed validation."""
 
-    def __init__(self, problems: list[Problem]) -> None:
+    def __init__(self, problems: list[Problem], database: str) -> None:
         self.problems = problems
+        self.database = database
         lines = "\n".join(problem.message for problem in problems)
         super().__init__(f"Validate failed: Migrations have failed validation\n{lines}")
 
@@ -115,14 +122,16 @@ def _check_state(info: MigrationInfo) -> tuple[str, str] | None:
     if info.state == State.OUTDATED:
         return (
             "OUTDATED_REPEATABLE_MIGRATION",
-            f"Repeatable migration changed since it ran: {info.description}\nRun migrate to apply it.",
+            f"Repeatable migration changed since it ran: {info.description}\n"
+            "Run migrate to apply it.",
         )
     return None
 
 
 def _check_contents(info: MigrationInfo) -> tuple[str, str] | None:
     applied, resolved = info.applied, info.resolved
-    assert applied is not None and resolved is not None
+    assert applied is not None
+    assert resolved is not None
     if applied.type in SYNTHETIC:
         return None
     label = f"version {applied.version}" if applied.version else applied.script

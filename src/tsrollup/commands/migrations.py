@@ -1,0 +1,186 @@
+"""tsrollup migrate, info, validate, repair, baseline, clean, flyway."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any, Literal
+
+import typer
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tsrollup import flyway
+from tsrollup.commands.invocation import Invocation, invocation
+from tsrollup.errors import TsrollupError
+from tsrollup.flyway import Configuration, output
+from tsrollup.flyway.logs import logged_to_console
+from tsrollup.flyway.project import project_configurations
+
+CronDatabase = Annotated[
+    str | None,
+    typer.Option(
+        help="The database that pg_cron lives in (a name on the same server, or a URL); "
+        "its migrations are skipped where the server has no pg_cron.",
+        envvar="TSROLLUP_CRON_DATABASE",
+    ),
+]
+With = Annotated[
+    list[Literal["payload"]] | None, typer.Option("--with", help="Add the example tables.")
+]
+Placeholders = Annotated[
+    list[str] | None,
+    typer.Option("--placeholder", help="name=value, over what the .conf files say; repeatable."),
+]
+
+# A command on one configuration: its result as JSON, having printed what people read.
+Run = Callable[[Configuration], output.Json]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (migrate, info, validate, repair, baseline, clean):
+        app.command()(command)
+    app.command(
+        "flyway",
+        context_settings={
+            "allow_extra_args": True,
+            "ignore_unknown_options": True,
+            "help_option_names": [],
+        },
+    )(flyway_command)
+
+
+def migrate(
+    context: typer.Context,
+    cron_database: CronDatabase = None,
+    with_: With = None,
+    placeholders: Placeholders = None,
+) -> None:
+    """Apply the pending migrations."""
+
+    def run(configuration: Configuration) -> output.Json:
+        return output.migrate_json(flyway.migrate(configuration), configuration)
+
+    _on_each(invocation(context), run, cron_database, with_, placeholders)
+
+
+def info(
+    context: typer.Context,
+    cron_database: CronDatabase = None,
+    with_: With = None,
+    placeholders: Placeholders = None,
+) -> None:
+    """Show every migration and its state."""
+    call = invocation(context)
+
+    def run(configuration: Configuration) -> output.Json:
+        result = flyway.info(configuration)
+        call.say(output.info_text(result))
+        return output.info_json(result, configuration)
+
+    _on_each(call, run, cron_database, with_, placeholders)
+
+
+def validate(
+    context: typer.Context,
+    cron_database: CronDatabase = None,
+    with_: With = None,
+    placeholders: Placeholders = None,
+) -> None:
+    """Compare the applied migrations with the installed ones."""
+
+    def run(configuration: Configuration) -> output.Json:
+        result = flyway.validate(configuration)
+        return output.validate_json(result.database, result.count)
+
+    _on_each(invocation(context), run, cron_database, with_, placeholders)
+
+
+def repair(
+    context: typer.Context,
+    cron_database: CronDatabase = None,
+    with_: With = None,
+    placeholders: Placeholders = None,
+) -> None:
+    """Bring the history back in line with the installed migrations."""
+
+    def run(configuration: Configuration) -> output.Json:
+        return output.repair_json(flyway.repair(configuration))
+
+    _on_each(invocation(context), run, cron_database, with_, placeholders)
+
+
+def baseline(
+    context: typer.Context,
+    version: Annotated[str, typer.Option(help="Migrations up to this one count as applied.")] = "1",
+    cron_database: CronDatabase = None,
+    with_: With = None,
+    placeholders: Placeholders = None,
+) -> None:
+    """Start a history without running the migrations up to a version."""
+
+    def run(configuration: Configuration) -> output.Json:
+        chosen = replace(configuration, baseline_version=version)
+        return output.baseline_json(flyway.baseline(chosen))
+
+    _on_each(invocation(context), run, cron_database, with_, placeholders)
+
+
+def clean(
+    context: typer.Context,
+    force: Annotated[
+        bool, typer.Option("--force", help="Drop it all; without, only list what would go.")
+    ] = False,
+    rollups: Annotated[bool, typer.Option("--rollups", help="Also when rollups exist.")] = False,
+    cron_database: CronDatabase = None,
+    with_: With = None,
+    placeholders: Placeholders = None,
+) -> None:
+    """Drop what the migrations made. Source tables in raw stay."""
+
+    def run(configuration: Configuration) -> output.Json:
+        chosen = replace(configuration, clean_disabled=not force)
+        return output.clean_json(flyway.clean(chosen))
+
+    given = [*(placeholders or []), *(["clean_rollups=true"] if rollups else [])]
+    _on_each(invocation(context), run, cron_database, with_, given, backwards=True)
+
+
+def flyway_command(context: typer.Context) -> None:
+    """A Flyway command line, word for word: flyway -configFiles=... migrate."""
+    raise typer.Exit(flyway.main(context.args))
+
+
+def _on_each(
+    call: Invocation,
+    run: Run,
+    cron_database: str | None,
+    with_: list[Literal["payload"]] | None,
+    placeholders: list[str] | None,
+    *,
+    backwards: bool = False,
+) -> None:
+    url = call.url()
+    cron_url = None if cron_database is None else _on_the_same_server(url, cron_database)
+    values = dict(_name_and_value(item) for item in placeholders or [])
+    documents: dict[str, Any] = {}
+    with (
+        project_configurations(url, cron_url, bool(with_), values) as configurations,
+        logged_to_console(quiet=call.json),
+    ):
+        parts = list(configurations.items())
+        for part, configuration in reversed(parts) if backwards else parts:
+            call.say(f"[{part}]")
+            documents[part] = run(configuration)
+    if call.json:
+        call.print_json(documents)
+
+
+def _on_the_same_server(url: str, database: str) -> str:
+    if "://" in database or "=" in database:
+        return database
+    return make_conninfo("", **{**conninfo_to_dict(url), "dbname": database})
+
+
+def _name_and_value(item: str) -> tuple[str, str]:
+    name, equals, value = item.partition("=")
+    if not equals:
+        raise TsrollupError(f"--placeholder {item} has no value", "write it as name=value")
+    return name, value
