@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test storm lint format types bench clean
+.PHONY: help setup demo test storm flyway lint format types bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test: $(STAMP) ## run every test on every PostgreSQL found here
 
 storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
 	TSROLLUP_STORM_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_storm.py
+
+flyway: ## fetch a real Flyway for the tests to compare with (needs a JDK and Maven)
+	tests/flyway/fetch_flyway.sh
 
 lint: $(STAMP) ## ruff, check and format
 	$(BIN)/ruff check

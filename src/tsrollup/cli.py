@@ -8,7 +8,7 @@ import psycopg
 import typer
 
 from tsrollup import __version__
-from tsrollup.commands import demo, doctor, rollup, server, worker
+from tsrollup.commands import demo, doctor, migrations, rollup, server, worker
 from tsrollup.commands.invocation import Invocation
 from tsrollup.connection import describe
 from tsrollup.errors import TsrollupError
@@ -26,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (demo, server, rollup, worker, doctor):
+for commands in (demo, server, migrations, rollup, worker, doctor):
     commands.register(app)
 
 

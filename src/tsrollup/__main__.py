@@ -1,0 +1,3 @@
+from tsrollup.cli import main
+
+main()
