@@ -9,8 +9,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from command_line import start_tsrollup, tsrollup
 
+from command_line import start_tsrollup, tsrollup
 from servers import PostgresServer
 
 

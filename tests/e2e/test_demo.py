@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
-from command_line import tsrollup
 
+from command_line import tsrollup
 from servers import PostgresServer
 from tsrollup.demo.comparison import compare
 from tsrollup.demo.definitions import ROLLUPS
