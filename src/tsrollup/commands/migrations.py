@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -22,9 +23,13 @@ CronDatabase = Annotated[
         envvar="TSROLLUP_CRON_DATABASE",
     ),
 ]
-With = Annotated[
-    list[Literal["payload"]] | None, typer.Option("--with", help="Add the example tables.")
-]
+
+
+class Extra(StrEnum):
+    payload = "payload"
+
+
+With = Annotated[list[Extra] | None, typer.Option("--with", help="Add the example tables.")]
 Placeholders = Annotated[
     list[str] | None,
     typer.Option("--placeholder", help="name=value, over what the .conf files say; repeatable."),
@@ -152,7 +157,7 @@ def _on_each(
     call: Invocation,
     run: Run,
     cron_database: str | None,
-    with_: list[Literal["payload"]] | None,
+    with_: list[Extra] | None,
     placeholders: list[str] | None,
     *,
     backwards: bool = False,
