@@ -1,0 +1,227 @@
+-- Core time-series functions: which bucket a time belongs to, and the first
+-- and last value of a group.
+--
+-- Fixed widths are binned in absolute time (a day is 24 hours), months in
+-- calendar time. Nothing here looks at the session's TimeZone or DateStyle.
+
+SET LOCAL ROLE ${owner_role};
+
+-- Calendar months -----------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.is_month_width(p_width interval) RETURNS boolean
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT extract(year FROM p_width) <> 0 OR extract(month FROM p_width) <> 0
+$$;
+COMMENT ON FUNCTION rollup_engine.is_month_width(interval) IS
+'True when the width counts calendar months (months, quarters, years), false when it is a fixed length of time.';
+
+CREATE FUNCTION rollup_engine.month_bucket(
+    p_width interval,
+    p_ts timestamp,
+    p_origin timestamp
+) RETURNS timestamp
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_step constant integer := extract(year FROM p_width) * 12 + extract(month FROM p_width);
+    v_months integer;
+    v_bucket timestamp;
+BEGIN
+    IF v_step <= 0 OR p_width <> make_interval(months => v_step) THEN
+        RAISE invalid_parameter_value USING
+            MESSAGE = format('bucket width %L is neither a fixed length of time nor a whole number of months', p_width),
+            HINT = 'use a width such as ''15 minutes'', ''1 day'' or ''3 months''';
+    END IF;
+    IF NOT isfinite(p_ts) THEN
+        RETURN p_ts;
+    END IF;
+    v_months := (extract(year FROM p_ts) - extract(year FROM p_origin)) * 12
+                + extract(month FROM p_ts) - extract(month FROM p_origin);
+    v_bucket := p_origin + make_interval(months => v_step * floor(v_months::numeric / v_step)::integer);
+    IF v_bucket > p_ts THEN
+        v_bucket := p_origin + make_interval(months => v_step * (floor(v_months::numeric / v_step)::integer - 1));
+    END IF;
+    RETURN v_bucket;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.month_bucket(interval, timestamp, timestamp) IS
+'Start of the bucket of whole months, counted from the origin, that holds the local time.';
+
+-- time_bucket ----------------------------------------------------------------
+-- LANGUAGE sql and not STRICT, so that the planner inlines them to a bare date_bin; bodies parsed here,
+-- so that a caller needs no privilege on the machinery's schema.
+
+CREATE FUNCTION silver.time_bucket(width interval, ts timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN rollup_engine.is_month_width(width)
+    THEN rollup_engine.month_bucket(width, ts AT TIME ZONE 'UTC', '2000-01-01') AT TIME ZONE 'UTC'
+    ELSE date_bin(width, ts, timestamptz '2000-01-03 00:00:00+00')
+END;
+COMMENT ON FUNCTION silver.time_bucket(interval, timestamptz) IS
+'Start of the bucket of the given width that holds the time. Fixed widths are counted from Monday 2000-01-03 00:00 UTC, months from 2000-01-01 UTC. A width that is zero, negative, infinite, or that mixes months with days, is an error.';
+
+CREATE FUNCTION silver.time_bucket(width interval, ts timestamptz, timezone text) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN rollup_engine.is_month_width(width)
+    THEN rollup_engine.month_bucket(width, ts AT TIME ZONE timezone, '2000-01-01') AT TIME ZONE timezone
+    WHEN extract(epoch FROM width) % 86400 = 0
+    THEN date_bin(width, ts AT TIME ZONE timezone, timestamp '2000-01-03 00:00:00') AT TIME ZONE timezone
+    ELSE date_bin(width, ts, timestamp '2000-01-03 00:00:00' AT TIME ZONE timezone)
+END;
+COMMENT ON FUNCTION silver.time_bucket(interval, timestamptz, text) IS
+'Start of the bucket in the named time zone: whole days and months follow its calendar (a day may have 23 or 25 hours), shorter widths are absolute time counted from its midnight of 2000-01-03.';
+
+CREATE FUNCTION silver.time_bucket(width interval, ts timestamptz, origin timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN rollup_engine.is_month_width(width)
+    THEN rollup_engine.month_bucket(width, ts AT TIME ZONE 'UTC', origin AT TIME ZONE 'UTC') AT TIME ZONE 'UTC'
+    ELSE date_bin(width, ts, origin)
+END;
+COMMENT ON FUNCTION silver.time_bucket(interval, timestamptz, timestamptz) IS
+'Start of the bucket that holds the time, with buckets counted from the origin.';
+
+CREATE FUNCTION silver.time_bucket(width interval, ts timestamp) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN silver.time_bucket(width, ts AT TIME ZONE 'UTC');
+COMMENT ON FUNCTION silver.time_bucket(interval, timestamp) IS
+'Start of the bucket that holds the time, which is read as UTC.';
+
+CREATE FUNCTION silver.time_bucket(width interval, ts date) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN silver.time_bucket(width, ts::timestamp AT TIME ZONE 'UTC');
+COMMENT ON FUNCTION silver.time_bucket(interval, date) IS
+'Start of the bucket that holds midnight UTC of the date.';
+
+-- Bucket arithmetic of the machinery -----------------------------------------
+-- Adding in UTC local time keeps '1 day' at 24 hours whatever the session's TimeZone is.
+
+CREATE FUNCTION rollup_engine.bucket_next(p_width interval, p_bucket timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT ((p_bucket AT TIME ZONE 'UTC') + p_width) AT TIME ZONE 'UTC'
+$$;
+COMMENT ON FUNCTION rollup_engine.bucket_next(interval, timestamptz) IS 'Start of the bucket after this one.';
+
+CREATE FUNCTION rollup_engine.bucket_ceil(p_width interval, p_ts timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE
+        WHEN silver.time_bucket(p_width, p_ts) = p_ts THEN p_ts
+        ELSE rollup_engine.bucket_next(p_width, silver.time_bucket(p_width, p_ts))
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.bucket_ceil(interval, timestamptz) IS 'The time itself when a bucket starts there, else the start of the next bucket.';
+
+CREATE FUNCTION rollup_engine.bucket_align(p_width interval, p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT coalesce(range_agg(tstzrange(
+        silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
+        rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
+    )), '{}') FROM unnest(p_ranges) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, widened to whole buckets.';
+
+CREATE FUNCTION rollup_engine.buckets_in(p_width interval, p_ranges tstzmultirange) RETURNS SETOF timestamptz
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 100
+AS $$
+    SELECT g.bucket AT TIME ZONE 'UTC'
+    FROM unnest(p_ranges) AS r,
+        generate_series(
+            lower(r) AT TIME ZONE 'UTC',
+            (upper(r) AT TIME ZONE 'UTC') - interval '1 microsecond',
+            p_width
+        ) AS g (bucket)
+$$;
+COMMENT ON FUNCTION rollup_engine.buckets_in(interval, tstzmultirange) IS 'Starts of the buckets in aligned, finite ranges.';
+
+CREATE FUNCTION rollup_engine.bucket_count(p_width interval, p_ranges tstzmultirange) RETURNS bigint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$
+    SELECT coalesce(sum(ceil(
+        extract(epoch FROM upper(r) - lower(r)) / extract(epoch FROM p_width)
+    )), 0)::bigint FROM unnest(p_ranges) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.bucket_count(interval, tstzmultirange) IS
+'Number of buckets in aligned, finite ranges; for months the nearest estimate.';
+
+-- first_value, last_value -----------------------------------------------------
+-- The value travels as text, the one form that every type has; the final
+-- function's assignment brings it back to its type.
+
+CREATE TYPE rollup_engine.value_at AS (ts timestamptz, value text);
+
+CREATE FUNCTION rollup_engine.keep_first(p_state rollup_engine.value_at, p_value anyelement, p_ts timestamptz)
+RETURNS rollup_engine.value_at
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE
+        WHEN p_ts IS NULL OR p_ts >= (p_state).ts THEN p_state
+        ELSE ROW(p_ts, p_value::text)::rollup_engine.value_at
+    END
+$$;
+
+CREATE FUNCTION rollup_engine.keep_last(p_state rollup_engine.value_at, p_value anyelement, p_ts timestamptz)
+RETURNS rollup_engine.value_at
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE
+        WHEN p_ts IS NULL OR p_ts <= (p_state).ts THEN p_state
+        ELSE ROW(p_ts, p_value::text)::rollup_engine.value_at
+    END
+$$;
+
+CREATE FUNCTION rollup_engine.earlier(p_left rollup_engine.value_at, p_right rollup_engine.value_at)
+RETURNS rollup_engine.value_at
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE WHEN (p_left).ts <= (p_right).ts OR (p_right).ts IS NULL THEN p_left ELSE p_right END
+$$;
+
+CREATE FUNCTION rollup_engine.later(p_left rollup_engine.value_at, p_right rollup_engine.value_at)
+RETURNS rollup_engine.value_at
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT CASE WHEN (p_left).ts >= (p_right).ts OR (p_right).ts IS NULL THEN p_left ELSE p_right END
+$$;
+
+CREATE FUNCTION rollup_engine.value_of(p_state rollup_engine.value_at, p_type anyelement, p_ts timestamptz)
+RETURNS anyelement
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+DECLARE
+    v_value p_type%TYPE;
+BEGIN
+    v_value := (p_state).value;
+    RETURN v_value;
+END
+$$;
+
+CREATE AGGREGATE silver.first_value(value anyelement, ts timestamptz) (
+    SFUNC = rollup_engine.keep_first,
+    STYPE = rollup_engine.value_at,
+    COMBINEFUNC = rollup_engine.earlier,
+    FINALFUNC = rollup_engine.value_of,
+    FINALFUNC_EXTRA,
+    PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE silver.first_value(anyelement, timestamptz) IS
+'The value at the earliest time. Rows with a NULL time do not count; on a tie any one of the tied values.';
+
+CREATE AGGREGATE silver.last_value(value anyelement, ts timestamptz) (
+    SFUNC = rollup_engine.keep_last,
+    STYPE = rollup_engine.value_at,
+    COMBINEFUNC = rollup_engine.later,
+    FINALFUNC = rollup_engine.value_of,
+    FINALFUNC_EXTRA,
+    PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE silver.last_value(anyelement, timestamptz) IS
+'The value at the latest time. Rows with a NULL time do not count; on a tie any one of the tied values.';
+
+RESET ROLE;

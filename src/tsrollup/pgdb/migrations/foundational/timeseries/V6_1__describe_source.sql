@@ -1,0 +1,394 @@
+-- From what people type to a checked description: names become relations and
+-- columns, metrics become columns with expressions. Nothing is created here.
+
+SET LOCAL ROLE ${owner_role};
+
+CREATE FUNCTION rollup_engine.fail(p_code text, p_message text, p_hint text, p_detail text DEFAULT NULL)
+RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_detail IS NULL THEN
+        RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, HINT = p_hint;
+    END IF;
+    RAISE EXCEPTION USING ERRCODE = p_code, MESSAGE = p_message, HINT = p_hint, DETAIL = p_detail;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.fail(text, text, text, text) IS
+'Raises an error. TR001: an argument is wrong. TR002: something named does not exist. TR003: something is in the way. TR004: the source cannot be rolled up. TR005: not now, or not in this transaction.';
+
+-- Names ---------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.parse_name(p_name text, p_default_schema text) RETURNS text[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parts text[];
+BEGIN
+    IF p_name IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', 'the table name is NULL', 'name a table, as in ''raw.readings''');
+    END IF;
+    BEGIN
+        v_parts := parse_ident(p_name);
+    EXCEPTION WHEN invalid_parameter_value THEN
+        v_parts := NULL;
+    END;
+    IF cardinality(v_parts) = 1 THEN
+        v_parts := ARRAY[p_default_schema] || v_parts;
+    END IF;
+    IF v_parts IS NULL OR cardinality(v_parts) <> 2 THEN
+        PERFORM rollup_engine.fail('TR001', format('%L is not a table name', p_name),
+            'write schema.table, and double quotes around a name that holds capitals or other characters');
+    END IF;
+    RETURN v_parts;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.parse_name(text, text) IS 'Schema and table of a name written as an SQL identifier.';
+
+CREATE FUNCTION rollup_engine.find_relation(p_name text, p_default_schema text) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.oid::regclass
+    FROM rollup_engine.parse_name(p_name, p_default_schema) AS parts
+    JOIN pg_namespace AS n ON n.nspname = parts[1]
+    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = parts[2]
+$$;
+COMMENT ON FUNCTION rollup_engine.find_relation(text, text) IS 'The relation of that name, NULL when there is none.';
+
+CREATE FUNCTION rollup_engine.find_rollup_id(p_target text) RETURNS integer
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.id
+    FROM silver.rollup_config AS r
+    WHERE rollup_engine.find_relation(p_target, 'gold') IN (r.target_table, r.target_view)
+$$;
+COMMENT ON FUNCTION rollup_engine.find_rollup_id(text) IS 'The rollup with that table, live view or bare name, NULL when there is none.';
+
+CREATE FUNCTION rollup_engine.rollup_id(p_target text) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id integer := rollup_engine.find_rollup_id(p_target);
+BEGIN
+    IF v_id IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('there is no rollup %L', p_target),
+            'SELECT target_table FROM silver.rollup_config lists the rollups');
+    END IF;
+    RETURN v_id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.rollup_id(text) IS 'The rollup of that name, or an error.';
+
+CREATE FUNCTION rollup_engine.find_column(p_relation regclass, p_column text, p_use text) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column name;
+BEGIN
+    SELECT a.attname INTO v_column
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+        AND (a.attname = p_column OR a.attname = lower(p_column))
+    ORDER BY a.attname = p_column DESC
+    LIMIT 1;
+    IF v_column IS NULL THEN
+        PERFORM rollup_engine.fail('TR002',
+            format('%s %L is not a column of %s', p_use, coalesce(p_column, 'NULL'), p_relation),
+            'its columns are ' || (
+                SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+                FROM pg_attribute AS a
+                WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped));
+    END IF;
+    RETURN v_column;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.find_column(regclass, text, text) IS 'The column of that name, or an error that lists what there is.';
+
+CREATE FUNCTION rollup_engine.base_type(p_type oid) RETURNS regtype
+    LANGUAGE sql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE chain AS (
+        SELECT oid, typbasetype FROM pg_type WHERE oid = p_type
+        UNION ALL
+        SELECT t.oid, t.typbasetype FROM chain JOIN pg_type AS t ON t.oid = chain.typbasetype
+    )
+    SELECT oid::regtype FROM chain WHERE typbasetype = 0
+$$;
+COMMENT ON FUNCTION rollup_engine.base_type(oid) IS 'The type under any domains.';
+
+-- The source ------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.resolve_source(p_name text, p_change_tracking text) RETURNS regclass
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation regclass := rollup_engine.find_relation(p_name, 'raw');
+    v_class pg_class;
+BEGIN
+    IF v_relation IS NULL OR rollup_engine.find_rollup_id(p_name) IS NOT NULL THEN
+        v_relation := coalesce(
+            (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(p_name)),
+            v_relation);
+    END IF;
+    IF v_relation IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('there is no table %s', p_name),
+            'a name without a schema is looked up in raw; create the table first, or check the spelling');
+    END IF;
+    SELECT * INTO v_class FROM pg_class WHERE oid = v_relation;
+    IF v_class.relkind IN ('r', 'p') AND v_class.relpersistence = 'p'
+        AND v_class.relnamespace NOT IN ('pg_catalog'::regnamespace, 'rollup_engine'::regnamespace) THEN
+        RETURN v_relation;
+    END IF;
+    IF v_class.relkind IN ('f', 'v', 'm') AND p_change_tracking = 'window' THEN
+        RETURN v_relation;
+    END IF;
+    PERFORM rollup_engine.fail('TR004', format('changes of %s cannot be tracked', v_relation),
+        CASE WHEN v_class.relkind IN ('f', 'v', 'm') THEN 'use change_tracking => ''window'' for views and foreign tables'
+        ELSE 'roll up a permanent, logged table' END,
+        format('it is %s', CASE v_class.relkind
+            WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view' WHEN 'f' THEN 'a foreign table'
+            WHEN 'r' THEN CASE v_class.relpersistence
+                WHEN 't' THEN 'a temporary table' WHEN 'u' THEN 'an unlogged table' ELSE 'a table of the system' END
+            ELSE 'no table' END));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.resolve_source(text, text) IS 'The table to roll up (a rollup by any of its names), or an error that says why it cannot be.';
+
+CREATE FUNCTION rollup_engine.time_columns(p_relation regclass) RETURNS name[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(a.attname ORDER BY a.attnum)
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+        AND rollup_engine.base_type(a.atttypid) IN ('timestamptz', 'timestamp', 'date')
+$$;
+COMMENT ON FUNCTION rollup_engine.time_columns(regclass) IS 'Columns that can be the time column.';
+
+CREATE FUNCTION rollup_engine.partition_column(p_relation regclass) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.attname
+    FROM pg_partitioned_table AS p
+    JOIN pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+    WHERE p.partrelid = p_relation AND p.partstrat = 'r' AND p.partnatts = 1
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_column(regclass) IS 'The range partition key, when it is one column.';
+
+CREATE FUNCTION rollup_engine.resolve_time_column(p_relation regclass, p_column text) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_candidates constant name[] := rollup_engine.time_columns(p_relation);
+    v_column name;
+BEGIN
+    IF p_column IS NOT NULL THEN
+        v_column := rollup_engine.find_column(p_relation, p_column, 'time_column');
+        IF v_column = ANY (v_candidates) THEN
+            RETURN v_column;
+        END IF;
+        PERFORM rollup_engine.fail('TR001', format('time_column %I of %s is no timestamptz, timestamp or date', v_column, p_relation),
+            coalesce('its time columns are ' || array_to_string(v_candidates, ', '), 'it has no time column'));
+    END IF;
+    v_column := rollup_engine.partition_column(p_relation);
+    IF v_column = ANY (v_candidates) THEN
+        RETURN v_column;
+    END IF;
+    IF cardinality(v_candidates) = 1 THEN
+        RETURN v_candidates[1];
+    END IF;
+    PERFORM rollup_engine.fail('TR001',
+        format('%s has %s time columns', p_relation, coalesce(cardinality(v_candidates), 0)),
+        coalesce('name one: time_column => ' || (
+            SELECT string_agg(quote_literal(c), ' or ') FROM unnest(v_candidates) AS c),
+            'a rollup needs a timestamptz, timestamp or date column'));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.resolve_time_column(regclass, text) IS 'The time column: the named one, else the range partition key, else the only candidate, else an error.';
+
+CREATE FUNCTION rollup_engine.resolve_dimensions(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions text[])
+RETURNS name[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_dimensions name[];
+BEGIN
+    IF p_dimensions IS NULL AND p_parent_id IS NOT NULL THEN
+        RETURN (SELECT dimensions FROM silver.rollup_config WHERE id = p_parent_id);
+    END IF;
+    SELECT coalesce(array_agg(rollup_engine.find_column(p_relation, d.name, 'dimension') ORDER BY d.position), '{}')
+    INTO v_dimensions
+    FROM (
+        SELECT name, position FROM unnest(p_dimensions) WITH ORDINALITY AS given (name, position)
+        UNION ALL
+        SELECT c.dimension_column, a.attnum
+        FROM silver.dimension_config AS c
+        LEFT JOIN pg_attribute AS a ON a.attrelid = c.source_table AND a.attname = c.dimension_column
+        WHERE p_dimensions IS NULL AND c.source_table = p_relation AND c.is_active
+    ) AS d;
+    IF p_time_column = ANY (v_dimensions) THEN
+        PERFORM rollup_engine.fail('TR001', format('dimension %I is the time column', p_time_column), 'leave it out: the bucket stands for it');
+    ELSIF cardinality(v_dimensions) <> (SELECT count(DISTINCT d) FROM unnest(v_dimensions) AS d) THEN
+        PERFORM rollup_engine.fail('TR001', format('a dimension is named twice: %s', array_to_string(v_dimensions, ', ')), 'name each once');
+    ELSIF cardinality(v_dimensions) > 30 THEN
+        PERFORM rollup_engine.fail('TR001', format('%s dimensions are too many', cardinality(v_dimensions)), 'an index of PostgreSQL has room for 30 beside the bucket');
+    ELSIF p_parent_id IS NOT NULL AND NOT v_dimensions <@ (SELECT dimensions FROM silver.rollup_config WHERE id = p_parent_id) THEN
+        PERFORM rollup_engine.fail('TR001', format('not a dimension of %s: one of %s', p_relation, array_to_string(v_dimensions, ', ')),
+            'its dimensions are ' || (SELECT array_to_string(dimensions, ', ') FROM silver.rollup_config WHERE id = p_parent_id));
+    END IF;
+    RETURN v_dimensions;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.resolve_dimensions(regclass, name, integer, text[]) IS 'The dimensions: the named ones, else the parent''s, else the active rows of dimension_config.';
+
+-- The metrics -------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.is_numeric(p_type oid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.base_type(p_type) IN ('int2', 'int4', 'int8', 'float4', 'float8', 'numeric')
+$$;
+
+CREATE FUNCTION rollup_engine.default_metrics(p_relation regclass, p_time_column name, p_dimensions name[]) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(jsonb_object_agg(a.attname,
+        CASE WHEN rollup_engine.is_numeric(a.atttypid) THEN '["count", "sum", "min", "max", "avg"]'::jsonb ELSE '["last"]' END), '{}')
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+        AND a.attname <> p_time_column AND a.attname <> ALL (p_dimensions)
+$$;
+COMMENT ON FUNCTION rollup_engine.default_metrics(regclass, name, name[]) IS 'count, sum, min, max, avg of every numeric column that is no dimension; last of every other one.';
+
+CREATE FUNCTION rollup_engine.check_metric(p_relation regclass, p_parent_id integer, p_column text, p_aggregate text) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_aggregate rollup_engine.aggregate;
+    v_column name;
+BEGIN
+    SELECT * INTO v_aggregate FROM rollup_engine.aggregate WHERE name = p_aggregate;
+    IF v_aggregate.name IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('metric %L of column %I is not an aggregate', coalesce(p_aggregate, 'null'), p_column),
+            'the aggregates are ' || (SELECT string_agg(name, ', ' ORDER BY name) FROM rollup_engine.aggregate));
+    END IF;
+    IF p_parent_id IS NULL THEN
+        v_column := rollup_engine.find_column(p_relation, p_column, 'metric column');
+        IF v_aggregate.numeric_only AND NOT (
+            SELECT rollup_engine.is_numeric(atttypid) FROM pg_attribute WHERE attrelid = p_relation AND attname = v_column) THEN
+            PERFORM rollup_engine.fail('TR001', format('%s needs a number, and column %I of %s is none', p_aggregate, v_column, p_relation),
+                'use count, min, max, first or last for it');
+        END IF;
+        RETURN v_column;
+    END IF;
+    IF NOT v_aggregate.states <@ (
+        SELECT coalesce(array_agg(state), '{}') FROM rollup_engine.rollup_column
+        WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state') THEN
+        PERFORM rollup_engine.fail('TR001', format('%s does not hold what %s of column %I needs', p_relation, p_aggregate, p_column),
+            'add it to the parent first: SELECT silver.add_rollup_metric(...), or leave it out');
+    END IF;
+    RETURN p_column;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_metric(regclass, integer, text, text) IS 'The column of a metric, or an error when the metric cannot be computed.';
+
+CREATE FUNCTION rollup_engine.resolve_metrics(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions name[], p_metrics jsonb)
+RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_metric record;
+    v_result jsonb := '{}';
+BEGIN
+    IF p_metrics IS NULL AND p_parent_id IS NOT NULL THEN
+        RETURN (SELECT metrics FROM silver.rollup_config WHERE id = p_parent_id);
+    ELSIF p_metrics IS NULL THEN
+        RETURN rollup_engine.default_metrics(p_relation, p_time_column, p_dimensions);
+    ELSIF jsonb_typeof(p_metrics) <> 'object' THEN
+        PERFORM rollup_engine.fail('TR001', format('metrics is a JSON %s', jsonb_typeof(p_metrics)), 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    END IF;
+    FOR v_metric IN SELECT key, CASE jsonb_typeof(value) WHEN 'string' THEN jsonb_build_array(value) ELSE value END AS value FROM jsonb_each(p_metrics) LOOP
+        IF jsonb_typeof(v_metric.value) <> 'array' OR v_metric.value = '[]' THEN
+            PERFORM rollup_engine.fail('TR001', format('the metrics of column %I are no list of aggregates', v_metric.key), 'write a list, as in ''{"temp": ["avg", "max"]}''');
+        END IF;
+        v_result := v_result || jsonb_build_object(
+            (SELECT max(rollup_engine.check_metric(p_relation, p_parent_id, v_metric.key, a)) FROM jsonb_array_elements_text(v_metric.value) AS a),
+            (SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements_text(v_metric.value) AS a));
+    END LOOP;
+    RETURN v_result;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.resolve_metrics(regclass, name, integer, name[], jsonb) IS 'Checked metrics by column: the given ones, else the parent''s, else the defaults.';
+
+-- The options ---------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.check_interval(p_name text, p_value interval, p_required boolean, p_zero_allowed boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_value IS NULL AND p_required THEN
+        PERFORM rollup_engine.fail('TR001', format('%s is NULL', p_name), 'give a length of time, such as ''1 hour''');
+    ELSIF NOT isfinite(p_value) OR p_value < '0' OR (p_value = '0' AND NOT p_zero_allowed) OR p_value > interval '10000 years' THEN
+        PERFORM rollup_engine.fail('TR001', format('%s is %s', p_name, p_value), 'give a positive length of time, such as ''1 hour''');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_interval(text, interval, boolean, boolean) IS 'An error unless the interval is finite and positive (or NULL, where that is allowed).';
+
+CREATE FUNCTION rollup_engine.check_width(p_name text, p_width interval) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_interval(p_name, p_width, true);
+    IF rollup_engine.is_month_width(p_width)
+        AND p_width <> make_interval(months => (extract(year FROM p_width) * 12 + extract(month FROM p_width))::integer) THEN
+        PERFORM rollup_engine.fail('TR001', format('%s %s mixes months with days or hours', p_name, p_width),
+            'use a width such as ''15 minutes'', ''1 day'' or ''3 months''');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_width(text, interval) IS 'An error unless the width can be a bucket.';
+
+CREATE FUNCTION rollup_engine.check_nesting(p_parent silver.rollup_config, p_width interval) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent_months constant boolean := rollup_engine.is_month_width(p_parent.bucket_width);
+    v_months constant boolean := rollup_engine.is_month_width(p_width);
+    v_parent numeric := extract(epoch FROM p_parent.bucket_width);
+    v_child numeric := extract(epoch FROM p_width);
+BEGIN
+    IF v_parent_months AND v_months THEN
+        v_parent := extract(year FROM p_parent.bucket_width) * 12 + extract(month FROM p_parent.bucket_width);
+        v_child := extract(year FROM p_width) * 12 + extract(month FROM p_width);
+    ELSIF v_months THEN
+        v_child := 86400;
+    END IF;
+    IF v_parent_months AND NOT v_months OR v_child % v_parent <> 0 THEN
+        PERFORM rollup_engine.fail('TR001',
+            format('buckets of %s are not made of whole buckets of %s, which are %s', p_width, p_parent.target_table, p_parent.bucket_width),
+            'choose a multiple of the parent''s width');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_nesting(silver.rollup_config, interval) IS 'An error unless the width is a whole number of the parent''s buckets.';
+
+RESET ROLE;

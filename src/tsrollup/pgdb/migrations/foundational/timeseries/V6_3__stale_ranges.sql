@@ -1,0 +1,364 @@
+-- Stale ranges: the drain moves the change log into stale_range, for every
+-- rollup that descends from the source; whole buckets, split at the cells.
+
+SET LOCAL ROLE ${owner_role};
+
+-- Who descends from what -----------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.with_descendants(p_rollup_id integer) RETURNS SETOF integer
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE tree AS (
+        SELECT p_rollup_id AS id
+        UNION ALL
+        SELECT c.id FROM tree JOIN silver.rollup_config AS c ON c.parent_id = tree.id
+    )
+    SELECT id FROM tree
+$$;
+COMMENT ON FUNCTION rollup_engine.with_descendants(integer) IS 'The rollup and every rollup that reads it, at any depth.';
+
+-- Clipping to the data ------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.time_literal(p_time timestamptz, p_type regtype) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    SELECT CASE p_type
+        WHEN 'timestamptz'::regtype THEN format('timestamptz %L', p_time)
+        ELSE format('timestamp %L', p_time AT TIME ZONE 'UTC')
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype) IS 'The time as a constant that the time column compares with by index.';
+
+CREATE FUNCTION rollup_engine.data_times_sql(p_source rollup_engine.source, p_template text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(replace(replace(replace(p_template, '{from}', t.from_time), '{to}', t.to_time), '{table}', t.relation), ' UNION ALL ')
+    FROM (
+        SELECT 'from_time' AS from_time, 'to_time' AS to_time,
+            format('(SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id IN (
+                SELECT id FROM silver.rollup_config WHERE source_id = %s))', p_source.id) AS relation
+        UNION ALL
+        SELECT 'bucket', 'bucket', c.target_table::text FROM silver.rollup_config AS c WHERE c.source_id = p_source.id
+        UNION ALL
+        SELECT e.utc, e.utc, format('(SELECT %1$I FROM %2$s WHERE %1$I >= %3$s AND %1$I < %4$s)',
+            p_source.time_column, p_source.relation,
+            rollup_engine.time_literal('0001-01-01 00:00:00+00', p_source.time_type),
+            rollup_engine.time_literal('10000-01-01 00:00:00+00', p_source.time_type))
+        FROM rollup_engine.utc_expression(p_source.time_column, p_source.time_type) AS e (utc)
+    ) AS t
+$$;
+COMMENT ON FUNCTION rollup_engine.data_times_sql(rollup_engine.source, text) IS 'One query over all the times that a family knows: stale ranges, stored buckets, source rows.';
+
+CREATE FUNCTION rollup_engine.data_extent(p_source rollup_engine.source) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_from timestamptz;
+    v_to timestamptz;
+    v_ranges tstzmultirange;
+BEGIN
+    -- One statement, one snapshot: a bucket that a refresh is storing is seen as stale or as stored.
+    EXECUTE 'SELECT min(f), max(t) FROM ('
+        || rollup_engine.data_times_sql(p_source, '(SELECT min({from}) AS f, max({to}) AS t FROM {table} AS x)')
+        || ') AS extent'
+    INTO v_from, v_to;
+    IF v_to - v_from > interval '200 years' THEN  -- stray times: only where there is data
+        EXECUTE 'SELECT range_agg(tstzrange(f, f + interval ''1000:00:00'')) FROM ('
+            || rollup_engine.data_times_sql(p_source,
+                '(SELECT DISTINCT date_bin(''1000:00:00'', {from}, ''2000-01-03 00:00:00+00'') AS f FROM {table} AS x)')
+            || ') AS bins'
+        INTO v_ranges;
+        RETURN v_ranges;
+    END IF;
+    RETURN coalesce(tstzmultirange(tstzrange(v_from, v_to, '[]')), '{}');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.data_extent(rollup_engine.source) IS 'Finite ranges outside of which neither source nor rollups hold anything.';
+
+-- Marking ----------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH aligned AS (
+        SELECT rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges)
+            * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) AS ranges
+    ), wanted AS (
+        SELECT cell, ranges * tstzmultirange(tstzrange(cell, rollup_engine.bucket_next(p_rollup.cell_width, cell))) AS ranges
+        FROM aligned, rollup_engine.buckets_in(p_rollup.cell_width, rollup_engine.bucket_align(p_rollup.cell_width, ranges)) AS cell
+    ), held AS MATERIALIZED (
+        -- What a refresh has claimed stays as it is: the range is added beside it.
+        SELECT s.id, s.cell, tstzrange(s.from_time, s.to_time) AS range
+        FROM rollup_engine.stale_range AS s
+        JOIN wanted AS w ON w.cell = s.cell
+        WHERE s.rollup_id = p_rollup.id
+            AND (tstzrange(s.from_time, s.to_time) && w.ranges OR tstzrange(s.from_time, s.to_time) -|- w.ranges)
+        FOR UPDATE OF s SKIP LOCKED
+    ), merged AS (
+        SELECT w.cell, w.ranges + coalesce(range_agg(h.range), '{}') AS ranges, array_agg(h.id) AS held_ids
+        FROM wanted AS w
+        LEFT JOIN held AS h ON h.cell = w.cell
+        GROUP BY w.cell, w.ranges
+        HAVING NOT coalesce(w.ranges <@ range_agg(h.range), false)
+    ), removed AS (
+        DELETE FROM rollup_engine.stale_range WHERE id IN (SELECT unnest(held_ids) FROM merged)
+    )
+    INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time)
+    SELECT p_rollup.id, cell, lower(r), upper(r) FROM merged, unnest(ranges) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.mark_rollup(silver.rollup_config, tstzmultirange) IS
+'Makes the buckets that the finite ranges touch stale, except sealed ones. Overlapping rows that nobody holds are replaced by their union under new ids.';
+
+CREATE FUNCTION rollup_engine.mark_rollups(p_rollup_ids integer[], p_source_id integer, p_ranges tstzmultirange) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    v_rollup silver.rollup_config;
+    v_ranges tstzmultirange := p_ranges;
+BEGIN
+    IF NOT isfinite(coalesce(lower(v_ranges), '-infinity')) OR NOT isfinite(coalesce(upper(v_ranges), 'infinity')) THEN
+        SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+        v_ranges := v_ranges * rollup_engine.data_extent(v_source);
+    END IF;
+    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id LOOP
+        PERFORM rollup_engine.mark_rollup(v_rollup, v_ranges);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], integer, tstzmultirange) IS 'Marks ranges, which may be infinite, stale in several rollups of one source.';
+
+-- The drain --------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.try_lock_source(p_source_id integer) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT pg_try_advisory_xact_lock(hashtextextended('tsrollup source ' || p_source_id, 0))
+$$;
+COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever drains a source, or registers a rollup of it.';
+
+CREATE FUNCTION rollup_engine.source_extent(p_source rollup_engine.source, p_from timestamptz, p_to timestamptz) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_extent tstzmultirange;
+BEGIN
+    EXECUTE format('SELECT tstzmultirange(tstzrange(min(%1$s), max(%1$s), ''[]'')) FROM %2$s WHERE %3$I >= %4$s AND %3$I < %5$s HAVING count(*) > 0',
+        rollup_engine.utc_expression(p_source.time_column, p_source.time_type), p_source.relation, p_source.time_column,
+        rollup_engine.time_literal(greatest(p_from, '0001-01-01 00:00:00+00'), p_source.time_type),
+        rollup_engine.time_literal(least(p_to, '10000-01-01 00:00:00+00'), p_source.time_type))
+    INTO v_extent;
+    RETURN coalesce(v_extent, '{}');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.source_extent(rollup_engine.source, timestamptz, timestamptz) IS 'From the first to the last time of the source in a range: a partition made in advance is empty.';
+
+CREATE FUNCTION rollup_engine.partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_changed tstzmultirange := '{}';
+    v_gone tstzmultirange;
+    v_member record;
+BEGIN
+    WITH gone AS (
+        DELETE FROM rollup_engine.source_partition
+        WHERE source_id = p_source.id AND partition NOT IN (SELECT rollup_engine.source_tree(p_source.relation))
+        RETURNING from_time, to_time
+    )
+    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_gone FROM gone;
+    IF v_gone IS NOT NULL THEN
+        v_changed := v_gone * rollup_engine.data_extent(p_source);
+    END IF;
+    IF NOT EXISTS (
+        SELECT rollup_engine.source_tree(p_source.relation)
+        EXCEPT SELECT partition FROM rollup_engine.source_partition WHERE source_id = p_source.id
+    ) THEN
+        RETURN v_changed;
+    END IF;
+    FOR v_member IN
+        INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
+        SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation)
+        ON CONFLICT DO NOTHING
+        RETURNING from_time, to_time
+    LOOP
+        v_changed := v_changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
+    END LOOP;
+    RETURN v_changed;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_changes(rollup_engine.source) IS
+'Ranges of data in partitions that were attached, detached or dropped since the last call, which fires no trigger: such changes show when the next drain finds them.';
+
+CREATE FUNCTION rollup_engine.remember_partitions(p_source rollup_engine.source) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
+    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation)
+    ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION rollup_engine.remember_partitions(rollup_engine.source) IS 'Notes the partitions of a new source, whose data is marked stale as a whole.';
+
+CREATE FUNCTION rollup_engine.look_back_range(p_source_id integer, p_now timestamptz) RETURNS tstzmultirange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT range_agg(tstzrange(p_now - look_back_window, p_now, '[]'))
+    FROM silver.rollup_config
+    WHERE source_id = p_source_id AND change_tracking = 'window' AND parent_id IS NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again, NULL with triggers.';
+
+CREATE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    v_changed tstzmultirange;
+    v_logged tstzmultirange;
+BEGIN
+    IF NOT rollup_engine.try_lock_source(p_source_id) THEN
+        RETURN false;
+    END IF;
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+    v_changed := rollup_engine.partition_changes(v_source);
+    WITH moved AS (
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time
+    )
+    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_logged FROM moved;
+    v_changed := v_changed + coalesce(v_logged, '{}')
+        + coalesce(rollup_engine.look_back_range(p_source_id, p_now), '{}');
+    IF NOT isempty(v_changed) THEN
+        PERFORM rollup_engine.mark_rollups(
+            (SELECT array_agg(id) FROM silver.rollup_config WHERE source_id = p_source_id), p_source_id, v_changed);
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drain(integer, timestamptz) IS
+'Moves the visible log rows of a source into stale ranges of every rollup that descends from it. False when another drain, or a registration, is at it.';
+
+-- Partitions without triggers ------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.log_extent(p_source_id integer, p_from timestamptz, p_to timestamptz) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
+    SELECT s.id, lower(r), upper(r)
+    FROM rollup_engine.source AS s, unnest(rollup_engine.source_extent(s, p_from, p_to)) AS r
+    WHERE s.id = p_source_id
+$$;
+COMMENT ON FUNCTION rollup_engine.log_extent(integer, timestamptz, timestamptz) IS 'Logs the data of a source in a range as changed.';
+
+CREATE FUNCTION rollup_engine.watch_new_partitions(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    v_member record;
+BEGIN
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+    IF NOT EXISTS (SELECT FROM rollup_engine.missing_triggers(v_source)) THEN
+        RETURN;
+    END IF;
+    FOR v_member IN
+        SELECT m.* FROM rollup_engine.source_members(v_source.relation) AS m
+        WHERE m.member IN (SELECT member FROM rollup_engine.missing_triggers(v_source))
+    LOOP
+        BEGIN
+            PERFORM rollup_engine.add_triggers(v_source, v_member.member);
+            -- Their lock waited for the writers that they did not see.
+            PERFORM rollup_engine.log_extent(p_source_id, v_member.from_time, v_member.to_time);
+        EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table THEN
+            NULL;  -- validate_rollup_config shows what is missing; the next run tries again
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.watch_new_partitions(integer) IS 'Adds capture triggers to partitions that came by without them, as far as the caller may, without making writers wait.';
+
+-- Reading the stale set ------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.stale_set(p_rollup_id integer) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_logged tstzmultirange;
+    v_stale tstzmultirange;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_stale
+    FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_logged
+    FROM rollup_engine.change_log WHERE source_id = v_rollup.source_id;
+    IF v_rollup.change_tracking = 'window' THEN
+        v_logged := coalesce(v_logged, '{}') + coalesce(rollup_engine.look_back_range(v_rollup.source_id, now()), '{}');
+    END IF;
+    IF v_logged IS NOT NULL THEN
+        v_stale := coalesce(v_stale, '{}') + rollup_engine.bucket_align(v_rollup.bucket_width, v_logged);
+    END IF;
+    IF isfinite(v_rollup.sealed_before) THEN
+        v_stale := v_stale * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
+    END IF;
+    RETURN coalesce(v_stale, '{}');
+END
+$$;
+GRANT EXECUTE ON FUNCTION rollup_engine.stale_set(integer) TO PUBLIC;
+COMMENT ON FUNCTION rollup_engine.stale_set(integer) IS
+'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source.';
+
+-- Public -------------------------------------------------------------------------------------
+
+CREATE FUNCTION silver.mark_stale(table_name text, from_time timestamptz, to_time timestamptz) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup_id constant integer := rollup_engine.find_rollup_id(table_name);
+    v_relation constant regclass := rollup_engine.find_relation(table_name, 'raw');
+    v_source_id integer;
+    v_found boolean := false;
+BEGIN
+    IF from_time IS NULL OR to_time IS NULL OR from_time >= to_time THEN
+        PERFORM rollup_engine.fail('TR001', format('from %s to %s is no range of time', coalesce(from_time::text, 'NULL'), coalesce(to_time::text, 'NULL')),
+            'from_time must be before to_time; use ''-infinity'' and ''infinity'' for everything');
+    END IF;
+    IF v_rollup_id IS NOT NULL THEN
+        PERFORM rollup_engine.mark_rollups(
+            ARRAY(SELECT rollup_engine.with_descendants(v_rollup_id)),
+            (SELECT source_id FROM silver.rollup_config WHERE id = v_rollup_id),
+            tstzmultirange(tstzrange(from_time, to_time)));
+        RETURN;
+    END IF;
+    FOR v_source_id IN SELECT id FROM rollup_engine.source WHERE relation = v_relation LOOP
+        PERFORM rollup_engine.log_change(v_source_id, from_time, to_time);
+        v_found := true;
+    END LOOP;
+    IF NOT v_found THEN
+        PERFORM rollup_engine.fail('TR002', format('%s is neither a rollup nor the source of one', table_name),
+            'SELECT target_table, source_table FROM silver.rollup_config lists them');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION silver.mark_stale(text, timestamptz, timestamptz) IS
+'Has a range of time recomputed: of one rollup and all that read it, or of every rollup of a source.';
+
+RESET ROLE;

@@ -1,0 +1,160 @@
+-- The live view: stored rows outside the stale set, and the source's answer inside it.
+--
+-- Stale buckets are computed by a function that plans with known bounds, so that a
+-- source of many partitions costs only those in the range. Everything it calls is
+-- STABLE: a volatile function would take a newer snapshot than the query.
+
+SET LOCAL ROLE ${owner_role};
+
+CREATE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id);
+    v_rollup silver.rollup_config;
+    v_source rollup_engine.source;
+BEGIN
+    IF isfinite(lower(v_stale)) AND isfinite(upper(v_stale)) OR isempty(v_stale) THEN
+        RETURN v_stale;
+    END IF;
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = v_rollup.source_id;
+    RETURN v_stale * rollup_engine.bucket_align(v_rollup.bucket_width, rollup_engine.data_extent(v_source));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer) IS 'The stale set, clipped to where there is data.';
+
+CREATE FUNCTION rollup_engine.estimated_rows(p_relation regclass) RETURNS double precision
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Never analysed: about a hundred bytes a row.
+    SELECT sum(CASE WHEN c.reltuples < 0 THEN pg_relation_size(c.oid) / 100.0 ELSE c.reltuples END)
+    FROM rollup_engine.source_tree(p_relation) AS t (member)
+    JOIN pg_class AS c ON c.oid = t.member AND c.relkind IN ('r', 'm', 'f')
+$$;
+COMMENT ON FUNCTION rollup_engine.estimated_rows(regclass) IS 'Rows of a table and its partitions, by the planner''s statistics.';
+
+CREATE FUNCTION rollup_engine.reads_by_bucket(p_rollup_id integer, p_stale tstzmultirange) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_buckets bigint;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    v_buckets := rollup_engine.bucket_count(v_rollup.bucket_width, p_stale);
+    -- A bucket costs about as much to plan as 300 rows to read. One by one, a filter on
+    -- the bucket reaches the source; a small source is read in one piece instead.
+    RETURN v_buckets <= 32
+        OR rollup_engine.estimated_rows(v_rollup.source_table) > least(2000000, 300 * v_buckets);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';
+
+CREATE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id);
+    v_width interval;
+BEGIN
+    IF isempty(v_stale) OR NOT rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
+        RETURN;
+    END IF;
+    v_width := (SELECT bucket_width FROM silver.rollup_config WHERE id = p_rollup_id);
+    RETURN QUERY
+        SELECT b, rollup_engine.bucket_next(v_width, b) FROM rollup_engine.buckets_in(v_width, v_stale) AS b;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_buckets(integer) IS 'Stale buckets that the live view computes one by one.';
+
+CREATE FUNCTION rollup_engine.stale_spans(p_rollup_id integer) RETURNS TABLE (from_time timestamptz, to_time timestamptz)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED ROWS 1
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id);
+BEGIN
+    IF isempty(v_stale) OR rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT lower(r), upper(r) FROM unnest(v_stale) AS r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_spans(integer) IS 'Stale ranges that the live view computes whole.';
+
+CREATE FUNCTION rollup_engine.stale_from(p_rollup_id integer) RETURNS timestamptz
+    LANGUAGE sql STABLE SECURITY DEFINER PARALLEL RESTRICTED
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(lower(rollup_engine.stale_set(p_rollup_id)), 'infinity')
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_from(integer) IS 'Where the stale set begins: stored rows before it need no closer look.';
+
+-- Whoever may read the view may have it answered; without USAGE on the schema nobody calls them otherwise.
+GRANT EXECUTE ON FUNCTION rollup_engine.stale_from(integer), rollup_engine.stale_buckets(integer), rollup_engine.stale_spans(integer) TO PUBLIC;
+
+-- What is generated for a rollup ------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($sql$
+CREATE OR REPLACE FUNCTION rollup_engine.live_%1$s(p_from timestamptz, p_to timestamptz) RETURNS SETOF %2$s
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL RESTRICTED ROWS 100 COST 10000
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+AS %3$L
+$sql$,
+        p_rollup.id,
+        p_rollup.target_table,
+        format($body$
+BEGIN
+    RETURN QUERY EXECUTE format('SELECT %%s FROM %%s WHERE %%s GROUP BY %%s', %L,
+        (SELECT coalesce(p.target_view, r.source_table)
+         FROM silver.rollup_config AS r LEFT JOIN silver.rollup_config AS p ON p.id = r.parent_id
+         WHERE r.id = %s),
+        %L, %L)
+    USING p_from, p_to;
+END
+$body$,
+            rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'),
+            p_rollup.id,
+            rollup_engine.time_condition(p_rollup, '$1', '$2'),
+            rollup_engine.group_list(p_rollup)))
+$$;
+COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from the parent''s live view.';
+
+CREATE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($sql$
+CREATE OR REPLACE VIEW %1$s AS
+SELECT bucket, %2$s FROM %3$s
+WHERE bucket < (SELECT rollup_engine.stale_from(%4$s)) OR NOT bucket <@ (SELECT rollup_engine.stale_set(%4$s))
+UNION ALL
+SELECT b.bucket, %2$s
+FROM rollup_engine.stale_buckets(%4$s) AS b (bucket, next_bucket)
+CROSS JOIN LATERAL rollup_engine.live_%4$s(b.bucket, b.next_bucket) AS f
+UNION ALL
+SELECT f.bucket, %2$s
+FROM rollup_engine.stale_spans(%4$s) AS s (from_time, to_time)
+CROSS JOIN LATERAL rollup_engine.live_%4$s(s.from_time, s.to_time) AS f
+$sql$,
+        p_view,
+        (SELECT string_agg(
+            CASE kind WHEN 'finished' THEN format('%s AS %I', expression, column_name) ELSE quote_ident(column_name) END,
+            ', ' ORDER BY position)
+         FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind <> 'bucket'),
+        p_rollup.target_table,
+        p_rollup.id)
+$$;
+COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text) IS 'Text of the live view.';
+
+RESET ROLE;

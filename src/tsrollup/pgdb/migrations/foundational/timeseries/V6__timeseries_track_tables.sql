@@ -1,0 +1,258 @@
+-- Every table of the system, and the catalogue of aggregates.
+--
+-- silver holds what people configure and read, rollup_engine what only the
+-- machinery touches. Tables are named by regclass, so a rename, or a dump and
+-- restore, changes nothing; logs keep plain names and outlive their rollup.
+
+SET LOCAL ROLE ${owner_role};
+
+-- Configuration ---------------------------------------------------------------
+
+CREATE TABLE silver.dimension_config (
+    source_table regclass NOT NULL,
+    dimension_column name NOT NULL,
+    description text,
+    is_active boolean NOT NULL DEFAULT true,
+    PRIMARY KEY (source_table, dimension_column)
+);
+COMMENT ON TABLE silver.dimension_config IS 'Default dimensions of a source: used by create_rollup_table when none are named.';
+COMMENT ON COLUMN silver.dimension_config.source_table IS 'The source table.';
+COMMENT ON COLUMN silver.dimension_config.dimension_column IS 'Column of the source to group by.';
+COMMENT ON COLUMN silver.dimension_config.description IS 'What the dimension means, for people.';
+COMMENT ON COLUMN silver.dimension_config.is_active IS 'Inactive rows are kept but not used.';
+
+CREATE TABLE rollup_engine.source (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation regclass NOT NULL,
+    time_column name NOT NULL,
+    time_type regtype NOT NULL,
+    change_tracking text NOT NULL CHECK (change_tracking IN ('trigger', 'window')),
+    grain interval NOT NULL,
+    UNIQUE (relation, time_column, change_tracking)
+);
+COMMENT ON TABLE rollup_engine.source IS 'Tables whose changes are tracked, each with the grain that changed times are coalesced at.';
+
+CREATE TABLE rollup_engine.source_partition (
+    source_id integer NOT NULL REFERENCES rollup_engine.source ON DELETE CASCADE,
+    partition regclass NOT NULL,
+    from_time timestamptz NOT NULL,
+    to_time timestamptz NOT NULL,
+    PRIMARY KEY (source_id, partition)
+);
+COMMENT ON TABLE rollup_engine.source_partition IS 'Partitions that the drain knows of; the difference to pg_inherits is what was attached, detached or dropped by hand.';
+
+CREATE TABLE silver.rollup_config (
+    id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target_table regclass NOT NULL UNIQUE,
+    target_view regclass NOT NULL UNIQUE,
+    source_table regclass NOT NULL,
+    source_id integer NOT NULL REFERENCES rollup_engine.source,
+    parent_id integer REFERENCES silver.rollup_config,
+    depth integer NOT NULL,
+    time_column name NOT NULL,
+    bucket_width interval NOT NULL,
+    timezone text NOT NULL DEFAULT 'UTC',
+    origin timestamptz,
+    dimensions name[] NOT NULL,
+    metrics jsonb NOT NULL,
+    chunk_interval interval NOT NULL,
+    cell_width interval NOT NULL,
+    settle_delay interval NOT NULL CHECK (settle_delay >= '0'),
+    processing_window interval CHECK (processing_window > '0'),
+    target_batch_duration interval NOT NULL CHECK (target_batch_duration > '0'),
+    change_tracking text NOT NULL,
+    look_back_window interval CHECK (look_back_window > '0'),
+    retention interval CHECK (retention > '0'),
+    query_shape text NOT NULL DEFAULT 'auto' CHECK (query_shape IN ('auto', 'grouped', 'per_bucket')),
+    is_active boolean NOT NULL DEFAULT true,
+    sealed_before timestamptz NOT NULL DEFAULT '-infinity',
+    current_window interval NOT NULL,
+    rows_per_second double precision,
+    last_run_at timestamptz,
+    last_success_at timestamptz,
+    retry_count integer NOT NULL DEFAULT 0,
+    next_retry_at timestamptz,
+    parked_at timestamptz,
+    status text NOT NULL GENERATED ALWAYS AS (
+        CASE
+            WHEN NOT is_active THEN 'paused'
+            WHEN parked_at IS NOT NULL THEN 'parked'
+            WHEN retry_count > 0 THEN 'retrying'
+            ELSE 'active'
+        END
+    ) STORED,
+    refresh_sql text NOT NULL DEFAULT '',
+    created_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 70);
+COMMENT ON TABLE silver.rollup_config IS 'One row per rollup: what it computes, how it is refreshed, and how that goes.';
+COMMENT ON COLUMN silver.rollup_config.id IS 'Number of the rollup.';
+COMMENT ON COLUMN silver.rollup_config.target_table IS 'Table of partial states.';
+COMMENT ON COLUMN silver.rollup_config.target_view IS 'Live view in gold.';
+COMMENT ON COLUMN silver.rollup_config.source_table IS 'What it reads: a raw table, or the table of another rollup.';
+COMMENT ON COLUMN silver.rollup_config.source_id IS 'The tracked raw table at the root of its hierarchy.';
+COMMENT ON COLUMN silver.rollup_config.parent_id IS 'The rollup that it reads, NULL when it reads raw data.';
+COMMENT ON COLUMN silver.rollup_config.depth IS 'Rollups between it and the raw table.';
+COMMENT ON COLUMN silver.rollup_config.time_column IS 'Time column of the source table.';
+COMMENT ON COLUMN silver.rollup_config.bucket_width IS 'Width of a bucket.';
+COMMENT ON COLUMN silver.rollup_config.timezone IS 'Time zone of the buckets.';
+COMMENT ON COLUMN silver.rollup_config.origin IS 'Origin of the buckets, NULL for that of time_bucket.';
+COMMENT ON COLUMN silver.rollup_config.dimensions IS 'Columns it groups by, besides the bucket.';
+COMMENT ON COLUMN silver.rollup_config.metrics IS 'Aggregates by source column.';
+COMMENT ON COLUMN silver.rollup_config.chunk_interval IS 'Width of the partitions to come.';
+COMMENT ON COLUMN silver.rollup_config.cell_width IS 'Width of the cells that workers lock; fixed for the life of the rollup.';
+COMMENT ON COLUMN silver.rollup_config.settle_delay IS 'How long after its end a bucket is stored.';
+COMMENT ON COLUMN silver.rollup_config.processing_window IS 'Most time a batch covers, NULL for a cell.';
+COMMENT ON COLUMN silver.rollup_config.target_batch_duration IS 'How long a batch should take; the window adapts to it.';
+COMMENT ON COLUMN silver.rollup_config.change_tracking IS 'trigger: every change is captured. window: the last look_back_window is read again on every run.';
+COMMENT ON COLUMN silver.rollup_config.look_back_window IS 'What change_tracking window reads again.';
+COMMENT ON COLUMN silver.rollup_config.retention IS 'How long its rows are kept, NULL for ever.';
+COMMENT ON COLUMN silver.rollup_config.query_shape IS 'grouped: one GROUP BY over the range. per_bucket: one per bucket, for many rows a bucket and a btree on time. auto: chosen by estimate.';
+COMMENT ON COLUMN silver.rollup_config.is_active IS 'False while paused.';
+COMMENT ON COLUMN silver.rollup_config.sealed_before IS 'Buckets before this time can no longer be recomputed and never change.';
+COMMENT ON COLUMN silver.rollup_config.current_window IS 'Window of the next batch.';
+COMMENT ON COLUMN silver.rollup_config.rows_per_second IS 'Rows written per second by the last batch.';
+COMMENT ON COLUMN silver.rollup_config.last_run_at IS 'When a batch last ran.';
+COMMENT ON COLUMN silver.rollup_config.last_success_at IS 'When a batch last ended well.';
+COMMENT ON COLUMN silver.rollup_config.retry_count IS 'Failures in a row.';
+COMMENT ON COLUMN silver.rollup_config.next_retry_at IS 'When a failed rollup is tried again.';
+COMMENT ON COLUMN silver.rollup_config.parked_at IS 'When it was given up; reset_rollup_retry takes it up again.';
+COMMENT ON COLUMN silver.rollup_config.status IS 'active, paused, retrying or parked.';
+COMMENT ON COLUMN silver.rollup_config.refresh_sql IS 'The GROUP BY that the rollup stands for, for people to read.';
+COMMENT ON COLUMN silver.rollup_config.created_at IS 'When it was created.';
+
+CREATE TABLE rollup_engine.rollup_column (
+    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    position integer NOT NULL,
+    column_name name NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('bucket', 'dimension', 'state', 'finished')),
+    data_type text,
+    source_column name,
+    state text,
+    expression text NOT NULL,
+    PRIMARY KEY (rollup_id, column_name),
+    UNIQUE (rollup_id, position)
+);
+COMMENT ON TABLE rollup_engine.rollup_column IS 'Columns of a rollup: dimensions and states as expressions over its source, finished ones as expressions over its states.';
+
+-- Logs --------------------------------------------------------------------------
+
+CREATE TABLE silver.refresh_log (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target_table text NOT NULL,
+    started_at timestamptz NOT NULL,
+    finished_at timestamptz NOT NULL,
+    from_time timestamptz NOT NULL,
+    to_time timestamptz NOT NULL,
+    buckets bigint NOT NULL,
+    rows_written bigint NOT NULL,
+    rows_deleted bigint NOT NULL
+);
+CREATE INDEX refresh_log_target_idx ON silver.refresh_log (target_table, finished_at);
+CREATE INDEX refresh_log_finished_idx ON silver.refresh_log (finished_at);
+COMMENT ON TABLE silver.refresh_log IS 'One row per batch that was refreshed. Kept 30 days.';
+COMMENT ON COLUMN silver.refresh_log.id IS 'Number of the batch.';
+COMMENT ON COLUMN silver.refresh_log.target_table IS 'The rollup''s table.';
+COMMENT ON COLUMN silver.refresh_log.started_at IS 'When the batch began.';
+COMMENT ON COLUMN silver.refresh_log.finished_at IS 'When the batch ended.';
+COMMENT ON COLUMN silver.refresh_log.from_time IS 'Start of the oldest bucket in it.';
+COMMENT ON COLUMN silver.refresh_log.to_time IS 'End of the newest bucket in it.';
+COMMENT ON COLUMN silver.refresh_log.buckets IS 'Buckets recomputed.';
+COMMENT ON COLUMN silver.refresh_log.rows_written IS 'Rows inserted or changed; unchanged rows are not written.';
+COMMENT ON COLUMN silver.refresh_log.rows_deleted IS 'Rows whose group is gone from the source.';
+
+CREATE TABLE silver.error_log (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target_table text NOT NULL,
+    occurred_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    error_code text NOT NULL,
+    error_message text NOT NULL,
+    detail text,
+    hint text,
+    context text,
+    attempted_query text,
+    attempt integer NOT NULL DEFAULT 1
+);
+CREATE INDEX error_log_target_idx ON silver.error_log (target_table, occurred_at);
+CREATE INDEX error_log_occurred_idx ON silver.error_log (occurred_at);
+COMMENT ON TABLE silver.error_log IS 'One row per failure. Kept 30 days.';
+COMMENT ON COLUMN silver.error_log.id IS 'Number of the failure.';
+COMMENT ON COLUMN silver.error_log.target_table IS 'The rollup''s table.';
+COMMENT ON COLUMN silver.error_log.occurred_at IS 'When it failed.';
+COMMENT ON COLUMN silver.error_log.error_code IS 'SQLSTATE.';
+COMMENT ON COLUMN silver.error_log.error_message IS 'Message of the error.';
+COMMENT ON COLUMN silver.error_log.detail IS 'Detail of the error.';
+COMMENT ON COLUMN silver.error_log.hint IS 'Hint of the error.';
+COMMENT ON COLUMN silver.error_log.context IS 'Where in the code it arose.';
+COMMENT ON COLUMN silver.error_log.attempted_query IS 'The query that the rollup stands for.';
+COMMENT ON COLUMN silver.error_log.attempt IS 'Which attempt in a row it was.';
+
+-- The machinery -------------------------------------------------------------------
+-- No foreign keys: they would take row locks that make writers wait.
+
+CREATE TABLE rollup_engine.change_log (
+    source_id integer NOT NULL,
+    id bigint GENERATED ALWAYS AS IDENTITY,
+    from_time timestamptz NOT NULL,
+    to_time timestamptz NOT NULL,
+    PRIMARY KEY (source_id, id),
+    CHECK (from_time < to_time)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 1000,
+    autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 10000,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 10000,
+    vacuum_truncate = false
+);
+COMMENT ON TABLE rollup_engine.change_log IS 'Time ranges that writers touched, logged in their own transaction; from -infinity to infinity stands for everything.';
+
+CREATE TABLE rollup_engine.stale_range (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    rollup_id integer NOT NULL,
+    cell timestamptz NOT NULL,
+    from_time timestamptz NOT NULL,
+    to_time timestamptz NOT NULL,
+    CHECK (isfinite(from_time) AND isfinite(to_time) AND from_time < to_time AND cell <= from_time)
+) WITH (
+    autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500,
+    autovacuum_analyze_scale_factor = 0, autovacuum_analyze_threshold = 5000,
+    vacuum_truncate = false
+);
+CREATE INDEX stale_range_rollup_idx ON rollup_engine.stale_range (rollup_id, cell, from_time);
+COMMENT ON TABLE rollup_engine.stale_range IS 'Where a rollup''s table does not hold what its source says: whole buckets, each row inside one cell.';
+
+-- The catalogue of aggregates -------------------------------------------------------
+-- {value} is the source column, {time} the time column, {state} the parent's column of
+-- that state and {type} its type.
+
+CREATE TABLE rollup_engine.aggregate_state (
+    name text PRIMARY KEY,
+    from_source text NOT NULL,
+    from_state text NOT NULL
+);
+COMMENT ON TABLE rollup_engine.aggregate_state IS 'Partial states: how each is computed from rows, and from the states of a parent.';
+
+INSERT INTO rollup_engine.aggregate_state (name, from_source, from_state) VALUES
+    ('count', 'count({value})', 'sum({state})::{type}'),
+    ('sum', 'sum({value})', 'sum({state})::{type}'),
+    ('min', 'min({value})', 'min({state})'),
+    ('max', 'max({value})', 'max({state})'),
+    ('first', '(array_agg({value} ORDER BY {time}))[1]', '(array_agg({state} ORDER BY row_first_time))[1]'),
+    ('last', '(array_agg({value} ORDER BY {time} DESC))[1]', '(array_agg({state} ORDER BY row_last_time DESC))[1]');
+
+CREATE TABLE rollup_engine.aggregate (
+    name text PRIMARY KEY,
+    states text[] NOT NULL,
+    finish text,
+    numeric_only boolean NOT NULL
+);
+COMMENT ON TABLE rollup_engine.aggregate IS 'Aggregates that metrics may name: the states they need, and the expression over those that finishes them (NULL: the state of that name is the result).';
+
+INSERT INTO rollup_engine.aggregate (name, states, finish, numeric_only) VALUES
+    ('count', '{count}', NULL, false),
+    ('sum', '{sum}', NULL, true),
+    ('min', '{min}', NULL, false),
+    ('max', '{max}', NULL, false),
+    ('avg', '{count,sum}', '{sum} / nullif({count}, 0)', true),
+    ('first', '{first}', NULL, false),
+    ('last', '{last}', NULL, false);
+
+RESET ROLE;

@@ -1,0 +1,448 @@
+-- Creating and dropping rollups.
+--
+-- The caller owns the source: granting, and creating triggers, happens as the caller.
+-- What belongs to the machinery is made by SECURITY DEFINER functions, which only
+-- members of the owner role may call.
+
+SET LOCAL ROLE ${owner_role};
+
+-- Pieces, made as the owner role -----------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.register_source(p_relation regclass, p_time_column name, p_change_tracking text, p_width interval)
+RETURNS rollup_engine.source
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+BEGIN
+    INSERT INTO rollup_engine.source AS s (relation, time_column, time_type, change_tracking, grain)
+    SELECT p_relation, p_time_column, rollup_engine.base_type(a.atttypid), p_change_tracking,
+        CASE WHEN rollup_engine.is_month_width(p_width) THEN '1 day' ELSE least(p_width, '1 day') END
+    FROM pg_attribute AS a WHERE a.attrelid = p_relation AND a.attname = p_time_column
+    ON CONFLICT (relation, time_column, change_tracking) DO UPDATE SET grain = least(s.grain, excluded.grain)
+    RETURNING * INTO v_source;
+    -- Drains wait outside: the log must not move on before they know of the new rollup.
+    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || v_source.id, 0));
+    IF p_change_tracking = 'trigger' THEN
+        EXECUTE rollup_engine.capture_function_sql(v_source);
+    END IF;
+    PERFORM rollup_engine.remember_partitions(v_source);
+    RETURN v_source;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.register_source(regclass, name, text, interval) IS 'The tracked source, made or given a finer grain; keeps drains out until the end of the transaction.';
+
+CREATE FUNCTION rollup_engine.describe_columns(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_view constant text := format('rollup_engine.describe_%s', pg_backend_pid());
+BEGIN
+    EXECUTE format('CREATE VIEW %s AS SELECT %s FROM %s GROUP BY %s', v_view,
+        rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'), p_rollup.source_table, rollup_engine.group_list(p_rollup));
+    UPDATE rollup_engine.rollup_column AS c
+    SET data_type = format_type(a.atttypid, a.atttypmod)
+        || CASE WHEN a.attcollation <> t.typcollation THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
+    FROM pg_attribute AS a
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE c.rollup_id = p_rollup.id AND a.attrelid = v_view::regclass AND a.attname = c.column_name;
+    EXECUTE format('DROP VIEW %s', v_view);
+    UPDATE rollup_engine.rollup_column AS c
+    SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, c.expression)
+    WHERE c.rollup_id = p_rollup.id AND c.kind = 'finished';
+EXCEPTION WHEN undefined_function OR datatype_mismatch OR invalid_table_definition THEN
+    PERFORM rollup_engine.fail('TR001', format('%s cannot be rolled up so: %s', p_rollup.source_table, SQLERRM),
+        'leave that column out: name dimensions that have an equality, and metrics that suit their columns');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.describe_columns(silver.rollup_config) IS 'Asks PostgreSQL itself for the type of every planned column, through a view that lives for a moment.';
+
+CREATE FUNCTION rollup_engine.add_columns(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_time_type constant regtype := (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id);
+    v_twice text;
+BEGIN
+    SELECT string_agg(DISTINCT quote_ident(column_name), ', ') INTO v_twice
+    FROM (
+        SELECT column_name, count(*) OVER (PARTITION BY column_name) AS times
+        FROM rollup_engine.plan_columns(p_rollup, v_time_type)
+    ) AS c WHERE times > 1;
+    IF v_twice IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('the rollup would have two columns %s', v_twice),
+            'leave out the dimension or the metric of that name, or rename the column of the source');
+    END IF;
+    -- What is there already (a metric is being added) keeps its place.
+    INSERT INTO rollup_engine.rollup_column (rollup_id, position, column_name, kind, source_column, state, expression)
+    SELECT p_rollup.id, p.position + coalesce((SELECT max(position) FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id), 0),
+        p.column_name, p.kind, p.source_column, p.state, p.expression
+    FROM rollup_engine.plan_columns(p_rollup, v_time_type) AS p
+    WHERE NOT EXISTS (
+        SELECT FROM rollup_engine.rollup_column AS c WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name);
+    PERFORM rollup_engine.describe_columns(p_rollup);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.add_columns(silver.rollup_config) IS 'Records the columns that the rollup''s metrics ask for and that it does not have.';
+
+CREATE FUNCTION rollup_engine.create_storage(p_rollup silver.rollup_config, p_table text) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config := p_rollup;
+    v_index text;
+BEGIN
+    EXECUTE format('CREATE TABLE %s (%s) PARTITION BY RANGE (bucket)', p_table, (
+        SELECT string_agg(format('%I %s%s', column_name, data_type, CASE WHEN kind = 'bucket' THEN ' NOT NULL' ELSE '' END), ', ' ORDER BY position)
+        FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state')));
+    EXECUTE format('CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT', p_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'));
+    EXECUTE format('COMMENT ON TABLE %s IS %L', p_table, 'Partial states of a rollup; read its live view in gold instead.');
+    v_rollup.target_table := p_table::regclass;
+    FOR v_index IN SELECT rollup_engine.extra_indexes_sql(v_rollup) LOOP
+        EXECUTE v_index;
+    END LOOP;
+    RETURN v_rollup.target_table;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.create_storage(silver.rollup_config, text) IS 'Creates the partitioned table of a rollup, unique by bucket and dimensions.';
+
+CREATE FUNCTION rollup_engine.create_view(p_rollup silver.rollup_config, p_view text) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE rollup_engine.live_function_sql(p_rollup);
+    EXECUTE rollup_engine.live_view_sql(p_rollup, p_view);
+    EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, format('Live view of %s: equals the GROUP BY over its source at any time.', p_rollup.target_table));
+    EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
+    EXECUTE format('GRANT SELECT ON %s TO ${reader_role}', p_view);
+    RETURN p_view::regclass;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.create_view(silver.rollup_config, text) IS 'Creates or extends the live view and the function it reads stale buckets with.';
+
+CREATE FUNCTION rollup_engine.register_rollup(p_rollup silver.rollup_config, p_table text, p_view text) RETURNS silver.rollup_config
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_rollup silver.rollup_config := p_rollup;
+BEGIN
+    v_rollup.id := nextval(pg_get_serial_sequence('silver.rollup_config', 'id'));
+    PERFORM rollup_engine.add_columns(v_rollup);
+    v_rollup.target_table := rollup_engine.create_storage(v_rollup, p_table);
+    v_rollup.target_view := rollup_engine.create_view(v_rollup, p_view);
+    v_rollup.refresh_sql := rollup_engine.grouped_sql(v_rollup, v_rollup.source_table::text, '$1', '$2');
+    INSERT INTO silver.rollup_config (
+        id, target_table, target_view, source_table, source_id, parent_id, depth, time_column, bucket_width, dimensions, metrics,
+        chunk_interval, cell_width, settle_delay, processing_window, target_batch_duration, change_tracking, look_back_window,
+        retention, current_window, refresh_sql, sealed_before)
+    OVERRIDING SYSTEM VALUE
+    SELECT r.id, r.target_table, r.target_view, r.source_table, r.source_id, r.parent_id, r.depth, r.time_column, r.bucket_width,
+        r.dimensions, r.metrics, r.chunk_interval, r.cell_width, r.settle_delay, r.processing_window, r.target_batch_duration,
+        r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before
+    FROM (SELECT v_rollup.*) AS r;
+    PERFORM rollup_engine.register_partitions(v_rollup.target_table, 'bucket', v_rollup.chunk_interval);
+    RETURN v_rollup;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.register_rollup(silver.rollup_config, text, text) IS 'Creates table, live view and configuration of a described rollup.';
+
+CREATE FUNCTION rollup_engine.mark_new(p_rollup_id integer) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], (SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id), rollup_engine.everything())
+$$;
+COMMENT ON FUNCTION rollup_engine.mark_new(integer) IS 'Marks all data stale for one rollup.';
+
+-- Checks, as the caller -----------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.check_isolation() RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM rollup_engine.fail('TR005', format('this cannot run in a %s transaction', current_setting('transaction_isolation')),
+            'run it in read committed: each of its statements needs a snapshot of its own');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_isolation() IS 'An error unless every statement takes a new snapshot.';
+
+CREATE FUNCTION rollup_engine.check_source_access(p_source regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_class pg_class;
+    v_schema text;
+BEGIN
+    SELECT * INTO v_class FROM pg_class WHERE oid = p_source;
+    v_schema := v_class.relnamespace::regnamespace::text;
+    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not create rollups', current_user), 'GRANT ${owner_role} TO it');
+    ELSIF NOT pg_has_role(v_class.relowner, 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_source), format('create the rollup as %s', v_class.relowner::regrole));
+    ELSIF v_class.relrowsecurity THEN
+        PERFORM rollup_engine.fail('TR004', format('%s has row level security', p_source), 'a rollup would show everyone the sum of all rows; roll up a table without policies');
+    END IF;
+    IF NOT has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %s TO ${owner_role}', v_schema);
+    END IF;
+    EXECUTE format('GRANT SELECT ON %s TO ${owner_role}', p_source);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_source_access(regclass) IS 'An error unless the caller owns the source and may create rollups; grants the machinery SELECT on it.';
+
+CREATE FUNCTION rollup_engine.check_target(p_schema text, p_table text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_table IS NULL OR octet_length(p_table) NOT BETWEEN 1 AND 63 THEN
+        PERFORM rollup_engine.fail('TR001', format('target_table_name %L is no name for a table', p_table), 'give a name of 1 to 63 bytes');
+    ELSIF p_schema IS NULL OR NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = p_schema) THEN
+        PERFORM rollup_engine.fail('TR002', format('target_schema %L does not exist', coalesce(p_schema, 'NULL')), 'rollup tables live in silver');
+    ELSIF p_schema IN ('gold', 'rollup_engine', 'pg_catalog', 'information_schema') THEN
+        PERFORM rollup_engine.fail('TR001', format('a rollup table cannot live in %s', p_schema), 'use silver; its live view goes to gold');
+    ELSIF NOT has_schema_privilege('${owner_role}', p_schema, 'CREATE') THEN
+        PERFORM rollup_engine.fail('TR004', format('${owner_role} may not create tables in %I', p_schema), format('GRANT USAGE, CREATE ON SCHEMA %I TO ${owner_role}', p_schema));
+    ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = p_schema)) THEN
+        PERFORM rollup_engine.fail('TR003', format('%I.%I exists already', p_schema, p_table), 'choose another name, or drop it first (a rollup with silver.drop_rollup)');
+    ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND relnamespace = 'gold'::regnamespace) THEN
+        PERFORM rollup_engine.fail('TR003', format('gold.%I exists already, and the live view needs that name', p_table), 'choose another target_table_name');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_target(text, text) IS 'An error unless a rollup can be created under that name.';
+
+CREATE FUNCTION rollup_engine.check_options(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_width('rollup_table_interval', p_rollup.bucket_width);
+    PERFORM rollup_engine.check_interval('settle_delay', p_rollup.settle_delay, true, true);
+    PERFORM rollup_engine.check_interval('processing_window', p_rollup.processing_window, false);
+    PERFORM rollup_engine.check_interval('target_batch_duration', p_rollup.target_batch_duration, true);
+    PERFORM rollup_engine.check_interval('look_back_window', p_rollup.look_back_window, p_rollup.change_tracking = 'window');
+    PERFORM rollup_engine.check_interval('retention', p_rollup.retention, false);
+    IF p_rollup.chunk_interval IS NOT NULL THEN
+        PERFORM rollup_engine.check_width('chunk_interval', p_rollup.chunk_interval);
+        IF p_rollup.chunk_interval < p_rollup.bucket_width THEN
+            PERFORM rollup_engine.fail('TR001', format('chunk_interval %s is shorter than a bucket', p_rollup.chunk_interval), 'a partition holds whole buckets; leave it out for a default');
+        END IF;
+    END IF;
+    IF p_rollup.bucket_width > interval '1000 years' THEN
+        PERFORM rollup_engine.fail('TR001', format('rollup_table_interval %s is too long', p_rollup.bucket_width), 'the longest bucket is 1000 years');
+    ELSIF p_rollup.change_tracking IS NULL OR p_rollup.change_tracking NOT IN ('trigger', 'window') THEN
+        PERFORM rollup_engine.fail('TR001', format('change_tracking %L is unknown', coalesce(p_rollup.change_tracking, 'NULL')), 'use ''trigger'', or ''window'' with a look_back_window');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_options(silver.rollup_config) IS 'An error for an option that makes no sense.';
+
+CREATE FUNCTION rollup_engine.default_cell_width(p_width interval) RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- 1,440 buckets (a day of minutes), but no more than a century.
+    SELECT p_width * greatest(1, least(1440, floor(extract(epoch FROM interval '36000 days') / extract(epoch FROM p_width))::integer))
+$$;
+COMMENT ON FUNCTION rollup_engine.default_cell_width(interval) IS 'Width of the cells of a rollup.';
+
+-- The public functions --------------------------------------------------------------------------
+
+CREATE FUNCTION silver.create_rollup_table(
+    source_table_name text,
+    target_schema text,
+    target_table_name text,
+    rollup_table_interval interval,
+    time_column text DEFAULT NULL,
+    dimensions text[] DEFAULT NULL,
+    metrics jsonb DEFAULT NULL,
+    chunk_interval interval DEFAULT NULL,
+    settle_delay interval DEFAULT '1 minute',
+    processing_window interval DEFAULT NULL,
+    target_batch_duration interval DEFAULT '5 seconds',
+    change_tracking text DEFAULT 'trigger',
+    look_back_window interval DEFAULT NULL,
+    retention interval DEFAULT NULL,
+    if_not_exists boolean DEFAULT false
+) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_existing integer;
+    v_parent silver.rollup_config;
+    v_source rollup_engine.source;
+    r silver.rollup_config;
+    v_member regclass;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    SELECT c.id INTO v_existing
+    FROM silver.rollup_config AS c JOIN pg_class AS t ON t.oid = c.target_table
+    WHERE t.relname = target_table_name AND t.relnamespace::regnamespace::text = quote_ident(target_schema);
+    IF if_not_exists AND v_existing IS NOT NULL THEN
+        RAISE NOTICE 'rollup %.% exists already, skipping', target_schema, target_table_name;
+        RETURN (SELECT c.target_table FROM silver.rollup_config AS c WHERE c.id = v_existing);
+    END IF;
+    r.bucket_width := rollup_table_interval;
+    r.chunk_interval := chunk_interval;
+    r.settle_delay := settle_delay;
+    r.processing_window := processing_window;
+    r.target_batch_duration := target_batch_duration;
+    r.change_tracking := change_tracking;
+    r.look_back_window := look_back_window;
+    r.retention := retention;
+    r.sealed_before := '-infinity';
+    PERFORM rollup_engine.check_options(r);
+    r.source_table := rollup_engine.resolve_source(source_table_name, change_tracking);
+    SELECT * INTO v_parent FROM silver.rollup_config AS c WHERE c.target_table = r.source_table;
+    r.parent_id := v_parent.id;
+    r.depth := coalesce(v_parent.depth + 1, 0);
+    PERFORM rollup_engine.check_target(target_schema, target_table_name);
+    PERFORM rollup_engine.check_source_access(r.source_table);
+    IF r.parent_id IS NULL THEN
+        r.time_column := rollup_engine.resolve_time_column(r.source_table, time_column);
+    ELSE
+        r.time_column := rollup_engine.find_column(v_parent.target_table, coalesce(nullif(time_column, 'bucket'), 'bucket'), 'time_column');
+        r.change_tracking := v_parent.change_tracking;
+        PERFORM rollup_engine.check_nesting(v_parent, r.bucket_width);
+    END IF;
+    r.dimensions := rollup_engine.resolve_dimensions(r.source_table, r.time_column, r.parent_id, dimensions);
+    r.metrics := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, metrics);
+    r.cell_width := rollup_engine.default_cell_width(r.bucket_width);
+    r.chunk_interval := coalesce(chunk_interval, least(30 * r.cell_width, greatest(r.cell_width, '36000 days')));
+    r.current_window := coalesce(processing_window, r.cell_width);
+
+    IF r.parent_id IS NULL THEN
+        v_source := rollup_engine.register_source(r.source_table, r.time_column, r.change_tracking, r.bucket_width);
+    ELSE
+        SELECT * INTO v_source FROM rollup_engine.source WHERE id = v_parent.source_id;
+        PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || v_source.id, 0));
+    END IF;
+    r.source_id := v_source.id;
+    r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
+    FOR v_member IN SELECT DISTINCT member FROM rollup_engine.missing_triggers(v_source) LOOP
+        PERFORM rollup_engine.add_triggers(v_source, v_member);
+    END LOOP;
+    PERFORM rollup_engine.mark_new(r.id);
+    RETURN r.target_table;
+END
+$$;
+COMMENT ON FUNCTION silver.create_rollup_table(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean) IS
+'Creates a rollup of a table, or of another rollup: its table of partial states, its live view gold.<target_table_name>, and the triggers that capture changes. Everything is stale at first; run_rollups fills it. Returns the table. The caller owns the source and is a member of the owner role.';
+
+CREATE FUNCTION rollup_engine.remove_rollup(p_rollup_id integer, p_keep_table boolean) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || v_rollup.source_id, 0));
+    IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
+        EXECUTE format('DROP VIEW %s', v_rollup.target_view);
+    END IF;
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%s(timestamptz, timestamptz)', v_rollup.id);
+    IF NOT p_keep_table AND EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
+        EXECUTE format('DROP TABLE %s', v_rollup.target_table);
+    END IF;
+    DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
+    DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what belongs to one rollup.';
+
+CREATE FUNCTION rollup_engine.forget_source(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
+    DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
+    DELETE FROM rollup_engine.source WHERE id = p_source_id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.forget_source(integer) IS 'Ends the tracking of a source whose triggers are gone.';
+
+CREATE FUNCTION silver.drop_rollup(target text, keep_table boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_children text;
+    v_trigger record;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
+    SELECT string_agg(target_table::text, ', ' ORDER BY id) INTO v_children FROM silver.rollup_config WHERE parent_id = v_rollup.id;
+    IF v_children IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first');
+    END IF;
+    PERFORM rollup_engine.remove_rollup(v_rollup.id, coalesce(keep_table, false));
+    IF EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id) THEN
+        RETURN;
+    END IF;
+    FOR v_trigger IN
+        SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger
+        WHERE tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', v_rollup.source_id)) AND tgparentid = 0
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', v_trigger.tgname, v_trigger.relation);
+    END LOOP;
+    PERFORM rollup_engine.forget_source(v_rollup.source_id);
+END
+$$;
+COMMENT ON FUNCTION silver.drop_rollup(text, boolean) IS
+'Drops a rollup with its live view and, unless keep_table, its table; with the last rollup of a source go the capture triggers. Refuses while another rollup reads it.';
+
+CREATE FUNCTION silver.add_rollup_metric(target text, metrics jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    r silver.rollup_config;
+    v_added jsonb;
+    v_column record;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    IF metrics IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', 'metrics is NULL', 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    END IF;
+    SELECT * INTO r FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
+    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || r.source_id, 0));
+    v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, metrics);
+    SELECT r.metrics || jsonb_object_agg(key, (
+        SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
+    INTO r.metrics FROM jsonb_each(v_added);
+    PERFORM rollup_engine.add_columns(r);
+    FOR v_column IN
+        SELECT column_name, data_type FROM rollup_engine.rollup_column AS c
+        WHERE c.rollup_id = r.id AND c.kind = 'state'
+            AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r.target_table AND attname = c.column_name)
+        ORDER BY c.position
+    LOOP
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', r.target_table, v_column.column_name, v_column.data_type);
+    END LOOP;
+    PERFORM rollup_engine.create_view(r, r.target_view::text);
+    UPDATE silver.rollup_config AS c
+    SET metrics = r.metrics, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
+    WHERE c.id = r.id;
+    PERFORM rollup_engine.mark_new(r.id);
+END
+$$;
+COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb) IS
+'Adds aggregates to a rollup: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there.';
+
+RESET ROLE;
