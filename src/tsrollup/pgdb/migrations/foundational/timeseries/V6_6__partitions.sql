@@ -70,9 +70,9 @@ CREATE FUNCTION rollup_engine.uncovered(p_table regclass, p_ranges tstzmultirang
 AS $$
     SELECT p_ranges - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
     FROM rollup_engine.source_members(p_table)
-    WHERE member <> p_table
+    WHERE member <> p_table AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partdefid = member)
 $$;
-COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The part of the ranges that no partition holds.';
+COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The part of the ranges that no partition but a default one holds.';
 
 CREATE FUNCTION rollup_engine.ensure_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS void
     LANGUAGE plpgsql

@@ -1,0 +1,195 @@
+-- Partitions of the user's own tables: made ahead of time, with capture triggers from their first
+-- row on.
+--
+-- Such a table keeps a default partition, for no write may fail because a partition is missing.
+-- Rows do not stay there: maintenance gives them partitions of their own.
+
+SET LOCAL ROLE ${owner_role};
+
+CREATE FUNCTION rollup_engine.default_partition(p_relation regclass) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT nullif(partdefid, 0)::regclass FROM pg_partitioned_table WHERE partrelid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.default_partition(regclass) IS 'The default partition of a table, NULL when it has none.';
+
+CREATE FUNCTION rollup_engine.column_list(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)
+    FROM pg_attribute
+    WHERE attrelid = p_relation AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+$$;
+COMMENT ON FUNCTION rollup_engine.column_list(regclass) IS 'Columns of a table that can be written.';
+
+-- A partition of the user's table, empty and not attached yet; it belongs to whom the table does.
+CREATE FUNCTION rollup_engine.create_like_source(p_relation regclass, p_name name) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_class pg_class;
+    v_name text;
+BEGIN
+    SELECT * INTO v_class FROM pg_class WHERE oid = p_relation;
+    v_name := format('%s.%I', v_class.relnamespace::regnamespace, p_name);
+    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', v_name, p_relation);
+    IF v_class.relowner::regrole::text <> quote_ident(current_user) THEN
+        EXECUTE format('ALTER TABLE %s OWNER TO %s', v_name, v_class.relowner::regrole);
+    END IF;
+    RETURN v_name::regclass;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.create_like_source(regclass, name) IS 'A new table with the columns, constraints and indexes of a source.';
+
+-- In the transaction that makes a partition nobody has written to it: there is nothing stale in it.
+CREATE FUNCTION rollup_engine.watch_partition(p_relation regclass, p_partition regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+BEGIN
+    FOR v_source IN SELECT * FROM rollup_engine.source WHERE relation = p_relation LOOP
+        PERFORM rollup_engine.add_triggers(v_source, p_partition);
+        INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
+        SELECT v_source.id, m.member, m.from_time, m.to_time
+        FROM rollup_engine.source_members(p_relation) AS m WHERE m.member = p_partition
+        ON CONFLICT DO NOTHING;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.watch_partition(regclass, regclass) IS 'Captures the changes of a partition that was made just now.';
+
+CREATE FUNCTION rollup_engine.add_source_partition(p_set rollup_engine.partition_set, p_from timestamptz, p_to timestamptz) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_default constant regclass := rollup_engine.default_partition(p_set.relation);
+    v_columns constant text := rollup_engine.column_list(p_set.relation);
+    v_partition regclass := rollup_engine.create_like_source(p_set.relation,
+        rollup_engine.partition_name(p_set.relation, p_from, p_set.chunk_interval));
+BEGIN
+    IF v_default IS NOT NULL THEN
+        -- The delete is captured, and speaks for the insert as well: the same rows, the same times.
+        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_default);
+        EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %2$I >= %3$L AND %2$I < %4$L RETURNING %5$s) INSERT INTO %6$s (%5$s) SELECT %5$s FROM moved',
+            v_default, p_set.control, p_from, p_to, v_columns, v_partition);
+    END IF;
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', p_set.relation, v_partition, p_from, p_to);
+    PERFORM rollup_engine.watch_partition(p_set.relation, v_partition);
+    RETURN v_partition;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.add_source_partition(rollup_engine.partition_set, timestamptz, timestamptz) IS
+'Adds a partition to a source, with the rows of the default partition that belong into it.';
+
+CREATE FUNCTION rollup_engine.add_default_partition(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_partition regclass;
+BEGIN
+    v_partition := rollup_engine.create_like_source(p_relation,
+        rollup_engine.fit_name((SELECT relname FROM pg_class WHERE oid = p_relation)::text, 'default'));
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s DEFAULT', p_relation, v_partition);
+    PERFORM rollup_engine.watch_partition(p_relation, v_partition);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.add_default_partition(regclass) IS 'Adds a default partition, which takes what no other can.';
+
+-- Where partitions are wanted -------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.stray_ranges(p_set rollup_engine.partition_set, p_limit integer) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_default constant regclass := rollup_engine.default_partition(p_set.relation);
+    v_ranges tstzmultirange;
+BEGIN
+    IF v_default IS NULL THEN
+        RETURN '{}';
+    END IF;
+    -- What is sealed stays: its partitions were dropped, and are not to come back.
+    EXECUTE format($sql$
+        SELECT coalesce(range_agg(tstzrange(chunk, rollup_engine.bucket_next(%1$L, chunk))), '{}')
+        FROM (
+            SELECT DISTINCT silver.time_bucket(%1$L, %2$I::timestamptz) AS chunk
+            FROM %3$s
+            WHERE %2$I >= greatest('0001-01-03', (
+                    SELECT max(sealed_before) FROM silver.rollup_config WHERE source_table = %4$L::regclass AND isfinite(sealed_before)))
+                AND %2$I < '9999-01-01'
+            ORDER BY 1 DESC
+            LIMIT $1
+        ) AS chunks
+        $sql$, p_set.chunk_interval, p_set.control, v_default, p_set.relation::text)
+    INTO v_ranges
+    USING p_limit;
+    RETURN v_ranges;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stray_ranges(rollup_engine.partition_set, integer) IS 'Chunks, newest first, of the rows that sit in a default partition.';
+
+CREATE FUNCTION rollup_engine.cover_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_missing tstzmultirange := rollup_engine.uncovered(p_set.relation, p_ranges);
+    v_range tstzrange;
+    v_added integer := 0;
+BEGIN
+    IF isempty(v_missing) THEN
+        RETURN 0;
+    END IF;
+    EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_set.relation);
+    FOR v_range IN
+        SELECT unnest(rollup_engine.uncovered(p_set.relation,
+            tstzmultirange(tstzrange(chunk, rollup_engine.bucket_next(p_set.chunk_interval, chunk)))))
+        FROM rollup_engine.buckets_in(p_set.chunk_interval, rollup_engine.bucket_align(p_set.chunk_interval, v_missing)) AS chunk
+    LOOP
+        PERFORM rollup_engine.add_source_partition(p_set, lower(v_range), upper(v_range));
+        v_added := v_added + 1;
+    END LOOP;
+    RETURN v_added;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.cover_source(rollup_engine.partition_set, tstzmultirange) IS 'Makes the partitions that the ranges need, on the grid of the set, between those that exist.';
+
+CREATE FUNCTION rollup_engine.premake_source_partitions(p_set rollup_engine.partition_set, p_now timestamptz DEFAULT now()) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '2s'
+AS $$
+DECLARE
+    v_members constant regclass[] := ARRAY(SELECT rollup_engine.source_tree(p_set.relation));
+    v_before constant bigint := rollup_engine.partition_count(p_set.relation);
+    v_by_partman constant boolean := p_set.partman_parent IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL;
+    v_new regclass;
+BEGIN
+    PERFORM rollup_engine.cover_source(p_set, rollup_engine.stray_ranges(p_set, 10));
+    PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_now,
+        p_now + CASE WHEN v_by_partman THEN '0' ELSE 3 * p_set.chunk_interval END, '[]')));
+    IF v_by_partman THEN
+        PERFORM rollup_engine.premake_by_partman(p_set);
+        FOR v_new IN SELECT m FROM rollup_engine.source_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
+            PERFORM rollup_engine.watch_partition(p_set.relation, v_new);
+        END LOOP;
+    END IF;
+    RETURN rollup_engine.partition_count(p_set.relation) - v_before;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.premake_source_partitions(rollup_engine.partition_set, timestamptz) IS
+'Makes the partitions of a source for stray rows, for now and soon; returns how many were new.';
+
+RESET ROLE;

@@ -1,0 +1,112 @@
+-- A new width of partitions holds for those to come; those that are there stay as they are.
+
+SET LOCAL ROLE ${owner_role};
+
+-- Those made ahead that are still empty make room for it.
+CREATE FUNCTION rollup_engine.drop_empty_partitions_ahead(p_relation regclass, p_now timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_member regclass;
+    v_is_empty boolean;
+BEGIN
+    FOR v_member IN
+        SELECT m.member FROM rollup_engine.source_members(p_relation) AS m
+        WHERE m.member <> p_relation AND isfinite(m.from_time) AND m.from_time > p_now
+    LOOP
+        BEGIN
+            EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', p_relation);
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_member);
+            EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s)', v_member) INTO v_is_empty;
+            IF v_is_empty THEN
+                EXECUTE format('DROP TABLE %s', v_member);
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN
+            RETURN;  -- in use: the new width begins after it
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drop_empty_partitions_ahead(regclass, timestamptz) IS 'Drops partitions that begin in the future and hold nothing, unless somebody is using the table.';
+
+CREATE FUNCTION rollup_engine.add_set_partition(p_set rollup_engine.partition_set, p_from timestamptz, p_to timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_set.is_source THEN
+        PERFORM rollup_engine.add_source_partition(p_set, p_from, p_to);
+    ELSE
+        PERFORM rollup_engine.add_partition(p_set.relation, p_from, p_to, p_set.chunk_interval);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.add_set_partition(rollup_engine.partition_set, timestamptz, timestamptz) IS 'Adds a partition to a source or to a rollup table.';
+
+-- pg_partman goes on from the last partition by the configured width, so the last one must be of
+-- that width and on its grid.
+CREATE FUNCTION rollup_engine.change_partman_interval(p_set rollup_engine.partition_set) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_end timestamptz;
+    v_start timestamptz;
+BEGIN
+    EXECUTE format('UPDATE %s.part_config SET partition_interval = $1 WHERE parent_table = $2', rollup_engine.partman_schema())
+    USING p_set.chunk_interval::text, p_set.partman_parent;
+    SELECT max(to_time) INTO v_end
+    FROM rollup_engine.source_members(p_set.relation)
+    WHERE isfinite(to_time);
+    IF v_end IS NULL THEN
+        RETURN;
+    END IF;
+    v_start := rollup_engine.bucket_ceil(p_set.chunk_interval, v_end);
+    IF v_start > v_end THEN
+        PERFORM rollup_engine.add_set_partition(p_set, v_end, v_start);
+    END IF;
+    PERFORM rollup_engine.add_set_partition(p_set, v_start, rollup_engine.bucket_next(p_set.chunk_interval, v_start));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.change_partman_interval(rollup_engine.partition_set) IS 'Has pg_partman make partitions of the set''s width from its last one on.';
+
+CREATE FUNCTION rollup_engine.change_chunk_interval(p_relation regclass, p_chunk interval, p_now timestamptz DEFAULT now()) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_set rollup_engine.partition_set;
+BEGIN
+    UPDATE rollup_engine.partition_set SET chunk_interval = p_chunk
+    WHERE relation = p_relation AND chunk_interval <> p_chunk
+    RETURNING * INTO v_set;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    PERFORM rollup_engine.drop_empty_partitions_ahead(p_relation, p_now);
+    IF v_set.partman_parent IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL THEN
+        PERFORM rollup_engine.change_partman_interval(v_set);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.change_chunk_interval(regclass, interval, timestamptz) IS 'Has the partitions of a table that are to come be of another width.';
+
+CREATE FUNCTION rollup_engine.follow_chunk_interval() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.change_chunk_interval(NEW.target_table, NEW.chunk_interval);
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.follow_chunk_interval() IS 'Has partitions to come follow a rollup''s chunk_interval.';
+
+CREATE TRIGGER follow_chunk_interval AFTER UPDATE OF chunk_interval ON silver.rollup_config
+    FOR EACH ROW WHEN (OLD.chunk_interval IS DISTINCT FROM NEW.chunk_interval)
+    EXECUTE FUNCTION rollup_engine.follow_chunk_interval();
+
+RESET ROLE;

@@ -1,0 +1,78 @@
+-- silver.partition_source: the user's own table is handed over, new or with the partitions that it
+-- or pg_partman has already.
+
+SET LOCAL ROLE ${owner_role};
+
+CREATE FUNCTION rollup_engine.configured_chunk(p_relation regclass, p_default interval) RETURNS interval
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_chunk interval;
+BEGIN
+    IF rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE format('SELECT partition_interval::interval FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
+        INTO v_chunk
+        USING rollup_engine.partman_key(p_relation);
+    END IF;
+    RETURN coalesce(v_chunk, p_default);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.configured_chunk(regclass, interval) IS 'The width that pg_partman has for a table, else the given one.';
+
+CREATE FUNCTION rollup_engine.check_partitionable(p_relation regclass) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column constant name := rollup_engine.partition_column(p_relation);
+    v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
+BEGIN
+    IF v_column IS NULL OR v_column <> ALL (rollup_engine.time_columns(p_relation)) THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
+            'create it with PARTITION BY RANGE (the time column)');
+    ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
+    ELSIF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not hand over tables', current_user), 'GRANT ${owner_role} TO it');
+    ELSIF EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation) THEN
+        PERFORM rollup_engine.fail('TR001', format('%s is a rollup', p_relation), 'its partitions are made without asking');
+    END IF;
+    RETURN v_column;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_partitionable(regclass) IS 'The column that a source is partitioned by, or an error.';
+
+CREATE FUNCTION silver.partition_source(table_name text, chunk_interval interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := rollup_engine.find_relation(table_name, 'raw');
+    v_column name;
+    v_set rollup_engine.partition_set;
+BEGIN
+    IF v_relation IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('there is no table %s', table_name),
+            'a name without a schema is looked up in raw; create the table first, or check the spelling');
+    END IF;
+    v_column := rollup_engine.check_partitionable(v_relation);
+    PERFORM rollup_engine.check_width('chunk_interval', chunk_interval);
+    IF (SELECT rollup_engine.base_type(atttypid) = 'date'::regtype FROM pg_attribute WHERE attrelid = v_relation AND attname = v_column)
+        AND rollup_engine.bucket_next(chunk_interval, '2000-01-03 00:00:00+00') - '2000-01-03 00:00:00+00' < interval '24 hours'
+    THEN
+        PERFORM rollup_engine.fail('TR001', format('partitions of %s cannot divide the days of %I', chunk_interval, v_column), 'use a day or more');
+    END IF;
+    v_set := rollup_engine.register_partition_set(v_relation, v_column, rollup_engine.configured_chunk(v_relation, chunk_interval), true);
+    PERFORM rollup_engine.change_chunk_interval(v_relation, chunk_interval);
+    v_set.chunk_interval := chunk_interval;
+    IF rollup_engine.default_partition(v_relation) IS NULL THEN
+        PERFORM rollup_engine.add_default_partition(v_relation);
+    END IF;
+    PERFORM rollup_engine.premake_source_partitions(v_set);
+END
+$$;
+COMMENT ON FUNCTION silver.partition_source(text, interval) IS
+'Has maintenance make the partitions of one of your own tables, through pg_partman where it is there: ahead of time, and for late rows, which wait in a default partition. A set that pg_partman has already is taken over; its retention is switched off in favour of set_retention. Called again, it changes the width of partitions to come.';
+
+RESET ROLE;
