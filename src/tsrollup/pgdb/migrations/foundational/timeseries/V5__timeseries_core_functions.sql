@@ -97,6 +97,12 @@ RETURN silver.time_bucket(width, ts::timestamp AT TIME ZONE 'UTC');
 COMMENT ON FUNCTION silver.time_bucket(interval, date) IS
 'Start of the bucket that holds midnight UTC of the date.';
 
+GRANT EXECUTE ON FUNCTION
+    rollup_engine.is_month_width(interval), rollup_engine.month_bucket(interval, timestamp, timestamp),
+    silver.time_bucket(interval, timestamptz), silver.time_bucket(interval, timestamptz, text),
+    silver.time_bucket(interval, timestamptz, timestamptz), silver.time_bucket(interval, timestamp), silver.time_bucket(interval, date)
+TO PUBLIC;
+
 -- Bucket arithmetic of the machinery -----------------------------------------
 -- Adding in UTC local time keeps '1 day' at 24 hours whatever the session's TimeZone is.
 
@@ -223,5 +229,7 @@ CREATE AGGREGATE silver.last_value(value anyelement, ts timestamptz) (
 );
 COMMENT ON AGGREGATE silver.last_value(anyelement, timestamptz) IS
 'The value at the latest time. Rows with a NULL time do not count; on a tie any one of the tied values.';
+
+GRANT EXECUTE ON FUNCTION silver.first_value(anyelement, timestamptz), silver.last_value(anyelement, timestamptz) TO PUBLIC;
 
 RESET ROLE;

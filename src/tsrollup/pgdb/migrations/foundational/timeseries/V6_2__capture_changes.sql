@@ -84,6 +84,14 @@ BEGIN
             FROM rollup_engine.source_partition WHERE source_id = %1$s AND partition = TG_RELID;
             v_changed := coalesce(v_changed, rollup_engine.everything());
         ELSIF TG_LEVEL = 'ROW' THEN
+            -- Statement triggers log a move inside a partition.
+            IF EXISTS (
+                SELECT FROM rollup_engine.source_partition
+                WHERE source_id = %1$s AND partition = TG_RELID
+                    AND (SELECT min(%3$s) >= from_time AND min(%3$s) < to_time FROM (SELECT NEW.*) AS n)
+            ) THEN
+                RETURN NEW;
+            END IF;
             SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
             FROM (
                 SELECT date_bin(v_grain, ts, v_origin) AS bin

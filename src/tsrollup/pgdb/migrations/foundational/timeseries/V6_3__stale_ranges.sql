@@ -217,9 +217,9 @@ CREATE FUNCTION rollup_engine.look_back_range(p_source_id integer, p_now timesta
 AS $$
     SELECT range_agg(tstzrange(p_now - look_back_window, p_now, '[]'))
     FROM silver.rollup_config
-    WHERE source_id = p_source_id AND change_tracking = 'window' AND parent_id IS NULL
+    WHERE source_id = p_source_id AND change_tracking = 'window' AND parent_id IS NULL AND p_now IS NOT NULL
 $$;
-COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again, NULL with triggers.';
+COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
 
 CREATE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER

@@ -18,7 +18,7 @@ AS $$
             WHEN p_elapsed > p_rollup.target_batch_duration
             THEN make_interval(secs => extract(epoch FROM p_rollup.current_window)::float8
                 * greatest(0.5, extract(epoch FROM p_rollup.target_batch_duration)::float8 / extract(epoch FROM p_elapsed)::float8))
-            WHEN p_elapsed < p_rollup.target_batch_duration / 2
+            WHEN p_elapsed < p_rollup.target_batch_duration / 2 AND p_batch.buckets * p_rollup.bucket_width >= p_rollup.current_window / 2
             THEN 2 * p_rollup.current_window
             ELSE p_rollup.current_window
         END))
@@ -361,6 +361,7 @@ DECLARE
     v_tried timestamptz[];
     v_id integer;
     v_progress boolean := true;
+    v_look_back_until timestamptz;
 BEGIN
     PERFORM rollup_engine.check_isolation();
     PERFORM rollup_engine.check_interval('time_budget', time_budget, true);
@@ -369,9 +370,11 @@ BEGIN
         RAISE NOTICE 'this server is a standby: its primary runs the rollups';
         RETURN;
     END IF;
+    v_look_back_until := coalesce(as_of, clock_timestamp());
     WHILE v_progress AND clock_timestamp() < v_deadline LOOP
         v_progress := false;
-        PERFORM rollup_engine.drain_all(target, coalesce(as_of, clock_timestamp()));
+        PERFORM rollup_engine.drain_all(target, v_look_back_until);
+        v_look_back_until := NULL;  -- windows are read once a run, changes as they come
         COMMIT;
         PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
         -- In turn, a batch each, so that a long first fill starves nobody.
@@ -442,17 +445,21 @@ AS $$
 $$;
 COMMENT ON FUNCTION silver.resume_rollup(text) IS 'Takes up a paused rollup again.';
 
--- run_rollups and perform_rollup run as their caller, so an operator calls these by name. They take
--- no SQL and no names of relations.
+-- run_rollups and perform_rollup run as their caller, so that they may add triggers where an owner
+-- calls them. An operator needs what they call by name; none of it takes SQL or names of relations.
+GRANT SELECT ON rollup_engine.source TO ${operator_role};
 GRANT EXECUTE ON FUNCTION
-    rollup_engine.check_isolation(), rollup_engine.check_interval(text, interval, boolean, boolean),
-    rollup_engine.drain_all(text, timestamptz), rollup_engine.drain_step(integer, timestamptz),
-    rollup_engine.run_order(text), rollup_engine.rollup_id(text), rollup_engine.find_rollup_id(text),
-    rollup_engine.find_relation(text, text), rollup_engine.parse_name(text, text), rollup_engine.fail(text, text, text, text),
-    rollup_engine.is_due(silver.rollup_config, boolean), rollup_engine.settled_range(silver.rollup_config, timestamptz),
+    rollup_engine.fail(text, text, text, text), rollup_engine.check_isolation(), rollup_engine.check_interval(text, interval, boolean, boolean),
+    rollup_engine.parse_name(text, text), rollup_engine.find_relation(text, text), rollup_engine.find_rollup_id(text), rollup_engine.rollup_id(text),
+    rollup_engine.bucket_next(interval, timestamptz), rollup_engine.bucket_ceil(interval, timestamptz), rollup_engine.bucket_align(interval, tstzmultirange),
+    rollup_engine.source_tree(regclass), rollup_engine.source_members(regclass), rollup_engine.partition_column(regclass),
+    rollup_engine.time_columns(regclass), rollup_engine.base_type(oid), rollup_engine.missing_triggers(rollup_engine.source),
+    rollup_engine.add_triggers(rollup_engine.source, regclass), rollup_engine.log_extent(integer, timestamptz, timestamptz),
+    rollup_engine.watch_new_partitions(integer), rollup_engine.drain_step(integer, timestamptz), rollup_engine.drain_all(text, timestamptz),
+    rollup_engine.run_order(text), rollup_engine.is_due(silver.rollup_config, boolean), rollup_engine.settled_range(silver.rollup_config, timestamptz),
     rollup_engine.refresh_step(integer, tstzrange, timestamptz[]), rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer),
     rollup_engine.ranges_left(integer, tstzrange), rollup_engine.perform(text, integer, timestamptz),
-    rollup_engine.refresh_range(text, timestamptz, timestamptz), rollup_engine.watch_new_partitions(integer)
+    rollup_engine.refresh_range(text, timestamptz, timestamptz)
 TO ${operator_role};
 
 RESET ROLE;

@@ -1,0 +1,161 @@
+-- Watching over rollups: is each of them sound, and how far behind is it?
+
+SET LOCAL ROLE ${owner_role};
+
+-- Validation ------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.trigger_problems(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s lacks capture triggers', string_agg(DISTINCT member::text, ', ')),
+        'run SELECT silver.perform_rollup() as the owner of the source, which adds them; until then writes straight into it are missed'
+    FROM rollup_engine.missing_triggers(p_source)
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT format('capture triggers of %s are not enabled always', string_agg(DISTINCT g.tgrelid::regclass::text, ', ')),
+        format('as the owner: ALTER TABLE %s ENABLE ALWAYS TRIGGER %I, and the same for each',
+            min(g.tgrelid::regclass::text), min(g.tgname::text))
+    FROM rollup_engine.source_tree(p_source.relation) AS t (member)
+    JOIN pg_trigger AS g ON g.tgrelid = t.member AND g.tgenabled <> 'A'
+        AND g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id))
+    HAVING count(*) > 0
+$$;
+COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing or do not always fire.';
+
+CREATE FUNCTION rollup_engine.query_problem(p_rollup_id integer) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('SELECT FROM rollup_engine.live_%s(''2000-01-01 00:00:00+00'', ''2000-01-01 00:00:00+00'')', p_rollup_id);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLERRM;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.query_problem(integer) IS 'Why the rollup''s query does not run, NULL when it does; tried on an empty range.';
+
+CREATE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('its %s is gone', relation.role), 'SELECT silver.drop_rollup(...) removes what is left; then create it anew'
+    FROM (VALUES ('source', p_rollup.source_table), ('table', p_rollup.target_table), ('live view', p_rollup.target_view)) AS relation (role, id)
+    WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = relation.id)
+    UNION ALL
+    SELECT format('its query fails: %s', q.problem), 'undo the change of the source''s columns or rights, or drop the rollup and create it anew'
+    FROM rollup_engine.query_problem(p_rollup.id) AS q (problem)
+    WHERE q.problem IS NOT NULL AND EXISTS (SELECT FROM pg_class WHERE oid = p_rollup.source_table)
+    UNION ALL
+    SELECT format('%s has no valid unique index on bucket and dimensions', p_rollup.target_table),
+        format('CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT', p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'))
+    WHERE EXISTS (SELECT FROM pg_class WHERE oid = p_rollup.target_table)
+        AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = p_rollup.target_table AND indisunique AND indisvalid AND indnullsnotdistinct)
+    UNION ALL
+    SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
+    FROM pg_class AS c WHERE c.oid = p_rollup.source_table AND c.relrowsecurity
+    UNION ALL
+    SELECT t.problem, t.hint
+    FROM rollup_engine.source AS s, rollup_engine.trigger_problems(s) AS t
+    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL AND s.change_tracking = 'trigger'
+        AND EXISTS (SELECT FROM pg_class WHERE oid = s.relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact.';
+
+CREATE FUNCTION silver.validate_rollup_config()
+RETURNS TABLE (target text, is_valid boolean, problem text, hint text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.target_table::text, p.problem IS NULL, p.problem, p.hint
+    FROM silver.rollup_config AS r
+    LEFT JOIN LATERAL rollup_engine.rollup_problems(r) AS p ON true
+    ORDER BY r.depth, r.id
+$$;
+COMMENT ON FUNCTION silver.validate_rollup_config() IS 'Checks every rollup: relations, query, rights, unique index, capture triggers. A row per problem with what to do, or one row that says the rollup is valid.';
+
+-- The monitor ---------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_stale tstzmultirange) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN (SELECT count(*) FROM pg_class WHERE oid IN (p_rollup.source_table, p_rollup.target_table, p_rollup.target_view)) < 3 THEN 'invalid'
+        WHEN p_rollup.status <> 'active' THEN p_rollup.status
+        WHEN isempty(p_stale) THEN 'ok'
+        WHEN p_rollup.parent_id IS NOT NULL AND isempty(p_stale - rollup_engine.bucket_align(p_rollup.bucket_width,
+            rollup_engine.finite_stale_set(p_rollup.parent_id))) THEN 'waiting_for_parent'
+        ELSE 'lagging'
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.rollup_health(silver.rollup_config, tstzmultirange) IS 'Health of a rollup, given its settled stale buckets.';
+
+CREATE FUNCTION rollup_engine.buckets_per_second(p_target text) RETURNS double precision
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT sum(buckets) / greatest(sum(extract(epoch FROM finished_at - started_at)), 0.001)
+    FROM (
+        SELECT buckets, started_at, finished_at FROM silver.refresh_log
+        WHERE target_table = p_target ORDER BY finished_at DESC LIMIT 10
+    ) AS recent
+$$;
+COMMENT ON FUNCTION rollup_engine.buckets_per_second(text) IS 'Speed of the last ten batches.';
+
+CREATE FUNCTION rollup_engine.monitor()
+RETURNS TABLE (
+    target_table text, source_table text, health text, lag interval, stale_ranges bigint, stale_buckets bigint,
+    rows_per_second double precision, success_rate double precision, time_to_catch_up interval,
+    last_run_at timestamptz, next_retry_at timestamptz, last_error text, sealed_late_rows bigint, exact_since timestamptz
+)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.target_table::text, r.source_table::text, rollup_engine.rollup_health(r, s.settled),
+        CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
+        (SELECT count(*) FROM unnest(s.stale)),
+        rollup_engine.bucket_count(r.bucket_width, s.stale),
+        r.rows_per_second,
+        l.succeeded::float8 / nullif(l.succeeded + e.failed, 0),
+        make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
+        r.last_run_at, r.next_retry_at, e.last_error, r.sealed_late_rows, r.sealed_before
+    FROM silver.rollup_config AS r
+    CROSS JOIN LATERAL (SELECT rollup_engine.finite_stale_set(r.id) AS stale) AS f
+    CROSS JOIN LATERAL (SELECT f.stale, f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) AS settled) AS s
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS succeeded FROM silver.refresh_log AS l
+        WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day') AS failed,
+            (array_agg(e.error_code || ': ' || e.error_message ORDER BY e.id DESC))[1] AS last_error
+        FROM silver.error_log AS e WHERE e.target_table = r.target_table::text) AS e
+    CROSS JOIN LATERAL (SELECT nullif(rollup_engine.buckets_per_second(r.target_table::text), 0) AS speed) AS v
+    ORDER BY r.depth, r.id
+$$;
+COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monitor shows.';
+GRANT EXECUTE ON FUNCTION rollup_engine.monitor() TO PUBLIC;
+
+CREATE VIEW silver.timeseries_operations_monitor AS
+SELECT target_table, source_table, health, lag, stale_ranges, stale_buckets, rows_per_second, success_rate, time_to_catch_up,
+    last_run_at, next_retry_at, last_error, sealed_late_rows, exact_since
+FROM rollup_engine.monitor();
+COMMENT ON VIEW silver.timeseries_operations_monitor IS 'How every rollup is doing, a row each; read it from a dashboard or an alert.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.target_table IS 'The rollup''s table.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.source_table IS 'What it reads.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying, parked: it failed; paused; invalid: a relation is gone.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.lag IS 'Time since the start of the oldest settled stale bucket.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_ranges IS 'Ranges where the stored rows are not read, logged changes included.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_buckets IS 'Buckets in those ranges.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.rows_per_second IS 'Rows that the last batch wrote per second.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.success_rate IS 'Share of the batches of the last day that succeeded, 0 to 1; NULL when there was none.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.time_to_catch_up IS 'Settled stale buckets at the speed of the last ten batches; NULL before the first.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.last_run_at IS 'When a batch last ran.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a failed rollup is tried again.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.last_error IS 'Last error on record, with its SQLSTATE.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it is sealed.';
+GRANT SELECT ON silver.timeseries_operations_monitor TO ${operator_role}, ${reader_role};
+
+RESET ROLE;
