@@ -128,7 +128,8 @@ CREATE FUNCTION rollup_engine.bucket_align(p_width interval, p_ranges tstzmultir
 AS $$
     SELECT coalesce(range_agg(tstzrange(
         silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
-        rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
+        rollup_engine.bucket_ceil(p_width,
+            coalesce(upper(r), 'infinity') + CASE WHEN upper_inc(r) THEN interval '1 microsecond' ELSE interval '0' END)
     )), '{}') FROM unnest(p_ranges) AS r
 $$;
 COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, widened to whole buckets.';
@@ -164,22 +165,28 @@ CREATE TYPE rollup_engine.value_at AS (ts timestamptz, value text);
 
 CREATE FUNCTION rollup_engine.keep_first(p_state rollup_engine.value_at, p_value anyelement, p_ts timestamptz)
 RETURNS rollup_engine.value_at
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT CASE
-        WHEN p_ts IS NULL OR p_ts >= (p_state).ts THEN p_state
-        ELSE ROW(p_ts, p_value::text)::rollup_engine.value_at
-    END
+BEGIN
+    IF p_ts IS NOT NULL AND (p_state.ts IS NULL OR p_ts < p_state.ts) THEN
+        p_state.ts := p_ts;
+        p_state.value := p_value::text;
+    END IF;
+    RETURN p_state;
+END
 $$;
 
 CREATE FUNCTION rollup_engine.keep_last(p_state rollup_engine.value_at, p_value anyelement, p_ts timestamptz)
 RETURNS rollup_engine.value_at
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
-    SELECT CASE
-        WHEN p_ts IS NULL OR p_ts <= (p_state).ts THEN p_state
-        ELSE ROW(p_ts, p_value::text)::rollup_engine.value_at
-    END
+BEGIN
+    IF p_ts IS NOT NULL AND (p_state.ts IS NULL OR p_ts > p_state.ts) THEN
+        p_state.ts := p_ts;
+        p_state.value := p_value::text;
+    END IF;
+    RETURN p_state;
+END
 $$;
 
 CREATE FUNCTION rollup_engine.earlier(p_left rollup_engine.value_at, p_right rollup_engine.value_at)
