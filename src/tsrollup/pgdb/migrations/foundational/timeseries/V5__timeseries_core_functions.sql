@@ -128,11 +128,10 @@ CREATE FUNCTION rollup_engine.bucket_align(p_width interval, p_ranges tstzmultir
 AS $$
     SELECT coalesce(range_agg(tstzrange(
         silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
-        rollup_engine.bucket_ceil(p_width,
-            coalesce(upper(r), 'infinity') + CASE WHEN upper_inc(r) THEN interval '1 microsecond' ELSE interval '0' END)
+        rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
     )), '{}') FROM unnest(p_ranges) AS r
 $$;
-COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, widened to whole buckets.';
+COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, which exclude their end, widened to whole buckets.';
 
 CREATE FUNCTION rollup_engine.buckets_in(p_width interval, p_ranges tstzmultirange) RETURNS SETOF timestamptz
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 100

@@ -76,7 +76,7 @@ BEGIN
         INTO v_ranges;
         RETURN v_ranges;
     END IF;
-    RETURN coalesce(tstzmultirange(tstzrange(v_from, v_to, '[]')), '{}');
+    RETURN CASE WHEN v_from IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(v_from, v_to + interval '1 microsecond')) END;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.data_extent(rollup_engine.source) IS 'Finite ranges outside of which neither source nor rollups hold anything.';
@@ -153,7 +153,7 @@ AS $$
 DECLARE
     v_extent tstzmultirange;
 BEGIN
-    EXECUTE format('SELECT tstzmultirange(tstzrange(min(%1$s), max(%1$s), ''[]'')) FROM %2$s WHERE %3$I >= %4$s AND %3$I < %5$s HAVING count(*) > 0',
+    EXECUTE format('SELECT tstzmultirange(tstzrange(min(%1$s), max(%1$s) + interval ''1 microsecond'')) FROM %2$s WHERE %3$I >= %4$s AND %3$I < %5$s HAVING count(*) > 0',
         rollup_engine.utc_expression(p_source.time_column, p_source.time_type), p_source.relation, p_source.time_column,
         rollup_engine.time_literal(greatest(p_from, '0001-01-01 00:00:00+00'), p_source.time_type),
         rollup_engine.time_literal(least(p_to, '10000-01-01 00:00:00+00'), p_source.time_type))
@@ -215,7 +215,7 @@ CREATE FUNCTION rollup_engine.look_back_range(p_source_id integer, p_now timesta
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT range_agg(tstzrange(p_now - look_back_window, p_now, '[]'))
+    SELECT range_agg(tstzrange(p_now - look_back_window, p_now + interval '1 microsecond'))
     FROM silver.rollup_config
     WHERE source_id = p_source_id AND change_tracking = 'window' AND parent_id IS NULL AND p_now IS NOT NULL
 $$;
