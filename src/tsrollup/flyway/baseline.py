@@ -49,7 +49,7 @@ def write_baseline(session: Session) -> bool:
                         f"cannot baseline schema history {history} with ({version},{description}): "
                         f"it has the baseline ({row.version},{row.description})"
                     )
-            if any(row.type not in ("SCHEMA", "BASELINE") for row in rows):
+            if rows:
                 raise FlywayError(
                     f"cannot baseline schema history {history}: it already contains migrations"
                 )

@@ -55,7 +55,6 @@ class Configuration:
     placeholder_separator: str = ":"
     placeholders: Mapping[str, str] = field(default_factory=dict)
     target: str | None = None
-    fail_on_missing_target: bool = False
     out_of_order: bool = False
     ignore_migration_patterns: tuple[str, ...] = ("*:future",)
     validate_on_migrate: bool = True

@@ -159,7 +159,7 @@ class Database:
             return
         quoted = sql.Identifier(schema).as_string(self.connection)
         self.execute(
-            "SELECT set_config('search_path', %s, false)", [f"{quoted}, {path}" if path else quoted]
+            "SELECT set_config('search_path', %s, false)", [f"{quoted},{path}" if path else quoted]
         )
 
     def schema_exists(self, schema: str) -> bool:

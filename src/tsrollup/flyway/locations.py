@@ -54,6 +54,9 @@ class Location:
     def _pattern(self) -> re.Pattern[str] | None:
         if not _WILDCARD.search(self.path):
             return None
+        if self.path.endswith("**"):
+            log.warning("%s names no folder, for nothing follows its **", self.descriptor)
+            return re.compile(r"(?!)")
         tokens = {"**/": r"(?:[^/]+/)*", "**": r".*", "*": r"[^/]*", "?": r"[^/]"}
         pieces = re.split(r"(\*\*/|\*\*|\*|\?)", self.path)
         return re.compile("".join(tokens.get(piece, re.escape(piece)) for piece in pieces))

@@ -32,7 +32,6 @@ def migrate(configuration: Configuration) -> MigrateResult:
 
 def _prepare(session: Session) -> None:
     """Make schemas and history table; guard a database that something else has filled."""
-    session.callback("createSchema")
     if session.configuration.create_schemas:
         create_missing_schemas(session)
     if session.history.exists():
@@ -56,8 +55,9 @@ class _Migrate:
         self.configuration = session.configuration
         self.result = MigrateResult(session.database.name, session.default_schema)
         self.parsed: dict[Migration, ParsedScript] = {}
-        self.ran_versioned = False
-        self.ran_repeatable = False
+        self.target = self._fixed_target()
+        self.told_versioned = False
+        self.told_repeatables = False
 
     def run(self) -> MigrateResult:
         session = self.session
@@ -91,6 +91,7 @@ class _Migrate:
     def _next(self) -> bool:
         """Apply the next migration (or all of them, with group); False when none is left."""
         group = self._pending()
+        self._phase_events(group)
         if not group:
             return False
         transactional = self._transactional(group)
@@ -101,12 +102,20 @@ class _Migrate:
                 self._apply(group, transactional)
         return True
 
+    def _fixed_target(self) -> str | None:
+        """`next` means the version that is next now, not again after each migration."""
+        target = self.configuration.target
+        if (target or "").lower() != "next":
+            return target
+        pending = [info for info in self.session.infos() if info.state == State.PENDING]
+        return str(pending[0].version) if pending and pending[0].version else None
+
     def _lock(self, transactional: bool) -> AbstractContextManager[None]:
         history = self.session.history
         return history.transaction() if transactional else history.session_lock()
 
     def _pending(self) -> list[MigrationInfo]:
-        infos = self.session.infos()
+        infos = self.session.infos(target=self.target)
         self._refuse_failed([info for info in infos if info.state.is_failed])
         pending = [info for info in infos if info.state == State.PENDING]
         return pending if self.configuration.group else pending[:1]
@@ -153,7 +162,7 @@ class _Migrate:
     def _apply(self, group: Sequence[MigrationInfo], transactional: bool) -> None:
         done: list[AppliedScript] = []
         for info in group:
-            self._repeatable_events(info)
+            self._phase_events([info])
             started = time.monotonic()
             try:
                 self._run_one(info)
@@ -212,13 +221,16 @@ class _Migrate:
             execution_time=int((time.monotonic() - started) * 1000), success=False,
         )  # fmt: skip
 
-    def _repeatable_events(self, info: MigrationInfo) -> None:
-        if info.version is None and not self.ran_repeatable:
-            self.ran_repeatable = True
-            if self.ran_versioned:
-                self.session.callback("afterVersioned")
+    def _phase_events(self, group: Sequence[MigrationInfo]) -> None:
+        """Once each: afterVersioned when no versioned migration is left, then beforeRepeatables."""
+        if group and group[0].version:
+            return
+        if not self.told_versioned:
+            self.told_versioned = True
+            self.session.callback("afterVersioned")
+        if group and not self.told_repeatables:
+            self.told_repeatables = True
             self.session.callback("beforeRepeatables")
-        self.ran_versioned = self.ran_versioned or info.version is not None
 
     def _log_summary(self) -> None:
         count, schema = len(self.result.migrations), self.session.default_schema

@@ -117,6 +117,9 @@ def resolve(configuration: Configuration, built_in: Mapping[str, str]) -> Resolv
                 named.append((name, script_of(configuration, built_in, relative, file)))
     migrations = [_migration(name, script) for name, script in named if name.kind != "callback"]
     _refuse_duplicates(migrations)
+    for migration in migrations:
+        # A file that cannot be read, or lacks a placeholder's value, is found before anything runs.
+        _ = migration.checksum
     return Resolved(tuple(migrations), _callbacks(named))
 
 

@@ -116,6 +116,11 @@ class Naming:
                     f"({head!r} is not a version number)"
                 )
                 return Name(prefix, kind, None, description, problem)
+        if kind == "repeatable" and not description:
+            problem = (
+                f"Invalid repeatable migration name format: {filename} (a description is missing)"
+            )
+            return Name(prefix, kind, None, description, problem)
         if head:
             what = "callback" if kind == "callback" else "repeatable migration"
             problem = (

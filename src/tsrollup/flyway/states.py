@@ -3,10 +3,8 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import cmp_to_key
 
 from .configuration import Configuration
-from .errors import FlywayError
 from .history import BASELINES, SYNTHETIC, Applied
 from .migrations import Migration
 from .names import Version
@@ -72,6 +70,10 @@ class MigrationInfo:
     @property
     def script(self) -> str:
         return self.applied.script if self.applied else self._resolved.script.name
+
+    @property
+    def checksum(self) -> int | None:
+        return self.applied.checksum if self.applied else self._resolved.checksum
 
     @property
     def rank(self) -> int | None:
@@ -143,28 +145,19 @@ class _Context:
             return None
         if name == "current":
             return self.last_applied
-        optional = name.endswith("?")
-        version = Version.parse(name.removesuffix("?"))
-        known = {*versions, *(row.version for row in rows if row.version)}
-        if configuration.fail_on_missing_target and not optional and version not in known:
-            raise FlywayError(
-                f"no migration has the target version {version}",
-                hint="give the version of an existing migration, or add ? behind it",
-            )
-        return version
+        return Version.parse(name)
 
     def state_of_pending(self, migration: Migration) -> State:
         version = migration.version
         if version is None:
             return State.PENDING
         baseline = self.applied_baseline or self.pending_baseline
-        if migration.type in BASELINES and version != self.pending_baseline:
+        if migration.type in BASELINES and self.pending_baseline is None:
             return State.IGNORED
-        if baseline is not None and migration.type not in BASELINES:
-            if version < baseline:
-                return State.BELOW_BASELINE
-            if version == baseline:
-                return State.BASELINE_IGNORED
+        if baseline is not None and version < baseline:
+            return State.BELOW_BASELINE
+        if version == baseline and migration.type not in BASELINES:
+            return State.BASELINE_IGNORED
         if self.target is not None and version > self.target:
             return State.ABOVE_TARGET
         if self.last_applied and version < self.last_applied and not self.out_of_order:
@@ -237,12 +230,14 @@ def examine(
         configuration.target if target is None else target,
         configuration.out_of_order if out_of_order is None else out_of_order,
     )
-    infos = [_applied_info(context, row) for row in rows]
+    infos = [
+        _applied_info(context, row) for row in rows if not (row.type == "DELETE" and row.version)
+    ]
     done = {id(info.resolved) for info in infos if _is_done(context, info)}
     for migration in [*context.versioned.values(), *context.repeatable.values()]:
         if id(migration) not in done:
             infos.append(MigrationInfo(context.state_of_pending(migration), None, migration))
-    return _stop_at_next(configuration, target, sorted(infos, key=cmp_to_key(_compare)))
+    return _stop_at_next(configuration, target, sorted(infos, key=_order))
 
 
 def _applied_info(context: _Context, row: Applied) -> MigrationInfo:
@@ -281,30 +276,14 @@ def _stop_at_next(
     ]
 
 
-def _compare(one: MigrationInfo, other: MigrationInfo) -> int:
-    if one.applied and other.applied:
-        return one.applied.rank - other.applied.rank
-    if one.applied or other.applied:
-        if other.applied:
-            return _before_applied(one, other)
-        return -_before_applied(other, one)
-    if one.version and other.version:
-        return (one.version > other.version) - (one.version < other.version)
-    if one.version or other.version:
-        return -1 if one.version else 1
-    return (one.description > other.description) - (one.description < other.description)
-
-
-def _before_applied(unapplied: MigrationInfo, applied: MigrationInfo) -> int:
-    """Where a script that was not run stands against an applied row: -1 before it."""
-    if unapplied.state in (State.BELOW_BASELINE, State.BASELINE_IGNORED):
-        return -1
-    if unapplied.state == State.IGNORED:
-        if unapplied.version and applied.version:
-            one, other = unapplied.version, applied.version
-            return (one > other) - (one < other)
-        return -1
-    return 1
+def _order(info: MigrationInfo) -> tuple[object, ...]:
+    """Passed-over scripts, then applied rows by rank, then the others: by version, repeatables last."""
+    if info.applied:
+        return (1, info.applied.rank)
+    place = 0 if info.state in (State.BELOW_BASELINE, State.BASELINE_IGNORED) else 2
+    if info.version is None:
+        return (3, info.description)
+    return (place, info.version, info.type)
 
 
 def current(infos: Sequence[MigrationInfo]) -> MigrationInfo | None:

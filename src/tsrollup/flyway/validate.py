@@ -53,16 +53,14 @@ def validate(configuration: Configuration) -> ValidateResult:
 
 
 def validate_session(session: Session, configuration: Configuration) -> int:
+    if not session.database.schema_exists(session.default_schema):
+        pending_ok = any(
+            p.endswith((":pending", ":*")) for p in configuration.ignore_migration_patterns
+        )
+        if session.resolved.migrations and not pending_ok:
+            raise ValidateError(f"Schema {session.default_schema} doesn't exist yet", "run migrate")
+        return 0
     with session.events("Validate"):
-        if not session.database.schema_exists(session.default_schema):
-            pending_ok = any(
-                p.endswith((":pending", ":*")) for p in configuration.ignore_migration_patterns
-            )
-            if session.resolved.migrations and not pending_ok:
-                raise ValidateError(
-                    f"Schema {session.default_schema} doesn't exist yet", "run migrate"
-                )
-            return 0
         infos = session.infos()
         problems = [p for info in infos if (p := _check(configuration, info)) is not None]
         if problems:
