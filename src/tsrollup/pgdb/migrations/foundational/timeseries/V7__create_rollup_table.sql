@@ -258,6 +258,59 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.default_cell_width(interval) IS 'Width of the cells of a rollup.';
 
+CREATE FUNCTION rollup_engine.describe_rollup(
+    p_options silver.rollup_config, p_source text, p_time_column text, p_dimensions text[], p_metrics jsonb
+) RETURNS silver.rollup_config
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent silver.rollup_config;
+    r silver.rollup_config := p_options;
+BEGIN
+    r.source_table := rollup_engine.resolve_source(p_source, r.change_tracking);
+    SELECT * INTO v_parent FROM silver.rollup_config AS c WHERE c.target_table = r.source_table;
+    r.parent_id := v_parent.id;
+    r.depth := coalesce(v_parent.depth + 1, 0);
+    IF r.parent_id IS NULL THEN
+        r.time_column := rollup_engine.resolve_time_column(r.source_table, p_time_column);
+    ELSE
+        IF p_time_column <> 'bucket' THEN
+            PERFORM rollup_engine.fail('TR001', format('time_column %L: a rollup of a rollup goes by its bucket', p_time_column), 'leave time_column out');
+        END IF;
+        r.time_column := 'bucket';
+        r.source_id := v_parent.source_id;
+        r.change_tracking := v_parent.change_tracking;
+        PERFORM rollup_engine.check_nesting(v_parent, r.bucket_width);
+    END IF;
+    r.dimensions := rollup_engine.resolve_dimensions(r.source_table, r.time_column, r.parent_id, p_dimensions);
+    r.metrics := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, p_metrics);
+    r.cell_width := rollup_engine.default_cell_width(r.bucket_width);
+    r.chunk_interval := coalesce(r.chunk_interval, least(30 * r.cell_width, greatest(r.cell_width, '36000 days')));
+    r.current_window := coalesce(r.processing_window, r.cell_width);
+    r.sealed_before := '-infinity';
+    RETURN r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.describe_rollup(silver.rollup_config, text, text, text[], jsonb) IS 'The checked description of a rollup to come.';
+
+CREATE FUNCTION rollup_engine.lock_source(p_rollup silver.rollup_config) RETURNS rollup_engine.source
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+BEGIN
+    IF p_rollup.parent_id IS NULL THEN
+        RETURN rollup_engine.register_source(p_rollup.source_table, p_rollup.time_column, p_rollup.change_tracking, p_rollup.bucket_width);
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || p_rollup.source_id, 0));
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
+    RETURN v_source;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_source(silver.rollup_config) IS 'The tracked source of a rollup to come, made where it is new; keeps drains out until the end of the transaction.';
+
 -- The public functions --------------------------------------------------------------------------
 
 CREATE FUNCTION silver.create_rollup_table(
@@ -281,20 +334,19 @@ CREATE FUNCTION silver.create_rollup_table(
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_existing integer;
-    v_parent silver.rollup_config;
     v_source rollup_engine.source;
-    r silver.rollup_config;
     v_member regclass;
+    r silver.rollup_config;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    SELECT c.id INTO v_existing
+    SELECT c.* INTO r
     FROM silver.rollup_config AS c JOIN pg_class AS t ON t.oid = c.target_table
     WHERE t.relname = target_table_name AND t.relnamespace::regnamespace::text = quote_ident(target_schema);
-    IF if_not_exists AND v_existing IS NOT NULL THEN
+    IF if_not_exists AND r.id IS NOT NULL THEN
         RAISE NOTICE 'rollup %.% exists already, skipping', target_schema, target_table_name;
-        RETURN (SELECT c.target_table FROM silver.rollup_config AS c WHERE c.id = v_existing);
+        RETURN r.target_table;
     END IF;
+    r := NULL;
     r.bucket_width := rollup_table_interval;
     r.chunk_interval := chunk_interval;
     r.settle_delay := settle_delay;
@@ -303,33 +355,12 @@ BEGIN
     r.change_tracking := change_tracking;
     r.look_back_window := look_back_window;
     r.retention := retention;
-    r.sealed_before := '-infinity';
     PERFORM rollup_engine.check_options(r);
-    r.source_table := rollup_engine.resolve_source(source_table_name, change_tracking);
-    SELECT * INTO v_parent FROM silver.rollup_config AS c WHERE c.target_table = r.source_table;
-    r.parent_id := v_parent.id;
-    r.depth := coalesce(v_parent.depth + 1, 0);
     PERFORM rollup_engine.check_target(target_schema, target_table_name);
+    r := rollup_engine.describe_rollup(r, source_table_name, time_column, dimensions, metrics);
     PERFORM rollup_engine.check_source_access(r.source_table);
-    IF r.parent_id IS NULL THEN
-        r.time_column := rollup_engine.resolve_time_column(r.source_table, time_column);
-    ELSE
-        r.time_column := rollup_engine.find_column(v_parent.target_table, coalesce(nullif(time_column, 'bucket'), 'bucket'), 'time_column');
-        r.change_tracking := v_parent.change_tracking;
-        PERFORM rollup_engine.check_nesting(v_parent, r.bucket_width);
-    END IF;
-    r.dimensions := rollup_engine.resolve_dimensions(r.source_table, r.time_column, r.parent_id, dimensions);
-    r.metrics := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, metrics);
-    r.cell_width := rollup_engine.default_cell_width(r.bucket_width);
-    r.chunk_interval := coalesce(chunk_interval, least(30 * r.cell_width, greatest(r.cell_width, '36000 days')));
-    r.current_window := coalesce(processing_window, r.cell_width);
 
-    IF r.parent_id IS NULL THEN
-        v_source := rollup_engine.register_source(r.source_table, r.time_column, r.change_tracking, r.bucket_width);
-    ELSE
-        SELECT * INTO v_source FROM rollup_engine.source WHERE id = v_parent.source_id;
-        PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || v_source.id, 0));
-    END IF;
+    v_source := rollup_engine.lock_source(r);
     r.source_id := v_source.id;
     r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
     FOR v_member IN SELECT DISTINCT member FROM rollup_engine.missing_triggers(v_source) LOOP
