@@ -32,6 +32,17 @@ WHERE origin = 'EWR' AND bucket < '2014-01-01 00:00+00' ORDER BY bucket
 """
 
 
+STRONGEST_WIND = """
+SELECT wind_speed_max FROM gold.weather_monthly
+WHERE origin = 'EWR' AND bucket = '2013-02-01 00:00+00'
+"""
+
+
+def strongest_wind(connection: psycopg.Connection) -> float:
+    """mph at Newark in February, from the live view."""
+    return float(_rows(connection, STRONGEST_WIND)[0]["wind_speed_max"])
+
+
 def show(console: Console, connection: psycopg.Connection) -> None:
     names = data.carriers()
     rows = [

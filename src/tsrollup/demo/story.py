@@ -78,14 +78,17 @@ def _refresh(call: Invocation, connection: psycopg.Connection) -> None:
 
 def _change(call: Invocation, connection: psycopg.Connection) -> None:
     call.say("\n5. History changes: late rows, corrections, deletions")
+    wind_before = pictures.strongest_wind(connection)
     for text, statement in (
         ("late flights arrive for 8 to 10 March", LATE_FLIGHTS),
-        ("readings of 1,048 mph at Newark are withdrawn", MENDED_SENSOR),
+        ("a reading of 1,048 mph at Newark is withdrawn", MENDED_SENSOR),
         ("JetBlue's delays of 1 July are corrected", CHANGED_DELAYS),
         ("cancelled flights of Thanksgiving are deleted", WITHDRAWN_FLIGHTS),
     ):
         changed = connection.execute(statement).rowcount
-        call.say(f"   {changed:>5,} rows: {text}")
+        call.say(f"   {changed:>5,} {'row: ' if changed == 1 else 'rows:'} {text}")
+    wind = pictures.strongest_wind(connection)
+    call.say(f"   Newark's strongest wind of February is {wind:.0f} mph, no more {wind_before:.0f}")
     _say_comparison(
         call, connection, "Before any refresh the tables are behind, the live views are exact:"
     )
