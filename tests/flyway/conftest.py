@@ -19,6 +19,14 @@ def one_server(request: pytest.FixtureRequest) -> PostgresServer:
 
 
 @pytest.fixture(scope="session")
+def stage(one_server: PostgresServer) -> Iterator[str]:
+    """A database that scenarios empty before they use it."""
+    name = one_server.create_database()
+    yield name
+    one_server.drop_database(name)
+
+
+@pytest.fixture(scope="session")
 def real_flyway() -> Path:
     """The folder of a real Flyway; the test is skipped where there is none."""
     missing = [tool for tool in ("java", "javac") if shutil.which(tool) is None]

@@ -15,6 +15,23 @@ from servers import PostgresServer
 
 DEFAULT_TABLE = "flyway_schema_history"
 
+# Faster than a new database for each telling.
+_RESET = """
+DO $$
+DECLARE
+    v_name text;
+BEGIN
+    FOR v_name IN SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' LOOP
+        EXECUTE format('DROP EXTENSION %I CASCADE', v_name);
+    END LOOP;
+    FOR v_name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)' LOOP
+        EXECUTE format('DROP SCHEMA %I CASCADE', v_name);
+    END LOOP;
+    CREATE SCHEMA public AUTHORIZATION pg_database_owner;
+END
+$$
+"""
+
 _STRUCTURE = """
 SELECT 'relation', nspname, relname, relkind::text, relpersistence::text
 FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
@@ -166,21 +183,20 @@ def scenario(function: Scenario) -> Scenario:
     return function
 
 
-def play(name: str, server: PostgresServer, folder: Path, ours: Runner, real: Runner) -> None:
+def play(
+    name: str, server: PostgresServer, dbname: str, folder: Path, ours: Runner, real: Runner
+) -> None:
     """Tell the story to each cast and compare what came of it with the real Flyway's."""
 
     def tell(cast: str, turns: Callable[[int], Runner]) -> list[Step]:
-        dbname = server.create_database()
         place = folder / "scripts"
         place.mkdir()
-        try:
-            world = World(server, dbname, place, ours, real, turns)
-            SCENARIOS[name](world)
-            return world.steps
-        finally:
-            server.drop_database(dbname)
-            # One path for all casts: it may be part of what is compared.
-            place.rename(folder / cast)
+        world = World(server, dbname, place, ours, real, turns)
+        world.sql(_RESET)
+        SCENARIOS[name](world)
+        # One path for all casts: it may be part of what is compared.
+        place.rename(folder / cast)
+        return world.steps
 
     expected = tell("real", lambda _: real)
     assert expected, "a scenario runs at least one command"
@@ -196,5 +212,5 @@ def play(name: str, server: PostgresServer, folder: Path, ours: Runner, real: Ru
 
 
 def _difference(expected: object, found: object) -> str:
-    texts = [pprint.pformat(value, width=160).splitlines() for value in (expected, found)]
-    return "\n" + "\n".join(difflib.unified_diff(*texts, "flyway", "ours", lineterm="", n=1))
+    one, other = (pprint.pformat(value, width=160).splitlines() for value in (expected, found))
+    return "\n" + "\n".join(difflib.unified_diff(one, other, "flyway", "ours", lineterm="", n=1))

@@ -22,6 +22,11 @@ def test_there_are_enough_scenarios() -> None:
 
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_ends_like_flyway(
-    name: str, one_server: PostgresServer, tmp_path: Path, ours: Ours, resident: Resident
+    name: str,
+    one_server: PostgresServer,
+    stage: str,
+    tmp_path: Path,
+    ours: Ours,
+    resident: Resident,
 ) -> None:
-    play(name, one_server, tmp_path, ours, resident)
+    play(name, one_server, stage, tmp_path, ours, resident)

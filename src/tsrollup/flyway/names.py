@@ -97,7 +97,7 @@ class Naming:
         return self._without_suffix(filename) is not None
 
     def _read(self, filename: str, prefix: str, kind: Kind, rest: str) -> Name:
-        head, _, tail = rest.partition(self.separator)
+        head, separator, tail = rest.partition(self.separator)
         description = tail.replace("_", " ")
         suffix = self.suffixes[0] if self.suffixes else ""
         if kind in ("versioned", "baseline"):
@@ -116,7 +116,7 @@ class Naming:
                     f"({head!r} is not a version number)"
                 )
                 return Name(prefix, kind, None, description, problem)
-        if kind == "repeatable" and not description:
+        if kind == "repeatable" and not separator:
             problem = (
                 f"Invalid repeatable migration name format: {filename} (a description is missing)"
             )

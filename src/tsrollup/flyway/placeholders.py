@@ -13,7 +13,7 @@ def replace(text: str, values: Mapping[str, str], prefix: str, suffix: str) -> s
     while (start := text.find(prefix[0], position)) >= 0:
         width = _matched(text, start, prefix)
         if width < len(prefix):
-            # Flyway does not look again at the character that spoiled a prefix: in $${x} none starts.
+            # Flyway does not look again at the character that spoiled a prefix: $${x} has none.
             skipped = start + width + 1
             parts.append(text[position:skipped])
             position = skipped

@@ -97,8 +97,8 @@ class Session:
         """A callback about an error must not hide it."""
         try:
             self.callback(event)
-        except FlywayError as error:
-            log.warning("callback %s failed: %s", event, error.message)
+        except (FlywayError, psycopg.Error) as error:
+            log.warning("callback %s failed: %s", event, error)
 
     @contextmanager
     def events(self, command: str, *, in_transaction: bool = False) -> Iterator[None]:

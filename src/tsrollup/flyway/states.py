@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .configuration import Configuration
+from .errors import FlywayError
 from .history import BASELINES, SYNTHETIC, Applied
 from .migrations import Migration
 from .names import Version
@@ -90,7 +91,6 @@ class _Context:
 
     def __init__(
         self,
-        configuration: Configuration,
         migrations: Iterable[Migration],
         rows: Sequence[Applied],
         target: str | None,
@@ -118,7 +118,7 @@ class _Context:
         self.applied_baseline = max(baselines, default=None)
         self.pending_baseline = self._pending_baseline(rows)
         self.latest_runs = self._latest_runs(rows)
-        self.target = self._target(configuration, target, versions, rows)
+        self.target = self._target(target, rows)
 
     def _pending_baseline(self, rows: Sequence[Applied]) -> Version | None:
         if any(row.version for row in rows if row.type != "DELETE"):
@@ -133,29 +133,30 @@ class _Context:
                 latest[row.description] = max(row.rank, latest.get(row.description, row.rank))
         return latest
 
-    def _target(
-        self,
-        configuration: Configuration,
-        target: str | None,
-        versions: Sequence[Version],
-        rows: Sequence[Applied],
-    ) -> Version | None:
+    def _target(self, target: str | None, rows: Sequence[Applied]) -> Version | None:
         name = (target or "latest").lower()
         if name in ("latest", "next"):
             return None
         if name == "current":
             return self.last_applied
-        return Version.parse(name)
+        version = Version.parse(name.removesuffix("?"))
+        known = {row.version for row in rows} | {version for version, _ in self.versioned}
+        if version not in known and not name.endswith("?"):
+            raise FlywayError(
+                f"no migration has the target version {version}",
+                hint="give the version of an existing migration, or add ? behind it",
+            )
+        return version
 
     def state_of_pending(self, migration: Migration) -> State:
         version = migration.version
         if version is None:
             return State.PENDING
         baseline = self.applied_baseline or self.pending_baseline
-        if migration.type in BASELINES and self.pending_baseline is None:
-            return State.IGNORED
         if baseline is not None and version < baseline:
             return State.BELOW_BASELINE
+        if migration.type in BASELINES and self.pending_baseline is None:
+            return State.IGNORED
         if version == baseline and migration.type not in BASELINES:
             return State.BASELINE_IGNORED
         if self.target is not None and version > self.target:
@@ -224,7 +225,6 @@ def examine(
 ) -> list[MigrationInfo]:
     """Every migration, applied or local, with its state, in Flyway's order."""
     context = _Context(
-        configuration,
         list(migrations),
         rows,
         configuration.target if target is None else target,
@@ -277,7 +277,7 @@ def _stop_at_next(
 
 
 def _order(info: MigrationInfo) -> tuple[object, ...]:
-    """Passed-over scripts, then applied rows by rank, then the others: by version, repeatables last."""
+    """Passed-over scripts, applied rows by rank, the others by version, repeatables last."""
     if info.applied:
         return (1, info.applied.rank)
     place = 0 if info.state in (State.BELOW_BASELINE, State.BASELINE_IGNORED) else 2

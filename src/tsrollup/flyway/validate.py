@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from .configuration import Configuration
 from .errors import ConfigurationError, ValidateError
-from .history import SYNTHETIC, shorten_description
+from .history import BASELINES, SYNTHETIC, shorten_description
 from .results import ValidateResult
 from .session import Session, open_session
 from .states import MigrationInfo, State
@@ -85,7 +85,9 @@ def _check(configuration: Configuration, info: MigrationInfo) -> Problem | None:
         return None
     problem = _check_state(info)
     if problem is None and info.applied and info.resolved and info.state != State.SUPERSEDED:
-        problem = _check_contents(info)
+        # With pending ones ignored, Flyway holds repeatables to the checksum of the replaced text.
+        strict = info.version is not None or "*:pending" in configuration.ignore_migration_patterns
+        problem = _check_contents(info, strict)
     return None if problem is None else Problem(problem[0], problem[1], info)
 
 
@@ -107,6 +109,8 @@ def _check_state(info: MigrationInfo) -> tuple[str, str] | None:
             f"Applied {kind} migration without a local script: {_label(info)}\n"
             "If it was removed on purpose, run repair to mark it as deleted.",
         )
+    if info.state == State.IGNORED and info.type in BASELINES:
+        return None
     if info.state in (State.PENDING, State.IGNORED):
         remedy = (
             "Run migrate, or set -ignoreMigrationPatterns='*:pending'."
@@ -126,7 +130,7 @@ def _check_state(info: MigrationInfo) -> tuple[str, str] | None:
     return None
 
 
-def _check_contents(info: MigrationInfo) -> tuple[str, str] | None:
+def _check_contents(info: MigrationInfo, strict: bool) -> tuple[str, str] | None:
     applied, resolved = info.applied, info.resolved
     assert applied is not None
     assert resolved is not None
@@ -136,7 +140,7 @@ def _check_contents(info: MigrationInfo) -> tuple[str, str] | None:
     mismatches: list[tuple[str, object, object]] = []
     if applied.type != resolved.type:
         mismatches.append(("type", applied.type, resolved.type))
-    if info.state != State.OUTDATED and not resolved.matches(applied.checksum):
+    if strict and info.state != State.OUTDATED and applied.checksum != resolved.checksum:
         mismatches.append(("checksum", applied.checksum, resolved.checksum))
     if applied.description != shorten_description(resolved.description):
         mismatches.append(("description", applied.description, resolved.description))
