@@ -120,7 +120,7 @@ AS $$
         r.rows_per_second,
         l.succeeded::float8 / nullif(l.succeeded + e.failed, 0),
         make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
-        r.last_run_at, r.next_retry_at, e.last_error, r.sealed_late_rows, r.sealed_before
+        r.last_run_at, r.next_retry_at, e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id)
     FROM silver.rollup_config AS r
     CROSS JOIN LATERAL (SELECT rollup_engine.finite_stale_set(r.id) AS stale) AS f
     CROSS JOIN LATERAL (SELECT f.stale, f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) AS settled) AS s
@@ -128,7 +128,7 @@ AS $$
         SELECT count(*) AS succeeded FROM silver.refresh_log AS l
         WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
     CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day') AS failed,
+        SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day' AND e.error_code <> 'TR006') AS failed,
             (array_agg(e.error_code || ': ' || e.error_message ORDER BY e.id DESC))[1] AS last_error
         FROM silver.error_log AS e WHERE e.target_table = r.target_table::text) AS e
     CROSS JOIN LATERAL (SELECT nullif(rollup_engine.buckets_per_second(r.target_table::text), 0) AS speed) AS v
@@ -155,7 +155,7 @@ COMMENT ON COLUMN silver.timeseries_operations_monitor.last_run_at IS 'When a ba
 COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a failed rollup is tried again.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.last_error IS 'Last error on record, with its SQLSTATE.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it is sealed.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it or what it reads is sealed.';
 GRANT SELECT ON silver.timeseries_operations_monitor TO ${operator_role}, ${reader_role};
 
 RESET ROLE;

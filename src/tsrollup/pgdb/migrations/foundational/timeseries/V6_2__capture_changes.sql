@@ -28,16 +28,21 @@ COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype) IS 'The time col
 
 -- The capture function of a source ----------------------------------------------------
 
-CREATE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, p_rows text) RETURNS text
+CREATE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, p_rows text, p_late text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
     -- Few buckets between the lowest and the highest time: their hull is cheaper than DISTINCT.
-    SELECT replace(replace($sql$
+    SELECT replace(replace(replace(replace($sql$
         SELECT min(ts), max(ts) INTO v_low, v_high
         FROM (SELECT {time} AS ts FROM {rows}) AS changed
         WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00';
+        IF v_low < (SELECT sealed_before FROM rollup_engine.source WHERE id = {id}) THEN
+            SELECT count(*) INTO v_late_rows
+            FROM (SELECT {time} AS ts FROM {late}) AS changed
+            WHERE ts < (SELECT sealed_before FROM rollup_engine.source WHERE id = {id});
+        END IF;
         v_low := date_bin(v_grain, v_low, v_origin);
         v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
         IF v_high - v_low <= 16 * v_grain THEN
@@ -56,9 +61,12 @@ AS $$
         END IF;
     $sql$,
         '{rows}', p_rows),
-        '{time}', rollup_engine.utc_expression(p_source.time_column, p_source.time_type))
+        '{late}', p_late),
+        '{time}', rollup_engine.utc_expression(p_source.time_column, p_source.time_type)),
+        '{id}', p_source.id::text)
 $$;
-COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
+COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text, text) IS
+'Body that coalesces the times of transition rows at the source''s grain, and counts those that come too late for a rollup.';
 
 CREATE FUNCTION rollup_engine.capture_function_sql(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
@@ -77,6 +85,7 @@ DECLARE
     v_low timestamptz;
     v_high timestamptz;
     v_changed tstzmultirange;
+    v_late_rows integer := 0;
 BEGIN
     BEGIN
         IF TG_OP = 'TRUNCATE' THEN
@@ -106,8 +115,9 @@ BEGIN
     EXCEPTION WHEN OTHERS THEN
         v_changed := rollup_engine.everything();
     END;
-    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
-    SELECT %1$s, lower(r), upper(r) FROM unnest(v_changed) AS r;
+    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, late_rows)
+    SELECT %1$s, lower(r), upper(r), CASE WHEN lower(r) = lower(v_changed) THEN v_late_rows ELSE 0 END
+    FROM unnest(v_changed) AS r;
     RETURN NEW;
 END
 $capture$
@@ -115,8 +125,8 @@ $sql$,
         p_source.id,
         p_source.grain,
         rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
-        rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u'),
-        rollup_engine.capture_ranges_sql(p_source, 'changed_rows'))
+        rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u', 'new_rows'),
+        rollup_engine.capture_ranges_sql(p_source, 'changed_rows', 'changed_rows'))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_function_sql(rollup_engine.source) IS 'Text of the trigger function of a source.';
 

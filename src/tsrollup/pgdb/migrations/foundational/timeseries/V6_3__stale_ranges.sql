@@ -221,6 +221,40 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
 
+CREATE FUNCTION rollup_engine.exact_since(p_rollup_id integer) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What its parent no longer takes in, it never hears of.
+    WITH RECURSIVE line AS (
+        SELECT parent_id, sealed_before FROM silver.rollup_config WHERE id = p_rollup_id
+        UNION ALL
+        SELECT c.parent_id, c.sealed_before FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
+    )
+    SELECT max(sealed_before) FROM line
+$$;
+COMMENT ON FUNCTION rollup_engine.exact_since(integer) IS 'Time before which late rows no longer reach a rollup.';
+
+CREATE FUNCTION rollup_engine.record_late_rows(p_source_id integer, p_logged tstzmultirange, p_rows bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    WITH late AS (
+        UPDATE silver.rollup_config AS c SET sealed_late_rows = sealed_late_rows + p_rows
+        FROM (SELECT id, rollup_engine.exact_since(id) AS since FROM silver.rollup_config) AS e
+        WHERE c.source_id = p_source_id AND e.id = c.id AND p_logged && tstzrange(NULL, e.since)
+        RETURNING c.target_table, e.since, range_merge(p_logged * tstzmultirange(tstzrange(NULL, e.since))) AS range
+    )
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
+    SELECT target_table::text, 'TR006', format('%s late rows were kept out of sealed time', p_rows),
+        format('they lie between %s and %s; the rollup is sealed before %s', lower(range), upper(range), since),
+        'the rows are in the source, below its other partitions; nothing needs to be done'
+    FROM late
+$$;
+COMMENT ON FUNCTION rollup_engine.record_late_rows(integer, tstzmultirange, bigint) IS 'Counts and reports rows that were written where rollups are sealed.';
+
 CREATE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -229,6 +263,7 @@ DECLARE
     v_source rollup_engine.source;
     v_changed tstzmultirange;
     v_logged tstzmultirange;
+    v_late_rows bigint;
 BEGIN
     IF NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN false;
@@ -236,9 +271,12 @@ BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     v_changed := rollup_engine.partition_changes(v_source);
     WITH moved AS (
-        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, late_rows
     )
-    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_logged FROM moved;
+    SELECT range_agg(tstzrange(from_time, to_time)), sum(late_rows) INTO v_logged, v_late_rows FROM moved;
+    IF v_late_rows > 0 THEN
+        PERFORM rollup_engine.record_late_rows(p_source_id, v_logged, v_late_rows);
+    END IF;
     v_changed := v_changed + coalesce(v_logged, '{}')
         + coalesce(rollup_engine.look_back_range(p_source_id, p_now), '{}');
     IF NOT isempty(v_changed) THEN

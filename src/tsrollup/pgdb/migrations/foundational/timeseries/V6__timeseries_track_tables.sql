@@ -28,6 +28,7 @@ CREATE TABLE rollup_engine.source (
     time_type regtype NOT NULL,
     change_tracking text NOT NULL CHECK (change_tracking IN ('trigger', 'window')),
     grain interval NOT NULL,
+    sealed_before timestamptz NOT NULL DEFAULT '-infinity',
     UNIQUE (relation, time_column, change_tracking)
 );
 COMMENT ON TABLE rollup_engine.source IS 'Tables whose changes are tracked, each with the grain that changed times are coalesced at.';
@@ -196,6 +197,7 @@ CREATE TABLE rollup_engine.change_log (
     id bigint GENERATED ALWAYS AS IDENTITY,
     from_time timestamptz NOT NULL,
     to_time timestamptz NOT NULL,
+    late_rows integer NOT NULL DEFAULT 0,
     PRIMARY KEY (source_id, id),
     CHECK (from_time < to_time)
 ) WITH (

@@ -66,9 +66,7 @@ BEGIN
     v_set := rollup_engine.register_partition_set(v_relation, v_column, rollup_engine.configured_chunk(v_relation, chunk_interval), true);
     PERFORM rollup_engine.change_chunk_interval(v_relation, chunk_interval);
     v_set.chunk_interval := chunk_interval;
-    IF rollup_engine.default_partition(v_relation) IS NULL THEN
-        PERFORM rollup_engine.add_default_partition(v_relation);
-    END IF;
+    PERFORM rollup_engine.ensure_default_partition(v_relation);
     PERFORM rollup_engine.premake_source_partitions(v_set);
 END
 $$;

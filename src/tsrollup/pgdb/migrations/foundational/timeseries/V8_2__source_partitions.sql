@@ -6,14 +6,6 @@
 
 SET LOCAL ROLE ${owner_role};
 
-CREATE FUNCTION rollup_engine.default_partition(p_relation regclass) RETURNS regclass
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT nullif(partdefid, 0)::regclass FROM pg_partitioned_table WHERE partrelid = p_relation
-$$;
-COMMENT ON FUNCTION rollup_engine.default_partition(regclass) IS 'The default partition of a table, NULL when it has none.';
-
 CREATE FUNCTION rollup_engine.column_list(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -23,45 +15,6 @@ AS $$
     WHERE attrelid = p_relation AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
 $$;
 COMMENT ON FUNCTION rollup_engine.column_list(regclass) IS 'Columns of a table that can be written.';
-
--- A partition of the user's table, empty and not attached yet; it belongs to whom the table does.
-CREATE FUNCTION rollup_engine.create_like_source(p_relation regclass, p_name name) RETURNS regclass
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_class pg_class;
-    v_name text;
-BEGIN
-    SELECT * INTO v_class FROM pg_class WHERE oid = p_relation;
-    v_name := format('%s.%I', v_class.relnamespace::regnamespace, p_name);
-    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', v_name, p_relation);
-    IF v_class.relowner::regrole::text <> quote_ident(current_user) THEN
-        EXECUTE format('ALTER TABLE %s OWNER TO %s', v_name, v_class.relowner::regrole);
-    END IF;
-    RETURN v_name::regclass;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.create_like_source(regclass, name) IS 'A new table with the columns, constraints and indexes of a source.';
-
--- In the transaction that makes a partition nobody has written to it: there is nothing stale in it.
-CREATE FUNCTION rollup_engine.watch_partition(p_relation regclass, p_partition regclass) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_source rollup_engine.source;
-BEGIN
-    FOR v_source IN SELECT * FROM rollup_engine.source WHERE relation = p_relation LOOP
-        PERFORM rollup_engine.add_triggers(v_source, p_partition);
-        INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
-        SELECT v_source.id, m.member, m.from_time, m.to_time
-        FROM rollup_engine.source_members(p_relation) AS m WHERE m.member = p_partition
-        ON CONFLICT DO NOTHING;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.watch_partition(regclass, regclass) IS 'Captures the changes of a partition that was made just now.';
 
 CREATE FUNCTION rollup_engine.add_source_partition(p_set rollup_engine.partition_set, p_from timestamptz, p_to timestamptz) RETURNS regclass
     LANGUAGE plpgsql
@@ -88,21 +41,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.add_source_partition(rollup_engine.partition_set, timestamptz, timestamptz) IS
 'Adds a partition to a source, with the rows of the default partition that belong into it.';
-
-CREATE FUNCTION rollup_engine.add_default_partition(p_relation regclass) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_partition regclass;
-BEGIN
-    v_partition := rollup_engine.create_like_source(p_relation,
-        rollup_engine.fit_name((SELECT relname FROM pg_class WHERE oid = p_relation)::text, 'default'));
-    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s DEFAULT', p_relation, v_partition);
-    PERFORM rollup_engine.watch_partition(p_relation, v_partition);
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.add_default_partition(regclass) IS 'Adds a default partition, which takes what no other can.';
 
 -- Where partitions are wanted -------------------------------------------------------------------
 

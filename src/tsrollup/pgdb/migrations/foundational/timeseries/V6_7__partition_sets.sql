@@ -217,8 +217,4 @@ COMMENT ON FUNCTION rollup_engine.forget_partition_set() IS 'Forgets the partiti
 CREATE TRIGGER forget_partition_set AFTER DELETE ON silver.rollup_config
     FOR EACH ROW EXECUTE FUNCTION rollup_engine.forget_partition_set();
 
--- Rollups that were there before.
-INSERT INTO rollup_engine.partition_set (relation, control, chunk_interval, is_source)
-SELECT target_table, 'bucket', chunk_interval, false FROM silver.rollup_config;
-
 RESET ROLE;

@@ -1,0 +1,426 @@
+-- Retention in two phases, so that nothing is dropped that some rollup has not absorbed, and no
+-- writer is killed or waits for long.
+--
+-- Seal: wait for the writers of what is due, look again in a new snapshot, write the border that
+-- drain, refresh and live views honour. Drop, in a later run: when nobody can see the time before
+-- the seal any more, the partitions below the border go, or move to an archive schema.
+-- Late rows below the border are counted and kept in the default partition of their source.
+
+SET LOCAL ROLE ${owner_role};
+
+CREATE TABLE rollup_engine.retention (
+    relation regclass PRIMARY KEY,
+    keep interval NOT NULL CHECK (keep > '0'),
+    archive boolean NOT NULL DEFAULT false,
+    sealed_before timestamptz NOT NULL DEFAULT '-infinity',
+    sealed_by xid8
+);
+COMMENT ON TABLE rollup_engine.retention IS 'Tables, sources and rollups, whose old partitions are dropped.';
+COMMENT ON COLUMN rollup_engine.retention.sealed_before IS 'Partitions that end before this may be dropped.';
+COMMENT ON COLUMN rollup_engine.retention.sealed_by IS 'Transaction that set it: snapshots older than that still read what is to be dropped.';
+
+-- Partitions of the user's tables ---------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.default_partition(p_relation regclass) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT nullif(partdefid, 0)::regclass FROM pg_partitioned_table WHERE partrelid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.default_partition(regclass) IS 'The default partition of a table, NULL when it has none.';
+
+-- A partition of the user's table, empty and not attached yet; it belongs to whom the table does.
+CREATE FUNCTION rollup_engine.create_like_source(p_relation regclass, p_name name) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_class pg_class;
+    v_name text;
+BEGIN
+    SELECT * INTO v_class FROM pg_class WHERE oid = p_relation;
+    v_name := format('%s.%I', v_class.relnamespace::regnamespace, p_name);
+    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', v_name, p_relation);
+    IF v_class.relowner::regrole::text <> quote_ident(current_user) THEN
+        EXECUTE format('ALTER TABLE %s OWNER TO %s', v_name, v_class.relowner::regrole);
+    END IF;
+    RETURN v_name::regclass;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.create_like_source(regclass, name) IS 'A new table with the columns, constraints and indexes of a source.';
+
+-- In the transaction that makes a partition nobody has written to it: there is nothing stale in it.
+CREATE FUNCTION rollup_engine.watch_partition(p_relation regclass, p_partition regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+BEGIN
+    FOR v_source IN SELECT * FROM rollup_engine.source WHERE relation = p_relation LOOP
+        PERFORM rollup_engine.add_triggers(v_source, p_partition);
+        INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
+        SELECT v_source.id, m.member, m.from_time, m.to_time
+        FROM rollup_engine.source_members(p_relation) AS m WHERE m.member = p_partition
+        ON CONFLICT DO NOTHING;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.watch_partition(regclass, regclass) IS 'Captures the changes of a partition that was made just now.';
+
+CREATE FUNCTION rollup_engine.ensure_default_partition(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_partition regclass;
+BEGIN
+    IF rollup_engine.default_partition(p_relation) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    v_partition := rollup_engine.create_like_source(p_relation,
+        rollup_engine.fit_name((SELECT relname FROM pg_class WHERE oid = p_relation)::text, 'default'));
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s DEFAULT', p_relation, v_partition);
+    PERFORM rollup_engine.watch_partition(p_relation, v_partition);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.ensure_default_partition(regclass) IS 'Gives a source a default partition, so that no write fails for want of one.';
+
+-- What is due --------------------------------------------------------------------------------
+
+-- Rollups that read the relation itself; those further down read their tables, not this one.
+CREATE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM silver.rollup_config WHERE source_table = p_relation ORDER BY id
+$$;
+COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table.';
+
+CREATE FUNCTION rollup_engine.tracked_sources(p_relation regclass) RETURNS SETOF rollup_engine.source
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM rollup_engine.source
+    WHERE id IN (SELECT source_id FROM silver.rollup_config WHERE p_relation IN (source_table, target_table))
+    ORDER BY id
+$$;
+COMMENT ON FUNCTION rollup_engine.tracked_sources(regclass) IS 'The tracked sources at the root of a table''s family.';
+
+-- Volatile, for a snapshot of its own: called once more when the writers are gone.
+CREATE FUNCTION rollup_engine.unabsorbed_from(p_relation regclass, p_now timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_from timestamptz;
+BEGIN
+    SELECT min(u.from_time) INTO v_from
+    FROM (
+        SELECT s.from_time
+        FROM rollup_engine.stale_range AS s JOIN rollup_engine.readers(p_relation) AS r ON r.id = s.rollup_id
+        UNION ALL
+        SELECT l.from_time
+        FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
+        UNION ALL
+        SELECT p_now - r.look_back_window
+        FROM rollup_engine.readers(p_relation) AS r WHERE r.change_tracking = 'window' AND r.look_back_window IS NOT NULL
+        UNION ALL
+        -- Attached by hand: the next drain will find it.
+        SELECT m.from_time
+        FROM rollup_engine.tracked_sources(p_relation) AS t
+        CROSS JOIN LATERAL rollup_engine.source_members(t.relation) AS m
+        WHERE NOT EXISTS (
+            SELECT FROM rollup_engine.source_partition AS p WHERE p.source_id = t.id AND p.partition = m.member)
+    ) AS u;
+    RETURN coalesce(v_from, 'infinity');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.unabsorbed_from(regclass, timestamptz) IS 'Time before which every rollup of a table holds all that the table says.';
+
+CREATE FUNCTION rollup_engine.absorbs(p_relation regclass, p_border timestamptz, p_unabsorbed timestamptz, p_now timestamptz) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The bucket across the border is sealed as well, so it must be over and absorbed.
+    SELECT coalesce(bool_and(
+        rollup_engine.bucket_ceil(r.bucket_width, p_border) <= least(p_unabsorbed, p_now - r.settle_delay)), true)
+    FROM rollup_engine.readers(p_relation) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.absorbs(regclass, timestamptz, timestamptz, timestamptz) IS 'Whether a table may be sealed before the border, as far as its rollups go.';
+
+CREATE FUNCTION rollup_engine.due_border(p_retention rollup_engine.retention, p_unabsorbed timestamptz, p_now timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A rollup's rows can go one by one, a source only loses whole partitions.
+    SELECT max(border)
+    FROM (
+        SELECT m.to_time AS border
+        FROM rollup_engine.source_members(p_retention.relation) AS m
+        WHERE m.member <> p_retention.relation AND m.to_time <= p_now - p_retention.keep
+        UNION ALL
+        SELECT silver.time_bucket(r.bucket_width, p_now - p_retention.keep)
+        FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation AND NOT p_retention.archive
+    ) AS candidate
+    WHERE border > p_retention.sealed_before
+        AND rollup_engine.absorbs(p_retention.relation, border, p_unabsorbed, p_now)
+$$;
+COMMENT ON FUNCTION rollup_engine.due_border(rollup_engine.retention, timestamptz, timestamptz) IS 'How far a table can be sealed now, NULL when it is already.';
+
+-- Seal -------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.write_seal(p_relation regclass, p_border timestamptz) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config AS r
+    SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r.bucket_width, p_border))
+    WHERE p_relation IN (r.source_table, r.target_table);
+    UPDATE rollup_engine.source AS s
+    SET sealed_before = (SELECT max(r.sealed_before) FROM silver.rollup_config AS r WHERE r.source_id = s.id)
+    WHERE s.id IN (SELECT id FROM rollup_engine.tracked_sources(p_relation));
+    UPDATE rollup_engine.retention SET sealed_before = p_border, sealed_by = pg_current_xact_id()
+    WHERE relation = p_relation;
+$$;
+COMMENT ON FUNCTION rollup_engine.write_seal(regclass, timestamptz) IS 'Seals a table''s rollups before the border, and, when it is a rollup itself, that one.';
+
+CREATE FUNCTION rollup_engine.wait_for_writers(p_relation regclass, p_before timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_member regclass;
+BEGIN
+    FOR v_member IN
+        SELECT member FROM rollup_engine.source_members(p_relation)
+        WHERE member <> p_relation AND from_time < p_before
+        ORDER BY member
+    LOOP
+        EXECUTE format('LOCK TABLE %s IN SHARE MODE', v_member);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.wait_for_writers(regclass, timestamptz) IS 'Waits for whoever writes to the partitions before a time, and keeps them out until the end of the transaction.';
+
+CREATE FUNCTION rollup_engine.seal(p_retention rollup_engine.retention, p_now timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_border timestamptz;
+    v_straddling timestamptz;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    v_border := rollup_engine.due_border(p_retention, rollup_engine.unabsorbed_from(p_retention.relation, p_now), p_now);
+    IF v_border IS NULL OR EXISTS (
+        SELECT FROM rollup_engine.tracked_sources(p_retention.relation) AS s WHERE NOT rollup_engine.try_lock_source(s.id))
+    THEN
+        RETURN NULL;
+    END IF;
+    SELECT max(rollup_engine.bucket_ceil(r.bucket_width, v_border)) INTO v_straddling FROM rollup_engine.readers(p_retention.relation) AS r;
+    -- Nobody but the machinery writes to rollup tables, and the lock on their source keeps drains out.
+    IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
+        PERFORM rollup_engine.wait_for_writers(p_retention.relation, greatest(v_border, v_straddling));
+    END IF;
+    IF NOT rollup_engine.absorbs(p_retention.relation, v_border, rollup_engine.unabsorbed_from(p_retention.relation, p_now), p_now) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM rollup_engine.write_seal(p_retention.relation, v_border);
+    RETURN v_border;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN NULL;  -- somebody writes there; the next run tries again
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.seal(rollup_engine.retention, timestamptz) IS
+'Seals a table as far as retention asks for it and its rollups have absorbed it; returns the new border, NULL when there is none.';
+
+-- Drop -------------------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.is_past(p_transaction xid8) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Sessions of this database, and standbys through their WAL senders and slots.
+    SELECT coalesce(pg_snapshot_xmin(pg_current_snapshot()) > p_transaction, true) AND NOT EXISTS (
+        SELECT FROM (
+            SELECT backend_xmin AS oldest FROM pg_stat_activity
+            WHERE pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'
+                AND (datname = current_database() OR datname IS NULL)
+            UNION ALL
+            SELECT xmin FROM pg_replication_slots
+        ) AS held
+        WHERE oldest IS NOT NULL AND age(oldest) >= age(p_transaction::xid))
+$$;
+COMMENT ON FUNCTION rollup_engine.is_past(xid8) IS 'Whether every snapshot in use is newer than a transaction.';
+
+CREATE FUNCTION rollup_engine.archive_schema(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%I', n.nspname || '_archive')
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.archive_schema(regclass) IS 'Where partitions of a table go instead of being dropped.';
+
+CREATE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_partition regclass) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name constant text := p_partition::text;
+    v_trigger name;
+BEGIN
+    EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', p_retention.relation);
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_name);
+    DELETE FROM rollup_engine.source_partition WHERE partition = p_partition;
+    IF NOT p_retention.archive THEN
+        EXECUTE format('DROP TABLE %s', v_name);
+        RETURN 'dropped';
+    END IF;
+    EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', p_retention.relation, v_name);
+    FOR v_trigger IN
+        SELECT tgname FROM pg_trigger
+        WHERE tgrelid = p_partition AND tgfoid IN (
+            SELECT to_regprocedure(format('rollup_engine.capture_%s()', id)) FROM rollup_engine.source)
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, v_name);
+    END LOOP;
+    EXECUTE format('ALTER TABLE %s SET SCHEMA %s', v_name, rollup_engine.archive_schema(p_retention.relation));
+    RETURN 'archived';
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, regclass) IS 'Drops or archives one partition, unless somebody is using it: then lock_not_available.';
+
+CREATE FUNCTION rollup_engine.remove_due(p_retention rollup_engine.retention) RETURNS TABLE (action text, detail text)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_is_rollup constant boolean := EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation);
+    v_member record;
+    v_deleted bigint;
+BEGIN
+    IF NOT isfinite(p_retention.sealed_before) OR NOT rollup_engine.is_past(p_retention.sealed_by) THEN
+        RETURN;
+    END IF;
+    FOR v_member IN
+        SELECT m.member, m.member::text AS name, m.from_time, m.to_time
+        FROM rollup_engine.source_members(p_retention.relation) AS m
+        JOIN pg_inherits AS i ON i.inhrelid = m.member AND i.inhparent = p_retention.relation
+        WHERE m.to_time <= p_retention.sealed_before
+        ORDER BY m.to_time
+    LOOP
+        BEGIN
+            IF NOT v_is_rollup THEN
+                PERFORM rollup_engine.ensure_default_partition(p_retention.relation);
+            END IF;
+            action := rollup_engine.remove_partition(p_retention, v_member.member);
+            detail := format('%s: %s to %s', v_member.name, v_member.from_time, v_member.to_time);
+            RETURN NEXT;
+        EXCEPTION WHEN lock_not_available THEN
+            EXIT;  -- in use; the next run tries again
+        END;
+    END LOOP;
+    IF v_is_rollup AND NOT p_retention.archive THEN
+        EXECUTE format('DELETE FROM %s WHERE bucket < $1', p_retention.relation) USING p_retention.sealed_before;
+        GET DIAGNOSTICS v_deleted = ROW_COUNT;
+        IF v_deleted > 0 THEN
+            action := 'deleted';
+            detail := format('%s rows before %s', v_deleted, p_retention.sealed_before);
+            RETURN NEXT;
+        END IF;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_due(rollup_engine.retention) IS
+'Removes what lies below the seal of a table: whole partitions, and the rows of a rollup.';
+
+-- Public -----------------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.check_retention(p_relation regclass, p_archive boolean) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
+    v_column constant name := rollup_engine.partition_column(p_relation);
+    v_other text;
+BEGIN
+    SELECT string_agg(format('%s by %I', r.target_table, r.time_column), ', ') INTO v_other
+    FROM rollup_engine.readers(p_relation) AS r WHERE r.time_column <> v_column;
+    IF v_column IS NULL OR v_column <> ALL (rollup_engine.time_columns(p_relation)) THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
+            'retention drops partitions: create the table with PARTITION BY RANGE (the time column)');
+    ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
+    ELSIF v_other IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is partitioned by %I, but rolled up otherwise: %s', p_relation, v_column, v_other),
+            'what such partitions hold cannot be told from their bounds; drop them by hand');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_retention(regclass, boolean) IS 'An error unless old partitions of a table can be dropped by its caller.';
+
+CREATE FUNCTION rollup_engine.ensure_archive_schema(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_schema constant text := rollup_engine.archive_schema(p_relation);
+BEGIN
+    IF to_regnamespace(v_schema) IS NULL THEN
+        EXECUTE format('CREATE SCHEMA %s', v_schema);
+        EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO ${owner_role}', v_schema);
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    PERFORM rollup_engine.fail('TR004', format('%I may not create the schema %s', current_user, v_schema),
+        format('as the owner of the database: CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %1$s TO %I, ${owner_role};', v_schema, current_user));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.ensure_archive_schema(regclass) IS 'Makes the archive schema of a table''s schema.';
+
+CREATE FUNCTION rollup_engine.write_retention(p_relation regclass, p_keep interval, p_archive boolean) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
+    DELETE FROM rollup_engine.retention WHERE relation = p_relation AND p_keep IS NULL;
+    INSERT INTO rollup_engine.retention (relation, keep, archive)
+    SELECT p_relation, p_keep, p_archive WHERE p_keep IS NOT NULL
+    ON CONFLICT (relation) DO UPDATE SET keep = excluded.keep, archive = excluded.archive;
+$$;
+COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
+
+CREATE FUNCTION silver.set_retention(table_name text, keep interval, archive boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := coalesce(
+        (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(table_name)),
+        rollup_engine.find_relation(table_name, 'raw'));
+BEGIN
+    IF v_relation IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', table_name),
+            'a name without a schema is looked up in raw, then among the rollups; check the spelling');
+    END IF;
+    PERFORM rollup_engine.check_interval('keep', keep, false);
+    IF keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
+        PERFORM rollup_engine.check_retention(v_relation, archive);
+        PERFORM rollup_engine.ensure_default_partition(v_relation);
+    END IF;
+    IF keep IS NOT NULL AND archive THEN
+        PERFORM rollup_engine.ensure_archive_schema(v_relation);
+    END IF;
+    PERFORM rollup_engine.write_retention(v_relation, keep, coalesce(archive, false));
+END
+$$;
+COMMENT ON FUNCTION silver.set_retention(text, interval, boolean) IS
+'How long a source or a rollup is kept; NULL for ever. maintain_timeseries_tables first seals what is older and absorbed by every rollup that reads it, then, in a later run, drops those partitions, or with archive moves them to <schema>_archive. Rows that come for sealed time are counted, and change no rollup.';
+
+RESET ROLE;

@@ -1,0 +1,421 @@
+-- Maintenance: partitions of a sensible size, made ahead, dropped when due; fresh statistics;
+-- short logs. One call does it all and says what it did.
+
+SET LOCAL ROLE ${owner_role};
+
+-- Sizing, from statistics ------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.statistics_extent(p_partition regclass, p_column name) RETURNS tstzrange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+AS $$
+DECLARE
+    v_bounds timestamptz[];
+BEGIN
+    SELECT s.histogram_bounds::text::timestamptz[] INTO v_bounds
+    FROM pg_stats AS s
+    JOIN pg_class AS c ON c.oid = p_partition AND c.relname = s.tablename
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = s.schemaname
+    WHERE s.attname = p_column;
+    RETURN tstzrange(v_bounds[1], v_bounds[array_upper(v_bounds, 1)], '[]');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.statistics_extent(regclass, name) IS 'First and last time in a partition, as ANALYZE found them; NULL before it ran.';
+
+CREATE FUNCTION rollup_engine.bytes_per_second(p_relation regclass, p_column name) RETURNS double precision
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Of the newest ten partitions that hold enough to tell.
+    SELECT sum(pg_total_relation_size(member)) / sum(extract(epoch FROM upper(extent) - lower(extent)))
+    FROM (
+        SELECT m.member, e.extent
+        FROM rollup_engine.source_members(p_relation) AS m
+        JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r' AND c.reltuples >= 1000
+        CROSS JOIN LATERAL rollup_engine.statistics_extent(m.member, p_column) AS e (extent)
+        WHERE isfinite(m.from_time) AND upper(e.extent) > lower(e.extent)
+        ORDER BY m.from_time DESC
+        LIMIT 10
+    ) AS newest
+$$;
+COMMENT ON FUNCTION rollup_engine.bytes_per_second(regclass, name) IS 'How fast a partitioned table grows, indexes included; NULL when statistics cannot tell.';
+
+CREATE FUNCTION rollup_engine.round_chunk_interval(p_seconds double precision) RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(max(width), '1 hour')
+    FROM unnest('{1 hour,2 hours,3 hours,6 hours,12 hours,1 day,2 days,7 days,14 days,1 month,3 months,1 year,5 years,20 years}'::interval[]) AS width
+    WHERE extract(epoch FROM width) <= p_seconds
+$$;
+COMMENT ON FUNCTION rollup_engine.round_chunk_interval(double precision) IS 'The widest usual length of time that fits.';
+
+CREATE FUNCTION rollup_engine.best_chunk_interval(p_set rollup_engine.partition_set, p_target_bytes bigint) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT greatest(
+        rollup_engine.round_chunk_interval(p_target_bytes / rollup_engine.bytes_per_second(p_set.relation, p_set.control)),
+        (SELECT r.bucket_width FROM silver.rollup_config AS r WHERE r.target_table = p_set.relation),
+        (SELECT interval '1 day' FROM pg_attribute AS a
+            WHERE a.attrelid = p_set.relation AND a.attname = p_set.control AND rollup_engine.base_type(a.atttypid) = 'date'::regtype))
+    WHERE rollup_engine.bytes_per_second(p_set.relation, p_set.control) > 0
+$$;
+COMMENT ON FUNCTION rollup_engine.best_chunk_interval(rollup_engine.partition_set, bigint) IS 'Width of partitions of about that size; NULL when statistics cannot tell.';
+
+CREATE FUNCTION rollup_engine.find_partitioned(p_name text) RETURNS regclass
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := coalesce(
+        (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(p_name)),
+        rollup_engine.find_relation(p_name, 'raw'));
+BEGIN
+    IF v_relation IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', p_name),
+            'a name without a schema is looked up in raw, then among the rollups; check the spelling');
+    ELSIF rollup_engine.partition_column(v_relation) IS NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of one column', v_relation),
+            'create it with PARTITION BY RANGE (the time column)');
+    END IF;
+    RETURN v_relation;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.find_partitioned(text) IS 'The partitioned table of that name, or an error.';
+
+CREATE FUNCTION silver.optimize_chunk_interval(table_name text, target_bytes bigint DEFAULT 268435456) RETURNS interval
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_set rollup_engine.partition_set;
+BEGIN
+    IF target_bytes IS NULL OR target_bytes < 1048576 THEN
+        PERFORM rollup_engine.fail('TR001', format('target_bytes is %s', coalesce(target_bytes::text, 'NULL')), 'give at least 1048576, a megabyte');
+    END IF;
+    v_set.relation := rollup_engine.find_partitioned(table_name);
+    v_set.control := rollup_engine.partition_column(v_set.relation);
+    SELECT p.chunk_interval INTO v_set.chunk_interval FROM rollup_engine.partition_set AS p WHERE p.relation = v_set.relation;
+    RETURN coalesce(rollup_engine.best_chunk_interval(v_set, target_bytes), v_set.chunk_interval);
+END
+$$;
+COMMENT ON FUNCTION silver.optimize_chunk_interval(text, bigint) IS
+'Width that gives the partitions of a table or rollup about target_bytes, indexes included, by the sizes and statistics of its newest ones; the present width while those cannot tell. Changes nothing: maintain_timeseries_tables applies it to partitions to come.';
+
+-- The steps -----------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.apply_chunk_interval(p_set rollup_engine.partition_set, p_now timestamptz) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_best constant interval := rollup_engine.best_chunk_interval(p_set, 268435456);
+BEGIN
+    -- Small differences are not worth partitions of many widths.
+    IF v_best IS NULL OR v_best BETWEEN p_set.chunk_interval / 3 AND p_set.chunk_interval * 3 THEN
+        RETURN NULL;
+    END IF;
+    IF p_set.is_source THEN
+        PERFORM rollup_engine.change_chunk_interval(p_set.relation, v_best, p_now);
+    ELSE
+        UPDATE silver.rollup_config SET chunk_interval = v_best WHERE target_table = p_set.relation;
+    END IF;
+    RETURN format('partitions to come: %s instead of %s', v_best, p_set.chunk_interval);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.apply_chunk_interval(rollup_engine.partition_set, timestamptz) IS 'Has partitions to come be of the best width, when that is far from the present one.';
+
+CREATE FUNCTION rollup_engine.premake(p_set rollup_engine.partition_set, p_now timestamptz) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_made bigint;
+BEGIN
+    IF p_set.is_source THEN
+        v_made := rollup_engine.premake_source_partitions(p_set, p_now);
+    ELSE
+        v_made := rollup_engine.premake_rollup_partitions(p_set, p_now);
+    END IF;
+    RETURN nullif(v_made, 0) || ' partitions';
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.premake(rollup_engine.partition_set, timestamptz) IS 'Makes partitions ahead; says how many, NULL when there were enough.';
+
+CREATE FUNCTION rollup_engine.analyze_changed(p_relation regclass) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_member regclass;
+    v_count integer := 0;
+BEGIN
+    FOR v_member IN
+        SELECT s.relid
+        FROM rollup_engine.source_tree(p_relation) AS t (member)
+        JOIN pg_stat_all_tables AS s ON s.relid = t.member
+        JOIN pg_class AS c ON c.oid = s.relid AND c.relkind = 'r'
+        WHERE s.n_mod_since_analyze > 0.1 * greatest(c.reltuples, 100)
+    LOOP
+        EXECUTE format('ANALYZE (SKIP_LOCKED) %s', v_member);
+        v_count := v_count + 1;
+    END LOOP;
+    -- Of its own accord autovacuum looks at partitions only.
+    IF v_count > 0 AND EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = p_relation) THEN
+        EXECUTE format('ANALYZE (SKIP_LOCKED) %s', p_relation);
+    END IF;
+    RETURN nullif(v_count, 0) || ' tables';
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.analyze_changed(regclass) IS 'Brings statistics up to date where a tenth of the rows changed; says of how many tables.';
+
+CREATE FUNCTION rollup_engine.maintenance_step(p_set rollup_engine.partition_set, p_step text, p_now timestamptz) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN CASE p_step
+        WHEN 'resized' THEN rollup_engine.apply_chunk_interval(p_set, p_now)
+        WHEN 'premade' THEN rollup_engine.premake(p_set, p_now)
+        WHEN 'analyzed' THEN rollup_engine.analyze_changed(p_set.relation)
+    END;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.maintenance_step(rollup_engine.partition_set, text, timestamptz) IS 'One step for one table; says what it did, NULL for nothing.';
+
+CREATE FUNCTION rollup_engine.clean_logs(p_now timestamptz) RETURNS text
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH refreshes AS (
+        DELETE FROM silver.refresh_log WHERE finished_at < p_now - interval '30 days' RETURNING 1
+    ), errors AS (
+        DELETE FROM silver.error_log WHERE occurred_at < p_now - interval '30 days' RETURNING 1
+    )
+    SELECT nullif((SELECT count(*) FROM refreshes) + (SELECT count(*) FROM errors), 0) || ' rows of refresh_log and error_log'
+$$;
+COMMENT ON FUNCTION rollup_engine.clean_logs(timestamptz) IS 'Deletes what is older than 30 days from the logs; says how much.';
+
+-- One table -------------------------------------------------------------------------------------
+
+CREATE TYPE rollup_engine.action AS (target text, action text, detail text);
+COMMENT ON TYPE rollup_engine.action IS 'A thing that maintenance did.';
+
+CREATE FUNCTION rollup_engine.record_maintenance_failure(p_target text, p_code text, p_message text, p_detail text, p_context text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context)
+    VALUES (p_target, p_code, p_message, nullif(p_detail, ''), 'maintenance of this table goes on with its next run', p_context)
+$$;
+COMMENT ON FUNCTION rollup_engine.record_maintenance_failure(text, text, text, text, text) IS 'Logs a step of maintenance that failed.';
+
+CREATE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partition_set, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_target constant text := p_set.relation::text;
+    v_step text;
+    v_done text;
+    v_detail text;
+    v_context text;
+BEGIN
+    FOREACH v_step IN ARRAY '{analyzed,resized,premade}'::text[] LOOP
+        BEGIN
+            SELECT * INTO p_set FROM rollup_engine.partition_set WHERE relation = p_set.relation;
+            v_done := rollup_engine.maintenance_step(p_set, v_step, p_now);
+            IF v_done IS NOT NULL THEN
+                RETURN NEXT ROW(v_target, v_step, v_done)::rollup_engine.action;
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
+            PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
+            RETURN NEXT ROW(v_target, 'failed', format('not %s: %s', v_step, SQLERRM))::rollup_engine.action;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.maintain_set(rollup_engine.partition_set, timestamptz) IS 'Analyses, sizes and makes partitions of one table; a failed step stops no other.';
+
+CREATE FUNCTION rollup_engine.retain(p_retention rollup_engine.retention, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_target constant text := p_retention.relation::text;
+    v_removed record;
+    v_border timestamptz;
+    v_detail text;
+    v_context text;
+BEGIN
+    FOR v_removed IN SELECT * FROM rollup_engine.remove_due(p_retention) LOOP
+        RETURN NEXT ROW(v_target, v_removed.action, v_removed.detail)::rollup_engine.action;
+    END LOOP;
+    v_border := rollup_engine.seal(p_retention, p_now);
+    IF v_border IS NOT NULL THEN
+        RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_border))::rollup_engine.action;
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
+    PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
+    RETURN NEXT ROW(v_target, 'failed', format('retention: %s', SQLERRM))::rollup_engine.action;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.retain(rollup_engine.retention, timestamptz) IS 'Removes what an earlier run sealed, then seals what is due.';
+
+-- Rollup tables belong to the owner role, for whom these two stand in; the names are looked up.
+CREATE FUNCTION rollup_engine.maintain_rollup(p_rollup_id integer, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.*
+    FROM silver.rollup_config AS r
+    JOIN rollup_engine.partition_set AS s ON s.relation = r.target_table
+    CROSS JOIN LATERAL rollup_engine.maintain_set(s, p_now) AS a
+    WHERE r.id = p_rollup_id
+$$;
+COMMENT ON FUNCTION rollup_engine.maintain_rollup(integer, timestamptz) IS 'Maintains the table of a rollup.';
+
+CREATE FUNCTION rollup_engine.retain_rollup(p_rollup_id integer, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_retention rollup_engine.retention;
+BEGIN
+    -- create_rollup_table knows of retention, too.
+    INSERT INTO rollup_engine.retention (relation, keep)
+    SELECT r.target_table, r.retention FROM silver.rollup_config AS r WHERE r.id = p_rollup_id AND r.retention IS NOT NULL
+    ON CONFLICT DO NOTHING;
+    SELECT t.* INTO v_retention
+    FROM silver.rollup_config AS r JOIN rollup_engine.retention AS t ON t.relation = r.target_table WHERE r.id = p_rollup_id;
+    IF FOUND THEN
+        RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, p_now);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.retain_rollup(integer, timestamptz) IS 'Removes and seals old buckets of a rollup.';
+
+-- Everything ------------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.foreign_owner(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT relowner::regrole::text FROM pg_class WHERE oid = p_relation AND NOT pg_has_role(relowner, 'USAGE')
+$$;
+COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass) IS 'Who owns a table that the caller may not act for, NULL when it may.';
+
+CREATE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_set rollup_engine.partition_set;
+    v_owner text;
+BEGIN
+    FOR v_set IN SELECT s.* FROM rollup_engine.source_sets() AS s WHERE p_relation IS NULL OR s.relation = p_relation LOOP
+        v_owner := rollup_engine.foreign_owner(v_set.relation);
+        IF v_owner IS NULL THEN
+            RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_now);
+        ELSE
+            RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s, who owns it', v_owner))::rollup_engine.action;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.maintain_sources(regclass, timestamptz) IS 'Maintains the sources that were handed over, as the caller.';
+
+CREATE FUNCTION rollup_engine.retain_sources(p_relation regclass, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_retention rollup_engine.retention;
+    v_owner text;
+BEGIN
+    FOR v_retention IN SELECT t.* FROM rollup_engine.source_retentions() AS t WHERE p_relation IS NULL OR t.relation = p_relation LOOP
+        v_owner := rollup_engine.foreign_owner(v_retention.relation);
+        IF v_owner IS NULL THEN
+            RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, p_now);
+        ELSE
+            RETURN NEXT ROW(v_retention.relation::text, 'skipped', format('retention: run maintenance as %s, who owns it', v_owner))::rollup_engine.action;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.retain_sources(regclass, timestamptz) IS 'Removes and seals old partitions of sources, as the caller.';
+
+CREATE FUNCTION rollup_engine.source_sets() RETURNS SETOF rollup_engine.partition_set
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT s.* FROM rollup_engine.partition_set AS s JOIN pg_class AS c ON c.oid = s.relation WHERE s.is_source ORDER BY s.relation
+$$;
+COMMENT ON FUNCTION rollup_engine.source_sets() IS 'Sources whose partitions maintenance makes.';
+
+CREATE FUNCTION rollup_engine.source_retentions() RETURNS SETOF rollup_engine.retention
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.* FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = t.relation
+    WHERE NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = t.relation)
+    ORDER BY t.relation
+$$;
+COMMENT ON FUNCTION rollup_engine.source_retentions() IS 'Sources whose old partitions are removed.';
+
+CREATE FUNCTION rollup_engine.maintain(p_target text, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation regclass;
+    v_ids integer[];
+    v_id integer;
+    v_cleaned text;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    IF p_target IS NOT NULL AND rollup_engine.find_rollup_id(p_target) IS NULL THEN
+        v_relation := rollup_engine.find_partitioned(p_target);
+    END IF;
+    v_ids := ARRAY(
+        SELECT r.id FROM silver.rollup_config AS r
+        WHERE p_target IS NULL OR r.id = rollup_engine.find_rollup_id(p_target) ORDER BY r.depth, r.id);
+    FOREACH v_id IN ARRAY v_ids LOOP
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, p_now);
+    END LOOP;
+    IF p_target IS NULL OR v_relation IS NOT NULL THEN
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, p_now);
+    END IF;
+    v_cleaned := rollup_engine.clean_logs(p_now);
+    IF v_cleaned IS NOT NULL THEN
+        RETURN NEXT ROW(NULL, 'cleaned', v_cleaned)::rollup_engine.action;
+    END IF;
+    -- Last, for their locks are held until the end of the transaction.
+    FOREACH v_id IN ARRAY v_ids LOOP
+        RETURN QUERY SELECT * FROM rollup_engine.retain_rollup(v_id, p_now);
+    END LOOP;
+    IF p_target IS NULL OR v_relation IS NOT NULL THEN
+        RETURN QUERY SELECT * FROM rollup_engine.retain_sources(v_relation, p_now);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.maintain(text, timestamptz) IS 'What maintain_timeseries_tables does.';
+
+CREATE FUNCTION silver.maintain_timeseries_tables(target text DEFAULT NULL)
+RETURNS TABLE (target text, action text, detail text)
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM rollup_engine.maintain($1, now())
+$$;
+COMMENT ON FUNCTION silver.maintain_timeseries_tables(text) IS
+'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else) or failed (see error_log).';
+
+RESET ROLE;
