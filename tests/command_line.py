@@ -15,6 +15,7 @@ class Finished:
     err: str
 
     def json(self) -> Any:
+        assert self.out, self.err
         return json.loads(self.out)
 
 

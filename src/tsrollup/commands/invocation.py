@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import typer
 from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
 from rich.console import Console
 from rich.table import Table
 
@@ -47,8 +48,12 @@ class Invocation:
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[dict[str, Any]]]:
-        """An autocommit connection whose rows are dictionaries."""
+        """An autocommit connection whose rows are dictionaries, with times as text.
+
+        Python has no times like -infinity, which a border that does not exist yet is.
+        """
         with connect(self.url(), row_factory=dict_row) as connection:
+            connection.adapters.register_loader("timestamptz", TextLoader)
             yield connection
 
     def say(self, text: str) -> None:
