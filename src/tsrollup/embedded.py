@@ -312,16 +312,22 @@ class _Cluster:
         return pid
 
     def run(self, program: str, *arguments: str) -> None:
-        done = subprocess.run(
-            [str(self.bindir / program), *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"},
-            check=False,
-            **self.account.subprocess_arguments(),
-        )
+        try:
+            done = subprocess.run(
+                [str(self.bindir / program), *arguments],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LC_ALL": "C"},
+                check=False,
+                **self.account.subprocess_arguments(),
+            )
+        except OSError as error:
+            raise TsrollupError(
+                f"cannot run {self.bindir / program} as user {self.account.uid}: {error.strerror}",
+                "check the rights of its folder, or install tsrollup where that user can read it",
+            ) from error
         if done.returncode:
             said = " ".join((done.stderr or done.stdout).split())
             raise TsrollupError(f"{program} failed: {said}", f"the data is in {self.data_dir}")
