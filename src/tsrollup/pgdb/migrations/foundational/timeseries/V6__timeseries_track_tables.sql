@@ -70,6 +70,7 @@ CREATE TABLE silver.rollup_config (
     sealed_late_rows bigint NOT NULL DEFAULT 0,
     current_window interval NOT NULL,
     rows_per_second double precision,
+    source_rows double precision NOT NULL DEFAULT 0,
     last_run_at timestamptz,
     last_success_at timestamptz,
     retry_count integer NOT NULL DEFAULT 0,
@@ -114,6 +115,7 @@ COMMENT ON COLUMN silver.rollup_config.sealed_before IS 'Buckets before this tim
 COMMENT ON COLUMN silver.rollup_config.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
 COMMENT ON COLUMN silver.rollup_config.current_window IS 'Window of the next batch.';
 COMMENT ON COLUMN silver.rollup_config.rows_per_second IS 'Rows written per second by the last batch.';
+COMMENT ON COLUMN silver.rollup_config.source_rows IS 'Rows of its source, as estimated after the last batch.';
 COMMENT ON COLUMN silver.rollup_config.last_run_at IS 'When a batch last ran.';
 COMMENT ON COLUMN silver.rollup_config.last_success_at IS 'When a batch last ended well.';
 COMMENT ON COLUMN silver.rollup_config.retry_count IS 'Failures in a row.';

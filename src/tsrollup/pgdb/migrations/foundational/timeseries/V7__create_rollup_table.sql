@@ -141,11 +141,11 @@ BEGIN
     INSERT INTO silver.rollup_config (
         id, target_table, target_view, source_table, source_id, parent_id, depth, time_column, bucket_width, dimensions, metrics,
         chunk_interval, cell_width, settle_delay, processing_window, target_batch_duration, change_tracking, look_back_window,
-        retention, current_window, refresh_sql, sealed_before)
+        retention, current_window, refresh_sql, sealed_before, source_rows)
     OVERRIDING SYSTEM VALUE
     SELECT r.id, r.target_table, r.target_view, r.source_table, r.source_id, r.parent_id, r.depth, r.time_column, r.bucket_width,
         r.dimensions, r.metrics, r.chunk_interval, r.cell_width, r.settle_delay, r.processing_window, r.target_batch_duration,
-        r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before
+        r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before, r.source_rows
     FROM (SELECT v_rollup.*) AS r;
     PERFORM rollup_engine.register_partitions(v_rollup.target_table, 'bucket', v_rollup.chunk_interval);
     RETURN v_rollup;
@@ -289,6 +289,7 @@ BEGIN
     r.chunk_interval := coalesce(r.chunk_interval, least(30 * r.cell_width, greatest(r.cell_width, '36000 days')));
     r.current_window := coalesce(r.processing_window, r.cell_width);
     r.sealed_before := '-infinity';
+    r.source_rows := rollup_engine.estimated_rows(r.source_table);
     RETURN r;
 END
 $$;

@@ -1,0 +1,293 @@
+"""Compares a rollup with the plain GROUP BY over its raw table, in one statement and so in one
+snapshot. Nothing here uses the SQL that the engine generates: only its configuration.
+
+On a tie, `first` and `last` may be any of the tied values; the tests keep their times apart.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+FLOATS = {"real", "double precision"}
+NUMBERS = {"smallint", "integer", "bigint", "numeric"} | FLOATS
+
+
+@dataclass(frozen=True)
+class Rollup:
+    """A rollup as configured, with the raw table at the root of its hierarchy."""
+
+    id: int
+    table: str
+    view: str
+    raw_table: str
+    time_column: str
+    time_type: str
+    months: int
+    width: str
+    dimensions: tuple[str, ...]
+    metrics: tuple[tuple[str, str], ...]
+    types: dict[str, str]
+    sealed_before: str
+
+
+def assert_equal_to_group_by(connection: psycopg.Connection[Any], *rollups: str) -> None:
+    """Each live view equals the GROUP BY over raw in every unsealed bucket, and, where the stale
+    set is empty, so does the table. In an open transaction it is that one's snapshot."""
+    for name in rollups:
+        rollup = describe(connection, name)
+        _fail_if_different(connection, rollup, rollup.view)
+        if stale_set_is_empty(connection, rollup):
+            _fail_if_different(connection, rollup, rollup.table)
+
+
+def assert_settled(connection: psycopg.Connection[Any], *rollups: str) -> None:
+    """Nothing is stale, and the tables equal the GROUP BY."""
+    for name in rollups:
+        rollup = describe(connection, name)
+        assert stale_set_is_empty(connection, rollup), f"{name} is still stale"
+        _fail_if_different(connection, rollup, rollup.table)
+        _fail_if_different(connection, rollup, rollup.view)
+
+
+def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
+    """The rollup of that name, which is a regclass of its table or view, or a bare name in gold."""
+    cursor = connection.cursor(row_factory=tuple_row)
+    row = cursor.execute(
+        """
+        WITH RECURSIVE chosen AS (
+            SELECT * FROM silver.rollup_config
+            WHERE coalesce(to_regclass(%(name)s), to_regclass('gold.' || %(name)s))
+                IN (target_table, target_view)
+        ), line AS (
+            SELECT id, parent_id, source_table, time_column FROM chosen
+            UNION ALL
+            SELECT p.id, p.parent_id, p.source_table, p.time_column
+            FROM line JOIN silver.rollup_config AS p ON p.id = line.parent_id
+        )
+        SELECT c.id, c.target_table::text, c.target_view::text, root.source_table::text,
+            root.time_column, root.source_table::oid,
+            (extract(year FROM c.bucket_width) * 12 + extract(month FROM c.bucket_width))::integer,
+            extract(epoch FROM c.bucket_width)::text || ' seconds', c.dimensions::text[],
+            c.metrics, c.sealed_before::text
+        FROM chosen AS c JOIN line AS root ON root.parent_id IS NULL
+        """,
+        {"name": name},
+    ).fetchone()
+    assert row, f"there is no rollup {name}"
+    types: dict[str, str] = dict(
+        cursor.execute(
+            """
+            WITH RECURSIVE column_type AS (
+                SELECT attname, atttypid AS type FROM pg_attribute
+                WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped
+                UNION ALL
+                SELECT c.attname, t.typbasetype
+                FROM column_type AS c JOIN pg_type AS t ON t.oid = c.type AND t.typbasetype <> 0
+            )
+            SELECT attname, format_type(type, NULL) FROM column_type
+            WHERE (SELECT typbasetype FROM pg_type WHERE oid = type) = 0
+            """,
+            [row[5]],
+        ).fetchall()
+    )
+    metrics = tuple((c, a) for c, aggregates in sorted(row[9].items()) for a in sorted(aggregates))
+    return Rollup(
+        id=row[0],
+        table=row[1],
+        view=row[2],
+        raw_table=row[3],
+        time_column=row[4],
+        time_type=types[row[4]],
+        months=row[6],
+        width=row[7],
+        dimensions=tuple(row[8]),
+        metrics=metrics,
+        types=types,
+        sealed_before=row[10],
+    )
+
+
+def stale_set_is_empty(connection: psycopg.Connection[Any], rollup: Rollup) -> bool:
+    cursor = connection.cursor(row_factory=tuple_row)
+    cursor.execute("SELECT isempty(rollup_engine.stale_set(%s))", [rollup.id])
+    row = cursor.fetchone()
+    return bool(row and row[0])
+
+
+def expected_query(rollup: Rollup) -> sql.Composed:
+    """bucket, dimensions, row_count and every metric, grouped from raw: columns b, d0.., n, m0..;
+    with a0.. the sums of absolute values that the tolerance of float sums is relative to."""
+    time = _utc(rollup)
+    columns: list[sql.Composable] = [sql.SQL("{} AS b").format(_bucket(rollup, time))]
+    columns += [
+        sql.SQL("{} AS {}").format(sql.Identifier(d), sql.Identifier(f"d{i}"))
+        for i, d in enumerate(rollup.dimensions)
+    ]
+    columns.append(sql.SQL("count(*)::numeric AS n"))
+    for i, (column, aggregate) in enumerate(rollup.metrics):
+        columns.append(
+            sql.SQL("{} AS {}").format(
+                _comparable(rollup, column, aggregate, _aggregate(rollup, column, aggregate, time)),
+                sql.Identifier(f"m{i}"),
+            )
+        )
+        columns.append(
+            sql.SQL("{} AS {}").format(_scale(rollup, column, aggregate), sql.Identifier(f"a{i}"))
+        )
+    return sql.SQL(
+        "SELECT {columns} FROM {table} WHERE {time} >= '0001-01-01 00:00+00'::timestamptz"
+        " AND {time} < '10000-01-01 00:00+00'::timestamptz GROUP BY {keys}"
+    ).format(
+        columns=sql.SQL(", ").join(columns),
+        table=sql.SQL(rollup.raw_table),
+        time=time,
+        keys=sql.SQL(", ").join(sql.SQL(str(n + 1)) for n in range(1 + len(rollup.dimensions))),
+    )
+
+
+def stored_query(rollup: Rollup, relation: str) -> sql.Composed:
+    """The same columns from the live view or the table; a table holds no finished values."""
+    columns: list[sql.Composable] = [sql.SQL("bucket AS b")]
+    columns += [
+        sql.SQL("{} AS {}").format(sql.Identifier(d), sql.Identifier(f"d{i}"))
+        for i, d in enumerate(rollup.dimensions)
+    ]
+    columns.append(sql.SQL("row_count::numeric AS n"))
+    for i, (column, aggregate) in enumerate(rollup.metrics):
+        stored = sql.Identifier(column_name(column, aggregate))
+        value = _comparable(rollup, column, aggregate, stored)
+        columns.append(sql.SQL("{} AS {}").format(value, sql.Identifier(f"m{i}")))
+        columns.append(sql.SQL("NULL::double precision AS {}").format(sql.Identifier(f"a{i}")))
+    return sql.SQL("SELECT {} FROM {}").format(sql.SQL(", ").join(columns), sql.SQL(relation))
+
+
+def differences_query(rollup: Rollup, relation: str) -> sql.Composed:
+    """Rows that are not the same on both sides, none when all is well."""
+    if relation == rollup.table:
+        stored = tuple(x for x in rollup.metrics if x[1] in STORED_AGGREGATES)
+        rollup = replace(rollup, metrics=stored)
+    keys = sql.SQL(", ").join(
+        sql.Identifier(x) for x in ["b", *(f"d{i}" for i in range(len(rollup.dimensions)))]
+    )
+    differs: list[sql.Composable] = [
+        sql.SQL("count(*) <> 2 OR count(DISTINCT side) <> 2 OR min(n) <> max(n)")
+    ]
+    values: list[sql.Composable] = [sql.SQL("array_agg(n::text ORDER BY side)")]
+    for i, (column, aggregate) in enumerate(rollup.metrics):
+        names = {"m": sql.Identifier(f"m{i}"), "a": sql.Identifier(f"a{i}")}
+        different = "count({m}) = 1 OR min({m}) IS DISTINCT FROM max({m})"
+        if _is_float_sum(rollup, column, aggregate):
+            different += " AND NOT coalesce(max({m}) - min({m}) <= 1e-9 * max({a}), false)"
+        differs.append(sql.SQL(different).format(**names))
+        values.append(sql.SQL("array_agg({m}::text ORDER BY side)").format(**names))
+    return sql.SQL(
+        "SELECT {keys}, array_agg(side ORDER BY side), {values} FROM"
+        " (SELECT 'raw' AS side, * FROM ({expected}) AS e UNION ALL"
+        " SELECT 'rollup', * FROM ({stored}) AS s) AS both_sides"
+        " WHERE b >= {sealed} GROUP BY {keys} HAVING {differs} ORDER BY b LIMIT 10"
+    ).format(
+        keys=keys,
+        values=sql.SQL(", ").join(values),
+        expected=expected_query(rollup),
+        stored=stored_query(rollup, relation),
+        sealed=sql.Literal(rollup.sealed_before),
+        differs=sql.SQL(" OR ").join(differs),
+    )
+
+
+STORED_AGGREGATES = {"count", "sum", "min", "max", "first", "last"}
+
+
+def column_name(column: str, aggregate: str) -> str:
+    return f"{column}_{aggregate}"
+
+
+def refresh_everything(connection: psycopg.Connection[Any]) -> None:
+    """Refreshes until nothing is left, open buckets as well; a failed rollup fails the test."""
+    for _ in range(100):
+        rows = (
+            connection.cursor(row_factory=tuple_row)
+            .execute(
+                "SELECT target, status, error_code, error_message, ranges_left"
+                " FROM silver.perform_rollup(as_of => 'infinity')"
+            )
+            .fetchall()
+        )
+        wrong = [row for row in rows if row[1] not in ("ok", "partial", "waiting_for_parent")]
+        assert not wrong, _listed(wrong)
+        if not any(row[4] for row in rows):
+            return
+    raise AssertionError(f"there is no end to it: {rows}")
+
+
+def _fail_if_different(connection: psycopg.Connection[Any], rollup: Rollup, relation: str) -> None:
+    rows = (
+        connection.cursor(row_factory=tuple_row)
+        .execute(differences_query(rollup, relation))
+        .fetchall()
+    )
+    assert not rows, f"{relation} is not the GROUP BY over {rollup.raw_table}:\n{_listed(rows)}"
+
+
+def _listed(rows: Sequence[tuple[Any, ...]]) -> str:
+    return "\n".join(str(row) for row in rows)
+
+
+def _utc(rollup: Rollup) -> sql.Composable:
+    column = sql.Identifier(rollup.time_column)
+    if rollup.time_type == "timestamp with time zone":
+        return column
+    return sql.SQL("({}::timestamp AT TIME ZONE 'UTC')").format(column)
+
+
+def _bucket(rollup: Rollup, time: sql.Composable) -> sql.Composable:
+    if not rollup.months:
+        return sql.SQL("date_bin({}, {}, '2000-01-03 00:00+00')").format(
+            sql.Literal(rollup.width) + sql.SQL("::interval"), time
+        )
+    # Months since 2000, rounded down to a whole number of buckets.
+    return sql.SQL(
+        "((timestamp '2000-01-01' + make_interval(months => {months} * floor("
+        "((extract(year FROM {time} AT TIME ZONE 'UTC') - 2000) * 12"
+        " + extract(month FROM {time} AT TIME ZONE 'UTC') - 1) / {months})::integer))"
+        " AT TIME ZONE 'UTC')"
+    ).format(months=sql.Literal(rollup.months), time=time)
+
+
+def _aggregate(rollup: Rollup, column: str, aggregate: str, time: sql.Composable) -> sql.Composable:
+    value: sql.Composable = sql.Identifier(column)
+    if aggregate in ("first", "last"):
+        direction = sql.SQL("" if aggregate == "first" else " DESC")
+        return sql.SQL("(array_agg({}::text ORDER BY {}{}))[1]").format(value, time, direction)
+    if rollup.types[column] == "real" and aggregate in ("sum", "avg"):
+        value = sql.SQL("{}::double precision").format(value)
+    return sql.SQL("{}({})").format(sql.SQL(aggregate), value)
+
+
+def _comparable(
+    rollup: Rollup, column: str, aggregate: str, value: sql.Composable
+) -> sql.Composable:
+    """Numbers compare as numbers, whatever their scale; everything else by its text."""
+    if aggregate in ("first", "last") or (
+        aggregate in ("min", "max") and rollup.types[column] not in NUMBERS
+    ):
+        return sql.SQL('{}::text COLLATE "C"').format(value)
+    if aggregate != "count" and rollup.types[column] in FLOATS:
+        return sql.SQL("{}::double precision").format(value)
+    return sql.SQL("{}::numeric").format(value)
+
+
+def _is_float_sum(rollup: Rollup, column: str, aggregate: str) -> bool:
+    return rollup.types[column] in FLOATS and aggregate in ("sum", "avg")
+
+
+def _scale(rollup: Rollup, column: str, aggregate: str) -> sql.Composable:
+    if not _is_float_sum(rollup, column, aggregate):
+        return sql.SQL("NULL::double precision")
+    return sql.SQL("{}(abs({}::double precision))").format(
+        sql.SQL(aggregate), sql.Identifier(column)
+    )
