@@ -62,12 +62,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.storage_statistics(regclass) IS 'Size and rows of a table with all its partitions; rows by the planner''s statistics.';
 
-CREATE FUNCTION silver.get_detailed_stats(table_pattern text)
+CREATE FUNCTION rollup_engine.detailed_statistics(p_pattern text)
 RETURNS TABLE (
     table_name text, kind text, live_view text, first_time timestamptz, last_time timestamptz,
     partitions bigint, estimated_rows bigint, dead_rows bigint, table_bytes bigint, index_bytes bigint, bytes_per_row double precision,
     stale_buckets bigint, batches_last_day bigint, mean_batch_duration interval, rows_written_last_day bigint,
-    query_calls bigint, query_mean_ms double precision, last_analyzed_at timestamptz
+    last_analyzed_at timestamptz
 )
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -86,22 +86,42 @@ AS $$
         (d.table_bytes + d.index_bytes)::float8 / nullif(d.estimated_rows, 0),
         CASE WHEN t.rollup_id IS NOT NULL THEN rollup_engine.bucket_count(
             (SELECT bucket_width FROM silver.rollup_config WHERE id = t.rollup_id), rollup_engine.finite_stale_set(t.rollup_id)) END,
-        l.batches, l.mean_duration, l.rows_written, q.calls, q.mean_ms, d.last_analyzed_at
+        l.batches, l.mean_duration, l.rows_written, d.last_analyzed_at
     FROM tables AS t
     JOIN pg_class AS c ON c.oid = t.relation
     CROSS JOIN LATERAL rollup_engine.storage_statistics(t.relation) AS d
     CROSS JOIN LATERAL (SELECT rollup_engine.time_extent(t.relation, t.time_expression, t.time_column) AS extent) AS e
-    CROSS JOIN LATERAL rollup_engine.statement_statistics(array_remove(ARRAY[t.relation::text, t.live_view], NULL)) AS q
     CROSS JOIN LATERAL (
         SELECT count(*) AS batches, avg(finished_at - started_at) AS mean_duration, sum(rows_written)::bigint AS rows_written
         FROM silver.refresh_log AS l
         WHERE t.kind = 'rollup' AND l.target_table = t.relation::text AND l.finished_at > now() - interval '1 day'
     ) AS l
-    WHERE coalesce(table_pattern, '%') = '%' OR t.relation::text LIKE table_pattern OR t.live_view LIKE table_pattern OR c.relname LIKE table_pattern
-    ORDER BY t.kind DESC, t.relation::text
+    WHERE coalesce(p_pattern, '%') = '%' OR t.relation::text LIKE p_pattern OR t.live_view LIKE p_pattern OR c.relname LIKE p_pattern
+$$;
+COMMENT ON FUNCTION rollup_engine.detailed_statistics(text) IS 'What get_detailed_stats shows, but for people''s queries.';
+
+CREATE FUNCTION silver.get_detailed_stats(table_pattern text)
+RETURNS TABLE (
+    table_name text, kind text, live_view text, first_time timestamptz, last_time timestamptz,
+    partitions bigint, estimated_rows bigint, dead_rows bigint, table_bytes bigint, index_bytes bigint, bytes_per_row double precision,
+    stale_buckets bigint, batches_last_day bigint, mean_batch_duration interval, rows_written_last_day bigint,
+    query_calls bigint, query_mean_ms double precision, last_analyzed_at timestamptz
+)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Not SECURITY DEFINER: whose statements are shown is up to the caller's rights.
+    SELECT d.table_name, d.kind, d.live_view, d.first_time, d.last_time,
+        d.partitions, d.estimated_rows, d.dead_rows, d.table_bytes, d.index_bytes, d.bytes_per_row,
+        d.stale_buckets, d.batches_last_day, d.mean_batch_duration, d.rows_written_last_day,
+        q.calls, q.mean_ms, d.last_analyzed_at
+    FROM rollup_engine.detailed_statistics(table_pattern) AS d
+    CROSS JOIN LATERAL rollup_engine.statement_statistics(array_remove(ARRAY[d.table_name, d.live_view], NULL)) AS q
+    ORDER BY d.kind DESC, d.table_name
 $$;
 COMMENT ON FUNCTION silver.get_detailed_stats(text) IS
-'A row per rollup and per source whose name (with or without schema, or that of its live view) is LIKE the pattern; ''%'' or NULL for all. Sizes in bytes, with partitions; rows by the planner''s statistics; times of the last day''s batches; calls and mean time, in ms, of the queries that name the table or the live view, NULL without pg_stat_statements.';
+'A row per rollup and per source whose name (with or without schema, or that of its live view) is LIKE the pattern; ''%'' or NULL for all. Sizes in bytes, with partitions; rows by the planner''s statistics; times of the last day''s batches; calls and mean time, in ms, of the queries that name the table or the live view, as far as the caller may see them (pg_read_all_stats: all), NULL without pg_stat_statements.';
+GRANT EXECUTE ON FUNCTION rollup_engine.detailed_statistics(text), rollup_engine.statement_statistics(text[]) TO ${operator_role};
 
 CREATE FUNCTION silver.get_partition_stats(table_name text)
 RETURNS TABLE (

@@ -66,4 +66,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.gin_index_sql(silver.rollup_config) IS 'The GIN index that a rollup should have by the rule and does not have.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.extra_indexes_sql(p_rollup silver.rollup_config) RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.ltree_indexes_sql(p_rollup)
+    UNION ALL
+    SELECT rollup_engine.gin_index_sql(p_rollup)
+$$;
+COMMENT ON FUNCTION rollup_engine.extra_indexes_sql(silver.rollup_config) IS 'CREATE INDEX statements for the indexes beyond the unique one that a rollup should have and does not.';
+
 RESET ROLE;
