@@ -143,9 +143,18 @@ AS $$
     SELECT count(*) FROM pg_inherits WHERE inhparent = p_relation
 $$;
 
+-- pg_partman sets search_path for the whole session, and would leave ours behind in it. In the
+-- path below its call finds this function, which sets it no longer than its caller runs.
+CREATE FUNCTION rollup_engine.set_config(setting_name text, new_value text, is_local boolean) RETURNS text
+    LANGUAGE sql
+AS $$
+    SELECT pg_catalog.set_config(setting_name, new_value, true)
+$$;
+COMMENT ON FUNCTION rollup_engine.set_config(text, text, boolean) IS 'Stands in for the built-in function inside pg_partman.';
+
 CREATE FUNCTION rollup_engine.premake_by_partman(p_set rollup_engine.partition_set) RETURNS void
     LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
+    SET search_path = rollup_engine, pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$

@@ -10,12 +10,13 @@ SET LOCAL ROLE ${owner_role};
 
 CREATE TABLE rollup_engine.retention (
     relation regclass PRIMARY KEY,
-    keep interval NOT NULL CHECK (keep > '0'),
+    keep interval CHECK (keep > '0'),
     archive boolean NOT NULL DEFAULT false,
     sealed_before timestamptz NOT NULL DEFAULT '-infinity',
     sealed_by xid8
 );
 COMMENT ON TABLE rollup_engine.retention IS 'Tables, sources and rollups, whose old partitions are dropped.';
+COMMENT ON COLUMN rollup_engine.retention.keep IS 'NULL when it is kept for ever by now; the border of what is gone stays on record.';
 COMMENT ON COLUMN rollup_engine.retention.sealed_before IS 'Partitions that end before this may be dropped.';
 COMMENT ON COLUMN rollup_engine.retention.sealed_by IS 'Transaction that set it: snapshots older than that still read what is to be dropped.';
 
@@ -236,6 +237,23 @@ $$;
 COMMENT ON FUNCTION rollup_engine.seal(rollup_engine.retention, timestamptz) IS
 'Seals a table as far as retention asks for it and its rollups have absorbed it; returns the new border, NULL when there is none.';
 
+-- A rollup made later starts where its source is still whole.
+CREATE FUNCTION rollup_engine.inherit_seal() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.sealed_before := greatest(NEW.sealed_before, (
+        SELECT rollup_engine.bucket_ceil(NEW.bucket_width, t.sealed_before)
+        FROM rollup_engine.retention AS t WHERE t.relation = NEW.source_table AND isfinite(t.sealed_before)));
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.inherit_seal() IS 'Seals a new rollup where the partitions of its source are gone, or about to go.';
+
+CREATE TRIGGER inherit_seal BEFORE INSERT ON silver.rollup_config
+    FOR EACH ROW EXECUTE FUNCTION rollup_engine.inherit_seal();
+
 -- Drop -------------------------------------------------------------------------------------------
 
 CREATE FUNCTION rollup_engine.is_past(p_transaction xid8) RETURNS boolean
@@ -305,7 +323,7 @@ DECLARE
     v_member record;
     v_deleted bigint;
 BEGIN
-    IF NOT isfinite(p_retention.sealed_before) OR NOT rollup_engine.is_past(p_retention.sealed_by) THEN
+    IF p_retention.keep IS NULL OR NOT isfinite(p_retention.sealed_before) OR NOT rollup_engine.is_past(p_retention.sealed_by) THEN
         RETURN;
     END IF;
     FOR v_member IN
@@ -389,9 +407,8 @@ CREATE FUNCTION rollup_engine.write_retention(p_relation regclass, p_keep interv
     SET search_path = pg_catalog, pg_temp
 AS $$
     UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
-    DELETE FROM rollup_engine.retention WHERE relation = p_relation AND p_keep IS NULL;
     INSERT INTO rollup_engine.retention (relation, keep, archive)
-    SELECT p_relation, p_keep, p_archive WHERE p_keep IS NOT NULL
+    VALUES (p_relation, p_keep, p_archive)
     ON CONFLICT (relation) DO UPDATE SET keep = excluded.keep, archive = excluded.archive;
 $$;
 COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
@@ -410,6 +427,9 @@ BEGIN
             'a name without a schema is looked up in raw, then among the rollups; check the spelling');
     END IF;
     PERFORM rollup_engine.check_interval('keep', keep, false);
+    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not set how long tables are kept', current_user), 'GRANT ${owner_role} TO it');
+    END IF;
     IF keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
         PERFORM rollup_engine.check_retention(v_relation, archive);
         PERFORM rollup_engine.ensure_default_partition(v_relation);

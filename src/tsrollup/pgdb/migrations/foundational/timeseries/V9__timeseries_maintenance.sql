@@ -86,7 +86,7 @@ $$;
 COMMENT ON FUNCTION rollup_engine.find_partitioned(text) IS 'The partitioned table of that name, or an error.';
 
 CREATE FUNCTION silver.optimize_chunk_interval(table_name text, target_bytes bigint DEFAULT 268435456) RETURNS interval
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -171,6 +171,26 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.analyze_changed(regclass) IS 'Brings statistics up to date where a tenth of the rows changed; says of how many tables.';
 
+CREATE FUNCTION rollup_engine.add_missing_indexes(p_relation regclass) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '2s'
+AS $$
+DECLARE
+    v_statement text;
+    v_done text[] := '{}';
+BEGIN
+    FOR v_statement IN
+        SELECT rollup_engine.extra_indexes_sql(r) FROM silver.rollup_config AS r WHERE r.target_table = p_relation
+    LOOP
+        EXECUTE v_statement;
+        v_done := v_done || v_statement;
+    END LOOP;
+    RETURN nullif(array_to_string(v_done, '; '), '');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.add_missing_indexes(regclass) IS 'Creates the indexes that a rollup should have by our rules, which statistics may decide later.';
+
 CREATE FUNCTION rollup_engine.maintenance_step(p_set rollup_engine.partition_set, p_step text, p_now timestamptz) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -180,6 +200,7 @@ BEGIN
         WHEN 'resized' THEN rollup_engine.apply_chunk_interval(p_set, p_now)
         WHEN 'premade' THEN rollup_engine.premake(p_set, p_now)
         WHEN 'analyzed' THEN rollup_engine.analyze_changed(p_set.relation)
+        WHEN 'indexed' THEN rollup_engine.add_missing_indexes(p_set.relation)
     END;
 END
 $$;
@@ -224,7 +245,7 @@ DECLARE
     v_detail text;
     v_context text;
 BEGIN
-    FOREACH v_step IN ARRAY '{analyzed,resized,premade}'::text[] LOOP
+    FOREACH v_step IN ARRAY '{analyzed,indexed,resized,premade}'::text[] LOOP
         BEGIN
             SELECT * INTO p_set FROM rollup_engine.partition_set WHERE relation = p_set.relation;
             v_done := rollup_engine.maintenance_step(p_set, v_step, p_now);
@@ -239,7 +260,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.maintain_set(rollup_engine.partition_set, timestamptz) IS 'Analyses, sizes and makes partitions of one table; a failed step stops no other.';
+COMMENT ON FUNCTION rollup_engine.maintain_set(rollup_engine.partition_set, timestamptz) IS 'Analyses and indexes one table, sizes and makes its partitions; a failed step stops no other.';
 
 CREATE FUNCTION rollup_engine.retain(p_retention rollup_engine.retention, p_now timestamptz) RETURNS SETOF rollup_engine.action
     LANGUAGE plpgsql
@@ -416,6 +437,6 @@ AS $$
     SELECT * FROM rollup_engine.maintain($1, now())
 $$;
 COMMENT ON FUNCTION silver.maintain_timeseries_tables(text) IS
-'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else) or failed (see error_log).';
+'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, indexed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else) or failed (see error_log).';
 
 RESET ROLE;
