@@ -8,8 +8,10 @@ from servers import PostgresServer
 SOURCE = """
     CREATE TABLE raw.readings (ts timestamptz NOT NULL, device text, temp float8)
         PARTITION BY RANGE (ts);
-    CREATE TABLE raw.january PARTITION OF raw.readings FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
-    CREATE TABLE raw.february PARTITION OF raw.readings FOR VALUES FROM ('2024-02-01') TO ('2024-03-01');
+    CREATE TABLE raw.january PARTITION OF raw.readings
+        FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
+    CREATE TABLE raw.february PARTITION OF raw.readings
+        FOR VALUES FROM ('2024-02-01') TO ('2024-03-01');
     CREATE INDEX ON raw.readings (ts);
     INSERT INTO raw.readings
     SELECT ts, 'd' || d, d FROM generate_series(1, 3) AS d,
@@ -38,8 +40,8 @@ def test_detailed_stats_are_the_servers_own_figures(readings: psycopg.Connection
     ).fetchall()
     (source_size, source_indexes), (size, indexes) = readings.execute(
         "SELECT sum(pg_table_size(p.relid)), sum(pg_indexes_size(p.relid))"
-        " FROM (VALUES (1, 'raw.readings'::regclass), (2, 'silver.readings_1d')) AS t (n, relation),"
-        " pg_partition_tree(t.relation) AS p GROUP BY n ORDER BY n"
+        " FROM (VALUES (1, 'raw.readings'::regclass), (2, 'silver.readings_1d'))"
+        " AS t (n, relation), pg_partition_tree(t.relation) AS p GROUP BY n ORDER BY n"
     ).fetchall()
     assert rows == [
         ("raw.readings", "source", None, "2024-01-30 00:00:00+00", "2024-02-01 23:00:00+00",
