@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from flyway.runners import HOME, Ours, Resident
@@ -19,10 +20,11 @@ def one_server(request: pytest.FixtureRequest) -> PostgresServer:
 
 
 @pytest.fixture(scope="session")
-def stage(one_server: PostgresServer) -> Iterator[str]:
-    """A database that scenarios empty before they use it."""
+def stage(one_server: PostgresServer) -> Iterator[psycopg.Connection]:
+    """A connection to a database that scenarios empty before they use it."""
     name = one_server.create_database()
-    yield name
+    with psycopg.connect(one_server.url(name), autocommit=True) as connection:
+        yield connection
     one_server.drop_database(name)
 
 

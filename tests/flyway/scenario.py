@@ -90,11 +90,13 @@ class World:
     """A folder of scripts and a database, and the runner whose turn it is."""
 
     server: PostgresServer
-    dbname: str
+    connection: psycopg.Connection
     folder: Path
     ours: Runner
     real: Runner
     turns: Callable[[int], Runner]
+    # Asking ours is enough once both have said the same of the same database.
+    asks_both: bool
     defaults: dict[str, str] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -108,13 +110,13 @@ class World:
         (self.folder / name).unlink()
 
     def sql(self, statement: str) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.server.url(self.dbname), autocommit=True) as connection:
-            cursor = connection.execute(statement)
-            return cursor.fetchall() if cursor.description else []
+        cursor = self.connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
 
     def parameters(self, given: Mapping[str, str]) -> dict[str, str]:
+        url = self.server.url(self.connection.info.dbname)
         parameters = {
-            "url": f"jdbc:{self.server.url(self.dbname).replace(f'{self.server.user}@', '')}",
+            "url": f"jdbc:{url.replace(f'{self.server.user}@', '')}",
             "user": self.server.user,
             "locations": f"filesystem:{self.folder}",
             **self.defaults,
@@ -129,11 +131,13 @@ class World:
         parameters = self.parameters({key.replace("__", "."): v for key, v in given.items()})
         outcome = self.turns(len(self.steps)).run(command, parameters)
         self.errors.append(outcome.error)
-        told = [runner.run("info", parameters) for runner in (self.real, self.ours)]
-        assert told[0].ok == told[1].ok, f"info after {command}: {told}"
-        assert told[0].states == told[1].states, _difference(told[0].states, told[1].states)
+        told = self.ours.run("info", parameters)
+        if self.asks_both:
+            flyways = self.real.run("info", parameters)
+            assert flyways.ok == told.ok, f"info after {command}: {flyways}, {told}"
+            assert flyways.states == told.states, _difference(flyways.states, told.states)
         self.steps.append(
-            Step(command, outcome.ok, self._history(), told[0].states, *self._contents())
+            Step(command, outcome.ok, self._history(), told.states, *self._contents())
         )
         return outcome.ok
 
@@ -168,8 +172,7 @@ class World:
         return self.sql(_STRUCTURE), rows
 
     def _query(self, query: Composed) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.server.url(self.dbname), autocommit=True) as connection:
-            return connection.execute(query).fetchall()
+        return self.connection.execute(query).fetchall()
 
 
 Scenario = Callable[[World], None]
@@ -184,15 +187,20 @@ def scenario(function: Scenario) -> Scenario:
 
 
 def play(
-    name: str, server: PostgresServer, dbname: str, folder: Path, ours: Runner, real: Runner
+    name: str,
+    server: PostgresServer,
+    connection: psycopg.Connection,
+    folder: Path,
+    ours: Runner,
+    real: Runner,
 ) -> None:
     """Tell the story to each cast and compare what came of it with the real Flyway's."""
 
     def tell(cast: str, turns: Callable[[int], Runner]) -> list[Step]:
         place = folder / "scripts"
         place.mkdir()
-        world = World(server, dbname, place, ours, real, turns)
-        world.sql(_RESET)
+        connection.execute(_RESET)
+        world = World(server, connection, place, ours, real, turns, asks_both=cast == "real")
         SCENARIOS[name](world)
         # One path for all casts: it may be part of what is compared.
         place.rename(folder / cast)

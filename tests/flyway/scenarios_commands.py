@@ -131,7 +131,8 @@ def clean_everything(w: World) -> None:
     w.write(
         "V1__all.sql",
         "CREATE TYPE e AS ENUM ('a'); CREATE DOMAIN d AS int; CREATE TYPE c AS (i int);\n"
-        "CREATE TABLE t (i serial PRIMARY KEY, e e, d d, c c, g int GENERATED ALWAYS AS IDENTITY);\n"
+        "CREATE TABLE t (i serial PRIMARY KEY, e e, d d, c c);\n"
+        "CREATE TABLE identity (g int GENERATED ALWAYS AS IDENTITY);\n"
         "CREATE TABLE child () INHERITS (t);\n"
         "CREATE TABLE p (i int) PARTITION BY RANGE (i);\n"
         "CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (1) TO (2);\n"
@@ -149,9 +150,8 @@ def clean_everything(w: World) -> None:
     )
     assert w.run("migrate")
     assert w.run("clean", cleanDisabled="false")
-    w.sql(
-        "DROP OPERATOR IF EXISTS app1.=== (int, int); DROP TEXT SEARCH CONFIGURATION IF EXISTS app1.tsc"
-    )
+    w.sql("DROP OPERATOR IF EXISTS app1.=== (int, int)")
+    w.sql("DROP TEXT SEARCH CONFIGURATION IF EXISTS app1.tsc")
     assert w.run("migrate")
 
 

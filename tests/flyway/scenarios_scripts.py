@@ -149,7 +149,8 @@ def mixed_group(w: World) -> None:
 def placeholders_in_scripts(w: World) -> None:
     w.write(
         "V1__a.sql",
-        "-- ${comment}\nCREATE TABLE ${Name} (i int DEFAULT ${number});\nCOPY a FROM STDIN;\n${number}\n\\.\n",
+        "-- ${comment}\nCREATE TABLE ${Name} (i int DEFAULT ${number});\n"
+        "COPY a FROM STDIN;\n${number}\n\\.\n",
     )
     assert not w.run("migrate", placeholders__name="a")
     assert w.run(
@@ -234,7 +235,8 @@ def statements_of_every_kind(w: World) -> None:
     w.write(
         "V1__lexing.sql",
         "/* a /* nested; */ comment; */ CREATE TABLE a (t text); -- ; not here\n"
-        "INSERT INTO a VALUES ('semi;colon'), (E'back\\'slash;'), ($$dollar;'$$), ($x$ $$;$$ $x$);\n"
+        "INSERT INTO a VALUES ('semi;colon'), (E'back\\'slash;');\n"
+        "INSERT INTO a VALUES ($$dollar;'$$), ($x$ $$;$$ $x$);\n"
         'CREATE TABLE "odd;""name" (a$b int);\n'
         "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $f$ BEGIN RETURN 1; END; $f$;\n"
         "DO $$ BEGIN PERFORM f(); END $$;\n"

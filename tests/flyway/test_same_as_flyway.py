@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from flyway import (  # noqa: F401 - each registers its scenarios
@@ -24,7 +25,7 @@ def test_there_are_enough_scenarios() -> None:
 def test_ends_like_flyway(
     name: str,
     one_server: PostgresServer,
-    stage: str,
+    stage: psycopg.Connection,
     tmp_path: Path,
     ours: Ours,
     resident: Resident,
