@@ -1,6 +1,7 @@
 """clean: empty the configured schemas."""
 
 import logging
+from collections import Counter
 from dataclasses import dataclass
 
 from psycopg import sql
@@ -58,6 +59,9 @@ ORDER BY step, 2
 """
 
 
+_NAMED = ("TABLE", "VIEW", "MATERIALIZED VIEW", "SEQUENCE", "EXTENSION")
+
+
 @dataclass(frozen=True)
 class _Object:
     kind: str
@@ -92,11 +96,16 @@ def _objects(session: Session, schema: str) -> list[_Object]:
 def _announce(
     configuration: Configuration, found: dict[str, list[_Object]], created: list[str]
 ) -> None:
+    """Name what holds data, count the rest."""
     verb = "would drop" if configuration.clean_disabled else "drops"
     for schema, objects in found.items():
         log.info("clean %s %d objects of schema %s", verb, len(objects), schema)
         for item in objects:
-            log.info("  %s", item)
+            log.log(logging.INFO if item.kind in _NAMED else logging.DEBUG, "  %s", item)
+        for kind, count in Counter(
+            item.kind for item in objects if item.kind not in _NAMED
+        ).items():
+            log.info("  %d of kind %s (-X names them)", count, kind.lower())
     for schema in created:
         log.info("clean %s schema %s itself, which a migration run created", verb, schema)
 

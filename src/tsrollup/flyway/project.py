@@ -51,6 +51,18 @@ def project_configurations(
         }
 
 
+@contextmanager
+def project_configuration(
+    part: Part, url: str, placeholders: Mapping[str, str] | None = None
+) -> Iterator[Configuration]:
+    """The configuration of `flyway-<part>.conf` for the database at `url`."""
+    with importlib.resources.as_file(importlib.resources.files("tsrollup") / "pgdb") as folder:
+        configuration = _read(folder, part)
+        values = placeholders or {}
+        _refuse_unknown(values, {part: configuration})
+        yield replace(configuration, url=url, placeholders=_override(configuration, values))
+
+
 def migrate_project(
     url: str,
     cron_database: str | None = None,

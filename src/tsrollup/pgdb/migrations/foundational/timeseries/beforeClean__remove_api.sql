@@ -1,0 +1,63 @@
+-- clean empties rollup_engine only. This takes away what the migrations put into silver, so that
+-- they can run again, and first makes sure that nobody loses anything they did not mean to lose.
+-- The schemas raw, silver, gold and partman, the group roles and the extensions stay.
+
+DO $$
+DECLARE
+    v_rollups text;
+    v_rollup text;
+BEGIN
+    IF to_regclass('silver.rollup_config') IS NULL THEN
+        RETURN;
+    END IF;
+    SELECT string_agg(target_table::text, ', ' ORDER BY id) INTO v_rollups FROM silver.rollup_config;
+    IF v_rollups IS NOT NULL AND '${clean_rollups}' <> 'true' THEN
+        RAISE object_in_use USING
+            MESSAGE = format('clean would drop these rollups with all that they hold: %s', v_rollups),
+            HINT = 'drop_rollup them one by one, or set the placeholder clean_rollups=true';
+    END IF;
+    -- Rollups of rollups came later than what they read.
+    FOR v_rollup IN SELECT target_table::text FROM silver.rollup_config ORDER BY id DESC LOOP
+        PERFORM silver.drop_rollup(v_rollup);
+    END LOOP;
+END
+$$;
+
+DO $$
+DECLARE
+    v_strangers text;
+    v_object record;
+BEGIN
+    IF to_regnamespace('silver') IS NULL OR to_regrole('${owner_role}') IS NULL THEN
+        RETURN;
+    END IF;
+    CREATE TEMPORARY TABLE api ON COMMIT DROP AS
+        SELECT 'pg_proc'::regclass AS class, oid, 'ROUTINE' AS kind, oid::regprocedure::text AS name
+        FROM pg_proc
+        WHERE pronamespace = 'silver'::regnamespace AND proowner = to_regrole('${owner_role}')
+        UNION ALL
+        SELECT 'pg_class'::regclass, oid, CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, oid::regclass::text
+        FROM pg_class
+        WHERE relnamespace = 'silver'::regnamespace AND relname IN (
+            'rollup_config', 'dimension_config', 'refresh_log', 'error_log', 'timeseries_operations_monitor');
+
+    -- A view, an index, a column default of somebody else's that uses time_bucket, for example.
+    SELECT string_agg(DISTINCT pg_describe_object(classid, objid, objsubid), ', ')
+    INTO v_strangers
+    FROM pg_depend, pg_identify_object_as_address(classid, objid, objsubid) AS dependent
+    WHERE (refclassid, refobjid) IN (SELECT class, oid FROM api)
+        AND (classid, objid) NOT IN (SELECT class, oid FROM api)
+        AND deptype = 'n'
+        AND dependent.object_names[1] <> 'rollup_engine'
+        AND dependent.object_names[1] || '.' || dependent.object_names[2] NOT IN (SELECT name FROM api);
+    IF v_strangers IS NOT NULL THEN
+        RAISE dependent_objects_still_exist USING
+            MESSAGE = format('clean would take along what uses functions of schema silver: %s', v_strangers),
+            HINT = 'drop or change these first';
+    END IF;
+
+    FOR v_object IN SELECT kind, name FROM api ORDER BY kind DESC, name LOOP
+        EXECUTE format('DROP %s IF EXISTS %s CASCADE', v_object.kind, v_object.name);
+    END LOOP;
+END
+$$;
