@@ -1,0 +1,122 @@
+"""Timings, and the ratios that are made of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, LiteralString
+
+import psycopg
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement, in seconds; `cpu` is that of the server process, where it can be seen."""
+
+    wall: float
+    cpu: float | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A median in milliseconds, or the ratio to a reference that was measured in turn with it."""
+
+    benchmark: str
+    what: str
+    samples: Sequence[Sample]
+    reference: Sequence[Sample] | None = None
+    limit: float | None = None
+    aim: float | None = None
+
+    @property
+    def value(self) -> float:
+        """Median of the ratios of each round; without a reference, of the milliseconds."""
+        if self.reference is None:
+            return 1000 * median(self.samples)
+        pairs = zip(self.samples, self.reference, strict=True)
+        return statistics.median(a.wall / b.wall for a, b in pairs)
+
+    @property
+    def cpu_value(self) -> float | None:
+        """The same of the server's CPU time, which neighbours on the machine disturb less."""
+        cpu = [x.cpu for x in self.samples if x.cpu is not None]
+        base = [x.cpu for x in self.reference or () if x.cpu]
+        if not cpu or not base or len(cpu) != len(base):
+            return None
+        return statistics.median(a / b for a, b in zip(cpu, base, strict=True))
+
+    @property
+    def passed(self) -> bool | None:
+        return None if self.limit is None else self.value <= self.limit
+
+
+def median(samples: Sequence[Sample]) -> float:
+    """Median of the wall times, in seconds."""
+    return statistics.median(x.wall for x in samples)
+
+
+def in_turn(
+    sides: Mapping[str, Callable[[], Sample]], rounds: int, warm_up: int = 0
+) -> dict[str, list[Sample]]:
+    """Run every side once a round; the order is turned round each time."""
+    samples: dict[str, list[Sample]] = {name: [] for name in sides}
+    names = list(sides)
+    for number in range(warm_up + rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            sample = sides[name]()
+            if number >= warm_up:
+                samples[name].append(sample)
+    return samples
+
+
+class Session:
+    """A connection whose statements are timed."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        self.connection = connection
+        self._schedstat = _find_schedstat(connection)
+
+    def execute(self, statement: str, *parameters: Any) -> psycopg.Cursor[Any]:
+        # The statements are this package's own text, with generated numbers in it.
+        text: LiteralString = statement  # type: ignore[assignment]
+        return self.connection.execute(text, parameters or None)
+
+    def value(self, statement: str, *parameters: Any) -> Any:
+        row = self.execute(statement, *parameters).fetchone()
+        return row[0] if row else None
+
+    def timed(self, work: Callable[[], Any]) -> Sample:
+        cpu = self._cpu()
+        started = time.perf_counter()
+        work()
+        wall = time.perf_counter() - started
+        ended = self._cpu()
+        return Sample(wall, ended - cpu if cpu is not None and ended is not None else None)
+
+    def explained(self, query: str) -> Sample:
+        """Planning and execution as the server reports them: nothing is sent to the client."""
+        cpu = self._cpu()
+        row = self.execute(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {query}").fetchone()
+        ended = self._cpu()
+        assert row is not None
+        plan = row[0][0]
+        wall = (plan["Planning Time"] + plan["Execution Time"]) / 1000
+        return Sample(wall, ended - cpu if cpu is not None and ended is not None else None)
+
+    def _cpu(self) -> float | None:
+        if self._schedstat is None:
+            return None
+        return int(self._schedstat.read_text().split()[0]) / 1e9
+
+
+def _find_schedstat(connection: psycopg.Connection[Any]) -> Path | None:
+    """The server process's CPU clock: on Linux, when the server runs on this very machine."""
+    process = Path(f"/proc/{connection.info.backend_pid}")
+    try:
+        if "postgres" in (process / "comm").read_text():
+            (process / "schedstat").read_text()
+            return process / "schedstat"
+    except OSError:
+        pass
+    return None
