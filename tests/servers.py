@@ -21,12 +21,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 import tsrollup
 from tsrollup import embedded
-from tsrollup.embedded_account import account_for
+from tsrollup.embedded.account import account_for
 from tsrollup.flyway.project import migrate_project
 
 DEBIAN15 = Path("/usr/lib/postgresql/15/bin")
 DEBIAN15_EXTENSIONS = ("hypopg", "pg_cron", "pg_partman", "pgtap", "plpgsql_check")
 TEST_ROLE = "tsrollup_test"
+# What scripts/fetch-partman5 fetched; for the tests that are marked with `partman`.
+PARTMAN5 = Path(__file__).parent.parent / ".cache" / "partman5"
 
 # A crash of the machine may cost these servers their data; a crash of the server must not.
 SETTINGS = {
@@ -120,7 +122,8 @@ class ServerPool:
 
     def get(self, name: str) -> PostgresServer:
         starters: dict[str, Callable[[Path], PostgresServer]] = {
-            "embedded": _start_embedded,
+            "embedded": lambda folder: _start_embedded("embedded", folder, {}),
+            "partman5": _start_with_partman5,
             "debian15": _start_debian15,
             "dsn": lambda _: _describe_dsn(self.test_dsn or ""),
         }
@@ -149,7 +152,7 @@ class ServerPool:
     def stop_all(self) -> None:
         for record in self.folder.glob("*.json"):
             server = PostgresServer(**json.loads(record.read_text()))
-            if server.name == "embedded":
+            if server.name in ("embedded", "partman5"):
                 embedded.stop(server.data_dir)
             elif server.name == "debian15" and server.data_dir:
                 _run_as_owner(Path(server.data_dir), "pg_ctl", "stop", "-m", "immediate", "-w")
@@ -163,6 +166,10 @@ def found_servers(test_dsn: str | None) -> list[str]:
     if test_dsn:
         names.append("dsn")
     return names
+
+
+def found_partman_servers() -> list[str]:
+    return ["partman5"] if (PARTMAN5 / "extension" / "pg_partman.control").exists() else []
 
 
 def new_pool_folder() -> Path:
@@ -187,14 +194,20 @@ def free_port() -> int:
         return port
 
 
-def _start_embedded(folder: Path) -> PostgresServer:
-    server = embedded.start(folder, settings=SETTINGS)
+def _start_embedded(name: str, folder: Path, settings: dict[str, str]) -> PostgresServer:
+    server = embedded.start(folder, settings={**SETTINGS, **settings})
     (folder / "pgdata" / "pg_hba.conf").write_text("host all,replication all 127.0.0.1/32 trust\n")
     with psycopg.connect(server.url_for("postgres"), autocommit=True) as connection:
         connection.execute("SELECT pg_reload_conf()")
         major = connection.info.server_version // 10000
     conninfo = f"host=127.0.0.1 port={server.port}"
-    return PostgresServer("embedded", major, conninfo, "postgres", "postgres", str(folder))
+    return PostgresServer(name, major, conninfo, "postgres", "postgres", str(folder))
+
+
+def _start_with_partman5(folder: Path) -> PostgresServer:
+    # The server's account may not look into the checkout.
+    files = shutil.copytree(PARTMAN5, folder.with_name("partman5-files"))
+    return _start_embedded(folder.name, folder, {"extension_control_path": f"$system:{files}"})
 
 
 def _start_debian15(folder: Path) -> PostgresServer:

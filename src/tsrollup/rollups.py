@@ -1,7 +1,7 @@
 """What the rollup commands do: one call of the SQL API each, batch by batch where it is long."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,6 +30,9 @@ class Batch:
     duration: timedelta
     error_code: str | None
     error_message: str | None
+
+
+BATCH_COLUMNS = ", ".join(field.name for field in fields(Batch))
 
 
 @dataclass(frozen=True)
@@ -97,28 +100,35 @@ def create(
     return str(_rows(connection, query)[0]["target"])
 
 
-def run(connection: Connection, target: str | None = None) -> Iterator[list[Batch]]:
-    """Refresh what is due, a batch of each rollup and a transaction at a time, until none is.
+def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
+    """Refresh what had settled when the run began, parents first, a transaction for each batch.
 
-    The rollups of one pass come in one list; an idle pass ends the run and is yielded too, so
-    that there is something to tell about rollups that had nothing to do.
+    One rollup, or all that are not paused, parked or waiting for their next attempt; those are
+    yielded with their status and no work done.
     """
     if not connection.autocommit:
         raise ValueError("a run commits batch by batch: give it an autocommit connection")
-    while True:
-        batches = _perform(connection, target)
-        yield batches
-        if not any(batch.buckets for batch in batches):
-            return
+    (began,) = _rows(connection, "SELECT clock_timestamp() AS now")
+    for rollup in _to_run(connection, target):
+        if not rollup["is_due"]:
+            nothing_done = (0, 0, 0, rollup["stale_ranges"], timedelta(), None, None)
+            yield Batch(rollup["name"], rollup["status"], *nothing_done)
+            continue
+        # Each call reads the whole window again, so there is one, without a limit.
+        most = None if rollup["reads_window"] else 1
+        more = True
+        while more:
+            batch = _perform(connection, rollup["name"], most, began["now"])
+            yield batch
+            more = most is not None and batch.buckets > 0 and batch.ranges_left > 0
 
 
-def summarise(passes: Iterator[list[Batch]]) -> list[RunSummary]:
-    """Drain a run and add up its batches by rollup, in the order they were met."""
+def summarise(batches: Iterable[Batch]) -> list[RunSummary]:
+    """Add up batches by rollup, in the order they were met."""
     summaries: dict[str, RunSummary] = {}
-    for batches in passes:
-        for batch in batches:
-            known = summaries.get(batch.target, RunSummary(batch.target, batch.status))
-            summaries[batch.target] = known.plus(batch)
+    for batch in batches:
+        known = summaries.get(batch.target, RunSummary(batch.target, batch.status))
+        summaries[batch.target] = known.plus(batch)
     return list(summaries.values())
 
 
@@ -136,9 +146,11 @@ def stale_buckets(connection: Connection, target: str | None = None) -> int:
 
 def refresh(
     connection: Connection, target: str, from_time: datetime | str, to_time: datetime | str
-) -> None:
+) -> list[RunSummary]:
     """Recompute a range, stale or not; text is read by the server, in the session's time zone."""
-    connection.execute("SELECT silver.refresh_rollup(%s, %s, %s)", [target, from_time, to_time])
+    query = f"SELECT {BATCH_COLUMNS} FROM silver.refresh_rollup(%s, %s, %s)"
+    rows = _rows(connection, query, [target, from_time, to_time])
+    return summarise(Batch(**row) for row in rows)
 
 
 def drop(connection: Connection, target: str, keep_table: bool = False) -> None:
@@ -184,20 +196,42 @@ def _table_name(connection: Connection, target: str | None) -> str | None:
     known = _rows(
         connection,
         "SELECT target_table::text AS name FROM silver.rollup_config"
-        " WHERE to_regclass(%(target)s) IN (target_table, target_view)"
-        "    OR to_regclass('gold.' || %(target)s) = target_view",
+        " WHERE %(target)s IN (target_table::text, target_view::text)"
+        "    OR 'gold.' || %(target)s = target_view::text",
         {"target": target},
     )
     return known[0]["name"] if known else target
 
 
-def _perform(connection: Connection, target: str | None) -> list[Batch]:
-    query = (
-        "SELECT target, status, buckets, rows_written, rows_deleted, ranges_left, duration,"
-        " error_code, error_message"
-        " FROM silver.perform_rollup(target => %s, max_batches => 1)"
+def _to_run(connection: Connection, target: str | None) -> list[Row]:
+    if target is not None:  # unknown names are left to the SQL API, whose error says more
+        known = _rows(
+            connection,
+            "SELECT change_tracking = 'window' AS reads_window FROM silver.rollup_config"
+            " WHERE target_table::text = %s",
+            [_table_name(connection, target)],
+        )
+        reads_window = bool(known and known[0]["reads_window"])
+        return [{"name": target, "is_due": True, "reads_window": reads_window}]
+    return _rows(
+        connection,
+        "SELECT r.target_table::text AS name, r.status, m.stale_ranges,"
+        " r.change_tracking = 'window' AS reads_window,"
+        " r.status = 'active'"
+        "  OR r.status = 'retrying' AND r.next_retry_at <= clock_timestamp() AS is_due"
+        " FROM silver.rollup_config AS r"
+        " JOIN silver.timeseries_operations_monitor AS m"
+        "  ON m.target_table::text = r.target_table::text"
+        " ORDER BY r.depth, r.id",
     )
-    return [Batch(**row) for row in _rows(connection, query, [target])]
+
+
+def _perform(
+    connection: Connection, target: str, max_batches: int | None, as_of: datetime
+) -> Batch:
+    query = f"SELECT {BATCH_COLUMNS} FROM silver.perform_rollup(%s, %s, %s)"
+    (row,) = _rows(connection, query, [target, max_batches, as_of])
+    return Batch(**row)
 
 
 def _rows(

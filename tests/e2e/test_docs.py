@@ -15,6 +15,7 @@ from servers import PostgresServer
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
 ELSEWHERE = {"migrations.md"}  # its commands are run by the tests of the runner
+GENERATED = {"sql-reference.md"}
 LONGEST_PAGE = 150
 
 FENCE = re.compile(
@@ -51,7 +52,7 @@ def test_examples(page: Path, server: PostgresServer, database: str) -> None:
                 run_console(example.text, url)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=str)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in GENERATED], ids=str)
 def test_pages_are_short(page: Path) -> None:
     assert len(page.read_text().splitlines()) <= LONGEST_PAGE
 

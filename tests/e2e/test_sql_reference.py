@@ -4,6 +4,7 @@ TSROLLUP_UPDATE_DOCS=1 (`make docs`) writes the page anew.
 """
 
 import os
+import re
 from pathlib import Path
 
 import psycopg
@@ -17,6 +18,14 @@ Made from the comments in the database: `\\df+ silver.*` and `\\d+ silver.*` sho
 Table names are read as SQL identifiers; `target` names a rollup by its table, its live view or
 its bare name.
 """
+
+SHORTER = {
+    "timestamp with time zone": "timestamptz",
+    "timestamp without time zone": "timestamp",
+    r"::[a-z]+(\[\])?": "",
+    " DEFAULT ": " = ",
+    r"\bIN ": "",
+}
 
 FUNCTIONS = """
 SELECT p.prokind, p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
@@ -57,6 +66,8 @@ def reference(connection: psycopg.Connection) -> str:
     lines = [HEAD, "## Functions", "", "| call | what it does |", "|---|---|"]
     for kind, name, arguments, result, comment in connection.execute(FUNCTIONS):
         call = f"silver.{name}({arguments})" + (f" → {result}" if result else "")
+        for long, short in SHORTER.items():
+            call = re.sub(long, short, call)
         note = {"p": "Procedure. ", "a": "Aggregate. "}.get(kind, "")
         lines.append(f"| `{cell(call)}` | {note}{cell(comment)} |")
     for name, kind, comment, columns in connection.execute(RELATIONS):

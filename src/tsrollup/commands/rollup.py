@@ -87,14 +87,7 @@ def run(context: typer.Context, target: AnyTarget = None) -> None:
     with call.connection() as connection:
         rollups.require_installed(connection)
         summaries = rollups.summarise(_with_progress(call, connection, target))
-    call.print_rows([asdict(summary) for summary in summaries], empty="no rollups to run")
-    failed = [summary for summary in summaries if summary.error]
-    if failed:
-        raise TsrollupError(
-            f"{len(failed)} of {len(summaries)} rollups failed, first {failed[0].target}:"
-            f" {failed[0].error}",
-            "see tsrollup log --errors",
-        )
+    _print_summaries(call, summaries)
 
 
 def refresh(
@@ -107,8 +100,8 @@ def refresh(
     call = invocation(context)
     with call.connection() as connection:
         rollups.require_installed(connection)
-        rollups.refresh(connection, target, from_time, to_time)
-    call.say(f"refreshed {target} from {from_time} to {to_time}")
+        summaries = rollups.refresh(connection, target, from_time, to_time)
+    _print_summaries(call, summaries)
 
 
 def drop(
@@ -153,6 +146,17 @@ def log(
     call.print_rows(rows, empty="no failures" if errors else "nothing was refreshed yet")
 
 
+def _print_summaries(call: Invocation, summaries: list[rollups.RunSummary]) -> None:
+    call.print_rows([asdict(summary) for summary in summaries], empty="no rollups to run")
+    failed = [summary for summary in summaries if summary.error]
+    if failed:
+        raise TsrollupError(
+            f"{len(failed)} of {len(summaries)} rollups failed, first {failed[0].target}:"
+            f" {failed[0].error}",
+            "see tsrollup log --errors",
+        )
+
+
 def _parse_metrics(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
@@ -167,7 +171,7 @@ def _parse_metrics(text: str | None) -> dict[str, Any] | None:
 
 def _with_progress(
     call: Invocation, connection: Connection[Any], target: str | None
-) -> Iterator[list[rollups.Batch]]:
+) -> Iterator[rollups.Batch]:
     columns = (
         TextColumn("refreshing"),
         BarColumn(),
@@ -178,6 +182,6 @@ def _with_progress(
     shown = call.talk.is_terminal and not call.json
     with Progress(*columns, console=call.talk, transient=True, disable=not shown) as progress:
         task = progress.add_task("run", total=rollups.stale_buckets(connection, target))
-        for batches in rollups.run(connection, target):
-            progress.advance(task, sum(batch.buckets for batch in batches))
-            yield batches
+        for batch in rollups.run(connection, target):
+            progress.advance(task, batch.buckets)
+            yield batch

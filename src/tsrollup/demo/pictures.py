@@ -67,8 +67,8 @@ def show(console: Console, connection: psycopg.Connection) -> None:
     weather = [
         {
             "month": row["month"],
-            "mean °F": row["mean_temp"],
-            "warmest °F": row["warmest"],
+            "mean F": row["mean_temp"],
+            "warmest F": row["warmest"],
             "wind mph": row["strongest_wind"],
             "rain inch": row["rain"],
         }

@@ -105,13 +105,13 @@ def _run(call: Invocation, connection: psycopg.Connection) -> None:
         TimeElapsedColumn(),
         console=call.out,
     ) as progress:
-        task = progress.add_task("refresh", total=None)
-        passes = []
-        for batches in rollups.run(connection):
-            passes.append(batches)
-            done = sum(batch.buckets for some in passes for batch in some)
+        task = progress.add_task("refresh", total=rollups.stale_buckets(connection))
+        batches = []
+        for batch in rollups.run(connection):
+            batches.append(batch)
+            done = sum(one.buckets for one in batches)
             progress.update(task, completed=done, total=done + rollups.stale_buckets(connection))
-    summaries = rollups.summarise(iter(passes))
+    summaries = rollups.summarise(batches)
     call.out.print(
         table_of(
             [

