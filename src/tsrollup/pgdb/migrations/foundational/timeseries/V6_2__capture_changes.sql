@@ -33,11 +33,15 @@ CREATE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, 
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
-    -- Few buckets between the lowest and the highest time: their hull is cheaper than DISTINCT.
+    -- Few buckets between the lowest and the highest time, or a hundred rows for each:
+    -- their hull is cheaper than DISTINCT.
     SELECT replace(replace(replace(replace($sql$
-        SELECT min(ts), max(ts) INTO v_low, v_high
-        FROM (SELECT {time} AS ts FROM {rows}) AS changed
-        WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00';
+        SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high FROM (SELECT {time} AS ts FROM {rows}) AS changed;
+        IF v_low < '0001-01-01 00:00:00+00' OR v_high >= '10000-01-01 00:00:00+00' THEN
+            SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high
+            FROM (SELECT {time} AS ts FROM {rows}) AS changed
+            WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00';
+        END IF;
         IF v_low < (SELECT sealed_before FROM rollup_engine.source WHERE id = {id}) THEN
             SELECT count(*) INTO v_late_rows
             FROM (SELECT {time} AS ts FROM {late}) AS changed
@@ -45,7 +49,7 @@ AS $$
         END IF;
         v_low := date_bin(v_grain, v_low, v_origin);
         v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
-        IF v_high - v_low <= 16 * v_grain THEN
+        IF v_high - v_low <= greatest(16, v_rows / 100) * v_grain THEN
             v_changed := tstzmultirange(tstzrange(v_low, v_high));
         ELSIF v_high IS NOT NULL THEN
             LOOP
@@ -82,6 +86,7 @@ AS $capture$
 DECLARE
     v_grain interval := %2$L;
     v_origin CONSTANT timestamptz := '2000-01-03 00:00:00+00';
+    v_rows bigint;
     v_low timestamptz;
     v_high timestamptz;
     v_changed tstzmultirange;
