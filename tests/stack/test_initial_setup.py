@@ -182,7 +182,7 @@ def test_jit_follows_its_placeholder(setup: Setup, wanted: str, setting: list[st
 
 def test_jit_that_somebody_has_set_stays(setup: Setup) -> None:
     setup.as_superuser(f"ALTER DATABASE {setup.database} SET jit = on")
-    setup.run()
+    setup.run(database_jit="off")
     assert database_settings(setup) == ["jit=on"]
 
 
