@@ -38,7 +38,7 @@ class Background:
 
     def _run(self, query: Query, parameters: Params | None) -> None:
         try:
-            cursor = self.connection.execute(query, parameters)  # type: ignore[arg-type]
+            cursor = self.connection.execute(query, parameters)
             self._rows = cursor.fetchall() if cursor.description else []
         except BaseException as error:
             self._error = error

@@ -13,6 +13,8 @@ from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_ever
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
+# It commits its drain, so that others may drain while it is paused.
+RUN = "CALL silver.run_rollups('readings_1m', as_of => 'infinity')"
 REFRESH = "SELECT * FROM silver.perform_rollup('readings_1m', 1, 'infinity')"
 CHANGE = "UPDATE raw.readings SET count = 1000 WHERE ts = '2026-03-01 21:00+00'"
 DRAIN = "SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source"
@@ -31,7 +33,7 @@ def test_promise_c_a_change_during_a_recompute_stays_stale(
 ) -> None:
     pause_refreshes_of(settled, "silver.readings_1m")
     settled.execute("SELECT silver.mark_stale('readings_1m', '2026-03-01 20:00', '2026-03-02')")
-    with Paused(settled, connect(), REFRESH):
+    with Paused(settled, connect(), RUN):
         settled.execute(CHANGE)
         settled.execute(DRAIN)
         assert_equal_to_group_by(settled, *LEVELS)
@@ -45,7 +47,7 @@ def test_promise_c_an_older_recompute_never_overwrites_a_newer(
 ) -> None:
     pause_refreshes_of(settled, "silver.readings_1m")
     settled.execute("SELECT silver.mark_stale('readings_1m', '2026-03-01 20:00', '2026-03-02')")
-    with Paused(settled, connect(), REFRESH):
+    with Paused(settled, connect(), RUN):
         settled.execute(CHANGE)
         settled.execute(REFRESH)
         assert_equal_to_group_by(settled, *LEVELS)
@@ -82,7 +84,7 @@ def test_promise_c_a_child_waits_for_a_parent_that_is_being_refreshed(
     pause_refreshes_of(settled, "silver.readings_1m")
     settled.execute(CHANGE)
     settled.execute(DRAIN)
-    with Paused(settled, connect(), REFRESH):
+    with Paused(settled, connect(), RUN):
         row = settled.execute(
             "SELECT status FROM silver.perform_rollup('readings_1h', as_of => 'infinity')"
         ).fetchone()
@@ -278,7 +280,7 @@ def test_promise_c_a_refresher_that_is_killed(
     pause_refreshes_of(settled, "silver.readings_1m")
     settled.execute(CHANGE)
     refresher = connect()
-    with pytest.raises(psycopg.OperationalError), Paused(settled, refresher, REFRESH):
+    with pytest.raises(psycopg.OperationalError), Paused(settled, refresher, RUN):
         settled.execute("SELECT pg_terminate_backend(%s)", [refresher.info.backend_pid])
     assert_equal_to_group_by(settled, *LEVELS)
     refresh_everything(settled)
@@ -304,7 +306,7 @@ def test_promise_j_nobody_waits_for_a_refresh(
     settled.execute(CHANGE)
     other = connect()
     other.execute("SET lock_timeout = '500ms'")
-    with Paused(settled, connect(), REFRESH):
+    with Paused(settled, connect(), RUN):
         for write in WRITES:
             other.execute(write.encode())
             assert_equal_to_group_by(other, *LEVELS)
