@@ -11,6 +11,7 @@ import pytest
 from servers import (
     PostgresServer,
     ServerPool,
+    found_partman_servers,
     found_servers,
     missing_on_debian15,
     new_pool_folder,
@@ -29,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "partman: run with pg_partman 5 as well, where it was found")
     missing = missing_on_debian15()
     if missing and os.environ.get("TSROLLUP_REQUIRE_DEBIAN15"):
         raise pytest.UsageError(f"TSROLLUP_REQUIRE_DEBIAN15 is set, missing: {', '.join(missing)}")
@@ -47,6 +49,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--server")
         names = chosen or found_servers(metafunc.config.getoption("--test-dsn"))
+        if metafunc.definition.get_closest_marker("partman") and not chosen:
+            names = [*names, *found_partman_servers()]
         metafunc.parametrize("server", names, indirect=True, scope="session")
 
 

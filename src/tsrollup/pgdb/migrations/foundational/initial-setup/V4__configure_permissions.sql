@@ -25,7 +25,8 @@ BEGIN
             '${owner_role}', '${writer_role}';
         RETURN;
     END IF;
-    GRANT USAGE ON SCHEMA raw TO "${owner_role}", "${writer_role}";
+    -- Operators only name tables in it.
+    GRANT USAGE ON SCHEMA raw TO "${owner_role}", "${operator_role}", "${writer_role}";
     ALTER DEFAULT PRIVILEGES IN SCHEMA raw
         GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO "${writer_role}";
     ALTER DEFAULT PRIVILEGES IN SCHEMA raw

@@ -8,7 +8,7 @@ GRANT EXECUTE ON FUNCTION
     silver.time_bucket(interval, timestamptz), silver.time_bucket(interval, timestamptz, text),
     silver.time_bucket(interval, timestamptz, timestamptz), silver.time_bucket(interval, timestamp), silver.time_bucket(interval, date),
     silver.first_value(anyelement, timestamptz), silver.last_value(anyelement, timestamptz)
-TO ${reader_role}, ${writer_role};
+TO ${reader_role};
 
 GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO ${operator_role};
 
@@ -33,6 +33,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.ranges_left(integer, tstzrange),
     rollup_engine.maintain_rollup(integer, timestamptz),
     rollup_engine.retain_rollup(integer, timestamptz),
+    rollup_engine.chunk_interval(regclass),
     rollup_engine.clean_logs(timestamptz),
     rollup_engine.source_sets(),
     rollup_engine.source_retentions()

@@ -208,7 +208,7 @@ END
 $$;
 
 CREATE FUNCTION rollup_engine.forget_partition_set() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE

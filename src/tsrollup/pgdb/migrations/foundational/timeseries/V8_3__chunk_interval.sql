@@ -94,8 +94,9 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.change_chunk_interval(regclass, interval, timestamptz) IS 'Has the partitions of a table that are to come be of another width.';
 
+-- Whoever changes the configuration: the partitions are the owner role's.
 CREATE FUNCTION rollup_engine.follow_chunk_interval() RETURNS trigger
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN

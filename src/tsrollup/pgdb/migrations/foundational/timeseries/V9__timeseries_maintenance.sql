@@ -85,8 +85,16 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.find_partitioned(text) IS 'The partitioned table of that name, or an error.';
 
+CREATE FUNCTION rollup_engine.chunk_interval(p_relation regclass) RETURNS interval
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT chunk_interval FROM rollup_engine.partition_set WHERE relation = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.chunk_interval(regclass) IS 'Present width of a table''s partitions to come, NULL when they are not made here.';
+
 CREATE FUNCTION silver.optimize_chunk_interval(table_name text, target_bytes bigint DEFAULT 268435456) RETURNS interval
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -97,7 +105,7 @@ BEGIN
     END IF;
     v_set.relation := rollup_engine.find_partitioned(table_name);
     v_set.control := rollup_engine.partition_column(v_set.relation);
-    SELECT p.chunk_interval INTO v_set.chunk_interval FROM rollup_engine.partition_set AS p WHERE p.relation = v_set.relation;
+    v_set.chunk_interval := rollup_engine.chunk_interval(v_set.relation);
     RETURN coalesce(rollup_engine.best_chunk_interval(v_set, target_bytes), v_set.chunk_interval);
 END
 $$;
@@ -157,7 +165,7 @@ BEGIN
         FROM rollup_engine.source_tree(p_relation) AS t (member)
         JOIN pg_stat_all_tables AS s ON s.relid = t.member
         JOIN pg_class AS c ON c.oid = s.relid AND c.relkind = 'r'
-        WHERE s.n_mod_since_analyze > 0.1 * greatest(c.reltuples, 100)
+        WHERE s.n_mod_since_analyze > 0.1 * greatest(c.reltuples, 100) OR c.reltuples < 0 AND pg_relation_size(c.oid) > 0
     LOOP
         EXECUTE format('ANALYZE (SKIP_LOCKED) %s', v_member);
         v_count := v_count + 1;

@@ -1,0 +1,316 @@
+"""Partitions of rollups and of sources: by pg_partman 4.7 and 5, and natively without it."""
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from servers import PostgresServer
+
+pytestmark = pytest.mark.partman
+
+NOW = datetime.now(UTC)
+
+
+def create_source(db: psycopg.Connection[Any], name: str = "raw.readings") -> None:
+    db.execute(
+        sql.SQL(
+            "CREATE TABLE {} (id bigint GENERATED ALWAYS AS IDENTITY, ts timestamptz NOT NULL,"
+            " device integer, level float8, twice float8 GENERATED ALWAYS AS (level * 2) STORED)"
+            " PARTITION BY RANGE (ts)"
+        ).format(sql.SQL(name))
+    )
+
+
+def create_rollup(db: psycopg.Connection[Any], **arguments: object) -> None:
+    names = "".join(f", {name} => %({name})s" for name in arguments)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour',"
+        f" dimensions => '{{device}}', metrics => '{{\"level\": [\"avg\"]}}'{names})".encode(),
+        arguments,
+    )
+
+
+def insert(db: psycopg.Connection[Any], *times: object) -> None:
+    db.cursor().executemany(
+        "INSERT INTO raw.readings (ts, device, level) VALUES (%s, 1, 2)", [[t] for t in times]
+    )
+
+
+def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str, str]]:
+    rows = db.execute("SELECT * FROM rollup_engine.maintain(NULL, %s)", [now]).fetchall()
+    assert not [row for row in rows if row[1] == "failed"], rows
+    return rows
+
+
+def partitions(db: psycopg.Connection[Any], table: str) -> list[tuple[str, str]]:
+    """Name and bounds of each, in the order of time."""
+    db.execute("SET timezone = 'UTC'")
+    return db.execute(
+        "SELECT c.oid::regclass::text, pg_get_expr(relpartbound, c.oid) FROM pg_inherits"
+        " JOIN pg_class AS c ON c.oid = inhrelid WHERE inhparent = %s::regclass ORDER BY 2",
+        [table],
+    ).fetchall()
+
+
+def default_rows(db: psycopg.Connection[Any]) -> int:
+    row = db.execute("SELECT count(*) FROM raw.readings_default").fetchone()
+    assert row
+    return int(row[0])
+
+
+def partman_row(db: psycopg.Connection[Any], table: str) -> dict[str, object] | None:
+    row = db.execute(
+        "SELECT to_jsonb(c) FROM partman.part_config AS c WHERE parent_table = %s", [table]
+    ).fetchone()
+    return row[0] if row else None
+
+
+def is_contiguous(bounds: list[tuple[str, str]]) -> bool:
+    ranges = [b.removeprefix("FOR VALUES FROM ").split(" TO ") for _, b in bounds if b != "DEFAULT"]
+    return all(a[1] == b[0] for a, b in pairwise(ranges))
+
+
+def test_rollup_tables_are_registered_and_made_ahead(
+    server: PostgresServer, db: psycopg.Connection
+) -> None:
+    create_source(db)
+    create_rollup(db, chunk_interval=timedelta(days=7))
+    found = partitions(db, "silver.readings_1h")
+    assert len(found) >= 2
+    assert is_contiguous(found)
+    assert not [b for _, b in found if b == "DEFAULT"]
+    if server.has("pg_partman"):
+        row = partman_row(db, "silver.readings_1h")
+        assert row
+        assert row["partition_interval"] == "7 days"
+        assert row["retention"] is None
+        assert row["automatic_maintenance"] == "off"
+    assert "premade" not in {action for _, action, _ in maintain(db)}
+    assert ("silver.readings_1h", "premade") in {
+        row[:2] for row in maintain(db, NOW + timedelta(days=60))
+    }
+
+
+def test_buckets_far_in_the_past_get_a_partition_of_their_own(db: psycopg.Connection) -> None:
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    create_rollup(db, chunk_interval=timedelta(days=7))
+    insert(db, "1999-12-31 23:59+00", "2013-06-06 06:06+00", NOW)
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+    names = {
+        name
+        for (name,) in db.execute(
+            "SELECT DISTINCT tableoid::regclass::text FROM silver.readings_1h"
+        ).fetchall()
+    }
+    assert len(names) == 3
+    maintain(db)
+    insert(db, "1999-12-31 23:58+00", "1980-01-01 00:00+00")
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+
+
+def test_partman_goes_on_from_partitions_made_here(
+    server: PostgresServer, db: psycopg.Connection
+) -> None:
+    if not server.has("pg_partman"):
+        pytest.skip("needs pg_partman")
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    create_rollup(db, chunk_interval=timedelta(days=7))
+    insert(db, "1999-12-31 23:59+00", NOW)
+    refresh_everything(db)
+    before = partitions(db, "silver.readings_1h"), partitions(db, "raw.readings")
+    db.execute("UPDATE partman.part_config SET premake = 9")
+    db.execute("SET timezone = 'UTC'")
+    for table in ("silver.readings_1h", "raw.readings"):
+        db.execute("SELECT partman.run_maintenance(%s, p_jobmon => false)", [table])
+    after = partitions(db, "silver.readings_1h"), partitions(db, "raw.readings")
+    for old, new in zip(before, after, strict=True):
+        assert set(old) < set(new)
+        assert is_contiguous([x for x in new if "'1999" not in x[1]])
+
+
+def test_late_rows_of_a_source_wait_in_no_default_partition(db: psycopg.Connection) -> None:
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    create_rollup(db)
+    insert(db, NOW, NOW - timedelta(days=3), "2001-02-03 04:05+00", "infinity")
+    assert default_rows(db) == 3
+    assert_equal_to_group_by(db, "readings_1h")
+    assert ("raw.readings", "premade") in {row[:2] for row in maintain(db)}
+    assert default_rows(db) == 1, "infinity has no partition"
+    assert_equal_to_group_by(db, "readings_1h")
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+    late = [name for name, bounds in partitions(db, "raw.readings") if "'2001-02-03" in bounds]
+    db.execute(
+        f"INSERT INTO {late[0]} (id, ts, device, level) OVERRIDING SYSTEM VALUE"
+        " VALUES (9, '2001-02-03', 1, 9)"
+    )
+    assert_equal_to_group_by(db, "readings_1h")
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+
+
+@pytest.mark.parametrize("kind", ["timestamp", "date"])
+def test_sources_by_timestamp_and_by_date(db: psycopg.Connection, kind: str) -> None:
+    db.execute(
+        f"CREATE TABLE raw.readings (ts {kind}, device int, level float8) PARTITION BY RANGE (ts)"
+    )
+    db.execute("SET timezone = 'America/New_York'")
+    db.execute("SELECT silver.partition_source('readings', '1 month')")
+    create_rollup(db)
+    insert(db, NOW, "2024-02-29 12:00", "2024-03-31 23:00")
+    maintain(db)
+    assert default_rows(db) == 0
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+    if kind == "date":
+        with pytest.raises(psycopg.Error, match="cannot divide the days"):
+            db.execute("SELECT silver.partition_source('readings', '6 hours')")
+
+
+@pytest.mark.parametrize("interval", ["1 month", "1 day", "3 hours"])
+def test_the_width_of_partitions_to_come_can_change(db: psycopg.Connection, interval: str) -> None:
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '7 days')")
+    create_rollup(db, chunk_interval=timedelta(days=7))
+    insert(db, NOW - timedelta(days=20), NOW)
+    refresh_everything(db)
+    db.execute("SELECT silver.partition_source('readings', %s)", [interval])
+    db.execute("UPDATE silver.rollup_config SET chunk_interval = %s", [interval])
+    for days in (0, 8, 16):
+        later = NOW + timedelta(days=days)
+        maintain(db, later)
+        insert(db, later)
+        assert default_rows(db) == 0
+    widths = db.execute(
+        "SELECT DISTINCT to_time - from_time FROM rollup_engine.source_members('raw.readings')"
+        " WHERE isfinite(from_time) AND from_time > %s",
+        [NOW + timedelta(days=8)],
+    ).fetchall()
+    assert widths <= [(timedelta(days=31),)] if interval == "1 month" else len(widths) == 1
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+
+
+def test_an_existing_partman_set_is_taken_over(
+    server: PostgresServer, db: psycopg.Connection
+) -> None:
+    if not server.has("pg_partman"):
+        pytest.skip("needs pg_partman")
+    create_source(db)
+    db.execute("SET timezone = 'UTC'")
+    kind = ", p_type => 'native'" if server.name == "debian15" else ""
+    db.execute(
+        "SELECT partman.create_parent('raw.readings', 'ts', p_interval => '1 day', p_premake => 2,"
+        f" p_start_partition => '{NOW - timedelta(days=2):%Y-%m-%d}'{kind})".encode()
+    )
+    db.execute("UPDATE partman.part_config SET retention = '5 days', retention_keep_table = false")
+    insert(db, NOW, NOW - timedelta(days=1), NOW - timedelta(days=9), "2001-01-01 00:00+00")
+    create_rollup(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    row = partman_row(db, "raw.readings")
+    assert row
+    assert (row["retention"], row["automatic_maintenance"]) == (None, "off")
+    maintain(db)
+    assert default_rows(db) == 0
+    assert_equal_to_group_by(db, "readings_1h")
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+    db.execute("SELECT partman.run_maintenance('raw.readings')")
+
+
+def test_taking_pg_partman_away_stops_nothing(
+    server: PostgresServer, db: psycopg.Connection, database: str
+) -> None:
+    if not server.has("pg_partman"):
+        pytest.skip("needs pg_partman")
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    create_rollup(db, chunk_interval=timedelta(days=7))
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        superuser.execute("DROP EXTENSION pg_partman CASCADE")
+    insert(db, NOW, "2001-02-03 04:05+00")
+    maintain(db, NOW + timedelta(days=30))
+    assert default_rows(db) == 0
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+    db.execute("SELECT silver.drop_rollup('readings_1h')")
+
+
+def test_nothing_of_partmans_stays_behind_in_the_session_or_its_tables(
+    server: PostgresServer, db: psycopg.Connection
+) -> None:
+    db.execute("SET search_path = gold, public")
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    create_rollup(db)
+    maintain(db)
+    assert db.execute("SHOW search_path").fetchone() == ("gold, public",)
+    db.execute("SELECT silver.drop_rollup('readings_1h')")
+    assert db.execute("SELECT relation::text FROM rollup_engine.partition_set").fetchall() == [
+        ("raw.readings",)
+    ]
+    if server.has("pg_partman"):
+        assert partman_row(db, "silver.readings_1h") is None
+
+
+def test_tables_that_cannot_be_taken_are_refused(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.plain (ts timestamptz)")
+    db.execute("CREATE TABLE raw.listed (ts timestamptz, k text) PARTITION BY LIST (k)")
+    for table, message in {
+        "plain": "raw.plain is not partitioned by ranges of a time column",
+        "listed": "raw.listed is not partitioned by ranges of a time column",
+        "missing": "there is no table missing",
+    }.items():
+        with pytest.raises(psycopg.Error, match=message):
+            db.execute("SELECT silver.partition_source(%s, '1 day')", [table])
+    create_source(db)
+    for width in ("0", "-1 day", "1 month 1 day", None):
+        with pytest.raises(psycopg.Error, match="chunk_interval"):
+            db.execute("SELECT silver.partition_source('readings', %s)", [width])
+
+
+def test_names_that_partman_cannot_hold_are_partitioned_natively(db: psycopg.Connection) -> None:
+    name = 'raw."a.b ' + "ü" * 25 + '"'
+    create_source(db, name)
+    db.execute("SELECT silver.partition_source(%s, '1 day')", [name])
+    db.execute(sql.SQL("INSERT INTO {} (ts) VALUES ('2001-01-01')").format(sql.SQL(name)))
+    maintain(db)
+    row = db.execute("SELECT partman_parent FROM rollup_engine.partition_set").fetchone()
+    assert row == (None,)
+    assert is_contiguous([x for x in partitions(db, name) if "'2001" not in x[1]])
+
+
+def test_the_best_width_follows_size_and_statistics(db: psycopg.Connection) -> None:
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    db.execute(
+        "INSERT INTO raw.readings (ts, device, level)"
+        " SELECT %s::timestamptz - make_interval(secs => i), 1, 2"
+        " FROM generate_series(1, 40000) AS i",
+        [NOW],
+    )
+    width = "SELECT extract(epoch FROM silver.optimize_chunk_interval('readings', %s))::integer"
+    assert db.execute(width, [10**7]).fetchone() == (86400,), "before statistics: as it is"
+    maintain(db)
+    maintain(db)
+    total = db.execute(
+        "SELECT sum(pg_total_relation_size(c.oid)) FROM pg_inherits JOIN pg_class AS c"
+        " ON c.oid = inhrelid WHERE inhparent = 'raw.readings'::regclass AND reltuples > 0"
+    ).fetchone()
+    assert total
+    # 40,000 seconds hold `total` bytes, so a quarter more than a day's worth is a day.
+    day = int(total[0]) * 86400 * 5 // 4 // 40000
+    assert db.execute(width, [day]).fetchone() == (86400,)
+    assert db.execute(width, [day * 8]).fetchone() == (7 * 86400,)
+    with pytest.raises(psycopg.Error, match="target_bytes"):
+        db.execute(width, [0])

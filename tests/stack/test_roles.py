@@ -1,0 +1,171 @@
+"""Who may do what: every group role by every action, allowed and refused."""
+
+import secrets
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from conftest import Connect
+from servers import PostgresServer
+
+# What each role may do; everything else it may not. `owner` is a member of the owner role that
+# owns no raw table, `nobody` a role without any membership.
+READ_GOLD = "SELECT count(*) FROM gold.readings_1h"
+TRUNCATE = "TRUNCATE raw.readings"
+ACTIONS: dict[str, tuple[str, set[str]]] = {
+    "read gold": (READ_GOLD, {"reader", "operator", "owner"}),
+    "read the monitor": (
+        "SELECT * FROM silver.timeseries_operations_monitor",
+        {"reader", "operator", "owner"},
+    ),
+    "bucket": (
+        "SELECT silver.time_bucket('1 hour', now()), silver.last_value(1, now())",
+        {"reader", "operator", "owner"},
+    ),
+    "read states": ("SELECT * FROM silver.readings_1h", {"operator", "owner"}),
+    "read the configuration": ("SELECT * FROM silver.rollup_config", {"operator", "owner"}),
+    "read the logs": ("SELECT * FROM silver.error_log, silver.refresh_log", {"operator", "owner"}),
+    "read the change log": ("SELECT * FROM rollup_engine.change_log", {"owner"}),
+    "forge the change log": (
+        "INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)"
+        " VALUES (1, '-infinity', 'infinity')",
+        {"owner"},
+    ),
+    "read raw": ("SELECT * FROM raw.readings", {"writer", "owner"}),
+    "insert": ("INSERT INTO raw.readings VALUES (now(), 'b', 2)", {"writer"}),
+    "update": ("UPDATE raw.readings SET level = 5", {"writer"}),
+    "delete": ("DELETE FROM raw.readings", {"writer"}),
+    "truncate": (TRUNCATE, set()),
+    "perform": ("SELECT * FROM silver.perform_rollup()", {"operator", "owner"}),
+    "refresh": (
+        "SELECT * FROM silver.refresh_rollup('readings_1h', '-infinity', 'infinity')",
+        {"operator", "owner"},
+    ),
+    "retry": ("SELECT * FROM silver.handle_rollup_retries()", {"operator", "owner"}),
+    "reset": ("SELECT silver.reset_rollup_retry('readings_1h')", {"operator", "owner"}),
+    "pause": ("SELECT silver.pause_rollup('readings_1h')", {"operator", "owner"}),
+    "mark stale": (
+        "SELECT silver.mark_stale('readings', now(), 'infinity')",
+        {"operator", "owner"},
+    ),
+    "maintain": ("SELECT * FROM silver.maintain_timeseries_tables()", {"operator", "owner"}),
+    "size": ("SELECT silver.optimize_chunk_interval('readings_1h')", {"operator", "owner"}),
+    "validate": ("SELECT * FROM silver.validate_rollup_config()", {"operator", "owner"}),
+    "statistics": (
+        "SELECT silver.get_detailed_stats('%'), silver.get_partition_stats('readings_1h')",
+        {"operator", "owner"},
+    ),
+    "configure": (
+        "INSERT INTO silver.dimension_config (source_table, dimension_column)"
+        " VALUES ('raw.readings', 'device')",
+        {"operator", "owner"},
+    ),
+    "add a metric": (
+        """SELECT silver.add_rollup_metric('readings_1h', '{"level": ["max"]}')""",
+        {"operator", "owner"},
+    ),
+    "set retention": ("SELECT silver.set_retention('readings_1h', '1 year')", {"owner"}),
+    "seal": ("SELECT rollup_engine.write_seal('raw.readings', now())", {"owner"}),
+    "roll up what another role owns": (
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1d', '1 day')",
+        set(),
+    ),
+    "partition what another role owns": (
+        "SELECT silver.partition_source('readings', '1 day')",
+        set(),
+    ),
+    "put something into gold": ("CREATE TABLE gold.something (id integer)", {"owner"}),
+}
+ROLES = ("reader", "writer", "operator", "owner", "nobody")
+
+
+@pytest.fixture
+def logins(server: PostgresServer, db: psycopg.Connection) -> Iterator[dict[str, str]]:
+    """A role that may log in for each group; and a source of the test role's with a rollup."""
+    db.execute("CREATE TABLE raw.readings (ts timestamptz, device text, level float8)")
+    db.execute("INSERT INTO raw.readings SELECT now() - interval '1 day', 'a', 1")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour')"
+    )
+    names = {role: f"t_{role}_{secrets.token_hex(4)}" for role in ROLES}
+    with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as postgres:
+        for role, name in names.items():
+            postgres.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+            if role != "nobody":
+                postgres.execute(
+                    sql.SQL("GRANT {} TO {}").format(
+                        sql.Identifier(f"tsrollup_{role}"), sql.Identifier(name)
+                    )
+                )
+        yield names
+        for name in names.values():
+            postgres.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(name)))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_role_may_do_what_the_matrix_says_and_nothing_else(
+    connect: Connect, logins: dict[str, str], role: str
+) -> None:
+    connection = connect(user=logins[role], autocommit=False)
+    allowed = {name for name, (statement, _) in ACTIONS.items() if may(connection, statement)}
+    assert allowed == {name for name, (_, roles) in ACTIONS.items() if role in roles}
+
+
+@pytest.mark.parametrize("role", ["operator", "owner"])
+def test_runs_commit_for_operators(connect: Connect, logins: dict[str, str], role: str) -> None:
+    connect(user=logins[role]).execute("CALL silver.run_rollups()")
+    stale = connect().execute("SELECT count(*) FROM rollup_engine.stale_range").fetchone()
+    assert stale == (0,)
+
+
+def test_changes_of_a_writer_are_captured_though_it_sees_nothing_of_the_machinery(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection
+) -> None:
+    db.execute("CALL silver.run_rollups()")
+    writer = connect(user=logins["writer"])
+    writer.execute("INSERT INTO raw.readings VALUES (now() - interval '1 day', 'a', 2)")
+    with writer.cursor() as cursor, cursor.copy("COPY raw.readings FROM STDIN") as copy:
+        copy.write("2020-01-01 00:00+00\ta\t3\n")
+    reader = connect(user=logins["reader"])
+    assert reader.execute("SELECT sum(row_count)::integer FROM gold.readings_1h").fetchone() == (3,)
+
+
+def test_tables_to_come_are_the_writers_too(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection
+) -> None:
+    db.execute("CREATE TABLE raw.later (ts timestamptz, id integer GENERATED ALWAYS AS IDENTITY)")
+    connect(user=logins["writer"]).execute("INSERT INTO raw.later VALUES (now())")
+    with pytest.raises(errors.InsufficientPrivilege):
+        connect(user=logins["reader"]).execute("SELECT * FROM raw.later")
+
+
+def test_every_public_function_is_somebodys_and_none_is_everybodys(db: psycopg.Connection) -> None:
+    for_all = db.execute("""
+        SELECT p.oid::regprocedure::text
+        FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS right_
+        WHERE p.pronamespace = 'silver'::regnamespace AND right_.grantee = 0
+            AND p.proname NOT IN ('time_bucket', 'first_value', 'last_value')
+    """).fetchall()
+    assert for_all == []
+    not_for_operators = db.execute("""
+        SELECT oid::regprocedure::text FROM pg_proc
+        WHERE pronamespace = 'silver'::regnamespace
+            AND NOT has_function_privilege('tsrollup_operator', oid, 'EXECUTE')
+    """).fetchall()
+    assert not_for_operators == []
+
+
+def may(connection: psycopg.Connection, statement: str) -> bool:
+    try:
+        connection.execute(statement.encode())
+    except errors.InsufficientPrivilege:
+        return False
+    except psycopg.Error as error:
+        if error.sqlstate == "TR004":
+            return False
+        raise
+    finally:
+        connection.rollback()
+    return True
