@@ -212,22 +212,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.sum_differs(double precision, double precision) IS 'True when two sums of floats differ by more than the order of addition can explain.';
 
-CREATE FUNCTION rollup_engine.change_condition(p_rollup_id integer) RETURNS text
+CREATE FUNCTION rollup_engine.change_condition(p_rollup_id integer, p_fresh text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT concat_ws(' OR ',
         format('ROW(%s)::record *<> ROW(%s)::record',
-            string_agg('t.' || quote_ident(column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum),
-            string_agg('excluded.' || quote_ident(column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum)),
-        string_agg(format('rollup_engine.sum_differs(t.%1$I, excluded.%1$I)', column_name), ' OR ' ORDER BY position) FILTER (WHERE float_sum))
+            string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum),
+            string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum)),
+        string_agg(format('rollup_engine.sum_differs(t.%2$I, %1$I.%2$I)', p_fresh, column_name), ' OR ' ORDER BY position) FILTER (WHERE float_sum))
     FROM (
         SELECT *, coalesce(state = 'sum' AND data_type = 'double precision', false) AS float_sum
         FROM rollup_engine.rollup_column
         WHERE rollup_id = p_rollup_id AND kind IN ('bucket', 'dimension', 'state')
     ) AS c
 $$;
-COMMENT ON FUNCTION rollup_engine.change_condition(integer) IS
+COMMENT ON FUNCTION rollup_engine.change_condition(integer, text) IS
 'Whether the stored row differs from the fresh one, compared by image: equal is not enough where ''a'' equals ''A'', and json has no equality.';
 
 CREATE FUNCTION rollup_engine.insert_sql(p_rollup silver.rollup_config, p_fresh text) RETURNS text
@@ -245,42 +245,63 @@ $sql$, p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,d
 $$;
 COMMENT ON FUNCTION rollup_engine.insert_sql(silver.rollup_config, text) IS 'Stores fresh rows where there are none yet; returns rows written and deleted.';
 
+CREATE FUNCTION rollup_engine.key_condition(p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The = of an extension's type is in a schema of its own; records find it, as GROUP BY does.
+    SELECT string_agg(format(
+        CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN 'f.%1$I = t.%1$I' ELSE 'ROW(f.%1$I)::record = ROW(t.%1$I)::record' END,
+        c.column_name), ' AND ' ORDER BY c.position)
+    FROM rollup_engine.rollup_column AS c
+    JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_table AND a.attname = c.column_name
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE c.rollup_id = p_rollup.id AND c.kind IN ('bucket', 'dimension')
+$$;
+COMMENT ON FUNCTION rollup_engine.key_condition(silver.rollup_config) IS 'Joins fresh rows to the stored rows of the same key.';
+
 CREATE FUNCTION rollup_engine.upsert_sql(p_rollup silver.rollup_config, p_fresh text, p_touched text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Grouping finds vanished keys by hash, NULL keys included, where an anti join could not.
+    -- Compared first, since ON CONFLICT locks, and so writes, even the rows that it leaves alone. A
+    -- NULL in the key never joins: ON CONFLICT finds those rows, and grouping (by which NULLs are
+    -- equal) tells the vanished from the rest.
     SELECT format($sql$
-WITH fresh AS MATERIALIZED (
-    %4$s
+WITH compared AS MATERIALIZED (
+    SELECT %3$s, f.bucket IS NOT NULL AS tsrollup_fresh, t.tsrollup_part, t.tsrollup_tid
+    FROM (
+        %5$s
+    ) AS f
+    FULL JOIN (SELECT t.*, t.tableoid AS tsrollup_part, t.ctid AS tsrollup_tid FROM %1$s AS t WHERE %6$s) AS t
+        ON %4$s
+    WHERE f.bucket IS NULL OR t.bucket IS NULL OR %7$s
 ), written AS (
-    INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM fresh
-    ON CONFLICT (%3$s) DO UPDATE SET (%2$s) = ROW(%6$s)
-    WHERE %7$s
+    INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM compared WHERE tsrollup_fresh
+    ON CONFLICT (%8$s) DO UPDATE SET (%2$s) = ROW(%9$s)
+    WHERE %10$s
     RETURNING 1
 ), vanished AS (
     SELECT max(tsrollup_part) AS part, max(tsrollup_tid) AS tid
-    FROM (
-        SELECT %3$s, t.tableoid AS tsrollup_part, t.ctid AS tsrollup_tid FROM %1$s AS t WHERE %5$s
-        UNION ALL
-        SELECT %3$s, NULL, NULL FROM fresh
-    ) AS u
-    GROUP BY %3$s
-    HAVING count(*) = count(tsrollup_tid)
+    FROM compared GROUP BY %8$s HAVING NOT bool_or(tsrollup_fresh)
 ), removed AS (
     DELETE FROM %1$s AS t USING vanished AS v
-    WHERE %5$s AND t.tableoid = v.part AND t.ctid = v.tid
+    WHERE %6$s AND t.tableoid = v.part AND t.ctid = v.tid
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM removed)
 $sql$,
         p_rollup.target_table,
         rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
-        rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'),
+        (SELECT string_agg(format(CASE kind WHEN 'state' THEN 'f.%1$I' ELSE 'coalesce(f.%1$I, t.%1$I) AS %1$I' END, column_name), ', ' ORDER BY position)
+         FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state')),
+        rollup_engine.key_condition(p_rollup),
         p_fresh,
         p_touched,
+        rollup_engine.change_condition(p_rollup.id, 'f'),
+        rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'),
         rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}', 'excluded.'),
-        rollup_engine.change_condition(p_rollup.id))
+        rollup_engine.change_condition(p_rollup.id, 'excluded'))
 $$;
 COMMENT ON FUNCTION rollup_engine.upsert_sql(silver.rollup_config, text, text) IS
 'Stores fresh rows over what is there: inserts what is new, updates what changed, deletes what vanished; returns rows written and deleted. p_touched is a condition on t.bucket for the recomputed buckets.';
