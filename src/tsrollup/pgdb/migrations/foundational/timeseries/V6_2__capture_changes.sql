@@ -98,8 +98,8 @@ BEGIN
             FROM rollup_engine.source_partition WHERE source_id = %1$s AND partition = TG_RELID;
             v_changed := coalesce(v_changed, rollup_engine.everything());
         ELSIF TG_LEVEL = 'ROW' THEN
-            -- Statement triggers log a move inside a partition.
-            IF EXISTS (
+            -- Statement triggers log a move inside a partition. Of time, that is: other keys have no bounds here.
+            IF TG_ARGV[0] = 'by time' AND EXISTS (
                 SELECT FROM rollup_engine.source_partition
                 WHERE source_id = %1$s AND partition = TG_RELID
                     AND (SELECT min(%3$s) >= from_time AND min(%3$s) < to_time FROM (SELECT NEW.*) AS n)
@@ -137,7 +137,7 @@ COMMENT ON FUNCTION rollup_engine.capture_function_sql(rollup_engine.source) IS 
 
 -- Its triggers --------------------------------------------------------------------------
 
-CREATE FUNCTION rollup_engine.source_members(p_relation regclass)
+CREATE FUNCTION rollup_engine.source_members(p_relation regclass, p_time_column name DEFAULT NULL)
 RETURNS TABLE (member regclass, from_time timestamptz, to_time timestamptz)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -154,16 +154,18 @@ AS $$
         JOIN pg_inherits AS i ON i.inhparent = t.oid AND NOT i.inhdetachpending
         JOIN pg_class AS c ON c.oid = i.inhrelid
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN rollup_engine.partition_column(t.oid::regclass) = ANY (rollup_engine.time_columns(t.oid::regclass))
+            SELECT CASE WHEN k.name = p_time_column OR p_time_column IS NULL AND k.name = ANY (rollup_engine.time_columns(t.oid::regclass))
                 THEN ARRAY[
                     substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']*)''\)'),
                     substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([^'']*)''\)')]
             END AS bounds
+            FROM rollup_engine.partition_column(t.oid::regclass) AS k (name)
         ) AS b
     )
     SELECT oid::regclass, tree.from_time, tree.to_time FROM tree
 $$;
-COMMENT ON FUNCTION rollup_engine.source_members(regclass) IS 'The table and every partition below it, each with the range of time it can hold.';
+COMMENT ON FUNCTION rollup_engine.source_members(regclass, name) IS
+'The table and every partition below it, each with the range of time it can hold: of that time column, else of whatever time it is partitioned by.';
 
 CREATE FUNCTION rollup_engine.source_tree(p_relation regclass) RETURNS SETOF regclass
     LANGUAGE sql STABLE
@@ -178,24 +180,40 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.source_tree(regclass) IS 'The table and every partition below it: source_members without the bounds, for a tenth of its time.';
 
+CREATE FUNCTION rollup_engine.move_condition(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN count(a.attname) = p.partnatts
+        THEN string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', a.attname), ' OR ')
+        ELSE 'OLD.* *<> NEW.*'  -- a key is an expression
+    END
+    FROM pg_partitioned_table AS p
+    LEFT JOIN pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs::int2[])
+    WHERE p.partrelid = p_relation
+    GROUP BY p.partnatts
+$$;
+COMMENT ON FUNCTION rollup_engine.move_condition(regclass) IS 'When an updated row may move between the partitions of the table; NULL when it has none.';
+
 CREATE FUNCTION rollup_engine.missing_triggers(p_source rollup_engine.source)
 RETURNS TABLE (member regclass, trigger_name name, definition text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT m.member, t.trigger_name, t.definition
+    SELECT m.member, t.trigger_name, t.definition || format(' EXECUTE FUNCTION rollup_engine.capture_%s(%s)', p_source.id, t.argument)
     FROM rollup_engine.source_tree(p_source.relation) AS m (member)
+    JOIN pg_class AS c ON c.oid = m.member
     CROSS JOIN LATERAL (VALUES
-        (format('tsrollup_insert_%s', p_source.id), 'AFTER INSERT ON %s REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT'),
-        (format('tsrollup_update_%s', p_source.id), 'AFTER UPDATE ON %s REFERENCING OLD TABLE AS changed_rows NEW TABLE AS new_rows FOR EACH STATEMENT'),
-        (format('tsrollup_delete_%s', p_source.id), 'AFTER DELETE ON %s REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT'),
-        (format('tsrollup_truncate_%s', p_source.id), 'AFTER TRUNCATE ON %s FOR EACH STATEMENT'),
+        (format('tsrollup_insert_%s', p_source.id), 'AFTER INSERT ON %s REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT', ''),
+        (format('tsrollup_update_%s', p_source.id), 'AFTER UPDATE ON %s REFERENCING OLD TABLE AS changed_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
+        (format('tsrollup_delete_%s', p_source.id), 'AFTER DELETE ON %s REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT', ''),
+        (format('tsrollup_truncate_%s', p_source.id), 'AFTER TRUNCATE ON %s FOR EACH STATEMENT', ''),
         -- MERGE fires no statement trigger for the halves of a move between partitions. Row triggers
         -- are cloned to the partitions; the name sorts last, after triggers that change the row.
-        (format('zz_tsrollup_move_%s', p_source.id), CASE WHEN m.member = p_source.relation AND EXISTS (
-            SELECT FROM pg_partitioned_table WHERE partrelid = p_source.relation)
-            THEN format('BEFORE UPDATE ON %%s FOR EACH ROW WHEN (OLD.%1$I IS DISTINCT FROM NEW.%1$I)', p_source.time_column) END)
-    ) AS t (trigger_name, definition)
+        (CASE WHEN c.relkind = 'p' THEN format('zz_tsrollup_move_%s_%s', p_source.id, (SELECT count(*) FROM pg_partition_ancestors(m.member))) END,
+            CASE WHEN c.relkind = 'p' THEN 'BEFORE UPDATE ON %s FOR EACH ROW WHEN (' || replace(rollup_engine.move_condition(m.member), '%', '%%') || ')' END,
+            CASE WHEN rollup_engine.partition_column(m.member) = p_source.time_column THEN '''by time''' END)
+    ) AS t (trigger_name, definition, argument)
     WHERE t.definition IS NOT NULL
         AND p_source.change_tracking = 'trigger'
         AND NOT EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = m.member AND g.tgname = t.trigger_name)
@@ -218,8 +236,7 @@ DECLARE
     v_missing record;
 BEGIN
     FOR v_missing IN SELECT * FROM rollup_engine.missing_triggers(p_source) WHERE member = p_member LOOP
-        EXECUTE format('CREATE TRIGGER %I ' || v_missing.definition || ' EXECUTE FUNCTION rollup_engine.capture_%s()',
-            v_missing.trigger_name, v_missing.member, p_source.id);
+        EXECUTE format('CREATE TRIGGER %I ' || v_missing.definition, v_missing.trigger_name, v_missing.member);
         IF pg_has_role((SELECT relowner FROM pg_class WHERE oid = v_missing.member), 'USAGE') THEN
             EXECUTE format('ALTER TABLE %s ENABLE ALWAYS TRIGGER %I', v_missing.member, v_missing.trigger_name);
         END IF;

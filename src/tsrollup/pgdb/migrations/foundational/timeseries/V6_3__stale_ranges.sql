@@ -189,7 +189,7 @@ BEGIN
     END IF;
     FOR v_member IN
         INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
-        SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation)
+        SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column)
         ON CONFLICT DO NOTHING
         RETURNING from_time, to_time
     LOOP
@@ -206,7 +206,7 @@ CREATE FUNCTION rollup_engine.remember_partitions(p_source rollup_engine.source)
     SET search_path = pg_catalog, pg_temp
 AS $$
     INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
-    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation)
+    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column)
     ON CONFLICT DO NOTHING
 $$;
 COMMENT ON FUNCTION rollup_engine.remember_partitions(rollup_engine.source) IS 'Notes the partitions of a new source, whose data is marked stale as a whole.';
@@ -316,7 +316,7 @@ BEGIN
         RETURN;
     END IF;
     FOR v_member IN
-        SELECT m.* FROM rollup_engine.source_members(v_source.relation) AS m
+        SELECT m.* FROM rollup_engine.source_members(v_source.relation, v_source.time_column) AS m
         WHERE m.member IN (SELECT member FROM rollup_engine.missing_triggers(v_source))
     LOOP
         BEGIN
