@@ -26,7 +26,7 @@ test: $(STAMP) ## run every test on every PostgreSQL found here
 	$(BIN)/pytest
 
 storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
-	TSROLLUP_STORM_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_storm.py
+	TSROLLUP_STORM_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s --server embedded tests/concurrency/test_storm.py
 
 flyway: ## fetch a real Flyway for the tests to compare with (needs a JDK and Maven)
 	tests/flyway/fetch_flyway.sh
@@ -42,8 +42,8 @@ format: $(STAMP) ## let ruff rewrite the files
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(STAMP) ## print the ratios of benchmarks/
-	$(BIN)/python -m benchmarks
+bench: $(STAMP) ## print the ratios of benchmarks/, with ARGS="--url ..." on another server
+	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(STAMP) ## write docs/sql-reference.md anew from the comments in the database
 	TSROLLUP_UPDATE_DOCS=1 $(BIN)/pytest -n 0 -q --server embedded tests/e2e/test_sql_reference.py
