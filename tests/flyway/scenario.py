@@ -16,7 +16,7 @@ from servers import PostgresServer
 DEFAULT_TABLE = "flyway_schema_history"
 
 # Faster than a new database for each telling.
-_RESET = """
+RESET = """
 DO $$
 DECLARE
     v_name text;
@@ -32,7 +32,7 @@ END
 $$
 """
 
-_STRUCTURE = """
+STRUCTURE = """
 SELECT 'relation', nspname, relname, relkind::text, relpersistence::text
 FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname !~ '^(pg_|information_schema)'
@@ -169,7 +169,7 @@ class World:
             if name != table:
                 query = SQL("SELECT t::text FROM {} t ORDER BY 1").format(Identifier(schema, name))
                 rows[f"{schema}.{name}"] = [row[0] for row in self._query(query)]
-        return self.sql(_STRUCTURE), rows
+        return self.sql(STRUCTURE), rows
 
     def _query(self, query: Composed) -> list[tuple[Any, ...]]:
         return self.connection.execute(query).fetchall()
@@ -199,7 +199,7 @@ def play(
     def tell(cast: str, turns: Callable[[int], Runner]) -> list[Step]:
         place = folder / "scripts"
         place.mkdir()
-        connection.execute(_RESET)
+        connection.execute(RESET)
         world = World(server, connection, place, ours, real, turns, asks_both=cast == "real")
         SCENARIOS[name](world)
         # One path for all casts: it may be part of what is compared.

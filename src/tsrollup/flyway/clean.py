@@ -120,15 +120,17 @@ def _clean(session: Session, created: list[str]) -> CleanResult:
             # Callbacks may have dropped some, and a cascade takes further ones along.
             for item in _objects(session, schema):
                 _drop(session, item)
-            result.cleaned.append(schema)
+            if schema not in created:
+                result.cleaned.append(schema)
         for schema in created:
             if session.database.schema_exists(schema):
                 session.database.execute(
                     sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema))
                 )
                 result.dropped.append(schema)
-    for schema in result.cleaned:
-        log.info("Cleaned schema %s", schema)
+    for verb, schemas in (("Cleaned", result.cleaned), ("Dropped", result.dropped)):
+        for schema in schemas:
+            log.info("%s schema %s", verb, schema)
     return result
 
 

@@ -1,6 +1,7 @@
 """`flyway`, word for word: [options] command..., exit code 0 or 1."""
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from .repair import repair
 from .results import MigrateResult
 from .sources import load_configuration
 from .validate import MismatchError, validate
+
+log = logging.getLogger(__name__)
 
 LICENSE_EXIT = 35
 _PAID_COMMANDS = ("undo", "check", "snapshot", "diff", "prepare", "deploy", "generate", "model")
@@ -139,7 +142,7 @@ def _migrate(configuration: Configuration, as_json: bool) -> tuple[output.Json, 
 def _info(configuration: Configuration, as_json: bool) -> tuple[output.Json, int]:
     result = info(configuration)
     if not as_json:
-        print(output.info_text(result))
+        log.info("%s", output.info_text(result))
     return output.info_json(result, configuration), 0
 
 

@@ -174,7 +174,7 @@ def _connect(configuration: Configuration) -> psycopg.Connection[Any]:
             return psycopg.connect(info, autocommit=True)
         except psycopg.OperationalError as error:
             if attempt >= configuration.connect_retries:
-                reason = str(error).strip().splitlines()[-1]
+                reason = str(error).strip().splitlines()[0]
                 who = conninfo_to_dict(info).get("user") or getpass.getuser()
                 raise FlywayError(
                     f"cannot connect to {configuration.url} as {who}: {reason}",

@@ -80,7 +80,7 @@ class BaselineResult:
 
 @dataclass
 class CleanResult:
-    """The schemas that `clean` emptied, and those that it dropped as well."""
+    """The schemas that `clean` emptied, and those that it dropped altogether."""
 
     database: str
     cleaned: list[str] = field(default_factory=list)

@@ -27,7 +27,10 @@ def environment_name(key: str) -> str:
     return "FLYWAY_" + words.upper()
 
 
-_BY_VARIABLE = {environment_name(key): key for key in [*KEYS, *WITHOUT_EFFECT]}
+# Flyway takes the environment from files and arguments only.
+_BY_VARIABLE = {
+    environment_name(key): key for key in [*KEYS, *WITHOUT_EFFECT] if key != "environment"
+}
 
 
 def from_environment(environ: Mapping[str, str]) -> dict[str, Value]:
@@ -62,7 +65,6 @@ def load_configuration(
     parameters = _from_files(named, directory, encoding, environ, environment)
     parameters |= from_environment(environ)
     parameters |= given
-    parameters.setdefault("locations", f"filesystem:{directory / 'sql'}")
     return configuration_from(parameters)
 
 
