@@ -22,11 +22,11 @@ def test_an_empty_database_belongs_to_the_test_role(
 
 
 def test_every_test_has_its_own_clone_of_the_migrated_database(
-    db: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+    server: PostgresServer, db: psycopg.Connection, connect: Callable[..., psycopg.Connection]
 ) -> None:
     db.execute("CREATE TABLE public.only_here (id integer)")
     assert connect().execute("SELECT count(*) FROM silver.rollup_config").fetchone() == (0,)
-    assert connect(user="postgres").info.user == "postgres"
-    with psycopg.connect(db.info.dsn, dbname="postgres") as elsewhere:
+    assert connect(user=server.superuser).info.user == server.superuser
+    with psycopg.connect(server.url("postgres")) as elsewhere:
         clones = elsewhere.execute("SELECT to_regclass('public.only_here')").fetchone()
     assert clones == (None,)
