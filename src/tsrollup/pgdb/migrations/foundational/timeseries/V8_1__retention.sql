@@ -261,7 +261,7 @@ CREATE FUNCTION rollup_engine.is_past(p_transaction xid8) RETURNS boolean
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Sessions of this database, and standbys through their WAL senders and slots.
-    SELECT coalesce(pg_snapshot_xmin(pg_current_snapshot()) > p_transaction, true) AND NOT EXISTS (
+    SELECT p_transaction IS DISTINCT FROM pg_current_xact_id_if_assigned() AND NOT EXISTS (
         SELECT FROM (
             SELECT backend_xmin AS oldest FROM pg_stat_activity
             WHERE pid <> pg_backend_pid() AND backend_type <> 'autovacuum worker'

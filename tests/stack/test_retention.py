@@ -1,0 +1,402 @@
+"""Promises f and g: sealed time never changes silently, and nothing is dropped that a rollup has
+not absorbed; with writers and readers at work meanwhile."""
+
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from conftest import Connect
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+
+pytestmark = pytest.mark.partman
+
+NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
+
+
+def day(number: int) -> datetime:
+    return datetime(2026, 3, number, tzinfo=UTC)
+
+
+@pytest.fixture
+def source(db: psycopg.Connection) -> psycopg.Connection:
+    """Ten days of readings, a row an hour, in partitions of a day; an hourly and a daily rollup."""
+    db.execute(
+        "CREATE TABLE raw.readings (ts timestamptz, device int, level int) PARTITION BY RANGE (ts)"
+    )
+    for number in range(1, 13):
+        db.execute(
+            f"CREATE TABLE raw.readings_{number} PARTITION OF raw.readings"
+            f" FOR VALUES FROM ('{day(number)}') TO ('{day(number + 1)}')"
+        )
+    db.execute("CREATE INDEX ON raw.readings (ts)")
+    fill(db, day(1), day(11))
+    for source_, target, width in (
+        ("raw.readings", "readings_1h", "1 hour"),
+        ("readings_1h", "readings_1d", "1 day"),
+    ):
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s, dimensions => '{device}')",
+            [source_, target, width],
+        )
+    return db
+
+
+def fill(db: psycopg.Connection[Any], start: datetime, end: datetime) -> None:
+    db.execute(
+        "INSERT INTO raw.readings SELECT ts, 1, 1 FROM"
+        " generate_series(%s, %s - interval '1 second', '1 hour'::interval) AS ts",
+        [start, end],
+    )
+
+
+def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str]]:
+    """Removals and seals of a run: (table, action)."""
+    rows = db.execute("SELECT * FROM rollup_engine.maintain(NULL, %s)", [now]).fetchall()
+    assert not [row for row in rows if row[1] == "failed"], rows
+    return [row[:2] for row in rows if row[1] in ("sealed", "dropped", "archived", "deleted")]
+
+
+def partitions(db: psycopg.Connection[Any]) -> set[int]:
+    rows = db.execute(
+        "SELECT substring(inhrelid::regclass::text FROM 'readings_([0-9]+)$')::integer"
+        " FROM pg_inherits WHERE inhparent = 'raw.readings'::regclass"
+    ).fetchall()
+    return {number for (number,) in rows if number}
+
+
+def total(db: psycopg.Connection[Any], relation: str = "gold.readings_1h") -> int:
+    row = db.execute(f"SELECT coalesce(sum(row_count), 0) FROM {relation}".encode()).fetchone()
+    assert row
+    return int(row[0])
+
+
+def sealed(db: psycopg.Connection[Any]) -> dict[str, tuple[int, datetime | None]]:
+    rows = db.execute(
+        "SELECT target_table, sealed_late_rows, nullif(exact_since, '-infinity')"
+        " FROM silver.timeseries_operations_monitor"
+    ).fetchall()
+    return {name.removeprefix("silver."): (late, since) for name, late, since in rows}
+
+
+def test_raw_is_dropped_only_when_the_rollups_have_absorbed_it(
+    source: psycopg.Connection,
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    assert maintain(source) == []
+    assert maintain(source) == []
+    assert partitions(source) == set(range(1, 13)), "nothing is absorbed yet"
+
+    refresh_everything(source)
+    source.execute("INSERT INTO raw.readings VALUES (%s, 1, 1)", [day(3)])
+    assert maintain(source) == [("raw.readings", "sealed")]
+    assert partitions(source) == set(range(1, 13)), "the first run only seals"
+    maintain(source)
+    assert partitions(source) == set(range(3, 13)), "day 3 has a change that is not absorbed"
+
+    refresh_everything(source)
+    maintain(source)
+    maintain(source)
+    assert partitions(source) == set(range(8, 13))
+    assert total(source) == total(source, "gold.readings_1d") == 241
+    assert_settled(source, "readings_1h")
+    assert sealed(source)["readings_1h"] == (0, day(8))
+
+
+@pytest.mark.parametrize("obstacle", ["paused", "parked", "attached", "log"])
+def test_whatever_keeps_a_rollup_behind_keeps_raw(
+    source: psycopg.Connection, obstacle: str
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    if obstacle == "paused":
+        source.execute("SELECT silver.pause_rollup('readings_1h')")
+    elif obstacle == "parked":
+        source.execute("UPDATE silver.rollup_config SET retry_count = 10, parked_at = now()")
+    source.execute("SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
+    if obstacle == "attached":
+        source.execute("CREATE TABLE raw.old (LIKE raw.readings)")
+        source.execute("INSERT INTO raw.old VALUES ('2026-02-28 12:00+00', 1, 1)")
+        source.execute(
+            "ALTER TABLE raw.readings ATTACH PARTITION raw.old"
+            " FOR VALUES FROM ('2026-02-28 00:00+00') TO ('2026-03-01 00:00+00')"
+        )
+    elif obstacle == "log":
+        source.execute("SELECT silver.mark_stale('readings', '-infinity', 'infinity')")
+    assert maintain(source) == []
+    assert maintain(source) == []
+    assert partitions(source) == set(range(1, 13))
+    assert total(source) == 240, "what was attached shows with the next drain"
+
+
+def test_the_bucket_across_the_border_is_absorbed_before_raw_is_dropped(
+    source: psycopg.Connection,
+) -> None:
+    source.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1w', '7 days')"
+    )
+    source.execute("SELECT silver.set_retention('readings', '1 day')")
+    refresh_everything(source)
+    maintain(source)
+    maintain(source)
+    # The week from the 9th is not over on the 11th: the 9th stays, though it is old enough.
+    assert partitions(source) == set(range(9, 13))
+    assert_equal_to_group_by(source, "readings_1w")
+    assert total(source, "gold.readings_1w") == 240
+
+
+def test_late_rows_are_kept_counted_and_shown_and_change_no_rollup(
+    source: psycopg.Connection,
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    maintain(source)
+    maintain(source)
+    source.execute(
+        "INSERT INTO raw.readings SELECT '2026-03-02 10:30+00', n, n FROM generate_series(1, 7) n"
+    )
+    source.execute("INSERT INTO raw.readings VALUES ('1999-01-01 00:00+00', 1, 1)")
+    assert total(source) == total(source, "gold.readings_1d") == 240
+    refresh_everything(source)
+    assert total(source) == total(source, "gold.readings_1d") == 240
+    assert sealed(source) == {"readings_1h": (8, day(8)), "readings_1d": (8, day(8))}
+    errors = source.execute(
+        "SELECT error_message, detail FROM silver.error_log WHERE error_code = 'TR006'"
+        " AND target_table = 'silver.readings_1h' ORDER BY id"
+    ).fetchall()
+    assert errors
+    assert "1999-01-01" in errors[0][1]
+    maintain(source)
+    rows = source.execute(
+        "SELECT tableoid::regclass::text, count(*) FROM raw.readings"
+        " WHERE ts < '2026-03-08' GROUP BY 1"
+    ).fetchall()
+    assert rows == [("raw.readings_default", 8)]
+    source.execute("UPDATE raw.readings SET level = 9 WHERE ts < '2026-03-08'")
+    source.execute("DELETE FROM raw.readings WHERE ts < '2026-03-08'")
+    refresh_everything(source)
+    assert total(source) == 240
+    assert_settled(source, "readings_1h")
+
+
+def test_a_late_row_between_seal_and_drop_is_counted(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    maintain(source)
+    source.execute("INSERT INTO raw.readings VALUES ('2026-03-02 10:30+00', 1, 1)")
+    maintain(source)
+    refresh_everything(source)
+    assert total(source) == 240
+    assert sealed(source)["readings_1h"] == (1, day(8))
+
+
+def test_a_writer_that_commits_into_a_partition_while_it_is_due_is_never_lost(
+    source: psycopg.Connection, connect: Connect
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    writer = connect(autocommit=False)
+    writer.execute("INSERT INTO raw.readings VALUES ('2026-03-02 10:30+00', 1, 1)")
+    assert maintain(source) == [], "its writer is not done"
+    writer.commit()
+    assert maintain(source) == [("raw.readings", "sealed")]
+    assert sealed(source)["readings_1h"][1] == day(2), "only as far as the row that is not absorbed"
+    refresh_everything(source)
+    maintain(source)
+    maintain(source)
+    assert partitions(source) == set(range(8, 13))
+    assert total(source) == 241
+
+
+def test_a_writer_waits_for_no_seal_that_waits_for_another_writer(
+    source: psycopg.Connection, connect: Connect
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    first, second = connect(autocommit=False), connect()
+    first.execute("INSERT INTO raw.readings VALUES ('2026-03-02 10:30+00', 1, 1)")
+    sealing = threading.Thread(target=maintain, args=(connect(),))
+    sealing.start()
+    second.execute("SET statement_timeout = '5s'")
+    second.execute("INSERT INTO raw.readings VALUES ('2026-03-02 10:30+00', 2, 1)")
+    sealing.join()
+    first.commit()
+    refresh_everything(source)
+    assert total(source) == 242
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_an_older_snapshot_keeps_what_it_reads(
+    source: psycopg.Connection, connect: Connect, isolation: str
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    reader = connect(autocommit=False)
+    reader.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}")
+    reader.execute("SELECT count(*) FROM raw.readings_12")
+    before = reader.execute("SELECT sum(row_count) FROM gold.readings_1h").fetchone()
+    refresh_everything(source)
+    maintain(source)
+    removed = maintain(source)
+    assert not [row for row in removed if row[1] == "dropped"]
+    assert reader.execute("SELECT sum(row_count) FROM gold.readings_1h").fetchone() == before
+    reader.commit()
+    maintain(source)
+    assert partitions(source) == set(range(8, 13))
+
+
+def test_partitions_can_be_archived_instead(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days', archive => true)")
+    refresh_everything(source)
+    maintain(source)
+    assert ("raw.readings", "archived") in maintain(source)
+    assert partitions(source) == set(range(8, 13))
+    count = source.execute("SELECT count(*) FROM raw_archive.readings_2").fetchone()
+    assert count == (24,)
+    source.execute("INSERT INTO raw_archive.readings_2 VALUES ('2026-03-02 10:30+00', 1, 1)")
+    refresh_everything(source)
+    assert total(source) == 240
+    assert sealed(source)["readings_1h"] == (0, day(8)), "the archive is nobody's source"
+
+
+def test_rollups_have_a_retention_of_their_own(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.set_retention('readings_1h', '5 days')")
+    assert maintain(source) == [], "the daily rollup has absorbed nothing yet"
+    refresh_everything(source)
+    assert ("silver.readings_1h", "sealed") in maintain(source)
+    assert ("silver.readings_1h", "deleted") in maintain(source)
+    kept = total(source)
+    assert kept < 240
+    assert total(source, "gold.readings_1d") == 240
+    # A late row brings no bucket back that was removed, in no rollup that is sealed there.
+    source.execute("INSERT INTO raw.readings VALUES ('2026-03-02 10:30+00', 1, 1)")
+    refresh_everything(source)
+    assert total(source) == kept
+    assert total(source, "gold.readings_1d") == 240
+    assert sealed(source)["readings_1h"][0] == 1
+    assert_settled(source, "readings_1h")
+
+
+def test_create_rollup_table_takes_a_retention(source: psycopg.Connection) -> None:
+    source.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'short', '1 hour',"
+        " retention => '2 days')"
+    )
+    refresh_everything(source)
+    maintain(source)
+    maintain(source)
+    oldest = source.execute("SELECT min(bucket) FROM gold.short").fetchone()
+    assert oldest == (NOW - timedelta(days=2),)
+    source.execute("SELECT silver.set_retention('short', NULL)")
+    assert maintain(source, NOW + timedelta(days=1)) == []
+
+
+def test_a_rollup_made_later_starts_where_its_source_is_whole(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    maintain(source)
+    maintain(source)
+    source.execute("INSERT INTO raw.readings VALUES ('2026-03-02 10:30+00', 1, 1)")
+    source.execute("SELECT silver.create_rollup_table('raw.readings','silver','late','7 days')")
+    refresh_everything(source)
+    assert source.execute("SELECT min(bucket) FROM gold.late").fetchone() == (day(9),)
+    assert_settled(source, "late")
+
+
+def test_what_is_given_up_is_not_dropped(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    maintain(source)
+    source.execute("SELECT silver.set_retention('readings', NULL)")
+    assert maintain(source) == []
+    assert partitions(source) == set(range(1, 13))
+
+
+def test_tables_that_cannot_lose_partitions_are_refused(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.plain (ts timestamptz)")
+    db.execute(
+        "CREATE TABLE raw.two (ts timestamptz, at timestamptz, v int) PARTITION BY RANGE (ts)"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.two', 'silver', 'two_1h', '1 hour', 'at')")
+    for table, keep, message in [
+        ("plain", "1 day", "not partitioned"),
+        ("two", "1 day", "rolled up otherwise: silver.two_1h by at"),
+        ("missing", "1 day", "there is no table or rollup missing"),
+        ("two_1h", "0", "keep is"),
+        ("two_1h", "-1 day", "keep is"),
+    ]:
+        with pytest.raises(psycopg.Error, match=message):
+            db.execute("SELECT silver.set_retention(%s, %s)", [table, keep])
+
+
+SECONDS = 8
+
+
+@pytest.fixture
+def ledger(source: psycopg.Connection) -> psycopg.Connection:
+    """Beside each row of the storm, what a writer knows that it has committed."""
+    source.execute("CREATE TABLE public.ledger (ts timestamptz)")
+    return source
+
+
+def test_nothing_is_lost_while_writers_refreshers_and_retention_run(
+    ledger: psycopg.Connection, connect: Connect
+) -> None:
+    """Every committed row is in gold, or counted as late: under writers into all days."""
+    ledger.execute("SELECT silver.set_retention('readings', '3 days')")
+    ledger.execute("INSERT INTO public.ledger SELECT ts FROM raw.readings")
+    end = time.monotonic() + SECONDS
+    failures: list[BaseException] = []
+
+    def repeat(work: Iterator[None]) -> None:
+        try:
+            while time.monotonic() < end:
+                next(work)
+        except BaseException as error:
+            failures.append(error)
+
+    def write(seed: int) -> Iterator[None]:
+        connection = connect(autocommit=False)
+        for n in range(seed, 10**9, 7):
+            # Most rows are new, one in eight comes late, for any day.
+            first = 1 if n % 8 == 0 else 9
+            at = day(first) + timedelta(minutes=(n * 7919) % ((12 - first) * 1440))
+            connection.execute("INSERT INTO raw.readings VALUES (%s, 1, 1)", [at])
+            connection.execute("INSERT INTO public.ledger VALUES (%s)", [at])
+            connection.commit()
+            yield
+
+    def refresh() -> Iterator[None]:
+        connection = connect()
+        while True:
+            connection.execute("CALL silver.run_rollups(as_of => 'infinity')")
+            yield
+
+    def retain() -> Iterator[None]:
+        connection = connect()
+        for hour in range(10**6):
+            maintain(connection, day(8) + timedelta(hours=hour))
+            yield
+
+    works = [write(1), write(2), write(3), write(4), refresh(), retain()]
+    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures, failures
+    refresh_everything(ledger)
+    late, since = sealed(ledger)["readings_1h"]
+    assert since is not None
+    assert since >= day(5), "the storm saw partitions go"
+    written = ledger.execute("SELECT count(*) FROM public.ledger").fetchone()
+    assert written == (total(ledger) + late,)
+    assert_settled(ledger, "readings_1h")
+    recent = ledger.execute(
+        "SELECT (SELECT count(*) FROM public.ledger WHERE ts >= %(since)s)"
+        " = (SELECT sum(row_count) FROM gold.readings_1h WHERE bucket >= %(since)s)",
+        {"since": since},
+    ).fetchone()
+    assert recent == (True,)
