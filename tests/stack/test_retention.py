@@ -334,31 +334,32 @@ def test_tables_that_cannot_lose_partitions_are_refused(db: psycopg.Connection) 
 SECONDS = 8
 
 
-@pytest.fixture
-def ledger(source: psycopg.Connection) -> psycopg.Connection:
-    """Beside each row of the storm, what a writer knows that it has committed."""
-    source.execute("CREATE TABLE public.ledger (ts timestamptz)")
-    return source
+class Storm:
+    """Writers that note in a ledger what they have committed, refreshers, and retention."""
 
+    def __init__(self, connect: Connect) -> None:
+        self.connect = connect
+        self.end = time.monotonic() + SECONDS
+        self.failures: list[BaseException] = []
 
-def test_nothing_is_lost_while_writers_refreshers_and_retention_run(
-    ledger: psycopg.Connection, connect: Connect
-) -> None:
-    """Every committed row is in gold, or counted as late: under writers into all days."""
-    ledger.execute("SELECT silver.set_retention('readings', '3 days')")
-    ledger.execute("INSERT INTO public.ledger SELECT ts FROM raw.readings")
-    end = time.monotonic() + SECONDS
-    failures: list[BaseException] = []
+    def run(self) -> None:
+        works = [*(self.write(seed) for seed in range(1, 5)), self.refresh(), self.retain()]
+        threads = [threading.Thread(target=self.repeat, args=(work,)) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not self.failures, self.failures
 
-    def repeat(work: Iterator[None]) -> None:
+    def repeat(self, work: Iterator[None]) -> None:
         try:
-            while time.monotonic() < end:
+            while time.monotonic() < self.end:
                 next(work)
         except BaseException as error:
-            failures.append(error)
+            self.failures.append(error)
 
-    def write(seed: int) -> Iterator[None]:
-        connection = connect(autocommit=False)
+    def write(self, seed: int) -> Iterator[None]:
+        connection = self.connect(autocommit=False)
         for n in range(seed, 10**9, 7):
             # Most rows are new, one in eight comes late, for any day.
             first = 1 if n % 8 == 0 else 9
@@ -368,33 +369,34 @@ def test_nothing_is_lost_while_writers_refreshers_and_retention_run(
             connection.commit()
             yield
 
-    def refresh() -> Iterator[None]:
-        connection = connect()
+    def refresh(self) -> Iterator[None]:
+        connection = self.connect()
         while True:
             connection.execute("CALL silver.run_rollups(as_of => 'infinity')")
             yield
 
-    def retain() -> Iterator[None]:
-        connection = connect()
+    def retain(self) -> Iterator[None]:
+        connection = self.connect()
         for hour in range(10**6):
             maintain(connection, day(8) + timedelta(hours=hour))
             yield
 
-    works = [write(1), write(2), write(3), write(4), refresh(), retain()]
-    threads = [threading.Thread(target=repeat, args=(work,)) for work in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not failures, failures
-    refresh_everything(ledger)
-    late, since = sealed(ledger)["readings_1h"]
+
+def test_nothing_is_lost_while_writers_refreshers_and_retention_run(
+    source: psycopg.Connection, connect: Connect
+) -> None:
+    """Every committed row is in gold, or counted as late: under writers into all days."""
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    source.execute("CREATE TABLE public.ledger AS SELECT ts FROM raw.readings")
+    Storm(connect).run()
+    refresh_everything(source)
+    late, since = sealed(source)["readings_1h"]
     assert since is not None
     assert since >= day(5), "the storm saw partitions go"
-    written = ledger.execute("SELECT count(*) FROM public.ledger").fetchone()
-    assert written == (total(ledger) + late,)
-    assert_settled(ledger, "readings_1h")
-    recent = ledger.execute(
+    written = source.execute("SELECT count(*) FROM public.ledger").fetchone()
+    assert written == (total(source) + late,)
+    assert_settled(source, "readings_1h")
+    recent = source.execute(
         "SELECT (SELECT count(*) FROM public.ledger WHERE ts >= %(since)s)"
         " = (SELECT sum(row_count) FROM gold.readings_1h WHERE bucket >= %(since)s)",
         {"since": since},

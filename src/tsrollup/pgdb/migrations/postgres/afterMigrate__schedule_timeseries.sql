@@ -5,7 +5,13 @@ DO $$
 DECLARE
     v_job record;
 BEGIN
-    FOR v_job IN SELECT * FROM rollup_engine.schedule_timeseries('${timeseries_database}') LOOP
+    FOR v_job IN
+        SELECT * FROM rollup_engine.schedule_rollups(
+            '${timeseries_database}', '${rollup_schedule}', '${retry_schedule}')
+        UNION ALL
+        SELECT * FROM rollup_engine.schedule_maintenance(
+            '${timeseries_database}', '${maintenance_schedule}', '${cleanup_schedule}')
+    LOOP
         RAISE DEBUG 'job %: %', v_job.job_name, v_job.outcome;
     END LOOP;
 EXCEPTION WHEN feature_not_supported OR insufficient_privilege OR invalid_catalog_name THEN

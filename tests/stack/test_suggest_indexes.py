@@ -1,0 +1,134 @@
+"""silver.suggest_indexes: advice from hypothetical indexes, which creates nothing."""
+
+import psycopg
+import pytest
+
+from rollup_checks import refresh_everything
+from servers import PostgresServer
+
+Suggestion = tuple[str, int, str, float, float]
+
+
+@pytest.fixture
+def readings(server: PostgresServer, db: psycopg.Connection) -> psycopg.Connection:
+    if not server.has("hypopg"):
+        pytest.skip("needs hypopg")
+    db.execute(
+        'CREATE TABLE raw.readings (ts timestamptz NOT NULL, device integer, "The site" text,'
+        " extra json, level float8) PARTITION BY RANGE (ts)"
+    )
+    db.execute(
+        "CREATE TABLE raw.readings_1 PARTITION OF raw.readings"
+        " FOR VALUES FROM ('2026-01-01 00:00+00') TO ('2027-01-01 00:00+00')"
+    )
+    db.execute(
+        "INSERT INTO raw.readings SELECT '2026-01-01 00:00+00'::timestamptz"
+        " + make_interval(secs => 60 * i), i % 500, i % 7, NULL, i FROM generate_series(1, 60000) i"
+    )
+    db.execute("ANALYZE raw.readings")
+    return db
+
+
+def suggest(db: psycopg.Connection, table: str, *queries: str) -> list[Suggestion]:
+    before = db.execute("SELECT count(*) FROM pg_class").fetchone()
+    rows = db.execute(
+        "SELECT * FROM silver.suggest_indexes(%s, %s)", [table, list(queries) or None]
+    ).fetchall()
+    assert db.execute("SELECT count(*) FROM pg_class").fetchone() == before
+    assert db.execute("SELECT count(*) FROM hypopg()").fetchone() == (0,)
+    assert db.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+    return rows
+
+
+def test_a_query_gets_the_index_that_the_planner_would_use(readings: psycopg.Connection) -> None:
+    query = "SELECT * FROM raw.readings WHERE device = 7 AND ts >= '2026-02-10'"
+    [(statement, size, advised, before, after)] = suggest(readings, "raw.readings", query)
+    assert statement == "CREATE INDEX ON raw.readings USING btree (device, ts)"
+    assert size > 0
+    assert advised == query
+    assert after < before / 2
+    readings.execute(statement.encode())
+    readings.execute("ANALYZE raw.readings")
+    plan = readings.execute(f"EXPLAIN {query}".encode()).fetchall()
+    assert any("readings_1_device_ts_idx" in line for (line,) in plan)
+    assert suggest(readings, "raw.readings", query) == [], "it is there now"
+
+
+def test_each_query_is_judged_and_parameters_may_stay_open(readings: psycopg.Connection) -> None:
+    by_site = 'SELECT avg(level) FROM raw.readings WHERE "The site" = $1 AND device = $2'
+    by_time = "SELECT * FROM raw.readings WHERE ts BETWEEN $1 AND $2"
+    hopeless = "SELECT max(level) FROM raw.readings"
+    rows = suggest(readings, "readings", by_site, by_time, hopeless)
+    assert {row[2] for row in rows} == {by_site, by_time}
+    assert any('"The site"' in row[0] for row in rows)
+    assert all(row[4] < row[3] for row in rows)
+
+
+def test_without_queries_dimensions_are_read_over_time(readings: psycopg.Connection) -> None:
+    readings.execute(
+        "INSERT INTO silver.dimension_config (source_table, dimension_column)"
+        " VALUES ('raw.readings', 'device')"
+    )
+    rows = suggest(readings, "raw.readings")
+    assert rows
+    assert rows[0][0] == "CREATE INDEX ON raw.readings USING btree (device, ts)"
+
+
+def test_queries_that_were_seen_count_where_pg_stat_statements_runs(
+    readings: psycopg.Connection, server: PostgresServer, database: str
+) -> None:
+    query = "SELECT count(*) FROM raw.readings WHERE device = 17"
+    readings.execute(query.encode())
+    seen = [row[2] for row in suggest(readings, "raw.readings")]
+    assert seen == ["SELECT count(*) FROM raw.readings WHERE device = $1"]
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        superuser.execute("DROP EXTENSION pg_stat_statements")
+    assert suggest(readings, "raw.readings") == [], "no dimensions, no queries, no advice"
+
+
+def test_rollups_are_advised_through_their_live_view(readings: psycopg.Connection) -> None:
+    readings.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour',"
+        " dimensions => '{device}', metrics => '{\"level\": [\"avg\"]}')"
+    )
+    refresh_everything(readings)
+    readings.execute("ANALYZE silver.readings_1h")
+    rows = suggest(readings, "readings_1h", "SELECT * FROM gold.readings_1h WHERE device = 3")
+    assert rows
+    assert all(row[0].startswith("CREATE INDEX ON silver.readings_1h ") for row in rows)
+    assert all("device" in row[0] for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        (["SELECT 1; DROP TABLE raw.readings"], "more than one statement"),
+        (["SELECT * FROM nowhere"], "nowhere"),
+        (["SELEC"], "syntax error"),
+    ],
+)
+def test_bad_queries_are_errors_and_never_run(
+    readings: psycopg.Connection, queries: list[str], message: str
+) -> None:
+    with pytest.raises(psycopg.Error, match=message):
+        suggest(readings, "raw.readings", *queries)
+    assert readings.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
+    assert readings.execute("SELECT count(*) FROM raw.readings").fetchone() == (60000,)
+
+
+def test_writes_are_planned_and_not_done(readings: psycopg.Connection) -> None:
+    rows = suggest(readings, "raw.readings", "DELETE FROM raw.readings WHERE device = 3")
+    assert rows
+    assert readings.execute("SELECT count(*) FROM raw.readings").fetchone() == (60000,)
+
+
+def test_without_hypopg_the_error_says_what_to_do(
+    server: PostgresServer, db: psycopg.Connection, database: str
+) -> None:
+    if server.has("hypopg"):
+        with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+            superuser.execute("DROP EXTENSION hypopg")
+    db.execute("CREATE TABLE raw.readings (ts timestamptz)")
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="needs the extension hypopg") as e:
+        db.execute("SELECT * FROM silver.suggest_indexes('readings')")
+    assert "CREATE EXTENSION hypopg" in (e.value.diag.message_hint or "")
