@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
+from psycopg.pq import ExecStatus
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,15 @@ class Session:
         plan = row[0][0]
         wall = (plan["Planning Time"] + plan["Execution Time"]) / 1000
         return Sample(wall, ended - cpu if cpu is not None and ended is not None else None)
+
+    def fetched(self, query: str) -> Sample:
+        """Until the client holds all rows, as text."""
+        return self.timed(lambda: self._fetch(query))
+
+    def _fetch(self, query: str) -> None:
+        result = self.connection.pgconn.exec_(query.encode())
+        if result.status != ExecStatus.TUPLES_OK:
+            raise RuntimeError(result.error_message.decode())
 
     def _cpu(self) -> float | None:
         if self._schedstat is None:

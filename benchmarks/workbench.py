@@ -48,7 +48,8 @@ class Workbench:
         create_partitioned(self.session, "raw.readings", self.days + 1)
         self.session.execute(
             "INSERT INTO raw.readings SELECT t, d, 20 + 5 * sin(d) + random()"
-            " FROM generate_series(%s::timestamptz, %s, '10 seconds') AS t, generate_series(1, %s) AS d",
+            " FROM generate_series(%s::timestamptz, %s, '10 seconds') AS t, generate_series(1, %s) AS d"
+            " ORDER BY t",
             START,
             self.end - timedelta(seconds=10),
             self.devices,

@@ -37,7 +37,7 @@ CREATE FUNCTION rollup_engine.data_times_sql(p_source rollup_engine.source, p_te
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(replace(replace(replace(p_template, '{from}', t.from_time), '{to}', t.to_time), '{table}', t.relation), ' UNION ALL ')
+    SELECT string_agg(rollup_engine.fill(p_template, jsonb_build_object('from', t.from_time, 'to', t.to_time, 'table', t.relation)), ' UNION ALL ')
     FROM (
         SELECT 'from_time' AS from_time, 'to_time' AS to_time,
             format('(SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id IN (
@@ -345,8 +345,12 @@ BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_stale
     FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
-    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_logged
-    FROM rollup_engine.change_log WHERE source_id = v_rollup.source_id;
+    -- A long log says the same again and again: grouping is cheaper than range_agg.
+    SELECT range_agg(tstzrange(l.from_time, l.to_time)) INTO v_logged
+    FROM (
+        SELECT from_time, max(to_time) AS to_time FROM rollup_engine.change_log
+        WHERE source_id = v_rollup.source_id GROUP BY from_time
+    ) AS l;
     IF v_rollup.change_tracking = 'window' THEN
         v_logged := coalesce(v_logged, '{}') + coalesce(rollup_engine.look_back_range(v_rollup.source_id, now()), '{}');
     END IF;
