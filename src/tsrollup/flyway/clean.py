@@ -13,7 +13,7 @@ from .session import Session, open_session
 
 log = logging.getLogger(__name__)
 
-# What an extension brought goes with the extension, what a table brought with the table.
+# What an extension, a table or a type brought along goes with it.
 _OBJECTS = """
 WITH objects AS (
     SELECT 1 AS step, 'MATERIALIZED VIEW' AS kind, 'pg_class'::regclass AS class, oid,
@@ -36,9 +36,6 @@ WITH objects AS (
     SELECT 5, CASE typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END, 'pg_type', oid, typnamespace,
            quote_ident(typname)
     FROM pg_type
-    WHERE typtype <> 'm' AND NOT EXISTS (
-        SELECT 1 FROM pg_depend
-        WHERE classid = 'pg_type'::regclass AND objid = pg_type.oid AND deptype = 'i')
     UNION ALL
     SELECT 6, 'SEQUENCE', 'pg_class', oid, relnamespace, quote_ident(relname)
     FROM pg_class WHERE relkind = 'S'
@@ -54,7 +51,7 @@ SELECT kind, COALESCE(quote_ident(nspname) || '.' || objects.name,
 FROM objects
 JOIN pg_namespace ON pg_namespace.oid = namespace
 WHERE nspname = %s AND NOT EXISTS (
-    SELECT 1 FROM pg_depend WHERE classid = class AND objid = objects.oid AND deptype = 'e')
+    SELECT 1 FROM pg_depend WHERE classid = class AND objid = objects.oid AND deptype IN ('e', 'i'))
 ORDER BY step, 2
 """
 

@@ -3,7 +3,7 @@
 import getpass
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import parse_qsl, unquote
@@ -129,13 +129,16 @@ class Database:
     def in_transaction(self) -> bool:
         return self.connection.info.transaction_status != TransactionStatus.IDLE
 
+    def begin(self) -> None:
+        self.execute("BEGIN")
+
     @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """A transaction; joins the one that is open."""
+    def transaction(self, begin: Callable[[], None] | None = None) -> Iterator[None]:
+        """A transaction, opened by `begin`; joins the one that is open."""
         if self.in_transaction:
             yield
             return
-        self.execute("BEGIN")
+        (begin or self.begin)()
         try:
             yield
         except BaseException:

@@ -1,7 +1,7 @@
 """The schema history table: its definition, its rows and the lock around it."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -194,18 +194,17 @@ class History:
         if self.database.in_transaction:
             yield
             return
-        if not self.configuration.postgresql_transactional_lock:
+        if self.configuration.postgresql_transactional_lock:
+            with self.database.transaction(lambda: self._acquire(self._try_to_begin)):
+                yield
+        else:
             with self.session_lock(), self.database.transaction():
                 yield
-            return
-        with self.database.transaction():
-            self._acquire("pg_try_advisory_xact_lock")
-            yield
 
     @contextmanager
     def session_lock(self) -> Iterator[None]:
         """The lock without a transaction, for what cannot run in one."""
-        self._acquire("pg_try_advisory_lock")
+        self._acquire(lambda: self._try("pg_try_advisory_lock"))
         try:
             yield
         finally:
@@ -216,10 +215,25 @@ class History:
                     # The connection is lost or unusable: closing it frees the lock.
                     self.database.close()
 
-    def _acquire(self, function: str) -> None:
+    def _try(self, function: str) -> bool:
         query = sql.SQL("SELECT {}(%s)").format(sql.Identifier(function))
+        return bool(self.database.row(query, [self._lock])[0])
+
+    def _try_to_begin(self) -> bool:
+        """Begin a transaction with the lock, or none at all.
+
+        Waiting inside one would keep its snapshot, for which another runner's CREATE INDEX
+        CONCURRENTLY waits in turn.
+        """
+        self.database.begin()
+        locked = self._try("pg_try_advisory_xact_lock")
+        if not locked:
+            self.database.execute("ROLLBACK")
+        return locked
+
+    def _acquire(self, attempt: Callable[[], bool]) -> None:
         attempts = 0
-        while not self.database.row(query, [self._lock])[0]:
+        while not attempt():
             limit = self.configuration.lock_retry_count
             if 0 <= limit <= attempts:
                 raise FlywayError(

@@ -37,11 +37,20 @@ class ParsedScript:
         return not outside
 
     def run(self, database: Database) -> None:
-        for statement in self.statements:
-            try:
-                _run_statement(database, statement)
-            except psycopg.Error as error:
-                raise _failure(self.script, statement, error) from error
+        database.connection.add_notice_handler(_log_notice)
+        try:
+            for statement in self.statements:
+                try:
+                    _run_statement(database, statement)
+                except psycopg.Error as error:
+                    raise _failure(self.script, statement, error) from error
+        finally:
+            database.connection.remove_notice_handler(_log_notice)
+
+
+def _log_notice(notice: psycopg.errors.Diagnostic) -> None:
+    level = logging.WARNING if notice.severity_nonlocalized == "WARNING" else logging.INFO
+    log.log(level, "DB: %s", notice.message_primary)
 
 
 def _run_statement(database: Database, statement: Statement) -> None:
