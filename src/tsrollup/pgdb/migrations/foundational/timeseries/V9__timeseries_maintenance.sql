@@ -410,6 +410,10 @@ DECLARE
     v_cleaned text;
 BEGIN
     PERFORM rollup_engine.check_isolation();
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('tsrollup maintenance', 0)) THEN
+        RETURN NEXT ROW(p_target, 'skipped', 'another run of maintenance is at work')::rollup_engine.action;
+        RETURN;
+    END IF;
     IF p_target IS NOT NULL AND rollup_engine.find_rollup_id(p_target) IS NULL THEN
         v_relation := rollup_engine.find_partitioned(p_target);
     END IF;
@@ -445,6 +449,6 @@ AS $$
     SELECT * FROM rollup_engine.maintain($1, now())
 $$;
 COMMENT ON FUNCTION silver.maintain_timeseries_tables(text) IS
-'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, indexed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else) or failed (see error_log).';
+'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, indexed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else, or another run is at work) or failed (see error_log).';
 
 RESET ROLE;
