@@ -27,7 +27,7 @@ def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.
 
 def describe(error: psycopg.Error) -> TsrollupError:
     """Turn what the server reported into one message and its hint."""
-    message = error.diag.message_primary or _one_line(str(error))
+    message = _one_line(error.diag.message_primary or str(error))
     if error.diag.message_detail:
         message += f": {_one_line(error.diag.message_detail)}"
     if error.sqlstate:

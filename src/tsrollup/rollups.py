@@ -161,7 +161,8 @@ def log(connection: Connection, target: str | None, errors: bool, limit: int) ->
     """The newest rows of refresh_log, or of error_log."""
     refreshes = (
         "SELECT finished_at, target_table, from_time, to_time, buckets, rows_written,"
-        " rows_deleted, finished_at - started_at AS duration FROM silver.refresh_log"
+        " rows_deleted, extract(epoch FROM finished_at - started_at)::float8 AS seconds"
+        " FROM silver.refresh_log"
         " WHERE %(target)s::text IS NULL OR target_table = %(target)s"
         " ORDER BY id DESC LIMIT %(limit)s"
     )

@@ -1,16 +1,19 @@
 """What one call of `tsrollup` was told for every command, and how commands print."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import psycopg
 import typer
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +22,8 @@ from tsrollup.connection import connect
 from tsrollup.settings import Settings
 
 WIDTH_WITHOUT_TERMINAL = 160
+MIDNIGHT = r"(?<=^\d{4}-\d\d-\d\d) 00:00:00\+00$"
+SECOND_FRACTION = r"^(\d+-\d\d-\d\d \d\d:\d\d:\d\d)\.\d+"
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -62,26 +67,37 @@ class Invocation:
             self.out.print(text, soft_wrap=True, markup=False)
 
     def print_json(self, value: object) -> None:
-        self.out.print(json.dumps(value, default=str, indent=2), soft_wrap=True, markup=False)
+        self.out.print(json.dumps(value, default=_plain, indent=2), soft_wrap=True, markup=False)
 
-    def print_rows(self, rows: Rows, empty: str = "nothing to show", title: str = "") -> None:
-        """A table for people, or a JSON array with --json."""
+    def print_rows(
+        self,
+        rows: Rows,
+        for_people: Mapping[str, str] | None = None,
+        empty: str = "nothing to show",
+    ) -> None:
+        """A table for people, or a JSON array with --json.
+
+        `for_people` says which fields people see, and under what heading.
+        """
         if self.json:
             self.print_json(list(rows))
         elif not rows:
             self.say(empty)
         else:
-            self.out.print(table_of(rows, title))
+            chosen = for_people or {name: name for name in rows[0]}
+            shown = [{head: row[name] for head, name in chosen.items()} for row in rows]
+            self.out.print(table_of(shown))
 
 
 def table_of(rows: Rows, title: str = "") -> Table:
-    """A table with a column for each key of the rows; numbers on the right."""
-    table = Table(title=title or None, title_justify="left", header_style="bold")
-    for name in rows[0]:
-        numbers = any(isinstance(row[name], int | float) for row in rows)
+    """A table with a column for each key that some row has a value for; numbers on the right."""
+    names = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
+    table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    for name in names:
+        numbers = any(isinstance(row[name], int | float | Decimal) for row in rows)
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_text(value) for value in row.values()))
+        table.add_row(*(_text(row[name]) for name in names))
     return table
 
 
@@ -91,9 +107,18 @@ def invocation(context: typer.Context) -> Invocation:
     return found if found is not None else context.ensure_object(Invocation)
 
 
+def _plain(value: object) -> object:
+    """What JSON has no type for: numbers stay numbers, the rest is text."""
+    return float(value) if isinstance(value, Decimal) else str(value)
+
+
 def _text(value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, str):
+        return re.sub(MIDNIGHT, "", re.sub(SECOND_FRACTION, r"\1", value))
+    if isinstance(value, Decimal):
+        value = float(value)
     if isinstance(value, float):
         return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):

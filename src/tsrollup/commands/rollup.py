@@ -18,9 +18,43 @@ Target = Annotated[
 ]
 AnyTarget = Annotated[str | None, typer.Argument(help="One rollup. Default: all of them.")]
 
-STATUS_FOR_PEOPLE = (
-    "target_table", "health", "lag", "stale_ranges", "stale_buckets", "last_run_at", "last_error",
-)  # fmt: skip
+SUMMARY_FOR_PEOPLE = {
+    "target": "target",
+    "status": "status",
+    "buckets": "buckets",
+    "written": "rows_written",
+    "deleted": "rows_deleted",
+    "left": "ranges_left",
+    "seconds": "seconds",
+}
+STATUS_FOR_PEOPLE = {
+    "target": "target_table",
+    "health": "health",
+    "lag": "lag",
+    "stale": "stale_buckets",
+    "last run": "last_run_at",
+    "next retry": "next_retry_at",
+    "last error": "last_error",
+}
+REFRESHES_FOR_PEOPLE = {
+    "finished": "finished_at",
+    "target": "target_table",
+    "from": "from_time",
+    "to": "to_time",
+    "buckets": "buckets",
+    "written": "rows_written",
+    "deleted": "rows_deleted",
+    "seconds": "seconds",
+}
+FAILURES_FOR_PEOPLE = {
+    "at": "occurred_at",
+    "target": "target_table",
+    "attempt": "attempt",
+    "code": "error_code",
+    "message": "error_message",
+    "detail": "detail",
+    "hint": "hint",
+}
 
 
 def register(app: typer.Typer) -> None:
@@ -127,9 +161,8 @@ def status(context: typer.Context) -> None:
         rows = connection.execute(
             "SELECT * FROM silver.timeseries_operations_monitor ORDER BY target_table::text"
         ).fetchall()
-    if not call.json:
-        rows = [{name: row[name] for name in STATUS_FOR_PEOPLE} for row in rows]
-    call.print_rows(rows, empty="no rollups yet; make one with: tsrollup create")
+    empty = "no rollups yet; make one with: tsrollup create"
+    call.print_rows(rows, STATUS_FOR_PEOPLE, empty)
 
 
 def log(
@@ -143,11 +176,15 @@ def log(
     with call.connection() as connection:
         rollups.require_installed(connection)
         rows = rollups.log(connection, target, errors, limit)
-    call.print_rows(rows, empty="no failures" if errors else "nothing was refreshed yet")
+    if errors:
+        call.print_rows(rows, FAILURES_FOR_PEOPLE, empty="no failures")
+    else:
+        call.print_rows(rows, REFRESHES_FOR_PEOPLE, empty="nothing was refreshed yet")
 
 
 def _print_summaries(call: Invocation, summaries: list[rollups.RunSummary]) -> None:
-    call.print_rows([asdict(summary) for summary in summaries], empty="no rollups to run")
+    rows = [asdict(summary) for summary in summaries]
+    call.print_rows(rows, SUMMARY_FOR_PEOPLE, empty="no rollups to run")
     failed = [summary for summary in summaries if summary.error]
     if failed:
         raise TsrollupError(
