@@ -1,5 +1,6 @@
 """tsrollup migrate, info, validate, repair, baseline, clean, flyway."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
@@ -59,11 +60,15 @@ def migrate(
     placeholders: Placeholders = None,
 ) -> None:
     """Apply the pending migrations."""
+    call = invocation(context)
 
     def run(configuration: Configuration) -> output.Json:
-        return output.migrate_json(flyway.migrate(configuration), configuration)
+        result = flyway.migrate(configuration)
+        version = result.target_schema_version or result.initial_schema_version
+        call.say(f"{result.migrations_executed} migrations applied; at version {version}")
+        return output.migrate_json(result, configuration)
 
-    _on_each(invocation(context), run, cron_database, with_, placeholders)
+    _on_each(call, run, cron_database, with_, placeholders)
 
 
 def info(
@@ -90,12 +95,14 @@ def validate(
     placeholders: Placeholders = None,
 ) -> None:
     """Compare the applied migrations with the installed ones."""
+    call = invocation(context)
 
     def run(configuration: Configuration) -> output.Json:
         result = flyway.validate(configuration)
+        call.say(f"{result.count} migrations are as they were applied")
         return output.validate_json(result.database, result.count)
 
-    _on_each(invocation(context), run, cron_database, with_, placeholders)
+    _on_each(call, run, cron_database, with_, placeholders)
 
 
 def repair(
@@ -105,11 +112,14 @@ def repair(
     placeholders: Placeholders = None,
 ) -> None:
     """Bring the history back in line with the installed migrations."""
+    call = invocation(context)
 
     def run(configuration: Configuration) -> output.Json:
-        return output.repair_json(flyway.repair(configuration))
+        result = flyway.repair(configuration)
+        call.say("; ".join(result.actions) or "nothing to repair")
+        return output.repair_json(result)
 
-    _on_each(invocation(context), run, cron_database, with_, placeholders)
+    _on_each(call, run, cron_database, with_, placeholders)
 
 
 def baseline(
@@ -168,14 +178,22 @@ def _on_each(
     documents: dict[str, Any] = {}
     with (
         project_configurations(url, cron_url, bool(with_), values) as configurations,
-        logged_to_console(quiet=call.json),
+        logged_to_console(quiet=call.json, progress_to=sys.stderr),
     ):
         parts = list(configurations.items())
         for part, configuration in reversed(parts) if backwards else parts:
             call.say(f"[{part}]")
-            documents[part] = run(configuration)
+            documents[part] = _in_one_line(run, configuration)
     if call.json:
         call.print_json(documents)
+
+
+def _in_one_line(run: Run, configuration: Configuration) -> output.Json:
+    try:
+        return run(configuration)
+    except flyway.FlywayError as error:
+        lines = (" ".join(line.split()) for line in error.message.splitlines())
+        raise TsrollupError("; ".join(lines), error.hint) from error
 
 
 def _on_the_same_server(url: str, database: str) -> str:

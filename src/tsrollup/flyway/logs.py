@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 
 class _Formatter(logging.Formatter):
@@ -13,10 +14,12 @@ class _Formatter(logging.Formatter):
 
 
 @contextmanager
-def logged_to_console(*, quiet: bool = False, debug: bool = False) -> Iterator[None]:
+def logged_to_console(
+    *, quiet: bool = False, debug: bool = False, progress_to: TextIO | None = None
+) -> Iterator[None]:
     """Progress on standard output, warnings on standard error, for the time of one command."""
     logger = logging.getLogger("tsrollup.flyway")
-    progress = logging.StreamHandler(sys.stdout)
+    progress = logging.StreamHandler(progress_to or sys.stdout)
     progress.addFilter(lambda record: record.levelno < logging.WARNING)
     warnings = logging.StreamHandler(sys.stderr)
     warnings.setLevel(logging.WARNING)
