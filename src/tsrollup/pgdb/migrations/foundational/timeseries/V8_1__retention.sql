@@ -269,7 +269,9 @@ AS $$
             UNION ALL
             SELECT xmin FROM pg_replication_slots
         ) AS held
-        WHERE oldest IS NOT NULL AND age(oldest) >= age(p_transaction::xid))
+        WHERE oldest IS NOT NULL AND age(oldest) >= age(p_transaction::xid)
+            -- Restored from a dump, it is a number of another server's.
+            AND p_transaction < pg_snapshot_xmax(pg_current_snapshot()))
 $$;
 COMMENT ON FUNCTION rollup_engine.is_past(xid8) IS 'Whether every snapshot in use is newer than a transaction.';
 
