@@ -31,6 +31,7 @@ class Rollup:
     dimensions: tuple[str, ...]
     metrics: tuple[tuple[str, str], ...]
     types: dict[str, str]
+    long_names: dict[tuple[str, str], str]
     sealed_before: str
 
 
@@ -94,6 +95,16 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
             [row[5]],
         ).fetchall()
     )
+    # A name that would be too long is cut, and only the engine knows how.
+    long_names: dict[tuple[str, str], str] = {
+        (column, aggregate): name
+        for column, aggregate, name in cursor.execute(
+            "SELECT source_column, state, column_name FROM rollup_engine.rollup_column"
+            " WHERE rollup_id = %s AND source_column IS NOT NULL AND kind <> 'dimension'",
+            [row[0]],
+        )
+        if len(f"{column}_{aggregate}".encode()) > 63
+    }
     metrics = tuple((c, a) for c, aggregates in sorted(row[9].items()) for a in sorted(aggregates))
     return Rollup(
         id=row[0],
@@ -107,6 +118,7 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
         dimensions=tuple(row[8]),
         metrics=metrics,
         types=types,
+        long_names=long_names,
         sealed_before=row[10],
     )
 
@@ -158,7 +170,7 @@ def stored_query(rollup: Rollup, relation: str) -> sql.Composed:
     ]
     columns.append(sql.SQL("row_count::numeric AS n"))
     for i, (column, aggregate) in enumerate(rollup.metrics):
-        stored = sql.Identifier(column_name(column, aggregate))
+        stored = sql.Identifier(rollup.long_names.get((column, aggregate), f"{column}_{aggregate}"))
         value = _comparable(rollup, column, aggregate, stored)
         columns.append(sql.SQL("{} AS {}").format(value, sql.Identifier(f"m{i}")))
         columns.append(sql.SQL("NULL::double precision AS {}").format(sql.Identifier(f"a{i}")))
@@ -200,10 +212,6 @@ def differences_query(rollup: Rollup, relation: str) -> sql.Composed:
 
 
 STORED_AGGREGATES = {"count", "sum", "min", "max", "first", "last"}
-
-
-def column_name(column: str, aggregate: str) -> str:
-    return f"{column}_{aggregate}"
 
 
 def refresh_everything(connection: psycopg.Connection[Any]) -> None:

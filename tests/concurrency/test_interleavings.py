@@ -226,7 +226,7 @@ def test_promise_c_a_writer_from_before_a_second_rollup(
     settled: psycopg.Connection, connect: Connect
 ) -> None:
     writer = connect(autocommit=False)
-    writer.execute(CHANGE)
+    writer.execute("INSERT INTO raw.readings (ts) VALUES ('2026-03-02 12:00+00')")
     creator = connect(autocommit=False)
     creator.execute(
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_5m', '5 minutes')"

@@ -111,8 +111,9 @@ def test_promise_a_b_every_way_to_write(db: psycopg.Connection, refreshed: bool)
                 logged = db.execute("SELECT FROM rollup_engine.change_log").rowcount
                 assert logged > before or name == "insert what is there", "nothing was logged"
                 assert_equal_to_group_by(db, *LEVELS)
-                refresh_everything(db)
-                assert_settled(db, *LEVELS)
+                if refreshed:
+                    refresh_everything(db)
+                    assert_settled(db, *LEVELS)
         except (AssertionError, psycopg.Error) as error:
             raise AssertionError(f"{name}: {error}") from error
         assert_equal_to_group_by(db, *LEVELS)
@@ -191,7 +192,8 @@ def test_promise_b_a_source_partitioned_by_another_time(db: psycopg.Connection) 
         """
     )
     db.execute(
-        "SELECT silver.create_rollup_table('raw.events', 'silver', 'events_1h', '1 hour', 'happened')"
+        "SELECT silver.create_rollup_table('raw.events', 'silver', 'events_1h', '1 hour',"
+        " time_column => 'happened')"
     )
     refresh_everything(db)
     for change in (
@@ -223,7 +225,8 @@ def test_promise_b_a_source_that_is_not_partitioned_by_time(
         CREATE TABLE raw.parts (ts timestamptz, device text, v integer) PARTITION BY {kind};
         CREATE TABLE raw.parts_1 PARTITION OF raw.parts FOR VALUES {bounds[0]};
         CREATE TABLE raw.parts_2 PARTITION OF raw.parts FOR VALUES {bounds[1]};
-        INSERT INTO raw.parts SELECT timestamptz '2026-03-01 00:00+00' + make_interval(mins => 7 * i),
+        INSERT INTO raw.parts
+        SELECT timestamptz '2026-03-01 00:00+00' + make_interval(mins => 7 * i),
             CASE i % 4 WHEN 3 THEN NULL ELSE 'd' || i % 4 END, i
         FROM generate_series(0, 99) AS i;
         """.encode()

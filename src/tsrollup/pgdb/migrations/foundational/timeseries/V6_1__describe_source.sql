@@ -123,6 +123,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.base_type(oid) IS 'The type under any domains.';
 
+CREATE FUNCTION rollup_engine.fill(p_template text, p_values jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- In one pass: a name that is filled in may hold a mark itself.
+    SELECT string_agg(coalesce(p_values ->> substring(part FROM '^\{(\w+)\}$'), part), '' ORDER BY position)
+    FROM regexp_split_to_table(p_template, '(?=\{\w+\})|(?<=\{\w+\})') WITH ORDINALITY AS s (part, position)
+$$;
+COMMENT ON FUNCTION rollup_engine.fill(text, jsonb) IS 'The template with its {marks} replaced by the values of that name.';
+
 -- The source ------------------------------------------------------------------------
 
 CREATE FUNCTION rollup_engine.resolve_source(p_name text, p_change_tracking text) RETURNS regclass

@@ -35,7 +35,7 @@ CREATE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, 
 AS $$
     -- Few buckets between the lowest and the highest time, or a hundred rows for each:
     -- their hull is cheaper than DISTINCT.
-    SELECT replace(replace(replace(replace($sql$
+    SELECT rollup_engine.fill($sql$
         SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high FROM (SELECT {time} AS ts FROM {rows}) AS changed;
         IF v_low < '0001-01-01 00:00:00+00' OR v_high >= '10000-01-01 00:00:00+00' THEN
             SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high
@@ -64,10 +64,8 @@ AS $$
             END LOOP;
         END IF;
     $sql$,
-        '{rows}', p_rows),
-        '{late}', p_late),
-        '{time}', rollup_engine.utc_expression(p_source.time_column, p_source.time_type)),
-        '{id}', p_source.id::text)
+        jsonb_build_object('rows', p_rows, 'late', p_late, 'id', p_source.id,
+            'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type)))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text, text) IS
 'Body that coalesces the times of transition rows at the source''s grain, and counts those that come too late for a rollup.';
@@ -82,7 +80,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.capture_%1$s() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
-AS $capture$
+AS %2$L
+$sql$, p_source.id, format($body$
 DECLARE
     v_grain interval := %2$L;
     v_origin CONSTANT timestamptz := '2000-01-03 00:00:00+00';
@@ -125,13 +124,12 @@ BEGIN
     FROM unnest(v_changed) AS r;
     RETURN NEW;
 END
-$capture$
-$sql$,
+$body$,
         p_source.id,
         p_source.grain,
         rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
         rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u', 'new_rows'),
-        rollup_engine.capture_ranges_sql(p_source, 'changed_rows', 'changed_rows'))
+        rollup_engine.capture_ranges_sql(p_source, 'changed_rows', 'changed_rows')))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_function_sql(rollup_engine.source) IS 'Text of the trigger function of a source.';
 

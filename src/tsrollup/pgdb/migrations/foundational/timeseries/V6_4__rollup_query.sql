@@ -42,12 +42,13 @@ AS $$
     SELECT DISTINCT m.key::name, s.name, a.attnum::integer,
         CASE
             WHEN p_rollup.parent_id IS NOT NULL
-            THEN replace(replace(s.from_state, '{type}', p.data_type), '{state}', quote_ident(p.column_name))
+            THEN rollup_engine.fill(s.from_state, jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name)))
             -- An element of an array of arrays is no array: those take the slower aggregates.
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
             THEN format('silver.%s_value(%I, %s)', s.name, m.key, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
-            ELSE replace(replace(s.from_source, '{time}', quote_ident(p_rollup.time_column)), '{value}',
-                quote_ident(m.key) || CASE WHEN s.name = 'sum' AND t.oid = 'float4'::regtype THEN '::float8' ELSE '' END)
+            ELSE rollup_engine.fill(s.from_source, jsonb_build_object(
+                'time', quote_ident(p_rollup.time_column),
+                'value', quote_ident(m.key) || CASE WHEN s.name = 'sum' AND t.oid = 'float4'::regtype THEN '::float8' ELSE '' END))
         END
     FROM jsonb_each(p_rollup.metrics) AS m
     CROSS JOIN LATERAL jsonb_array_elements_text(m.value) AS g (name)
@@ -113,10 +114,10 @@ CREATE FUNCTION rollup_engine.finish_expression(p_rollup_id integer, p_source_co
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Whole numbers divide as numeric, as avg does.
-    SELECT replace(replace(p_finish,
-        '{count}', quote_ident(max(column_name::text) FILTER (WHERE state = 'count'))),
-        '{sum}', quote_ident(max(column_name::text) FILTER (WHERE state = 'sum'))
-            || CASE max(data_type) FILTER (WHERE state = 'sum') WHEN 'bigint' THEN '::numeric' ELSE '' END)
+    SELECT rollup_engine.fill(p_finish, jsonb_build_object(
+        'count', quote_ident(max(column_name::text) FILTER (WHERE state = 'count')),
+        'sum', quote_ident(max(column_name::text) FILTER (WHERE state = 'sum'))
+            || CASE max(data_type) FILTER (WHERE state = 'sum') WHEN 'bigint' THEN '::numeric' ELSE '' END))
     FROM rollup_engine.rollup_column
     WHERE rollup_id = p_rollup_id AND source_column = p_source_column AND kind = 'state'
 $$;
@@ -269,21 +270,21 @@ AS $$
     -- equal) tells the vanished from the rest.
     SELECT format($sql$
 WITH compared AS MATERIALIZED (
-    SELECT %3$s, f.bucket IS NOT NULL AS tsrollup_fresh, t.tsrollup_part, t.tsrollup_tid
+    SELECT %3$s, t.tableoid, t.ctid
     FROM (
         %5$s
     ) AS f
-    FULL JOIN (SELECT t.*, t.tableoid AS tsrollup_part, t.ctid AS tsrollup_tid FROM %1$s AS t WHERE %6$s) AS t
+    FULL JOIN (SELECT t.*, t.tableoid, t.ctid FROM %1$s AS t WHERE %6$s) AS t
         ON %4$s
     WHERE f.bucket IS NULL OR t.bucket IS NULL OR %7$s
 ), written AS (
-    INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM compared WHERE tsrollup_fresh
+    INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM compared WHERE row_count IS NOT NULL
     ON CONFLICT (%8$s) DO UPDATE SET (%2$s) = ROW(%9$s)
     WHERE %10$s
     RETURNING 1
 ), vanished AS (
-    SELECT max(tsrollup_part) AS part, max(tsrollup_tid) AS tid
-    FROM compared GROUP BY %8$s HAVING NOT bool_or(tsrollup_fresh)
+    SELECT max(tableoid) AS part, max(ctid) AS tid
+    FROM compared GROUP BY %8$s HAVING count(row_count) = 0
 ), removed AS (
     DELETE FROM %1$s AS t USING vanished AS v
     WHERE %6$s AND t.tableoid = v.part AND t.ctid = v.tid

@@ -165,12 +165,12 @@ WHERE bucket < (SELECT rollup_engine.stale_from(%4$s))
     OR width_bucket(bucket, (SELECT rollup_engine.stale_bounds(%4$s))) %% 2 <> 1
 UNION ALL
 SELECT b.bucket, %2$s
-FROM rollup_engine.stale_buckets(%4$s) AS b (bucket, next_bucket)
-CROSS JOIN LATERAL rollup_engine.live_%4$s(b.bucket, b.next_bucket) AS f
+FROM rollup_engine.stale_buckets(%4$s) AS b (bucket, tsrollup_next)
+CROSS JOIN LATERAL rollup_engine.live_%4$s(b.bucket, b.tsrollup_next) AS f
 UNION ALL
 SELECT f.bucket, %2$s
-FROM rollup_engine.stale_spans(%4$s) AS s (from_time, to_time)
-CROSS JOIN LATERAL rollup_engine.live_%4$s(s.from_time, s.to_time) AS f
+FROM rollup_engine.stale_spans(%4$s) AS s (tsrollup_from, tsrollup_to)
+CROSS JOIN LATERAL rollup_engine.live_%4$s(s.tsrollup_from, s.tsrollup_to) AS f
 $sql$,
         p_view,
         (SELECT string_agg(

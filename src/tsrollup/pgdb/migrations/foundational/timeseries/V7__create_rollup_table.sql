@@ -254,7 +254,7 @@ CREATE FUNCTION rollup_engine.default_cell_width(p_width interval) RETURNS inter
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- 1,440 buckets (a day of minutes), but no more than a century.
-    SELECT p_width * greatest(1, least(1440, floor(extract(epoch FROM interval '36000 days') / extract(epoch FROM p_width))::integer))
+    SELECT p_width * greatest(1, least(1440, floor(extract(epoch FROM interval '36000 days') / extract(epoch FROM p_width)))::integer)
 $$;
 COMMENT ON FUNCTION rollup_engine.default_cell_width(interval) IS 'Width of the cells of a rollup.';
 
