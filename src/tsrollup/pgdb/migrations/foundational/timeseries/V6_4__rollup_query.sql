@@ -41,9 +41,11 @@ RETURNS TABLE (source_column name, state text, attnum integer, expression text)
 AS $$
     SELECT DISTINCT m.key::name, s.name, a.attnum::integer,
         CASE
+            -- An element of an array of arrays is no array: those take the slower aggregates.
+            WHEN p_rollup.parent_id IS NOT NULL AND s.name IN ('first', 'last') AND t.typcategory = 'A'
+            THEN format('silver.%1$s_value(%2$I, row_%1$s_time)', s.name, p.column_name)
             WHEN p_rollup.parent_id IS NOT NULL
             THEN rollup_engine.fill(s.from_state, jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name)))
-            -- An element of an array of arrays is no array: those take the slower aggregates.
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
             THEN format('silver.%s_value(%I, %s)', s.name, m.key, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
             ELSE rollup_engine.fill(s.from_source, jsonb_build_object(
@@ -54,10 +56,10 @@ AS $$
     CROSS JOIN LATERAL jsonb_array_elements_text(m.value) AS g (name)
     JOIN rollup_engine.aggregate AS f ON f.name = g.name
     JOIN rollup_engine.aggregate_state AS s ON s.name = ANY (f.states)
-    LEFT JOIN pg_attribute AS a ON p_rollup.parent_id IS NULL AND a.attrelid = p_rollup.source_table AND a.attname = m.key
-    LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(a.atttypid)
     LEFT JOIN rollup_engine.rollup_column AS p
         ON p.rollup_id = p_rollup.parent_id AND p.source_column = m.key AND p.state = s.name AND p.kind = 'state'
+    LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attname = coalesce(p.column_name, m.key)
+    LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(a.atttypid)
 $$;
 COMMENT ON FUNCTION rollup_engine.state_columns(silver.rollup_config, regtype) IS 'The states that the metrics need, each with its expression over the source.';
 
