@@ -135,7 +135,8 @@ def _run(call: Invocation, connection: psycopg.Connection) -> None:
 
 def _say_comparison(call: Invocation, connection: psycopg.Connection, text: str) -> None:
     call.say(f"\n   {text}")
-    found = compare(connection)
+    with call.out.status("comparing each with the GROUP BY over the raw table"):
+        found = compare(connection)
     rows = [
         {
             "rollup": one.rollup,
