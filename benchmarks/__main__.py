@@ -5,9 +5,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -16,8 +15,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.measure import Result, Sample, median
 from benchmarks.reading import hierarchy, live_reads, long_log, much_stale
 from benchmarks.refreshing import first_refresh, late_rows, one_late_row
-from benchmarks.timescale import run_timescale
-from benchmarks.workbench import Workbench, open_workbench
+from benchmarks.workbench import TimescaleWorkbench, Workbench, open_workbench
 from benchmarks.writing import copy_batches
 from tsrollup import embedded
 from tsrollup.errors import TsrollupError
@@ -25,43 +23,58 @@ from tsrollup.errors import TsrollupError
 BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
     function.__name__: function
     for function in (
-        first_refresh, late_rows, one_late_row, hierarchy, live_reads, copy_batches, much_stale, long_log,
+        first_refresh, late_rows, one_late_row, hierarchy,
+        live_reads, copy_batches, much_stale, long_log,
     )
 }  # fmt: skip
+OF_TIMESCALE = ("first_refresh", "late_rows", "one_late_row", "live_reads", "copy_batches")
 
 
 def main() -> int:
     options = _parse()
-    console = Console(stderr=options.json, highlight=False)
+    console = Console(stderr=options.json, highlight=False, soft_wrap=True)
+    chosen = options.only or list(BENCHMARKS)
     try:
-        with _server(options.url) as url, open_workbench(
-            url, options.days, options.devices, options.rounds
-        ) as bench:
-            machine = describe_machine(bench.session)
-            for name, fact in machine.items():
-                console.print(f"{name:>32}: {fact}")
-            results = []
-            for name in options.only or BENCHMARKS:
-                for result in BENCHMARKS[name](bench):
-                    results.append(result)
-                    console.print(_line(result))
-            if options.timescale_url:
-                results += run_timescale(options.timescale_url, bench, console.print)
+        with _server(options.url) as url:
+            runs = [_run(options, Workbench, url, chosen, console)]
+        if options.timescale_url:
+            both = [name for name in chosen if name in OF_TIMESCALE]
+            url = options.timescale_url
+            runs.append(_run(options, TimescaleWorkbench, url, both, console))
     except TsrollupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if options.json:
-        print(json.dumps({"machine": machine, "results": [_raw(x) for x in results]}, indent=1))
+        print(json.dumps(runs, indent=1))
     return 0
+
+
+def _run(
+    options: argparse.Namespace,
+    kind: type[Workbench],
+    url: str,
+    names: Sequence[str],
+    console: Console,
+) -> dict[str, object]:
+    with open_workbench(kind, url, options.days, options.devices, options.rounds) as bench:
+        machine = describe_machine(bench.session)
+        for name, fact in machine.items():
+            console.print(f"{name:>32}: {fact}")
+        results = []
+        for name in names:
+            for result in BENCHMARKS[name](bench):
+                results.append(_raw(result))
+                console.print(_line(result))
+    return {"by": kind.__name__, "machine": machine, "results": results}
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--url", help="a server where databases may be created; else an embedded one")
-    parser.add_argument("--timescale-url", help="a server with TimescaleDB, for the same work beside it")
+    parser.add_argument("--url", help="a server to make a database on; else an embedded one")
+    parser.add_argument("--timescale-url", help="a server with TimescaleDB, for the same work")
     parser.add_argument("--days", type=int, default=4, help="days of data (4)")
     parser.add_argument("--devices", type=int, default=100, help="devices (100)")
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions (3; quick ones run more)")
+    parser.add_argument("--rounds", type=int, default=3, help="repetitions (3)")
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this one; repeatable")
     parser.add_argument("--json", action="store_true", help="raw figures on stdout, in seconds")
     return parser.parse_args()
@@ -94,15 +107,18 @@ def _line(result: Result) -> str:
 
 
 def _raw(result: Result) -> dict[str, object]:
-    def seconds(samples: list[Sample]) -> list[float]:
-        return [round(x.wall, 6) for x in samples]
+    def seconds(samples: Sequence[Sample] | None) -> list[float]:
+        return [round(x.wall, 6) for x in samples or ()]
 
     return {
-        **{k: v for k, v in asdict(result).items() if k not in ("samples", "reference")},
+        "benchmark": result.benchmark,
+        "what": result.what,
+        "limit": result.limit,
+        "aim": result.aim,
         "value": result.value,
         "cpu_value": result.cpu_value,
-        "seconds": seconds(list(result.samples)),
-        "reference_seconds": seconds(list(result.reference or [])),
+        "seconds": seconds(result.samples),
+        "reference_seconds": seconds(result.reference),
     }
 
 

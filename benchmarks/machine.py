@@ -14,9 +14,9 @@ SETTINGS = (
 
 def describe_machine(session: Session) -> dict[str, str]:
     facts = {
-        "client": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, {_cpu_model()}",
+        "client": f"{platform.system()}, {os.cpu_count()} CPUs, {_cpu_model()}",
         "memory": _memory(),
-        "server": str(session.value("SELECT version()")),
+        "server": str(session.value("SHOW server_version")),
     }
     for name in SETTINGS:
         facts[name] = str(session.value("SELECT current_setting(%s)", name))

@@ -80,12 +80,17 @@ class Session:
 
     def execute(self, statement: str, *parameters: Any) -> psycopg.Cursor[Any]:
         # The statements are this package's own text, with generated numbers in it.
-        text: LiteralString = statement  # type: ignore[assignment]
+        text: LiteralString = statement
         return self.connection.execute(text, parameters or None)
 
     def value(self, statement: str, *parameters: Any) -> Any:
         row = self.execute(statement, *parameters).fetchone()
         return row[0] if row else None
+
+    def copy(self, table: str, payload: bytes) -> None:
+        text: LiteralString = f"COPY {table} FROM STDIN"
+        with self.connection.cursor().copy(text) as copy:
+            copy.write(payload)
 
     def timed(self, work: Callable[[], Any]) -> Sample:
         cpu = self._cpu()

@@ -4,23 +4,23 @@ from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 
 from benchmarks.measure import Result, Sample, in_turn
-from benchmarks.workbench import START, Workbench, create_partitioned
+from benchmarks.workbench import START, Workbench
 
 HIERARCHY_DAYS = 200
+BACKLOG_DAYS = 10
 
 
 def live_reads(bench: Workbench) -> Iterator[Result]:
     """Rows, and aggregates over days of rows, with more and more that is stale."""
     bench.readings()
-    with bench.rollup("readings_1m", "raw.readings", "1 minute"):
+    with bench.rollup("readings_1m", "raw.readings"):
         bench.refresh("readings_1m")
-        bench.session.execute("VACUUM (ANALYZE) silver.readings_1m")
+        bench.session.execute(f"VACUUM (ANALYZE) {bench.stored('readings_1m')}")
+        scattered = [START + n * timedelta(days=bench.days) / 59 for n in range(59)]
         for state, touched in {
             "nothing stale": [],
             "an open bucket stale": [bench.end - timedelta(seconds=10)],
-            "60 stale buckets over all days": [
-                START + n * timedelta(days=bench.days) / 59 for n in range(59)
-            ],
+            "60 stale buckets over all days": scattered,
         }.items():
             for time in touched:
                 bench.session.execute("INSERT INTO raw.readings VALUES (%s, 1, 20)", time)
@@ -29,133 +29,109 @@ def live_reads(bench: Workbench) -> Iterator[Result]:
 
 def _compare_reads(bench: Workbench, state: str) -> Iterator[Result]:
     hour = f"bucket >= '{bench.end - timedelta(hours=1)}' AND bucket < '{bench.end}'"
-    reads = {
+    for what, read in {
         "6,000 rows": f"SELECT bucket, device, temp_min, temp_max, temp_sum FROM {{}} WHERE {hour}",
-        "aggregate over days": "SELECT device, sum(row_count), max(temp_max) FROM {} GROUP BY device",
-    }
-    for what, read in reads.items():
+        "aggregate over days": "SELECT device, sum(row_count), max(temp_max) FROM {} GROUP BY 1",
+    }.items():
+        live = read.format(bench.live("readings_1m"))
+        stored = read.format(bench.stored("readings_1m"))
         samples = in_turn(
-            {
-                "gold": lambda read=read: bench.session.fetched(read.format("gold.readings_1m")),
-                "table": lambda read=read: bench.session.fetched(read.format("silver.readings_1m")),
-            },
+            {"live": _fetcher(bench, live), "table": _fetcher(bench, stored)},
             4 * bench.rounds + 1,
             warm_up=2,
         )
         label = f"{what}, {state}: live / table"
-        yield Result("live_reads", label, samples["gold"], samples["table"], limit=2)
+        yield Result("live_reads", label, samples["live"], samples["table"], limit=2)
 
 
 def hierarchy(bench: Workbench) -> Iterator[Result]:
     """Planning and running a read of one hour, 200 partitions in the source and three levels."""
-    session = bench.session
-    create_partitioned(session, "raw.sparse", HIERARCHY_DAYS)
+    bench.create_table("raw.sparse", HIERARCHY_DAYS)
+    bench.fill("raw.sparse", HIERARCHY_DAYS, "5 minutes", 5)
     end = START + timedelta(days=HIERARCHY_DAYS)
-    session.execute(
-        "INSERT INTO raw.sparse SELECT t, d, random() FROM generate_series(%s::timestamptz, %s, '5 minutes') AS t,"
-        " generate_series(1, 5) AS d ORDER BY t",
-        START,
-        end - timedelta(seconds=10),
-    )
-    session.execute("VACUUM (ANALYZE) raw.sparse")
-    names = ("sparse_1m", "sparse_1h", "sparse_1d")
-    for name, source, width in zip(
-        names,
-        ("raw.sparse", "silver.sparse_1m", "silver.sparse_1h"),
-        ("1 minute", "1 hour", "1 day"),
-        strict=True,
-    ):
-        bench.create_rollup(name, source, width)
-    session.execute("CALL silver.run_rollups(NULL, '1 hour', %s)", end)
-    session.execute("VACUUM (ANALYZE)")
+    bench.create_rollup("sparse_1m", "raw.sparse", "1 minute")
+    bench.create_rollup("sparse_1h", "silver.sparse_1m", "1 hour")
+    bench.create_rollup("sparse_1d", "silver.sparse_1h", "1 day")
+    bench.refresh(None, end)
+    bench.session.execute("VACUUM (ANALYZE)")
     yield from _hierarchy_reads(bench, "nothing stale", end)
-    session.execute("INSERT INTO raw.sparse VALUES (%s, 1, 0)", end - timedelta(minutes=30))
+    bench.session.execute("INSERT INTO raw.sparse VALUES (%s, 1, 0)", end - timedelta(minutes=30))
     yield from _hierarchy_reads(bench, "that hour stale in all levels", end)
-    for name in reversed(names):
-        session.execute("SELECT silver.drop_rollup(%s)", name)
-    session.execute("DROP TABLE raw.sparse")
+    for name in ("sparse_1d", "sparse_1h", "sparse_1m"):
+        bench.drop_rollup(name)
+    bench.session.execute("DROP TABLE raw.sparse")
 
 
 def _hierarchy_reads(bench: Workbench, state: str, end: datetime) -> Iterator[Result]:
-    hour = end - timedelta(hours=1)
-    for level, start in {"1m": hour, "1h": hour, "1d": end - timedelta(days=1)}.items():
+    for level, length in {"1m": "hour", "1h": "hour", "1d": "day"}.items():
+        start = end - timedelta(**{f"{length}s": 1})
         read = f"SELECT * FROM gold.sparse_{level} WHERE bucket >= '{start}' AND bucket < '{end}'"
-        warm = in_turn({"warm": _reader(bench, read)}, 5 * bench.rounds, warm_up=2)["warm"]
+        warm = in_turn({"warm": _planner(bench, read)}, 5 * bench.rounds, warm_up=2)["warm"]
         cold = [_read_cold(bench, read) for _ in range(bench.rounds)]
-        what = f"read of one {'day' if level == '1d' else 'hour'} of the {level} level, {state}"
+        what = f"one {length} of the {level} level, {state}"
         yield Result("hierarchy", f"{what}, ms", warm, limit=10)
-        yield Result("hierarchy", f"{what}, new connection, ms", cold)
-
-
-def _reader(bench: Workbench, read: str) -> Callable[[], Sample]:
-    return lambda: bench.session.explained(read)
+        yield Result("hierarchy", f"{what}, first read of a new connection, ms", cold)
 
 
 def _read_cold(bench: Workbench, read: str) -> Sample:
     session = bench.connect()
     try:
-        return session.timed(lambda: session.execute(read).fetchall())
+        return session.fetched(read)
     finally:
         session.connection.close()
 
 
 def much_stale(bench: Workbench) -> Iterator[Result]:
-    """10 days of stale minutes: everything, one device, one hour, against the bare GROUP BY."""
-    session = bench.session
-    create_partitioned(session, "raw.backlog", 11)
-    session.execute(
-        "INSERT INTO raw.backlog SELECT t, d, random() FROM generate_series(%s::timestamptz, %s, '10 seconds') AS t,"
-        " generate_series(1, 20) AS d ORDER BY t",
-        START,
-        START + timedelta(days=10, seconds=-10),
-    )
-    session.execute("VACUUM (ANALYZE) raw.backlog")
-    grouped = (
-        "(SELECT date_bin('1 minute', ts, '2000-01-03 00:00:00+00') AS bucket, device, count(*) AS row_count,"
-        " count(temp) AS temp_count, sum(temp) AS temp_sum, min(temp) AS temp_min, max(temp) AS temp_max"
-        " FROM raw.backlog {} GROUP BY 1, 2) AS g"
-    )
-    hour = (START + timedelta(days=3), START + timedelta(days=3, hours=1))
-    with bench.rollup("backlog_1m", "raw.backlog", "1 minute"):
-        for what, condition, bare_condition in (
-            ("all of it", "", ""),
+    """10 days of stale minutes: all of it, one device, one hour; against the bare GROUP BY."""
+    bench.create_table("raw.backlog", BACKLOG_DAYS)
+    bench.fill("raw.backlog", BACKLOG_DAYS, "10 seconds", 20)
+    start = START + timedelta(days=3)
+    end = start + timedelta(hours=1)
+    with bench.rollup("backlog_1m", "raw.backlog"):
+        for what, live, bare in (
+            ("all", "", ""),
             ("one device", "WHERE device = 3", "WHERE device = 3"),
             (
                 "one hour",
-                f"WHERE bucket >= '{hour[0]}' AND bucket < '{hour[1]}'",
-                f"WHERE ts >= '{hour[0]}' AND ts < '{hour[1]}'",
+                f"WHERE bucket >= '{start}' AND bucket < '{end}'",
+                f"WHERE ts >= '{start}' AND ts < '{end}'",
             ),
         ):
-            live = f"SELECT * FROM gold.backlog_1m {condition}"
-            bare = f"SELECT * FROM {grouped.format(bare_condition)}"
             samples = in_turn(
-                {"live": _reader(bench, live), "bare": _reader(bench, bare)}, bench.rounds
+                {
+                    "live": _planner(bench, f"SELECT * FROM gold.backlog_1m {live}"),
+                    "bare": _planner(bench, bench.grouped("raw.backlog", bare)),
+                },
+                bench.rounds,
             )
             label = f"{what} of 10 days of stale minutes: live / bare GROUP BY"
             yield Result("much_stale", label, samples["live"], samples["bare"])
-            yield Result("much_stale", f"{what} of 10 days of stale minutes, ms", samples["live"])
-    session.execute("DROP TABLE raw.backlog")
+    bench.session.execute("DROP TABLE raw.backlog")
 
 
 def long_log(bench: Workbench) -> Iterator[Result]:
     """100,000 log rows that no refresh has drained yet."""
     bench.readings()
-    with bench.rollup("readings_1m", "raw.readings", "1 minute"):
+    with bench.rollup("readings_1m", "raw.readings"):
         bench.refresh("readings_1m")
-        source = bench.session.value("SELECT source_id FROM silver.rollup_config")
         bench.session.execute(
             "INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)"
-            " SELECT %s, t, t + interval '1 minute' FROM generate_series(1, 100000) AS n,"
+            " SELECT c.source_id, t, t + interval '1 minute'"
+            " FROM silver.rollup_config AS c, generate_series(1, 100000) AS n,"
             " date_bin('1 minute', %s::timestamptz - random() * interval '1 hour', %s) AS t",
-            source,
             bench.end,
             START,
         )
         bench.session.execute("ANALYZE rollup_engine.change_log")
         hour = f"bucket >= '{bench.end - timedelta(hours=1)}' AND bucket < '{bench.end}'"
-        samples = in_turn(
-            {"live": _reader(bench, f"SELECT * FROM gold.readings_1m WHERE {hour}")},
-            2 * bench.rounds,
-            warm_up=1,
-        )
-    yield Result("long_log", "read of one hour over 100,000 log rows, ms", samples["live"])
+        read = _planner(bench, f"SELECT * FROM gold.readings_1m WHERE {hour}")
+        samples = in_turn({"live": read}, 2 * bench.rounds, warm_up=1)
+    yield Result("long_log", "one hour under 100,000 log rows, ms", samples["live"])
+
+
+def _fetcher(bench: Workbench, read: str) -> Callable[[], Sample]:
+    return lambda: bench.session.fetched(read)
+
+
+def _planner(bench: Workbench, read: str) -> Callable[[], Sample]:
+    return lambda: bench.session.explained(read)
