@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from conftest import Connect
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer
 
@@ -314,3 +315,28 @@ def test_the_best_width_follows_size_and_statistics(db: psycopg.Connection) -> N
     assert db.execute(width, [day * 8]).fetchone() == (7 * 86400,)
     with pytest.raises(psycopg.Error, match="target_bytes"):
         db.execute(width, [0])
+
+
+def test_a_table_that_is_renamed_is_partitioned_natively_from_then_on(
+    db: psycopg.Connection,
+) -> None:
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    create_rollup(db, chunk_interval=timedelta(days=7))
+    db.execute("ALTER TABLE raw.readings RENAME TO renamed")
+    db.execute("ALTER TABLE silver.readings_1h RENAME TO renamed_1h")
+    assert maintain(db, NOW + timedelta(days=30))
+    db.execute("INSERT INTO raw.renamed (ts, device, level) VALUES ('2001-02-03', 1, 2)")
+    maintain(db, NOW + timedelta(days=30))
+    refresh_everything(db)
+    assert_settled(db, "silver.renamed_1h")
+
+
+def test_maintenance_runs_once_at_a_time(db: psycopg.Connection, connect: Connect) -> None:
+    first = connect(autocommit=False)
+    maintain(first)
+    rows = db.execute("SELECT * FROM silver.maintain_timeseries_tables()").fetchall()
+    assert [row[1] for row in rows] == ["skipped"]
+    first.commit()
+    rows = db.execute("SELECT * FROM silver.maintain_timeseries_tables()").fetchall()
+    assert "skipped" not in [row[1] for row in rows]

@@ -132,3 +132,20 @@ def test_without_hypopg_the_error_says_what_to_do(
     with pytest.raises(psycopg.errors.FeatureNotSupported, match="needs the extension hypopg") as e:
         db.execute("SELECT * FROM silver.suggest_indexes('readings')")
     assert "CREATE EXTENSION hypopg" in (e.value.diag.message_hint or "")
+
+
+def test_an_operator_is_advised_on_what_it_may_read(
+    readings: psycopg.Connection, server: PostgresServer, database: str
+) -> None:
+    readings.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour',"
+        " dimensions => '{device}', metrics => '{\"level\": [\"avg\"]}')"
+    )
+    refresh_everything(readings)
+    readings.execute("ANALYZE silver.readings_1h")
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as operator:
+        operator.execute("SET ROLE tsrollup_operator")
+        query = "SELECT * FROM gold.readings_1h WHERE device = 3"
+        assert suggest(operator, "readings_1h", query)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            suggest(operator, "raw.readings", "SELECT * FROM raw.readings WHERE device = 3")

@@ -61,19 +61,34 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_knows(text) IS 'Whether that name is registered with pg_partman.';
 
+CREATE FUNCTION rollup_engine.is_partmans(p_set rollup_engine.partition_set) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Its configuration does not follow a table that is renamed.
+    IF p_set.partman_parent IS DISTINCT FROM rollup_engine.partman_key(p_set.relation) OR rollup_engine.partman_schema() IS NULL THEN
+        RETURN false;
+    END IF;
+    RETURN coalesce(rollup_engine.partman_knows(p_set.partman_parent), false);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_partmans(rollup_engine.partition_set) IS 'Whether pg_partman makes the partitions of a table; otherwise they are native.';
+
 -- 4.7 sorts partitions by what their names end in, so all of a set must be spelled alike.
 CREATE OR REPLACE FUNCTION rollup_engine.partition_suffix(p_table regclass, p_from timestamptz) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_key constant text := (SELECT partman_parent FROM rollup_engine.partition_set WHERE relation = p_table);
-    v_spelling text := 'YYYYMMDD_HH24MISS';
+    v_set rollup_engine.partition_set;
+    v_spelling text;
 BEGIN
-    IF v_key IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL THEN
+    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_table;
+    IF FOUND AND rollup_engine.is_partmans(v_set) THEN
         EXECUTE format('SELECT datetime_string FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
         INTO v_spelling
-        USING v_key;
+        USING v_set.partman_parent;
     END IF;
     RETURN 'p' || to_char(p_from AT TIME ZONE 'UTC', coalesce(v_spelling, 'YYYYMMDD_HH24MISS'));
 END
@@ -179,7 +194,7 @@ CREATE FUNCTION rollup_engine.premake_rollup_partitions(p_set rollup_engine.part
 AS $$
 DECLARE
     v_before constant bigint := rollup_engine.partition_count(p_set.relation);
-    v_by_partman constant boolean := p_set.partman_parent IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL;
+    v_by_partman constant boolean := rollup_engine.is_partmans(p_set);
     v_rollup silver.rollup_config;
 BEGIN
     v_rollup.target_table := p_set.relation;

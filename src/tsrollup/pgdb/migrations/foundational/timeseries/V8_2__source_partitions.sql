@@ -112,7 +112,7 @@ AS $$
 DECLARE
     v_members constant regclass[] := ARRAY(SELECT rollup_engine.source_tree(p_set.relation));
     v_before constant bigint := rollup_engine.partition_count(p_set.relation);
-    v_by_partman constant boolean := p_set.partman_parent IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL;
+    v_by_partman constant boolean := rollup_engine.is_partmans(p_set);
     v_new regclass;
 BEGIN
     PERFORM rollup_engine.cover_source(p_set, rollup_engine.stray_ranges(p_set, 10));

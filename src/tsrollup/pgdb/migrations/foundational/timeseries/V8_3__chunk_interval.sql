@@ -87,7 +87,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM rollup_engine.drop_empty_partitions_ahead(p_relation, p_now);
-    IF v_set.partman_parent IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL THEN
+    IF rollup_engine.is_partmans(v_set) THEN
         PERFORM rollup_engine.change_partman_interval(v_set);
     END IF;
 END
