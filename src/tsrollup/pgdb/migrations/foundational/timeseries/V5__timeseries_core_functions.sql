@@ -29,7 +29,7 @@ DECLARE
     v_months integer;
     v_bucket timestamp;
 BEGIN
-    IF v_step <= 0 OR p_width <> make_interval(months => v_step) THEN
+    IF (v_step > 0 AND p_width = make_interval(months => v_step)) IS NOT TRUE THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('bucket width %L is neither a fixed length of time nor a whole number of months', p_width),
             HINT = 'use a width such as ''15 minutes'', ''1 day'' or ''3 months''';

@@ -130,6 +130,8 @@ AS $$
 CREATE OR REPLACE FUNCTION rollup_engine.live_%1$s(p_from timestamptz, p_to timestamptz) RETURNS SETOF %2$s
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 100 COST 10000
     SET search_path = pg_catalog, pg_temp
+    SET datestyle = 'ISO'
+    SET extra_float_digits = 1
     SET row_security = off
 AS %3$L
 $sql$,

@@ -190,6 +190,8 @@ CREATE FUNCTION rollup_engine.refresh_cell(p_rollup_id integer, p_cell timestamp
     SET search_path = pg_catalog, pg_temp
     SET row_security = off
     SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET extra_float_digits = 1
     SET intervalstyle = 'postgres'
 AS $$
 DECLARE
