@@ -64,7 +64,9 @@ CREATE FUNCTION rollup_engine.find_rollup_id(p_target text) RETURNS integer
 AS $$
     SELECT r.id
     FROM silver.rollup_config AS r
-    WHERE rollup_engine.find_relation(p_target, 'gold') IN (r.target_table, r.target_view)
+    -- A number is how a regclass shows whose table was dropped by hand: drop_rollup must find it.
+    WHERE CASE WHEN p_target ~ '^[0-9]+$' THEN r.target_table::oid::text = p_target
+        ELSE rollup_engine.find_relation(p_target, 'gold') IN (r.target_table, r.target_view) END
 $$;
 COMMENT ON FUNCTION rollup_engine.find_rollup_id(text) IS 'The rollup with that table, live view or bare name, NULL when there is none.';
 
@@ -111,15 +113,20 @@ $$;
 COMMENT ON FUNCTION rollup_engine.find_column(regclass, text, text) IS 'The column of that name, or an error that lists what there is.';
 
 CREATE FUNCTION rollup_engine.base_type(p_type oid) RETURNS regtype
-    LANGUAGE sql STABLE STRICT
+    LANGUAGE plpgsql STABLE STRICT
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH RECURSIVE chain AS (
-        SELECT oid, typbasetype FROM pg_type WHERE oid = p_type
-        UNION ALL
-        SELECT t.oid, t.typbasetype FROM chain JOIN pg_type AS t ON t.oid = chain.typbasetype
-    )
-    SELECT oid::regtype FROM chain WHERE typbasetype = 0
+DECLARE
+    v_type oid := p_type;
+    v_under oid;
+BEGIN
+    LOOP
+        v_under := (SELECT typbasetype FROM pg_type WHERE oid = v_type);
+        EXIT WHEN v_under = 0 OR v_under IS NULL;
+        v_type := v_under;
+    END LOOP;
+    RETURN CASE WHEN v_under IS NOT NULL THEN v_type END;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.base_type(oid) IS 'The type under any domains.';
 
