@@ -50,9 +50,11 @@ def assert_each_ran_once(configuration: Configuration) -> None:
     versions = ["1", "2", "2.5", "3", "4", "5", None]
     assert history == [(0, None), *enumerate(versions, 1)]
     assert rows(configuration, "SELECT count(*) FROM app.t1") == [(1,)]
-    assert rows(configuration, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == [
-        (0,)
-    ]
+    locks = (
+        "SELECT count(*) FROM pg_locks JOIN pg_database d ON d.oid = database"
+        " WHERE locktype = 'advisory' AND datname = current_database()"
+    )
+    assert rows(configuration, locks) == [(0,)]
 
 
 def at_once(*runners: Callable[[], int]) -> list[int]:

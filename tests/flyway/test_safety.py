@@ -206,3 +206,16 @@ def test_waiting_for_a_server_that_is_not_there_yet() -> None:
         flyway.info(configuration)
     with pytest.raises(FlywayError, match="cannot connect"):
         flyway.info(replace(configuration, connect_retries=0))
+
+
+def test_callbacks_of_info(
+    configuration: Configuration, db: psycopg.Connection, tmp_path: Path
+) -> None:
+    db.execute("CREATE TABLE told (event text)")
+    for event in ("beforeInfo", "afterInfo", "afterInfoError"):
+        (tmp_path / f"{event}.sql").write_text(f"INSERT INTO told VALUES ('{event}');\n")
+    flyway.info(configuration)
+    with pytest.raises(FlywayError):
+        flyway.info(replace(configuration, target="9"))
+    told = [row[0] for row in db.execute("SELECT event FROM told")]
+    assert told == ["beforeInfo", "afterInfo", "beforeInfo", "afterInfoError"]

@@ -8,6 +8,7 @@ import pytest
 from flyway import (  # noqa: F401 - each registers its scenarios
     scenarios_commands,
     scenarios_files,
+    scenarios_rare,
     scenarios_schemas,
     scenarios_scripts,
     scenarios_states,

@@ -51,7 +51,9 @@ SELECT kind, COALESCE(quote_ident(nspname) || '.' || objects.name,
 FROM objects
 JOIN pg_namespace ON pg_namespace.oid = namespace
 WHERE nspname = %s AND NOT EXISTS (
-    SELECT 1 FROM pg_depend WHERE classid = class AND objid = objects.oid AND deptype IN ('e', 'i'))
+    SELECT 1 FROM pg_depend
+    -- A partitioned table depends on its own key columns.
+    WHERE classid = class AND objid = objects.oid AND deptype IN ('e', 'i') AND refobjid <> objid)
 ORDER BY step, 2
 """
 

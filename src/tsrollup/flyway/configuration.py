@@ -12,15 +12,15 @@ Value = str | Sequence[str]
 
 # Parameters of open-source Flyway that have nothing to act on here: JDBC, Java and reporting.
 WITHOUT_EFFECT = frozenset(
-    """driver color callbacks skipDefaultCallbacks resolvers skipDefaultResolvers stream batch
-    detectEncoding jarDirs loggers reportEnabled reportFilename licenseKey edition email token
+    """driver color callbacks skipDefaultCallbacks resolvers skipDefaultResolvers jarDirs
+    loggers reportEnabled reportFilename licenseKey edition email token
     outputFile logFile kerberosConfigFile oracle.sqlplus oracle.sqlplusWarn undoSqlMigrationPrefix
-    errorOverrides powershellExecutable communityDBSupportEnabled publishResult
+    powershellExecutable communityDBSupportEnabled publishResult
     scriptPlaceholderPrefix scriptPlaceholderSuffix javaMigrationClassProvider
     postgresql.transactionalLock skipCheckForUpdate""".split()
 )
 WITHOUT_EFFECT_PREFIXES = ("jdbcProperties.", "vault.", "dapr.", "gcsm.", "oracle.", "check.")
-PAID = frozenset({"cherryPick", "dryRunOutput"})
+PAID = frozenset("cherryPick dryRunOutput errorOverrides stream batch detectEncoding".split())
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,6 @@ class Configuration:
     ignore_migration_patterns: tuple[str, ...] = ("*:future",)
     validate_on_migrate: bool = True
     clean_disabled: bool = True
-    clean_on_validation_error: bool = False
     baseline_version: str = "1"
     baseline_description: str = "<< Flyway Baseline >>"
     baseline_on_migrate: bool = False
@@ -106,15 +105,27 @@ def configuration_from(parameters: Mapping[str, Value]) -> Configuration:
         elif key in KEYS:
             values[KEYS[key]] = _convert(key, value, _HINTS[KEYS[key]])
         elif key in PAID:
+            if value in ("", "false"):
+                continue
             raise ConfigurationError(
                 f"flyway.{key} belongs to a paid edition of Flyway and is not available",
                 hint=f"remove {key} from the configuration",
             )
+        elif key == "cleanOnValidationError":
+            _refuse_automatic_clean(value)
         elif key not in WITHOUT_EFFECT and not key.startswith(WITHOUT_EFFECT_PREFIXES):
             raise ConfigurationError(f"Unknown configuration property: flyway.{key}")
     # An empty value in a later source unsets what an earlier one said.
     kept = {name: value for name, value in values.items() if value is not None}
     return Configuration(**kept, placeholders=placeholders)  # type: ignore[arg-type]
+
+
+def _refuse_automatic_clean(value: Value) -> None:
+    if value != "false":
+        raise ConfigurationError(
+            "flyway.cleanOnValidationError is not supported: an edit must not empty a schema",
+            hint="remove it; run clean yourself where that is what you want",
+        )
 
 
 def _text(value: Value) -> str:

@@ -13,6 +13,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
+from tsrollup.connection import describe
+
 from .configuration import Configuration
 from .errors import ConfigurationError, FlywayError
 
@@ -105,11 +107,18 @@ class Database:
         self.configuration = configuration
         self.connection = _connect(configuration)
         if configuration.init_sql:
-            self.execute(configuration.init_sql)
+            self._initialise(configuration.init_sql)
         row = self.row("SELECT current_user, current_setting('search_path'), current_database()")
         self.user, self.search_path, self.name = (str(value) for value in row)
         schema = self.row("SELECT current_schema()")[0]
         self.current_schema: str | None = None if schema is None else str(schema)
+
+    def _initialise(self, init_sql: str) -> None:
+        try:
+            self.execute(init_sql)
+        except psycopg.Error as error:
+            self.close()
+            raise FlywayError(f"initSql failed: {describe(error).message}") from error
 
     def close(self) -> None:
         self.connection.close()

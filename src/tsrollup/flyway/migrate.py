@@ -180,14 +180,20 @@ class _Migrate:
     def _run_one(self, info: MigrationInfo) -> None:
         session = self.session
         log.info("Migrating schema %s to %s", session.default_schema, info.resolved)
-        session.callback("beforeEachMigrate")
         session.database.use_schema(session.default_schema)
+        session.callback_within("beforeEachMigrate")
         try:
-            self._parse(info).run(session.database)
+            self._parse(info).run(session.database, self._tell_statement)
         except FlywayError:
-            session.quiet_callback("afterEachMigrateError")
+            session.quiet_callback("afterEachMigrateError", within=True)
             raise
-        session.callback("afterEachMigrate")
+        session.callback_within("afterEachMigrate")
+
+    def _tell_statement(self, moment: str) -> None:
+        if moment == "error":
+            self.session.quiet_callback("afterEachMigrateStatementError", within=True)
+        else:
+            self.session.callback_within(f"{moment}EachMigrateStatement")
 
     def _record(self, info: MigrationInfo, started: float) -> AppliedScript:
         assert info.resolved is not None

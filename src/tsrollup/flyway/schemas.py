@@ -46,6 +46,7 @@ def missing_schemas(session: Session) -> list[str]:
 def create_missing_schemas(session: Session, *, with_history: bool = True) -> list[str]:
     """Create the configured schemas that do not exist, the history table and its SCHEMA row."""
     session.callback("createSchema")
+    session.callback("beforeCreateSchema")
     if not missing_schemas(session):
         return []
     with session.history.transaction():

@@ -1,7 +1,7 @@
 """Running a script: its statements, in the transaction mode that they allow."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import psycopg
 
@@ -36,14 +36,18 @@ class ParsedScript:
             )
         return not outside
 
-    def run(self, database: Database) -> None:
+    def run(self, database: Database, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Run the statements; `tell` hears before and after each: before, after, error."""
         database.connection.add_notice_handler(_log_notice)
         try:
             for statement in self.statements:
+                tell("before")
                 try:
                     _run_statement(database, statement)
                 except psycopg.Error as error:
+                    tell("error")
                     raise _failure(self.script, statement, error) from error
+                tell("after")
         finally:
             database.connection.remove_notice_handler(_log_notice)
 

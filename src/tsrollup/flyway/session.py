@@ -15,7 +15,7 @@ from .configuration import Configuration
 from .database import Database
 from .errors import ConfigurationError, FlywayError
 from .history import History
-from .migrations import Resolved, check_names, resolve
+from .migrations import Resolved, Script, check_names, resolve
 from .scripts import ParsedScript
 from .states import MigrationInfo, examine
 
@@ -83,34 +83,48 @@ class Session:
     def callback(self, event: str) -> None:
         """Run the scripts of `event`, each in a transaction unless one is open."""
         for script in self.resolved.callbacks.get(event, ()):
-            log.info("Executing SQL callback: %s (%s)", event, script.name)
-            parsed = ParsedScript(script)
             self.database.use_schema(self.default_schema)
-            if parsed.in_transaction:
-                with self.database.transaction():
-                    parsed.run(self.database)
-            else:
-                parsed.run(self.database)
+            self._run_callback(event, script)
             self.database.restore_session()
 
-    def quiet_callback(self, event: str) -> None:
+    def callback_within(self, event: str) -> None:
+        """The same in the middle of a migration: sharing the role and search path of its script."""
+        for script in self.resolved.callbacks.get(event, ()):
+            self._run_callback(event, script)
+
+    def _run_callback(self, event: str, script: Script) -> None:
+        log.info("Executing SQL callback: %s (%s)", event, script.name)
+        parsed = ParsedScript(script)
+        if parsed.in_transaction:
+            with self.database.transaction():
+                parsed.run(self.database)
+        else:
+            parsed.run(self.database)
+
+    def quiet_callback(self, event: str, *, within: bool = False) -> None:
         """A callback about an error must not hide it."""
         try:
-            self.callback(event)
+            (self.callback_within if within else self.callback)(event)
         except (FlywayError, psycopg.Error) as error:
             log.warning("callback %s failed: %s", event, error)
 
     @contextmanager
     def events(self, command: str, *, in_transaction: bool = False) -> Iterator[None]:
         """Run before<Command>, then after<Command> or, on an error, after<Command>Error."""
+        failed = False
         try:
             with self.history.transaction() if in_transaction else nullcontext():
                 self.callback(f"before{command}")
-                yield
+                try:
+                    yield
+                except (FlywayError, psycopg.Error):
+                    failed = True
+                    raise
                 self.callback(f"after{command}")
-        except (FlywayError, psycopg.Error):
-            self.quiet_callback(f"after{command}Error")
-            raise
+        finally:
+            # Outside the transaction, which would refuse any further statement.
+            if failed:
+                self.quiet_callback(f"after{command}Error")
 
 
 @contextmanager
@@ -119,7 +133,6 @@ def open_session(configuration: Configuration) -> Iterator[Session]:
     database = Database(configuration)
     try:
         session = Session(configuration, database)
-        session.callback("afterConnect")
         yield session
     except psycopg.Error as error:
         raise FlywayError(describe(error).message, error.diag.message_hint) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from .configuration import Configuration
 from .errors import ConfigurationError, ValidateError
 from .history import BASELINES, SYNTHETIC, shorten_description
+from .names import Version
 from .results import ValidateResult
 from .session import Session, open_session
 from .states import MigrationInfo, State
@@ -62,7 +63,9 @@ def validate_session(session: Session, configuration: Configuration) -> int:
         return 0
     with session.events("Validate"):
         infos = session.infos()
-        problems = [p for info in infos if (p := _check(configuration, info)) is not None]
+        baselines = [info.version for info in infos if info.state == State.BASELINE]
+        baseline = max((version for version in baselines if version), default=None)
+        problems = [p for info in infos if (p := _check(configuration, info, baseline)) is not None]
         if problems:
             raise MismatchError(problems, session.database.name)
         return len(infos)
@@ -78,13 +81,17 @@ class MismatchError(ValidateError):
         super().__init__(f"Validate failed: Migrations have failed validation\n{lines}")
 
 
-def _check(configuration: Configuration, info: MigrationInfo) -> Problem | None:
-    if info.state in (State.ABOVE_TARGET, State.DELETED) or info.type == "DELETE":
+def _check(
+    configuration: Configuration, info: MigrationInfo, baseline: Version | None
+) -> Problem | None:
+    passed_over = (State.ABOVE_TARGET, State.DELETED, State.SUPERSEDED)
+    if info.state in passed_over or info.type == "DELETE":
         return None
     if any(matches_pattern(p, info) for p in configuration.ignore_migration_patterns):
         return None
     problem = _check_state(info)
-    if problem is None and info.applied and info.resolved and info.state != State.SUPERSEDED:
+    below = info.version is not None and baseline is not None and info.version <= baseline
+    if problem is None and info.applied and info.resolved and not below:
         # With pending ones ignored, Flyway holds repeatables to the checksum of the replaced text.
         strict = info.version is not None or "*:pending" in configuration.ignore_migration_patterns
         problem = _check_contents(info, strict)
@@ -103,7 +110,7 @@ def _check_state(info: MigrationInfo) -> tuple[str, str] | None:
             f"Failed {kind} migration: {_label(info)}\n"
             "Undo what it left behind, then run repair to remove it from the history.",
         )
-    if info.resolved is None and info.type not in SYNTHETIC and info.state != State.SUPERSEDED:
+    if info.resolved is None and info.type not in SYNTHETIC:
         return (
             f"APPLIED_{kind.upper()}_MIGRATION_NOT_RESOLVED",
             f"Applied {kind} migration without a local script: {_label(info)}\n"
