@@ -69,9 +69,9 @@ BEGIN
         || ') AS extent'
     INTO v_from, v_to;
     IF v_to - v_from > interval '30 years' THEN  -- stray times, such as second 0 of 1970: only where there is data
-        EXECUTE 'SELECT range_agg(tstzrange(f, f + interval ''1000:00:00'')) FROM ('
+        EXECUTE 'SELECT range_agg(tstzrange(f, greatest(t, f + interval ''1000:00:00''))) FROM ('
             || rollup_engine.data_times_sql(p_source,
-                '(SELECT DISTINCT date_bin(''1000:00:00'', {from}, ''2000-01-03 00:00:00+00'') AS f FROM {table} AS x)')
+                '(SELECT date_bin(''1000:00:00'', {from}, ''2000-01-03 00:00:00+00'') AS f, max({to}) AS t FROM {table} AS x GROUP BY 1)')
             || ') AS bins'
         INTO v_ranges;
         RETURN v_ranges;
