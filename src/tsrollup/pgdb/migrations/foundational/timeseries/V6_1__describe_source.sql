@@ -66,7 +66,7 @@ AS $$
     FROM silver.rollup_config AS r
     -- A number is how a regclass shows whose table was dropped by hand: drop_rollup must find it.
     WHERE CASE WHEN p_target ~ '^[0-9]+$' THEN r.target_table::oid::text = p_target
-        ELSE rollup_engine.find_relation(p_target, 'gold') IN (r.target_table, r.target_view) END
+        ELSE (SELECT rollup_engine.find_relation(p_target, 'gold')) = ANY (ARRAY[r.target_table, r.target_view]) END
 $$;
 COMMENT ON FUNCTION rollup_engine.find_rollup_id(text) IS 'The rollup with that table, live view or bare name, NULL when there is none.';
 

@@ -69,7 +69,7 @@ CREATE FUNCTION rollup_engine.uncovered(p_table regclass, p_ranges tstzmultirang
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT p_ranges - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
-    FROM rollup_engine.source_members(p_table)
+    FROM rollup_engine.source_members(p_table, 'bucket')
     WHERE member <> p_table AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partdefid = member)
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The part of the ranges that no partition but a default one holds.';

@@ -93,6 +93,8 @@ DECLARE
 BEGIN
     IF p_rollup.query_shape <> 'auto' THEN
         RETURN p_rollup.query_shape = 'per_bucket';
+    ELSIF rollup_engine.bucket_next(p_rollup.bucket_width, lower(v_hull)) >= upper(v_hull) THEN
+        RETURN false;  -- a single bucket: the shapes are the same
     ELSIF NOT rollup_engine.has_time_index(p_rollup.source_table, p_rollup.time_column) THEN
         RETURN false;
     ELSIF (SELECT count(*) FROM unnest(p_ranges)) > 8 THEN

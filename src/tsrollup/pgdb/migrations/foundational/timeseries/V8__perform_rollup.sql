@@ -180,7 +180,7 @@ CREATE FUNCTION rollup_engine.run_order(p_target text) RETURNS SETOF silver.roll
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT * FROM silver.rollup_config
-    WHERE p_target IS NULL OR id = rollup_engine.rollup_id(p_target)
+    WHERE p_target IS NULL OR id = (SELECT rollup_engine.rollup_id(p_target))
     ORDER BY depth, id
 $$;
 COMMENT ON FUNCTION rollup_engine.run_order(text) IS 'The named rollup, or all of them, parents first.';
