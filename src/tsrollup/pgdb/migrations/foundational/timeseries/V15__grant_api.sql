@@ -31,7 +31,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.drain_step(integer, timestamptz),
     rollup_engine.refresh_step(integer, tstzrange, timestamptz[]),
     rollup_engine.ranges_left(integer, tstzrange),
-    rollup_engine.maintain_rollup(integer, timestamptz),
+    rollup_engine.maintain_rollup(integer, text[], timestamptz),
     rollup_engine.retain_rollup(integer, timestamptz),
     rollup_engine.chunk_interval(regclass),
     rollup_engine.clean_logs(timestamptz),

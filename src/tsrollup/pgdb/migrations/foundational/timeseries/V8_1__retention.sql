@@ -322,6 +322,7 @@ CREATE FUNCTION rollup_engine.remove_due(p_retention rollup_engine.retention) RE
     SET datestyle = 'ISO'
 AS $$
 DECLARE
+    v_until constant timestamptz := clock_timestamp() + interval '1 second';
     v_is_rollup constant boolean := EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation);
     v_member record;
     v_deleted bigint;
@@ -346,6 +347,7 @@ BEGIN
         EXCEPTION WHEN lock_not_available THEN
             EXIT;  -- in use; the next run tries again
         END;
+        EXIT WHEN clock_timestamp() > v_until;  -- nobody gets at the table until the end
     END LOOP;
     IF v_is_rollup AND NOT p_retention.archive THEN
         EXECUTE format('DELETE FROM %s WHERE bucket < $1', p_retention.relation) USING p_retention.sealed_before;

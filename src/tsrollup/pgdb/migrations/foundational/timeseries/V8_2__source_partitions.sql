@@ -78,12 +78,22 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.stray_ranges(rollup_engine.partition_set, integer) IS 'Chunks, newest first, of the rows that sit in a default partition.';
 
+CREATE FUNCTION rollup_engine.uncovered_in_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_ranges - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
+    FROM rollup_engine.source_members(p_set.relation, p_set.control)
+    WHERE member <> p_set.relation AND member IS DISTINCT FROM rollup_engine.default_partition(p_set.relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.uncovered_in_source(rollup_engine.partition_set, tstzmultirange) IS 'The part of the ranges that no partition of a source but the default one holds.';
+
 CREATE FUNCTION rollup_engine.cover_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS integer
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_missing tstzmultirange := rollup_engine.uncovered(p_set.relation, p_ranges);
+    v_missing tstzmultirange := rollup_engine.uncovered_in_source(p_set, p_ranges);
     v_range tstzrange;
     v_added integer := 0;
 BEGIN
@@ -92,7 +102,7 @@ BEGIN
     END IF;
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_set.relation);
     FOR v_range IN
-        SELECT unnest(rollup_engine.uncovered(p_set.relation,
+        SELECT unnest(rollup_engine.uncovered_in_source(p_set,
             tstzmultirange(tstzrange(chunk, rollup_engine.bucket_next(p_set.chunk_interval, chunk)))))
         FROM rollup_engine.buckets_in(p_set.chunk_interval, rollup_engine.bucket_align(p_set.chunk_interval, v_missing)) AS chunk
     LOOP

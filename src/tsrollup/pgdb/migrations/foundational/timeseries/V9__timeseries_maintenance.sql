@@ -30,14 +30,15 @@ AS $$
     -- Of the newest ten partitions that hold enough to tell.
     SELECT sum(pg_total_relation_size(member)) / sum(extract(epoch FROM upper(extent) - lower(extent)))
     FROM (
-        SELECT m.member, e.extent
+        SELECT m.member
         FROM rollup_engine.source_members(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r' AND c.reltuples >= 1000
-        CROSS JOIN LATERAL rollup_engine.statistics_extent(m.member, p_column) AS e (extent)
-        WHERE isfinite(m.from_time) AND upper(e.extent) > lower(e.extent)
+        WHERE isfinite(m.from_time)
         ORDER BY m.from_time DESC
         LIMIT 10
     ) AS newest
+    CROSS JOIN LATERAL rollup_engine.statistics_extent(member, p_column) AS e (extent)
+    WHERE upper(extent) > lower(extent)
 $$;
 COMMENT ON FUNCTION rollup_engine.bytes_per_second(regclass, name) IS 'How fast a partitioned table grows, indexes included; NULL when statistics cannot tell.';
 
@@ -56,11 +57,12 @@ CREATE FUNCTION rollup_engine.best_chunk_interval(p_set rollup_engine.partition_
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT greatest(
-        rollup_engine.round_chunk_interval(p_target_bytes / rollup_engine.bytes_per_second(p_set.relation, p_set.control)),
+        rollup_engine.round_chunk_interval(p_target_bytes / growth.rate),
         (SELECT r.bucket_width FROM silver.rollup_config AS r WHERE r.target_table = p_set.relation),
         (SELECT interval '1 day' FROM pg_attribute AS a
             WHERE a.attrelid = p_set.relation AND a.attname = p_set.control AND rollup_engine.base_type(a.atttypid) = 'date'::regtype))
-    WHERE rollup_engine.bytes_per_second(p_set.relation, p_set.control) > 0
+    FROM (SELECT rollup_engine.bytes_per_second(p_set.relation, p_set.control) AS rate OFFSET 0) AS growth
+    WHERE growth.rate > 0
 $$;
 COMMENT ON FUNCTION rollup_engine.best_chunk_interval(rollup_engine.partition_set, bigint) IS 'Width of partitions of about that size; NULL when statistics cannot tell.';
 
@@ -155,6 +157,7 @@ COMMENT ON FUNCTION rollup_engine.premake(rollup_engine.partition_set, timestamp
 CREATE FUNCTION rollup_engine.analyze_changed(p_relation regclass) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET client_min_messages = error
 AS $$
 DECLARE
     v_member regclass;
@@ -241,7 +244,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.record_maintenance_failure(text, text, text, text, text) IS 'Logs a step of maintenance that failed.';
 
-CREATE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partition_set, p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partition_set, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
@@ -253,7 +256,7 @@ DECLARE
     v_detail text;
     v_context text;
 BEGIN
-    FOREACH v_step IN ARRAY '{analyzed,indexed,resized,premade}'::text[] LOOP
+    FOREACH v_step IN ARRAY p_steps LOOP
         BEGIN
             SELECT * INTO p_set FROM rollup_engine.partition_set WHERE relation = p_set.relation;
             v_done := rollup_engine.maintenance_step(p_set, v_step, p_now);
@@ -268,7 +271,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.maintain_set(rollup_engine.partition_set, timestamptz) IS 'Analyses and indexes one table, sizes and makes its partitions; a failed step stops no other.';
+COMMENT ON FUNCTION rollup_engine.maintain_set(rollup_engine.partition_set, text[], timestamptz) IS 'Takes the steps for one table; one that fails stops no other.';
 
 CREATE FUNCTION rollup_engine.retain(p_retention rollup_engine.retention, p_now timestamptz) RETURNS SETOF rollup_engine.action
     LANGUAGE plpgsql
@@ -299,17 +302,17 @@ $$;
 COMMENT ON FUNCTION rollup_engine.retain(rollup_engine.retention, timestamptz) IS 'Removes what an earlier run sealed, then seals what is due.';
 
 -- Rollup tables belong to the owner role, for whom these two stand in; the names are looked up.
-CREATE FUNCTION rollup_engine.maintain_rollup(p_rollup_id integer, p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE FUNCTION rollup_engine.maintain_rollup(p_rollup_id integer, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT a.*
     FROM silver.rollup_config AS r
     JOIN rollup_engine.partition_set AS s ON s.relation = r.target_table
-    CROSS JOIN LATERAL rollup_engine.maintain_set(s, p_now) AS a
+    CROSS JOIN LATERAL rollup_engine.maintain_set(s, p_steps, p_now) AS a
     WHERE r.id = p_rollup_id
 $$;
-COMMENT ON FUNCTION rollup_engine.maintain_rollup(integer, timestamptz) IS 'Maintains the table of a rollup.';
+COMMENT ON FUNCTION rollup_engine.maintain_rollup(integer, text[], timestamptz) IS 'Maintains the table of a rollup.';
 
 CREATE FUNCTION rollup_engine.retain_rollup(p_rollup_id integer, p_now timestamptz) RETURNS SETOF rollup_engine.action
     LANGUAGE plpgsql SECURITY DEFINER
@@ -341,7 +344,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass) IS 'Who owns a table that the caller may not act for, NULL when it may.';
 
-CREATE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -352,14 +355,14 @@ BEGIN
     FOR v_set IN SELECT s.* FROM rollup_engine.source_sets() AS s WHERE p_relation IS NULL OR s.relation = p_relation LOOP
         v_owner := rollup_engine.foreign_owner(v_set.relation);
         IF v_owner IS NULL THEN
-            RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_now);
-        ELSE
+            RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_steps, p_now);
+        ELSIF 'premade' = ANY (p_steps) THEN
             RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s, who owns it', v_owner))::rollup_engine.action;
         END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.maintain_sources(regclass, timestamptz) IS 'Maintains the sources that were handed over, as the caller.';
+COMMENT ON FUNCTION rollup_engine.maintain_sources(regclass, text[], timestamptz) IS 'Maintains the sources that were handed over, as the caller.';
 
 CREATE FUNCTION rollup_engine.retain_sources(p_relation regclass, p_now timestamptz) RETURNS SETOF rollup_engine.action
     LANGUAGE plpgsql
@@ -407,6 +410,7 @@ DECLARE
     v_relation regclass;
     v_ids integer[];
     v_id integer;
+    v_steps text[];
     v_cleaned text;
 BEGIN
     PERFORM rollup_engine.check_isolation();
@@ -420,17 +424,19 @@ BEGIN
     v_ids := ARRAY(
         SELECT r.id FROM silver.rollup_config AS r
         WHERE p_target IS NULL OR r.id = rollup_engine.find_rollup_id(p_target) ORDER BY r.depth, r.id);
-    FOREACH v_id IN ARRAY v_ids LOOP
-        RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, p_now);
+    -- What takes long comes first, and what locks readers out last: locks are held until the end.
+    FOR v_steps IN SELECT steps FROM (VALUES (1, '{analyzed,indexed}'::text[]), (2, '{resized,premade}')) AS s (n, steps) ORDER BY n LOOP
+        FOREACH v_id IN ARRAY v_ids LOOP
+            RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, v_steps, p_now);
+        END LOOP;
+        IF p_target IS NULL OR v_relation IS NOT NULL THEN
+            RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, v_steps, p_now);
+        END IF;
     END LOOP;
-    IF p_target IS NULL OR v_relation IS NOT NULL THEN
-        RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, p_now);
-    END IF;
     v_cleaned := rollup_engine.clean_logs(p_now);
     IF v_cleaned IS NOT NULL THEN
         RETURN NEXT ROW(NULL, 'cleaned', v_cleaned)::rollup_engine.action;
     END IF;
-    -- Last, for their locks are held until the end of the transaction.
     FOREACH v_id IN ARRAY v_ids LOOP
         RETURN QUERY SELECT * FROM rollup_engine.retain_rollup(v_id, p_now);
     END LOOP;
