@@ -355,14 +355,15 @@ CREATE PROCEDURE silver.run_rollups(
 AS $$
 DECLARE
     -- No SET clause, since it commits: the path is pinned again after each COMMIT.
-    v_path constant text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    v_deadline timestamptz;
+    -- Types are looked up before that, so they are qualified.
+    v_path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    v_deadline pg_catalog.timestamptz;
     v_rollup silver.rollup_config;
     v_step rollup_engine.step;
-    v_tried timestamptz[];
+    v_tried pg_catalog.timestamptz[];
     v_id integer;
     v_progress boolean := true;
-    v_look_back_until timestamptz;
+    v_look_back_until pg_catalog.timestamptz;
 BEGIN
     PERFORM rollup_engine.check_isolation();
     PERFORM rollup_engine.check_interval('time_budget', time_budget, true);

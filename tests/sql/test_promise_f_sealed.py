@@ -1,0 +1,65 @@
+"""Promise f as far as the engine goes: a seal border holds for drain, refresh and live view."""
+
+from typing import Any
+
+import psycopg
+
+from raw_tables import LEVELS, create_hierarchy
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+
+BORDER = "2026-03-02 00:00+00"
+
+
+def test_promise_f_sealed_time_never_changes(db: psycopg.Connection) -> None:
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute("UPDATE silver.rollup_config SET sealed_before = %s", [BORDER])
+    before = {level: _below(db, level) for level in LEVELS}
+    assert all(rows for both in before.values() for rows in both)
+    db.execute("DELETE FROM raw.readings WHERE ts < %s", [BORDER])
+    for change in (
+        "INSERT INTO raw.readings (ts, device) VALUES ('2026-03-01 22:00+00', 'late')",
+        "UPDATE raw.readings SET count = 1",
+        "INSERT INTO raw.readings (ts, device) VALUES ('2026-03-01 12:00+00', 'x'),"
+        " ('2026-03-02 12:00+00', 'x')",
+        "SELECT silver.mark_stale('raw.readings', '-infinity', 'infinity')",
+        "SELECT silver.mark_stale('readings_1m', '2026-03-01', '2026-03-03')",
+        "SELECT silver.refresh_rollup('readings_1d', '2026-03-01', '2026-03-03')",
+        "TRUNCATE raw.readings_1",
+    ):
+        db.execute(change.encode())
+        assert_equal_to_group_by(db, *LEVELS)
+        assert {level: _below(db, level) for level in LEVELS} == before
+        refresh_everything(db)
+        assert_settled(db, *LEVELS)
+        assert {level: _below(db, level) for level in LEVELS} == before
+
+
+def test_promise_f_stale_rows_from_before_the_seal_are_only_cleared(
+    db: psycopg.Connection,
+) -> None:
+    """Claimed together with what is open, they are dropped without a recompute."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    before = {level: _below(db, level) for level in LEVELS}
+    db.execute("SELECT silver.mark_stale('raw.readings', '-infinity', 'infinity')")
+    db.execute("SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source")
+    db.execute("UPDATE silver.rollup_config SET sealed_before = %s", [BORDER])
+    db.execute("DELETE FROM raw.readings WHERE ts < %s", [BORDER])
+    assert_equal_to_group_by(db, *LEVELS)
+    assert {level: _below(db, level) for level in LEVELS} == before
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    assert {level: _below(db, level) for level in LEVELS} == before
+
+
+def _below(connection: psycopg.Connection[Any], level: str) -> list[Any]:
+    """What is shown, and which versions of rows hold it."""
+    shown = f"SELECT g.* FROM gold.{level} AS g"
+    stored = f"SELECT s.*, tableoid, ctid, xmin FROM silver.{level} AS s"
+    return [
+        connection.execute(
+            f"{query} WHERE bucket < %s ORDER BY bucket, device".encode(), [BORDER]
+        ).fetchall()
+        for query in (shown, stored)
+    ]
