@@ -40,10 +40,17 @@ class Result:
 
     @property
     def cpu_value(self) -> float | None:
-        """The same of the server's CPU time, which neighbours on the machine disturb less."""
+        """The same of the server process's CPU time, which neighbours disturb less.
+
+        Without parallel workers, which are processes of their own.
+        """
         cpu = [x.cpu for x in self.samples if x.cpu is not None]
-        base = [x.cpu for x in self.reference or () if x.cpu]
-        if not cpu or not base or len(cpu) != len(base):
+        if len(cpu) < len(self.samples):
+            return None
+        if self.reference is None:
+            return 1000 * statistics.median(cpu)
+        base = [x.cpu for x in self.reference if x.cpu]
+        if len(base) < len(cpu):
             return None
         return statistics.median(a / b for a, b in zip(cpu, base, strict=True))
 
