@@ -1,0 +1,138 @@
+"""Promise i: after a dump and restore, or a crash, work goes on where it was."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from interleaving import Background, pause_refreshes_of
+from raw_tables import LEVELS, create_hierarchy
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from servers import DEBIAN15, PostgresServer, ServerPool, new_pool_folder
+from tsrollup import embedded
+
+CHANGES = (
+    "UPDATE raw.readings SET count = 77 WHERE device = 'd0'",
+    "INSERT INTO raw.readings_2 (ts, device) VALUES ('2026-03-02 20:00+00', 'new')",
+    "MERGE INTO raw.readings AS t USING (SELECT 1) AS s ON t.device = 'd1'"
+    " AND t.ts < '2026-03-01 23:00+00'"
+    " WHEN MATCHED THEN UPDATE SET ts = t.ts + interval '1 day'",
+    "TRUNCATE raw.readings_1",
+)
+
+
+def test_promise_i_dump_and_restore(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """Some is stored, some is stale, some is logged; the restored database goes on by itself."""
+    create_hierarchy(db)
+    db.execute("SELECT * FROM silver.perform_rollup('readings_1m', 1, 'infinity')")
+    refresh_everything(db)
+    db.execute("UPDATE raw.readings SET count = 5 WHERE device = 'd2'")
+    db.execute("SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source")
+    db.execute("DELETE FROM raw.readings WHERE device IS NULL")
+    copy = make_database()
+    _run(
+        server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
+    )
+    _run(server, "pg_restore", "-e", "-d", server.superuser_url(copy), str(tmp_path / "dump"))
+    with psycopg.connect(server.url(copy), autocommit=True) as restored:
+        assert_equal_to_group_by(restored, *LEVELS)
+        for change in ("SELECT", *CHANGES):
+            restored.execute(change.encode())
+            assert_equal_to_group_by(restored, *LEVELS)
+            refresh_everything(restored)
+            assert_settled(restored, *LEVELS)
+        restored.execute(
+            "CREATE TABLE raw.readings_3 PARTITION OF raw.readings"
+            " FOR VALUES FROM ('2026-03-03 00:00+00') TO ('2026-03-04 00:00+00')"
+        )
+        restored.execute("INSERT INTO raw.readings (ts) VALUES ('2026-03-03 20:00+00')")
+        restored.execute(
+            "SELECT silver.create_rollup_table('readings_1d', 'silver', 'readings_1w', '1 week')"
+        )
+        refresh_everything(restored)
+        assert_settled(restored, *LEVELS, "readings_1w")
+        invalid = "SELECT * FROM silver.validate_rollup_config() WHERE NOT is_valid"
+        assert restored.execute(invalid).fetchall() == []
+        restored.execute("SELECT silver.drop_rollup('readings_1w')")
+
+
+def _run(server: PostgresServer, program: str, *arguments: str) -> None:
+    folder = DEBIAN15 if server.version == 15 and DEBIAN15.is_dir() else embedded.bindir()
+    version = subprocess.run([folder / program, "--version"], capture_output=True, text=True)
+    if f" {server.version}." not in version.stdout:
+        pytest.skip(f"no {program} of version {server.version}")
+    done = subprocess.run([folder / program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def private_url(server: PostgresServer) -> Iterator[str]:
+    """A database on a server of the same kind, one that a test may crash."""
+    if server.name not in ("embedded", "debian15"):
+        pytest.skip("this server is not ours to crash")
+    pool = ServerPool(new_pool_folder(), None)
+    private = pool.get(server.name)
+    yield private.url(private.create_database(pool.template(private)))
+    pool.stop_all()
+
+
+def test_promise_i_a_crash_of_the_server(private_url: str) -> None:
+    """In the middle of a refresh and of a write, with a prepared transaction (which flushes what
+    was committed before)."""
+
+    def connect(autocommit: bool = True) -> psycopg.Connection[Any]:
+        return psycopg.connect(private_url, autocommit=autocommit)
+
+    with connect() as db:
+        create_hierarchy(db)
+        refresh_everything(db)
+        pause_refreshes_of(db, "silver.readings_1m")
+        db.execute(CHANGES[0])
+        db.execute("BEGIN")
+        db.execute(CHANGES[1])
+        db.execute("PREPARE TRANSACTION 'across the crash'")
+        db.execute("SELECT pg_advisory_lock(4711)")
+        refresher, writer = connect(), connect(autocommit=False)
+        refresher.execute("SET test.pause = 'on'")
+        refresh = Background(refresher, "CALL silver.run_rollups(as_of => 'infinity')")
+        refresh.wait_until_blocked(db)
+        writer.execute("DELETE FROM raw.readings")
+        os.kill(writer.info.backend_pid, signal.SIGKILL)
+    with pytest.raises(psycopg.OperationalError):
+        refresh.result()
+    refresher.close()
+    writer.close()
+    with _reconnect(connect) as db:
+        assert_equal_to_group_by(db, *LEVELS)
+        db.execute("COMMIT PREPARED 'across the crash'")
+        assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+        assert_settled(db, *LEVELS)
+        for change in CHANGES:
+            db.execute(change.encode())
+            assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+        assert_settled(db, *LEVELS)
+        assert db.execute("SELECT * FROM silver.error_log").fetchall() == []
+
+
+def _reconnect(connect: Callable[[], psycopg.Connection[Any]]) -> psycopg.Connection[Any]:
+    """The server restarts by itself once it has recovered."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return connect()
+        except psycopg.OperationalError:
+            if time.monotonic() > deadline:
+                raise
