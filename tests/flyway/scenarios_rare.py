@@ -202,6 +202,21 @@ def foreign_tables_and_clean(w: World) -> None:
 
 
 @scenario
+def programs_among_the_migrations(w: World) -> None:
+    """Ours does not run them, but knows them in info, validate and the history."""
+    w.write("V1__a.sql", table("a"))
+    w.write("V2__b.sh", "echo ${nothing}\n")
+    w.write("R__c.py", "print(1)\n")
+    w.write("V3_d.sh", "not named well")
+    assert not w.run("validate")
+    assert w.run("migrate", skipExecutingMigrations="true")
+    w.write("V2__b.sh", "echo 2\n")
+    assert not w.run("validate")
+    assert w.run("repair")
+    assert w.run("validate")
+
+
+@scenario
 def unknown_encoding(w: World) -> None:
     w.write("V1__a.sql", table("a"))
     w.run("migrate", encoding="no-such-encoding")
@@ -247,3 +262,20 @@ def callbacks_that_fail_call_no_error_callback(w: World) -> None:
         w.write(f"{event}.sql", "SELECT 1/0;\n")
         w.run(command, cleanDisabled="false")
         w.remove(f"{event}.sql")
+
+
+@scenario
+def current_schema_of_the_url(w: World) -> None:
+    w.sql("CREATE SCHEMA app1")
+    w.write("V1__a.sql", table("a"))
+    w.defaults["url"] = w.parameters({})["url"] + "?currentSchema=app1"
+    assert w.run("migrate")
+    w.write("V2__b.sql", table("b"))
+    assert w.run("migrate")
+
+
+@scenario
+def url_properties(w: World) -> None:
+    w.write("V1__a.sql", "CREATE TABLE a AS SELECT current_setting('application_name') AS n;\n")
+    w.defaults["url"] = w.parameters({})["url"] + "?ApplicationName=mine&connectTimeout=10"
+    assert w.run("migrate")

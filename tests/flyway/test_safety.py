@@ -219,3 +219,20 @@ def test_callbacks_of_info(
         flyway.info(replace(configuration, target="9"))
     told = [row[0] for row in db.execute("SELECT event FROM told")]
     assert told == ["beforeInfo", "afterInfo", "beforeInfo", "afterInfoError"]
+
+
+def test_programs_are_refused_rather_than_passed_over(
+    configuration: Configuration, tmp_path: Path
+) -> None:
+    (tmp_path / "V1__a.sql").write_text("SELECT 1;\n")
+    (tmp_path / "V2__b.sh").write_text("echo 1\n")
+    with pytest.raises(FlywayError, match=r"V2__b\.sh is a program"):
+        flyway.migrate(configuration)
+    states = [info.state.shown for info in flyway.info(configuration).migrations]
+    assert states == ["Success", "Pending"]
+
+
+def test_copy_to_stdout_is_refused(configuration: Configuration, tmp_path: Path) -> None:
+    (tmp_path / "V1__a.sql").write_text("SELECT 1;\nCOPY (SELECT 1) TO STDOUT;\n")
+    with pytest.raises(MigrateError, match="line 2: COPY TO STDOUT"):
+        flyway.migrate(configuration)

@@ -117,18 +117,16 @@ def parse_locations(descriptors: Iterable[str]) -> list[Location]:
 
 
 def find_scripts(
-    configuration: Configuration, descriptors: Iterable[str]
+    configuration: Configuration, descriptors: Iterable[str], suffixes: Iterable[str]
 ) -> list[tuple[str, Path]]:
-    """Every script of the locations: (name relative to its location, file)."""
+    """Every file with one of `suffixes`: (name relative to its location, file)."""
     found: dict[Path, str] = {}
     for location in parse_locations(descriptors):
         root = configuration.directory / location._fixed
         if location.is_classpath or not root.is_dir():
             _report_missing(configuration, location)
             continue
-        for relative, file in location.scripts(
-            configuration.directory, configuration.sql_migration_suffixes
-        ):
+        for relative, file in location.scripts(configuration.directory, suffixes):
             found.setdefault(file, relative)
     return [(relative, file) for file, relative in found.items()]
 

@@ -155,6 +155,11 @@ class _Migrate:
         assert info.resolved is not None
         if self.configuration.skip_executing_migrations:
             return ParsedScript(info.resolved.script, run=False)
+        if info.resolved.type == "SCRIPT":
+            raise FlywayError(
+                f"{info.script} is a program, and this runner runs SQL only",
+                hint="run it with Flyway, or write it as SQL",
+            )
         if info.resolved not in self.parsed:
             self.parsed[info.resolved] = ParsedScript(info.resolved.script)
         return self.parsed[info.resolved]

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_fields
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from .placeholders import replace
 
 log = logging.getLogger(__name__)
 
+PROGRAM_SUFFIXES = (".sh", ".bash", ".py", ".ps1", ".bat", ".cmd")
 _SCRIPT_PARAMETERS = ("executeInTransaction", "placeholderReplacement", "encoding")
 
 
@@ -102,25 +104,43 @@ class Resolved:
 
 def resolve(configuration: Configuration, built_in: Mapping[str, str]) -> Resolved:
     """Find, name and check every script of the locations."""
-    naming = naming_of(configuration)
-    found = [
-        (name, script_of(configuration, built_in, relative, file))
-        for relative, file in find_scripts(configuration, configuration.locations)
-        if (name := _name(naming, file)) is not None
-    ]
-    named = [(name, script) for name, script in found if name.problem is None]
-    if len(configuration.callback_locations) > 0:
+    named = _named(configuration, built_in, configuration.locations)
+    if configuration.callback_locations:
+        elsewhere = _named(configuration, built_in, configuration.callback_locations)
         named = [(name, script) for name, script in named if name.kind != "callback"]
-        for relative, file in find_scripts(configuration, configuration.callback_locations):
-            name = naming.parse(file.name)
-            if name and name.kind == "callback" and name.problem is None:
-                named.append((name, script_of(configuration, built_in, relative, file)))
+        named += [(name, script) for name, script in elsewhere if name.kind == "callback"]
     migrations = [_migration(name, script) for name, script in named if name.kind != "callback"]
+    migrations += _programs(configuration, built_in)
     _refuse_duplicates(migrations)
     for migration in migrations:
         # A file that cannot be read, or lacks a placeholder's value, is found before anything runs.
         _ = migration.checksum
     return Resolved(tuple(migrations), _callbacks(named))
+
+
+def _named(
+    configuration: Configuration, built_in: Mapping[str, str], locations: Iterable[str]
+) -> list[tuple[Name, Script]]:
+    naming = naming_of(configuration)
+    found = find_scripts(configuration, locations, naming.suffixes)
+    return [
+        (name, script_of(configuration, built_in, relative, file))
+        for relative, file in found
+        if (name := naming.parse(file.name)) is not None and name.problem is None
+    ]
+
+
+def _programs(configuration: Configuration, built_in: Mapping[str, str]) -> list[Migration]:
+    """Shell and other programs, which Flyway runs as migrations; ours knows of them only."""
+    naming = replace_fields(
+        naming_of(configuration), suffixes=PROGRAM_SUFFIXES, baseline="", events=()
+    )
+    plain = replace_fields(configuration, placeholder_replacement=False)
+    return [
+        Migration(name.version, name.description, "SCRIPT", script_of(plain, built_in, path, file))
+        for path, file in find_scripts(configuration, configuration.locations, PROGRAM_SUFFIXES)
+        if (name := naming.parse(file.name)) is not None and name.problem is None
+    ]
 
 
 def naming_of(configuration: Configuration) -> Naming:
@@ -134,16 +154,12 @@ def naming_of(configuration: Configuration) -> Naming:
     )
 
 
-def _name(naming: Naming, file: Path) -> Name | None:
-    return naming.parse(file.name)
-
-
 def check_names(configuration: Configuration) -> None:
     """Report files that follow no convention; refuse them with validateMigrationNaming."""
     naming = naming_of(configuration)
     problems = []
     descriptors = (*configuration.locations, *configuration.callback_locations)
-    for _, file in find_scripts(configuration, descriptors):
+    for _, file in find_scripts(configuration, descriptors, naming.suffixes):
         name = naming.parse(file.name)
         if name is None:
             problems.append(f"Unrecognised migration name format: {file.name}")

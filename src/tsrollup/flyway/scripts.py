@@ -41,6 +41,10 @@ class ParsedScript:
         database.connection.add_notice_handler(_log_notice)
         try:
             for statement in self.statements:
+                if statement.copies_to_client:
+                    raise MigrateError(
+                        f"{self.script.name}, line {statement.line}: COPY TO STDOUT has no reader"
+                    )
                 tell("before")
                 try:
                     _run_statement(database, statement)

@@ -22,6 +22,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _BLOCK_COMMENT = re.compile(r"/\*|\*/")
+_COPY_TO_STDOUT = re.compile(r"COPY\b.*\bTO STDOUT\b", re.DOTALL)
 _COPY_FROM_STDIN = re.compile(r"COPY\b.*\bFROM STDIN\b", re.DOTALL)
 _ROUTINE = re.compile(r"CREATE (?:OR REPLACE )?(?:FUNCTION|PROCEDURE)\b")
 _END_OF_DATA = re.compile(r"^\\\.[ \t]*(?:\r\n|\r|\n|\Z)", re.MULTILINE)
@@ -46,6 +47,10 @@ class Statement:
     line: int
     keywords: str
     copy_data: str | None = None
+
+    @property
+    def copies_to_client(self) -> bool:
+        return _COPY_TO_STDOUT.match(self.keywords) is not None
 
     @property
     def transactional(self) -> bool:
