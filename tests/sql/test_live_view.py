@@ -26,3 +26,35 @@ def test_promise_b_statistics_that_change_during_a_query(
     db.execute("ANALYZE raw.wide")
     rest = reader.execute("FETCH ALL FROM rows").fetchall()
     assert [row[0] for row in first + rest] == [60] * 60
+
+
+def test_promise_b_partitions_are_there_before_their_rows(db: psycopg.Connection) -> None:
+    """A read that was planned without the partition must not find its range fresh."""
+    db.execute("CREATE TABLE raw.late (ts timestamptz, value integer)")
+    db.execute("INSERT INTO raw.late VALUES ('1999-03-01 00:00+00', 1)")
+    db.execute("SELECT silver.create_rollup_table('raw.late', 'silver', 'late_1m', '1 minute')")
+    db.execute("CALL silver.run_rollups()")
+    row = db.execute(
+        "SELECT i.xmin::text <> t.xmin::text FROM silver.late_1m AS t"
+        " JOIN pg_inherits AS i ON i.inhrelid = t.tableoid"
+    ).fetchone()
+    assert row == (True,)
+
+
+def test_a_child_reads_whole_ranges_where_its_parent_does(db: psycopg.Connection) -> None:
+    """Bucket by bucket, each would have the parent compute all of its range again."""
+    db.execute("CREATE TABLE raw.small (ts timestamptz, value integer)")
+    db.execute(
+        "INSERT INTO raw.small SELECT timestamptz '2026-01-01 00:00+00' + n * interval '1 hour', n"
+        " FROM generate_series(0, 24 * 90) AS n"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.small', 'silver', 'small_1d', '1 day')")
+    db.execute("SELECT silver.create_rollup_table('small_1d', 'silver', 'small_1mon', '1 month')")
+    ways = db.execute(
+        "SELECT r.target_table::text, (SELECT count(*) FROM rollup_engine.stale_buckets(r.id)),"
+        " (SELECT count(*) FROM rollup_engine.stale_spans(r.id))"
+        " FROM silver.rollup_config AS r ORDER BY r.id"
+    ).fetchall()
+    assert ways == [("silver.small_1d", 0, 1), ("silver.small_1mon", 0, 1)]
+    row = db.execute("SELECT count(*), sum(value_sum) FROM gold.small_1mon").fetchone()
+    assert row == (4, 24 * 90 * (24 * 90 + 1) // 2)

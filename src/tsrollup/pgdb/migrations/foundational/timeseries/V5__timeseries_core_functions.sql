@@ -37,7 +37,9 @@ BEGIN
     IF NOT isfinite(p_ts) THEN
         RETURN p_ts;
     END IF;
-    v_months := (extract(year FROM p_ts) - extract(year FROM p_origin)) * 12
+    -- There is no year 0: 1 BC, which counts as -1, goes before 1.
+    v_months := (extract(year FROM p_ts) + (extract(year FROM p_ts) < 0)::integer
+                - extract(year FROM p_origin) - (extract(year FROM p_origin) < 0)::integer) * 12
                 + extract(month FROM p_ts) - extract(month FROM p_origin);
     v_bucket := p_origin + make_interval(months => v_step * floor(v_months::numeric / v_step)::integer);
     IF v_bucket > p_ts THEN
