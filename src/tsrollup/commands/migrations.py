@@ -131,11 +131,14 @@ def baseline(
 ) -> None:
     """Start a history without running the migrations up to a version."""
 
-    def run(configuration: Configuration) -> output.Json:
-        chosen = replace(configuration, baseline_version=version)
-        return output.baseline_json(flyway.baseline(chosen))
+    call = invocation(context)
 
-    _on_each(invocation(context), run, cron_database, with_, placeholders)
+    def run(configuration: Configuration) -> output.Json:
+        result = flyway.baseline(replace(configuration, baseline_version=version))
+        call.say(f"baseline {version}" if result.written else f"baseline {version} was there")
+        return output.baseline_json(result)
+
+    _on_each(call, run, cron_database, with_, placeholders)
 
 
 def clean(
@@ -149,13 +152,19 @@ def clean(
     placeholders: Placeholders = None,
 ) -> None:
     """Drop what the migrations made. Source tables in raw stay."""
+    call = invocation(context)
 
     def run(configuration: Configuration) -> output.Json:
         chosen = replace(configuration, clean_disabled=not force)
-        return output.clean_json(flyway.clean(chosen))
+        try:
+            result = flyway.clean(chosen)
+        except flyway.CleanDisabledError as error:
+            raise TsrollupError(error.message, "add --force to drop it, for good") from error
+        call.say(f"gone: schema {', '.join([*result.cleaned, *result.dropped]) or '(none)'}")
+        return output.clean_json(result)
 
     given = [*(placeholders or []), *(["clean_rollups=true"] if rollups else [])]
-    _on_each(invocation(context), run, cron_database, with_, given, backwards=True)
+    _on_each(call, run, cron_database, with_, given, backwards=True)
 
 
 def flyway_command(context: typer.Context) -> None:

@@ -4,7 +4,7 @@ from .baseline import baseline
 from .clean import clean
 from .command_line import main
 from .configuration import Configuration
-from .errors import ConfigurationError, FlywayError, MigrateError, ValidateError
+from .errors import CleanDisabledError, ConfigurationError, FlywayError, MigrateError, ValidateError
 from .info import info
 from .migrate import migrate
 from .repair import repair
@@ -22,6 +22,7 @@ from .validate import validate
 
 __all__ = [
     "BaselineResult",
+    "CleanDisabledError",
     "CleanResult",
     "Configuration",
     "ConfigurationError",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from .configuration import Configuration
-from .errors import FlywayError
+from .errors import CleanDisabledError
 from .results import CleanResult
 from .session import Session, open_session
 
@@ -81,7 +81,7 @@ def clean(configuration: Configuration) -> CleanResult:
         created = [s for s in session.history.created_schemas() if s in session.schemas]
         _announce(configuration, found, created)
         if configuration.clean_disabled:
-            raise FlywayError(
+            raise CleanDisabledError(
                 "clean is disabled; nothing was dropped",
                 hint="set -cleanDisabled=false to drop what is listed above, for good",
             )

@@ -187,10 +187,17 @@ def _connect(configuration: Configuration) -> psycopg.Connection[Any]:
         except psycopg.OperationalError as error:
             if attempt >= configuration.connect_retries:
                 reason = str(error).strip().splitlines()[0]
-                who = conninfo_to_dict(info).get("user") or getpass.getuser()
                 raise FlywayError(
-                    f"cannot connect to {configuration.url} as {who}: {reason}",
+                    f"cannot connect to {_described(info)}: {reason}",
                     hint="check url, user and password, and that the server is running",
                 ) from None
             time.sleep(min(2**attempt, configuration.connect_retries_interval))
             attempt += 1
+
+
+def _described(info: str) -> str:
+    """What is connected to, without the password that a URL may hold."""
+    known = conninfo_to_dict(info)
+    user = known.get("user") or getpass.getuser()
+    place = f"{known.get('host') or 'the default host'}:{known.get('port') or 5432}"
+    return f"database {known.get('dbname') or user} on {place} as {user}"

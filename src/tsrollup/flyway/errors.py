@@ -20,6 +20,10 @@ class ConfigurationError(FlywayError):
     code = "CONFIGURATION"
 
 
+class CleanDisabledError(FlywayError):
+    """clean listed what it would drop, and stopped."""
+
+
 class ValidateError(FlywayError):
     """Applied and local migrations disagree."""
 

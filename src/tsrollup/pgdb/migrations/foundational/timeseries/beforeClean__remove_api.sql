@@ -14,7 +14,7 @@ BEGIN
     IF v_rollups IS NOT NULL AND '${clean_rollups}' <> 'true' THEN
         RAISE object_in_use USING
             MESSAGE = format('clean would drop these rollups with all that they hold: %s', v_rollups),
-            HINT = 'drop_rollup them one by one, or set the placeholder clean_rollups=true';
+            HINT = 'drop_rollup them one by one, or set the placeholder clean_rollups=true (tsrollup clean --rollups)';
     END IF;
     -- Rollups of rollups came later than what they read.
     FOR v_rollup IN SELECT target_table::text FROM silver.rollup_config ORDER BY id DESC LOOP
