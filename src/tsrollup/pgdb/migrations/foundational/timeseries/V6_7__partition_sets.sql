@@ -38,11 +38,12 @@ CREATE FUNCTION rollup_engine.partman_key(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- It knows tables by unquoted names, and cuts those that leave no room for _pYYYYMMDD_HH24MISS.
+    -- It knows tables by unquoted names, puts them into SQL between apostrophes, and cuts those
+    -- that leave no room for _pYYYYMMDD_HH24MISS.
     SELECT n.nspname || '.' || c.relname
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = p_relation AND strpos(n.nspname || c.relname, '.') = 0 AND octet_length(c.relname) <= 46
+    WHERE c.oid = p_relation AND (n.nspname || c.relname) !~ '[.'']' AND octet_length(c.relname) <= 46
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_key(regclass) IS 'The name pg_partman knows a table by, NULL when it cannot.';
 
