@@ -45,6 +45,11 @@ DECLARE
     v_buckets bigint;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    -- Where the parent computes whole ranges, it would do so again for every bucket.
+    IF v_rollup.parent_id IS NOT NULL
+        AND NOT rollup_engine.reads_by_bucket(v_rollup.parent_id, rollup_engine.finite_stale_set(v_rollup.parent_id)) THEN
+        RETURN false;
+    END IF;
     v_buckets := rollup_engine.bucket_count(v_rollup.bucket_width, p_stale);
     -- A bucket costs about as much to plan as 300 rows to read. One by one, a filter on
     -- the bucket reaches the source; a small source is read in one piece instead.

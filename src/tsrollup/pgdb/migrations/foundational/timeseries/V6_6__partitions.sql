@@ -74,7 +74,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The part of the ranges that no partition but a default one holds.';
 
-CREATE FUNCTION rollup_engine.ensure_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS void
+CREATE FUNCTION rollup_engine.ensure_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -83,7 +83,7 @@ DECLARE
     v_range tstzrange;
 BEGIN
     IF isempty(v_missing) THEN
-        RETURN;
+        RETURN false;
     END IF;
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_rollup.target_table);
     v_missing := rollup_engine.uncovered(p_rollup.target_table, p_ranges);
@@ -94,8 +94,9 @@ BEGIN
     LOOP
         PERFORM rollup_engine.add_partition(p_rollup.target_table, lower(v_range), upper(v_range), p_rollup.chunk_interval);
     END LOOP;
+    RETURN FOUND;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.ensure_partitions(silver.rollup_config, tstzmultirange) IS 'Makes the partitions that the ranges need, on the grid of chunk_interval, between those that exist.';
+COMMENT ON FUNCTION rollup_engine.ensure_partitions(silver.rollup_config, tstzmultirange) IS 'Makes the partitions that the ranges need, on the grid of chunk_interval, between those that exist; false when all were there.';
 
 RESET ROLE;

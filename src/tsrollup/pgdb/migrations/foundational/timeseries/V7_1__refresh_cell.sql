@@ -16,7 +16,7 @@ CREATE TYPE rollup_engine.batch AS (
     rows_deleted bigint
 );
 COMMENT ON TYPE rollup_engine.batch IS
-'What became of a batch: refreshed, nothing (to do in that cell), busy (another worker has the cell), waiting (for the parent), failed.';
+'What became of a batch: refreshed, nothing (to do in that cell), busy (another worker has the cell), waiting (for the parent), prepared (its partitions were made: commit and call again), failed.';
 
 -- What to do ---------------------------------------------------------------------------------
 
@@ -228,8 +228,11 @@ BEGIN
     -- 4. recompute
     IF isempty(v_todo) OR v_todo IS NULL THEN
         v_batch.outcome := coalesce(v_batch.outcome, 'nothing');
+    ELSIF rollup_engine.ensure_partitions(v_rollup, v_todo) THEN
+        -- Filled by a later transaction: whoever planned a read without them must still find the range stale.
+        v_batch.outcome := 'prepared';
+        v_todo := '{}';
     ELSE
-        PERFORM rollup_engine.ensure_partitions(v_rollup, v_todo);
         v_batch := rollup_engine.recompute(v_rollup, v_todo);
     END IF;
     -- 5. clear

@@ -238,6 +238,7 @@ BEGIN
     WHILE p_max_batches IS NULL OR v_batches < p_max_batches LOOP
         v_step := rollup_engine.refresh_step(p_rollup.id, p_within, v_tried);
         EXIT WHEN v_step.outcome IS NULL;
+        CONTINUE WHEN v_step.outcome = 'prepared';
         IF v_step.outcome = 'refreshed' THEN
             v_batches := v_batches + 1;
             v_result.buckets := v_result.buckets + (v_step.batch).buckets;
@@ -393,6 +394,7 @@ BEGIN
                 END IF;
                 v_progress := v_progress OR v_step.outcome IS NOT DISTINCT FROM 'refreshed';
                 EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed');
+                CONTINUE WHEN v_step.outcome = 'prepared';
                 v_tried := v_tried || v_step.cell;
             END LOOP;
         END LOOP;
