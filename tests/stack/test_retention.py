@@ -32,6 +32,7 @@ def source(db: psycopg.Connection) -> psycopg.Connection:
         db.execute(
             f"CREATE TABLE raw.readings_{number} PARTITION OF raw.readings"
             f" FOR VALUES FROM ('{day(number)}') TO ('{day(number + 1)}')"
+            " WITH (autovacuum_enabled = off)"  # it would hold a partition that is to go
         )
     db.execute("CREATE INDEX ON raw.readings (ts)")
     fill(db, day(1), day(11))
