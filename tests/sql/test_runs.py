@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+import pytest
 
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
@@ -145,14 +146,19 @@ def test_promise_j_a_publication_of_all_tables_breaks_nothing(
     db: psycopg.Connection, connect: Connect, server: PostgresServer
 ) -> None:
     """It refuses updates and deletes of tables without a replica identity."""
-    level = db.execute("SHOW wal_level").fetchone()
+    may = db.execute(
+        "SELECT current_setting('wal_level') = 'logical'"
+        " AND (SELECT rolsuper FROM pg_roles WHERE rolname = %s)",
+        [server.superuser],
+    ).fetchone()
+    if may != (True,):
+        pytest.skip("nobody here can publish all tables")
     publisher = connect(user=server.superuser)
     create_hierarchy(db)
     publisher.execute("ALTER TABLE raw.readings REPLICA IDENTITY FULL")
     for part in ("readings_1", "readings_2"):
         publisher.execute(f"ALTER TABLE raw.{part} REPLICA IDENTITY FULL".encode())
-    if level == ("logical",):
-        publisher.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    publisher.execute("CREATE PUBLICATION everything FOR ALL TABLES")
     refresh_everything(db)
     for change in (
         "UPDATE raw.readings SET count = 6",
