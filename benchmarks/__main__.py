@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.machine import describe_machine
 from benchmarks.measure import Result, Sample, median
-from benchmarks.reading import hierarchy, live_reads, long_log, much_stale
+from benchmarks.reading import hierarchy, live_reads, long_log, many_dimensions, much_stale
 from benchmarks.refreshing import first_refresh, late_rows, one_late_row
 from benchmarks.workbench import TimescaleWorkbench, Workbench, open_workbench
 from benchmarks.writing import copy_batches
@@ -24,7 +24,7 @@ BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
     function.__name__: function
     for function in (
         first_refresh, late_rows, one_late_row, hierarchy,
-        live_reads, copy_batches, much_stale, long_log,
+        live_reads, copy_batches, much_stale, long_log, many_dimensions,
     )
 }  # fmt: skip
 OF_TIMESCALE = ("first_refresh", "late_rows", "one_late_row", "live_reads", "copy_batches")

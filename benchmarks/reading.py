@@ -129,6 +129,42 @@ def long_log(bench: Workbench) -> Iterator[Result]:
     yield Result("long_log", "one hour under 100,000 log rows, ms", samples["live"])
 
 
+def many_dimensions(bench: Workbench) -> Iterator[Result]:
+    """A filter on two of four dimensions over all time: with the GIN index of the rule, without."""
+    bench.session.execute(
+        "CREATE TABLE raw.events (ts timestamptz NOT NULL, a text, b text, c text, d integer,"
+        " value double precision)"
+    )
+    bench.session.execute(
+        "INSERT INTO raw.events SELECT %s + n * interval '20 seconds',"
+        " 'a' || n %% 19, 'b' || n %% 53, 'c' || n %% 31, n %% 97, n"
+        " FROM generate_series(1, %s) AS n",
+        START,
+        1000 * bench.days * bench.devices,
+    )
+    bench.session.execute("CREATE INDEX ON raw.events (ts)")
+    bench.session.execute("ANALYZE raw.events")
+    bench.session.execute(
+        "SELECT silver.create_rollup_table('raw.events', 'silver', 'events_1h', '1 hour',"
+        " dimensions => '{a,b,c,d}')"
+    )
+    bench.refresh("events_1h", START + timedelta(days=bench.days * bench.devices))
+    bench.session.execute("VACUUM (ANALYZE) silver.events_1h")
+    without = bench.connect()
+    without.execute("SET enable_bitmapscan = off")  # the only way to read a GIN index
+    read = "SELECT count(*), sum(value_sum) FROM gold.events_1h WHERE a = 'a3' AND b = 'b7'"
+    samples = in_turn(
+        {"gin": _fetcher(bench, read), "none": lambda: without.fetched(read)},
+        2 * bench.rounds + 1,
+        warm_up=1,
+    )
+    without.connection.close()
+    label = "two of four dimensions over all time: GIN index / without"
+    yield Result("many_dimensions", label, samples["gin"], samples["none"])
+    bench.drop_rollup("events_1h")
+    bench.session.execute("DROP TABLE raw.events")
+
+
 def _fetcher(bench: Workbench, read: str) -> Callable[[], Sample]:
     return lambda: bench.session.fetched(read)
 
