@@ -138,11 +138,19 @@ COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], integer, tstzmultirang
 
 -- The drain --------------------------------------------------------------------------------
 
+CREATE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT hashtextextended('tsrollup source ' || p_source_id, 0)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_lock_key(integer) IS 'Advisory lock of whoever drains a source, or registers a rollup of it.';
+
 CREATE FUNCTION rollup_engine.try_lock_source(p_source_id integer) RETURNS boolean
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT pg_try_advisory_xact_lock(hashtextextended('tsrollup source ' || p_source_id, 0))
+    SELECT pg_try_advisory_xact_lock(rollup_engine.source_lock_key(p_source_id))
 $$;
 COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever drains a source, or registers a rollup of it.';
 

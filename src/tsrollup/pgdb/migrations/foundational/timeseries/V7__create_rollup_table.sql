@@ -23,7 +23,7 @@ BEGIN
     ON CONFLICT (relation, time_column, change_tracking) DO UPDATE SET grain = least(s.grain, excluded.grain)
     RETURNING * INTO v_source;
     -- Drains wait outside: the log must not move on before they know of the new rollup.
-    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || v_source.id, 0));
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_source.id));
     IF p_change_tracking = 'trigger' THEN
         EXECUTE rollup_engine.capture_function_sql(v_source);
     END IF;
@@ -305,7 +305,7 @@ BEGIN
     IF p_rollup.parent_id IS NULL THEN
         RETURN rollup_engine.register_source(p_rollup.source_table, p_rollup.time_column, p_rollup.change_tracking, p_rollup.bucket_width);
     END IF;
-    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || p_rollup.source_id, 0));
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(p_rollup.source_id));
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
     RETURN v_source;
 END
@@ -382,7 +382,7 @@ DECLARE
     v_rollup silver.rollup_config;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || v_rollup.source_id, 0));
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
         EXECUTE format('DROP VIEW %s', v_rollup.target_view);
     END IF;
@@ -453,7 +453,7 @@ BEGIN
         PERFORM rollup_engine.fail('TR001', 'metrics is NULL', 'write an object, as in ''{"temp": ["avg", "max"]}''');
     END IF;
     SELECT * INTO r FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
-    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup source ' || r.source_id, 0));
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(r.source_id));
     v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, metrics);
     SELECT r.metrics || jsonb_object_agg(key, (
         SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
