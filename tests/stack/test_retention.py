@@ -392,7 +392,7 @@ class Storm:
     def retain(self) -> Iterator[None]:
         connection = self.connect()
         for hour in range(10**6):
-            maintain(connection, day(8) + timedelta(hours=hour))
+            maintain(connection, min(day(8) + timedelta(hours=hour), day(12)))
             yield
 
 

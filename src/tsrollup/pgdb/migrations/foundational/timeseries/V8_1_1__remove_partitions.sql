@@ -8,13 +8,16 @@ CREATE FUNCTION rollup_engine.is_past(p_transaction xid8) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Sessions of this database, and standbys through their WAL senders and slots. What a session
-    -- is shows only to those who may see it; its horizon shows to everybody.
+    -- Sessions of this database, and standbys through their WAL senders and slots; not a session
+    -- that is still logging in, which has no database yet. What a session is shows only to those
+    -- who may see it; its horizon shows to everybody.
     SELECT p_transaction IS DISTINCT FROM pg_current_xact_id_if_assigned() AND NOT EXISTS (
         SELECT FROM (
             SELECT backend_xmin AS oldest FROM pg_stat_activity
             WHERE pid <> pg_backend_pid() AND backend_type IS DISTINCT FROM 'autovacuum worker'
-                AND (datname = current_database() OR datname IS NULL)
+                AND datname = current_database()
+            UNION ALL
+            SELECT backend_xmin FROM pg_stat_replication
             UNION ALL
             SELECT xmin FROM pg_replication_slots
         ) AS held
