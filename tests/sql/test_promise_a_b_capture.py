@@ -149,6 +149,12 @@ def test_promise_b_partitions_that_come_and_go(db: psycopg.Connection) -> None:
         "DELETE FROM raw.filled WHERE count > 50",
         "ALTER TABLE raw.readings DETACH PARTITION raw.readings_1",
         "ALTER TABLE raw.readings DETACH PARTITION raw.filled CONCURRENTLY",
+        "ALTER TABLE raw.readings DETACH PARTITION raw.readings_2;"
+        "UPDATE raw.readings_2 SET ts = ts + interval '240 hours';"
+        "ALTER TABLE raw.readings ATTACH PARTITION raw.readings_2"
+        " FOR VALUES FROM ('2026-03-12 00:00+00') TO ('2026-03-13 00:00+00')",
+        "TRUNCATE raw.readings_2",
+        "INSERT INTO raw.readings_2 (ts, device) VALUES ('2026-03-12 12:00+00', 'd0')",
         "DROP TABLE raw.readings_2",
         "ALTER TABLE raw.readings ATTACH PARTITION raw.readings_1 DEFAULT",
         "UPDATE raw.readings_1 SET count = 5",

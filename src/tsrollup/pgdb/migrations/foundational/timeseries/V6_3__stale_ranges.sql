@@ -171,29 +171,38 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.source_extent(rollup_engine.source, timestamptz, timestamptz) IS 'From the first to the last time of the source in a range: a partition made in advance is empty.';
 
+CREATE FUNCTION rollup_engine.partition_fingerprint(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT md5(string_agg(format('%s %s', c.oid, c.relpartbound), ',' ORDER BY c.oid))
+    FROM rollup_engine.source_tree(p_relation) AS t (member) JOIN pg_class AS c ON c.oid = t.member
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_fingerprint(regclass) IS 'Changes whenever a partition comes, goes, or gets other bounds.';
+
 CREATE FUNCTION rollup_engine.partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_fingerprint constant text := rollup_engine.partition_fingerprint(p_source.relation);
     v_changed tstzmultirange := '{}';
     v_gone tstzmultirange;
     v_member record;
 BEGIN
+    IF v_fingerprint = p_source.partitioning THEN
+        RETURN v_changed;
+    END IF;
+    UPDATE rollup_engine.source SET partitioning = v_fingerprint WHERE id = p_source.id;
     WITH gone AS (
         DELETE FROM rollup_engine.source_partition
-        WHERE source_id = p_source.id AND partition NOT IN (SELECT rollup_engine.source_tree(p_source.relation))
+        WHERE source_id = p_source.id AND (partition, from_time, to_time) NOT IN (
+            SELECT member, m.from_time, m.to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column) AS m)
         RETURNING from_time, to_time
     )
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_gone FROM gone;
     IF v_gone IS NOT NULL THEN
         v_changed := v_gone * rollup_engine.data_extent(p_source);
-    END IF;
-    IF NOT EXISTS (
-        SELECT rollup_engine.source_tree(p_source.relation)
-        EXCEPT SELECT partition FROM rollup_engine.source_partition WHERE source_id = p_source.id
-    ) THEN
-        RETURN v_changed;
     END IF;
     FOR v_member IN
         INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
@@ -207,7 +216,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_changes(rollup_engine.source) IS
-'Ranges of data in partitions that were attached, detached or dropped since the last call, which fires no trigger: such changes show when the next drain finds them.';
+'Ranges of data in partitions that were attached, detached, dropped or given other bounds since the last call, which fires no trigger: such changes show when the next drain finds them.';
 
 CREATE FUNCTION rollup_engine.remember_partitions(p_source rollup_engine.source) RETURNS void
     LANGUAGE sql

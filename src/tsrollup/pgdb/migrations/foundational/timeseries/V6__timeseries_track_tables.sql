@@ -29,9 +29,11 @@ CREATE TABLE rollup_engine.source (
     change_tracking text NOT NULL CHECK (change_tracking IN ('trigger', 'window')),
     grain interval NOT NULL,
     sealed_before timestamptz NOT NULL DEFAULT '-infinity',
+    partitioning text,
     UNIQUE (relation, time_column, change_tracking)
 );
 COMMENT ON TABLE rollup_engine.source IS 'Tables whose changes are tracked, each with the grain that changed times are coalesced at.';
+COMMENT ON COLUMN rollup_engine.source.partitioning IS 'Fingerprint of the partitions and their bounds that the last drain found.';
 
 CREATE TABLE rollup_engine.source_partition (
     source_id integer NOT NULL REFERENCES rollup_engine.source ON DELETE CASCADE,

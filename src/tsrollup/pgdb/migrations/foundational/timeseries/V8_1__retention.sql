@@ -62,7 +62,7 @@ BEGIN
         PERFORM rollup_engine.add_triggers(v_source, p_partition);
         INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
         SELECT v_source.id, m.member, m.from_time, m.to_time
-        FROM rollup_engine.source_members(p_relation) AS m WHERE m.member = p_partition
+        FROM rollup_engine.source_members(p_relation, v_source.time_column) AS m WHERE m.member = p_partition
         ON CONFLICT DO NOTHING;
     END LOOP;
 END
@@ -130,9 +130,9 @@ BEGIN
         -- Attached by hand: the next drain will find it.
         SELECT m.from_time
         FROM rollup_engine.tracked_sources(p_relation) AS t
-        CROSS JOIN LATERAL rollup_engine.source_members(t.relation) AS m
-        WHERE NOT EXISTS (
-            SELECT FROM rollup_engine.source_partition AS p WHERE p.source_id = t.id AND p.partition = m.member)
+        CROSS JOIN LATERAL rollup_engine.source_members(t.relation, t.time_column) AS m
+        WHERE (t.id, m.member, m.from_time, m.to_time) NOT IN (
+            SELECT p.source_id, p.partition, p.from_time, p.to_time FROM rollup_engine.source_partition AS p)
     ) AS u;
     RETURN coalesce(v_from, 'infinity');
 END
