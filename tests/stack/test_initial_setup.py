@@ -67,8 +67,13 @@ def role_names(server: PostgresServer) -> Iterator[dict[str, str]]:
     names = {kind: f"t_{kind}_{suffix}" for kind in (*GROUPS, "login")}
     yield names
     with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as connection:
-        for name in names.values():
+        for name in (*names.values(), *(quoted(name) for name in names.values())):
             connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
+
+
+def quoted(role: str) -> str:
+    """Another role, whose name only works between quotes."""
+    return role.replace("_", "-").upper()
 
 
 @pytest.fixture
@@ -149,6 +154,20 @@ def test_a_role_that_may_not_create_roles_hears_which_are_missing(setup: Setup) 
     setup.as_superuser(f"ALTER ROLE {setup.login} NOCREATEROLE")
     with pytest.raises(FlywayError, match=rf"may not create the group roles .*{setup.writer}"):
         setup.run()
+
+
+def test_group_roles_may_have_names_that_need_quotes(setup: Setup) -> None:
+    names = {kind: quoted(name) for kind, name in setup.roles().items()}
+    with project_configuration("foundational", setup.url, names) as configuration:
+        migrate(configuration)
+    with psycopg.connect(setup.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE raw.readings (ts timestamptz, v integer)")
+        connection.execute(
+            "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour')"
+        )
+        connection.execute("CALL silver.run_rollups()")
+    reader = names["reader_role"]
+    assert setup.ask(f"SELECT has_table_privilege('{reader}', 'gold.readings_1h', 'SELECT')")
 
 
 def test_roles_made_beforehand_ask_for_membership_only(setup: Setup) -> None:

@@ -1,7 +1,7 @@
 -- Statistics of rollups, their sources, and their partitions: sizes, rows, what is
 -- stale, how refreshing goes, and how long people's queries take.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.time_extent(p_relation regclass, p_time text, p_index_column name) RETURNS tstzrange
     LANGUAGE plpgsql STABLE
@@ -121,7 +121,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION silver.get_detailed_stats(text) IS
 'A row per rollup and per source whose name (with or without schema, or that of its live view) is LIKE the pattern; ''%'' or NULL for all. Sizes in bytes, with partitions; rows by the planner''s statistics; times of the last day''s batches; calls and mean time, in ms, of the queries that name the table or the live view, as far as the caller may see them (pg_read_all_stats: all), NULL without pg_stat_statements.';
-GRANT EXECUTE ON FUNCTION rollup_engine.detailed_statistics(text), rollup_engine.statement_statistics(text[]) TO ${operator_role};
+GRANT EXECUTE ON FUNCTION rollup_engine.detailed_statistics(text), rollup_engine.statement_statistics(text[]) TO "${operator_role}";
 
 CREATE FUNCTION silver.get_partition_stats(table_name text)
 RETURNS TABLE (

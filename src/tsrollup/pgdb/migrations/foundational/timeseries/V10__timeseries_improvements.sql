@@ -1,6 +1,6 @@
 -- Watching over rollups: is each of them sound, and how far behind is it?
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Validation ------------------------------------------------------------------------------
 
@@ -156,6 +156,6 @@ COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a 
 COMMENT ON COLUMN silver.timeseries_operations_monitor.last_error IS 'Last error on record, with its SQLSTATE.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it or what it reads is sealed.';
-GRANT SELECT ON silver.timeseries_operations_monitor TO ${operator_role}, ${reader_role};
+GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
 
 RESET ROLE;

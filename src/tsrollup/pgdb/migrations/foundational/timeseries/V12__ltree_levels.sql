@@ -5,7 +5,7 @@
 -- In the GROUP BY the path stands for all its ancestors at these levels: a set-returning
 -- expression of built-in functions, which every shape of the query takes as it is.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 ALTER TABLE silver.dimension_config ADD COLUMN ltree_level integer[]
     CHECK (cardinality(ltree_level) > 0 AND array_position(ltree_level, NULL) IS NULL AND 0 < ALL (ltree_level));

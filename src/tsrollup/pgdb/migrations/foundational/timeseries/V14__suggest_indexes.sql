@@ -4,7 +4,7 @@
 --
 -- All of it is SECURITY INVOKER: planning runs the functions that a query names.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.hypopg_schema() RETURNS text
     LANGUAGE plpgsql STABLE

@@ -1,16 +1,16 @@
 -- Who may call what. Functions in silver are the operator's by default privileges (V4), and
 -- nobody else's; here stands what differs, and what the operator's calls need of the machinery.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Readers bucket their own queries. None of these looks at a table.
 GRANT EXECUTE ON FUNCTION
     silver.time_bucket(interval, timestamptz), silver.time_bucket(interval, timestamptz, text),
     silver.time_bucket(interval, timestamptz, timestamptz), silver.time_bucket(interval, timestamp), silver.time_bucket(interval, date),
     silver.first_value(anyelement, timestamptz), silver.last_value(anyelement, timestamptz)
-TO ${reader_role};
+TO "${reader_role}";
 
-GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO ${operator_role};
+GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
 
 -- A function with its caller's rights gives nobody any; it only lets the public ones work.
 DO $$
@@ -21,7 +21,7 @@ BEGIN
         SELECT oid FROM pg_proc
         WHERE pronamespace = 'rollup_engine'::regnamespace AND NOT prosecdef AND prorettype <> 'trigger'::regtype
     LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO ${operator_role}', v_function);
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO "${operator_role}"', v_function);
     END LOOP;
 END
 $$;
@@ -37,6 +37,6 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.clean_logs(timestamptz),
     rollup_engine.source_sets(),
     rollup_engine.source_retentions()
-TO ${operator_role};
+TO "${operator_role}";
 
 RESET ROLE;

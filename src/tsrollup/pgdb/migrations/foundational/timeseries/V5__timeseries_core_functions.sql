@@ -4,7 +4,7 @@
 -- Fixed widths are binned in absolute time (a day is 24 hours), months in
 -- calendar time. Nothing here looks at the session's TimeZone or DateStyle.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Calendar months -----------------------------------------------------------
 

@@ -1,7 +1,7 @@
 -- From what people type to a checked description: names become relations and
 -- columns, metrics become columns with expressions. Nothing is created here.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.fail(p_code text, p_message text, p_hint text, p_detail text DEFAULT NULL)
 RETURNS void

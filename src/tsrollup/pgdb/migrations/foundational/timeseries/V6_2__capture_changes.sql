@@ -5,7 +5,7 @@
 -- A capture function never fails a write: it computes its ranges in an
 -- exception block that writes nothing, and on any error logs "everything".
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.everything() RETURNS tstzmultirange
     LANGUAGE sql IMMUTABLE PARALLEL SAFE

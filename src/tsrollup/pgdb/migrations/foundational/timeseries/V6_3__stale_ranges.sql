@@ -1,7 +1,7 @@
 -- Stale ranges: the drain moves the change log into stale_range, for every
 -- rollup that descends from the source; whole buckets, split at the cells.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Who descends from what -----------------------------------------------------------
 

@@ -1,7 +1,7 @@
 -- The one builder of the GROUP BY that a rollup stands for: from raw rows or from
 -- a parent's states, for the refresh, the live view and the checks. Nothing is run here.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Columns -----------------------------------------------------------------------------
 

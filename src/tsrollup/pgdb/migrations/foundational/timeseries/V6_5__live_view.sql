@@ -4,7 +4,7 @@
 -- source of many partitions costs only those in the range. Everything it calls is
 -- STABLE: a volatile function would take a newer snapshot than the query.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE

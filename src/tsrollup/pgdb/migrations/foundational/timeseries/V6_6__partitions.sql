@@ -3,7 +3,7 @@
 -- CREATE TABLE, then ATTACH: CREATE TABLE ... PARTITION OF would lock readers out.
 -- There is no default partition, so that an old row never lands where it hides.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.partition_suffix(p_table regclass, p_from timestamptz) RETURNS text
     LANGUAGE sql STABLE

@@ -7,7 +7,7 @@
 -- configuration row. create_parent would lock the table, name partitions differently in 4.7 and
 -- in 5, and in 4.7 add a default partition, where late rows would sit.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE TABLE rollup_engine.partition_set (
     relation regclass PRIMARY KEY,

@@ -4,7 +4,7 @@
 -- machinery touches. Tables are named by regclass, so a rename, or a dump and
 -- restore, changes nothing; logs keep plain names and outlive their rollup.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Configuration ---------------------------------------------------------------
 

@@ -5,7 +5,7 @@
 -- a change that commits after the recompute's snapshot has its log row drained
 -- into a stale row that this batch did not claim, and stays stale.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE TYPE rollup_engine.batch AS (
     outcome text,

@@ -4,7 +4,7 @@
 -- What belongs to the machinery is made by SECURITY DEFINER functions, which only
 -- members of the owner role may call.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Pieces, made as the owner role -----------------------------------------------------------
 
@@ -119,7 +119,7 @@ BEGIN
     EXECUTE rollup_engine.live_view_sql(p_rollup, p_view);
     EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, format('Live view of %s: equals the GROUP BY over its source at any time.', p_rollup.target_table));
     EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
-    EXECUTE format('GRANT SELECT ON %s TO ${reader_role}', p_view);
+    EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_view);
     RETURN p_view::regclass;
 END
 $$;
@@ -187,16 +187,16 @@ BEGIN
     SELECT * INTO v_class FROM pg_class WHERE oid = p_source;
     v_schema := v_class.relnamespace::regnamespace::text;
     IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not create rollups', current_user), 'GRANT ${owner_role} TO it');
+        PERFORM rollup_engine.fail('TR004', format('%I may not create rollups', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
     ELSIF NOT pg_has_role(v_class.relowner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_source), format('create the rollup as %s', v_class.relowner::regrole));
     ELSIF v_class.relrowsecurity THEN
         PERFORM rollup_engine.fail('TR004', format('%s has row level security', p_source), 'a rollup would show everyone the sum of all rows; roll up a table without policies');
     END IF;
     IF NOT has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA %s TO ${owner_role}', v_schema);
+        EXECUTE format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', v_schema);
     END IF;
-    EXECUTE format('GRANT SELECT ON %s TO ${owner_role}', p_source);
+    EXECUTE format('GRANT SELECT ON %s TO "${owner_role}"', p_source);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_source_access(regclass) IS 'An error unless the caller owns the source and may create rollups; grants the machinery SELECT on it.';
@@ -213,7 +213,7 @@ BEGIN
     ELSIF p_schema IN ('gold', 'rollup_engine', 'pg_catalog', 'information_schema') THEN
         PERFORM rollup_engine.fail('TR001', format('a rollup table cannot live in %s', p_schema), 'use silver; its live view goes to gold');
     ELSIF NOT has_schema_privilege('${owner_role}', p_schema, 'CREATE') THEN
-        PERFORM rollup_engine.fail('TR004', format('${owner_role} may not create tables in %I', p_schema), format('GRANT USAGE, CREATE ON SCHEMA %I TO ${owner_role}', p_schema));
+        PERFORM rollup_engine.fail('TR004', format('%I may not create tables in %I', '${owner_role}', p_schema), format('GRANT USAGE, CREATE ON SCHEMA %I TO %I', p_schema, '${owner_role}'));
     ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = p_schema)) THEN
         PERFORM rollup_engine.fail('TR003', format('%I.%I exists already', p_schema, p_table), 'choose another name, or drop it first (a rollup with silver.drop_rollup)');
     ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND relnamespace = 'gold'::regnamespace) THEN

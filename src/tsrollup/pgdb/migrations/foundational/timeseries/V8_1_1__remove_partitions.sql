@@ -1,6 +1,6 @@
 -- The second phase of retention: removing what an earlier run has sealed; and set_retention.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Drop -------------------------------------------------------------------------------------------
 
@@ -149,11 +149,11 @@ DECLARE
 BEGIN
     IF to_regnamespace(v_schema) IS NULL THEN
         EXECUTE format('CREATE SCHEMA %s', v_schema);
-        EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO ${owner_role}', v_schema);
+        EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO "${owner_role}"', v_schema);
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN
     PERFORM rollup_engine.fail('TR004', format('%I may not create the schema %s', current_user, v_schema),
-        format('as the owner of the database: CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %1$s TO %I, ${owner_role};', v_schema, current_user));
+        format('as the owner of the database: CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %1$s TO %2$I, %3$I;', v_schema, current_user, '${owner_role}'));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.ensure_archive_schema(regclass) IS 'Makes the archive schema of a table''s schema.';
@@ -184,7 +184,7 @@ BEGIN
     END IF;
     PERFORM rollup_engine.check_interval('keep', keep, false);
     IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not set how long tables are kept', current_user), 'GRANT ${owner_role} TO it');
+        PERFORM rollup_engine.fail('TR004', format('%I may not set how long tables are kept', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
     END IF;
     IF keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
         PERFORM rollup_engine.check_retention(v_relation, archive);

@@ -6,7 +6,7 @@
 -- the seal any more, the partitions below the border go, or move to an archive schema.
 -- Late rows below the border are counted and kept in the default partition of their source.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE TABLE rollup_engine.retention (
     relation regclass PRIMARY KEY,

@@ -4,7 +4,7 @@
 -- Such a table keeps a default partition, for no write may fail because a partition is missing.
 -- Rows do not stay there: maintenance gives them partitions of their own.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.column_list(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE

@@ -1,6 +1,6 @@
 -- A new width of partitions holds for those to come; those that are there stay as they are.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- Those made ahead that are still empty make room for it.
 CREATE FUNCTION rollup_engine.drop_empty_partitions_ahead(p_relation regclass, p_now timestamptz) RETURNS void

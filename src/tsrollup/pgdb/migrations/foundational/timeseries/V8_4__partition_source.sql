@@ -1,7 +1,7 @@
 -- silver.partition_source: the user's own table is handed over, new or with the partitions that it
 -- or pg_partman has already.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.configured_chunk(p_relation regclass, p_default interval) RETURNS interval
     LANGUAGE plpgsql STABLE
@@ -34,7 +34,7 @@ BEGIN
     ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
     ELSIF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not hand over tables', current_user), 'GRANT ${owner_role} TO it');
+        PERFORM rollup_engine.fail('TR004', format('%I may not hand over tables', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
     ELSIF EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation) THEN
         PERFORM rollup_engine.fail('TR001', format('%s is a rollup', p_relation), 'its partitions are made without asking');
     END IF;

@@ -3,7 +3,7 @@
 --
 -- perform_rollup works in the caller's transaction, run_rollups commits each batch.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- After a batch --------------------------------------------------------------------------
 
@@ -451,7 +451,7 @@ COMMENT ON FUNCTION silver.resume_rollup(text) IS 'Takes up a paused rollup agai
 
 -- run_rollups and perform_rollup run as their caller, so that they may add triggers where an owner
 -- calls them. An operator needs what they call by name; none of it takes SQL or names of relations.
-GRANT SELECT ON rollup_engine.source TO ${operator_role};
+GRANT SELECT ON rollup_engine.source TO "${operator_role}";
 GRANT EXECUTE ON FUNCTION
     rollup_engine.fail(text, text, text, text), rollup_engine.check_isolation(), rollup_engine.check_interval(text, interval, boolean, boolean),
     rollup_engine.parse_name(text, text), rollup_engine.find_relation(text, text), rollup_engine.find_rollup_id(text), rollup_engine.rollup_id(text),
@@ -464,6 +464,6 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.refresh_step(integer, tstzrange, timestamptz[]), rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer),
     rollup_engine.ranges_left(integer, tstzrange), rollup_engine.perform(text, integer, timestamptz),
     rollup_engine.refresh_range(text, timestamptz, timestamptz)
-TO ${operator_role};
+TO "${operator_role}";
 
 RESET ROLE;

@@ -1,6 +1,6 @@
 -- The order of maintenance, and who may do which part of it: silver.maintain_timeseries_tables.
 
-SET LOCAL ROLE ${owner_role};
+SET LOCAL ROLE "${owner_role}";
 
 -- One table -------------------------------------------------------------------------------------
 
