@@ -172,6 +172,11 @@ def found_partman_servers() -> list[str]:
     return ["partman5"] if (PARTMAN5 / "extension" / "pg_partman.control").exists() else []
 
 
+def bindir_of(server: PostgresServer) -> Path:
+    """Where pg_dump and friends of its version are, if anywhere."""
+    return DEBIAN15 if server.version == 15 and DEBIAN15.is_dir() else embedded.bindir()
+
+
 def new_pool_folder() -> Path:
     """Under the system's own temporary folder: pytest's is closed to the servers' account."""
     folder = Path(tempfile.mkdtemp(prefix="tsrollup-tests-"))

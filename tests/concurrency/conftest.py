@@ -1,10 +1,13 @@
-"""The hierarchy of raw_tables, refreshed: where every interleaving begins."""
+"""The hierarchy of raw_tables, refreshed: where every interleaving begins; a server to oneself."""
+
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from raw_tables import create_hierarchy
 from rollup_checks import refresh_everything
+from servers import PostgresServer, ServerPool, new_pool_folder
 
 
 @pytest.fixture
@@ -13,3 +16,14 @@ def settled(db: psycopg.Connection) -> psycopg.Connection:
     create_hierarchy(db)
     refresh_everything(db)
     return db
+
+
+@pytest.fixture
+def private_server(server: PostgresServer) -> Iterator[tuple[PostgresServer, str]]:
+    """A server of the same kind that a test may crash, and a migrated database on it."""
+    if server.name not in ("embedded", "debian15"):
+        pytest.skip("this server is not ours to crash")
+    pool = ServerPool(new_pool_folder(), None)
+    private = pool.get(server.name)
+    yield private, private.create_database(pool.template(private))
+    pool.stop_all()

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ import pytest
 from interleaving import Background, pause_refreshes_of
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
-from servers import DEBIAN15, PostgresServer, ServerPool, new_pool_folder
-from tsrollup import embedded
+from servers import PostgresServer, bindir_of
 
 CHANGES = (
     "UPDATE raw.readings SET count = 77 WHERE device = 'd0'",
@@ -68,7 +67,7 @@ def test_promise_i_dump_and_restore(
 
 
 def _run(server: PostgresServer, program: str, *arguments: str) -> None:
-    folder = DEBIAN15 if server.version == 15 and DEBIAN15.is_dir() else embedded.bindir()
+    folder = bindir_of(server)
     version = subprocess.run([folder / program, "--version"], capture_output=True, text=True)
     if f" {server.version}." not in version.stdout:
         pytest.skip(f"no {program} of version {server.version}")
@@ -76,23 +75,13 @@ def _run(server: PostgresServer, program: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.fixture
-def private_url(server: PostgresServer) -> Iterator[str]:
-    """A database on a server of the same kind, one that a test may crash."""
-    if server.name not in ("embedded", "debian15"):
-        pytest.skip("this server is not ours to crash")
-    pool = ServerPool(new_pool_folder(), None)
-    private = pool.get(server.name)
-    yield private.url(private.create_database(pool.template(private)))
-    pool.stop_all()
-
-
-def test_promise_i_a_crash_of_the_server(private_url: str) -> None:
+def test_promise_i_a_crash_of_the_server(private_server: tuple[PostgresServer, str]) -> None:
     """In the middle of a refresh and of a write, with a prepared transaction (which flushes what
     was committed before)."""
+    url = private_server[0].url(private_server[1])
 
     def connect(autocommit: bool = True) -> psycopg.Connection[Any]:
-        return psycopg.connect(private_url, autocommit=autocommit)
+        return psycopg.connect(url, autocommit=autocommit)
 
     with connect() as db:
         create_hierarchy(db)

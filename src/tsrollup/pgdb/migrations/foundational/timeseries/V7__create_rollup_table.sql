@@ -176,6 +176,19 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_isolation() IS 'An error unless every statement takes a new snapshot.';
 
+CREATE FUNCTION rollup_engine.is_standby() RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE NOTICE 'this server is a standby: its primary does the work';
+    END IF;
+    RETURN pg_is_in_recovery();
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_standby() IS 'Whether there is nothing to do here; says so.';
+
 CREATE FUNCTION rollup_engine.check_source_access(p_source regclass) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

@@ -273,6 +273,8 @@ BEGIN
     PERFORM rollup_engine.check_isolation();
     IF p_max_batches < 1 THEN
         PERFORM rollup_engine.fail('TR001', format('max_batches is %s', p_max_batches), 'give a number from 1 on, or NULL for no limit');
+    ELSIF rollup_engine.is_standby() THEN
+        RETURN;
     END IF;
     PERFORM rollup_engine.drain_all(p_target, v_as_of);
     FOR v_rollup IN SELECT * FROM rollup_engine.run_order(p_target) LOOP
@@ -369,8 +371,7 @@ BEGIN
     PERFORM rollup_engine.check_isolation();
     PERFORM rollup_engine.check_interval('time_budget', time_budget, true);
     v_deadline := clock_timestamp() + time_budget;
-    IF pg_is_in_recovery() THEN
-        RAISE NOTICE 'this server is a standby: its primary runs the rollups';
+    IF rollup_engine.is_standby() THEN
         RETURN;
     END IF;
     v_look_back_until := coalesce(as_of, clock_timestamp());
@@ -453,7 +454,7 @@ COMMENT ON FUNCTION silver.resume_rollup(text) IS 'Takes up a paused rollup agai
 -- calls them. An operator needs what they call by name; none of it takes SQL or names of relations.
 GRANT SELECT ON rollup_engine.source TO "${operator_role}";
 GRANT EXECUTE ON FUNCTION
-    rollup_engine.fail(text, text, text, text), rollup_engine.check_isolation(), rollup_engine.check_interval(text, interval, boolean, boolean),
+    rollup_engine.fail(text, text, text, text), rollup_engine.check_isolation(), rollup_engine.is_standby(), rollup_engine.check_interval(text, interval, boolean, boolean),
     rollup_engine.parse_name(text, text), rollup_engine.find_relation(text, text), rollup_engine.find_rollup_id(text), rollup_engine.rollup_id(text),
     rollup_engine.bucket_next(interval, timestamptz), rollup_engine.bucket_ceil(interval, timestamptz), rollup_engine.bucket_align(interval, tstzmultirange),
     rollup_engine.source_tree(regclass), rollup_engine.source_members(regclass, name), rollup_engine.partition_column(regclass),

@@ -186,6 +186,9 @@ DECLARE
     v_cleaned text;
 BEGIN
     PERFORM rollup_engine.check_isolation();
+    IF rollup_engine.is_standby() THEN
+        RETURN;
+    END IF;
     IF NOT pg_try_advisory_xact_lock(hashtextextended('tsrollup maintenance', 0)) THEN
         RETURN NEXT ROW(p_target, 'skipped', 'another run of maintenance is at work')::rollup_engine.action;
         RETURN;
