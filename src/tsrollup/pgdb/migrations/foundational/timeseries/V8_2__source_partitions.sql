@@ -133,6 +133,8 @@ BEGIN
         FOR v_new IN SELECT m FROM rollup_engine.source_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
             PERFORM rollup_engine.watch_partition(p_set.relation, v_new);
         END LOOP;
+        -- One stray row of the far future, and pg_partman only goes on from there.
+        PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_now, p_now + p_set.chunk_interval, '[]')));
     END IF;
     RETURN rollup_engine.partition_count(p_set.relation) - v_before;
 END

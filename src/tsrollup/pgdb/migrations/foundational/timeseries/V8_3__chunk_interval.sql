@@ -45,19 +45,46 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.add_set_partition(rollup_engine.partition_set, timestamptz, timestamptz) IS 'Adds a partition to a source or to a rollup table.';
 
--- pg_partman goes on from the last partition by the configured width, so the last one must be of
--- that width and on its grid.
-CREATE FUNCTION rollup_engine.change_partman_interval(p_set rollup_engine.partition_set) RETURNS void
+-- An adopted set may be spelled too coarsely for narrower partitions: by the month, say. pg_partman 5
+-- takes another spelling from then on; 4.7 sorts by it, so there the set becomes native.
+CREATE FUNCTION rollup_engine.configure_partman_interval(p_set rollup_engine.partition_set) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
 DECLARE
+    v_finest constant text := 'YYYYMMDD_HH24MISS';
+    v_by_name constant boolean := (SELECT extversion LIKE '4.%' FROM pg_extension WHERE extname = 'pg_partman');
+    v_config record;
+BEGIN
+    EXECUTE format('SELECT partition_interval, datetime_string FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
+    INTO v_config
+    USING p_set.partman_parent;
+    IF v_by_name AND v_config.datetime_string <> v_finest AND p_set.chunk_interval < v_config.partition_interval::interval THEN
+        EXECUTE format('DELETE FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema()) USING p_set.partman_parent;
+        UPDATE rollup_engine.partition_set SET partman_parent = NULL WHERE relation = p_set.relation;
+        RETURN false;
+    END IF;
+    EXECUTE format('UPDATE %s.part_config SET partition_interval = $1, datetime_string = $2 WHERE parent_table = $3', rollup_engine.partman_schema())
+    USING p_set.chunk_interval::text, CASE WHEN v_by_name THEN v_config.datetime_string ELSE v_finest END, p_set.partman_parent;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.configure_partman_interval(rollup_engine.partition_set) IS 'Tells pg_partman of a new width; false when the set is native from now on.';
+
+-- pg_partman goes on from the last partition by the configured width, so the last one must be of
+-- that width and on its grid.
+CREATE FUNCTION rollup_engine.change_partman_interval(p_set rollup_engine.partition_set) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
     v_end timestamptz;
     v_start timestamptz;
 BEGIN
-    EXECUTE format('UPDATE %s.part_config SET partition_interval = $1 WHERE parent_table = $2', rollup_engine.partman_schema())
-    USING p_set.chunk_interval::text, p_set.partman_parent;
+    IF NOT rollup_engine.configure_partman_interval(p_set) THEN
+        RETURN;
+    END IF;
     SELECT max(to_time) INTO v_end
     FROM rollup_engine.source_members(p_set.relation)
     WHERE isfinite(to_time);
