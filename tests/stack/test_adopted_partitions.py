@@ -1,4 +1,4 @@
-"""Sets of partitions that pg_partman looked after before: whatever their spelling and their rows."""
+"""Sets of partitions that pg_partman looked after before: whatever their spelling and rows."""
 
 from datetime import UTC, datetime, timedelta
 
