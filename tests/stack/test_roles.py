@@ -120,6 +120,19 @@ def test_runs_commit_for_operators(connect: Connect, logins: dict[str, str], rol
     assert stale == (0,)
 
 
+def test_an_operator_cannot_make_time_run_out(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection
+) -> None:
+    db.execute("SELECT silver.set_retention('readings_1h', '1 year')")
+    db.execute("CALL silver.run_rollups()")
+    operator = connect(user=logins["operator"])
+    for _ in range(2):
+        operator.execute("SELECT * FROM rollup_engine.maintain('readings_1h', '9000-01-01')")
+    operator.execute("SELECT rollup_engine.clean_logs('infinity')")
+    assert db.execute("SELECT count(*) FROM silver.readings_1h").fetchone() == (1,)
+    assert db.execute("SELECT count(*) FROM silver.refresh_log").fetchone() == (1,)
+
+
 def test_changes_of_a_writer_are_captured_though_it_sees_nothing_of_the_machinery(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection
 ) -> None:

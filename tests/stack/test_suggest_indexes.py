@@ -1,5 +1,7 @@
 """silver.suggest_indexes: advice from hypothetical indexes, which creates nothing."""
 
+from typing import Any
+
 import psycopg
 import pytest
 
@@ -86,6 +88,26 @@ def test_queries_that_were_seen_count_where_pg_stat_statements_runs(
     assert suggest(readings, "raw.readings") == [], "no dimensions, no queries, no advice"
 
 
+def test_what_other_people_have_written_is_never_planned(
+    readings: psycopg.Connection, server: PostgresServer, database: str
+) -> None:
+    readings.execute("""
+        CREATE FUNCTION raw.whoever() RETURNS integer LANGUAGE plpgsql STABLE
+        AS $$ BEGIN RAISE WARNING 'run by %', current_user; RETURN 17; END $$
+    """)
+    readings.execute("SELECT count(*) FROM raw.readings WHERE device = raw.whoever()")
+    readings.execute("SELECT count(*) FROM raw.readings WHERE extra::text = 'x'")
+    warnings: list[str] = []
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        superuser.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+        rows = suggest(superuser, "raw.readings")
+    assert warnings == []
+    assert rows[0][0] == "CREATE INDEX ON raw.readings USING btree (device, ts)"
+    assert {row[2] for row in rows} == {
+        "SELECT * FROM raw.readings WHERE device = $1 AND ts >= $2 AND ts < $3"
+    }
+
+
 def test_rollups_are_advised_through_their_live_view(readings: psycopg.Connection) -> None:
     readings.execute(
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour',"
@@ -105,10 +127,11 @@ def test_rollups_are_advised_through_their_live_view(readings: psycopg.Connectio
         (["SELECT 1; DROP TABLE raw.readings"], "more than one statement"),
         (["SELECT * FROM nowhere"], "nowhere"),
         (["SELEC"], "syntax error"),
+        ([None], "a query is NULL"),
     ],
 )
 def test_bad_queries_are_errors_and_never_run(
-    readings: psycopg.Connection, queries: list[str], message: str
+    readings: psycopg.Connection, queries: list[Any], message: str
 ) -> None:
     with pytest.raises(psycopg.Error, match=message):
         suggest(readings, "raw.readings", *queries)

@@ -62,54 +62,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.index_subject(text) IS
 'Table to index, its time column and dimensions, and the relation that queries name for it.';
 
--- Queries of this database that name the table, the most expensive first.
-CREATE FUNCTION rollup_engine.seen_queries(p_relation regclass, p_limit integer DEFAULT 20) RETURNS text[]
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_schema text := (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_stat_statements');
-    v_word text := (SELECT '\m' || regexp_replace(relname, '(\W)', '\\\1', 'g') || '\M' FROM pg_class WHERE oid = p_relation);
-    v_queries text[];
-BEGIN
-    IF v_schema IS NULL THEN
-        RETURN '{}';
-    END IF;
-    EXECUTE format($sql$
-        SELECT array_agg(query)
-        FROM (
-            SELECT query
-            FROM %s.pg_stat_statements
-            WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND query ~ $1 AND query ~* '^\s*(select|with|update|delete)\M' AND query !~ ';\s*\S'
-            GROUP BY query
-            ORDER BY sum(total_exec_time) DESC
-            LIMIT $2
-        ) AS costly
-        $sql$, v_schema)
-    INTO v_queries
-    USING v_word, p_limit;
-    RETURN coalesce(v_queries, '{}');
-EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege THEN
-    -- Created, but not preloaded; or not for this role.
-    RETURN '{}';
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.seen_queries(regclass, integer) IS
-'Queries on a table that pg_stat_statements has seen; empty without it.';
-
-CREATE FUNCTION rollup_engine.typical_queries(p_relation regclass, p_time_column name, p_dimensions name[]) RETURNS text[]
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT ARRAY(
-        SELECT format('SELECT * FROM %s WHERE %I = $1', p_relation, dimension)
-            || coalesce(format(' AND %I >= $2 AND %1$I < $3', p_time_column), '')
-        FROM unnest(p_dimensions) AS dimension)
-$$;
-COMMENT ON FUNCTION rollup_engine.typical_queries(regclass, name, name[]) IS
-'What one reads such a table with, for want of queries: one value of a dimension, over some time.';
-
 -- Plans -----------------------------------------------------------------------------
 -- No search_path here, nor in suggest_indexes: queries mean what they mean to the caller.
 
@@ -120,7 +72,9 @@ DECLARE
     v_parameters integer;
     v_plan json;
 BEGIN
-    IF p_query ~ ';\s*\S' THEN
+    IF p_query IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', 'a query is NULL', 'give the text of each, or no list for those that were seen');
+    ELSIF p_query ~ ';\s*\S' THEN
         PERFORM rollup_engine.fail('TR001', 'a query holds more than one statement',
             'give each statement as an element of its own', p_query);
     END IF;
@@ -189,9 +143,13 @@ DECLARE
 BEGIN
     IF v_queries IS NULL THEN
         v_queries := ARRAY(
-            SELECT q FROM unnest(rollup_engine.seen_queries(p_relation)) AS q WHERE rollup_engine.can_plan(q));
+            SELECT q FROM unnest(rollup_engine.seen_queries(p_relation, false)) AS q WHERE rollup_engine.can_plan(q));
         IF v_queries = '{}' THEN
-            v_queries := rollup_engine.typical_queries(p_relation, p_time_column, p_dimensions);
+            -- A column of such a type as json has no equality.
+            v_queries := rollup_engine.typical_queries(p_relation, p_time_column, p_dimensions) || ARRAY(
+                SELECT q FROM unnest(rollup_engine.typical_queries(p_relation, p_time_column,
+                    rollup_engine.columns_others_filter_by(p_relation, p_time_column, p_dimensions))) AS q
+                WHERE rollup_engine.can_plan(q));
         END IF;
     END IF;
     RETURN v_queries;
@@ -354,6 +312,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.suggest_indexes(text, text[]) IS
-'Indexes that would make queries on a table or rollup cheaper, by hypopg''s hypothetical ones: the statement, its size in bytes, and the planner''s cost of each query before and after. Without queries, those that pg_stat_statements has seen, else one value of each dimension over some time. Creates nothing.';
+'Indexes that would make queries on a table or rollup cheaper, by hypopg''s hypothetical ones: the statement, its size in bytes, and the planner''s cost of each query before and after. Without queries, those of the caller''s own that pg_stat_statements has seen, else one value over some time of each dimension and of each column that others filter by. Creates nothing.';
 
 RESET ROLE;

@@ -81,7 +81,7 @@ AS $$
     SELECT a.*
     FROM silver.rollup_config AS r
     JOIN rollup_engine.partition_set AS s ON s.relation = r.target_table
-    CROSS JOIN LATERAL rollup_engine.maintain_set(s, p_steps, p_now) AS a
+    CROSS JOIN LATERAL rollup_engine.maintain_set(s, p_steps, rollup_engine.trusted_time(p_now)) AS a
     WHERE r.id = p_rollup_id
 $$;
 COMMENT ON FUNCTION rollup_engine.maintain_rollup(integer, text[], timestamptz) IS 'Maintains the table of a rollup.';
@@ -100,7 +100,7 @@ BEGIN
     SELECT t.* INTO v_retention
     FROM silver.rollup_config AS r JOIN rollup_engine.retention AS t ON t.relation = r.target_table WHERE r.id = p_rollup_id;
     IF FOUND THEN
-        RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, p_now);
+        RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, rollup_engine.trusted_time(p_now));
     END IF;
 END
 $$;
