@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 
 from servers import PostgresServer
-from tsrollup.flyway import migrate
-from tsrollup.flyway.project import migrate_project, project_configuration
+from tsrollup.flyway import FlywayError, clean, migrate, validate
+from tsrollup.flyway.project import Part, migrate_project, project_configuration
 
 TASKS = {"rollups", "retries", "maintenance", "cleanup"}
 
@@ -85,6 +86,45 @@ def test_a_second_database_has_jobs_of_its_own(
         cron.execute("SELECT rollup_engine.unschedule_timeseries(%s)", [second])
     assert jobs(cron, second) == {}
     assert jobs(cron, database) == before
+
+
+def test_databases_may_have_any_name(server: PostgresServer, cron: psycopg.Connection) -> None:
+    name, longer = """It's a "Name" %""", """It's a "Name" %:and more"""
+    try:
+        schedule(server, name)
+        assert {row[3] for task, row in jobs(cron, name).items() if task != "cleanup"} == {name}
+        schedule(server, longer)
+        removed = cron.execute("SELECT rollup_engine.unschedule_timeseries(%s)", [name])
+        assert removed.fetchone() == (4,)
+        left = cron.execute(
+            "SELECT DISTINCT database FROM cron.job WHERE jobname LIKE %s", ["%It's%"]
+        ).fetchall()
+        assert set(left) == {(longer,), ("postgres",)}
+    finally:
+        cron.execute(
+            "SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE %s", ["%It's%"]
+        )
+
+
+@pytest.mark.parametrize("order", [("postgres", "foundational"), ("foundational", "postgres")])
+def test_pg_cron_may_live_in_the_timeseries_database(
+    server: PostgresServer, make_database: Callable[..., str], order: tuple[Part, Part]
+) -> None:
+    url = server.url(make_database())
+    counts = {}
+    for part in (*order, *order):
+        with project_configuration(part, url) as known:
+            counts.setdefault(part, migrate(known).migrations_executed)
+            assert validate(known).count
+    assert counts["postgres"] == 4
+    assert counts["foundational"] > 20
+    with project_configuration("postgres", url) as known:
+        cleanable = replace(known, clean_disabled=False)
+        with pytest.raises(FlywayError, match="holds the rollups too"):
+            clean(cleanable)
+    with project_configuration("foundational", url) as known:
+        clean(replace(known, clean_disabled=False))
+    clean(cleanable)
 
 
 def test_the_clean_up_takes_only_old_rows_of_our_own_jobs(

@@ -1,5 +1,8 @@
 -- Scheduling through pg_cron's own functions: its tables change between versions. A job's name
 -- holds the database that it works for, so several timeseries databases live side by side.
+--
+-- Names may hold an apostrophe, so they stand between dollars; and a colon goes before them, since
+-- Flyway knows no placeholder right after a dollar.
 
 CREATE OR REPLACE FUNCTION rollup_engine.cron_job_name(p_database text, p_task text)
 RETURNS text
@@ -7,7 +10,7 @@ LANGUAGE sql
 IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT concat_ws(':', '${job_prefix}', p_database, p_task);
+    SELECT concat_ws(':', substr($name$:${job_prefix}$name$, 2), p_database, p_task);
 $$;
 
 CREATE OR REPLACE FUNCTION rollup_engine.require_cron()
@@ -83,10 +86,13 @@ DECLARE
     v_removed integer;
 BEGIN
     PERFORM rollup_engine.require_cron();
+    -- By whole names: the name of another database may begin like this one's.
     SELECT count(cron.unschedule(jobid))
     INTO v_removed
     FROM cron.job
-    WHERE starts_with(jobname, rollup_engine.cron_job_name(p_database, ''));
+    WHERE jobname IN (
+        SELECT rollup_engine.cron_job_name(p_database, task)
+        FROM unnest(ARRAY['rollups', 'retries', 'maintenance', 'cleanup']) AS task);
     RETURN v_removed;
 END
 $$;

@@ -30,7 +30,7 @@ WHERE job.jobid = job_run_details.jobid
 END
 $$;
 
-CREATE OR REPLACE FUNCTION rollup_engine.schedule_timeseries(p_database text DEFAULT '${timeseries_database}')
+CREATE OR REPLACE FUNCTION rollup_engine.schedule_timeseries(p_database text DEFAULT substr($name$:${timeseries_database}$name$, 2))
 RETURNS TABLE (job_name text, outcome text)
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -49,10 +49,11 @@ DO $$
 DECLARE
     v_job record;
 BEGIN
-    FOR v_job IN SELECT * FROM rollup_engine.schedule_timeseries('${timeseries_database}') LOOP
+    FOR v_job IN SELECT * FROM rollup_engine.schedule_timeseries(substr($name$:${timeseries_database}$name$, 2)) LOOP
         RAISE NOTICE 'job %: %', v_job.job_name, v_job.outcome;
     END LOOP;
 EXCEPTION WHEN feature_not_supported OR insufficient_privilege OR invalid_catalog_name THEN
-    RAISE NOTICE 'nothing is scheduled: %; when that is mended: SELECT rollup_engine.schedule_timeseries(''${timeseries_database}'')', SQLERRM;
+    RAISE NOTICE 'nothing is scheduled: %; when that is mended: SELECT rollup_engine.schedule_timeseries(%)',
+        SQLERRM, quote_literal(substr($name$:${timeseries_database}$name$, 2));
 END
 $$;

@@ -7,10 +7,10 @@ DECLARE
 BEGIN
     FOR v_job IN
         SELECT * FROM rollup_engine.schedule_rollups(
-            '${timeseries_database}', '${rollup_schedule}', '${retry_schedule}')
+            substr($name$:${timeseries_database}$name$, 2), '${rollup_schedule}', '${retry_schedule}')
         UNION ALL
         SELECT * FROM rollup_engine.schedule_maintenance(
-            '${timeseries_database}', '${maintenance_schedule}', '${cleanup_schedule}')
+            substr($name$:${timeseries_database}$name$, 2), '${maintenance_schedule}', '${cleanup_schedule}')
     LOOP
         RAISE DEBUG 'job %: %', v_job.job_name, v_job.outcome;
     END LOOP;
