@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from servers import PostgresServer
 from tsrollup.flyway import FlywayError, clean, migrate, validate
@@ -91,6 +92,8 @@ def test_a_second_database_has_jobs_of_its_own(
 def test_databases_may_have_any_name(server: PostgresServer, cron: psycopg.Connection) -> None:
     name, longer = """It's a "Name" %""", """It's a "Name" %:and more"""
     try:
+        for database in (name, longer):
+            cron.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(database)))
         schedule(server, name)
         assert {row[3] for task, row in jobs(cron, name).items() if task != "cleanup"} == {name}
         schedule(server, longer)
@@ -104,6 +107,8 @@ def test_databases_may_have_any_name(server: PostgresServer, cron: psycopg.Conne
         cron.execute(
             "SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname LIKE %s", ["%It's%"]
         )
+        for database in (name, longer):
+            server.drop_database(database)
 
 
 @pytest.mark.parametrize("order", [("postgres", "foundational"), ("foundational", "postgres")])
@@ -111,7 +116,7 @@ def test_pg_cron_may_live_in_the_timeseries_database(
     server: PostgresServer, make_database: Callable[..., str], order: tuple[Part, Part]
 ) -> None:
     url = server.url(make_database())
-    counts = {}
+    counts: dict[Part, int] = {}
     for part in (*order, *order):
         with project_configuration(part, url) as known:
             counts.setdefault(part, migrate(known).migrations_executed)
