@@ -49,6 +49,8 @@ def options_of_every_command(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:
+    if url == "":  # an unset variable of a script, which must not end up at another database
+        raise typer.BadParameter("it is empty", param_hint="--url")
     context.obj = Invocation(given_url=url, json=json, debug=debug)
 
 
@@ -59,10 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(given)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (TsrollupError, psycopg.Error) as error:
+    except (TsrollupError, psycopg.Error, OSError) as error:
         if "--debug" in given or Settings().debug:
             raise
-        failure = describe(error) if isinstance(error, psycopg.Error) else error
+        failure = error if isinstance(error, TsrollupError) else describe(error)
         next_step = f"; {failure.hint}" if failure.hint else ""
         print(f"error: {failure.message}{next_step}", file=sys.stderr)
         sys.exit(1)

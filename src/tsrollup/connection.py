@@ -25,8 +25,10 @@ def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.
         ) from error
 
 
-def describe(error: psycopg.Error) -> TsrollupError:
-    """Turn what the server reported into one message and its hint."""
+def describe(error: psycopg.Error | OSError) -> TsrollupError:
+    """Turn what the server, or the operating system, reported into one message and its hint."""
+    if isinstance(error, OSError):
+        return TsrollupError(_one_line(str(error)))
     message = _one_line(error.diag.message_primary or str(error))
     if error.diag.message_detail:
         message += f": {_one_line(error.diag.message_detail)}"

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from psycopg import Connection
 
+from tsrollup.rollups import installation
+
 Verdict = Literal["ok", "advice", "problem"]
 OPTIONAL_EXTENSIONS = {
     "pg_partman": "partitions are made natively",
@@ -36,8 +38,7 @@ Check = Callable[[Connection[dict[str, Any]]], Iterator[Finding]]
 def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
     """All findings; what needs the installation is left out where it is missing."""
     checks: list[Check] = [_version, _extensions, _settings, _installation]
-    installed = _value(connection, "SELECT to_regclass('silver.rollup_config') IS NOT NULL AS v")
-    if installed:
+    if installation(connection) == "complete":
         checks += [_privileges, _rollups, _health, _undrained]
     return [finding for check in checks for finding in check(connection)]
 
@@ -94,6 +95,9 @@ def _installation(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
     table = "rollup_engine.schema_history_foundational"
     if not _value(connection, f"SELECT to_regclass('{table}') IS NOT NULL AS v"):
         yield Finding("installation", "problem", "not installed here", "tsrollup migrate")
+        return
+    if installation(connection) != "complete":
+        yield Finding("installation", "problem", "not migrated to the end", "tsrollup migrate")
         return
     if not _value(connection, f"SELECT has_table_privilege('{table}', 'SELECT') AS v"):
         yield Finding("installation", "ok", "installed; its history is not for this role to see")

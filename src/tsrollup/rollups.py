@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 import psycopg
 from psycopg import sql
@@ -32,6 +32,8 @@ class Batch:
     error_message: str | None
 
 
+# The API's last function in the order of the migrations.
+LAST_FUNCTION = "silver.suggest_indexes(text, text[])"
 BATCH_COLUMNS = ", ".join(field.name for field in fields(Batch))
 
 
@@ -64,12 +66,27 @@ class RunSummary:
         )
 
 
+def installation(connection: Connection) -> Literal["none", "partial", "complete"]:
+    """How much of the SQL API the migrations have made here so far."""
+    rows = _rows(
+        connection,
+        "SELECT to_regclass('silver.rollup_config') IS NOT NULL AS first,"
+        f" to_regprocedure('{LAST_FUNCTION}') IS NOT NULL AS last",
+    )
+    if not rows[0]["first"]:
+        return "none"
+    return "complete" if rows[0]["last"] else "partial"
+
+
 def require_installed(connection: Connection) -> None:
     """Say what to do where the migrations are missing, rather than that a function is."""
-    rows = _rows(connection, "SELECT to_regclass('silver.rollup_config') IS NOT NULL AS installed")
-    if not rows[0]["installed"]:
+    state = installation(connection)
+    if state != "complete":
+        database = connection.info.dbname
         raise TsrollupError(
-            f"tsrollup is not installed in database {connection.info.dbname}",
+            f"tsrollup is not installed in database {database}"
+            if state == "none"
+            else f"database {database} is not migrated to the end",
             "run tsrollup migrate",
         )
 
@@ -173,7 +190,15 @@ def log(connection: Connection, target: str | None, errors: bool, limit: int) ->
         " ORDER BY id DESC LIMIT %(limit)s"
     )
     query = failures if errors else refreshes
-    return _rows(connection, query, {"target": _table_name(connection, target), "limit": limit})
+    name = _table_name(connection, target)
+    rows = _rows(connection, query, {"target": name, "limit": limit})
+    known = "SELECT FROM silver.rollup_config WHERE target_table::text = %s"
+    if target is not None and not rows and not _rows(connection, known, [name]):
+        raise TsrollupError(
+            f"there is no rollup {target}, and the log has nothing of it",
+            "tsrollup status lists the rollups",
+        )
+    return rows
 
 
 def split_target(connection: Connection, name: str) -> tuple[str, str]:

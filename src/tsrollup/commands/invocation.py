@@ -33,7 +33,7 @@ def _console(stderr: bool = False) -> Console:
     return Console(
         stderr=stderr,
         highlight=False,
-        width=None if stream.isatty() else WIDTH_WITHOUT_TERMINAL,
+        width=None if stream and stream.isatty() else WIDTH_WITHOUT_TERMINAL,
     )
 
 
