@@ -5,6 +5,9 @@ from typing import Any
 
 import psycopg
 
+from raw_tables import LEVELS, create_hierarchy
+from rollup_checks import assert_equal_to_group_by, refresh_everything
+
 
 def test_promise_b_statistics_that_change_during_a_query(
     db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
@@ -58,3 +61,22 @@ def test_a_child_reads_whole_ranges_where_its_parent_does(db: psycopg.Connection
     assert ways == [("silver.small_1d", 0, 1), ("silver.small_1mon", 0, 1)]
     row = db.execute("SELECT count(*), sum(value_sum) FROM gold.small_1mon").fetchone()
     assert row == (4, 24 * 90 * (24 * 90 + 1) // 2)
+
+
+def test_promise_b_read_in_parallel_within_the_writers_transaction(
+    db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    """Workers see what their leader wrote and has not committed."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    writer = connect(autocommit=False)
+    writer.execute(
+        "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0;"
+        "SET min_parallel_table_scan_size = 0; SET min_parallel_index_scan_size = 0;"
+        "SET max_parallel_workers_per_gather = 2; SET parallel_leader_participation = off"
+    )
+    writer.execute("UPDATE raw.readings SET count = count + 1 WHERE ts < '2026-03-01 22:00+00'")
+    writer.execute("DELETE FROM raw.readings WHERE device = 'd1' AND ts > '2026-03-02 01:00+00'")
+    plan = writer.execute("EXPLAIN SELECT sum(count_sum) FROM gold.readings_1m").fetchall()
+    assert any("Parallel" in line for (line,) in plan), plan
+    assert_equal_to_group_by(writer, *LEVELS)

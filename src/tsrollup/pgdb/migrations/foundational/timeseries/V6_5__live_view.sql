@@ -92,38 +92,23 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_spans(integer) IS 'Stale ranges that the live view computes whole.';
 
-CREATE FUNCTION rollup_engine.stale_from(p_rollup_id integer) RETURNS timestamptz
+CREATE FUNCTION rollup_engine.stale_edges(p_rollup_id integer, OUT first timestamptz, OUT edges timestamptz[])
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_stale constant tstzmultirange := rollup_engine.stale_set(p_rollup_id);
 BEGIN
-    RETURN CASE WHEN isempty(v_stale) THEN 'infinity' ELSE coalesce(lower(v_stale), '-infinity') END;
+    SELECT array_agg(edge ORDER BY edge) INTO edges
+    FROM unnest(rollup_engine.stale_set(p_rollup_id)) AS r
+    CROSS JOIN LATERAL (VALUES (coalesce(lower(r), '-infinity')), (coalesce(upper(r), 'infinity'))) AS e (edge);
+    edges := coalesce(edges, '{}');
+    first := coalesce(edges[1], 'infinity');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_from(integer) IS 'Where the stale set begins: stored rows before it need no closer look.';
-
-CREATE FUNCTION rollup_engine.stale_bounds(p_rollup_id integer) RETURNS timestamptz[]
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_stale constant tstzmultirange := rollup_engine.stale_set(p_rollup_id);
-BEGIN
-    IF isempty(v_stale) THEN
-        RETURN '{}';
-    END IF;
-    RETURN (
-        SELECT array_agg(bound ORDER BY bound)
-        FROM unnest(v_stale) AS r
-        CROSS JOIN LATERAL (VALUES (coalesce(lower(r), '-infinity')), (coalesce(upper(r), 'infinity'))) AS b (bound));
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.stale_bounds(integer) IS 'Starts and ends of the stale set in turn, the form in which a row is compared with it fastest.';
+COMMENT ON FUNCTION rollup_engine.stale_edges(integer) IS
+'Starts and ends of the stale set in turn, the form in which a row is compared with it fastest; stored rows before the first need no closer look.';
 
 -- Whoever may read the view may have it answered; without USAGE on the schema nobody calls them otherwise.
-GRANT EXECUTE ON FUNCTION rollup_engine.stale_from(integer), rollup_engine.stale_bounds(integer), rollup_engine.stale_buckets(integer), rollup_engine.stale_spans(integer) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION rollup_engine.stale_edges(integer), rollup_engine.stale_buckets(integer), rollup_engine.stale_spans(integer) TO PUBLIC;
 
 -- What is generated for a rollup ------------------------------------------------------------
 
@@ -159,17 +144,31 @@ $body$,
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from the parent''s live view.';
 
+CREATE FUNCTION rollup_engine.fresh_rows_sql(p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
+    -- nearly all rows to pass <> 1, and few to pass = 0.
+    -- Sub-selects cost less than a join; but with them a view is never read in parallel before 17.
+    SELECT format(
+        CASE WHEN current_setting('server_version_num')::integer >= 170000
+        THEN 'FROM %1$s
+WHERE bucket < (SELECT first FROM rollup_engine.stale_edges(%2$s))
+    OR width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges(%2$s))) %% 2 <> 1'
+        ELSE 'FROM %1$s, rollup_engine.stale_edges(%2$s) AS e (tsrollup_first, tsrollup_edges)
+WHERE bucket < tsrollup_first OR width_bucket(bucket, tsrollup_edges) %% 2 <> 1'
+        END, p_rollup.target_table, p_rollup.id)
+$$;
+COMMENT ON FUNCTION rollup_engine.fresh_rows_sql(silver.rollup_config) IS 'FROM and WHERE of the stored rows outside the stale set.';
+
 CREATE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Inside a stale range, an odd number of bounds lies at or before the bucket; the planner takes
-    -- nearly all rows to pass <> 1, and few to pass = 0.
     SELECT format($sql$
 CREATE OR REPLACE VIEW %1$s AS
-SELECT bucket, %2$s FROM %3$s
-WHERE bucket < (SELECT rollup_engine.stale_from(%4$s))
-    OR width_bucket(bucket, (SELECT rollup_engine.stale_bounds(%4$s))) %% 2 <> 1
+SELECT bucket, %2$s %3$s
 UNION ALL
 SELECT b.bucket, %2$s
 FROM rollup_engine.stale_buckets(%4$s) AS b (bucket, tsrollup_next)
@@ -184,7 +183,7 @@ $sql$,
             CASE kind WHEN 'finished' THEN format('%s AS %I', expression, column_name) ELSE quote_ident(column_name) END,
             ', ' ORDER BY position)
          FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind <> 'bucket'),
-        p_rollup.target_table,
+        rollup_engine.fresh_rows_sql(p_rollup),
         p_rollup.id)
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text) IS 'Text of the live view.';
