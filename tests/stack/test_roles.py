@@ -66,6 +66,10 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         """SELECT silver.add_rollup_metric('readings_1h', '{"level": ["max"]}')""",
         {"operator", "owner"},
     ),
+    "drop the last rollup of what another role owns": (
+        "SELECT silver.drop_rollup('readings_1h')",
+        set(),
+    ),
     "set retention": ("SELECT silver.set_retention('readings_1h', '1 year')", {"owner"}),
     "seal": ("SELECT rollup_engine.write_seal('raw.readings', now())", {"owner"}),
     "roll up what another role owns": (
@@ -131,6 +135,33 @@ def test_an_operator_cannot_make_time_run_out(
     operator.execute("SELECT rollup_engine.clean_logs('infinity')")
     assert db.execute("SELECT count(*) FROM silver.readings_1h").fetchone() == (1,)
     assert db.execute("SELECT count(*) FROM silver.refresh_log").fetchone() == (1,)
+
+
+def test_an_operator_who_owns_a_source_hears_as_whom_to_maintain_it(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    name = logins["operator"]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute("CREATE TABLE raw.mine (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+        superuser.execute(f"ALTER TABLE raw.mine OWNER TO {name}".encode())
+        superuser.execute(f"GRANT CREATE ON SCHEMA raw TO {name}".encode())
+        if server.user != server.superuser:
+            superuser.execute(f"GRANT {name} TO {server.user}".encode())
+    db.execute("SELECT silver.partition_source('mine', '1 day')")
+    db.execute("SELECT silver.set_retention('mine', '30 days')")
+    owners = db.execute(
+        "SELECT DISTINCT relowner::regrole::text FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+        " WHERE inhparent = 'raw.mine'::regclass"
+    ).fetchall()
+    assert owners == [(name,)]
+    rows = connect(user=name).execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    assert [row[1:] for row in rows if row[0] == "raw.mine"] == [
+        ("skipped", f"run maintenance as a member of tsrollup_owner and of {name}"),
+        ("skipped", f"retention: run maintenance as a member of tsrollup_owner and of {name}"),
+    ]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute("DROP TABLE raw.mine")
+        superuser.execute(f"REVOKE CREATE ON SCHEMA raw FROM {name}".encode())
 
 
 def test_changes_of_a_writer_are_captured_though_it_sees_nothing_of_the_machinery(

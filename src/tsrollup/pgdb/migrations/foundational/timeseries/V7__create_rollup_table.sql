@@ -431,6 +431,9 @@ DECLARE
     v_trigger record;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
+    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not drop rollups', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
+    END IF;
     SELECT string_agg(target_table::text, ', ' ORDER BY id) INTO v_children FROM silver.rollup_config WHERE parent_id = v_rollup.id;
     IF v_children IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first');

@@ -30,6 +30,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.default_partition(regclass) IS 'The default partition of a table, NULL when it has none.';
 
+CREATE FUNCTION rollup_engine.share_owner(p_relation regclass, p_partition regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner constant regrole := (SELECT relowner FROM pg_class WHERE oid = p_relation);
+BEGIN
+    IF v_owner <> (SELECT relowner FROM pg_class WHERE oid = p_partition) THEN
+        EXECUTE format('ALTER TABLE %s OWNER TO %s', p_partition, v_owner);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.share_owner(regclass, regclass) IS 'Gives a partition that somebody made for a table to the owner of the table.';
+
 -- A partition of the user's table, empty and not attached yet; it belongs to whom the table does.
 CREATE FUNCTION rollup_engine.create_like_source(p_relation regclass, p_name name) RETURNS regclass
     LANGUAGE plpgsql
@@ -42,9 +56,7 @@ BEGIN
     SELECT * INTO v_class FROM pg_class WHERE oid = p_relation;
     v_name := format('%s.%I', v_class.relnamespace::regnamespace, p_name);
     EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL EXCLUDING IDENTITY)', v_name, p_relation);
-    IF v_class.relowner::regrole::text <> quote_ident(current_user) THEN
-        EXECUTE format('ALTER TABLE %s OWNER TO %s', v_name, v_class.relowner::regrole);
-    END IF;
+    PERFORM rollup_engine.share_owner(p_relation, v_name::regclass);
     RETURN v_name::regclass;
 END
 $$;

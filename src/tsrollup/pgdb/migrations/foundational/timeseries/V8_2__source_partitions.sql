@@ -131,6 +131,7 @@ BEGIN
     IF v_by_partman THEN
         PERFORM rollup_engine.premake_by_partman(p_set);
         FOR v_new IN SELECT m FROM rollup_engine.source_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
+            PERFORM rollup_engine.share_owner(p_set.relation, v_new);
             PERFORM rollup_engine.watch_partition(p_set.relation, v_new);
         END LOOP;
         -- One stray row of the far future, and pg_partman only goes on from there.

@@ -112,9 +112,14 @@ CREATE FUNCTION rollup_engine.foreign_owner(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT relowner::regrole::text FROM pg_class WHERE oid = p_relation AND NOT pg_has_role(relowner, 'USAGE')
+    -- Sources are maintained with the rights of the caller, which must reach the machinery as well.
+    SELECT CASE
+        WHEN NOT pg_has_role(relowner, 'USAGE') THEN format('%s, who owns it', relowner::regrole)
+        WHEN NOT pg_has_role('${owner_role}', 'USAGE') THEN format('a member of %I and of %s', '${owner_role}', relowner::regrole)
+    END
+    FROM pg_class WHERE oid = p_relation
 $$;
-COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass) IS 'Who owns a table that the caller may not act for, NULL when it may.';
+COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass) IS 'As whom to maintain a table that the caller may not act for, NULL when it may.';
 
 CREATE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
     LANGUAGE plpgsql
@@ -129,7 +134,7 @@ BEGIN
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_steps, p_now);
         ELSIF 'premade' = ANY (p_steps) THEN
-            RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s, who owns it', v_owner))::rollup_engine.action;
+            RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s', v_owner))::rollup_engine.action;
         END IF;
     END LOOP;
 END
@@ -149,7 +154,7 @@ BEGIN
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, p_now);
         ELSE
-            RETURN NEXT ROW(v_retention.relation::text, 'skipped', format('retention: run maintenance as %s, who owns it', v_owner))::rollup_engine.action;
+            RETURN NEXT ROW(v_retention.relation::text, 'skipped', format('retention: run maintenance as %s', v_owner))::rollup_engine.action;
         END IF;
     END LOOP;
 END
