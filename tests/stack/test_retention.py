@@ -317,6 +317,13 @@ def test_a_rollup_made_later_starts_where_its_source_is_whole(source: psycopg.Co
     refresh_everything(source)
     assert source.execute("SELECT min(bucket) FROM gold.late").fetchone() == (day(9),)
     assert_settled(source, "late")
+    for name in ("late", "readings_1d", "readings_1h"):
+        source.execute("SELECT silver.drop_rollup(%s)", [name])
+    source.execute("SELECT silver.create_rollup_table('raw.readings','silver','anew','1 day')")
+    source.execute("INSERT INTO raw.readings VALUES ('2026-03-03 10:30+00', 1, 1)")
+    refresh_everything(source)
+    assert sealed(source)["anew"][0] == 1, "late rows are counted for it as well"
+    assert_settled(source, "anew")
 
 
 def test_what_is_given_up_is_not_dropped(source: psycopg.Connection) -> None:

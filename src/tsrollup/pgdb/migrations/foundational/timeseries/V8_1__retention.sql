@@ -258,6 +258,9 @@ BEGIN
     NEW.sealed_before := greatest(NEW.sealed_before, (
         SELECT rollup_engine.bucket_ceil(NEW.bucket_width, t.sealed_before)
         FROM rollup_engine.retention AS t WHERE t.relation = NEW.source_table AND isfinite(t.sealed_before)));
+    -- Capture counts the rows that come for time before this.
+    UPDATE rollup_engine.source SET sealed_before = NEW.sealed_before
+    WHERE id = NEW.source_id AND sealed_before < NEW.sealed_before;
     RETURN NEW;
 END
 $$;
