@@ -44,7 +44,7 @@ WITH objects AS (
     FROM pg_collation
     UNION ALL
     SELECT 8, 'EXTENSION', 'pg_extension', oid, extnamespace, NULL
-    FROM pg_extension WHERE extowner = current_user::regrole
+    FROM pg_extension WHERE extowner = quote_ident(current_user)::regrole
 )
 SELECT kind, COALESCE(quote_ident(nspname) || '.' || objects.name,
                       (SELECT quote_ident(extname) FROM pg_extension e WHERE e.oid = objects.oid))

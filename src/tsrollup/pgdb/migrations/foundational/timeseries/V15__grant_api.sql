@@ -19,7 +19,7 @@ DECLARE
 BEGIN
     FOR v_function IN
         SELECT oid FROM pg_proc
-        WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = current_user::regrole AND NOT prosecdef AND prorettype <> 'trigger'::regtype
+        WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = quote_ident(current_user)::regrole AND NOT prosecdef AND prorettype <> 'trigger'::regtype
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO "${operator_role}"', v_function);
     END LOOP;
