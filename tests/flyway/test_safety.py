@@ -212,13 +212,15 @@ def test_callbacks_of_info(
     configuration: Configuration, db: psycopg.Connection, tmp_path: Path
 ) -> None:
     db.execute("CREATE TABLE told (event text)")
-    for event in ("beforeInfo", "afterInfo", "afterInfoError"):
+    for event in ("beforeInfo", "afterInfo", "afterInfoError", "afterInfoOperationFinish"):
         (tmp_path / f"{event}.sql").write_text(f"INSERT INTO told VALUES ('{event}');\n")
     flyway.info(configuration)
     with pytest.raises(FlywayError):
         flyway.info(replace(configuration, target="9"))
     told = [row[0] for row in db.execute("SELECT event FROM told")]
-    assert told == ["beforeInfo", "afterInfo", "beforeInfo", "afterInfoError"]
+    assert told == [
+        "beforeInfo", "afterInfo", "afterInfoOperationFinish", "beforeInfo", "afterInfoError"
+    ]  # fmt: skip
 
 
 def test_programs_are_refused_rather_than_passed_over(

@@ -7,6 +7,7 @@ import pytest
 
 from flyway import (  # noqa: F401 - each registers its scenarios
     scenarios_commands,
+    scenarios_corners,
     scenarios_files,
     scenarios_rare,
     scenarios_schemas,

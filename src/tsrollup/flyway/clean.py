@@ -78,7 +78,7 @@ def clean(configuration: Configuration) -> CleanResult:
     """
     with open_session(configuration) as session:
         found = {schema: _objects(session, schema) for schema in session.schemas}
-        created = [s for s in session.history.created_schemas() if s in session.schemas]
+        created = session.history.created(session.schemas)
         _announce(configuration, found, created)
         if configuration.clean_disabled:
             raise CleanDisabledError(

@@ -1,5 +1,6 @@
 """Reading Flyway's configuration files: .conf in its dialect of Java properties, and TOML."""
 
+import codecs
 import os
 import re
 import tomllib
@@ -14,21 +15,31 @@ _ENVIRONMENT_VARIABLE = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
 _ASSIGNMENT = re.compile(r"flyway\.[^=]*=")
 _KEY_VALUE = re.compile(r"([^=:\s]*)\s*[=:]?\s*(.*)", re.DOTALL)
 
+_MARKS = (codecs.BOM_UTF16_BE, codecs.BOM_UTF16_LE, codecs.BOM_UTF32_BE)
+
 # Parameters that TOML keeps in [environments.NAME].
 ENVIRONMENT_KEYS = frozenset(
     "url user password schemas initSql connectRetries connectRetriesInterval driver".split()
 )
 
 
+def decode(content: bytes, encoding: str) -> str:
+    """Text of `content`; as Java has it, UTF-16 and UTF-32 are big-endian unless a mark tells."""
+    name = codecs.lookup(encoding).name
+    if name in ("utf-16", "utf-32") and not content.startswith(_MARKS):
+        name += "-be"
+    return content.decode(name)
+
+
 def read_text(path: Path, encoding: str = "UTF-8") -> str:
     try:
-        return path.read_text(encoding=encoding)
+        return decode(path.read_bytes(), encoding)
     except OSError as error:
         raise ConfigurationError(
             f"cannot read configuration file {path}: {error.strerror}",
             hint="check the path given with -configFiles; it is relative to the current directory",
         ) from None
-    except (UnicodeDecodeError, LookupError):
+    except (UnicodeError, LookupError):
         raise ConfigurationError(
             f"configuration file {path} is not valid {encoding}", hint="set -configFileEncoding"
         ) from None

@@ -12,7 +12,7 @@ Value = str | Sequence[str]
 
 # Parameters of open-source Flyway that have nothing to act on here: JDBC, Java and reporting.
 WITHOUT_EFFECT = frozenset(
-    """driver color callbacks skipDefaultCallbacks resolvers skipDefaultResolvers jarDirs
+    """driver color callbacks resolvers jarDirs
     loggers reportEnabled reportFilename licenseKey edition email token
     outputFile logFile kerberosConfigFile oracle.sqlplus oracle.sqlplusWarn undoSqlMigrationPrefix
     powershellExecutable communityDBSupportEnabled publishResult
@@ -66,6 +66,8 @@ class Configuration:
     group: bool = False
     execute_in_transaction: bool = True
     skip_executing_migrations: bool = False
+    skip_default_resolvers: bool = False
+    skip_default_callbacks: bool = False
     output_query_results: bool = True
     installed_by: str | None = None
     lock_retry_count: int = 50
@@ -117,7 +119,21 @@ def configuration_from(parameters: Mapping[str, Value]) -> Configuration:
             raise ConfigurationError(f"Unknown configuration property: flyway.{key}")
     # An empty value in a later source unsets what an earlier one said.
     kept = {name: value for name, value in values.items() if value is not None}
-    return Configuration(**kept, placeholders=placeholders)  # type: ignore[arg-type]
+    configuration = Configuration(**kept, placeholders=placeholders)  # type: ignore[arg-type]
+    _check_placeholders(configuration)
+    return configuration
+
+
+def _check_placeholders(configuration: Configuration) -> None:
+    for key in ("placeholderPrefix", "placeholderSuffix", "placeholderSeparator"):
+        if not getattr(configuration, KEYS[key]):
+            raise ConfigurationError(f"flyway.{key} must not be empty")
+    reserved = f"flyway{configuration.placeholder_separator}"
+    for name in configuration.placeholders:
+        if name.lower().startswith(reserved):
+            raise ConfigurationError(
+                f"placeholder {name} cannot be set: names that start with {reserved} are built in"
+            )
 
 
 def _refuse_automatic_clean(value: Value) -> None:

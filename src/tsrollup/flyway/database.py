@@ -111,7 +111,11 @@ class Database:
         row = self.row("SELECT current_user, current_setting('search_path'), current_database()")
         self.user, self.search_path, self.name = (str(value) for value in row)
         schema = self.row("SELECT current_schema()")[0]
-        self.current_schema: str | None = None if schema is None else str(schema)
+        self.current_schema = str(schema or "") or self._promised_schema()
+
+    def _promised_schema(self) -> str | None:
+        """The one schema that the search path names, which does not exist yet."""
+        return self.search_path if re.fullmatch(r"[a-z_][a-z0-9_]*", self.search_path) else None
 
     def _initialise(self, init_sql: str) -> None:
         try:

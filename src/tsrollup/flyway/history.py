@@ -1,7 +1,7 @@
 """The schema history table: its definition, its rows and the lock around it."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,12 +65,15 @@ class Applied:
 
 def lock_id(schema: str, table: str) -> int:
     """The advisory lock that every runner of this history table takes."""
-    quoted = ".".join('"' + name.replace('"', '""') + '"' for name in (schema, table))
     value = 0
-    utf16 = quoted.encode("utf-16-be")
+    utf16 = f"{_quoted(schema)}.{_quoted(table)}".encode("utf-16-be")
     for unit in (utf16[i : i + 2] for i in range(0, len(utf16), 2)):
         value = (value * 31 + int.from_bytes(unit, "big")) & 0xFFFFFFFF
     return _LOCK_BASE + (value - (1 << 32) if value >= 1 << 31 else value)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def shorten_description(description: str) -> str:
@@ -178,15 +181,13 @@ class History:
         )
 
     def add_schemas(self, schemas: Sequence[str]) -> None:
-        quoted = ",".join('"' + schema.replace('"', '""') + '"' for schema in schemas)
-        self.add(None, SCHEMA_DESCRIPTION, "SCHEMA", quoted)
+        self.add(None, SCHEMA_DESCRIPTION, "SCHEMA", ",".join(map(_quoted, schemas)))
 
-    def created_schemas(self) -> list[str]:
-        """The schemas that a runner created, as its SCHEMA row lists them."""
-        for row in self.applied():
-            if row.type == "SCHEMA":
-                return [part.strip('"') for part in row.script.split(",")]
-        return []
+    def created(self, schemas: Iterable[str]) -> list[str]:
+        """Those of `schemas` that a runner created, as its SCHEMA rows list them."""
+        rows = [row for row in self.applied() if row.type == "SCHEMA"]
+        listed = {name for row in rows for name in row.script.split(",")}
+        return [schema for schema in schemas if _quoted(schema) in listed]
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

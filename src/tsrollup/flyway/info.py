@@ -12,6 +12,8 @@ def info(configuration: Configuration) -> InfoResult:
     with open_session(configuration) as session:
         with session.events("Info"):
             infos = session.infos()
+        # Unlike every other callback it does not find the default schema in its search path.
+        session.callback_within("afterInfoOperationFinish")
         newest = current(infos)
         return InfoResult(
             database=session.database.name,

@@ -15,7 +15,7 @@ from .schemas import create_history, create_missing_schemas, non_empty_schemas
 from .scripts import ParsedScript
 from .session import Session, open_session
 from .states import MigrationInfo, State, category, current
-from .validate import matches_pattern, validate_session
+from .validate import ignores_all, validate_session
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,9 @@ def migrate(configuration: Configuration) -> MigrateResult:
             patterns = (*configuration.ignore_migration_patterns, "*:pending")
             validate_session(session, replace(configuration, ignore_migration_patterns=patterns))
         _prepare(session)
-        return _Migrate(session).run()
+        result = _Migrate(session).run()
+        session.callback("afterMigrateOperationFinish")
+        return result
 
 
 def _prepare(session: Session) -> None:
@@ -55,6 +57,7 @@ class _Migrate:
         self.configuration = session.configuration
         self.result = MigrateResult(session.database.name, session.default_schema)
         self.parsed: dict[Migration, ParsedScript] = {}
+        self.done: set[Migration] = set()
         self.target = self._fixed_target()
         self.told_versioned = False
         self.told_repeatables = False
@@ -117,17 +120,15 @@ class _Migrate:
     def _pending(self) -> list[MigrationInfo]:
         infos = self.session.infos(target=self.target)
         self._refuse_failed([info for info in infos if info.state.is_failed])
-        pending = [info for info in infos if info.state == State.PENDING]
+        # One may look pending again, as a repeatable does whose description was shortened.
+        pending = [i for i in infos if i.state == State.PENDING and i.resolved not in self.done]
         return pending if self.configuration.group else pending[:1]
 
     def _refuse_failed(self, failed: Sequence[MigrationInfo]) -> None:
         if not failed:
             return
         first = failed[0]
-        future_ignored = any(
-            matches_pattern(pattern, first)
-            for pattern in self.configuration.ignore_migration_patterns
-        )
+        future_ignored = ignores_all(self.configuration, State.FUTURE_SUCCESS)
         if len(failed) == 1 and first.state == State.FUTURE_FAILED and future_ignored:
             return
         what = (
@@ -184,6 +185,9 @@ class _Migrate:
 
     def _run_one(self, info: MigrationInfo) -> None:
         session = self.session
+        if self.configuration.skip_executing_migrations:
+            log.info("Not executing %s, as skipExecutingMigrations wants it", info.resolved)
+            return
         log.info("Migrating schema %s to %s", session.default_schema, info.resolved)
         session.database.use_schema(session.default_schema)
         session.callback_within("beforeEachMigrate")
@@ -213,6 +217,7 @@ class _Migrate:
             migration.version, migration.description, migration.type, migration.script.name,
             migration.checksum, execution_time=milliseconds,
         )  # fmt: skip
+        self.done.add(migration)
         if migration.version:
             self.result.target_schema_version = str(migration.version)
         return AppliedScript(

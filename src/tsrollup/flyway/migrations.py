@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .callbacks import EVENTS
 from .checksum import checksum
-from .conf_files import parse_conf, read_text
+from .conf_files import decode, parse_conf, read_text
 from .configuration import Configuration
 from .errors import ConfigurationError, FlywayError
 from .locations import find_scripts
@@ -38,10 +38,11 @@ class Script:
     @cached_property
     def raw(self) -> str:
         try:
-            # newline="" keeps the line endings, which function bodies and literals contain.
-            with self.file.open(encoding=self.encoding, newline="") as stream:
-                return stream.read()
-        except (UnicodeDecodeError, LookupError):
+            # Bytes keep the line endings, which function bodies and literals contain.
+            return decode(self.file.read_bytes(), self.encoding)
+        except OSError as error:
+            raise FlywayError(f"cannot read {self.file}: {error.strerror}") from None
+        except (UnicodeError, LookupError):
             raise FlywayError(
                 f"{self.file} is not valid {self.encoding}, so it has no checksum",
                 hint="save the file in that encoding or set flyway.encoding",
@@ -49,17 +50,16 @@ class Script:
 
     @cached_property
     def text(self) -> str:
-        """The script as it is run."""
-        raw = self.raw.removeprefix("\ufeff")
+        """The script with its placeholders replaced."""
         if not self.placeholder_replacement:
-            return raw
+            return self.raw
         settings = self.configuration
         separator = settings.placeholder_separator
         values = {f"flyway{separator}{key}": value for key, value in self.built_in.items()}
         values[f"flyway{separator}filename"] = self.file.name
         try:
             return replace(
-                raw,
+                self.raw,
                 {**settings.placeholders, **values},
                 settings.placeholder_prefix,
                 settings.placeholder_suffix,
@@ -94,28 +94,30 @@ class Migration:
         return f'{label} "{self.description}"' if self.description else label
 
 
-@dataclass(frozen=True)
-class Resolved:
-    """Everything that the locations hold."""
-
-    migrations: tuple[Migration, ...]
-    callbacks: Mapping[str, tuple[Script, ...]]
-
-
-def resolve(configuration: Configuration, built_in: Mapping[str, str]) -> Resolved:
-    """Find, name and check every script of the locations."""
+def find_migrations(
+    configuration: Configuration, built_in: Mapping[str, str]
+) -> tuple[Migration, ...]:
+    """Every migration of the locations."""
+    if configuration.skip_default_resolvers:
+        return ()
     named = _named(configuration, built_in, configuration.locations)
-    if configuration.callback_locations:
-        elsewhere = _named(configuration, built_in, configuration.callback_locations)
-        named = [(name, script) for name, script in named if name.kind != "callback"]
-        named += [(name, script) for name, script in elsewhere if name.kind == "callback"]
     migrations = [_migration(name, script) for name, script in named if name.kind != "callback"]
     migrations += _programs(configuration, built_in)
     _refuse_duplicates(migrations)
     for migration in migrations:
         # A file that cannot be read, or lacks a placeholder's value, is found before anything runs.
         _ = migration.checksum
-    return Resolved(tuple(migrations), _callbacks(named))
+    return tuple(migrations)
+
+
+def find_callbacks(
+    configuration: Configuration, built_in: Mapping[str, str]
+) -> dict[str, tuple[Script, ...]]:
+    """The scripts of each event."""
+    if configuration.skip_default_callbacks:
+        return {}
+    locations = configuration.callback_locations or configuration.locations
+    return _callbacks(_named(configuration, built_in, locations))
 
 
 def _named(

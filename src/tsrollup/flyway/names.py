@@ -22,10 +22,11 @@ class Version:
     def parse(cls, raw: str) -> "Version":
         text = raw.replace("_", ".")
         pieces = re.split(r"\.(?=[0-9])", text)
-        if not all(re.fullmatch(r"[0-9]+", piece) for piece in pieces):
+        # Flyway lets a sign pass.
+        if not all(re.fullmatch(r"[+-]?[0-9]+", piece) for piece in pieces):
             raise FlywayError(f"{raw!r} is not a version: only digits and dots may stand in one")
         parts = [int(piece) for piece in pieces]
-        while parts and parts[-1] == 0:
+        while len(parts) > 1 and parts[-1] == 0:
             parts.pop()
         return cls(text, tuple(parts))
 
@@ -40,6 +41,10 @@ class Version:
 
     def __str__(self) -> str:
         return self.text
+
+
+# Below every version.
+EMPTY = Version("<< Empty Schema >>", ())
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from .migrations import Migration
 from .results import RepairedMigration, RepairResult
 from .session import Session, open_session
 from .states import MigrationInfo, State
-from .validate import matches_pattern
+from .validate import is_ignored
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,8 @@ def repair(configuration: Configuration) -> RepairResult:
     """Remove failed rows, mark missing migrations as deleted, take over changed scripts."""
     with open_session(configuration) as session:
         result = RepairResult(session.database.name)
+        # Scripts that cannot be read are reported even where there is nothing to repair.
+        _ = session.callbacks, session.migrations
         if not session.history.exists():
             log.info("Schema history table %s does not exist; nothing to repair", session.history)
             return result
@@ -51,10 +53,10 @@ def _remove_failed(session: Session, result: RepairResult) -> None:
 
 
 def _mark_deleted(session: Session, info: MigrationInfo, result: RepairResult) -> None:
-    row, patterns = info.applied, session.configuration.ignore_migration_patterns
+    row = info.applied
     if row is None or info.state not in _WITHOUT_SCRIPT:
         return
-    if any(matches_pattern(pattern, info) for pattern in patterns):
+    if is_ignored(session.configuration, info):
         return
     session.history.add(
         row.version, row.description, "DELETE", row.script, row.checksum, success=row.success

@@ -1,7 +1,8 @@
 """Running a script: its statements, in the transaction mode that they allow."""
 
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
 
@@ -14,12 +15,20 @@ from .tables import ascii_table
 log = logging.getLogger(__name__)
 
 
+# Files that were joined have them in the middle too.
+_BYTE_ORDER_MARK = re.compile("\ufeff(.?)", re.DOTALL)
+
+
+def _statements(script: Script) -> Iterator[Statement]:
+    return split(_BYTE_ORDER_MARK.sub(r"\1", script.text))
+
+
 class ParsedScript:
     """The statements of a script and whether they run in a transaction."""
 
     def __init__(self, script: Script, *, run: bool = True) -> None:
         self.script = script
-        self.statements: Sequence[Statement] = tuple(split(script.text)) if run else ()
+        self.statements: Sequence[Statement] = tuple(_statements(script)) if run else ()
         self.in_transaction = self._in_transaction()
 
     def _in_transaction(self) -> bool:

@@ -15,7 +15,7 @@ from .configuration import Configuration
 from .database import Database
 from .errors import ConfigurationError, FlywayError
 from .history import History
-from .migrations import Resolved, Script, check_names, resolve
+from .migrations import Migration, Script, check_names, find_callbacks, find_migrations
 from .scripts import ParsedScript
 from .states import MigrationInfo, examine
 
@@ -61,16 +61,21 @@ class Session:
         }
 
     @cached_property
-    def resolved(self) -> Resolved:
+    def migrations(self) -> tuple[Migration, ...]:
+        return find_migrations(self.configuration, self.built_in)
+
+    @cached_property
+    def callbacks(self) -> dict[str, tuple[Script, ...]]:
+        # Every command asks for callbacks, and so tells of names that follow no convention.
         check_names(self.configuration)
-        return resolve(self.configuration, self.built_in)
+        return find_callbacks(self.configuration, self.built_in)
 
     def infos(
         self, *, target: str | None = None, out_of_order: bool | None = None
     ) -> list[MigrationInfo]:
         return examine(
             self.configuration,
-            self.resolved.migrations,
+            self.migrations,
             self.history.applied(),
             target=target,
             out_of_order=out_of_order,
@@ -82,14 +87,14 @@ class Session:
 
     def callback(self, event: str) -> None:
         """Run the scripts of `event`, each in a transaction unless one is open."""
-        for script in self.resolved.callbacks.get(event, ()):
+        for script in self.callbacks.get(event, ()):
             self.database.use_schema(self.default_schema)
             self._run_callback(event, script)
             self.database.restore_session()
 
     def callback_within(self, event: str) -> None:
         """The same in the middle of a migration: sharing the role and search path of its script."""
-        for script in self.resolved.callbacks.get(event, ()):
+        for script in self.callbacks.get(event, ()):
             self._run_callback(event, script)
 
     def _run_callback(self, event: str, script: Script) -> None:

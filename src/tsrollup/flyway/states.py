@@ -8,7 +8,7 @@ from .configuration import Configuration
 from .errors import FlywayError
 from .history import BASELINES, SYNTHETIC, Applied
 from .migrations import Migration
-from .names import Version
+from .names import EMPTY, Version
 
 
 class State(Enum):
@@ -116,12 +116,12 @@ class _Context:
             else:
                 self.late.add(row.rank)
         self.applied_baseline = max(baselines, default=None)
-        self.pending_baseline = self._pending_baseline(rows)
+        self.pending_baseline = self._pending_baseline()
         self.latest_runs = self._latest_runs(rows)
         self.target = self._target(target, rows)
 
-    def _pending_baseline(self, rows: Sequence[Applied]) -> Version | None:
-        if any(row.version for row in rows if row.type != "DELETE"):
+    def _pending_baseline(self) -> Version | None:
+        if self.last_applied is not None:
             return None
         kinds = [m.version for m in self.versioned.values() if m.type in BASELINES and m.version]
         return max(kinds, default=None)
@@ -138,7 +138,7 @@ class _Context:
         if name in ("latest", "next"):
             return None
         if name == "current":
-            return self.last_applied
+            return self.last_applied or EMPTY
         version = Version.parse(name.removesuffix("?"))
         known = {row.version for row in rows} | {version for version, _ in self.versioned}
         if version not in known and not name.endswith("?"):
@@ -152,14 +152,16 @@ class _Context:
         version = migration.version
         if version is None:
             return State.PENDING
-        baseline = self.applied_baseline or self.pending_baseline
+        baseline = self.applied_baseline if self.last_applied else self.pending_baseline
         if baseline is not None and version < baseline:
             return State.BELOW_BASELINE
-        if migration.type in BASELINES and self.pending_baseline is None:
-            return State.IGNORED
-        if version == baseline and migration.type not in BASELINES:
+        may_start = migration.type in BASELINES and self.pending_baseline is not None
+        if version == baseline and not may_start:
             return State.BASELINE_IGNORED
-        if self.target is not None and version > self.target:
+        if migration.type in BASELINES and not may_start:
+            return State.IGNORED
+        above = self.target is not None and version > self.target
+        if above and migration.type not in BASELINES:
             return State.ABOVE_TARGET
         if self.last_applied and version < self.last_applied and not self.out_of_order:
             return State.IGNORED
@@ -170,7 +172,7 @@ class _Context:
             return State.DELETED
         if row.type == "DELETE":
             return State.SUCCESS
-        if row.type in BASELINES:
+        if row.type == "BASELINE" or (row.type in BASELINES and migration is not None):
             return State.BASELINE
         is_latest = row.version is not None or self.latest_runs[row.description] == row.rank
         if migration is None and is_latest:

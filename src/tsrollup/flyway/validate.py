@@ -30,19 +30,34 @@ class Problem:
     info: MigrationInfo
 
 
-def matches_pattern(pattern: str, info: MigrationInfo) -> bool:
-    """Whether `<kind>:<state>` (both may be *) speaks of this migration."""
+def is_ignored(configuration: Configuration, info: MigrationInfo) -> bool:
+    """Whether an ignore pattern speaks of this migration."""
+    return any(
+        _matches(pattern, info.version is not None, info.state)
+        for pattern in configuration.ignore_migration_patterns
+    )
+
+
+def ignores_all(configuration: Configuration, state: State) -> bool:
+    """Whether the ignore patterns speak of every migration in `state`, of either kind."""
+    patterns = configuration.ignore_migration_patterns
+    return all(
+        any(_matches(pattern, versioned, state) for pattern in patterns)
+        for versioned in (True, False)
+    )
+
+
+def _matches(pattern: str, versioned: bool, actual: State) -> bool:
+    """Whether `<kind>:<state>` (both may be *) speaks of a migration of this kind and state."""
     kind, colon, state = pattern.lower().partition(":")
     if not colon or kind not in ("*", "versioned", "repeatable") or state not in ("*", *_STATES):
         raise ConfigurationError(
             f"{pattern!r} is not an ignore pattern",
             hint="write (*|versioned|repeatable):(*|missing|pending|ignored|future)",
         )
-    if kind != "*" and (kind == "versioned") != (info.version is not None):
+    if kind != "*" and (kind == "versioned") != versioned:
         return False
-    if state == "*":
-        return any(info.state in states for states in _STATES.values())
-    return info.state in _STATES[state]
+    return state == "*" or actual in _STATES[state]
 
 
 def validate(configuration: Configuration) -> ValidateResult:
@@ -55,10 +70,7 @@ def validate(configuration: Configuration) -> ValidateResult:
 
 def validate_session(session: Session, configuration: Configuration) -> int:
     if not session.database.schema_exists(session.default_schema):
-        pending_ok = any(
-            p.endswith((":pending", ":*")) for p in configuration.ignore_migration_patterns
-        )
-        if session.resolved.migrations and not pending_ok:
+        if session.migrations and not ignores_all(configuration, State.PENDING):
             raise ValidateError(f"Schema {session.default_schema} doesn't exist yet", "run migrate")
         return 0
     with session.events("Validate"):
@@ -87,13 +99,13 @@ def _check(
     passed_over = (State.ABOVE_TARGET, State.DELETED, State.SUPERSEDED)
     if info.state in passed_over or info.type == "DELETE":
         return None
-    if any(matches_pattern(p, info) for p in configuration.ignore_migration_patterns):
+    if is_ignored(configuration, info):
         return None
     problem = _check_state(info)
     below = info.version is not None and baseline is not None and info.version <= baseline
     if problem is None and info.applied and info.resolved and not below:
         # With pending ones ignored, Flyway holds repeatables to the checksum of the replaced text.
-        strict = info.version is not None or "*:pending" in configuration.ignore_migration_patterns
+        strict = info.version is not None or ignores_all(configuration, State.PENDING)
         problem = _check_contents(info, strict)
     return None if problem is None else Problem(problem[0], problem[1], info)
 
@@ -147,7 +159,8 @@ def _check_contents(info: MigrationInfo, strict: bool) -> tuple[str, str] | None
     mismatches: list[tuple[str, object, object]] = []
     if applied.type != resolved.type:
         mismatches.append(("type", applied.type, resolved.type))
-    if strict and info.state != State.OUTDATED and applied.checksum != resolved.checksum:
+    unequal = applied.checksum not in (None, resolved.checksum)
+    if strict and info.state != State.OUTDATED and unequal:
         mismatches.append(("checksum", applied.checksum, resolved.checksum))
     if applied.description != shorten_description(resolved.description):
         mismatches.append(("description", applied.description, resolved.description))
