@@ -293,8 +293,9 @@ def _available_extensions(server: PostgresServer) -> frozenset[str]:
     with psycopg.connect(server.superuser_url("postgres")) as connection:
         names = {row[0] for row in connection.execute("SELECT name FROM pg_available_extensions")}
         row = connection.execute("SELECT current_setting('shared_preload_libraries')").fetchone()
-        if not row or "pg_cron" not in row[0]:
-            names.discard("pg_cron")
+        for extension in ("pg_cron", "pg_stat_statements"):
+            if not row or extension not in row[0]:
+                names.discard(extension)
     return frozenset(names)
 
 

@@ -1,5 +1,7 @@
 """The rule by which a rollup of many dimensions gets a GIN index."""
 
+import re
+
 import psycopg
 import pytest
 
@@ -8,7 +10,7 @@ SOURCE = """
     CREATE TABLE raw.events (
         ts timestamptz NOT NULL, a text, b integer, c raw.mood, "Odd d" text, v float8);
     INSERT INTO raw.events
-    SELECT timestamptz '2024-01-01' + n * interval '1 second', 'a' || n % 7, n % 11,
+    SELECT timestamptz '2024-01-01' + n * interval '1 minute', 'a' || n % 7, n % 11,
         (ARRAY['calm', 'brisk'])[n % 2 + 1]::raw.mood, 'd' || n % 5, n
     FROM generate_series(1, 20000) AS n;
 """
@@ -44,10 +46,11 @@ def test_the_index_answers_a_filter_on_some_dimensions(events: psycopg.Connectio
     events.execute("ANALYZE raw.events")
     create(events, "{a,b,c}")
     events.execute("SELECT silver.perform_rollup()").fetchall()
-    query = "FROM gold.events_1h WHERE b = 3 AND c = 'calm'"
+    events.execute("VACUUM ANALYZE silver.events_1h")
     events.execute("SET enable_seqscan = off")
+    query = "FROM gold.events_1h WHERE b = 3 AND c = 'calm'"
     plan = "\n".join(line for (line,) in events.execute(f"EXPLAIN SELECT * {query}".encode()))
-    assert "Bitmap Index Scan on events_1h_" in plan
+    assert re.search(r"Bitmap Index Scan on events_1h_p\d+_\d+_a_b_c_idx", plan), plan
     assert "((b = 3) AND (c = 'calm'::raw.mood))" in plan
     raw = "FROM raw.events WHERE b = 3 AND c = 'calm'"
     assert (
