@@ -94,6 +94,7 @@ BAD_ARGUMENTS: list[tuple[str, str, str]] = [
     ("chunk", "'-1 day'", "chunk_interval"),
     ("chunk", "'1 minute'", "chunk_interval"),
     ("chunk", "'1 month 1 day'", "chunk_interval"),
+    ("chunk", "'2000 years'", "chunk_interval"),
     ("settle", "NULL", "settle_delay"),
     ("settle", "'-1 second'", "settle_delay"),
     ("window", "'0'", "processing_window"),

@@ -383,6 +383,20 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_width(text, interval) IS 'An error unless the width can be a bucket.';
 
+CREATE FUNCTION rollup_engine.check_chunk(p_width interval) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_width('chunk_interval', p_width);
+    -- pg_partman tells partitions apart by the second, and counts no years of five digits.
+    IF p_width NOT BETWEEN '1 minute' AND '1000 years' THEN
+        PERFORM rollup_engine.fail('TR001', format('chunk_interval is %s', p_width), 'partitions are from a minute to 1000 years wide; a day or a month is usual');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_chunk(interval) IS 'An error unless partitions can be of that width.';
+
 CREATE FUNCTION rollup_engine.check_nesting(p_parent silver.rollup_config, p_width interval) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

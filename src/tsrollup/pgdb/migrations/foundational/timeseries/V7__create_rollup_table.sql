@@ -248,7 +248,7 @@ BEGIN
     PERFORM rollup_engine.check_interval('look_back_window', p_rollup.look_back_window, p_rollup.change_tracking = 'window');
     PERFORM rollup_engine.check_interval('retention', p_rollup.retention, false);
     IF p_rollup.chunk_interval IS NOT NULL THEN
-        PERFORM rollup_engine.check_width('chunk_interval', p_rollup.chunk_interval);
+        PERFORM rollup_engine.check_chunk(p_rollup.chunk_interval);
         IF p_rollup.chunk_interval < p_rollup.bucket_width THEN
             PERFORM rollup_engine.fail('TR001', format('chunk_interval %s is shorter than a bucket', p_rollup.chunk_interval), 'a partition holds whole buckets; leave it out for a default');
         END IF;
@@ -299,7 +299,7 @@ BEGIN
     r.dimensions := rollup_engine.resolve_dimensions(r.source_table, r.time_column, r.parent_id, p_dimensions);
     r.metrics := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, p_metrics);
     r.cell_width := rollup_engine.default_cell_width(r.bucket_width);
-    r.chunk_interval := coalesce(r.chunk_interval, least(30 * r.cell_width, greatest(r.cell_width, '36000 days')));
+    r.chunk_interval := coalesce(r.chunk_interval, greatest('1 minute', least(30 * r.cell_width, greatest(r.cell_width, '36000 days'))));
     r.current_window := coalesce(r.processing_window, r.cell_width);
     r.sealed_before := '-infinity';
     r.source_rows := rollup_engine.estimated_rows(r.source_table);

@@ -57,7 +57,7 @@ BEGIN
             'a name without a schema is looked up in raw; create the table first, or check the spelling');
     END IF;
     v_column := rollup_engine.check_partitionable(v_relation);
-    PERFORM rollup_engine.check_width('chunk_interval', chunk_interval);
+    PERFORM rollup_engine.check_chunk(chunk_interval);
     IF (SELECT rollup_engine.base_type(atttypid) = 'date'::regtype FROM pg_attribute WHERE attrelid = v_relation AND attname = v_column)
         AND rollup_engine.bucket_next(chunk_interval, '2000-01-03 00:00:00+00') - '2000-01-03 00:00:00+00' < interval '24 hours'
     THEN
