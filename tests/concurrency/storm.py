@@ -19,6 +19,11 @@ from psycopg import IsolationLevel, sql
 from rollup_checks import Rollup, assert_settled, describe, differences_query, refresh_everything
 
 LEVELS = ("storm_1m", "storm_1h", "storm_1d")
+LEVELS_OF_ISOLATION = (
+    IsolationLevel.READ_COMMITTED,
+    IsolationLevel.REPEATABLE_READ,
+    IsolationLevel.SERIALIZABLE,
+)
 TRANSIENT = (
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
@@ -166,27 +171,40 @@ def _assert_calm(connection: psycopg.Connection[Any]) -> None:
 
 
 def write(storm: Storm, connection: psycopg.Connection[Any], chance: random.Random) -> None:
-    """One transaction of a few statements, ended in one of the ways that there are."""
-    level = chance.choice([IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ])
+    """One transaction, tried again when it could not be serialized."""
+    level = chance.choice(LEVELS_OF_ISOLATION)
+    seed = chance.random()
+    for _ in range(4):
+        try:
+            end = _write_transaction(storm, connection, level, random.Random(seed))
+            storm.count(f"{level.name.lower()} {end}")
+            return
+        except TRANSIENT as error:
+            storm.count(type(error).__name__)
+            if not isinstance(error, psycopg.errors.SerializationFailure):
+                return
+
+
+def _write_transaction(
+    storm: Storm, connection: psycopg.Connection[Any], level: IsolationLevel, chance: random.Random
+) -> str:
+    """A few statements, ended in one of the ways that there are."""
     end = chance.choices(["commit", "rollback", "prepare"], [8, 2, 2 if storm.two_phase else 0])[0]
     gid = f"storm {id(connection)} {chance.random()}"
-    try:
-        with _transaction(connection, level):
-            for _ in range(chance.randint(1, 3)):
-                _write_statement(storm, connection, chance)
-            if chance.random() < 0.1:
-                _compare(storm, connection)
-            if end == "rollback":
-                connection.execute("ROLLBACK")
-            elif end == "prepare":
-                connection.execute(sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(gid)))
-        if end == "prepare":
-            storm.done.wait(chance.random() / 20)
-            verb = chance.choice(["COMMIT", "COMMIT", "ROLLBACK"])
-            connection.execute(sql.SQL(verb + " PREPARED {}").format(sql.Literal(gid)))
-        storm.count(end)
-    except TRANSIENT as error:
-        storm.count(type(error).__name__)
+    with _transaction(connection, level):
+        for _ in range(chance.randint(1, 3)):
+            _write_statement(storm, connection, chance)
+        if chance.random() < 0.1:
+            _compare(storm, connection)
+        if end == "rollback":
+            connection.execute("ROLLBACK")
+        elif end == "prepare":
+            connection.execute(sql.SQL("PREPARE TRANSACTION {}").format(sql.Literal(gid)))
+    if end == "prepare":
+        storm.done.wait(chance.random() / 20)
+        verb = chance.choice(["COMMIT", "COMMIT", "ROLLBACK"])
+        connection.execute(sql.SQL(verb + " PREPARED {}").format(sql.Literal(gid)))
+    return end
 
 
 def _write_statement(
@@ -277,12 +295,15 @@ def _mark(connection: psycopg.Connection[Any], chance: random.Random) -> None:
 
 
 def check(storm: Storm, connection: psycopg.Connection[Any], chance: random.Random) -> None:
-    """All levels in one snapshot of repeatable read, or each in one of its own."""
-    level = chance.choice([IsolationLevel.READ_COMMITTED, IsolationLevel.REPEATABLE_READ])
-    with _transaction(connection, level):
-        for _ in range(chance.randint(1, 3)):
-            _compare(storm, connection)
-    storm.count("snapshots")
+    """All levels in one snapshot, or, in read committed, each in one of its own."""
+    level = chance.choice(LEVELS_OF_ISOLATION)
+    try:
+        with _transaction(connection, level):
+            for _ in range(chance.randint(1, 3)):
+                _compare(storm, connection)
+        storm.count("snapshots")
+    except psycopg.errors.SerializationFailure:
+        storm.count("SerializationFailure of a reader")
 
 
 def _compare(storm: Storm, connection: psycopg.Connection[Any]) -> None:

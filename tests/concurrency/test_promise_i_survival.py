@@ -34,6 +34,11 @@ def test_promise_i_dump_and_restore(
 ) -> None:
     """Some is stored, some is stale, some is logged; the restored database goes on by itself."""
     create_hierarchy(db)
+    db.execute(
+        "CREATE TABLE raw.odd (ts timestamptz, doc json) PARTITION BY LIST ((doc ->> 'kind'));"
+        "CREATE TABLE raw.odd_1 PARTITION OF raw.odd DEFAULT;"
+        "SELECT silver.create_rollup_table('raw.odd', 'silver', 'odd_1h', '1 hour')"
+    )
     db.execute("SELECT * FROM silver.perform_rollup('readings_1m', 1, 'infinity')")
     refresh_everything(db)
     db.execute("UPDATE raw.readings SET count = 5 WHERE device = 'd2'")
@@ -56,11 +61,12 @@ def test_promise_i_dump_and_restore(
             " FOR VALUES FROM ('2026-03-03 00:00+00') TO ('2026-03-04 00:00+00')"
         )
         restored.execute("INSERT INTO raw.readings (ts) VALUES ('2026-03-03 20:00+00')")
+        restored.execute("INSERT INTO raw.odd VALUES ('2026-03-03 20:00+00', '{\"kind\": \"a\"}')")
         restored.execute(
             "SELECT silver.create_rollup_table('readings_1d', 'silver', 'readings_1w', '1 week')"
         )
         refresh_everything(restored)
-        assert_settled(restored, *LEVELS, "readings_1w")
+        assert_settled(restored, *LEVELS, "readings_1w", "odd_1h")
         invalid = "SELECT * FROM silver.validate_rollup_config() WHERE NOT is_valid"
         assert restored.execute(invalid).fetchall() == []
         restored.execute("SELECT silver.drop_rollup('readings_1w')")

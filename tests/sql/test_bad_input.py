@@ -93,10 +93,12 @@ BAD_ARGUMENTS: list[tuple[str, str, str]] = [
     ("chunk", "'0'", "chunk_interval"),
     ("chunk", "'-1 day'", "chunk_interval"),
     ("chunk", "'1 minute'", "chunk_interval"),
+    ("chunk", "'5000 years'", "chunk_interval"),
     ("chunk", "'1 month 1 day'", "chunk_interval"),
     ("chunk", "'2000 years'", "chunk_interval"),
     ("settle", "NULL", "settle_delay"),
     ("settle", "'-1 second'", "settle_delay"),
+    ("settle", "'1001 years'", "settle_delay"),
     ("window", "'0'", "processing_window"),
     ("window", "'-1 day'", "processing_window"),
     ("duration", "NULL", "target_batch_duration"),
@@ -106,6 +108,7 @@ BAD_ARGUMENTS: list[tuple[str, str, str]] = [
     ("tracking", "'window'", "look_back_window"),
     ("look_back", "'0'", "look_back_window"),
     ("look_back", "'-1 day'", "look_back_window"),
+    ("look_back", "'5000 years'", "look_back_window"),
     ("retention", "'0'", "retention"),
     ("retention", "'-1 day'", "retention"),
 ]
@@ -179,6 +182,7 @@ BAD_CALLS: list[tuple[str, str]] = [
     ),
     ("SELECT silver.create_rollup_table('raw.two_times', 'silver', 'x', '1 day')", "two_times"),
     ("SELECT silver.create_rollup_table('raw.clash', 'silver', 'x', '1 day')", "row_count"),
+    ("SELECT silver.create_rollup_table('raw.wide', 'silver', 'x', '1 day')", "1002 columns"),
 ]
 
 SURROUNDINGS = """
@@ -204,6 +208,8 @@ SURROUNDINGS = """
 
 def test_bad_input(db: psycopg.Connection) -> None:
     db.execute(SURROUNDINGS.encode())
+    columns = ", ".join(f"c{i} integer" for i in range(250))
+    db.execute(f"CREATE TABLE raw.wide (ts timestamptz, {columns})".encode())
     before = _catalogue(db)
     calls = [
         (CREATE.format(**{**GOOD, argument: value}), offender)

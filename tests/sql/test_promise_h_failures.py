@@ -144,6 +144,8 @@ def test_promise_h_what_fails_halfway_is_undone(broken: psycopg.Connection) -> N
         "DROP TABLE silver.readings_1m CASCADE",
         "DROP VIEW gold.readings_1m CASCADE",
         "REVOKE ALL ON raw.readings FROM tsrollup_owner",
+        "ALTER TABLE raw.readings RENAME ts TO at; CREATE TABLE raw.readings_3 PARTITION OF"
+        " raw.readings FOR VALUES FROM ('2026-03-03 00:00+00') TO ('2026-03-04 00:00+00')",
     ],
 )
 def test_promise_h_a_damaged_source_stops_no_other(broken: psycopg.Connection, damage: str) -> None:

@@ -53,6 +53,12 @@ AS $$
     WHERE EXISTS (SELECT FROM pg_class WHERE oid = p_rollup.target_table)
         AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = p_rollup.target_table AND indisunique AND indisvalid AND indnullsnotdistinct)
     UNION ALL
+    SELECT format('time column %I of %s was %s and is %s now', s.time_column, s.relation, s.time_type, a.atttypid::regtype),
+        'change it back, or drop the rollup and create it anew'
+    FROM rollup_engine.source AS s
+    JOIN pg_attribute AS a ON a.attrelid = s.relation AND a.attname = s.time_column AND NOT a.attisdropped
+    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL AND rollup_engine.base_type(a.atttypid) <> s.time_type
+    UNION ALL
     SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
     FROM pg_class AS c WHERE c.oid = p_rollup.source_table AND c.relrowsecurity
     UNION ALL

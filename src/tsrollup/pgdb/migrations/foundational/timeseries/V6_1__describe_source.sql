@@ -361,8 +361,8 @@ AS $$
 BEGIN
     IF p_value IS NULL AND p_required THEN
         PERFORM rollup_engine.fail('TR001', format('%s is NULL', p_name), 'give a length of time, such as ''1 hour''');
-    ELSIF NOT isfinite(p_value) OR p_value < '0' OR (p_value = '0' AND NOT p_zero_allowed) OR p_value > interval '10000 years' THEN
-        PERFORM rollup_engine.fail('TR001', format('%s is %s', p_name, p_value), 'give a positive length of time, such as ''1 hour''');
+    ELSIF NOT isfinite(p_value) OR p_value < '0' OR (p_value = '0' AND NOT p_zero_allowed) OR p_value > interval '1000 years' THEN
+        PERFORM rollup_engine.fail('TR001', format('%s is %s', p_name, p_value), 'give a positive length of time, such as ''1 hour'', of at most 1000 years');
     END IF;
 END
 $$;

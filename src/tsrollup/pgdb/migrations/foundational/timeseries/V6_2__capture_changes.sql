@@ -97,11 +97,15 @@ BEGIN
             FROM rollup_engine.source_partition WHERE source_id = %1$s AND partition = TG_RELID;
             v_changed := coalesce(v_changed, rollup_engine.everything());
         ELSIF TG_LEVEL = 'ROW' THEN
-            -- Statement triggers log a move inside a partition. Of time, that is: other keys have no bounds here.
+            -- Statement triggers log a move inside a partition. Of time, that is: other keys have no bounds
+            -- here, and a default partition holds less than its bounds.
             IF TG_ARGV[0] = 'by time' AND EXISTS (
                 SELECT FROM rollup_engine.source_partition
                 WHERE source_id = %1$s AND partition = TG_RELID
                     AND (SELECT min(%3$s) >= from_time AND min(%3$s) < to_time FROM (SELECT NEW.*) AS n)
+            ) AND NOT EXISTS (
+                SELECT FROM pg_partition_ancestors(TG_RELID) AS a
+                JOIN pg_partitioned_table AS p ON p.partdefid = a.relid AND p.partstrat = 'r'
             ) THEN
                 RETURN NEW;
             END IF;
@@ -111,6 +115,9 @@ BEGIN
                 FROM (SELECT %3$s AS ts FROM (SELECT OLD.* UNION ALL SELECT NEW.*) AS u) AS moved
                 WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00'
             ) AS bins;
+            IF %6$L THEN  -- a generated time is computed after this trigger
+                v_changed := rollup_engine.everything();
+            END IF;
         ELSIF TG_OP = 'UPDATE' THEN
 %4$s
         ELSE
@@ -129,7 +136,8 @@ $body$,
         p_source.grain,
         rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
         rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u', 'new_rows'),
-        rollup_engine.capture_ranges_sql(p_source, 'changed_rows', 'changed_rows')))
+        rollup_engine.capture_ranges_sql(p_source, 'changed_rows', 'changed_rows'),
+        (SELECT attgenerated <> '' FROM pg_attribute WHERE attrelid = p_source.relation AND attname = p_source.time_column)))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_function_sql(rollup_engine.source) IS 'Text of the trigger function of a source.';
 
@@ -182,14 +190,17 @@ CREATE FUNCTION rollup_engine.move_condition(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN count(a.attname) = p.partnatts
-        THEN string_agg(format('OLD.%1$I IS DISTINCT FROM NEW.%1$I', a.attname), ' OR ')
-        ELSE 'OLD.* *<> NEW.*'  -- a key is an expression
-    END
-    FROM pg_partitioned_table AS p
-    LEFT JOIN pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs::int2[])
-    WHERE p.partrelid = p_relation
-    GROUP BY p.partnatts
+    -- Columns of the key, inside its expressions as well, depend on the table itself. Of types that may
+    -- lack an equality, or have one that a restored dump does not find, the text is compared.
+    SELECT string_agg(format(
+        CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typcategory IN ('B', 'D', 'N', 'S', 'T')
+        THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I' ELSE 'OLD.%1$I::text IS DISTINCT FROM NEW.%1$I::text' END,
+        a.attname), ' OR ' ORDER BY a.attnum)
+    FROM pg_depend AS d
+    JOIN pg_attribute AS a ON a.attrelid = d.objid AND a.attnum = d.objsubid
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE d.classid = 'pg_class'::regclass AND d.objid = p_relation AND d.deptype = 'i'
+        AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_relation AND d.refobjsubid = 0
 $$;
 COMMENT ON FUNCTION rollup_engine.move_condition(regclass) IS 'When an updated row may move between the partitions of the table; NULL when it has none.';
 

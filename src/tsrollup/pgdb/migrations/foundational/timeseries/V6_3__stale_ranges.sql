@@ -74,7 +74,7 @@ BEGIN
                 '(SELECT date_bin(''1000:00:00'', {from}, ''2000-01-03 00:00:00+00'') AS f, max({to}) AS t FROM {table} AS x GROUP BY 1)')
             || ') AS bins'
         INTO v_ranges;
-        RETURN v_ranges;
+        RETURN v_ranges * tstzmultirange(tstzrange('0001-01-01 00:00:00+00', '10000-01-01 00:00:00+00'));
     END IF;
     RETURN CASE WHEN v_from IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(v_from, v_to + interval '1 microsecond')) END;
 END
@@ -116,6 +116,19 @@ $$;
 COMMENT ON FUNCTION rollup_engine.mark_rollup(silver.rollup_config, tstzmultirange) IS
 'Makes the buckets that the finite ranges touch stale, except sealed ones. Overlapping rows that nobody holds are replaced by their union under new ids.';
 
+CREATE FUNCTION rollup_engine.is_wide(p_width interval, p_ranges tstzmultirange) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN isempty(p_ranges) THEN false
+        WHEN isfinite(coalesce(lower(p_ranges), '-infinity')) AND isfinite(coalesce(upper(p_ranges), 'infinity'))
+        THEN rollup_engine.bucket_count(p_width, p_ranges) > 1000000
+        ELSE true
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_wide(interval, tstzmultirange) IS 'Whether ranges are infinite, or so long that it pays to look first where there is data.';
+
 CREATE FUNCTION rollup_engine.mark_rollups(p_rollup_ids integer[], p_source_id integer, p_ranges tstzmultirange) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -123,14 +136,17 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
     v_rollup silver.rollup_config;
-    v_ranges tstzmultirange := p_ranges;
+    v_extent tstzmultirange;
 BEGIN
-    IF NOT isfinite(coalesce(lower(v_ranges), '-infinity')) OR NOT isfinite(coalesce(upper(v_ranges), 'infinity')) THEN
-        SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-        v_ranges := v_ranges * rollup_engine.data_extent(v_source);
-    END IF;
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id LOOP
-        PERFORM rollup_engine.mark_rollup(v_rollup, v_ranges);
+        IF rollup_engine.is_wide(v_rollup.bucket_width, p_ranges) AND v_extent IS NULL THEN
+            SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+            v_extent := rollup_engine.data_extent(v_source);
+        END IF;
+        PERFORM rollup_engine.mark_rollup(v_rollup, CASE
+            WHEN rollup_engine.is_wide(v_rollup.bucket_width, p_ranges) THEN p_ranges * v_extent
+            ELSE p_ranges
+        END);
     END LOOP;
 END
 $$;
@@ -232,8 +248,8 @@ CREATE FUNCTION rollup_engine.look_back_range(p_source_id integer, p_now timesta
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT range_agg(tstzrange(p_now - look_back_window, p_now + interval '1 microsecond'))
-    FROM silver.rollup_config
+    SELECT range_agg(tstzrange(t.now - look_back_window, t.now + interval '1 microsecond'))
+    FROM silver.rollup_config, (SELECT CASE WHEN isfinite(p_now) THEN p_now ELSE now() END) AS t (now)
     WHERE source_id = p_source_id AND change_tracking = 'window' AND parent_id IS NULL AND p_now IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
@@ -308,16 +324,20 @@ COMMENT ON FUNCTION rollup_engine.drain(integer, timestamptz) IS
 
 -- Partitions without triggers ------------------------------------------------------------------
 
-CREATE FUNCTION rollup_engine.log_extent(p_source_id integer, p_from timestamptz, p_to timestamptz) RETURNS void
+CREATE FUNCTION rollup_engine.log_extent(p_source_id integer, p_member regclass, p_from timestamptz, p_to timestamptz) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- A drain that knew it without triggers had its rows stored: some may be gone since.
     INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
     SELECT s.id, lower(r), upper(r)
-    FROM rollup_engine.source AS s, unnest(rollup_engine.source_extent(s, p_from, p_to)) AS r
+    FROM rollup_engine.source AS s, unnest(
+        CASE WHEN EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)
+        THEN rollup_engine.data_extent(s) * tstzmultirange(tstzrange(p_from, p_to))
+        ELSE rollup_engine.source_extent(s, p_from, p_to) END) AS r
     WHERE s.id = p_source_id
 $$;
-COMMENT ON FUNCTION rollup_engine.log_extent(integer, timestamptz, timestamptz) IS 'Logs the data of a source in a range as changed.';
+COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed.';
 
 CREATE FUNCTION rollup_engine.watch_new_partitions(p_source_id integer) RETURNS void
     LANGUAGE plpgsql
@@ -339,8 +359,8 @@ BEGIN
         BEGIN
             PERFORM rollup_engine.add_triggers(v_source, v_member.member);
             -- Their lock waited for the writers that they did not see.
-            PERFORM rollup_engine.log_extent(p_source_id, v_member.from_time, v_member.to_time);
-        EXCEPTION WHEN lock_not_available OR insufficient_privilege OR undefined_table THEN
+            PERFORM rollup_engine.log_extent(p_source_id, v_member.member, v_member.from_time, v_member.to_time);
+        EXCEPTION WHEN OTHERS THEN
             NULL;  -- validate_rollup_config shows what is missing; the next run tries again
         END;
     END LOOP;

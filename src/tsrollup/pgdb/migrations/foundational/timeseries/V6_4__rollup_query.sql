@@ -45,11 +45,12 @@ AS $$
             WHEN p_rollup.parent_id IS NOT NULL AND s.name IN ('first', 'last') AND t.typcategory = 'A'
             THEN format('silver.%1$s_value(%2$I, row_%1$s_time)', s.name, p.column_name)
             WHEN p_rollup.parent_id IS NOT NULL
-            THEN rollup_engine.fill(s.from_state, jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name)))
+            THEN rollup_engine.fill(s.from_state, jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name), 'own', own.schema))
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
             THEN format('silver.%s_value(%I, %s)', s.name, m.key, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
             ELSE rollup_engine.fill(s.from_source, jsonb_build_object(
                 'time', quote_ident(p_rollup.time_column),
+                'own', own.schema,
                 'value', quote_ident(m.key) || CASE WHEN s.name = 'sum' AND t.oid = 'float4'::regtype THEN '::float8' ELSE '' END))
         END
     FROM jsonb_each(p_rollup.metrics) AS m
@@ -60,6 +61,13 @@ AS $$
         ON p.rollup_id = p_rollup.parent_id AND p.source_column = m.key AND p.state = s.name AND p.kind = 'state'
     LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attname = coalesce(p.column_name, m.key)
     LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(a.atttypid)
+    -- An extension's type may sort by itself, as citext does.
+    CROSS JOIN LATERAL (
+        SELECT coalesce(max(format('%s.', g.pronamespace::regnamespace)), '') AS schema
+        FROM pg_proc AS g
+        WHERE g.proname = s.name AND g.prokind = 'a' AND g.pronargs = 1 AND g.proargtypes[0] = t.oid
+            AND g.pronamespace = t.typnamespace AND t.typnamespace <> 'pg_catalog'::regnamespace
+    ) AS own
 $$;
 COMMENT ON FUNCTION rollup_engine.state_columns(silver.rollup_config, regtype) IS 'The states that the metrics need, each with its expression over the source.';
 

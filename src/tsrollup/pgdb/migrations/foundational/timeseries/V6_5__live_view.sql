@@ -15,10 +15,10 @@ DECLARE
     v_rollup silver.rollup_config;
     v_source rollup_engine.source;
 BEGIN
-    IF isfinite(lower(v_stale)) AND isfinite(upper(v_stale)) OR isempty(v_stale) THEN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF NOT rollup_engine.is_wide(v_rollup.bucket_width, v_stale) THEN
         RETURN v_stale;
     END IF;
-    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = v_rollup.source_id;
     RETURN v_stale * rollup_engine.bucket_align(v_rollup.bucket_width, rollup_engine.data_extent(v_source));
 END

@@ -229,7 +229,7 @@ COMMENT ON TABLE rollup_engine.stale_range IS 'Where a rollup''s table does not 
 
 -- The catalogue of aggregates -------------------------------------------------------
 -- {value} is the source column, {time} the time column, {state} the parent's column of
--- that state and {type} its type.
+-- that state and {type} its type; {own} the schema of a type that brings its own aggregate.
 
 CREATE TABLE rollup_engine.aggregate_state (
     name text PRIMARY KEY,
@@ -241,8 +241,8 @@ COMMENT ON TABLE rollup_engine.aggregate_state IS 'Partial states: how each is c
 INSERT INTO rollup_engine.aggregate_state (name, from_source, from_state) VALUES
     ('count', 'count({value})', 'sum({state})::{type}'),
     ('sum', 'sum({value})', 'sum({state})::{type}'),
-    ('min', 'min({value})', 'min({state})'),
-    ('max', 'max({value})', 'max({state})'),
+    ('min', '{own}min({value})', '{own}min({state})'),
+    ('max', '{own}max({value})', '{own}max({state})'),
     ('first', '(array_agg({value} ORDER BY {time}))[1]', '(array_agg({state} ORDER BY row_first_time))[1]'),
     ('last', '(array_agg({value} ORDER BY {time} DESC))[1]', '(array_agg({state} ORDER BY row_last_time DESC))[1]');
 

@@ -20,16 +20,16 @@ COMMENT ON TYPE rollup_engine.batch IS
 
 -- What to do ---------------------------------------------------------------------------------
 
-CREATE FUNCTION rollup_engine.parent_stale(p_rollup silver.rollup_config) RETURNS tstzmultirange
+CREATE FUNCTION rollup_engine.parent_stale(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Volatile, for a snapshot newer than the claim. The log need not be looked at: its drain
     -- marks parent and child at once.
     SELECT coalesce(rollup_engine.bucket_align(p_rollup.bucket_width, range_agg(tstzrange(from_time, to_time))), '{}')
-    FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id
+    FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id AND tstzrange(from_time, to_time) && p_ranges
 $$;
-COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config) IS 'Buckets of a rollup that its parent cannot answer yet.';
+COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config, tstzmultirange) IS 'Buckets of a rollup in the ranges that its parent cannot answer yet.';
 
 CREATE FUNCTION rollup_engine.newest_part(p_ranges tstzmultirange, p_width interval, p_window interval) RETURNS tstzmultirange
     LANGUAGE plpgsql IMMUTABLE
@@ -221,7 +221,7 @@ BEGIN
     v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, v_rollup.sealed_before));
     v_todo := (v_claimed - v_sealed) * tstzmultirange(p_within);
     IF v_rollup.parent_id IS NOT NULL AND NOT isempty(v_todo) THEN
-        v_todo := v_todo - rollup_engine.parent_stale(v_rollup);
+        v_todo := v_todo - rollup_engine.parent_stale(v_rollup, v_todo);
         v_batch.outcome := CASE WHEN isempty(v_todo) THEN 'waiting' END;
     END IF;
     v_todo := rollup_engine.newest_part(v_todo, v_rollup.bucket_width, v_rollup.current_window);

@@ -66,13 +66,18 @@ AS $$
 DECLARE
     v_time_type constant regtype := (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id);
     v_twice text;
+    v_columns bigint;
 BEGIN
-    SELECT string_agg(DISTINCT quote_ident(column_name), ', ') INTO v_twice
+    SELECT string_agg(DISTINCT quote_ident(column_name), ', ') FILTER (WHERE times > 1), count(*) FILTER (WHERE kind <> 'finished')
+    INTO v_twice, v_columns
     FROM (
-        SELECT column_name, count(*) OVER (PARTITION BY column_name) AS times
+        SELECT column_name, kind, count(*) OVER (PARTITION BY column_name) AS times
         FROM rollup_engine.plan_columns(p_rollup, v_time_type)
-    ) AS c WHERE times > 1;
-    IF v_twice IS NOT NULL THEN
+    ) AS c;
+    IF v_columns > 800 THEN  -- fresh and stored rows side by side must be fewer than 1664
+        PERFORM rollup_engine.fail('TR001', format('the rollup of %s would store %s columns', p_rollup.source_table, v_columns),
+            '800 are possible: choose metrics, in several rollups if need be');
+    ELSIF v_twice IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR001', format('the rollup would have two columns %s', v_twice),
             'leave out the dimension or the metric of that name, or rename the column of the source');
     END IF;
@@ -206,6 +211,11 @@ BEGIN
     ELSIF v_class.relrowsecurity THEN
         PERFORM rollup_engine.fail('TR004', format('%s has row level security', p_source), 'a rollup would show everyone the sum of all rows; roll up a table without policies');
     END IF;
+    IF has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', p_source, 'SELECT') THEN
+        RETURN;
+    END IF;
+    -- Of two GRANTs at once, one would fail.
+    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup grants in ' || v_schema, 0));
     IF NOT has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', v_schema);
     END IF;
@@ -213,6 +223,32 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_source_access(regclass) IS 'An error unless the caller owns the source and may create rollups; grants the machinery SELECT on it.';
+
+CREATE FUNCTION rollup_engine.check_capture(p_source regclass, p_time_column name) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_reason text;
+BEGIN
+    SELECT CASE WHEN c.relkind = 'f' THEN format('%s below it is a foreign table', c.oid::regclass)
+        ELSE format('%s below it is %s', c.oid::regclass, CASE c.relpersistence WHEN 't' THEN 'temporary' ELSE 'unlogged' END) END
+    INTO v_reason
+    FROM rollup_engine.source_tree(p_source) AS t (member)
+    JOIN pg_class AS c ON c.oid = t.member
+    WHERE c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p'
+    LIMIT 1;
+    IF v_reason IS NULL AND EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = p_source AND attname = p_time_column AND attgenerated = 'v') THEN
+        v_reason := format('triggers do not see its time column %I, which is generated and not stored', p_time_column);
+    END IF;
+    IF v_reason IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('changes of %s cannot be tracked: %s', p_source, v_reason),
+            'change that, or use change_tracking => ''window''');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_capture(regclass, name) IS 'An error unless triggers see every change of the source and of the partitions below it.';
 
 CREATE FUNCTION rollup_engine.check_target(p_schema text, p_table text) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -253,9 +289,7 @@ BEGIN
             PERFORM rollup_engine.fail('TR001', format('chunk_interval %s is shorter than a bucket', p_rollup.chunk_interval), 'a partition holds whole buckets; leave it out for a default');
         END IF;
     END IF;
-    IF p_rollup.bucket_width > interval '1000 years' THEN
-        PERFORM rollup_engine.fail('TR001', format('rollup_table_interval %s is too long', p_rollup.bucket_width), 'the longest bucket is 1000 years');
-    ELSIF p_rollup.change_tracking IS NULL OR p_rollup.change_tracking NOT IN ('trigger', 'window') THEN
+    IF p_rollup.change_tracking IS NULL OR p_rollup.change_tracking NOT IN ('trigger', 'window') THEN
         PERFORM rollup_engine.fail('TR001', format('change_tracking %L is unknown', coalesce(p_rollup.change_tracking, 'NULL')), 'use ''trigger'', or ''window'' with a look_back_window');
     END IF;
 END
@@ -353,6 +387,8 @@ DECLARE
     r silver.rollup_config;
 BEGIN
     PERFORM rollup_engine.check_isolation();
+    -- Whoever comes second sees what the first has made.
+    PERFORM pg_advisory_xact_lock(hashtextextended(format('tsrollup target %s.%s', target_schema, target_table_name), 0));
     SELECT c.* INTO r
     FROM silver.rollup_config AS c JOIN pg_class AS t ON t.oid = c.target_table
     WHERE t.relname = target_table_name AND t.relnamespace::regnamespace::text = quote_ident(target_schema);
@@ -373,11 +409,15 @@ BEGIN
     PERFORM rollup_engine.check_target(target_schema, target_table_name);
     r := rollup_engine.describe_rollup(r, source_table_name, time_column, dimensions, metrics);
     PERFORM rollup_engine.check_source_access(r.source_table);
+    IF r.change_tracking = 'trigger' AND r.parent_id IS NULL THEN
+        PERFORM rollup_engine.check_capture(r.source_table, r.time_column);
+    END IF;
 
     v_source := rollup_engine.lock_source(r);
     r.source_id := v_source.id;
     r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
-    FOR v_member IN SELECT DISTINCT member FROM rollup_engine.missing_triggers(v_source) LOOP
+    -- From the top, as writers lock.
+    FOR v_member IN SELECT rollup_engine.source_tree(v_source.relation) LOOP
         PERFORM rollup_engine.add_triggers(v_source, v_member);
     END LOOP;
     PERFORM rollup_engine.mark_new(r.id);
@@ -396,6 +436,9 @@ DECLARE
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
+    -- In the order of a refresh: what it has claimed is waited for before its table is locked.
+    DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
         EXECUTE format('DROP VIEW %s', v_rollup.target_view);
     END IF;
@@ -403,8 +446,6 @@ BEGIN
     IF NOT p_keep_table AND EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
         EXECUTE format('DROP TABLE %s', v_rollup.target_table);
     END IF;
-    DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
-    DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what belongs to one rollup.';
@@ -445,6 +486,7 @@ BEGIN
     FOR v_trigger IN
         SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger
         WHERE tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', v_rollup.source_id)) AND tgparentid = 0
+        ORDER BY (SELECT count(*) FROM pg_partition_ancestors(tgrelid))
     LOOP
         EXECUTE format('DROP TRIGGER %I ON %s', v_trigger.tgname, v_trigger.relation);
     END LOOP;
@@ -475,6 +517,7 @@ BEGIN
         SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
     INTO r.metrics FROM jsonb_each(v_added);
     PERFORM rollup_engine.add_columns(r);
+    EXECUTE format('LOCK TABLE %s', r.target_view);  -- and its table, in the order of those who read it
     FOR v_column IN
         SELECT column_name, data_type FROM rollup_engine.rollup_column AS c
         WHERE c.rollup_id = r.id AND c.kind = 'state'

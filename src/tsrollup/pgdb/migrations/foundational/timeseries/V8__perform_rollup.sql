@@ -162,7 +162,7 @@ CREATE FUNCTION rollup_engine.settled_range(p_rollup silver.rollup_config, p_as_
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT tstzrange(NULL, silver.time_bucket(p_rollup.bucket_width,
-        CASE WHEN isfinite(p_as_of) THEN p_as_of - p_rollup.settle_delay ELSE p_as_of END))
+        CASE WHEN isfinite(p_as_of) THEN greatest(p_as_of, '0001-01-01 00:00:00+00') - p_rollup.settle_delay ELSE p_as_of END))
 $$;
 COMMENT ON FUNCTION rollup_engine.settled_range(silver.rollup_config, timestamptz) IS 'Buckets that ended at least settle_delay before the time.';
 
@@ -459,7 +459,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.bucket_next(interval, timestamptz), rollup_engine.bucket_ceil(interval, timestamptz), rollup_engine.bucket_align(interval, tstzmultirange),
     rollup_engine.source_tree(regclass), rollup_engine.source_members(regclass, name), rollup_engine.partition_column(regclass),
     rollup_engine.time_columns(regclass), rollup_engine.base_type(oid), rollup_engine.missing_triggers(rollup_engine.source), rollup_engine.move_condition(regclass),
-    rollup_engine.add_triggers(rollup_engine.source, regclass), rollup_engine.log_extent(integer, timestamptz, timestamptz),
+    rollup_engine.add_triggers(rollup_engine.source, regclass), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz),
     rollup_engine.watch_new_partitions(integer), rollup_engine.drain_step(integer, timestamptz), rollup_engine.drain_all(text, timestamptz),
     rollup_engine.run_order(text), rollup_engine.is_due(silver.rollup_config, boolean), rollup_engine.settled_range(silver.rollup_config, timestamptz),
     rollup_engine.refresh_step(integer, tstzrange, timestamptz[]), rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer),

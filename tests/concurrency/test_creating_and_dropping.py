@@ -1,0 +1,84 @@
+"""Rollups are created, dropped and extended while others do the same, refresh, read or write."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from interleaving import Background
+from rollup_checks import assert_settled, refresh_everything
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+CREATE = "SELECT silver.create_rollup_table('raw.t', 'silver', '{}', '1 hour', if_not_exists => {})"
+
+
+def test_the_same_rollup_created_by_many_at_once(db: psycopg.Connection, connect: Connect) -> None:
+    """As a deployment of several instances does; and others of the same source beside it."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz, v integer)")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-01', 1)")
+    creators = [
+        Background(connect(), CREATE.format(name, "true").encode())
+        for name in [*["t_1h"] * 5, *(f"t_{i}" for i in range(5))]
+    ]
+    assert {str(x.result()[0][0]) for x in creators} == {
+        "silver.t_1h",
+        *(f"silver.t_{i}" for i in range(5)),
+    }
+    refresh_everything(db)
+    assert_settled(db, "t_1h", *(f"t_{i}" for i in range(5)))
+    with pytest.raises(psycopg.Error, match="exists already"):
+        db.execute(CREATE.format("t_1h", "false").encode())
+
+
+def test_a_drop_waits_for_claims_before_it_locks(
+    settled: psycopg.Connection, connect: Connect
+) -> None:
+    """A refresh claims stale rows, then opens the table: the other way round is a deadlock."""
+    settled.execute("SELECT silver.drop_rollup('readings_1d')")
+    settled.execute("SELECT silver.mark_stale('readings_1h', '2026-03-01 20:00', '2026-03-02')")
+    refresher = connect(autocommit=False)
+    refresher.execute("SELECT FROM rollup_engine.stale_range FOR UPDATE")
+    drop = Background(connect(), "SELECT silver.drop_rollup('readings_1h')")
+    drop.wait_until_blocked(settled)
+    refresher.execute("SELECT FROM silver.readings_1h")
+    refresher.commit()
+    drop.result()
+
+
+def test_a_metric_waits_for_readers_before_it_locks(
+    settled: psycopg.Connection, connect: Connect
+) -> None:
+    """Who reads the live view opens its table next."""
+    reader = connect(autocommit=False)
+    reader.execute("CREATE VIEW public.mine AS SELECT FROM gold.readings_1m")
+    change = Background(
+        connect(), "SELECT silver.add_rollup_metric('readings_1m', '{\"level\": [\"first\"]}')"
+    )
+    change.wait_until_blocked(settled)
+    settled.execute("SET lock_timeout = '10s'")
+    settled.execute("SELECT FROM silver.readings_1m")
+    reader.commit()
+    change.result()
+
+
+def test_triggers_are_created_from_the_top(db: psycopg.Connection, connect: Connect) -> None:
+    """As writers lock: who writes through the parent is not caught between it and a partition."""
+    db.execute(
+        """
+        CREATE TABLE raw.t_1 (ts timestamptz NOT NULL, v integer);
+        CREATE TABLE raw.t (ts timestamptz NOT NULL, v integer) PARTITION BY RANGE (ts);
+        ALTER TABLE raw.t ATTACH PARTITION raw.t_1
+            FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-03-02 00:00+00');
+        """
+    )
+    writer = connect(autocommit=False)
+    writer.execute("LOCK TABLE ONLY raw.t IN ROW EXCLUSIVE MODE")
+    create = Background(connect(), CREATE.format("t_1h", "false").encode())
+    create.wait_until_blocked(db)
+    writer.execute("INSERT INTO raw.t VALUES ('2026-03-01 05:00+00', 1)")
+    writer.commit()
+    create.result()
+    refresh_everything(db)
+    assert_settled(db, "t_1h")
