@@ -173,6 +173,50 @@ def test_toml_and_its_environments(shell: Shell) -> None:
     assert_alike(shell.both("-environment=nowhere info"))
 
 
+def test_toml_environments_in_detail(shell: Shell) -> None:
+    text = TOML.replace("{url}", shell.url).replace('user = "postgres"', 'user = "${env.WHO}"')
+    shell.write(
+        "flyway.toml", text + 'anything = 1\n[environments.prod.flyway]\ntable = "flyway_p"\n'
+    )
+    shell.environment["WHO"] = "postgres"
+    pairs = shell.both(
+        "migrate",
+        "-environment=prod migrate",
+        "-environments.dev.schemas=other migrate",
+        "-environments.new.url={url} -environments.new.user=postgres -environment=new migrate",
+    )
+    assert_alike(pairs)
+    assert {"prod.flyway_p", "other.a_toml", "public.a_toml"} <= pairs[-1][1].tables.keys()
+
+
+def test_config_files_start_at_the_working_directory(shell: Shell) -> None:
+    shell.write("a.conf", CONF)
+    shell.write("inner/a.conf", CONF + "flyway.table=flyway_inner\n# \u00e9\n")
+    inner = shell.folder / "inner" / "a.conf"
+    inner.write_bytes(inner.read_text().encode("latin-1"))
+    shell.write("inner/migrations/V7__x.sql", "SELECT 1;\n")
+    pairs = shell.both("-workingDirectory=inner -configFiles=a.conf migrate")
+    assert_alike(pairs)
+    assert "app.flyway_inner" in pairs[0][1].tables
+    shell.environment["FLYWAY_WORKING_DIRECTORY"] = "inner"
+    pairs = shell.both("-configFiles=a.conf migrate")
+    assert_alike(pairs)
+    assert "app.flyway_schema_history" in pairs[0][1].tables
+
+
+def test_locations_without_a_scheme(shell: Shell) -> None:
+    line = "-url={url} -user=postgres -placeholders.who=x -locations=migrations migrate -v"
+    pairs = shell.both(line)
+    assert_alike(pairs)
+    assert "public.a_x" in pairs[0][1].tables
+
+
+def test_warnings_about_locations_are_told_once(shell: Shell) -> None:
+    ours = shell.both("-url={url} -user=postgres -locations=filesystem:nowhere migrate")[0][1]
+    assert ours.status == 0
+    assert ours.err.count("nowhere") == 1
+
+
 def test_working_directory(shell: Shell) -> None:
     shell.write("inner/sql/V1__x.sql", "CREATE TABLE inside (i int);\n")
     shell.write("inner/other/V2__y.sql", "CREATE TABLE other (i int);\n")
@@ -192,11 +236,18 @@ def test_working_directory(shell: Shell) -> None:
         "-configFiles=a.conf,flyway.toml info",
         "-configFiles=a.conf -cherryPick=1 migrate",
         "-configFiles=a.conf undo",
+        "-configFiles=a.conf -flyway.mixed=true info",
+        "-configFiles=a.conf -mixed=true -mixed=true info",
+        "-configFiles=a.conf -outputType=text info",
+        "-configFiles=a.conf -undoSqlMigrationPrefix=U info",
+        "-configFiles=a.conf -target= info",
+        "-configFiles=directory.conf info",
     ],
 )
 def test_wrong_usage(shell: Shell, line: str) -> None:
     shell.write("a.conf", CONF)
     shell.write("unknown.conf", CONF + "flyway.nonsense=1\n")
+    shell.write("directory.conf", CONF + "flyway.workingDirectory=inner\n")
     shell.write("x.toml", TOML.replace("{url}", shell.url))
     pairs = shell.both(line.replace("flyway.toml", "x.toml"))
     assert_alike(pairs)

@@ -63,7 +63,9 @@ def parse(words: Sequence[str]) -> Arguments:
             arguments.flags.add(word)
         elif word.startswith("-") and "=" in word:
             key, _, value = word[1:].partition("=")
-            arguments.parameters[key.removeprefix("flyway.")] = value
+            if key in arguments.parameters:
+                raise ConfigurationError(f"-{key} is given twice", hint="give it once")
+            arguments.parameters[key] = value
         elif word in _COMMANDS or word in _PAID_COMMANDS:
             arguments.commands.append(word)
         else:
@@ -93,13 +95,18 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(arguments: Arguments) -> int:
-    if arguments.flags & _VERSION_FLAGS:
+    if arguments.flags & _VERSION_FLAGS and not arguments.commands:
         print(f"tsrollup's migration runner, compatible with Flyway {output.FLYWAY_VERSION}")
         return 0
     if arguments.flags & _HELP_FLAGS or not arguments.commands:
         print(USAGE)
         return 0
-    parameters = {key: value for key, value in arguments.parameters.items() if key != "outputType"}
+    parameters = dict(arguments.parameters)
+    output_type = str(parameters.pop("outputType", "json"))
+    if output_type.lower() != "json":
+        raise ConfigurationError(
+            f"{output_type!r} is not an output type", hint="write -outputType=json, or leave it out"
+        )
     for command in arguments.commands:
         if command in _PAID_COMMANDS:
             print(

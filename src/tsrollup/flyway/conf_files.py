@@ -12,6 +12,7 @@ from .configuration import Value
 from .errors import ConfigurationError
 
 _ENVIRONMENT_VARIABLE = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
+_RESOLVER = re.compile(r"\$\{env\.([^}]+)\}")
 _ASSIGNMENT = re.compile(r"flyway\.[^=]*=")
 _KEY_VALUE = re.compile(r"([^=:\s]*)\s*[=:]?\s*(.*)", re.DOTALL)
 
@@ -23,21 +24,23 @@ ENVIRONMENT_KEYS = frozenset(
 )
 
 
-def decode(content: bytes, encoding: str) -> str:
+def decode(content: bytes, encoding: str, errors: str = "strict") -> str:
     """Text of `content`; as Java has it, UTF-16 and UTF-32 are big-endian unless a mark tells."""
     name = codecs.lookup(encoding).name
     if name in ("utf-16", "utf-32") and not content.startswith(_MARKS):
         name += "-be"
-    return content.decode(name)
+    return content.decode(name, errors)
 
 
 def read_text(path: Path, encoding: str = "UTF-8") -> str:
     try:
-        return decode(path.read_bytes(), encoding)
+        # As Flyway does: a stray byte in a comment must not stop it.
+        return decode(path.read_bytes(), encoding, "replace")
     except OSError as error:
         raise ConfigurationError(
             f"cannot read configuration file {path}: {error.strerror}",
-            hint="check the path given with -configFiles; it is relative to the current directory",
+            hint="check the path given with -configFiles; "
+            "it starts at the current directory (or -workingDirectory)",
         ) from None
     except (UnicodeError, LookupError):
         raise ConfigurationError(
@@ -96,21 +99,35 @@ def merge_toml(base: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]
     return base
 
 
-def toml_parameters(document: Mapping[str, Any], environment: str | None) -> dict[str, Value]:
+def toml_parameters(
+    document: Mapping[str, Any], environment: str | None, environ: Mapping[str, str] = os.environ
+) -> dict[str, Value]:
     """The parameters of a merged TOML document, those of the chosen environment included."""
     parameters = _flatten(document.get("flyway", {}))
     chosen = environment or str(parameters.get("environment", "default"))
     environments = document.get("environments", {})
     if chosen in environments:
-        parameters = {**_flatten(environments[chosen]), **parameters}
+        own = dict(environments[chosen])
+        settings = _flatten(own.pop("flyway", {}))
+        known = {key: _resolved(own[key], environ) for key in ENVIRONMENT_KEYS & own.keys()}
+        parameters = {**_flatten(known), **parameters, **settings}
     elif chosen != "default":
-        known = ", ".join(sorted(environments)) or "none"
+        names = ", ".join(sorted(environments)) or "none"
         raise ConfigurationError(
             f"environment {chosen} is not in the TOML configuration",
-            hint=f"add [environments.{chosen}]; there is: {known}",
+            hint=f"add [environments.{chosen}]; there is: {names}",
         )
     parameters["environment"] = chosen
     return parameters
+
+
+def _resolved(value: object, environ: Mapping[str, str]) -> object:
+    """${env.NAME} is an environment variable in what describes an environment."""
+    if isinstance(value, list):
+        return [_resolved(item, environ) for item in value]
+    if not isinstance(value, str):
+        return value
+    return _RESOLVER.sub(lambda match: environ.get(match[1], match[0]), value)
 
 
 def _flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Value]:

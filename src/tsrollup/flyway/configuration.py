@@ -13,14 +13,15 @@ Value = str | Sequence[str]
 # Parameters of open-source Flyway that have nothing to act on here: JDBC, Java and reporting.
 WITHOUT_EFFECT = frozenset(
     """driver color callbacks resolvers jarDirs
-    loggers reportEnabled reportFilename licenseKey edition email token
-    outputFile logFile kerberosConfigFile oracle.sqlplus oracle.sqlplusWarn undoSqlMigrationPrefix
-    powershellExecutable communityDBSupportEnabled publishResult
-    scriptPlaceholderPrefix scriptPlaceholderSuffix javaMigrationClassProvider
-    postgresql.transactionalLock skipCheckForUpdate""".split()
+    loggers reportEnabled reportFilename licenseKey
+    outputFile kerberosConfigFile oracle.sqlplus oracle.sqlplusWarn
+    communityDBSupportEnabled publishResult
+    scriptPlaceholderPrefix scriptPlaceholderSuffix skipCheckForUpdate""".split()
 )
-WITHOUT_EFFECT_PREFIXES = ("jdbcProperties.", "vault.", "dapr.", "gcsm.", "oracle.", "check.")
-PAID = frozenset("cherryPick dryRunOutput errorOverrides stream batch detectEncoding".split())
+WITHOUT_EFFECT_PREFIXES = ("jdbcProperties.", "oracle.")
+PAID = frozenset(
+    "cherryPick dryRunOutput errorOverrides stream batch detectEncoding email token".split()
+)
 
 
 @dataclass(frozen=True)
@@ -158,8 +159,8 @@ def _convert(key: str, value: Value, wanted: object) -> object:
         return text.lower() == "true"
     if wanted is int:
         try:
-            return int(text)
+            return int(text) if text else None
         except ValueError:
             raise ConfigurationError(f"flyway.{key} must be a number, not {text!r}") from None
-    optional = isinstance(wanted, types.UnionType)
+    optional = isinstance(wanted, types.UnionType) and key != "target"
     return None if optional and text == "" else text

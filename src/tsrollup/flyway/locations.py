@@ -32,8 +32,14 @@ class Location:
                 f"location {descriptor} is not supported", hint="use filesystem:<folder>"
             )
         normal = path.strip().replace("\\", "/")
+        if scheme == "classpath":
+            normal = normal.strip("/")
         normal = normal.rstrip("/") or "/" if normal else "."
         return cls(f"{scheme}:{normal}", str(PurePosixPath(normal)))
+
+    def start(self, configuration: Configuration) -> Path:
+        """Where a relative path begins; the class path of Flyway's command line is this folder."""
+        return Path() if self.is_classpath else configuration.directory
 
     @property
     def is_classpath(self) -> bool:
@@ -63,8 +69,8 @@ class Location:
 
     def contains(self, other: "Location") -> bool:
         """Whether every script of `other` is one of ours already."""
-        if self._pattern or other._pattern:
-            return self.path == other.path
+        if self._pattern or other._pattern or self.is_classpath != other.is_classpath:
+            return self.descriptor == other.descriptor
         return PurePosixPath(other.path).is_relative_to(self.path)
 
     def scripts(self, directory: Path, suffixes: Iterable[str]) -> Iterator[tuple[str, Path]]:
@@ -107,7 +113,7 @@ def parse_locations(descriptors: Iterable[str]) -> list[Location]:
         outer = next((other for other in kept if other.contains(location)), None)
         if outer is None:
             kept.append(location)
-        elif outer.path != location.path:
+        elif outer.descriptor != location.descriptor:
             log.warning(
                 "Discarding location %s, for it lies inside %s",
                 location.descriptor,
@@ -122,11 +128,11 @@ def find_scripts(
     """Every file with one of `suffixes`: (name relative to its location, file)."""
     found: dict[Path, str] = {}
     for location in parse_locations(descriptors):
-        root = configuration.directory / location._fixed
-        if location.is_classpath or not root.is_dir():
+        start = location.start(configuration)
+        if not (start / location._fixed).is_dir():
             _report_missing(configuration, location)
             continue
-        for relative, file in location.scripts(configuration.directory, suffixes):
+        for relative, file in location.scripts(start, suffixes):
             found.setdefault(file, relative)
     return [(relative, file) for file, relative in found.items()]
 
@@ -137,5 +143,5 @@ def _report_missing(configuration: Configuration, location: Location) -> None:
             f"location {location.descriptor} does not exist",
             hint="relative locations start at the current directory (or -workingDirectory)",
         )
-    reason = "there is no classpath here; use filesystem:" if location.is_classpath else "not found"
-    log.warning("Skipping location %s (%s)", location.descriptor, reason)
+    hint = "; did you mean filesystem:?" if location.is_classpath else ""
+    log.warning("Skipping location %s (not found%s)", location.descriptor, hint)

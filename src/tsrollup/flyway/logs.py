@@ -13,6 +13,20 @@ class _Formatter(logging.Formatter):
         return text if record.levelno == logging.INFO else f"{record.levelname}: {text}"
 
 
+class _OncePerLocation(logging.Filter):
+    """A command walks the locations several times, for migrations and for callbacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        repeated = record.name.endswith(".locations") and text in self.told
+        self.told.add(text)
+        return not repeated
+
+
 @contextmanager
 def logged_to_console(
     *, quiet: bool = False, debug: bool = False, progress_to: TextIO | None = None
@@ -23,6 +37,7 @@ def logged_to_console(
     progress.addFilter(lambda record: record.levelno < logging.WARNING)
     warnings = logging.StreamHandler(sys.stderr)
     warnings.setLevel(logging.WARNING)
+    warnings.addFilter(_OncePerLocation())
     level, propagate = logger.level, logger.propagate
     for handler in (progress, warnings):
         handler.setFormatter(_Formatter())

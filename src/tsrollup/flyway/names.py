@@ -102,7 +102,10 @@ class Naming:
         return self._without_suffix(filename) is not None
 
     def _read(self, filename: str, prefix: str, kind: Kind, rest: str) -> Name:
-        head, separator, tail = rest.partition(self.separator)
+        place = rest.find(self.separator)
+        separated = place >= 0
+        head = rest[:place] if separated else rest
+        tail = rest[place + len(self.separator) :] if separated else ""
         description = tail.replace("_", " ")
         suffix = self.suffixes[0] if self.suffixes else ""
         if kind in ("versioned", "baseline"):
@@ -121,7 +124,7 @@ class Naming:
                     f"({head!r} is not a version number)"
                 )
                 return Name(prefix, kind, None, description, problem)
-        if kind == "repeatable" and not separator:
+        if kind == "repeatable" and not separated:
             problem = (
                 f"Invalid repeatable migration name format: {filename} (a description is missing)"
             )

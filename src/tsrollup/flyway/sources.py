@@ -27,9 +27,11 @@ def environment_name(key: str) -> str:
     return "FLYWAY_" + words.upper()
 
 
-# Flyway takes the environment from files and arguments only.
+# Flyway takes the environment from files and arguments, the working directory from arguments only.
 _BY_VARIABLE = {
-    environment_name(key): key for key in [*KEYS, *WITHOUT_EFFECT] if key != "environment"
+    environment_name(key): key
+    for key in [*KEYS, *WITHOUT_EFFECT]
+    if key not in ("environment", "workingDirectory")
 }
 
 
@@ -58,14 +60,27 @@ def load_configuration(
     named = [Path(name) for name in split_list(environ.get("FLYWAY_CONFIG_FILES", ""))]
     named += [Path(name) for name in split_list(given.pop("configFiles", ""))]
     named += [Path(name) for name in config_files]
-    directory = Path(
-        str(given.get("workingDirectory", environ.get("FLYWAY_WORKING_DIRECTORY", ".")))
-    )
+    directory = Path(str(given.get("workingDirectory", ".")))
     environment = str(given["environment"]) if "environment" in given else None
-    parameters = _from_files(named, directory, encoding, environ, environment)
+    environments = _take_environments(given)
+    parameters = _from_files(named, directory, encoding, environ, environment, environments)
+    if "workingDirectory" in parameters:
+        raise ConfigurationError(
+            "flyway.workingDirectory cannot stand in a configuration file",
+            hint="give it as an argument: -workingDirectory=...",
+        )
     parameters |= from_environment(environ)
     parameters |= given
     return configuration_from(parameters)
+
+
+def _take_environments(given: dict[str, Value]) -> dict[str, dict[str, Value]]:
+    """What `-environments.NAME.key=value` arguments say, taken out of the others."""
+    environments: dict[str, dict[str, Value]] = {}
+    for key in [key for key in given if key.startswith("environments.")]:
+        _, name, *rest = key.split(".")
+        environments.setdefault(name, {})[".".join(rest)] = given.pop(key)
+    return environments
 
 
 def _from_files(
@@ -74,19 +89,21 @@ def _from_files(
     encoding: str,
     environ: Mapping[str, str],
     environment: str | None,
+    environments: Mapping[str, Any],
 ) -> dict[str, Value]:
-    named = [path if path.exists() else directory / path for path in named]
+    named = [directory / path for path in named]
     is_toml = [path.suffix.lower() == ".toml" for path in named]
     if any(is_toml) and not all(is_toml):
         raise ConfigurationError(
             "-configFiles names TOML and .conf files together", hint="give one kind only"
         )
     default_toml = _defaults(directory, _TOML_NAMES)
-    if any(is_toml) or (default_toml and not named):
+    if any(is_toml) or (not named and (default_toml or environments)):
         document: dict[str, Any] = {}
         for path in [*default_toml, *named]:
             merge_toml(document, parse_toml(read_text(path, encoding), path))
-        return toml_parameters(document, environment)
+        merge_toml(document, {"environments": environments})
+        return toml_parameters(document, environment, environ)
     parameters: dict[str, Value] = {}
     for path in [*_defaults(directory, _CONF_NAMES), *named]:
         parameters |= parse_conf(read_text(path, encoding), environ)

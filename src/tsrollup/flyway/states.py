@@ -134,7 +134,7 @@ class _Context:
         return latest
 
     def _target(self, target: str | None, rows: Sequence[Applied]) -> Version | None:
-        name = (target or "latest").lower()
+        name = "latest" if target is None else target.lower()
         if name in ("latest", "next"):
             return None
         if name == "current":
