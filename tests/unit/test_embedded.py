@@ -122,6 +122,13 @@ def test_a_folder_with_other_files_is_refused(data_dir: Path) -> None:
         embedded.start(data_dir)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may look everywhere")
+def test_a_folder_that_one_may_not_look_into_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0)
+    with pytest.raises(TsrollupError, match=r"cannot use .*: Permission denied"):
+        embedded.start(tmp_path / "data")
+
+
 def test_the_password_is_needed_and_private(data_dir: Path) -> None:
     server = embedded.start(data_dir)
     assert (data_dir / "server.json").stat().st_mode & 0o077 == 0

@@ -86,15 +86,15 @@ class Cluster:
         return (self.pgdata / "PG_VERSION").exists()
 
     def prepare(self) -> None:
-        if self.data_dir.exists() and not self.data_dir.is_dir():
-            raise TsrollupError(f"{self.data_dir} is not a folder", "give another --data-dir")
-        foreign = self.data_dir.exists() and any(self.data_dir.iterdir())
-        if foreign and not (self.data_dir / "lock").exists():
-            raise TsrollupError(
-                f"{self.data_dir} holds files that are not an embedded server's",
-                "give an empty or a new folder as --data-dir",
-            )
         try:
+            if self.data_dir.exists() and not self.data_dir.is_dir():
+                raise TsrollupError(f"{self.data_dir} is not a folder", "give another --data-dir")
+            foreign = self.data_dir.exists() and any(self.data_dir.iterdir())
+            if foreign and not (self.data_dir / "lock").exists():
+                raise TsrollupError(
+                    f"{self.data_dir} holds files that are not an embedded server's",
+                    "give an empty or a new folder as --data-dir",
+                )
             self.data_dir.mkdir(parents=True, exist_ok=True)
             self.account.own(self.data_dir)
             (self.data_dir / "lock").touch()
