@@ -256,6 +256,11 @@ def test_ranges_of_centuries_cost_only_where_there_is_data(db: psycopg.Connectio
         "SELECT silver.mark_stale('t_1m', '1900-01-01', '2100-01-01')",
         "SELECT silver.mark_stale('raw.t', '1900-01-01', '2100-01-01')",
         "SELECT silver.refresh_rollup('t_1h', '1900-01-01', '2100-01-01')",
+        "SELECT silver.mark_stale('t_1m', '4713-01-01 BC', '294276-12-31 23:59')",
+        "SELECT silver.mark_stale('raw.t', '4713-01-01 BC', '294276-12-31 23:59')",
+        "SELECT silver.mark_stale('raw.t', '4713-01-01 BC', '4712-01-01 BC')",
+        "SELECT silver.refresh_rollup('t_1h', '4713-01-01 BC', '294276-12-31 23:59')",
+        "SELECT silver.refresh_rollup('t_1h', '294276-12-31 23:00', 'infinity')",
         "TRUNCATE raw.t_1",
     ):
         db.execute(statement.encode())

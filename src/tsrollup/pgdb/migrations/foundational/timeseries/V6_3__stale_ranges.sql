@@ -406,6 +406,16 @@ COMMENT ON FUNCTION rollup_engine.stale_set(integer) IS
 
 -- Public -------------------------------------------------------------------------------------
 
+CREATE FUNCTION rollup_engine.calendar_range(p_from timestamptz, p_to timestamptz) RETURNS tstzrange
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT tstzrange(
+        CASE WHEN isfinite(p_from) THEN least(greatest(p_from, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00') ELSE p_from END,
+        CASE WHEN isfinite(p_to) THEN least(greatest(p_to, '0001-01-02 00:00:00+00'), '10000-01-01 00:00:00+00') ELSE p_to END)
+$$;
+COMMENT ON FUNCTION rollup_engine.calendar_range(timestamptz, timestamptz) IS 'The range; its finite bounds moved into the years that have buckets.';
+
 CREATE FUNCTION silver.mark_stale(table_name text, from_time timestamptz, to_time timestamptz) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -424,11 +434,11 @@ BEGIN
         PERFORM rollup_engine.mark_rollups(
             ARRAY(SELECT rollup_engine.with_descendants(v_rollup_id)),
             (SELECT source_id FROM silver.rollup_config WHERE id = v_rollup_id),
-            tstzmultirange(tstzrange(from_time, to_time)));
+            tstzmultirange(rollup_engine.calendar_range(from_time, to_time)));
         RETURN;
     END IF;
     FOR v_source_id IN SELECT id FROM rollup_engine.source WHERE relation = v_relation LOOP
-        PERFORM rollup_engine.log_change(v_source_id, from_time, to_time);
+        PERFORM rollup_engine.log_change(v_source_id, lower(r), upper(r)) FROM rollup_engine.calendar_range(from_time, to_time) AS r;
         v_found := true;
     END LOOP;
     IF NOT v_found THEN

@@ -319,7 +319,7 @@ BEGIN
     SELECT * INTO v_target FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(p_target);
     PERFORM silver.mark_stale(v_target.target_table::text, p_from, p_to);
     PERFORM rollup_engine.drain_all(p_target, clock_timestamp());
-    v_range := rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(tstzrange(p_from, p_to)));
+    v_range := rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to)));
     FOR v_rollup IN
         WITH RECURSIVE line AS (
             SELECT v_target.id
@@ -464,7 +464,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.run_order(text), rollup_engine.is_due(silver.rollup_config, boolean), rollup_engine.settled_range(silver.rollup_config, timestamptz),
     rollup_engine.refresh_step(integer, tstzrange, timestamptz[]), rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer),
     rollup_engine.ranges_left(integer, tstzrange), rollup_engine.perform(text, integer, timestamptz),
-    rollup_engine.refresh_range(text, timestamptz, timestamptz)
+    rollup_engine.calendar_range(timestamptz, timestamptz), rollup_engine.refresh_range(text, timestamptz, timestamptz)
 TO "${operator_role}";
 
 RESET ROLE;
