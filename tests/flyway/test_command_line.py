@@ -277,6 +277,7 @@ def test_table_of_info(shell: Shell) -> None:
         "-configFiles=a.conf -outOfOrder=true migrate info",
         "-configFiles=a.conf -locations=filesystem:migrations/none info",
         "-configFiles=a.conf -q info",
+        "-configFiles=a.conf -table=flyway_other baseline info",
     ):
         assert table_of(ours.out) == table_of(real.out)
         assert ours.status == real.status == 0
@@ -304,6 +305,8 @@ def test_json_of_every_command(shell: Shell) -> None:
     line = "-configFiles=a.conf -outputType=json"
     pairs = shell.both(
         f"{line} info",
+        f"{line} validate",
+        f"{line} -schemas=one,two info",
         f"{line} -target=1 migrate",
         f"{line} validate",
         f"{line} -placeholders.who=other validate",
@@ -322,13 +325,27 @@ def test_json_of_every_command(shell: Shell) -> None:
 def test_json_of_failures(shell: Shell) -> None:
     shell.write("a.conf", CONF)
     shell.write("migrations/V3__bad.sql", "SELECT 1/0;\n")
+    shell.write("more/V1__again.sql", "SELECT 1;\n")
+    shell.write("more/R__bad.sql", "SELECT 1/0;\n")
+    shell.write("more/inner/R__bad.sql", "SELECT 1;\n")
     line = "-configFiles=a.conf -outputType=json"
     pairs = shell.both(
-        f"{line} migrate", f"{line} -placeholders.who= validate", f"{line} -mixed=maybe info"
+        f"{line} migrate",
+        f"{line} info migrate clean",
+        f"{line} -placeholders.who= validate",
+        f"{line} -mixed=maybe info",
+        f"{line} -table=other migrate",
+        f"{line} -locations=filesystem:migrations,filesystem:more info",
+        f"{line} -locations=filesystem:more info",
+        f"{line} -locations=filesystem:more/inner,filesystem:more migrate",
+        f"{line} -url=jdbc:postgresql://127.0.0.1:1/none info",
+        f"{line} undo",
+        f"{line} nonsense",
     )
     for real, ours in pairs:
         assert ours.status == real.status
         one, other = json.loads(ours.out), json.loads(real.out)
         assert one.keys() == other.keys()
+        assert one.get("targetSchemaVersion") == other.get("targetSchemaVersion")
         if "error" in other:
             assert one["error"]["errorCode"] == other["error"]["errorCode"]

@@ -69,7 +69,7 @@ def parse(words: Sequence[str]) -> Arguments:
         elif word in _COMMANDS or word in _PAID_COMMANDS:
             arguments.commands.append(word)
         else:
-            raise ConfigurationError(
+            raise FlywayError(
                 f"Invalid flag: {word}", hint="parameters are written -key=value; see flyway -?"
             )
     return arguments
@@ -85,13 +85,17 @@ def main(argv: Sequence[str]) -> int:
             wrapped = (
                 error if isinstance(error, FlywayError) else FlywayError(error.message, error.hint)
             )
-            if as_json:
-                _print_json(output.error_json(wrapped))
-            else:
-                print(f"ERROR: {error.message}", file=sys.stderr)
-                if error.hint:
-                    print(error.hint, file=sys.stderr)
+            _report(wrapped, as_json)
             return 1
+
+
+def _report(error: FlywayError, as_json: bool) -> None:
+    if as_json:
+        _print_json(output.error_json(error))
+        return
+    print(f"ERROR: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(error.hint, file=sys.stderr)
 
 
 def _run(arguments: Arguments) -> int:
@@ -109,23 +113,25 @@ def _run(arguments: Arguments) -> int:
         )
     for command in arguments.commands:
         if command in _PAID_COMMANDS:
-            print(
-                f"ERROR: {command} belongs to a paid edition of Flyway and is not available here; "
+            error = FlywayError(
+                f"{command} belongs to a paid edition of Flyway and is not available here",
                 "write a new migration that takes the change back",
-                file=sys.stderr,
             )
+            _report(error, arguments.json)
             return LICENSE_EXIT
     configuration = load_configuration(arguments=parameters)
     documents = []
-    status = 0
     for command in arguments.commands:
         document, failed = _COMMANDS[command](configuration, arguments.json)
+        if failed:
+            # Commands after it must not run, and it alone is told of.
+            _print_json(document)
+            return failed
         documents.append(document)
-        status = max(status, failed)
     if arguments.json:
         several = len(documents) > 1
         _print_json({"individualResults": documents} if several else documents[0])
-    return status
+    return 0
 
 
 def _print_json(document: output.Json) -> None:

@@ -194,6 +194,7 @@ def _connect(configuration: Configuration) -> psycopg.Connection[Any]:
                 raise FlywayError(
                     f"cannot connect to {_described(info)}: {reason}",
                     hint="check url, user and password, and that the server is running",
+                    code="DB_CONNECTION",
                 ) from None
             time.sleep(min(2**attempt, configuration.connect_retries_interval))
             attempt += 1

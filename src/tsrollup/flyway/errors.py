@@ -13,6 +13,10 @@ class FlywayError(TsrollupError):
 
     code = "ERROR"
 
+    def __init__(self, message: str, hint: str | None = None, *, code: str | None = None) -> None:
+        super().__init__(message, hint)
+        self.code = code or self.code
+
 
 class ConfigurationError(FlywayError):
     """A parameter is unknown, malformed or contradicts another."""

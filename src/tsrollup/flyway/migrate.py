@@ -47,6 +47,7 @@ def _prepare(session: Session) -> None:
             raise FlywayError(
                 f"Found non-empty schema(s) {names} but no schema history table",
                 hint="run baseline, or set -baselineOnMigrate=true, to start the history here",
+                code="NON_EMPTY_SCHEMA_WITHOUT_SCHEMA_HISTORY_TABLE",
             )
     create_history(session)
 
@@ -179,6 +180,7 @@ class _Migrate:
                     + ("; it was rolled back" if transactional else "; it may be half done")
                     + f"\n{error.message}",
                     error.hint,
+                    code=f"FAILED_{'VERSIONED' if info.version else 'REPEATABLE'}_MIGRATION",
                 ) from error
             done.append(self._record(info, started))
         self.result.migrations += done

@@ -240,7 +240,8 @@ def _refuse_duplicates(migrations: Iterable[Migration]) -> None:
             raise FlywayError(
                 f"Found more than one {what}\nOffenders:\n"
                 f"-> {other.script.file.resolve()} ({other.type})\n"
-                f"-> {migration.script.file.resolve()} ({migration.type})"
+                f"-> {migration.script.file.resolve()} ({migration.type})",
+                code=f"DUPLICATE_{'VERSIONED' if versioned else 'REPEATABLE'}_MIGRATION",
             )
 
 

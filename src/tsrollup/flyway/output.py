@@ -39,7 +39,7 @@ def info_text(result: InfoResult) -> str:
 
 
 def _undoable(info: MigrationInfo) -> str:
-    return "No" if info.version and category(info) else ""
+    return "No" if info.version else ""
 
 
 def _common(operation: str, database: str, warnings: Sequence[str] = ()) -> Json:
@@ -64,7 +64,7 @@ def info_json(result: InfoResult, configuration: Configuration) -> Json:
     return {
         **_timed("info"),
         "schemaVersion": result.schema_version,
-        "schemaName": ",".join(configuration.schemas),
+        "schemaName": ", ".join(configuration.schemas),
         "migrations": [_info_item(info) for info in result.migrations],
         "flywayVersion": FLYWAY_VERSION,
         "database": result.database,
@@ -105,8 +105,8 @@ def migrate_json(
         **_timed("migrate"),
         "exception": error.message if error else None,
         "initialSchemaVersion": result.initial_schema_version,
-        "targetSchemaVersion": result.target_schema_version,
-        "schemaName": ",".join(configuration.schemas),
+        "targetSchemaVersion": None if error else result.target_schema_version,
+        "schemaName": ", ".join(configuration.schemas),
         "migrations": [
             {
                 "category": item.category,
@@ -134,7 +134,8 @@ def migrate_json(
 def validate_json(database: str, count: int = 0, failed: MismatchError | None = None) -> Json:
     problems = failed.problems if failed else []
     messages = "\n".join(problem.message for problem in problems)
-    details = {"errorCode": "VALIDATE_ERROR", "errorMessage": "Migrations have failed validation"}
+    message = failed.message.partition("\n")[0] if failed else ""
+    details = {"errorCode": failed and failed.code, "errorMessage": message}
     return {
         **_common("validate", database),
         "errorDetails": details if failed else None,

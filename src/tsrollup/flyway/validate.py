@@ -71,7 +71,7 @@ def validate(configuration: Configuration) -> ValidateResult:
 def validate_session(session: Session, configuration: Configuration) -> int:
     if not session.database.schema_exists(session.default_schema):
         if session.migrations and not ignores_all(configuration, State.PENDING):
-            raise ValidateError(f"Schema {session.default_schema} doesn't exist yet", "run migrate")
+            raise MissingSchemaError(session.default_schema, session.database.name)
         return 0
     with session.events("Validate"):
         infos = session.infos()
@@ -91,6 +91,17 @@ class MismatchError(ValidateError):
         self.database = database
         lines = "\n".join(problem.message for problem in problems)
         super().__init__(f"Validate failed: Migrations have failed validation\n{lines}")
+
+
+class MissingSchemaError(MismatchError):
+    """There is nothing to validate the migrations against."""
+
+    def __init__(self, schema: str, database: str) -> None:
+        self.problems = []
+        self.database = database
+        ValidateError.__init__(
+            self, f"Schema {schema} doesn't exist yet", "run migrate", code="SCHEMA_DOES_NOT_EXIST"
+        )
 
 
 def _check(
