@@ -1,0 +1,210 @@
+-- The drain: what the change log and the partitions say becomes stale ranges of every rollup that
+-- descends from the source.
+
+SET LOCAL ROLE "${owner_role}";
+
+CREATE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT hashtextextended('tsrollup source ' || p_source_id, 0)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_lock_key(integer) IS 'Advisory lock of whoever drains a source, or registers a rollup of it.';
+
+CREATE FUNCTION rollup_engine.try_lock_source(p_source_id integer) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT pg_try_advisory_xact_lock(rollup_engine.source_lock_key(p_source_id))
+$$;
+COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever drains a source, or registers a rollup of it.';
+
+CREATE FUNCTION rollup_engine.source_extent(p_source rollup_engine.source, p_from timestamptz, p_to timestamptz) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_extent tstzmultirange;
+BEGIN
+    EXECUTE format('SELECT tstzmultirange(tstzrange(min(%1$s), max(%1$s) + interval ''1 microsecond'')) FROM %2$s WHERE %3$I >= %4$s AND %3$I < %5$s HAVING count(*) > 0',
+        rollup_engine.utc_expression(p_source.time_column, p_source.time_type), p_source.relation, p_source.time_column,
+        rollup_engine.time_literal(greatest(p_from, '0001-01-01 00:00:00+00'), p_source.time_type),
+        rollup_engine.time_literal(least(p_to, '10000-01-01 00:00:00+00'), p_source.time_type))
+    INTO v_extent;
+    RETURN coalesce(v_extent, '{}');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.source_extent(rollup_engine.source, timestamptz, timestamptz) IS 'From the first to the last time of the source in a range: a partition made in advance is empty.';
+
+CREATE FUNCTION rollup_engine.partition_fingerprint(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT md5(string_agg(format('%s %s', c.oid, c.relpartbound), ',' ORDER BY c.oid))
+    FROM rollup_engine.source_tree(p_relation) AS t (member) JOIN pg_class AS c ON c.oid = t.member
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_fingerprint(regclass) IS 'Changes whenever a partition comes, goes, or gets other bounds.';
+
+CREATE FUNCTION rollup_engine.partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_fingerprint constant text := rollup_engine.partition_fingerprint(p_source.relation);
+    v_changed tstzmultirange := '{}';
+    v_gone tstzmultirange;
+    v_member record;
+BEGIN
+    IF v_fingerprint = p_source.partitioning THEN
+        RETURN v_changed;
+    END IF;
+    UPDATE rollup_engine.source SET partitioning = v_fingerprint WHERE id = p_source.id;
+    WITH gone AS (
+        DELETE FROM rollup_engine.source_partition
+        WHERE source_id = p_source.id AND (partition, from_time, to_time) NOT IN (
+            SELECT member, m.from_time, m.to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column) AS m)
+        RETURNING from_time, to_time
+    )
+    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_gone FROM gone;
+    IF v_gone IS NOT NULL THEN
+        v_changed := v_gone * rollup_engine.data_extent(p_source);
+    END IF;
+    FOR v_member IN
+        INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
+        SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column)
+        ON CONFLICT DO NOTHING
+        RETURNING from_time, to_time
+    LOOP
+        v_changed := v_changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
+    END LOOP;
+    RETURN v_changed;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_changes(rollup_engine.source) IS
+'Ranges of data in partitions that were attached, detached, dropped or given other bounds since the last call, which fires no trigger: such changes show when the next drain finds them.';
+
+CREATE FUNCTION rollup_engine.remember_partitions(p_source rollup_engine.source) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
+    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column)
+    ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION rollup_engine.remember_partitions(rollup_engine.source) IS 'Notes the partitions of a new source, whose data is marked stale as a whole.';
+
+CREATE FUNCTION rollup_engine.exact_since(p_rollup_id integer) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What its parent no longer takes in, it never hears of.
+    WITH RECURSIVE line AS (
+        SELECT parent_id, sealed_before FROM silver.rollup_config WHERE id = p_rollup_id
+        UNION ALL
+        SELECT c.parent_id, c.sealed_before FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
+    )
+    SELECT max(sealed_before) FROM line
+$$;
+COMMENT ON FUNCTION rollup_engine.exact_since(integer) IS 'Time before which late rows no longer reach a rollup.';
+
+CREATE FUNCTION rollup_engine.record_late_rows(p_source_id integer, p_logged tstzmultirange, p_rows bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    WITH late AS (
+        UPDATE silver.rollup_config AS c SET sealed_late_rows = sealed_late_rows + p_rows
+        FROM (SELECT id, rollup_engine.exact_since(id) AS since FROM silver.rollup_config) AS e
+        WHERE c.source_id = p_source_id AND e.id = c.id AND p_logged && tstzrange(NULL, e.since)
+        RETURNING c.target_table, e.since, range_merge(p_logged * tstzmultirange(tstzrange(NULL, e.since))) AS range
+    )
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
+    SELECT target_table::text, 'TR006', format('%s late rows were kept out of sealed time', p_rows),
+        format('they lie between %s and %s; the rollup is sealed before %s', lower(range), upper(range), since),
+        'the rows are in the source, below its other partitions; nothing needs to be done'
+    FROM late
+$$;
+COMMENT ON FUNCTION rollup_engine.record_late_rows(integer, tstzmultirange, bigint) IS 'Counts and reports rows that were written where rollups are sealed.';
+
+CREATE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    v_changed tstzmultirange;
+    v_logged tstzmultirange;
+    v_late_rows bigint;
+BEGIN
+    IF NOT rollup_engine.try_lock_source(p_source_id) THEN
+        RETURN false;
+    END IF;
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+    v_changed := rollup_engine.partition_changes(v_source);
+    WITH moved AS (
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, late_rows
+    )
+    SELECT range_agg(tstzrange(from_time, to_time)), sum(late_rows) INTO v_logged, v_late_rows FROM moved;
+    IF v_late_rows > 0 THEN
+        PERFORM rollup_engine.record_late_rows(p_source_id, v_logged, v_late_rows);
+    END IF;
+    v_changed := v_changed + coalesce(v_logged, '{}')
+        + coalesce(rollup_engine.look_back_range(p_source_id, p_now), '{}');
+    IF NOT isempty(v_changed) THEN
+        PERFORM rollup_engine.mark_rollups(
+            (SELECT array_agg(id) FROM silver.rollup_config WHERE source_id = p_source_id), p_source_id, v_changed);
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drain(integer, timestamptz) IS
+'Moves the visible log rows of a source into stale ranges of every rollup that descends from it. False when another drain, or a registration, is at it.';
+
+-- Partitions without triggers ------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.log_extent(p_source_id integer, p_member regclass, p_from timestamptz, p_to timestamptz) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A drain that knew it without triggers had its rows stored: some may be gone since.
+    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
+    SELECT s.id, lower(r), upper(r)
+    FROM rollup_engine.source AS s, unnest(
+        CASE WHEN EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)
+        THEN rollup_engine.data_extent(s) * tstzmultirange(tstzrange(p_from, p_to))
+        ELSE rollup_engine.source_extent(s, p_from, p_to) END) AS r
+    WHERE s.id = p_source_id
+$$;
+COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed.';
+
+CREATE FUNCTION rollup_engine.watch_new_partitions(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    v_member record;
+BEGIN
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+    IF NOT EXISTS (SELECT FROM rollup_engine.missing_triggers(v_source)) THEN
+        RETURN;
+    END IF;
+    FOR v_member IN
+        SELECT m.* FROM rollup_engine.source_members(v_source.relation, v_source.time_column) AS m
+        WHERE m.member IN (SELECT member FROM rollup_engine.missing_triggers(v_source))
+    LOOP
+        BEGIN
+            PERFORM rollup_engine.add_triggers(v_source, v_member.member);
+            -- Their lock waited for the writers that they did not see.
+            PERFORM rollup_engine.log_extent(p_source_id, v_member.member, v_member.from_time, v_member.to_time);
+        EXCEPTION WHEN OTHERS THEN
+            NULL;  -- validate_rollup_config shows what is missing; the next run tries again
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.watch_new_partitions(integer) IS 'Adds capture triggers to partitions that came by without them, as far as the caller may, without making writers wait.';
+
+RESET ROLE;

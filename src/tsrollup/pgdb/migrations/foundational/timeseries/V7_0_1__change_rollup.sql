@@ -1,0 +1,114 @@
+-- Dropping a rollup, and adding metrics to one.
+
+SET LOCAL ROLE "${owner_role}";
+
+CREATE FUNCTION rollup_engine.remove_rollup(p_rollup_id integer, p_keep_table boolean) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
+    -- In the order of a refresh: what it has claimed is waited for before its table is locked.
+    DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
+        EXECUTE format('DROP VIEW %s', v_rollup.target_view);
+    END IF;
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%s(timestamptz, timestamptz)', v_rollup.id);
+    IF NOT p_keep_table AND EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
+        EXECUTE format('DROP TABLE %s', v_rollup.target_table);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what belongs to one rollup.';
+
+CREATE FUNCTION rollup_engine.forget_source(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
+    DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
+    DELETE FROM rollup_engine.source WHERE id = p_source_id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.forget_source(integer) IS 'Ends the tracking of a source whose triggers are gone.';
+
+CREATE FUNCTION silver.drop_rollup(target text, keep_table boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_children text;
+    v_trigger record;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
+    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not drop rollups', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
+    END IF;
+    SELECT string_agg(target_table::text, ', ' ORDER BY id) INTO v_children FROM silver.rollup_config WHERE parent_id = v_rollup.id;
+    IF v_children IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first');
+    END IF;
+    PERFORM rollup_engine.remove_rollup(v_rollup.id, coalesce(keep_table, false));
+    IF EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id) THEN
+        RETURN;
+    END IF;
+    FOR v_trigger IN
+        SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger
+        WHERE tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', v_rollup.source_id)) AND tgparentid = 0
+        ORDER BY (SELECT count(*) FROM pg_partition_ancestors(tgrelid))
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', v_trigger.tgname, v_trigger.relation);
+    END LOOP;
+    PERFORM rollup_engine.forget_source(v_rollup.source_id);
+END
+$$;
+COMMENT ON FUNCTION silver.drop_rollup(text, boolean) IS
+'Drops a rollup with its live view and, unless keep_table, its table; with the last rollup of a source go the capture triggers. Refuses while another rollup reads it.';
+
+CREATE FUNCTION silver.add_rollup_metric(target text, metrics jsonb) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    r silver.rollup_config;
+    v_added jsonb;
+    v_column record;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    IF metrics IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', 'metrics is NULL', 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    END IF;
+    SELECT * INTO r FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(r.source_id));
+    v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, metrics);
+    SELECT r.metrics || jsonb_object_agg(key, (
+        SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
+    INTO r.metrics FROM jsonb_each(v_added);
+    PERFORM rollup_engine.add_columns(r);
+    EXECUTE format('LOCK TABLE %s', r.target_view);  -- and its table, in the order of those who read it
+    FOR v_column IN
+        SELECT column_name, data_type FROM rollup_engine.rollup_column AS c
+        WHERE c.rollup_id = r.id AND c.kind = 'state'
+            AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r.target_table AND attname = c.column_name)
+        ORDER BY c.position
+    LOOP
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', r.target_table, v_column.column_name, v_column.data_type);
+    END LOOP;
+    PERFORM rollup_engine.create_view(r, r.target_view::text);
+    UPDATE silver.rollup_config AS c
+    SET metrics = r.metrics, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
+    WHERE c.id = r.id;
+    PERFORM rollup_engine.mark_new(r.id);
+END
+$$;
+COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb) IS
+'Adds aggregates to a rollup: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there.';
+
+RESET ROLE;

@@ -1,0 +1,156 @@
+-- One step of a run: pick a cell, refresh it, adapt the window; record a failure with all it tells,
+-- to be tried again with exponential backoff, and park what keeps failing.
+
+SET LOCAL ROLE "${owner_role}";
+
+-- After a batch --------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.adapted_window(p_rollup silver.rollup_config, p_batch rollup_engine.batch, p_elapsed interval) RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Half to double at a time; a batch that was smaller than the window says little about a larger one.
+    SELECT greatest(p_rollup.bucket_width, least(
+        coalesce(p_rollup.processing_window, p_rollup.cell_width),
+        CASE
+            WHEN p_elapsed > p_rollup.target_batch_duration
+            THEN make_interval(secs => extract(epoch FROM p_rollup.current_window)::float8
+                * greatest(0.5, extract(epoch FROM p_rollup.target_batch_duration)::float8 / extract(epoch FROM p_elapsed)::float8))
+            WHEN p_elapsed < p_rollup.target_batch_duration / 2 AND p_batch.buckets * p_rollup.bucket_width >= p_rollup.current_window / 2
+            THEN 2 * p_rollup.current_window
+            ELSE p_rollup.current_window
+        END))
+$$;
+COMMENT ON FUNCTION rollup_engine.adapted_window(silver.rollup_config, rollup_engine.batch, interval) IS
+'Window of the next batch, so that it takes about target_batch_duration; between a bucket and processing_window (or a cell).';
+
+CREATE FUNCTION rollup_engine.record_batch(p_rollup_id integer, p_batch rollup_engine.batch, p_started timestamptz) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO silver.refresh_log (target_table, started_at, finished_at, from_time, to_time, buckets, rows_written, rows_deleted)
+    SELECT target_table::text, p_started, clock_timestamp(), p_batch.from_time, p_batch.to_time, p_batch.buckets, p_batch.rows_written, p_batch.rows_deleted
+    FROM silver.rollup_config WHERE id = p_rollup_id;
+    -- Two workers on one rollup do not wait for each other here: the other one's figures will do.
+    UPDATE silver.rollup_config AS r
+    SET last_run_at = clock_timestamp(),
+        last_success_at = clock_timestamp(),
+        current_window = rollup_engine.adapted_window(r, p_batch, clock_timestamp() - p_started),
+        rows_per_second = p_batch.rows_written / greatest(extract(epoch FROM clock_timestamp() - p_started), 0.001),
+        source_rows = rollup_engine.estimated_rows(r.source_table),
+        retry_count = 0,
+        next_retry_at = NULL,
+        parked_at = NULL
+    WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id FOR NO KEY UPDATE SKIP LOCKED);
+$$;
+COMMENT ON FUNCTION rollup_engine.record_batch(integer, rollup_engine.batch, timestamptz) IS 'Logs a refreshed batch and adapts the rollup''s window.';
+
+CREATE FUNCTION rollup_engine.retry_delay(p_retries integer) RETURNS interval
+    LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- 30 s, doubled each time, at most an hour; up to a fifth less, so that failures do not march in step.
+    SELECT least(interval '30 seconds' * 2 ^ least(p_retries, 10), interval '1 hour') * (1 - 0.2 * random())
+$$;
+COMMENT ON FUNCTION rollup_engine.retry_delay(integer) IS 'How long to wait after that many failures in a row before this one.';
+
+CREATE FUNCTION rollup_engine.record_failure(
+    p_rollup_id integer, p_code text, p_message text, p_detail text, p_hint text, p_context text
+) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context, attempted_query, attempt)
+    SELECT target_table::text, p_code, p_message, nullif(p_detail, ''), nullif(p_hint, ''), p_context, refresh_sql, retry_count + 1
+    FROM silver.rollup_config WHERE id = p_rollup_id;
+    UPDATE silver.rollup_config
+    SET last_run_at = clock_timestamp(),
+        retry_count = retry_count + 1,
+        next_retry_at = clock_timestamp() + rollup_engine.retry_delay(retry_count),
+        parked_at = CASE WHEN retry_count + 1 >= 10 THEN clock_timestamp() END
+    WHERE id = p_rollup_id;
+$$;
+COMMENT ON FUNCTION rollup_engine.record_failure(integer, text, text, text, text, text) IS 'Logs a failure and sets the next attempt; the tenth in a row parks the rollup.';
+
+-- One step -----------------------------------------------------------------------------------
+
+CREATE TYPE rollup_engine.step AS (
+    outcome text,
+    cell timestamptz,
+    batch rollup_engine.batch,
+    error_code text,
+    error_message text
+);
+COMMENT ON TYPE rollup_engine.step IS 'What a step did in which cell; outcome NULL when no cell is left to try.';
+
+CREATE FUNCTION rollup_engine.pick_cell(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT cell FROM rollup_engine.stale_range
+    WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within AND cell <> ALL (p_tried)
+    ORDER BY cell DESC
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.pick_cell(integer, tstzrange, timestamptz[]) IS 'The newest cell with stale buckets in the range that was not tried yet.';
+
+CREATE FUNCTION rollup_engine.refresh_step(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS rollup_engine.step
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_started constant timestamptz := clock_timestamp();
+    v_step rollup_engine.step;
+    v_batch rollup_engine.batch;
+    v_detail text;
+    v_hint text;
+    v_context text;
+BEGIN
+    v_step.cell := rollup_engine.pick_cell(p_rollup_id, p_within, p_tried);
+    IF v_step.cell IS NULL THEN
+        RETURN v_step;
+    END IF;
+    BEGIN
+        v_batch := rollup_engine.refresh_cell(p_rollup_id, v_step.cell, p_within);
+        IF v_batch.outcome = 'refreshed' THEN
+            PERFORM rollup_engine.record_batch(p_rollup_id, v_batch, v_started);
+        END IF;
+        v_step.batch := v_batch;
+        v_step.outcome := v_batch.outcome;
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS
+            v_step.error_code = RETURNED_SQLSTATE, v_step.error_message = MESSAGE_TEXT,
+            v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+        PERFORM rollup_engine.record_failure(p_rollup_id, v_step.error_code, v_step.error_message, v_detail, v_hint, v_context);
+        v_step.outcome := 'failed';
+    END;
+    RETURN v_step;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.refresh_step(integer, tstzrange, timestamptz[]) IS
+'Refreshes one batch of a rollup, in its newest stale cell that was not tried; a failure is recorded, and undone.';
+
+CREATE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_code text;
+    v_message text;
+    v_detail text;
+    v_hint text;
+    v_context text;
+BEGIN
+    RETURN rollup_engine.drain(p_source_id, p_now);
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS
+        v_code = RETURNED_SQLSTATE, v_message = MESSAGE_TEXT,
+        v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+    PERFORM rollup_engine.record_failure(id, v_code, v_message, v_detail, v_hint, v_context)
+    FROM silver.rollup_config WHERE source_id = p_source_id AND parent_id IS NULL;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drain_step(integer, timestamptz) IS 'Drains a source; a failure is recorded with the rollups that read it.';
+
+RESET ROLE;
