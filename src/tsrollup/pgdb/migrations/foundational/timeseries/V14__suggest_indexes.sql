@@ -113,7 +113,7 @@ AS $$
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
             AND EXISTS (
                 SELECT FROM jsonb_path_query(p_plan, '$.** ? (@.type() == "object").keyvalue() ? (@.key like_regex "Filter|Cond$|Sort Key")') AS clause
-                WHERE (clause ->> 'value') ~ ('\m' || regexp_replace(a.attname, '(\W)', '\\\1', 'g') || '\M')))
+                WHERE (clause ->> 'value') ~ rollup_engine.pattern_for_word(a.attname)))
 $$;
 COMMENT ON FUNCTION rollup_engine.filtered_columns(regclass, jsonb) IS 'Columns of a table that a plan filters, joins or sorts by.';
 
