@@ -1,6 +1,7 @@
 """Promises f and g: sealed time never changes silently, and nothing is dropped that a rollup has
 not absorbed; with writers and readers at work meanwhile."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from conftest import Connect
+from interleaving import Background
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
 pytestmark = pytest.mark.partman
@@ -209,6 +211,22 @@ def test_a_writer_that_commits_into_a_partition_while_it_is_due_is_never_lost(
     maintain(source)
     maintain(source)
     assert partitions(source) == set(range(8, 13))
+    assert total(source) == 241
+
+
+def test_a_writer_that_commits_while_the_seal_waits_for_it_is_absorbed(
+    source: psycopg.Connection, connect: Connect
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    writer = connect(autocommit=False)
+    writer.execute("INSERT INTO raw.readings VALUES ('2026-03-02 10:30+00', 1, 1)")
+    sealing = Background(connect(), "SELECT rollup_engine.maintain('raw.readings', %s)", [NOW])
+    with contextlib.suppress(AssertionError):  # it may have given up already
+        sealing.wait_until_blocked(source)
+    writer.commit()
+    sealing.result()
+    refresh_everything(source)
     assert total(source) == 241
 
 
