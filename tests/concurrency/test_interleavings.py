@@ -214,14 +214,15 @@ def test_promise_c_a_writer_from_before_the_rollup(
     assert_settled(settled, "older_1h")
 
 
-def test_promise_c_a_writer_from_before_a_second_rollup(
-    settled: psycopg.Connection, connect: Connect
+@pytest.mark.parametrize("source", ["raw.readings", "silver.readings_1m"])
+def test_promise_c_a_writer_from_before_a_further_rollup(
+    settled: psycopg.Connection, connect: Connect, source: str
 ) -> None:
     writer = connect(autocommit=False)
     writer.execute("INSERT INTO raw.readings (ts) VALUES ('2026-03-02 12:00+00')")
     creator = connect(autocommit=False)
     creator.execute(
-        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_5m', '5 minutes')"
+        "SELECT silver.create_rollup_table(%s, 'silver', 'readings_5m', '5 minutes')", [source]
     )
     writer.commit()
     settled.execute(DRAIN)  # keeps out: it knows only three of the four
