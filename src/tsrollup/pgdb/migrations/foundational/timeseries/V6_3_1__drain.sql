@@ -45,6 +45,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_fingerprint(regclass) IS 'Changes whenever a partition comes, goes, or gets other bounds.';
 
+CREATE FUNCTION rollup_engine.remember_partitions(p_source rollup_engine.source) RETURNS SETOF rollup_engine.source_partition
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
+    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column)
+    ON CONFLICT DO NOTHING
+    RETURNING *
+$$;
+COMMENT ON FUNCTION rollup_engine.remember_partitions(rollup_engine.source) IS 'Notes the partitions of a source; returns those that are new.';
+
 CREATE FUNCTION rollup_engine.partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -69,12 +80,7 @@ BEGIN
     IF v_gone IS NOT NULL THEN
         v_changed := v_gone * rollup_engine.data_extent(p_source);
     END IF;
-    FOR v_member IN
-        INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
-        SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column)
-        ON CONFLICT DO NOTHING
-        RETURNING from_time, to_time
-    LOOP
+    FOR v_member IN SELECT * FROM rollup_engine.remember_partitions(p_source) LOOP
         v_changed := v_changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
     END LOOP;
     RETURN v_changed;
@@ -82,16 +88,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_changes(rollup_engine.source) IS
 'Ranges of data in partitions that were attached, detached, dropped or given other bounds since the last call, which fires no trigger: such changes show when the next drain finds them.';
-
-CREATE FUNCTION rollup_engine.remember_partitions(p_source rollup_engine.source) RETURNS void
-    LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
-    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column)
-    ON CONFLICT DO NOTHING
-$$;
-COMMENT ON FUNCTION rollup_engine.remember_partitions(rollup_engine.source) IS 'Notes the partitions of a new source, whose data is marked stale as a whole.';
 
 CREATE FUNCTION rollup_engine.exact_since(p_rollup_id integer) RETURNS timestamptz
     LANGUAGE sql STABLE

@@ -134,19 +134,17 @@ CREATE FUNCTION rollup_engine.mark_rollups(p_rollup_ids integer[], p_source_id i
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_source rollup_engine.source;
     v_rollup silver.rollup_config;
+    v_ranges tstzmultirange;
     v_extent tstzmultirange;
 BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id LOOP
-        IF rollup_engine.is_wide(v_rollup.bucket_width, p_ranges) AND v_extent IS NULL THEN
-            SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-            v_extent := rollup_engine.data_extent(v_source);
+        v_ranges := p_ranges;
+        IF rollup_engine.is_wide(v_rollup.bucket_width, p_ranges) THEN
+            v_extent := coalesce(v_extent, (SELECT rollup_engine.data_extent(s) FROM rollup_engine.source AS s WHERE s.id = p_source_id));
+            v_ranges := p_ranges * v_extent;
         END IF;
-        PERFORM rollup_engine.mark_rollup(v_rollup, CASE
-            WHEN rollup_engine.is_wide(v_rollup.bucket_width, p_ranges) THEN p_ranges * v_extent
-            ELSE p_ranges
-        END);
+        PERFORM rollup_engine.mark_rollup(v_rollup, v_ranges);
     END LOOP;
 END
 $$;
