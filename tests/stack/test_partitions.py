@@ -1,5 +1,6 @@
 """Partitions of rollups and of sources: by pg_partman 4.7 and 5, and natively without it."""
 
+import contextlib
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from conftest import Connect
+from interleaving import Background
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer
 
@@ -340,3 +342,65 @@ def test_maintenance_runs_once_at_a_time(db: psycopg.Connection, connect: Connec
     first.commit()
     rows = db.execute("SELECT * FROM silver.maintain_timeseries_tables()").fetchall()
     assert "skipped" not in [row[1] for row in rows]
+
+
+def test_a_partition_is_never_dropped_by_an_older_snapshot(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """Promise c: what is empty in a repeatable-read snapshot may hold a committed row."""
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    create_rollup(db, chunk_interval=timedelta(days=7))
+    changes = (
+        "SELECT silver.partition_source('readings', '12 hours')",
+        "UPDATE silver.rollup_config SET chunk_interval = '14 days'",
+    )
+    for change in changes:
+        older = connect(autocommit=False)
+        older.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        older.execute("SELECT count(*) FROM raw.readings")
+        insert(db, NOW + timedelta(days=2))
+        with pytest.raises(psycopg.Error, match="cannot run in a repeatable read transaction"):
+            older.execute(change.encode())
+        older.rollback()
+        db.execute(change.encode())
+        refresh_everything(db)
+        assert_settled(db, "readings_1h")
+
+
+def test_a_partition_that_is_filled_while_the_change_of_width_waits_stays(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """Promise c: emptiness is looked at under the lock."""
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    writer = connect(autocommit=False)
+    writer.execute(
+        "INSERT INTO raw.readings (ts, device, level) VALUES (%s, 1, 2)", [NOW + timedelta(days=2)]
+    )
+    change = Background(
+        connect(options="-c lock_timeout=0"),
+        "SELECT rollup_engine.drop_empty_partitions_ahead('raw.readings', now())",
+    )
+    with contextlib.suppress(AssertionError):  # it may have given up already
+        change.wait_until_blocked(db)
+    writer.commit()
+    change.result()
+    assert db.execute("SELECT count(*) FROM raw.readings").fetchone() == (1,)
+
+
+def test_a_partition_that_a_view_reads_stays_when_the_width_changes(
+    db: psycopg.Connection,
+) -> None:
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    ahead = (
+        "SELECT member::oid::regclass::text, to_time - from_time FROM"
+        " rollup_engine.source_members('raw.readings')"
+        " WHERE isfinite(from_time) AND from_time > %s ORDER BY from_time LIMIT 2"
+    )
+    (seen, _), _ = db.execute(ahead, [NOW]).fetchall()
+    db.execute(f"CREATE VIEW raw.seen AS SELECT * FROM {seen}".encode())
+    db.execute("SELECT silver.partition_source('readings', '12 hours')")
+    (first, width), (_, next_width) = db.execute(ahead, [NOW]).fetchall()
+    assert (first, width, next_width) == (seen, timedelta(days=1), timedelta(hours=12))

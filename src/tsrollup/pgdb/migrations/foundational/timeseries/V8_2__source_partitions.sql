@@ -2,7 +2,8 @@
 -- row on.
 --
 -- Such a table keeps a default partition, for no write may fail because a partition is missing.
--- Rows do not stay there: maintenance gives them partitions of their own.
+-- Rows do not stay there where nobody can tell: maintenance gives them partitions of their own.
+-- That is a DELETE and an INSERT: what would take a row for deleted keeps it in the default one.
 
 SET LOCAL ROLE "${owner_role}";
 
@@ -16,23 +17,95 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.column_list(regclass) IS 'Columns of a table that can be written.';
 
+CREATE FUNCTION rollup_engine.move_obstacle(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH tree AS MATERIALIZED (
+        SELECT m.member::oid AS id, false AS is_above
+        FROM rollup_engine.source_tree(rollup_engine.default_partition(p_relation)) AS m (member)
+        UNION ALL
+        SELECT a.relid, true FROM pg_partition_ancestors(p_relation) AS a
+    )
+    SELECT format('foreign key %I of %s refers to them', c.conname, c.conrelid::regclass)
+    FROM pg_constraint AS c JOIN tree AS t ON t.id = c.confrelid WHERE c.contype = 'f' AND c.conparentid = 0
+    UNION ALL
+    SELECT format('foreign key %I is of %s only', c.conname, c.conrelid::regclass)
+    FROM pg_constraint AS c JOIN tree AS t ON t.id = c.conrelid WHERE c.contype = 'f' AND NOT t.is_above AND c.conparentid = 0
+    UNION ALL
+    SELECT format('constraint %I of %s is not valid', c.conname, c.conrelid::regclass)
+    FROM pg_constraint AS c JOIN tree AS t ON t.id = c.conrelid WHERE NOT c.convalidated
+    UNION ALL
+    SELECT format('trigger %I of %s would fire', g.tgname, g.tgrelid::regclass)
+    FROM pg_trigger AS g
+    JOIN tree AS t ON t.id = g.tgrelid AND NOT t.is_above
+    JOIN pg_proc AS p ON p.oid = g.tgfoid AND p.pronamespace <> 'rollup_engine'::regnamespace
+    WHERE NOT g.tgisinternal AND g.tgenabled <> 'D' AND g.tgtype & 8 <> 0  -- of DELETE
+    UNION ALL
+    SELECT format('rule %I of %s would apply', r.rulename, r.ev_class::regclass)
+    FROM pg_rewrite AS r JOIN tree AS t ON t.id = r.ev_class AND NOT t.is_above WHERE r.ev_type = '4'  -- of DELETE
+    UNION ALL
+    SELECT format('publication %I holds them', p.pubname)
+    FROM pg_publication AS p
+    WHERE p.puballtables
+        OR EXISTS (SELECT FROM pg_publication_rel AS r JOIN tree AS t ON t.id = r.prrelid WHERE r.prpubid = p.oid)
+        OR EXISTS (
+            SELECT FROM pg_publication_namespace AS n
+            JOIN pg_class AS c ON c.relnamespace = n.pnnspid JOIN tree AS t ON t.id = c.oid
+            WHERE n.pnpubid = p.oid)
+    UNION ALL
+    SELECT format('replication slot %I decodes every change', slot_name)
+    FROM pg_replication_slots WHERE database = current_database() AND plugin <> 'pgoutput'
+    UNION ALL
+    SELECT format('%s is a foreign table', c.oid::regclass)
+    FROM pg_class AS c JOIN tree AS t ON t.id = c.oid WHERE c.relkind = 'f'
+    UNION ALL
+    SELECT format('generated column %I of %s has an expression of its own', a.attname, a.attrelid::regclass)
+    FROM tree AS t
+    JOIN pg_attribute AS a ON a.attrelid = t.id AND NOT t.is_above AND a.attgenerated <> ''
+    JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    JOIN pg_attribute AS o ON o.attrelid = p_relation AND o.attname = a.attname
+    LEFT JOIN pg_attrdef AS e ON e.adrelid = o.attrelid AND e.adnum = o.attnum
+    WHERE pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM pg_get_expr(e.adbin, e.adrelid)
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.move_obstacle(regclass) IS
+'What would notice, or forbid, that rows of the default partition of a table are deleted and inserted again; NULL when nothing does.';
+
 CREATE FUNCTION rollup_engine.add_source_partition(p_set rollup_engine.partition_set, p_from timestamptz, p_to timestamptz) RETURNS regclass
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
+    SET row_security = off
 AS $$
 DECLARE
-    v_default constant regclass := rollup_engine.default_partition(p_set.relation);
-    v_columns constant text := rollup_engine.column_list(p_set.relation);
-    v_partition regclass := rollup_engine.create_like_source(p_set.relation,
-        rollup_engine.partition_name(p_set.relation, p_from, p_set.chunk_interval));
+    v_obstacle text := rollup_engine.move_obstacle(p_set.relation);
+    v_marks jsonb := jsonb_build_object(
+        'default', rollup_engine.default_partition(p_set.relation),
+        'columns', rollup_engine.column_list(p_set.relation),
+        'within', format('%1$I >= %2$L AND %1$I < %3$L', p_set.control, p_from, p_to));
+    v_has_rows boolean := false;
+    v_partition regclass;
 BEGIN
-    IF v_default IS NOT NULL THEN
+    IF v_marks ->> 'default' IS NOT NULL THEN
+        IF v_obstacle IS NULL THEN
+            EXECUTE rollup_engine.fill('LOCK TABLE {default} IN SHARE ROW EXCLUSIVE MODE', v_marks);
+            v_obstacle := rollup_engine.move_obstacle(p_set.relation);  -- the lock keeps out what is not there yet
+        END IF;
+        EXECUTE rollup_engine.fill('SELECT EXISTS (SELECT FROM {default} WHERE {within})', v_marks) INTO v_has_rows;
+        IF v_has_rows AND v_obstacle IS NOT NULL THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    v_partition := rollup_engine.create_like_source(p_set.relation,
+        rollup_engine.partition_name(p_set.relation, p_from, p_set.chunk_interval));
+    IF v_has_rows THEN
         -- The delete is captured, and speaks for the insert as well: the same rows, the same times.
-        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_default);
-        EXECUTE format('WITH moved AS (DELETE FROM %1$s WHERE %2$I >= %3$L AND %2$I < %4$L RETURNING %5$s) INSERT INTO %6$s (%5$s) SELECT %5$s FROM moved',
-            v_default, p_set.control, p_from, p_to, v_columns, v_partition);
+        EXECUTE rollup_engine.fill($sql$
+            WITH moved AS (DELETE FROM {default} WHERE {within} RETURNING {columns})
+            INSERT INTO {partition} ({columns}) SELECT {columns} FROM moved
+            $sql$, v_marks || jsonb_build_object('partition', v_partition));
     END IF;
     EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', p_set.relation, v_partition, p_from, p_to);
     PERFORM rollup_engine.watch_partition(p_set.relation, v_partition);
@@ -40,9 +113,22 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.add_source_partition(rollup_engine.partition_set, timestamptz, timestamptz) IS
-'Adds a partition to a source, with the rows of the default partition that belong into it.';
+'Adds a partition to a source, with the rows of the default partition that belong into it; NULL when they are in the way and must stay.';
 
 -- Where partitions are wanted -------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.stray_rows(p_set rollup_engine.partition_set) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    -- What is sealed stays: its partitions were dropped, and are not to come back.
+    SELECT format('%s WHERE %I >= %L AND %2$I < ''9999-01-01''', rollup_engine.default_partition(p_set.relation), p_set.control, greatest(
+        '0001-01-03', (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_table = p_set.relation AND isfinite(sealed_before))))
+    WHERE rollup_engine.default_partition(p_set.relation) IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.stray_rows(rollup_engine.partition_set) IS 'FROM and WHERE of the rows of a default partition that have a place elsewhere; NULL without one.';
 
 CREATE FUNCTION rollup_engine.stray_ranges(p_set rollup_engine.partition_set, p_limit integer) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE
@@ -50,33 +136,47 @@ CREATE FUNCTION rollup_engine.stray_ranges(p_set rollup_engine.partition_set, p_
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
     SET intervalstyle = 'postgres'
+    SET row_security = off
 AS $$
 DECLARE
-    v_default constant regclass := rollup_engine.default_partition(p_set.relation);
+    v_rows constant text := rollup_engine.stray_rows(p_set);
     v_ranges tstzmultirange;
 BEGIN
-    IF v_default IS NULL THEN
+    IF v_rows IS NULL THEN
         RETURN '{}';
     END IF;
-    -- What is sealed stays: its partitions were dropped, and are not to come back.
-    EXECUTE format($sql$
-        SELECT coalesce(range_agg(tstzrange(chunk, rollup_engine.bucket_next(%1$L, chunk))), '{}')
-        FROM (
-            SELECT DISTINCT silver.time_bucket(%1$L, %2$I::timestamptz) AS chunk
-            FROM %3$s
-            WHERE %2$I >= greatest('0001-01-03', (
-                    SELECT max(sealed_before) FROM silver.rollup_config WHERE source_table = %4$L::regclass AND isfinite(sealed_before)))
-                AND %2$I < '9999-01-01'
-            ORDER BY 1 DESC
-            LIMIT $1
-        ) AS chunks
-        $sql$, p_set.chunk_interval, p_set.control, v_default, p_set.relation::text)
+    EXECUTE rollup_engine.fill($sql$
+        SELECT range_agg(tstzrange(chunk, rollup_engine.bucket_next({width}, chunk)))
+        FROM (SELECT DISTINCT silver.time_bucket({width}, {time}::timestamptz) AS chunk FROM {rows} ORDER BY 1 DESC LIMIT $1) AS chunks
+        $sql$, jsonb_build_object('width', quote_literal(p_set.chunk_interval), 'time', quote_ident(p_set.control), 'rows', v_rows))
     INTO v_ranges
     USING p_limit;
-    RETURN v_ranges;
+    RETURN coalesce(v_ranges, '{}');
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stray_ranges(rollup_engine.partition_set, integer) IS 'Chunks, newest first, of the rows that sit in a default partition.';
+
+CREATE FUNCTION rollup_engine.staying_rows(p_set rollup_engine.partition_set) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET row_security = off
+AS $$
+DECLARE
+    v_obstacle constant text := rollup_engine.move_obstacle(p_set.relation);
+    v_first timestamptz;
+    v_last timestamptz;
+BEGIN
+    IF v_obstacle IS NOT NULL AND rollup_engine.stray_rows(p_set) IS NOT NULL THEN
+        EXECUTE format('SELECT min(%1$I), max(%1$I) FROM %2$s', p_set.control, rollup_engine.stray_rows(p_set)) INTO v_first, v_last;
+    END IF;
+    RETURN format('rows from %s to %s stay in %s, where they are read as ever, but are not dropped by retention: to move them is to delete and insert them, and %s; take that away for a run of maintenance, or move them yourself',
+        v_first, v_last, rollup_engine.default_partition(p_set.relation), v_obstacle)
+    WHERE v_first IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.staying_rows(rollup_engine.partition_set) IS 'Which rows of a default partition have to stay there, and why; NULL when there are none.';
 
 CREATE FUNCTION rollup_engine.uncovered_in_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE sql STABLE
@@ -96,6 +196,8 @@ DECLARE
     v_missing tstzmultirange := rollup_engine.uncovered_in_source(p_set, p_ranges);
     v_range tstzrange;
     v_added integer := 0;
+    v_detail text;
+    v_context text;
 BEGIN
     IF isempty(v_missing) THEN
         RETURN 0;
@@ -106,8 +208,13 @@ BEGIN
             tstzmultirange(tstzrange(chunk, rollup_engine.bucket_next(p_set.chunk_interval, chunk)))))
         FROM rollup_engine.buckets_in(p_set.chunk_interval, rollup_engine.bucket_align(p_set.chunk_interval, v_missing)) AS chunk
     LOOP
-        PERFORM rollup_engine.add_source_partition(p_set, lower(v_range), upper(v_range));
-        v_added := v_added + 1;
+        BEGIN
+            v_added := v_added + (rollup_engine.add_source_partition(p_set, lower(v_range), upper(v_range)) IS NOT NULL)::integer;
+        EXCEPTION WHEN integrity_constraint_violation THEN
+            -- What the default partition holds does not fit: the other partitions do not wait for it.
+            GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
+            PERFORM rollup_engine.record_maintenance_failure(p_set.relation::text, SQLSTATE, SQLERRM, v_detail, v_context);
+        END;
     END LOOP;
     RETURN v_added;
 END
@@ -122,10 +229,14 @@ AS $$
 DECLARE
     v_members constant regclass[] := ARRAY(SELECT rollup_engine.source_tree(p_set.relation));
     v_before constant bigint := rollup_engine.partition_count(p_set.relation);
-    v_by_partman constant boolean := rollup_engine.is_partmans(p_set);
+    v_by_partman boolean := rollup_engine.is_partmans(p_set);
     v_new regclass;
 BEGIN
-    PERFORM rollup_engine.cover_source(p_set, rollup_engine.stray_ranges(p_set, 10));
+    IF rollup_engine.staying_rows(p_set) IS NOT NULL THEN
+        v_by_partman := false;  -- it gives up at the first partition that they are in the way of
+    ELSE
+        PERFORM rollup_engine.cover_source(p_set, rollup_engine.stray_ranges(p_set, 10));
+    END IF;
     PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_now,
         p_now + CASE WHEN v_by_partman THEN '0' ELSE 3 * p_set.chunk_interval END, '[]')));
     IF v_by_partman THEN

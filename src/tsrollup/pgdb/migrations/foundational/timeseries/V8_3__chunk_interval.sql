@@ -2,6 +2,21 @@
 
 SET LOCAL ROLE "${owner_role}";
 
+-- Volatile, for a snapshot of its own: asked once more when nobody can write there any more.
+CREATE FUNCTION rollup_engine.is_empty(p_relation regclass) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+AS $$
+DECLARE
+    v_is_empty boolean;
+BEGIN
+    EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s)', p_relation) INTO v_is_empty;
+    RETURN v_is_empty;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_empty(regclass) IS 'Whether a table holds no row by now.';
+
 -- Those made ahead that are still empty make room for it.
 CREATE FUNCTION rollup_engine.drop_empty_partitions_ahead(p_relation regclass, p_now timestamptz) RETURNS void
     LANGUAGE plpgsql
@@ -10,21 +25,25 @@ CREATE FUNCTION rollup_engine.drop_empty_partitions_ahead(p_relation regclass, p
 AS $$
 DECLARE
     v_member regclass;
-    v_is_empty boolean;
 BEGIN
     FOR v_member IN
         SELECT m.member FROM rollup_engine.source_members(p_relation) AS m
-        WHERE m.member <> p_relation AND isfinite(m.from_time) AND m.from_time > p_now
+        JOIN pg_inherits AS i ON i.inhrelid = m.member AND i.inhparent = p_relation
+        WHERE isfinite(m.from_time) AND m.from_time > p_now AND rollup_engine.is_empty(m.member)
     LOOP
         BEGIN
             EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', p_relation);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_member);
-            EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s)', v_member) INTO v_is_empty;
-            IF v_is_empty THEN
+            IF rollup_engine.is_empty(v_member) THEN
+                -- Detached, foreign keys that refer to the whole table let go of it.
+                EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', p_relation, v_member);
                 EXECUTE format('DROP TABLE %s', v_member);
             END IF;
-        EXCEPTION WHEN lock_not_available THEN
-            RETURN;  -- in use: the new width begins after it
+        EXCEPTION
+            WHEN lock_not_available THEN
+                RETURN;  -- in use: the new width begins after it
+            WHEN dependent_objects_still_exist THEN
+                NULL;  -- it stays as it is
         END;
     END LOOP;
 END
@@ -107,6 +126,7 @@ AS $$
 DECLARE
     v_set rollup_engine.partition_set;
 BEGIN
+    PERFORM rollup_engine.check_isolation();
     UPDATE rollup_engine.partition_set SET chunk_interval = p_chunk
     WHERE relation = p_relation AND chunk_interval <> p_chunk
     RETURNING * INTO v_set;

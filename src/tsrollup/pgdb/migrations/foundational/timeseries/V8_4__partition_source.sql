@@ -51,7 +51,9 @@ DECLARE
     v_relation constant regclass := rollup_engine.find_relation(table_name, 'raw');
     v_column name;
     v_set rollup_engine.partition_set;
+    v_staying text;
 BEGIN
+    PERFORM rollup_engine.check_isolation();
     IF v_relation IS NULL THEN
         PERFORM rollup_engine.fail('TR002', format('there is no table %s', table_name),
             'a name without a schema is looked up in raw; create the table first, or check the spelling');
@@ -68,9 +70,13 @@ BEGIN
     v_set.chunk_interval := chunk_interval;
     PERFORM rollup_engine.ensure_default_partition(v_relation);
     PERFORM rollup_engine.premake_source_partitions(v_set);
+    v_staying := rollup_engine.staying_rows(v_set);
+    IF v_staying IS NOT NULL THEN
+        RAISE NOTICE '%', v_staying;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION silver.partition_source(text, interval) IS
-'Has maintenance make the partitions of one of your own tables, through pg_partman where it is there: ahead of time, and for late rows, which wait in a default partition. A set that pg_partman has already is taken over; its retention is switched off in favour of set_retention. Called again, it changes the width of partitions to come.';
+'Has maintenance make the partitions of one of your own tables, through pg_partman where it is there: ahead of time, and for late rows, which wait in a default partition (and stay there where a foreign key, a trigger or a publication would take a row that is moved for one that is deleted). A set that pg_partman has already is taken over; its retention is switched off in favour of set_retention. Called again, it changes the width of partitions to come.';
 
 RESET ROLE;

@@ -205,7 +205,7 @@ BEGIN
         SELECT r.id FROM silver.rollup_config AS r
         WHERE p_target IS NULL OR r.id = rollup_engine.find_rollup_id(p_target) ORDER BY r.depth, r.id);
     -- What takes long comes first, and what locks readers out last: locks are held until the end.
-    FOR v_steps IN SELECT steps FROM (VALUES (1, '{analyzed,indexed}'::text[]), (2, '{resized,premade}')) AS s (n, steps) ORDER BY n LOOP
+    FOR v_steps IN SELECT steps FROM (VALUES (1, '{analyzed,indexed}'::text[]), (2, '{resized,premade,skipped}')) AS s (n, steps) ORDER BY n LOOP
         FOREACH v_id IN ARRAY v_ids LOOP
             RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, v_steps, p_now);
         END LOOP;
@@ -235,6 +235,6 @@ AS $$
     SELECT * FROM rollup_engine.maintain($1, now())
 $$;
 COMMENT ON FUNCTION silver.maintain_timeseries_tables(text) IS
-'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, indexed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else, or another run is at work) or failed (see error_log).';
+'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, indexed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else, another run is at work, or rows have to stay in a default partition) or failed (see error_log).';
 
 RESET ROLE;

@@ -210,6 +210,7 @@ BEGIN
     RETURN CASE p_step
         WHEN 'resized' THEN rollup_engine.apply_chunk_interval(p_set, p_now)
         WHEN 'premade' THEN rollup_engine.premake(p_set, p_now)
+        WHEN 'skipped' THEN CASE WHEN p_set.is_source THEN rollup_engine.staying_rows(p_set) END
         WHEN 'analyzed' THEN rollup_engine.analyze_changed(p_set.relation)
         WHEN 'indexed' THEN rollup_engine.add_missing_indexes(p_set.relation)
     END;
