@@ -1,4 +1,4 @@
--- The second phase of retention: removing what an earlier run has sealed; and set_retention.
+-- The second phase of retention: removing what an earlier run has sealed.
 
 SET LOCAL ROLE "${owner_role}";
 
@@ -36,167 +36,216 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.archive_schema(regclass) IS 'Where partitions of a table go instead of being dropped.';
 
-CREATE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_partition regclass) RETURNS text
+-- Volatile, for a snapshot taken under the lock. What was written there late was counted by the
+-- drain that took in its log row, so none may be left; and a rollup that came after the seal, not
+-- knowing of it, has yet to absorb what lies there.
+CREATE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_partition regclass, p_border timestamptz) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM rollup_engine.time_partitions(p_relation) AS m
+        WHERE m.member = p_partition AND m.to_time <= p_border
+            AND NOT EXISTS (
+                SELECT FROM rollup_engine.readers(p_relation) AS r WHERE (r.sealed_before >= m.to_time) IS NOT TRUE)
+            AND NOT EXISTS (
+                SELECT FROM rollup_engine.change_log AS l
+                JOIN rollup_engine.source AS s ON s.id = l.source_id
+                WHERE s.relation = p_relation AND l.from_time < m.to_time AND l.to_time > m.from_time))
+$$;
+COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, regclass, timestamptz) IS
+'Whether a locked partition still lies before the border, sealed by every rollup that reads the table, with every change that was logged there accounted for.';
+
+CREATE FUNCTION rollup_engine.archive_tree(p_partition regclass, p_schema text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_member regclass;
+    v_trigger name;
+BEGIN
+    -- From the top: what partitions have by way of a parent goes with the parent's.
+    FOR v_member IN
+        SELECT m FROM rollup_engine.source_tree(p_partition) AS m ORDER BY (SELECT count(*) FROM pg_partition_ancestors(m))
+    LOOP
+        FOR v_trigger IN
+            SELECT tgname FROM pg_trigger
+            WHERE tgrelid = v_member AND tgparentid = 0 AND tgfoid IN (
+                SELECT to_regprocedure(format('rollup_engine.capture_%s()', id)) FROM rollup_engine.source)
+        LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, v_member);
+        END LOOP;
+        EXECUTE format('ALTER TABLE %s SET SCHEMA %s', v_member, p_schema);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.archive_tree(regclass, text) IS 'Moves a detached partition, with all below it, to another schema; its changes are captured no more.';
+
+CREATE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_partition regclass, p_border timestamptz) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_name constant text := p_partition::text;
-    v_trigger name;
+    v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_partition);
 BEGIN
-    EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', p_retention.relation);
+    EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', v_parent);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_name);
-    DELETE FROM rollup_engine.source_partition WHERE partition = p_partition;
-    IF NOT p_retention.archive THEN
-        EXECUTE format('DROP TABLE %s', v_name);
-        RETURN 'dropped';
+    IF NOT rollup_engine.may_be_removed(p_retention.relation, p_partition, p_border) THEN
+        RETURN NULL;
     END IF;
-    EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', p_retention.relation, v_name);
-    FOR v_trigger IN
-        SELECT tgname FROM pg_trigger
-        WHERE tgrelid = p_partition AND tgfoid IN (
-            SELECT to_regprocedure(format('rollup_engine.capture_%s()', id)) FROM rollup_engine.source)
-    LOOP
-        EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, v_name);
-    END LOOP;
-    EXECUTE format('ALTER TABLE %s SET SCHEMA %s', v_name, rollup_engine.archive_schema(p_retention.relation));
-    RETURN 'archived';
+    IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
+        PERFORM rollup_engine.ensure_default_partition(v_parent);
+    END IF;
+    DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.source_tree(p_partition));
+    -- Detached first: a foreign key to the table holds on to no partition that nothing refers to.
+    EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', v_parent, v_name);
+    IF p_retention.archive THEN
+        PERFORM rollup_engine.archive_tree(p_partition, rollup_engine.archive_schema(p_retention.relation));
+        RETURN 'archived';
+    END IF;
+    EXECUTE format('DROP TABLE %s', v_name);
+    RETURN 'dropped';
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, regclass) IS 'Drops or archives one partition, unless somebody is using it: then lock_not_available.';
+COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, regclass, timestamptz) IS
+'Drops or archives one partition with all below it; NULL when it may not go yet. When somebody is using it: lock_not_available.';
 
-CREATE FUNCTION rollup_engine.remove_due(p_retention rollup_engine.retention) RETURNS TABLE (action text, detail text)
+-- What is in the way of one partition ------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.obstacle_hint(p_retention rollup_engine.retention, p_code text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    SELECT CASE p_code
+        WHEN '2BP01' THEN format('drop what depends on it, or keep it in an archive: SELECT silver.set_retention(%L, %L, archive => true)', p_retention.relation, p_retention.keep)
+        WHEN '23503' THEN 'delete the rows that refer to it, or drop their foreign key'
+        WHEN '42P07' THEN format('rename or drop what has that name in %s', rollup_engine.archive_schema(p_retention.relation))
+        WHEN '3F000' THEN format('SELECT silver.set_retention(%L, %L, archive => true) makes the archive''s schema', p_retention.relation, p_retention.keep)
+        WHEN '42501' THEN 'run maintenance as a role that owns the partition and may create tables where it goes'
+        ELSE 'the next run tries it again'
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.obstacle_hint(rollup_engine.retention, text) IS 'What to do about the error that keeps a partition where it is.';
+
+CREATE FUNCTION rollup_engine.record_obstacle(p_target text, p_code text, p_message text, p_detail text, p_hint text, p_context text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context)
+    SELECT p_target, p_code, p_message, nullif(p_detail, ''), p_hint, p_context
+    WHERE NOT EXISTS (
+        SELECT FROM silver.error_log
+        WHERE target_table = p_target AND error_message = p_message AND occurred_at > clock_timestamp() - interval '1 day')
+$$;
+COMMENT ON FUNCTION rollup_engine.record_obstacle(text, text, text, text, text, text) IS 'Logs what keeps a partition from being removed, once a day.';
+
+-- Everything that is due -------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.try_lock_table(p_relation regclass) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', p_relation);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.try_lock_table(regclass) IS 'Keeps everybody from a table until the end of the transaction; false when somebody uses it for longer than lock_timeout.';
+
+CREATE FUNCTION rollup_engine.removable_partitions(p_relation regclass, p_border timestamptz) RETURNS TABLE (member regclass, title text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    -- The topmost first: what is below goes with it. Without one of its parts a hash takes no rows, and
+    -- where the rows of missing partitions wait is not to go by itself.
+    SELECT m.member, format('%s: %s to %s', m.member, m.from_time, m.to_time)
+    FROM rollup_engine.time_partitions(p_relation) AS m
+    JOIN pg_inherits AS i ON i.inhrelid = m.member
+    JOIN pg_partitioned_table AS p ON p.partrelid = i.inhparent AND p.partstrat <> 'h' AND p.partdefid <> m.member
+    WHERE m.to_time <= p_border
+    ORDER BY m.level, m.to_time
+$$;
+COMMENT ON FUNCTION rollup_engine.removable_partitions(regclass, timestamptz) IS 'Partitions whose time ended before the border.';
+
+CREATE FUNCTION rollup_engine.remove_partitions(p_retention rollup_engine.retention, p_border timestamptz) RETURNS TABLE (action text, detail text)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_until constant timestamptz := clock_timestamp() + interval '1 second';
+    v_member record;
+    v_detail text;
+    v_context text;
+    v_hint text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM rollup_engine.removable_partitions(p_retention.relation, p_border))
+        OR NOT rollup_engine.try_lock_table(p_retention.relation) THEN
+        RETURN;  -- in use; the next run tries again
+    END IF;
+    FOR v_member IN SELECT * FROM rollup_engine.removable_partitions(p_retention.relation, p_border) LOOP
+        CONTINUE WHEN pg_partition_root(v_member.member) IS DISTINCT FROM p_retention.relation;  -- it went with its parent
+        BEGIN
+            action := rollup_engine.remove_partition(p_retention, v_member.member, p_border);
+            detail := v_member.title;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                action := NULL;
+            WHEN OTHERS THEN
+                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
+                v_hint := rollup_engine.obstacle_hint(p_retention, SQLSTATE);
+                action := 'skipped';
+                detail := format('%s stays: %s; %s', v_member.title, SQLERRM, v_hint);
+                PERFORM rollup_engine.record_obstacle(p_retention.relation::text, SQLSTATE,
+                    format('%s stays: %s', v_member.title, SQLERRM), v_detail, v_hint, v_context);
+        END;
+        IF action IS NOT NULL THEN
+            RETURN NEXT;
+        END IF;
+        EXIT WHEN clock_timestamp() > v_until;  -- nobody gets at the table until the end
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_partitions(rollup_engine.retention, timestamptz) IS
+'Drops or archives the partitions of a table that ended before the border; what is in the way of one stops no other.';
+
+CREATE FUNCTION rollup_engine.remove_due(p_retention rollup_engine.retention, p_now timestamptz) RETURNS TABLE (action text, detail text)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
 DECLARE
-    v_until constant timestamptz := clock_timestamp() + interval '1 second';
-    v_is_rollup constant boolean := EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation);
-    v_member record;
+    -- Sealed by an earlier run, and past the keep of now: it may have been made longer since.
+    v_border timestamptz := least(p_retention.sealed_before, p_now - p_retention.keep);
     v_deleted bigint;
 BEGIN
+    PERFORM rollup_engine.check_isolation();
     IF p_retention.keep IS NULL OR NOT isfinite(p_retention.sealed_before) OR NOT rollup_engine.is_past(p_retention.sealed_by) THEN
         RETURN;
     END IF;
-    FOR v_member IN
-        SELECT m.member, m.member::text AS name, m.from_time, m.to_time
-        FROM rollup_engine.source_members(p_retention.relation) AS m
-        JOIN pg_inherits AS i ON i.inhrelid = m.member AND i.inhparent = p_retention.relation
-        WHERE m.to_time <= p_retention.sealed_before
-        ORDER BY m.to_time
-    LOOP
-        BEGIN
-            IF NOT v_is_rollup THEN
-                PERFORM rollup_engine.ensure_default_partition(p_retention.relation);
-            END IF;
-            action := rollup_engine.remove_partition(p_retention, v_member.member);
-            detail := format('%s: %s to %s', v_member.name, v_member.from_time, v_member.to_time);
-            RETURN NEXT;
-        EXCEPTION WHEN lock_not_available THEN
-            EXIT;  -- in use; the next run tries again
-        END;
-        EXIT WHEN clock_timestamp() > v_until;  -- nobody gets at the table until the end
-    END LOOP;
-    IF v_is_rollup AND NOT p_retention.archive THEN
-        EXECUTE format('DELETE FROM %s WHERE bucket < $1', p_retention.relation) USING p_retention.sealed_before;
+    -- Counts what came late to what is about to go.
+    PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.source AS s WHERE s.relation = p_retention.relation;
+    RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
+    v_border := (SELECT silver.time_bucket(r.bucket_width, v_border) FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
+    IF v_border IS NOT NULL AND NOT p_retention.archive THEN
+        EXECUTE format('DELETE FROM %s WHERE bucket < $1', p_retention.relation) USING v_border;
         GET DIAGNOSTICS v_deleted = ROW_COUNT;
         IF v_deleted > 0 THEN
             action := 'deleted';
-            detail := format('%s rows before %s', v_deleted, p_retention.sealed_before);
+            detail := format('%s rows before %s', v_deleted, v_border);
             RETURN NEXT;
         END IF;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.remove_due(rollup_engine.retention) IS
-'Removes what lies below the seal of a table: whole partitions, and the rows of a rollup.';
-
--- Public -----------------------------------------------------------------------------------------
-
-CREATE FUNCTION rollup_engine.check_retention(p_relation regclass, p_archive boolean) RETURNS void
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
-    v_column constant name := rollup_engine.partition_column(p_relation);
-    v_other text;
-BEGIN
-    SELECT string_agg(format('%s by %I', r.target_table, r.time_column), ', ') INTO v_other
-    FROM rollup_engine.readers(p_relation) AS r WHERE r.time_column <> v_column;
-    IF v_column IS NULL OR v_column <> ALL (rollup_engine.time_columns(p_relation)) THEN
-        PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
-            'retention drops partitions: create the table with PARTITION BY RANGE (the time column)');
-    ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
-    ELSIF v_other IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR004', format('%s is partitioned by %I, but rolled up otherwise: %s', p_relation, v_column, v_other),
-            'what such partitions hold cannot be told from their bounds; drop them by hand');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.check_retention(regclass, boolean) IS 'An error unless old partitions of a table can be dropped by its caller.';
-
-CREATE FUNCTION rollup_engine.ensure_archive_schema(p_relation regclass) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_schema constant text := rollup_engine.archive_schema(p_relation);
-BEGIN
-    IF to_regnamespace(v_schema) IS NULL THEN
-        EXECUTE format('CREATE SCHEMA %s', v_schema);
-        EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO "${owner_role}"', v_schema);
-    END IF;
-EXCEPTION WHEN insufficient_privilege THEN
-    PERFORM rollup_engine.fail('TR004', format('%I may not create the schema %s', current_user, v_schema),
-        format('as the owner of the database: CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %1$s TO %2$I, %3$I;', v_schema, current_user, '${owner_role}'));
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.ensure_archive_schema(regclass) IS 'Makes the archive schema of a table''s schema.';
-
-CREATE FUNCTION rollup_engine.write_retention(p_relation regclass, p_keep interval, p_archive boolean) RETURNS void
-    LANGUAGE sql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
-    INSERT INTO rollup_engine.retention (relation, keep, archive)
-    VALUES (p_relation, p_keep, p_archive)
-    ON CONFLICT (relation) DO UPDATE SET keep = excluded.keep, archive = excluded.archive;
-$$;
-COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
-
-CREATE FUNCTION silver.set_retention(table_name text, keep interval, archive boolean DEFAULT false) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_relation constant regclass := coalesce(
-        (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(table_name)),
-        rollup_engine.find_relation(table_name, 'raw'));
-BEGIN
-    IF v_relation IS NULL THEN
-        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', table_name),
-            'a name without a schema is looked up in raw, then among the rollups; check the spelling');
-    END IF;
-    PERFORM rollup_engine.check_interval('keep', keep, false);
-    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not set how long tables are kept', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
-    END IF;
-    IF keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
-        PERFORM rollup_engine.check_retention(v_relation, archive);
-        PERFORM rollup_engine.ensure_default_partition(v_relation);
-    END IF;
-    IF keep IS NOT NULL AND archive THEN
-        PERFORM rollup_engine.ensure_archive_schema(v_relation);
-    END IF;
-    PERFORM rollup_engine.write_retention(v_relation, keep, coalesce(archive, false));
-END
-$$;
-COMMENT ON FUNCTION silver.set_retention(text, interval, boolean) IS
-'How long a source or a rollup is kept; NULL for ever. maintain_timeseries_tables first seals what is older and absorbed by every rollup that reads it, then, in a later run, drops those partitions, or with archive moves them to <schema>_archive. Rows that come for sealed time are counted, and change no rollup.';
+COMMENT ON FUNCTION rollup_engine.remove_due(rollup_engine.retention, timestamptz) IS
+'Removes what lies below the seal of a table and is older than it is to be kept: whole partitions, and the rows of a rollup.';
 
 RESET ROLE;

@@ -1,5 +1,6 @@
 -- Retention in two phases, so that nothing is dropped that some rollup has not absorbed, and no
--- writer is killed or waits for long.
+-- writer is killed or waits for long. What was decided is asked again under the lock: the keep of
+-- now, the bounds of now, and whether every change that was logged there is accounted for.
 --
 -- Seal: wait for the writers of what is due, look again in a new snapshot, write the border that
 -- drain, refresh and live views honour. Drop, in a later run: when nobody can see the time before
@@ -70,11 +71,11 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
 BEGIN
-    FOR v_source IN SELECT * FROM rollup_engine.source WHERE relation = p_relation LOOP
+    FOR v_source IN SELECT * FROM rollup_engine.source WHERE relation IN (SELECT pg_partition_ancestors(p_relation)) LOOP
         PERFORM rollup_engine.add_triggers(v_source, p_partition);
         INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
         SELECT v_source.id, m.member, m.from_time, m.to_time
-        FROM rollup_engine.source_members(p_relation, v_source.time_column) AS m WHERE m.member = p_partition
+        FROM rollup_engine.source_members(v_source.relation, v_source.time_column) AS m WHERE m.member = p_partition
         ON CONFLICT DO NOTHING;
     END LOOP;
 END
@@ -100,6 +101,31 @@ $$;
 COMMENT ON FUNCTION rollup_engine.ensure_default_partition(regclass) IS 'Gives a source a default partition, so that no write fails for want of one.';
 
 -- What is due --------------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.time_partition_column(p_relation regclass) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT k.name
+    FROM pg_partition_tree(p_relation) AS t
+    CROSS JOIN LATERAL rollup_engine.partition_column(t.relid) AS k (name)
+    WHERE k.name = ANY (rollup_engine.time_columns(p_relation))
+    ORDER BY t.level
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.time_partition_column(regclass) IS 'The time column whose ranges a table, or the topmost partitions below it, are divided by; NULL when there is none.';
+
+CREATE FUNCTION rollup_engine.time_partitions(p_relation regclass)
+RETURNS TABLE (member regclass, level integer, is_leaf boolean, from_time timestamptz, to_time timestamptz)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT m.member, t.level, t.isleaf, m.from_time, m.to_time
+    FROM rollup_engine.source_members(p_relation, rollup_engine.time_partition_column(p_relation)) AS m
+    JOIN pg_partition_tree(p_relation) AS t ON t.relid = m.member
+    WHERE m.member <> p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.time_partitions(regclass) IS 'Every partition below a table, at any depth, with the range of time that it can hold.';
 
 -- Rollups that read the relation itself; those further down read their tables, not this one.
 CREATE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SETOF silver.rollup_config
@@ -166,15 +192,24 @@ CREATE FUNCTION rollup_engine.due_border(p_retention rollup_engine.retention, p_
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- A rollup's rows can go one by one, a source only loses whole partitions.
+    -- A rollup's rows can go one by one, as far as whoever reads it has settled; a source only loses
+    -- whole partitions.
     SELECT max(border)
     FROM (
         SELECT m.to_time AS border
-        FROM rollup_engine.source_members(p_retention.relation) AS m
-        WHERE m.member <> p_retention.relation AND m.to_time <= p_now - p_retention.keep
+        FROM rollup_engine.time_partitions(p_retention.relation) AS m
+        WHERE m.to_time <= p_now - p_retention.keep
         UNION ALL
-        SELECT silver.time_bucket(r.bucket_width, p_now - p_retention.keep)
-        FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation AND NOT p_retention.archive
+        SELECT min(silver.time_bucket(t.width, t.until))
+        FROM (
+            SELECT r.bucket_width, p_now - p_retention.keep
+            FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation
+            UNION ALL
+            SELECT c.bucket_width, least(p_now - p_retention.keep, p_unabsorbed, p_now - c.settle_delay)
+            FROM rollup_engine.readers(p_retention.relation) AS c
+        ) AS t (width, until)
+        WHERE NOT p_retention.archive
+            AND EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation)
     ) AS candidate
     WHERE border > p_retention.sealed_before
         AND rollup_engine.absorbs(p_retention.relation, border, p_unabsorbed, p_now)
@@ -206,8 +241,8 @@ DECLARE
     v_member regclass;
 BEGIN
     FOR v_member IN
-        SELECT member FROM rollup_engine.source_members(p_relation)
-        WHERE member <> p_relation AND from_time < p_before
+        SELECT member FROM rollup_engine.time_partitions(p_relation)
+        WHERE is_leaf AND from_time < p_before
         ORDER BY member
     LOOP
         EXECUTE format('LOCK TABLE %s IN SHARE MODE', v_member);

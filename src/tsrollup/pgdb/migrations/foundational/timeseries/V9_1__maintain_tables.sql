@@ -53,15 +53,21 @@ CREATE FUNCTION rollup_engine.retain(p_retention rollup_engine.retention, p_now 
 AS $$
 DECLARE
     v_target constant text := p_retention.relation::text;
+    v_retention rollup_engine.retention;
     v_removed record;
     v_border timestamptz;
     v_detail text;
     v_context text;
 BEGIN
-    FOR v_removed IN SELECT * FROM rollup_engine.remove_due(p_retention) LOOP
+    -- As it is now, and stays until the end: whoever sets it anew waits, or has this wait for the next run.
+    SELECT * INTO v_retention FROM rollup_engine.retention WHERE relation = p_retention.relation FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    FOR v_removed IN SELECT * FROM rollup_engine.remove_due(v_retention, p_now) LOOP
         RETURN NEXT ROW(v_target, v_removed.action, v_removed.detail)::rollup_engine.action;
     END LOOP;
-    v_border := rollup_engine.seal(p_retention, p_now);
+    v_border := rollup_engine.seal(v_retention, p_now);
     IF v_border IS NOT NULL THEN
         RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_border))::rollup_engine.action;
     END IF;

@@ -1,0 +1,90 @@
+-- silver.set_retention, and what it refuses.
+
+SET LOCAL ROLE "${owner_role}";
+
+CREATE FUNCTION rollup_engine.check_retention(p_relation regclass, p_archive boolean) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
+    v_column constant name := rollup_engine.time_partition_column(p_relation);
+    v_other text;
+BEGIN
+    SELECT string_agg(format('%s by %I', r.target_table, r.time_column), ', ') INTO v_other
+    FROM rollup_engine.readers(p_relation) AS r WHERE r.time_column <> v_column;
+    IF v_column IS NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
+            'retention drops partitions: create the table with PARTITION BY RANGE (the time column)');
+    ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
+    ELSIF v_other IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is partitioned by %I, but rolled up otherwise: %s', p_relation, v_column, v_other),
+            'what such partitions hold cannot be told from their bounds; drop them by hand');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_retention(regclass, boolean) IS 'An error unless old partitions of a table can be dropped by its caller.';
+
+CREATE FUNCTION rollup_engine.ensure_archive_schema(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_schema constant text := rollup_engine.archive_schema(p_relation);
+BEGIN
+    IF to_regnamespace(v_schema) IS NULL THEN
+        EXECUTE format('CREATE SCHEMA %s', v_schema);
+        EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO "${owner_role}"', v_schema);
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    PERFORM rollup_engine.fail('TR004', format('%I may not create the schema %s', current_user, v_schema),
+        format('as the owner of the database: CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %1$s TO %2$I, %3$I;', v_schema, current_user, '${owner_role}'));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.ensure_archive_schema(regclass) IS 'Makes the archive schema of a table''s schema.';
+
+CREATE FUNCTION rollup_engine.write_retention(p_relation regclass, p_keep interval, p_archive boolean) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
+    INSERT INTO rollup_engine.retention (relation, keep, archive)
+    VALUES (p_relation, p_keep, p_archive)
+    ON CONFLICT (relation) DO UPDATE SET keep = excluded.keep, archive = excluded.archive;
+$$;
+COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
+
+CREATE FUNCTION silver.set_retention(table_name text, keep interval, archive boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := coalesce(
+        (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(table_name)),
+        rollup_engine.find_relation(table_name, 'raw'));
+BEGIN
+    IF v_relation IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', table_name),
+            'a name without a schema is looked up in raw, then among the rollups; check the spelling');
+    END IF;
+    PERFORM rollup_engine.check_interval('keep', keep, false);
+    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not set how long tables are kept', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
+    END IF;
+    IF keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
+        PERFORM rollup_engine.check_retention(v_relation, archive);
+        IF rollup_engine.partition_column(v_relation) IS NOT NULL THEN
+            PERFORM rollup_engine.ensure_default_partition(v_relation);
+        END IF;
+    END IF;
+    IF keep IS NOT NULL AND archive THEN
+        PERFORM rollup_engine.ensure_archive_schema(v_relation);
+    END IF;
+    PERFORM rollup_engine.write_retention(v_relation, keep, coalesce(archive, false));
+END
+$$;
+COMMENT ON FUNCTION silver.set_retention(text, interval, boolean) IS
+'How long a source or a rollup is kept; NULL for ever. maintain_timeseries_tables first seals what is older and absorbed by every rollup that reads it, then, in a later run, drops those partitions, or with archive moves them to <schema>_archive. Rows that come for sealed time are counted, and change no rollup.';
+
+RESET ROLE;

@@ -1,0 +1,344 @@
+"""Promise g: what retention removes was absorbed, is sealed, and is older than it is to be kept by
+now; what stands in the way of one partition stops no other. Promise f where partitions have
+partitions of their own."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+import pytest
+
+from conftest import Connect
+from interleaving import Background
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+
+NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
+DAYS = range(1, 12)
+FLAT = "PARTITION BY RANGE (ts)"
+
+
+def day(number: int) -> datetime:
+    return datetime(2026, 3, number, tzinfo=UTC)
+
+
+def add_days(db: psycopg.Connection[Any], parent: str, name: str, below: str = "") -> None:
+    for number in DAYS:
+        db.execute(
+            f"CREATE TABLE raw.{name}_{number} PARTITION OF raw.{parent}"
+            f" FOR VALUES FROM ('{day(number)}') TO ('{day(number + 1)}') {below}".encode()
+        )
+
+
+def roll_up(db: psycopg.Connection[Any], keep: str | None = "3 days") -> None:
+    """A row an hour of ten days, an hourly and a daily rollup of them, all of it stored."""
+    db.execute(
+        "INSERT INTO raw.s SELECT ts, device, 1 FROM generate_series(%s, %s - interval '1 second',"
+        " '1 hour'::interval) AS ts, unnest('{a,b}'::text[]) AS device",
+        [day(1), day(11)],
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour',"
+        " dimensions => '{device}')"
+    )
+    db.execute("SELECT silver.create_rollup_table('s_1h', 'silver', 's_1d', '1 day')")
+    db.execute("SELECT silver.set_retention('raw.s', %s)", [keep])
+    refresh_everything(db)
+
+
+@pytest.fixture
+def days(db: psycopg.Connection) -> psycopg.Connection:
+    db.execute(f"CREATE TABLE raw.s (ts timestamptz, device text, v int) {FLAT}")
+    add_days(db, "s", "s")
+    roll_up(db)
+    return db
+
+
+def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str]]:
+    rows = db.execute(
+        "SELECT target, action, detail FROM rollup_engine.maintain(NULL, %s)", [now]
+    ).fetchall()
+    assert not [row for row in rows if row[1] == "failed"], rows
+    return [
+        row[1:] for row in rows if row[1] in ("sealed", "dropped", "archived", "deleted", "skipped")
+    ]
+
+
+def actions(db: psycopg.Connection[Any], now: datetime = NOW) -> list[str]:
+    return [action for action, _ in maintain(db, now)]
+
+
+def value(db: psycopg.Connection[Any], query: str) -> Any:
+    row = db.execute(query.encode()).fetchone()
+    assert row
+    return row[0]
+
+
+# The keep of now -----------------------------------------------------------------------------
+
+
+def test_promise_g_a_keep_made_longer_after_the_seal_is_kept(days: psycopg.Connection) -> None:
+    assert actions(days) == ["sealed"]
+    days.execute("SELECT silver.set_retention('raw.s', '1 year')")
+    assert actions(days) == []
+    assert value(days, "SELECT count(*) FROM raw.s") == 480
+    days.execute("SELECT silver.set_retention('raw.s', '5 days')")
+    assert actions(days) == ["dropped"] * 5
+    assert value(days, "SELECT min(ts) FROM raw.s") == day(6)
+
+
+def test_promise_g_an_archive_chosen_after_the_seal_is_used(days: psycopg.Connection) -> None:
+    assert actions(days) == ["sealed"]
+    days.execute("SELECT silver.set_retention('raw.s', '3 days', archive => true)")
+    assert actions(days) == ["archived"] * 7
+    assert value(days, "SELECT count(*) FROM raw_archive.s_7") == 48
+
+
+def test_promise_g_buckets_of_a_rollup_kept_longer_after_the_seal(days: psycopg.Connection) -> None:
+    days.execute("SELECT silver.set_retention('raw.s', NULL)")
+    days.execute("SELECT silver.set_retention('s_1h', '3 days')")
+    with days.transaction():  # sealed and trimmed in different transactions
+        assert actions(days) == ["sealed"]
+    days.execute("SELECT silver.set_retention('s_1h', '5 days')")
+    assert actions(days) == ["deleted"]
+    assert value(days, "SELECT min(bucket) FROM silver.s_1h") == datetime(
+        2026, 3, 6, 12, tzinfo=UTC
+    )
+
+
+def test_promise_g_retention_that_is_being_set_is_left_alone(
+    days: psycopg.Connection, connect: Connect
+) -> None:
+    assert actions(days) == ["sealed"]
+    setting = connect(autocommit=False)
+    setting.execute("SELECT silver.set_retention('raw.s', '1 year')")
+    assert actions(days) == []
+    setting.commit()
+    assert actions(days) == []
+    assert value(days, "SELECT count(*) FROM raw.s") == 480
+
+
+def test_promise_g_nothing_is_removed_on_an_old_snapshot(
+    days: psycopg.Connection, connect: Connect
+) -> None:
+    assert actions(days) == ["sealed"]
+    old = connect(autocommit=False)
+    old.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    with pytest.raises(psycopg.Error, match="cannot run in a repeatable read transaction"):
+        old.execute(
+            "SELECT r.* FROM rollup_engine.retention AS t, rollup_engine.remove_due(t, %s) AS r",
+            [NOW],
+        )
+    old.rollback()
+    assert value(days, "SELECT count(*) FROM raw.s") == 480
+
+
+# What no rollup has absorbed -----------------------------------------------------------------
+
+
+def test_promise_g_a_rollup_made_while_its_source_is_sealed_absorbs_it_first(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    db.execute(f"CREATE TABLE raw.s (ts timestamptz, v int) {FLAT}")
+    add_days(db, "s", "s")
+    db.execute("INSERT INTO raw.s SELECT generate_series(%s, %s, '1 hour'), 1", [day(1), NOW])
+    db.execute("SELECT silver.set_retention('raw.s', '3 days')")
+    sealing = connect(autocommit=False)
+    assert actions(sealing) == ["sealed"]
+    creating = Background(
+        connect(), "SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')"
+    )
+    creating.wait_until_blocked(db)
+    sealing.commit()
+    creating.result()
+    before = value(db, "SELECT count(*) FROM raw.s")
+    assert actions(db) == []
+    refresh_everything(db)
+    assert actions(db) == []
+    assert actions(db, datetime(2026, 3, 12, 12, tzinfo=UTC)) == ["sealed"]
+    assert "dropped" in actions(db, datetime(2026, 3, 12, 12, tzinfo=UTC))
+    assert value(db, "SELECT sum(row_count) FROM gold.s_1h") == before
+
+
+def test_promise_g_a_change_that_no_drain_has_seen_keeps_its_partition(
+    days: psycopg.Connection, connect: Connect
+) -> None:
+    assert actions(days) == ["sealed"]
+    draining = connect(autocommit=False)  # nobody else can while it is at it
+    draining.execute("SELECT rollup_engine.drain(id, NULL) FROM rollup_engine.source")
+    days.execute("INSERT INTO raw.s VALUES (%s, 'late', 1)", [day(3)])
+    assert actions(days) == ["dropped"] * 6
+    assert value(days, "SELECT min(ts) FROM raw.s") == day(3)
+    draining.commit()
+    assert actions(days) == ["dropped"]
+    assert value(days, "SELECT max(sealed_late_rows) FROM silver.rollup_config") == 1
+
+
+def test_promise_g_a_child_that_settles_later_keeps_its_parent(days: psycopg.Connection) -> None:
+    days.execute(
+        "SELECT silver.create_rollup_table('s_1h', 'silver', 's_slow', '1 day',"
+        " settle_delay => '6 days')"
+    )
+    days.execute("SELECT silver.set_retention('raw.s', NULL)")
+    days.execute("SELECT silver.set_retention('s_1h', '2 days')")
+    for _ in range(3):
+        days.execute("SELECT * FROM silver.perform_rollup(as_of => %s)", [NOW])
+        maintain(days)
+        assert_equal_to_group_by(days, "s_1d", "s_slow")
+        assert value(days, "SELECT sum(row_count) FROM gold.s_slow") == 480
+    # As far as that one has settled the parent is trimmed: on the 11th, five days.
+    assert value(days, "SELECT min(bucket) FROM silver.s_1h") == day(5)
+
+
+# One partition that is held -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "reason", "hint"),
+    [
+        (
+            "CREATE VIEW public.v AS SELECT * FROM raw.s_3",
+            "other objects depend",
+            "archive => true",
+        ),
+        (
+            "CREATE TABLE public.note (ts timestamptz, device text,"
+            " FOREIGN KEY (ts, device) REFERENCES raw.s (ts, device));"
+            "INSERT INTO public.note VALUES ('2026-03-03 12:00+00', 'a')",
+            "violates foreign key",
+            "delete the rows",
+        ),
+    ],
+)
+def test_promise_g_one_partition_that_is_held_stops_no_other(
+    days: psycopg.Connection, obstacle: str, reason: str, hint: str
+) -> None:
+    days.execute("ALTER TABLE raw.s ADD UNIQUE (ts, device)")
+    days.execute(obstacle.encode())
+    assert actions(days) == ["sealed"]
+    done = maintain(days)
+    assert sorted(action for action, _ in done) == ["dropped"] * 6 + ["skipped"]
+    skipped = next(detail for action, detail in done if action == "skipped")
+    assert skipped.startswith("raw.s_3: 2026-03-03")
+    assert reason in skipped
+    assert hint in skipped
+    assert value(days, "SELECT min(ts) FROM raw.s") == day(3)
+    assert actions(days) == ["skipped"]
+    assert value(days, "SELECT count(*) FROM silver.error_log") == 1, "it is logged once a day"
+    if "archive" in hint:
+        days.execute("SELECT silver.set_retention('raw.s', '3 days', archive => true)")
+        assert actions(days) == ["archived"]
+        assert value(days, "SELECT count(*) FROM public.v") == 48
+    else:
+        days.execute("DELETE FROM public.note")
+        assert actions(days) == ["dropped"]
+    assert_settled(days, "s_1h")
+
+
+def test_promise_g_a_name_that_is_taken_in_the_archive_stops_no_other(
+    days: psycopg.Connection,
+) -> None:
+    days.execute("SELECT silver.set_retention('raw.s', '3 days', archive => true)")
+    days.execute("CREATE TABLE raw_archive.s_3 ()")
+    assert actions(days) == ["sealed"]
+    done = maintain(days)
+    assert sorted(action for action, _ in done) == ["archived"] * 6 + ["skipped"]
+    assert "rename or drop what has that name in raw_archive" in dict(done)["skipped"]
+    days.execute("DROP TABLE raw_archive.s_3")
+    assert actions(days) == ["archived"]
+
+
+# Trees ---------------------------------------------------------------------------------------
+
+
+def create_range_of_lists(db: psycopg.Connection[Any]) -> None:
+    db.execute(f"CREATE TABLE raw.s (ts timestamptz, device text, v int) {FLAT}")
+    add_days(db, "s", "s", "PARTITION BY LIST (device)")
+    for number in DAYS:
+        for device in "ab":
+            db.execute(
+                f"CREATE TABLE raw.s_{number}{device} PARTITION OF raw.s_{number}"
+                f" FOR VALUES IN ('{device}')".encode()
+            )
+
+
+def create_list_of_ranges(db: psycopg.Connection[Any]) -> None:
+    db.execute("CREATE TABLE raw.s (ts timestamptz, device text, v int) PARTITION BY LIST (device)")
+    for device in "ab":
+        part = f"raw.s_{device} PARTITION OF raw.s FOR VALUES IN ('{device}') {FLAT}"
+        db.execute(f"CREATE TABLE {part}".encode())
+        add_days(db, f"s_{device}", f"s_{device}")
+
+
+def create_range_of_ranges(db: psycopg.Connection[Any]) -> None:
+    db.execute(f"CREATE TABLE raw.s (ts timestamptz, device text, v int) {FLAT}")
+    db.execute(
+        "CREATE TABLE raw.s_month PARTITION OF raw.s"
+        f" FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-04-01 00:00+00') {FLAT}".encode()
+    )
+    add_days(db, "s_month", "s")
+
+
+TREES = {
+    "range of lists": (create_range_of_lists, 7),
+    "list of ranges": (create_list_of_ranges, 14),
+    "range of ranges": (create_range_of_ranges, 7),
+}
+
+
+@pytest.mark.parametrize("archive", [False, True])
+@pytest.mark.parametrize("tree", TREES)
+def test_promise_g_trees_lose_what_is_sealed_at_any_depth(
+    db: psycopg.Connection, tree: str, archive: bool
+) -> None:
+    create, removals = TREES[tree]
+    create(db)
+    roll_up(db)
+    db.execute("SELECT silver.set_retention('raw.s', '3 days', archive => %s)", [archive])
+    assert actions(db) == ["sealed"]
+    assert actions(db) == ["archived" if archive else "dropped"] * removals
+    assert value(db, "SELECT min(ts) FROM raw.s") == day(8)
+    assert value(db, "SELECT sum(row_count) FROM gold.s_1d") == 480
+    # Nobody's write fails for want of what is gone, and what comes late is counted.
+    db.execute("INSERT INTO raw.s VALUES (%s, 'a', 1)", [day(3)])
+    refresh_everything(db)
+    assert value(db, "SELECT sum(row_count) FROM gold.s_1d") == 480
+    assert value(db, "SELECT min(sealed_late_rows) FROM silver.rollup_config") == 1
+    assert_settled(db, "s_1h")
+    assert_equal_to_group_by(db, "s_1h")
+    assert (
+        value(
+            db,
+            "SELECT count(*) FROM pg_class AS c JOIN pg_inherits AS i ON i.inhrelid = c.oid"
+            " WHERE relnamespace = 'raw_archive'::regnamespace"
+            " AND (SELECT relnamespace FROM pg_class WHERE oid = inhparent) <> c.relnamespace"
+            if archive
+            else "SELECT count(*) FROM pg_class WHERE relname ~ '^s_(._)?[1-7][ab]?$'",
+        )
+        == 0
+    )
+    if archive:
+        db.execute("UPDATE raw_archive.%s SET v = 2" % ("s_a_3" if "list of" in tree else "s_3"))
+        assert value(db, "SELECT count(*) FROM rollup_engine.change_log") == 0
+        assert (
+            value(
+                db,
+                "SELECT count(*) FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid"
+                " WHERE c.relnamespace = 'raw_archive'::regnamespace AND NOT t.tgisinternal",
+            )
+            == 0
+        )
+
+
+def test_promise_g_a_view_on_a_leaf_keeps_that_leaf(db: psycopg.Connection) -> None:
+    create_range_of_lists(db)
+    roll_up(db)
+    db.execute("CREATE VIEW public.v AS SELECT * FROM raw.s_3b")
+    assert actions(db) == ["sealed"]
+    done = maintain(db)
+    assert sorted(action for action, _ in done) == ["dropped"] * 7 + ["skipped"] * 2
+    assert value(db, "SELECT count(*) FROM raw.s WHERE ts < '2026-03-08 00:00+00'") == 24
+    db.execute("INSERT INTO raw.s VALUES (%s, 'a', 1)", [day(3)])
+    db.execute("DROP VIEW public.v")
+    refresh_everything(db)
+    assert actions(db) == ["dropped"]
+    assert value(db, "SELECT min(ts) FROM raw.s") == day(8)
