@@ -4,6 +4,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MINUTES ?= 5
 
+# Run by root, the embedded server runs as another account, which must be able to pass the folders
+# above the checkout.
+export TSROLLUP_OPEN_FOLDERS := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test storm flyway lint format types bench docs clean
 

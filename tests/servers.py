@@ -26,6 +26,7 @@ from tsrollup.flyway.project import migrate_project
 
 DEBIAN15 = Path("/usr/lib/postgresql/15/bin")
 DEBIAN15_EXTENSIONS = ("hypopg", "pg_cron", "pg_partman", "pgtap", "plpgsql_check")
+PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
 TEST_ROLE = "tsrollup_test"
 # What scripts/fetch-partman5 fetched; for the tests that are marked with `partman`.
 PARTMAN5 = Path(__file__).parent.parent / ".cache" / "partman5"
@@ -189,7 +190,8 @@ def missing_on_debian15() -> list[str]:
     if not DEBIAN15.is_dir():
         return ["postgresql-15"]
     controls = Path("/usr/share/postgresql/15/extension")
-    return [x for x in DEBIAN15_EXTENSIONS if not (controls / f"{x}.control").exists()]
+    missing = [x for x in DEBIAN15_EXTENSIONS if not (controls / f"{x}.control").exists()]
+    return missing if PGBOUNCER else [*missing, "pgbouncer"]
 
 
 def free_port() -> int:

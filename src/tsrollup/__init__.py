@@ -1,5 +1,10 @@
 """Continuous aggregates for the PostgreSQL you already have."""
 
-from importlib.metadata import version
 
-__version__ = version("tsrollup")
+def __getattr__(name: str) -> str:
+    # Read when it is asked for: importlib.metadata takes longer than the rest of the start.
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tsrollup")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,3 +1,16 @@
-from tsrollup.cli import main
+"""Where the `tsrollup` command begins; an early Ctrl-C, while modules load, is no traceback."""
 
-main()
+import sys
+
+
+def main() -> None:
+    try:
+        from tsrollup.cli import main as run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

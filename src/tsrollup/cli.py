@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(given)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (TsrollupError, psycopg.Error, OSError) as error:
+    except (TsrollupError, psycopg.Error, OSError, UnicodeError) as error:
         if "--debug" in given or Settings().debug:
             raise
         failure = error if isinstance(error, TsrollupError) else describe(error)

@@ -1,5 +1,6 @@
 """Connections, and what PostgreSQL's own errors look like on one line."""
 
+import re
 from typing import Any
 
 import psycopg
@@ -7,26 +8,59 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tsrollup.errors import TsrollupError
 
+# Neither PGCLIENTENCODING nor a SQL_ASCII database changes what is read; a pooler that changes
+# servers between transactions knows no statements prepared on another.
+CONNECTION_PARAMETERS: dict[str, Any] = {"client_encoding": "UTF8", "prepare_threshold": None}
+
+# As SQLAlchemy writes URLs.
+_DRIVER = re.compile(r"(?<=^postgresql)\+\w+(?=://)|(?<=^postgres)\+\w+(?=://)")
+_LOCATOR = re.compile(r"\w+://(?P<authority>[^/?#]*)(?P<path>[^?#]*)")
+
 
 def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.Connection[Any]:
-    """Connect to a libpq URL or connection string; further libpq parameters as keywords."""
-    parameters.setdefault("application_name", "tsrollup")
+    """Connect to a libpq URL or connection string; further libpq parameters as keywords.
+
+    Transactions are read committed, whatever the database's or the role's default is.
+    """
+    known = read_url(url)
+    parameters = {"application_name": "tsrollup", **known, **CONNECTION_PARAMETERS, **parameters}
     try:
-        return psycopg.connect(url, autocommit=autocommit, **parameters)
-    except psycopg.ProgrammingError as error:
-        raise TsrollupError(
-            f"not a PostgreSQL URL: {_without_password(url)}: {_one_line(str(error))}",
-            "write it as postgresql://user@host:port/database",
-        ) from error
+        connection = psycopg.connect(autocommit=autocommit, **parameters)
     except psycopg.OperationalError as error:
         raise TsrollupError(
-            f"cannot connect to {_without_password(url)}: {_one_line(str(error))}",
+            f"cannot connect to {_place(known)}: {_one_line(str(error))}",
             "check that the server runs and that --url or TSROLLUP_URL is right",
         ) from error
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    return connection
 
 
-def describe(error: psycopg.Error | OSError) -> TsrollupError:
+def read_url(url: str) -> dict[str, Any]:
+    """libpq's parameters of a URL or connection string. An error quotes nothing of it: a typing
+    error may have put the password anywhere."""
+    url = _DRIVER.sub("", url)
+    found = _LOCATOR.match(url)
+    if found and (found["authority"].count("@") > 1 or "@" in found["path"]):
+        raise TsrollupError(
+            "not a PostgreSQL URL: its user, password or database holds @ or /",
+            "write them there as %40 and %2F",
+        )
+    try:
+        return dict(conninfo_to_dict(url))
+    except psycopg.ProgrammingError as error:
+        reason = re.sub(r'"[^"]*"', '"..."', _one_line(str(error)))
+        raise TsrollupError(
+            f"not a PostgreSQL URL: {reason}", "write it as postgresql://user@host:port/database"
+        ) from None
+
+
+def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:
     """Turn what the server, or the operating system, reported into one message and its hint."""
+    if isinstance(error, UnicodeError):
+        return TsrollupError(
+            f"text that is not UTF-8: {_one_line(str(error))}",
+            "check the names and values in the database, and the encoding of the terminal",
+        )
     if isinstance(error, OSError):
         return TsrollupError(_one_line(str(error)))
     message = _one_line(error.diag.message_primary or str(error))
@@ -38,11 +72,7 @@ def describe(error: psycopg.Error | OSError) -> TsrollupError:
     return TsrollupError(message, _one_line(hint) if hint else None)
 
 
-def _without_password(url: str) -> str:
-    try:
-        known = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
-        return "the given URL"
+def _place(known: dict[str, Any]) -> str:
     host = known.get("host") or known.get("hostaddr") or "the default host"
     port = f":{known['port']}" if "port" in known else ""
     return f"database {known.get('dbname', '(default)')} on {host}{port}"

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
+from typing import Literal as OneOf
 
 from psycopg import Connection
+from psycopg.sql import Literal
 
 from tsrollup.rollups import installation
 
-Verdict = Literal["ok", "advice", "problem"]
+Verdict = OneOf["ok", "advice", "problem"]
 OPTIONAL_EXTENSIONS = {
     "pg_partman": "partitions are made natively",
     "pg_cron": "run tsrollup worker to schedule",
@@ -41,6 +43,31 @@ def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
     if installation(connection) == "complete":
         checks += [_privileges, _rollups, _health, _undrained]
     return [finding for check in checks for finding in check(connection)]
+
+
+def examine_jobs(connection: Connection[dict[str, Any]]) -> list[Finding]:
+    """Findings about the jobs in pg_cron's own database, as far as the role sees them."""
+    if not _value(connection, "SELECT to_regclass('cron.job') IS NOT NULL AS v"):
+        return []
+    rows = connection.execute(
+        "SELECT DISTINCT database FROM cron.job"
+        " WHERE database NOT IN (SELECT datname FROM pg_database)"
+        " AND command ~ 'silver[.](run_rollups|handle_rollup_retries|maintain_timeseries_tables)'"
+        " ORDER BY database"
+    ).fetchall()
+    if not rows:
+        return [Finding("pg_cron jobs", "ok", "none of a database that is gone")]
+    home = connection.info.dbname
+    return [
+        Finding(
+            "pg_cron jobs",
+            "problem",
+            f"jobs for database {row['database']}, which was dropped or renamed, fail every time",
+            f"in database {home}: SELECT rollup_engine.unschedule_timeseries("
+            f"{Literal(row['database']).as_string(connection)})",
+        )
+        for row in rows
+    ]
 
 
 def _version(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:

@@ -33,7 +33,7 @@ class Batch:
 
 
 # The API's last function in the order of the migrations.
-LAST_FUNCTION = "silver.suggest_indexes(text, text[])"
+LAST_FUNCTION = "silver.version()"
 BATCH_COLUMNS = ", ".join(field.name for field in fields(Batch))
 
 
@@ -114,7 +114,8 @@ def create(
         for name, value in given.items()
     )
     query = sql.SQL("SELECT silver.create_rollup_table({})::text AS target").format(arguments)
-    return str(_rows(connection, query)[0]["target"])
+    with connection.transaction():
+        return str(_rows(connection, query)[0]["target"])
 
 
 def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
@@ -126,9 +127,9 @@ def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
     if not connection.autocommit:
         raise ValueError("a run commits batch by batch: give it an autocommit connection")
     (began,) = _rows(connection, "SELECT clock_timestamp() AS now")
-    for rollup in _to_run(connection, target):
+    for rollup in _to_run(connection, target, began["now"]):
         if not rollup["is_due"]:
-            nothing_done = (0, 0, 0, rollup["stale_ranges"], timedelta(), None, None)
+            nothing_done = (0, 0, 0, rollup["ranges_left"], timedelta(), None, None)
             yield Batch(rollup["name"], rollup["status"], *nothing_done)
             continue
         # Each call reads the whole window again, so there is one, without a limit.
@@ -166,12 +167,42 @@ def refresh(
 ) -> list[RunSummary]:
     """Recompute a range, stale or not; text is read by the server, in the session's time zone."""
     query = f"SELECT {BATCH_COLUMNS} FROM silver.refresh_rollup(%s, %s, %s)"
-    rows = _rows(connection, query, [target, from_time, to_time])
+    with connection.transaction():
+        rows = _rows(connection, query, [target, from_time, to_time])
     return summarise(Batch(**row) for row in rows)
 
 
 def drop(connection: Connection, target: str, keep_table: bool = False) -> None:
-    connection.execute("SELECT silver.drop_rollup(%s, %s)", [target, keep_table])
+    with connection.transaction():
+        connection.execute("SELECT silver.drop_rollup(%s, %s)", [target, keep_table])
+
+
+def monitor(connection: Connection) -> list[Row]:
+    """The rows of timeseries_operations_monitor, by name; an error where a source is locked."""
+    try:
+        with connection.transaction():
+            connection.execute("SET LOCAL lock_timeout = '3s'")
+            return _rows(
+                connection,
+                "SELECT * FROM silver.timeseries_operations_monitor ORDER BY target_table",
+            )
+    except psycopg.errors.LockNotAvailable as error:
+        holders = _rows(
+            connection,
+            "SELECT l.relation::regclass::text AS relation, l.pid, a.query"
+            " FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a USING (pid)"
+            " WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.relation IN ("
+            "  SELECT p.relid FROM silver.rollup_config AS r,"
+            "   pg_partition_tree(r.source_table) AS p"
+            "  UNION SELECT r.target_view FROM silver.rollup_config AS r)",
+        )
+        if not holders:
+            raise
+        first = holders[0]
+        raise TsrollupError(
+            f"{first['relation']} is locked by process {first['pid']}: {first['query'] or '?'}",
+            "wait for it to end, or end it with pg_terminate_backend",
+        ) from error
 
 
 def log(connection: Connection, target: str | None, errors: bool, limit: int) -> list[Row]:
@@ -219,36 +250,26 @@ def live_view(connection: Connection, target: str) -> str:
 
 def _table_name(connection: Connection, target: str | None) -> str | None:
     """The name that the logs know a rollup by; one that was dropped keeps the name given."""
+    if target is None:
+        return None
     known = _rows(
         connection,
         "SELECT target_table::text AS name FROM silver.rollup_config"
-        " WHERE %(target)s IN (target_table::text, target_view::text)"
-        "    OR 'gold.' || %(target)s = target_view::text",
-        {"target": target},
+        " WHERE id = rollup_engine.find_rollup_id(%s)",
+        [target],
     )
     return known[0]["name"] if known else target
 
 
-def _to_run(connection: Connection, target: str | None) -> list[Row]:
-    if target is not None:  # unknown names are left to the SQL API, whose error says more
-        known = _rows(
-            connection,
-            "SELECT change_tracking = 'window' AS reads_window FROM silver.rollup_config"
-            " WHERE target_table::text = %s",
-            [_table_name(connection, target)],
-        )
-        reads_window = bool(known and known[0]["reads_window"])
-        return [{"name": target, "is_due": True, "reads_window": reads_window}]
+def _to_run(connection: Connection, target: str | None, as_of: datetime) -> list[Row]:
     return _rows(
         connection,
-        "SELECT r.target_table::text AS name, r.status, m.stale_ranges,"
+        "SELECT r.target_table::text AS name, r.status,"
         " r.change_tracking = 'window' AS reads_window,"
-        " r.status = 'active'"
-        "  OR r.status = 'retrying' AND r.next_retry_at <= clock_timestamp() AS is_due"
-        " FROM silver.rollup_config AS r"
-        " JOIN silver.timeseries_operations_monitor AS m"
-        "  ON m.target_table::text = r.target_table::text"
-        " ORDER BY r.depth, r.id",
+        " rollup_engine.is_due(r, %(target)s::text IS NOT NULL) AS is_due,"
+        " rollup_engine.ranges_left(r.id, rollup_engine.settled_range(r, %(as_of)s)) AS ranges_left"
+        " FROM rollup_engine.run_order(%(target)s) AS r",
+        {"target": target, "as_of": as_of},
     )
 
 
@@ -256,7 +277,8 @@ def _perform(
     connection: Connection, target: str, max_batches: int | None, as_of: datetime
 ) -> Batch:
     query = f"SELECT {BATCH_COLUMNS} FROM silver.perform_rollup(%s, %s, %s)"
-    (row,) = _rows(connection, query, [target, max_batches, as_of])
+    with connection.transaction():  # of the connection's isolation, not the role's default
+        (row,) = _rows(connection, query, [target, max_batches, as_of])
     return Batch(**row)
 
 

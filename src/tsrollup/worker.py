@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 
@@ -62,12 +62,12 @@ def _work_connected(
         _Job(
             "handle_rollup_retries",
             schedule.retries,
-            lambda c: c.execute("SELECT silver.handle_rollup_retries()"),
+            lambda c: _in_transaction(c, "SELECT silver.handle_rollup_retries()"),
         ),
         _Job(
             "maintain_timeseries_tables",
             schedule.maintenance,
-            lambda c: c.execute("SELECT silver.maintain_timeseries_tables()"),
+            lambda c: _in_transaction(c, "SELECT silver.maintain_timeseries_tables()"),
         ),
     ]
     while not stop.is_set():
@@ -87,6 +87,11 @@ def _call(job: _Job, connection: psycopg.Connection[Any]) -> None:
             raise
         log.warning("%s failed: %s", job.name, describe(error))
     job.due = started + job.every
+
+
+def _in_transaction(connection: psycopg.Connection[Any], query: LiteralString) -> None:
+    with connection.transaction():  # of the connection's isolation, not the role's default
+        connection.execute(query)
 
 
 def _run_rollups(connection: psycopg.Connection[Any], budget: float) -> None:

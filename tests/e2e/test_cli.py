@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import psycopg
 import pytest
 
 from command_line import start_tsrollup, tsrollup
-from servers import PostgresServer
+from servers import PostgresServer, new_pool_folder
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def url(server: PostgresServer, database: str) -> str:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    parent = Path(tempfile.mkdtemp(prefix="tsrollup-cli-"))
+    parent = new_pool_folder()
     yield parent / "data"
     tsrollup("server", "stop", "--data-dir", str(parent / "data"))
     shutil.rmtree(parent)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -82,3 +83,149 @@ def test_closed_output_changes_nothing(server: PostgresServer, database: str) ->
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgrseql://me:tiger7@127.0.0.1:1/there",
+        "postgresql//me:tiger7@127.0.0.1:1/there",
+        "postgresql://me:scott@tiger7@127.0.0.1:1/there",
+        "postgresql://me:12/tiger7@127.0.0.1:1/there",
+        "host=127.0.0.1 port=1 password=scott tiger7",
+        "postgresql://me:tiger7@127.0.0.1:many/there",
+        "postgresql://me:tiger7@127.0.0.1:1/there?nonsense=1",
+        "mysql://me:tiger7@127.0.0.1/there",
+    ],
+)
+@pytest.mark.parametrize("command", ["status", "migrate"])
+def test_a_mistyped_url_prints_no_password(url: str, command: str) -> None:
+    done = tsrollup(command, "--url", url)
+    assert done.code == 1
+    assert (done.err.count("\n"), done.err.startswith("error: ")) == (1, True)
+    assert "tiger7" not in done.out + done.err
+
+
+def test_a_url_with_a_driver_as_sqlalchemy_writes_it(server: PostgresServer, database: str) -> None:
+    url = server.url(database)
+    for driver in ("postgresql+psycopg", "postgresql+asyncpg", "postgres+psycopg2", "postgres"):
+        assert tsrollup("status", url=url.replace("postgresql", driver, 1)).code == 0
+    assert tsrollup("info", url=url.replace("postgresql", "postgresql+psycopg", 1)).code == 0
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
+def test_a_client_encoding_of_the_environment_changes_nothing(
+    server: PostgresServer, database: str, encoding: str
+) -> None:
+    url = server.url(database)
+    make_source(url, "raw.größe")
+    given = {"url": url, "PGCLIENTENCODING": encoding}
+    assert tsrollup("create", "größe", "größe_1h", "1 hour", **given).code == 0
+    (ran,) = tsrollup("run", "--json", **given).json()
+    assert ran["target"] == 'silver."größe_1h"'
+    assert tsrollup("status", "--json", **given).code == 0
+    assert tsrollup("doctor", "--json", **given).code == 0
+    assert tsrollup("info", "--json", **given).code == 0
+
+
+def test_a_database_without_an_encoding(
+    server: PostgresServer, make_database: Callable[..., str]
+) -> None:
+    name = make_database()
+    with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as connection:
+        connection.execute(f'DROP DATABASE "{name}"')
+        connection.execute(
+            f'CREATE DATABASE "{name}" TEMPLATE template0 OWNER {server.user}'
+            " ENCODING 'SQL_ASCII' LOCALE 'C'"
+            + (" LOCALE_PROVIDER libc" if server.version >= 17 else "")
+        )
+    url = server.url(name)
+    migrated = tsrollup("migrate", url=url)
+    assert migrated.code == 0, migrated.err
+    make_source(url, "raw.readings", client_encoding="UTF8")
+    for command in ("create readings r 1h", "run", "status --json", "log", "drop r"):
+        done = tsrollup(*command.split(), url=url)
+        assert done.code == 0, done.err
+    with psycopg.connect(url, autocommit=True, client_encoding="LATIN1") as connection:
+        connection.execute('CREATE TABLE raw."gr\u00f6\u00dfe" (ts timestamptz, n integer)')
+        connection.execute(
+            "SELECT silver.create_rollup_table('raw.\"gr\u00f6\u00dfe\"', 'silver', 'g', '1 hour')"
+        )
+    failed = tsrollup("status", "--json", url=url)
+    assert (failed.code, failed.err.count("\n")) == (1, 1)
+    assert "UTF" in failed.err
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_another_default_isolation_changes_nothing(
+    server: PostgresServer, database: str, isolation: str
+) -> None:
+    url = server.url(database)
+    make_source(url, "raw.readings")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            f"ALTER DATABASE \"{database}\" SET default_transaction_isolation = '{isolation}'"
+        )
+    assert tsrollup("create", "readings", "readings_1h", "1 hour", url=url).code == 0
+    (ran,) = tsrollup("run", "--json", url=url).json()
+    assert (ran["status"], ran["buckets"]) == ("ok", 1)
+    assert tsrollup("refresh", "readings_1h", "2026-01-01", "2026-01-02", url=url).code == 0
+    assert tsrollup("drop", "readings_1h", url=url).code == 0
+
+
+def test_status_says_who_locks_a_source(server: PostgresServer, database: str) -> None:
+    url = server.url(database)
+    make_source(url, "raw.readings")
+    assert tsrollup("create", "readings", "readings_1h", "1 hour", url=url).code == 0
+    with psycopg.connect(url) as connection:
+        connection.execute("LOCK TABLE gold.readings_1h IN ACCESS EXCLUSIVE MODE")
+        locked = tsrollup("status", url=url)
+        assert locked.code in (0, 1)
+        if locked.code:
+            assert f"locked by process {connection.info.backend_pid}" in locked.err
+
+
+@pytest.mark.parametrize(
+    "name", ["W_1M", "SILVER.W_1M", '"silver"."w_1m"', "gold.w_1m", "Gold.w_1M"]
+)
+def test_every_spelling_of_a_name_is_the_same_rollup(
+    server: PostgresServer, database: str, name: str
+) -> None:
+    url = server.url(database)
+    make_source(url, "raw.w")
+    created = tsrollup(
+        "create", "w", "w_1m", "1 minute", "--change-tracking", "window",
+        "--look-back-window", "3650 days", url=url,
+    )  # fmt: skip
+    assert created.code == 0, created.err
+    (ran,) = tsrollup("run", name, "--json", url=url).json()
+    assert (ran["target"], ran["batches"]) == ("silver.w_1m", 1)
+    assert len(tsrollup("log", name, "--json", url=url).json()) == 1
+    assert tsrollup("refresh", name, "2026-01-01", "2026-01-02", url=url).code == 0
+    assert tsrollup("drop", name, url=url).code == 0
+
+
+def test_an_early_interrupt_is_no_traceback() -> None:
+    program = (
+        "import sys, threading, _thread; threading.Timer(0.02, _thread.interrupt_main).start()"
+    )
+    program += "; sys.argv = ['tsrollup', 'server', 'status']"
+    program += "; from tsrollup.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_demo_says_that_one_is_running(server: PostgresServer, database: str) -> None:
+    with psycopg.connect(server.url(database), autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(hashtextextended('tsrollup demo', 0))")
+        second = tsrollup("demo", url=server.url(database))
+    assert second.code == 1
+    assert f"a demo is running in database {database} already" in second.err
+
+
+def make_source(url: str, name: str, **parameters: Any) -> None:
+    with psycopg.connect(url, autocommit=True, **parameters) as connection:
+        connection.execute(f"CREATE TABLE {name} (ts timestamptz, n integer)".encode())
+        connection.execute(f"INSERT INTO {name} VALUES ('2026-01-01 00:30+00', 1)".encode())

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,13 +10,14 @@ import psycopg
 import pytest
 
 from command_line import start_tsrollup, tsrollup
+from servers import new_pool_folder
 from tsrollup import embedded
 from tsrollup.flyway.project import migrate_project
 
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    parent = Path(tempfile.mkdtemp(prefix="tsrollup-worker-"))
+    parent = new_pool_folder()
     yield parent / "data"
     embedded.stop(parent / "data")
     shutil.rmtree(parent)

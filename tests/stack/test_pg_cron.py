@@ -1,5 +1,6 @@
 """pg_cron: jobs by its functions only, for several timeseries databases; and a real run."""
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,6 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from command_line import tsrollup
 from servers import PostgresServer
 from tsrollup.flyway import FlywayError, clean, migrate, validate
 from tsrollup.flyway.project import Part, migrate_project, project_configuration
@@ -109,6 +111,40 @@ def test_databases_may_have_any_name(server: PostgresServer, cron: psycopg.Conne
         )
         for database in (name, longer):
             server.drop_database(database)
+
+
+def test_no_database_and_no_schedule_are_errors_that_schedule_nothing(
+    server: PostgresServer, cron: psycopg.Connection, database: str
+) -> None:
+    schedule(server, database)
+    before = cron.execute("SELECT count(*) FROM cron.job").fetchone()
+    for call in ("schedule_timeseries(NULL)", "schedule_rollups('x', NULL)"):
+        with pytest.raises(psycopg.errors.NullValueNotAllowed, match="of a job is NULL"):
+            cron.execute(f"SELECT rollup_engine.{call}")
+    assert cron.execute("SELECT count(*) FROM cron.job").fetchone() == before
+
+
+def test_the_doctor_names_jobs_of_databases_that_are_gone(
+    server: PostgresServer,
+    cron: psycopg.Connection,
+    make_database: Callable[..., str],
+    template: str,
+) -> None:
+    old, new = make_database(template), f"renamed_{secrets.token_hex(4)}"
+    schedule(server, old)
+    try:
+        well = tsrollup("doctor", "--json", url=server.superuser_url(old))
+        assert not [x for x in well.json() if x["check"] == "pg_cron jobs" and x["verdict"] != "ok"]
+        server.rename_database(old, new)
+        ill = tsrollup("doctor", "--json", url=server.superuser_url(new))
+        (found,) = [x for x in ill.json() if x["check"] == "pg_cron jobs"]
+        assert (found["verdict"], old in found["found"]) == ("problem", True)
+        cron.execute(found["next_step"].partition(": ")[2])
+        healed = tsrollup("doctor", "--json", url=server.superuser_url(new))
+        assert [x["verdict"] for x in healed.json() if x["check"] == "pg_cron jobs"] == ["ok"]
+    finally:
+        cron.execute("SELECT rollup_engine.unschedule_timeseries(%s)", [old])
+        server.drop_database(new)
 
 
 @pytest.mark.parametrize("order", [("postgres", "foundational"), ("foundational", "postgres")])

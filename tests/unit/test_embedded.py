@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,14 +11,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from servers import new_pool_folder
 from tsrollup import embedded
+from tsrollup.embedded.account import account_for
 from tsrollup.errors import TsrollupError
 
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
-    """Not under pytest's folder, which the account that root's server runs as cannot pass."""
-    parent = Path(tempfile.mkdtemp(prefix="tsrollup-embedded-"))
+    parent = new_pool_folder()
     yield parent / "with a space"
     embedded.stop(parent / "with a space")
     shutil.rmtree(parent)
@@ -134,6 +134,61 @@ def test_the_password_is_needed_and_private(data_dir: Path) -> None:
     assert (data_dir / "server.json").stat().st_mode & 0o077 == 0
     with pytest.raises(psycopg.OperationalError, match="password"):
         psycopg.connect(f"postgresql://postgres@127.0.0.1:{server.port}/postgres")
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root acts for another account")
+
+
+@as_root
+def test_the_servers_account_can_put_nothing_in_the_place_of_roots_files(data_dir: Path) -> None:
+    embedded.start(data_dir)
+    embedded.stop(data_dir)
+    account = account_for(data_dir / "pgdata")
+    assert account.dropped
+    for name in ("log", "lock", "server.json"):
+        link = ["ln", "-sf", "/etc/passwd", str(data_dir / name)]
+        assert subprocess.run(link, check=False, **account.subprocess_arguments()).returncode
+
+
+@as_root
+@pytest.mark.parametrize("name", ["log", "lock", "server.json", "server.new", "password"])
+def test_a_link_in_the_data_folder_is_not_followed(data_dir: Path, name: str) -> None:
+    victim = data_dir.with_name("victim")
+    victim.write_text("keep me")
+    victim.chmod(0o600)
+    if name == "password":  # only before there is a cluster
+        data_dir.mkdir()
+        (data_dir / "lock").touch()
+    else:
+        embedded.start(data_dir)
+        embedded.stop(data_dir)
+    (data_dir / name).unlink(missing_ok=True)
+    (data_dir / name).symlink_to(victim)
+    if name in ("server.new", "password"):
+        embedded.start(data_dir)
+    else:
+        with pytest.raises(TsrollupError, match=f"{name} is a link"):
+            embedded.start(data_dir)
+    assert victim.read_text() == "keep me"
+    assert (victim.stat().st_uid, victim.stat().st_mode & 0o777) == (0, 0o600)
+    if (data_dir / name).is_symlink():
+        (data_dir / name).unlink()
+
+
+@as_root
+def test_closed_folders_are_opened_only_where_asked_for(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = data_dir.with_name("closed")
+    closed.mkdir(mode=0o700)
+    monkeypatch.delenv("TSROLLUP_OPEN_FOLDERS", raising=False)
+    with pytest.raises(TsrollupError, match=f"cannot pass {closed}"):
+        embedded.start(closed / "data")
+    assert closed.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("TSROLLUP_OPEN_FOLDERS", "1")
+    embedded.start(closed / "data")
+    embedded.stop(closed / "data")
+    assert closed.stat().st_mode & 0o777 == 0o701
 
 
 @pytest.mark.parametrize("program", ["postgres", "psql", "pg_dump", "pg_restore", "pg_basebackup"])

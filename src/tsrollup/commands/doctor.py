@@ -1,11 +1,15 @@
 """tsrollup doctor: look for what is wrong, and say what to do."""
 
 from dataclasses import asdict
+from typing import Any
 
 import typer
+from psycopg import Connection
+from psycopg.rows import dict_row
 
-from tsrollup.commands.invocation import invocation
-from tsrollup.doctor import examine
+from tsrollup.commands.invocation import CronDatabase, invocation, on_the_same_server
+from tsrollup.connection import connect
+from tsrollup.doctor import Finding, examine, examine_jobs
 from tsrollup.errors import TsrollupError
 
 
@@ -13,11 +17,14 @@ def register(app: typer.Typer) -> None:
     app.command()(doctor)
 
 
-def doctor(context: typer.Context) -> None:
-    """Check server, extensions, settings, privileges and rollups."""
+def doctor(context: typer.Context, cron_database: CronDatabase = None) -> None:
+    """Check server, extensions, settings, privileges, rollups and pg_cron's jobs."""
     call = invocation(context)
     with call.connection() as connection:
         findings = examine(connection)
+        home = cron_database or _home_of_pg_cron(connection)
+    if home:
+        findings += _jobs(on_the_same_server(call.url(), home))
     call.print_rows([asdict(finding) for finding in findings])
     problems = [finding for finding in findings if finding.verdict == "problem"]
     if problems:
@@ -25,3 +32,19 @@ def doctor(context: typer.Context) -> None:
         raise TsrollupError(
             f"{len(problems)} problems found, first {first.check}: {first.found}", first.next_step
         )
+
+
+def _jobs(url: str) -> list[Finding]:
+    try:
+        with connect(url, row_factory=dict_row) as connection:
+            return examine_jobs(connection)
+    except TsrollupError as error:
+        next_step = "give --cron-database the URL of one who may look"
+        return [Finding("pg_cron jobs", "advice", error.message, next_step)]
+
+
+def _home_of_pg_cron(connection: Connection[dict[str, Any]]) -> str | None:
+    """Hidden from roles that may not read every setting."""
+    query = "SELECT setting FROM pg_settings WHERE name = 'cron.database_name'"
+    row = connection.execute(query).fetchone()
+    return row["setting"] if row else None

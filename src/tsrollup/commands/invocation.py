@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any
 
 import psycopg
 import typer
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 from rich.box import SIMPLE_HEAD
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tsrollup import embedded
-from tsrollup.connection import connect
+from tsrollup.connection import connect, read_url
 from tsrollup.settings import Settings
 
 WIDTH_WITHOUT_TERMINAL = 160
@@ -26,6 +27,15 @@ MIDNIGHT = r"(?<=^\d{4}-\d\d-\d\d) 00:00:00\+00$"
 SECOND_FRACTION = r"^(\d+-\d\d-\d\d \d\d:\d\d:\d\d)\.\d+"
 
 Rows = Sequence[Mapping[str, Any]]
+
+CronDatabase = Annotated[
+    str | None,
+    typer.Option(
+        help="The database that pg_cron lives in (a name on the same server, or a URL); "
+        "what concerns it is skipped where the server has no pg_cron.",
+        envvar="TSROLLUP_CRON_DATABASE",
+    ),
+]
 
 
 def _console(stderr: bool = False) -> Console:
@@ -87,6 +97,13 @@ class Invocation:
             chosen = for_people or {name: name for name in rows[0]}
             shown = [{head: row[name] for head, name in chosen.items()} for row in rows]
             self.out.print(table_of(shown))
+
+
+def on_the_same_server(url: str, database: str) -> str:
+    """The URL of another database, given by name or by a URL of its own."""
+    if "://" in database or "=" in database:
+        return database
+    return make_conninfo("", **{**read_url(url), "dbname": database})
 
 
 def table_of(rows: Rows, title: str = "") -> Table:

@@ -7,23 +7,18 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tsrollup import flyway
-from tsrollup.commands.invocation import Invocation, invocation
+from tsrollup.commands.invocation import (
+    CronDatabase,
+    Invocation,
+    invocation,
+    on_the_same_server,
+)
 from tsrollup.errors import TsrollupError
 from tsrollup.flyway import Configuration, output
 from tsrollup.flyway.logs import logged_to_console
 from tsrollup.flyway.project import project_configurations
-
-CronDatabase = Annotated[
-    str | None,
-    typer.Option(
-        help="The database that pg_cron lives in (a name on the same server, or a URL); "
-        "its migrations are skipped where the server has no pg_cron.",
-        envvar="TSROLLUP_CRON_DATABASE",
-    ),
-]
 
 
 class Extra(StrEnum):
@@ -182,7 +177,7 @@ def _on_each(
     backwards: bool = False,
 ) -> None:
     url = call.url()
-    cron_url = None if cron_database is None else _on_the_same_server(url, cron_database)
+    cron_url = None if cron_database is None else on_the_same_server(url, cron_database)
     values = dict(_name_and_value(item) for item in placeholders or [])
     documents: dict[str, Any] = {}
     with (
@@ -203,12 +198,6 @@ def _in_one_line(run: Run, configuration: Configuration) -> output.Json:
     except flyway.FlywayError as error:
         lines = (" ".join(line.split()) for line in error.message.splitlines())
         raise TsrollupError("; ".join(lines), error.hint) from error
-
-
-def _on_the_same_server(url: str, database: str) -> str:
-    if "://" in database or "=" in database:
-        return database
-    return make_conninfo("", **{**conninfo_to_dict(url), "dbname": database})
 
 
 def _name_and_value(item: str) -> tuple[str, str]:

@@ -158,9 +158,7 @@ def status(context: typer.Context) -> None:
     call = invocation(context)
     with call.connection() as connection:
         rollups.require_installed(connection)
-        rows = connection.execute(
-            "SELECT * FROM silver.timeseries_operations_monitor ORDER BY target_table::text"
-        ).fetchall()
+        rows = rollups.monitor(connection)
     empty = "no rollups yet; make one with: tsrollup create"
     call.print_rows(rows, STATUS_FOR_PEOPLE, empty)
 

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tsrollup import rollups
 from tsrollup.commands.invocation import Invocation, table_of
-from tsrollup.connection import connect
+from tsrollup.connection import connect, read_url
 from tsrollup.demo import load, pictures
 from tsrollup.demo.comparison import compare
 from tsrollup.demo.definitions import ROLLUPS
@@ -43,12 +43,23 @@ def tell(call: Invocation) -> None:
     applied = sum(result.migrations_executed for result in migrated.values())
     call.say(f"   {applied} applied" if applied else "   all in place")
     with connect(url) as connection:
+        _be_alone(connection)
         _load(call, connection)
         _create(call, connection)
         _refresh(call, connection)
         pictures.show(call.out, connection)
         _change(call, connection)
     _say_what_next(call, url)
+
+
+def _be_alone(connection: psycopg.Connection) -> None:
+    """Held by the session, so by a demo that is killed no longer than it lives."""
+    query = "SELECT pg_try_advisory_lock(hashtextextended('tsrollup demo', 0))"
+    if connection.execute(query).fetchone() != (True,):
+        raise TsrollupError(
+            f"a demo is running in database {connection.info.dbname} already",
+            "wait for it to end, or give another --url",
+        )
 
 
 def _load(call: Invocation, connection: psycopg.Connection) -> None:
@@ -176,5 +187,5 @@ def _this_command() -> str:
 
 
 def _place(url: str) -> str:
-    known = psycopg.conninfo.conninfo_to_dict(url)
+    known = read_url(url)
     return f"database {known.get('dbname')} on port {known.get('port', 5432)}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsrollup.errors import TsrollupError
+from tsrollup.settings import Settings
 
 UNPRIVILEGED = ("postgres", "nobody")
 
@@ -23,9 +24,23 @@ class Account:
     """Whether root gives up its rights for it."""
 
     def own(self, path: Path) -> None:
+        """Give it a file or folder, never what a link in that place points to."""
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
+            if self.dropped:
+                os.fchown(handle, self.uid, self.gid)
+            os.fchmod(handle, stat.S_IRWXU if is_folder else stat.S_IRUSR | stat.S_IWUSR)
+        finally:
+            os.close(handle)
+
+    def pass_through(self, folder: Path) -> None:
+        """Let it pass a folder that stays the caller's, so that it can put no link there."""
         if self.dropped:
-            os.chown(path, self.uid, self.gid)
-        path.chmod(stat.S_IRWXU if path.is_dir() else stat.S_IRUSR | stat.S_IWUSR)
+            os.chown(folder, os.geteuid(), self.gid, follow_symlinks=False)
+            folder.chmod(stat.S_IRWXU | stat.S_IXGRP)
+        else:
+            folder.chmod(stat.S_IRWXU)
 
     def subprocess_arguments(self) -> dict[str, Any]:
         if not self.dropped:
@@ -33,11 +48,11 @@ class Account:
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
 
 
-def account_for(data_dir: Path) -> Account:
+def account_for(pgdata: Path) -> Account:
     """Who owns the data stays its owner, so that an account made later changes nothing."""
     if os.geteuid() != 0:
         return Account(os.geteuid(), os.getegid(), dropped=False)
-    if data_dir.is_dir() and (owner := data_dir.stat()).st_uid != 0:
+    if pgdata.is_dir() and (owner := pgdata.lstat()).st_uid != 0:
         return Account(owner.st_uid, owner.st_gid, dropped=True)
     for name in UNPRIVILEGED:
         try:
@@ -52,13 +67,27 @@ def account_for(data_dir: Path) -> Account:
     )
 
 
-def let_through(account: Account, path: Path) -> None:
-    """Let the account pass (not list) the folders above the path, where root drops its rights."""
+def require_passage(account: Account, path: Path) -> None:
+    """The account must be able to pass (not list) the folders above the path, where root drops
+    its rights. TSROLLUP_OPEN_FOLDERS has what is closed opened."""
     if not account.dropped:
         return
-    for folder in path.parents:
-        known = folder.stat()
-        own = known.st_uid == account.uid and known.st_mode & stat.S_IXUSR
-        if not own and not known.st_mode & stat.S_IXOTH:
-            log.warning("chmod o+x %s, so that the server's account can pass it", folder)
-            folder.chmod(stat.S_IMODE(known.st_mode) | stat.S_IXOTH)
+    closed = [folder for folder in path.parents if not _may_pass(account, folder.stat())]
+    if closed and not Settings().open_folders:
+        raise TsrollupError(
+            f"account {pwd.getpwuid(account.uid).pw_name}, which runs the server, cannot pass"
+            f" {closed[0]}",
+            f"run chmod o+x {' '.join(map(str, closed))}, or set TSROLLUP_OPEN_FOLDERS=1,"
+            " which does that",
+        )
+    for folder in closed:
+        log.warning("chmod o+x %s, so that the server's account can pass it", folder)
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) | stat.S_IXOTH)
+
+
+def _may_pass(account: Account, folder: os.stat_result) -> bool:
+    if folder.st_uid == account.uid:
+        return bool(folder.st_mode & stat.S_IXUSR)
+    if folder.st_gid == account.gid:
+        return bool(folder.st_mode & stat.S_IXGRP)
+    return bool(folder.st_mode & stat.S_IXOTH)

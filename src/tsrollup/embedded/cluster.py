@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from tsrollup.embedded.account import Account, account_for, let_through
+from tsrollup.embedded.account import Account, account_for, require_passage
 from tsrollup.embedded.places import bindir, default_data_dir
 from tsrollup.errors import TsrollupError
 
@@ -68,7 +68,7 @@ class Cluster:
     def at(cls, data_dir: Path | str | None) -> "Cluster":
         place = Path(data_dir) if data_dir else default_data_dir()
         place = place.expanduser().resolve()
-        return cls(place, bindir(), account_for(place))
+        return cls(place, bindir(), account_for(place / "pgdata"))
 
     @property
     def pgdata(self) -> Path:
@@ -77,6 +77,10 @@ class Cluster:
     @property
     def log(self) -> Path:
         return self.data_dir / "log"
+
+    @property
+    def lock(self) -> Path:
+        return self.data_dir / "lock"
 
     @property
     def memory(self) -> Path:
@@ -90,35 +94,45 @@ class Cluster:
             if self.data_dir.exists() and not self.data_dir.is_dir():
                 raise TsrollupError(f"{self.data_dir} is not a folder", "give another --data-dir")
             foreign = self.data_dir.exists() and any(self.data_dir.iterdir())
-            if foreign and not (self.data_dir / "lock").exists():
+            if foreign and not self.lock.exists():
                 raise TsrollupError(
                     f"{self.data_dir} holds files that are not an embedded server's",
                     "give an empty or a new folder as --data-dir",
                 )
             self.data_dir.mkdir(parents=True, exist_ok=True)
-            self.account.own(self.data_dir)
-            (self.data_dir / "lock").touch()
+            self.account.pass_through(self.data_dir)
+            for file in (self.lock, self.log, self.memory, self.pgdata):
+                if file.is_symlink():
+                    raise TsrollupError(
+                        f"{file} is a link", "remove it, or give another --data-dir"
+                    )
+            os.close(self._open(self.lock))
         except OSError as error:
             raise TsrollupError(
                 f"cannot use {self.data_dir}: {error.strerror}", "give another --data-dir"
             ) from error
-        let_through(self.account, self.data_dir)
-        let_through(self.account, self.bindir)
+        require_passage(self.account, self.data_dir)
+        require_passage(self.account, self.bindir)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        with (self.data_dir / "lock").open("w") as handle:
+        handle = self._open(self.lock)
+        try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(handle)
 
     def initialise(self) -> None:
         if self.exists():
             return
         unfinished = self.data_dir / "pgdata.new"
         shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        self.account.own(unfinished)
         self._remember(_free_port(), secrets.token_urlsafe(18))
         password_file = self.data_dir / "password"
-        password_file.write_text(self._remembered().password)
+        self._write(password_file, self._remembered().password)
         self.account.own(password_file)
         options = [f"--set={name}={value}" for name, value in CLUSTER_SETTINGS.items()]
         try:
@@ -177,7 +191,7 @@ class Cluster:
         """Backends outlive a killed postmaster for a moment, and hold its shared memory."""
         deadline = time.monotonic() + START_TIMEOUT
         while True:
-            self.log.touch()
+            os.close(self._open(self.log))
             self.account.own(self.log)
             printed_before = self.log.stat().st_size
             try:
@@ -228,11 +242,19 @@ class Cluster:
             said = " ".join((done.stderr or done.stdout).split())
             raise TsrollupError(f"{program} failed: {said}", f"the data is in {self.data_dir}")
 
+    @staticmethod
+    def _open(path: Path, flags: int = 0) -> int:
+        """Open or make a file; what a link in its place points to stays as it is."""
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
+
+    def _write(self, path: Path, text: str) -> None:
+        path.unlink(missing_ok=True)
+        with os.fdopen(self._open(path, os.O_EXCL), "w") as file:
+            file.write(text)
+
     def _remember(self, port: int, password: str) -> None:
         replacement = self.memory.with_suffix(".new")
-        replacement.touch(mode=0o600)
-        replacement.write_text(json.dumps({"port": port, "password": password}))
-        self.account.own(replacement)
+        self._write(replacement, json.dumps({"port": port, "password": password}))
         replacement.replace(self.memory)
 
     def _remembered(self) -> Server:

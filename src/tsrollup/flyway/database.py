@@ -13,7 +13,8 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
-from tsrollup.connection import describe
+from tsrollup.connection import CONNECTION_PARAMETERS, describe, read_url
+from tsrollup.errors import TsrollupError
 
 from .configuration import Configuration
 from .errors import ConfigurationError, FlywayError
@@ -55,12 +56,14 @@ def conninfo(configuration: Configuration) -> str:
     if url.startswith("jdbc:postgresql:"):
         parameters = _from_jdbc(url)
     elif url.startswith("jdbc:"):
-        raise ConfigurationError(f"{url} is not a PostgreSQL URL; only PostgreSQL is supported")
+        raise ConfigurationError(
+            f"{_shown(url)} is not a PostgreSQL URL; only PostgreSQL is supported"
+        )
     else:
         try:
-            parameters = dict(conninfo_to_dict(url))
-        except psycopg.ProgrammingError as error:
-            raise ConfigurationError(f"cannot read the database URL: {error}") from None
+            parameters = read_url(url)
+        except TsrollupError as error:
+            raise ConfigurationError(error.message, hint=error.hint) from None
     if configuration.user:
         parameters["user"] = configuration.user
     if configuration.password:
@@ -69,11 +72,16 @@ def conninfo(configuration: Configuration) -> str:
     return make_conninfo("", **parameters)
 
 
+def _shown(url: str) -> str:
+    """Without what may be a password: all before an @, and parameters of that name."""
+    return re.sub(r"(?i)(?<=//).*@|(?<=password=)[^&]*", "***", url)
+
+
 def _from_jdbc(url: str) -> dict[str, Any]:
     match = _JDBC.fullmatch(url)
     if match is None:
         raise ConfigurationError(
-            f"cannot read the database URL {url}",
+            f"cannot read the database URL {_shown(url)}",
             hint="it should look like jdbc:postgresql://host:port/database",
         )
     hosts, ports = [], []
@@ -187,7 +195,7 @@ def _connect(configuration: Configuration) -> psycopg.Connection[Any]:
     attempt = 0
     while True:
         try:
-            return psycopg.connect(info, autocommit=True)
+            return psycopg.connect(info, autocommit=True, **CONNECTION_PARAMETERS)
         except psycopg.OperationalError as error:
             if attempt >= configuration.connect_retries:
                 reason = str(error).strip().splitlines()[0]

@@ -59,6 +59,11 @@ DECLARE
     v_schedule text;
     v_job record;
 BEGIN
+    IF p_database IS NULL OR p_schedule IS NULL THEN
+        RAISE null_value_not_allowed USING
+            MESSAGE = format('the %s of a job is NULL', CASE WHEN p_database IS NULL THEN 'database' ELSE 'schedule' END),
+            HINT = 'name the timeseries database, as in rollup_engine.schedule_timeseries(''timeseries'')';
+    END IF;
     PERFORM rollup_engine.require_cron();
     v_schedule := rollup_engine.supported_schedule(p_schedule);
 

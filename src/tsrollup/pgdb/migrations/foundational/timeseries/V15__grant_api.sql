@@ -1,7 +1,13 @@
--- Who may call what. Functions in silver are the operator's by default privileges (V4), and
+-- Who may call what, and silver.version, which is there when the last migration is. Functions in silver are the operator's by default privileges (V4), and
 -- nobody else's; here stands what differs, and what the operator's calls need of the machinery.
 
 SET LOCAL ROLE "${owner_role}";
+
+CREATE FUNCTION silver.version() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '0.1.0';
+COMMENT ON FUNCTION silver.version() IS 'Version of tsrollup that migrated this database to the end.';
+GRANT EXECUTE ON FUNCTION silver.version() TO PUBLIC;
 
 -- Readers bucket their own queries. None of these looks at a table.
 GRANT EXECUTE ON FUNCTION
