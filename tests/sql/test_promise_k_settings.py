@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+import pytest
 
 from raw_tables import LEVELS, create_readings
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from servers import PostgresServer
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
@@ -140,3 +142,221 @@ def _image(connection: psycopg.Connection[Any], name: str) -> list[Any]:
         )
         .fetchall()
     )
+
+
+# Everything that a session can set and that could reach a result, none at its default; kept apart
+# where one could hide another. Those of the last kind only a superuser may set.
+KINDS_OF_SETTINGS = {
+    "text": {
+        "DateStyle": "SQL, DMY",
+        "IntervalStyle": "sql_standard",
+        "TimeZone": "America/St_Johns",
+        "array_nulls": "off",
+        "bytea_output": "escape",
+        "default_text_search_config": "pg_catalog.german",
+        "extra_float_digits": "-15",
+        "lc_monetary": "C",
+        "lc_numeric": "C",
+        "lc_time": "C",
+        "xmlbinary": "hex",
+        "xmloption": "document",
+    },
+    "literals": {
+        "backslash_quote": "off",
+        "client_encoding": "LATIN1",
+        "escape_string_warning": "off",
+        "standard_conforming_strings": "off",
+        "transform_null_equals": "on",
+    },
+    "names": {
+        "check_function_bodies": "off",
+        "plpgsql.extra_errors": "all",
+        "quote_all_identifiers": "on",
+        "search_path": "trap, pg_catalog",
+    },
+    "plans": {
+        "constraint_exclusion": "off",
+        "cursor_tuple_fraction": "1",
+        "default_statistics_target": "1",
+        "enable_hashagg": "off",
+        "enable_partition_pruning": "off",
+        "enable_partitionwise_aggregate": "on",
+        "enable_seqscan": "off",
+        "gin_fuzzy_search_limit": "1",
+        "join_collapse_limit": "1",
+        "min_parallel_table_scan_size": "0",
+        "parallel_setup_cost": "0",
+        "parallel_tuple_cost": "0",
+        "plan_cache_mode": "force_generic_plan",
+        "work_mem": "64kB",
+    },
+    "transactions": {
+        "default_toast_compression": "pglz",
+        "default_transaction_deferrable": "on",
+        "lock_timeout": "1min",
+        "row_security": "off",
+        "statement_timeout": "1min",
+        "stats_fetch_consistency": "snapshot",
+        "synchronous_commit": "off",
+    },
+    "replication": {"session_replication_role": "replica"},
+}
+
+SMALL_SOURCE = """
+    CREATE TABLE raw.small (
+        ts timestamptz NOT NULL, device text, f float8, t timestamptz, i interval, bytes bytea,
+        texts text[]
+    ) PARTITION BY RANGE (ts);
+    CREATE INDEX ON raw.small (ts);
+    CREATE TABLE raw.small_1 PARTITION OF raw.small
+        FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-03-03 00:00+00');
+    CREATE TABLE raw.small_2 PARTITION OF raw.small
+        FOR VALUES FROM ('2026-03-03 00:00+00') TO ('2026-03-05 00:00+00');
+    CREATE TABLE raw.small_3 (LIKE raw.small INCLUDING ALL);
+    CREATE FUNCTION raw.add_small(target regclass, from_time timestamptz) RETURNS void
+        LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+        SET intervalstyle = 'postgres' SET timezone = 'UTC' SET standard_conforming_strings = on
+    AS $$ BEGIN
+        EXECUTE format($q$INSERT INTO %s SELECT $1 + make_interval(mins => 20 * n),
+            (ARRAY['a\\b', 'd''2', NULL])[1 + n %% 3], n / 4.0,
+            '2026-04-05 06:07:08.9+00'::timestamptz + make_interval(days => n),
+            interval '1 month -3 days 04:05' * n, '\\x00ff'::bytea || int4send(n),
+            ARRAY['NULL', NULL, n::text]
+            FROM generate_series(0, 120) AS n$q$, target) USING from_time;
+    END $$;
+    SELECT raw.add_small('raw.small', '2026-03-01 12:00+00');
+    SELECT raw.add_small('raw.small_3', '2026-03-05 12:00+00');
+    CREATE SCHEMA IF NOT EXISTS trap;
+"""
+SMALL_ROLLUPS = ("small_1h", "small_1d")
+SMALL_STEPS = (
+    # What triggers see, what only the drain finds, and everything.
+    "UPDATE raw.small SET ts = ts OPERATOR(pg_catalog.+) interval '11:00:01' WHERE f = 3",
+    "DELETE FROM raw.small WHERE f = 7",
+    "TRUNCATE raw.small_2",
+    "ALTER TABLE raw.small ATTACH PARTITION raw.small_3"
+    " FOR VALUES FROM ('2026-03-05 00:00+00') TO ('2026-03-08 00:00+00')",
+    "SELECT silver.mark_stale('raw.small', '-infinity', 'infinity')",
+    "SELECT silver.mark_stale('small_1h', '2026-03-02 00:30+00', '2026-03-02 01:30+00')",
+    """SELECT silver.add_rollup_metric('small_1h', '{"f": ["min"]}')""",
+    "ALTER TABLE raw.small DETACH PARTITION raw.small_1",
+)
+
+
+@pytest.mark.parametrize("kind", KINDS_OF_SETTINGS)
+def test_promise_k_no_kind_of_setting_changes_a_result_from_creation_to_drop(
+    server: PostgresServer, db: psycopg.Connection, connect: Connect, kind: str
+) -> None:
+    db.execute(SMALL_SOURCE.encode())
+    hostile = connect(user=server.superuser if kind == "replication" else None)
+    for name, value in KINDS_OF_SETTINGS[kind].items():
+        hostile.execute("SELECT set_config(%s, %s, false)", [name, value])
+    parent = "raw.small"
+    for name, width in zip(SMALL_ROLLUPS, ("1 hour", "1 day"), strict=True):
+        hostile.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s::interval)",
+            [parent, name, width],
+        )
+        parent = name
+    for step in (None, *SMALL_STEPS):
+        if step:
+            hostile.execute(step.encode())
+        if not step or "TACH" not in step:  # those only the next drain finds
+            assert_equal_to_group_by(db, *SMALL_ROLLUPS)
+            for name in SMALL_ROLLUPS:
+                assert _image(hostile, name) == _image(db, name)
+        hostile.execute("CALL silver.run_rollups(as_of => 'infinity')")
+        assert_settled(db, *SMALL_ROLLUPS)
+    assert _monitor(hostile) == _monitor(db)
+    assert _monitor(db) == [("silver.small_1h", "ok", 1.0), ("silver.small_1d", "ok", 1.0)]
+    assert hostile.execute("SELECT is_valid FROM silver.validate_rollup_config()").fetchall() == [
+        (True,),
+        (True,),
+    ]
+
+    hostile.execute("SELECT silver.set_retention('small_1h', '30 days')")
+    hostile.execute("SELECT silver.set_retention('raw.small', '20 days')")
+    for _ in range(3):
+        hostile.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    assert db.execute("SELECT error_message FROM silver.error_log").fetchall() == []
+    for name in reversed(SMALL_ROLLUPS):
+        hostile.execute("SELECT silver.drop_rollup(%s)", [name])
+    for table in ("source", "source_partition", "rollup_column", "stale_range", "change_log"):
+        left = db.execute(f"SELECT count(*) FROM rollup_engine.{table}".encode()).fetchone()
+        assert left == (0,), table
+
+
+def _monitor(connection: psycopg.Connection[Any]) -> list[Any]:
+    return connection.execute(
+        "SELECT target_table, health, success_rate FROM silver.timeseries_operations_monitor"
+    ).fetchall()
+
+
+# A value of each kind of type, as SQL text under default settings.
+VALUES = {
+    "double precision": "1 / 3.0::double precision",
+    "real": "1 / 3.0::real",
+    "numeric(9,3)": "1.500",
+    "timestamptz": "'2026-07-01 12:00:00.123456+00'",
+    "timestamp": "'0044-03-15 12:00:00 BC'",
+    "date": "'2026-02-03'",
+    "interval": "'1 mon -3 days 04:05'",
+    "bytea": "'ab'::bytea || '\\x00ff'::bytea",
+    "xml": "xmlconcat('<a/>', '<b/>')",
+    "character(5)": "'ab'",
+    "bit(3)": "B'101'",
+    "text[]": "ARRAY['NULL', NULL, 'a\\b']",
+    "double precision[]": "ARRAY[1 / 3.0::double precision, NULL]",
+    "tstzrange": "tstzrange('2026-02-03 04:05+00', NULL)",
+    "raw.pair": "ROW(1 / 3.0::double precision, NULL)::raw.pair",
+    "raw.level": "'high'",
+    "raw.kelvin": "1 / 3.0::double precision",
+}
+STYLES = [
+    {"extra_float_digits": "0"},
+    {"extra_float_digits": "-15"},
+    {"DateStyle": "SQL, DMY", "TimeZone": "Asia/Kolkata"},
+    {"DateStyle": "SQL, DMY", "TimeZone": "Asia/Shanghai"},
+    {"DateStyle": "German", "IntervalStyle": "sql_standard", "TimeZone": "Pacific/Apia"},
+    {"IntervalStyle": "iso_8601", "bytea_output": "escape", "xmloption": "document"},
+    {"array_nulls": "off", "IntervalStyle": "postgres_verbose", "DateStyle": "Postgres, DMY"},
+    {"min_parallel_table_scan_size": "0", "parallel_setup_cost": "0", "parallel_tuple_cost": "0"},
+]
+
+
+def test_promise_k_first_and_last_value_return_what_they_were_given(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """To the last bit, for every kind of type, under every setting that text can depend on."""
+    db.execute("CREATE TYPE raw.pair AS (f double precision, t timestamptz)")
+    db.execute("CREATE TYPE raw.level AS ENUM ('low', 'high')")
+    db.execute("CREATE DOMAIN raw.kelvin AS double precision CHECK (VALUE > 0)")
+    values = dict(VALUES)
+    try:
+        db.execute("SELECT xmlconcat('<a/>')")
+    except psycopg.errors.FeatureNotSupported:
+        del values["xml"]
+    columns = ", ".join(f"c{i} {type_}" for i, type_ in enumerate(values))
+    db.execute(f"CREATE TABLE raw.values (ts timestamptz, {columns})".encode())
+    given = ", ".join(values.values())
+    db.execute(
+        "INSERT INTO raw.values (ts) SELECT '2026-01-01 00:00+00'::timestamptz + n * interval '1 s'"
+        " FROM generate_series(2, 2000) AS n"
+    )
+    for time in ("2026-01-01 00:00+00", "2026-01-02 00:00+00"):
+        db.execute(f"INSERT INTO raw.values SELECT '{time}', {given}".encode())
+    db.execute("INSERT INTO raw.values (ts) VALUES (NULL)")
+    db.execute("ANALYZE raw.values")
+    for style in STYLES:
+        connection = connect()
+        for name, value in style.items():
+            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+        for i, type_ in enumerate(values):
+            for aggregate in ("first_value", "last_value"):
+                row = connection.execute(
+                    f"SELECT ROW(a.v)::record *= ROW(v.c{i})::record"
+                    f" FROM (SELECT silver.{aggregate}(c{i}, ts) AS v FROM raw.values) AS a,"
+                    " raw.values AS v"
+                    " WHERE v.ts OPERATOR(pg_catalog.=) timestamptz '2026-01-01 00:00+00'".encode()
+                ).fetchone()
+                assert row == (True,), (type_, aggregate, style)

@@ -1,6 +1,8 @@
 -- pg_cron lives in one database of the server, this one, and runs jobs in the others. Without
 -- it nothing is lost: tsrollup worker does the same work from outside.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 BEGIN
     -- Flyway has made it, unless createSchemas is off.

@@ -4,6 +4,8 @@
 -- Names may hold an apostrophe, so they stand between dollars; and a colon goes before them, since
 -- Flyway knows no placeholder right after a dollar.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 CREATE OR REPLACE FUNCTION rollup_engine.cron_job_name(p_database text, p_task text)
 RETURNS text
 LANGUAGE sql
@@ -36,7 +38,7 @@ STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN p_schedule ~ 'second' AND string_to_array(substring(extversion FROM '^\d+\.\d+'), '.')::integer[] < '{1,5}'
+        WHEN p_schedule ~ 'second' AND string_to_array(substring(extversion FROM '^[0-9]+[.][0-9]+'), '.')::integer[] < '{1,5}'
             THEN '* * * * *'
         ELSE p_schedule
     END

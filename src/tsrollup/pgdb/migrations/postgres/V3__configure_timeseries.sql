@@ -1,6 +1,8 @@
 -- The jobs that keep the rollups of one database fresh. pg_cron never starts a job while its
 -- last run is going on, so a run may take as long as its time budget.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 CREATE OR REPLACE FUNCTION rollup_engine.schedule_rollups(
     p_database text,
     p_rollup_schedule text DEFAULT '${rollup_schedule}',

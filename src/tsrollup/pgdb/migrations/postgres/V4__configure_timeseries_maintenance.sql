@@ -1,6 +1,8 @@
 -- Maintenance of one timeseries database, the clean-up of pg_cron's log of its jobs, and the
 -- one call that schedules everything for a database.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 CREATE OR REPLACE FUNCTION rollup_engine.schedule_maintenance(
     p_database text,
     p_maintenance_schedule text DEFAULT '${maintenance_schedule}',

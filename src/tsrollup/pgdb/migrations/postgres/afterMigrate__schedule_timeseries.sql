@@ -1,6 +1,8 @@
 -- After every migrate: jobs follow the placeholders, also when only a schedule was changed, or
 -- when this configuration now names a second timeseries database.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 DECLARE
     v_job record;

@@ -1,6 +1,8 @@
 -- Jobs live in pg_cron's schema, which clean does not touch; without our functions nobody would
 -- find them again.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 BEGIN
     -- pg_cron may live in the time-series database itself, where the schema is the engine's as well.

@@ -2,6 +2,8 @@
 -- partman for pg_partman. rollup_engine is Flyway's own schema and holds the machinery.
 -- A schema that is there already stays as it is: it may be an application's.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 DECLARE
     v_schema text;

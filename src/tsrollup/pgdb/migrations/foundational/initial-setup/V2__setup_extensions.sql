@@ -3,6 +3,8 @@
 -- own choice here: without SCHEMA it would land in Flyway's, where clean would take it away
 -- together with the columns that use its types.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 DECLARE
     v_public text := CASE WHEN to_regnamespace('public') IS NULL THEN 'silver' ELSE 'public' END;

@@ -5,6 +5,8 @@
 --   reader    reads gold and the monitor
 -- Roles belong to the whole cluster, so another database's migration may create them meanwhile.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 DECLARE
     v_missing text[];

@@ -1,6 +1,8 @@
 -- Who may do what in the five schemas; rights on single functions and views stand beside them.
 -- Nobody else may do anything. Tables that were there before are left as they are.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 GRANT USAGE, CREATE ON SCHEMA silver, gold, rollup_engine TO "${owner_role}";
 GRANT USAGE ON SCHEMA silver, gold TO "${operator_role}", "${reader_role}";
 -- run_rollups commits, so it cannot be SECURITY DEFINER, and calls the machinery by name.

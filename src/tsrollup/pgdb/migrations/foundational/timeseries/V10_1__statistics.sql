@@ -1,6 +1,7 @@
 -- Statistics of rollups, their sources, and their partitions: sizes, rows, what is
 -- stale, how refreshing goes, and how long people's queries take.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.time_extent(p_relation regclass, p_time text, p_index_column name) RETURNS tstzrange
@@ -21,6 +22,7 @@ COMMENT ON FUNCTION rollup_engine.time_extent(regclass, text, name) IS 'First an
 CREATE FUNCTION rollup_engine.statement_statistics(p_relations text[], OUT calls bigint, OUT mean_ms double precision)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
 AS $$
 DECLARE
     v_schema constant text := (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_stat_statements');

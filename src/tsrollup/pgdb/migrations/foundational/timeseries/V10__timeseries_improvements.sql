@@ -1,5 +1,6 @@
 -- Watching over rollups: is each of them sound, and how far behind is it?
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Validation ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 -- In the GROUP BY the path stands for all its ancestors at these levels: a set-returning
 -- expression of built-in functions, which every shape of the query takes as it is.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 ALTER TABLE silver.dimension_config ADD COLUMN ltree_level integer[]

@@ -5,11 +5,13 @@
 -- somebody else wrote, so it plans only the queries of those who may act as its caller anyway;
 -- of other people's it takes no more than the names of columns.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.pattern_for_word(p_word text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
 AS $$
     SELECT '\m' || regexp_replace(p_word, '(\W)', '\\\1', 'g') || '\M'
 $$;
@@ -18,6 +20,7 @@ COMMENT ON FUNCTION rollup_engine.pattern_for_word(text) IS 'Regular expression 
 CREATE FUNCTION rollup_engine.seen_queries(p_relation regclass, p_of_others boolean, p_limit integer DEFAULT 20) RETURNS text[]
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
 AS $$
 DECLARE
     v_schema text := (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_stat_statements');
@@ -53,6 +56,7 @@ COMMENT ON FUNCTION rollup_engine.seen_queries(regclass, boolean, integer) IS
 CREATE FUNCTION rollup_engine.columns_others_filter_by(p_relation regclass, p_time_column name, p_known name[]) RETURNS name[]
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
 AS $$
     SELECT ARRAY(
         SELECT a.attname

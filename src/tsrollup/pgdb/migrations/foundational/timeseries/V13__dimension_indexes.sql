@@ -6,6 +6,7 @@
 -- source is large enough for an index to matter. The unique index on bucket and dimensions
 -- goes on serving everything that names a narrow range of time.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.distinct_values(p_relation regclass, p_column name) RETURNS double precision

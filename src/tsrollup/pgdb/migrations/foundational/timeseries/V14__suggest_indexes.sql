@@ -4,6 +4,7 @@
 --
 -- All of it is SECURITY INVOKER: planning runs the functions that a query names.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.hypopg_schema() RETURNS text
@@ -63,13 +64,16 @@ COMMENT ON FUNCTION rollup_engine.index_subject(text) IS
 'Table to index, its time column and dimensions, and the relation that queries name for it.';
 
 -- Plans -----------------------------------------------------------------------------
--- No search_path here, nor in suggest_indexes: queries mean what they mean to the caller.
+-- Queries mean what they mean to the caller, whose search_path is handed down to where they are planned.
 
-CREATE FUNCTION rollup_engine.plan_query(p_query text) RETURNS jsonb
+CREATE FUNCTION rollup_engine.plan_query(p_query text, p_path text) RETURNS jsonb
     LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
 AS $$
 DECLARE
     v_parameters integer;
+    v_sql text;
     v_plan json;
 BEGIN
     IF p_query IS NULL THEN
@@ -79,13 +83,17 @@ BEGIN
             'give each statement as an element of its own', p_query);
     END IF;
     -- Generic plans take $1 as it stands in pg_stat_statements.
-    EXECUTE 'PREPARE tsrollup_advice AS ' || rtrim(p_query, E'; \n\t');
-    SELECT cardinality(parameter_types) INTO v_parameters
-    FROM pg_catalog.pg_prepared_statements WHERE name = 'tsrollup_advice';
+    v_sql := 'PREPARE tsrollup_advice AS ' || rtrim(p_query, E'; \n\t');
+    PERFORM set_config('search_path', p_path, true);
+    EXECUTE v_sql;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    SELECT cardinality(parameter_types) INTO v_parameters FROM pg_prepared_statements WHERE name = 'tsrollup_advice';
+    v_sql := 'EXPLAIN (FORMAT JSON) EXECUTE tsrollup_advice'
+        || CASE WHEN v_parameters > 0 THEN '(' || rtrim(repeat('NULL,', v_parameters), ',') || ')' ELSE '' END;
     BEGIN
-        EXECUTE 'EXPLAIN (FORMAT JSON) EXECUTE tsrollup_advice'
-            || CASE WHEN v_parameters > 0 THEN '(' || rtrim(repeat('NULL,', v_parameters), ',') || ')' ELSE '' END
-        INTO v_plan;
+        PERFORM set_config('search_path', p_path, true);
+        EXECUTE v_sql INTO v_plan;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     EXCEPTION WHEN OTHERS THEN
         DEALLOCATE tsrollup_advice;
         RAISE;
@@ -94,7 +102,7 @@ BEGIN
     RETURN v_plan;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.plan_query(text) IS 'The generic plan of one statement, as EXPLAIN shows it in JSON.';
+COMMENT ON FUNCTION rollup_engine.plan_query(text, text) IS 'The generic plan of one statement, as EXPLAIN shows it in JSON.';
 
 CREATE FUNCTION rollup_engine.plan_cost(p_plan jsonb) RETURNS double precision
     LANGUAGE sql IMMUTABLE
@@ -118,44 +126,47 @@ $$;
 COMMENT ON FUNCTION rollup_engine.filtered_columns(regclass, jsonb) IS 'Columns of a table that a plan filters, joins or sorts by.';
 
 -- A query that was seen may fail by now, or be none of the caller's business; a given one may not.
-CREATE FUNCTION rollup_engine.can_plan(p_query text) RETURNS boolean
+CREATE FUNCTION rollup_engine.can_plan(p_query text, p_path text) RETURNS boolean
     LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    PERFORM rollup_engine.plan_query(p_query);
+    PERFORM rollup_engine.plan_query(p_query, p_path);
     RETURN true;
 EXCEPTION WHEN OTHERS THEN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.can_plan(text) IS 'Whether the caller could run that query now.';
+COMMENT ON FUNCTION rollup_engine.can_plan(text, text) IS 'Whether the caller could run that query now.';
 
 CREATE FUNCTION rollup_engine.advisable_queries(
     p_relation regclass,
     p_time_column name,
     p_dimensions name[],
-    p_given text[]
+    p_given text[],
+    p_path text
 ) RETURNS text[]
     LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_queries text[] := p_given;
 BEGIN
     IF v_queries IS NULL THEN
         v_queries := ARRAY(
-            SELECT q FROM unnest(rollup_engine.seen_queries(p_relation, false)) AS q WHERE rollup_engine.can_plan(q));
+            SELECT q FROM unnest(rollup_engine.seen_queries(p_relation, false)) AS q WHERE rollup_engine.can_plan(q, p_path));
         IF v_queries = '{}' THEN
             -- A column of such a type as json has no equality.
             v_queries := rollup_engine.typical_queries(p_relation, p_time_column, p_dimensions) || ARRAY(
                 SELECT q FROM unnest(rollup_engine.typical_queries(p_relation, p_time_column,
                     rollup_engine.columns_others_filter_by(p_relation, p_time_column, p_dimensions))) AS q
-                WHERE rollup_engine.can_plan(q));
+                WHERE rollup_engine.can_plan(q, p_path));
         END IF;
     END IF;
     RETURN v_queries;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.advisable_queries(regclass, name, name[], text[]) IS
+COMMENT ON FUNCTION rollup_engine.advisable_queries(regclass, name, name[], text[], text) IS
 'The given queries, else those seen, else typical ones.';
 
 -- Candidates ------------------------------------------------------------------------
@@ -204,26 +215,28 @@ CREATE FUNCTION rollup_engine.try_index(
     p_hypopg text,
     p_statement text,
     p_queries text[],
+    p_path text,
     OUT index_id oid,
     OUT index_size bigint,
     OUT costs double precision[]
 )
     LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     EXECUTE format('SELECT indexrelid, %1$s.hypopg_relation_size(indexrelid) FROM %1$s.hypopg_create_index($1)', p_hypopg)
     INTO index_id, index_size
     USING p_statement;
     costs := ARRAY(
-        SELECT rollup_engine.plan_cost(rollup_engine.plan_query(q))
-        FROM pg_catalog.unnest(p_queries) WITH ORDINALITY AS u (q, n)
+        SELECT rollup_engine.plan_cost(rollup_engine.plan_query(q, p_path))
+        FROM unnest(p_queries) WITH ORDINALITY AS u (q, n)
         ORDER BY n);
 EXCEPTION WHEN undefined_object OR feature_not_supported THEN
     -- A type that such an index does not take.
     index_id := NULL;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.try_index(text, text, text[]) IS
+COMMENT ON FUNCTION rollup_engine.try_index(text, text, text[], text) IS
 'Makes a hypothetical index and says what each query costs with it.';
 
 CREATE FUNCTION rollup_engine.best_index(
@@ -231,11 +244,13 @@ CREATE FUNCTION rollup_engine.best_index(
     p_candidates text[],
     p_queries text[],
     p_costs double precision[],
+    p_path text,
     OUT statement text,
     OUT index_size bigint,
     OUT costs double precision[]
 )
     LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_statement text;
@@ -245,7 +260,7 @@ DECLARE
     v_best double precision := ln(1 / 0.9);
 BEGIN
     FOREACH v_statement IN ARRAY p_candidates LOOP
-        SELECT * INTO v_try FROM rollup_engine.try_index(p_hypopg, v_statement, p_queries);
+        SELECT * INTO v_try FROM rollup_engine.try_index(p_hypopg, v_statement, p_queries, p_path);
         CONTINUE WHEN v_try.index_id IS NULL;
         EXECUTE format('SELECT %s.hypopg_drop_index($1)', p_hypopg) USING v_try.index_id;
         -- The gain in orders of magnitude: from 50 to 15 counts as much as from 5,000 to 1,500.
@@ -264,10 +279,10 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.best_index(text, text[], text[], double precision[]) IS
+COMMENT ON FUNCTION rollup_engine.best_index(text, text[], text[], double precision[], text) IS
 'The candidate that saves most, summed over the queries; NULL when none is worth it.';
 
-CREATE FUNCTION silver.suggest_indexes(table_name text, queries text[] DEFAULT NULL)
+CREATE FUNCTION rollup_engine.suggest(p_table_name text, p_queries text[], p_path text)
 RETURNS TABLE (
     create_index text,
     index_size bigint,
@@ -276,6 +291,7 @@ RETURNS TABLE (
     cost_after double precision
 )
     LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
     SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
@@ -287,16 +303,16 @@ DECLARE
     v_best record;
     v_kept oid[] := '{}';
 BEGIN
-    SELECT * INTO v_subject FROM rollup_engine.index_subject(table_name);
-    v_queries := rollup_engine.advisable_queries(v_subject.read_through, v_subject.time_column, v_subject.dimensions, queries);
+    SELECT * INTO v_subject FROM rollup_engine.index_subject(p_table_name);
+    v_queries := rollup_engine.advisable_queries(v_subject.read_through, v_subject.time_column, v_subject.dimensions, p_queries, p_path);
     v_candidates := rollup_engine.index_candidates(v_subject.relation, v_subject.time_column, v_subject.dimensions || ARRAY(
-        SELECT unnest(rollup_engine.filtered_columns(v_subject.relation, rollup_engine.plan_query(q)))
+        SELECT unnest(rollup_engine.filtered_columns(v_subject.relation, rollup_engine.plan_query(q, p_path)))
         FROM unnest(v_queries) AS q));
     v_costs := ARRAY(
-        SELECT rollup_engine.plan_cost(rollup_engine.plan_query(q)) FROM unnest(v_queries) WITH ORDINALITY AS u (q, n) ORDER BY n);
+        SELECT rollup_engine.plan_cost(rollup_engine.plan_query(q, p_path)) FROM unnest(v_queries) WITH ORDINALITY AS u (q, n) ORDER BY n);
 
     FOR v_round IN 1 .. 3 LOOP
-        SELECT * INTO v_best FROM rollup_engine.best_index(v_hypopg, v_candidates, v_queries, v_costs);
+        SELECT * INTO v_best FROM rollup_engine.best_index(v_hypopg, v_candidates, v_queries, v_costs, p_path);
         EXIT WHEN v_best.statement IS NULL;
         RETURN QUERY
             SELECT v_best.statement, v_best.index_size, u.q, u.before, u.after
@@ -304,13 +320,27 @@ BEGIN
             WHERE u.after < u.before * 0.9
             ORDER BY u.before - u.after DESC;
         -- The next one is judged on top of those suggested already.
-        v_kept := v_kept || (SELECT t.index_id FROM rollup_engine.try_index(v_hypopg, v_best.statement, '{}') AS t);
+        v_kept := v_kept || (SELECT t.index_id FROM rollup_engine.try_index(v_hypopg, v_best.statement, '{}', p_path) AS t);
         v_candidates := array_remove(v_candidates, v_best.statement);
         v_costs := v_best.costs;
     END LOOP;
     EXECUTE format('SELECT %s.hypopg_drop_index(i) FROM unnest($1) AS i', v_hypopg) USING v_kept;
 END
 $$;
+COMMENT ON FUNCTION rollup_engine.suggest(text, text[], text) IS 'What suggest_indexes does.';
+
+CREATE FUNCTION silver.suggest_indexes(table_name text, queries text[] DEFAULT NULL)
+RETURNS TABLE (
+    create_index text,
+    index_size bigint,
+    query text,
+    cost_before double precision,
+    cost_after double precision
+)
+    LANGUAGE sql
+BEGIN ATOMIC
+    SELECT * FROM rollup_engine.suggest(table_name, queries, current_setting('search_path'));
+END;
 COMMENT ON FUNCTION silver.suggest_indexes(text, text[]) IS
 'Indexes that would make queries on a table or rollup cheaper, by hypopg''s hypothetical ones: the statement, its size in bytes, and the planner''s cost of each query before and after. Without queries, those of the caller''s own that pg_stat_statements has seen, else one value over some time of each dimension and of each column that others filter by. Creates nothing.';
 

@@ -1,6 +1,7 @@
 -- Who may call what, and silver.version, which is there when the last migration is. Functions in silver are the operator's by default privileges (V4), and
 -- nobody else's; here stands what differs, and what the operator's calls need of the machinery.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION silver.version() RETURNS text

@@ -3,16 +3,18 @@
 --
 -- Fixed widths are binned in absolute time (a day is 24 hours), months in
 -- calendar time. Nothing here looks at the session's TimeZone or DateStyle.
+--
+-- What must inline has no SET clause. Its body is parsed here, once: names and operators mean what
+-- they mean now, whatever the caller's search_path.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Calendar months -----------------------------------------------------------
 
 CREATE FUNCTION rollup_engine.is_month_width(p_width interval) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT extract(year FROM p_width) <> 0 OR extract(month FROM p_width) <> 0
-$$;
+RETURN extract(year FROM p_width) <> 0 OR extract(month FROM p_width) <> 0;
 COMMENT ON FUNCTION rollup_engine.is_month_width(interval) IS
 'True when the width counts calendar months (months, quarters, years), false when it is a fixed length of time.';
 
@@ -52,8 +54,8 @@ COMMENT ON FUNCTION rollup_engine.month_bucket(interval, timestamp, timestamp) I
 'Start of the bucket of whole months, counted from the origin, that holds the local time.';
 
 -- time_bucket ----------------------------------------------------------------
--- LANGUAGE sql and not STRICT, so that the planner inlines them to a bare date_bin; bodies parsed here,
--- so that a caller needs no privilege on the machinery's schema.
+-- LANGUAGE sql and not STRICT, so that the planner inlines them to a bare date_bin. Nor does a caller
+-- need a privilege on the machinery's schema.
 
 CREATE FUNCTION silver.time_bucket(width interval, ts timestamptz) RETURNS timestamptz
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -110,68 +112,67 @@ TO PUBLIC;
 
 CREATE FUNCTION rollup_engine.bucket_next(p_width interval, p_bucket timestamptz) RETURNS timestamptz
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT ((p_bucket AT TIME ZONE 'UTC') + p_width) AT TIME ZONE 'UTC'
-$$;
+RETURN ((p_bucket AT TIME ZONE 'UTC') + p_width) AT TIME ZONE 'UTC';
 COMMENT ON FUNCTION rollup_engine.bucket_next(interval, timestamptz) IS 'Start of the bucket after this one.';
 
 CREATE FUNCTION rollup_engine.bucket_ceil(p_width interval, p_ts timestamptz) RETURNS timestamptz
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT CASE
-        WHEN silver.time_bucket(p_width, p_ts) = p_ts THEN p_ts
-        ELSE rollup_engine.bucket_next(p_width, silver.time_bucket(p_width, p_ts))
-    END
-$$;
+RETURN CASE
+    WHEN silver.time_bucket(p_width, p_ts) = p_ts THEN p_ts
+    ELSE rollup_engine.bucket_next(p_width, silver.time_bucket(p_width, p_ts))
+END;
 COMMENT ON FUNCTION rollup_engine.bucket_ceil(interval, timestamptz) IS 'The time itself when a bucket starts there, else the start of the next bucket.';
 
 CREATE FUNCTION rollup_engine.bucket_align(p_width interval, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-AS $$
+RETURN (
     SELECT coalesce(range_agg(tstzrange(
         silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
         rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
-    )), '{}') FROM unnest(p_ranges) AS r
-$$;
+    )), '{}') FROM unnest(p_ranges) AS r);
 COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, which exclude their end, widened to whole buckets.';
 
 CREATE FUNCTION rollup_engine.buckets_in(p_width interval, p_ranges tstzmultirange) RETURNS SETOF timestamptz
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 100
-AS $$
+BEGIN ATOMIC
     SELECT g.bucket AT TIME ZONE 'UTC'
     FROM unnest(p_ranges) AS r,
         generate_series(
             lower(r) AT TIME ZONE 'UTC',
             (upper(r) AT TIME ZONE 'UTC') - interval '1 microsecond',
             p_width
-        ) AS g (bucket)
-$$;
+        ) AS g (bucket);
+END;
 COMMENT ON FUNCTION rollup_engine.buckets_in(interval, tstzmultirange) IS 'Starts of the buckets in aligned, finite ranges.';
 
 CREATE FUNCTION rollup_engine.bucket_count(p_width interval, p_ranges tstzmultirange) RETURNS bigint
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-AS $$
+RETURN (
     SELECT coalesce(sum(ceil(
         extract(epoch FROM upper(r) - lower(r)) / extract(epoch FROM p_width)
-    )), 0)::bigint FROM unnest(p_ranges) AS r
-$$;
+    )), 0)::bigint FROM unnest(p_ranges) AS r);
 COMMENT ON FUNCTION rollup_engine.bucket_count(interval, tstzmultirange) IS
 'Number of buckets in aligned, finite ranges; for months the nearest estimate.';
 
 -- first_value, last_value -----------------------------------------------------
--- The value travels as text, the one form that every type has; the final
--- function's assignment brings it back to its type.
+-- The value travels as text, the one form that every type has, in the styles that lose nothing; the
+-- final function's assignment brings it back to its type.
 
 CREATE TYPE rollup_engine.value_at AS (ts timestamptz, value text);
 
 CREATE FUNCTION rollup_engine.keep_first(p_state rollup_engine.value_at, p_value anyelement, p_ts timestamptz)
 RETURNS rollup_engine.value_at
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
+    SET extra_float_digits = 1
 AS $$
 BEGIN
     IF p_ts IS NOT NULL AND (p_state.ts IS NULL OR p_ts < p_state.ts) THEN
         p_state.ts := p_ts;
-        p_state.value := p_value::text;
+        -- Not a cast: those to text may cut, as that of char(5) does. A row of NULLs is no NULL.
+        p_state.value := CASE WHEN p_value IS DISTINCT FROM NULL THEN format('%s', p_value) END;
     END IF;
     RETURN p_state;
 END
@@ -179,12 +180,17 @@ $$;
 
 CREATE FUNCTION rollup_engine.keep_last(p_state rollup_engine.value_at, p_value anyelement, p_ts timestamptz)
 RETURNS rollup_engine.value_at
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
+    SET extra_float_digits = 1
 AS $$
 BEGIN
     IF p_ts IS NOT NULL AND (p_state.ts IS NULL OR p_ts > p_state.ts) THEN
         p_state.ts := p_ts;
-        p_state.value := p_value::text;
+        -- Not a cast: those to text may cut, as that of char(5) does. A row of NULLs is no NULL.
+        p_state.value := CASE WHEN p_value IS DISTINCT FROM NULL THEN format('%s', p_value) END;
     END IF;
     RETURN p_state;
 END
@@ -193,26 +199,30 @@ $$;
 CREATE FUNCTION rollup_engine.earlier(p_left rollup_engine.value_at, p_right rollup_engine.value_at)
 RETURNS rollup_engine.value_at
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT CASE WHEN (p_left).ts <= (p_right).ts OR (p_right).ts IS NULL THEN p_left ELSE p_right END
-$$;
+RETURN CASE WHEN (p_left).ts <= (p_right).ts OR (p_right).ts IS NULL THEN p_left ELSE p_right END;
 
 CREATE FUNCTION rollup_engine.later(p_left rollup_engine.value_at, p_right rollup_engine.value_at)
 RETURNS rollup_engine.value_at
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT CASE WHEN (p_left).ts >= (p_right).ts OR (p_right).ts IS NULL THEN p_left ELSE p_right END
-$$;
+RETURN CASE WHEN (p_left).ts >= (p_right).ts OR (p_right).ts IS NULL THEN p_left ELSE p_right END;
 
 CREATE FUNCTION rollup_engine.value_of(p_state rollup_engine.value_at, p_type anyelement, p_ts timestamptz)
 RETURNS anyelement
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+    SET array_nulls = on
+    SET xmloption = content
 AS $$
 DECLARE
-    v_value p_type%TYPE;
+    v_row record;
 BEGIN
-    v_value := (p_state).value;
-    RETURN v_value;
+    -- No assignment makes a row of a text.
+    IF p_state.value IS NOT NULL AND (SELECT typcategory FROM pg_type WHERE oid = pg_typeof(p_type)) = 'C' THEN
+        EXECUTE format('SELECT ($1::%s).*', pg_typeof(p_type)) INTO v_row USING p_state.value;
+        RETURN v_row;
+    END IF;
+    RETURN p_state.value;
 END
 $$;
 

@@ -1,5 +1,6 @@
--- Errors, names and types: what everything else here begins with.
+-- Errors, names, types and settings: what everything else here begins with.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.fail(p_code text, p_message text, p_hint text, p_detail text DEFAULT NULL)
@@ -134,9 +135,29 @@ CREATE FUNCTION rollup_engine.fill(p_template text, p_values jsonb) RETURNS text
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- In one pass: a name that is filled in may hold a mark itself.
-    SELECT string_agg(coalesce(p_values ->> substring(part FROM '^\{(\w+)\}$'), part), '' ORDER BY position)
-    FROM regexp_split_to_table(p_template, '(?=\{\w+\})|(?<=\{\w+\})') WITH ORDINALITY AS s (part, position)
+    SELECT string_agg(coalesce(p_values ->> substring(part FROM '^[{]([a-z0-9_]+)[}]$'), part), '' ORDER BY position)
+    FROM regexp_split_to_table(p_template, '(?=[{][a-z0-9_]+[}])|(?<=[{][a-z0-9_]+[}])') WITH ORDINALITY AS s (part, position)
 $$;
 COMMENT ON FUNCTION rollup_engine.fill(text, jsonb) IS 'The template with its {marks} replaced by the values of that name.';
+
+-- Settings ------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.pinned_settings() RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+-- row_security: an error is better than the rows of a policy. The others change what text, times
+-- and literals mean, or what a name looks like in the logs.
+RETURN $$SET row_security = off
+    SET standard_conforming_strings = on
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO, MDY'
+    SET intervalstyle = 'postgres'
+    SET extra_float_digits = 1
+    SET bytea_output = 'hex'
+    SET xmloption = 'content'
+    SET array_nulls = on
+    SET transform_null_equals = off
+    SET quote_all_identifiers = off$$;
+COMMENT ON FUNCTION rollup_engine.pinned_settings() IS
+'SET clauses of whatever reads a source or builds SQL, so that no setting of the caller changes a result.';
 
 RESET ROLE;

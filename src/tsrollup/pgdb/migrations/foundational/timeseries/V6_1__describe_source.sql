@@ -1,6 +1,7 @@
 -- From what people type to a checked description: source, time column, dimensions,
 -- metrics, options. Nothing is created here.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- The source ------------------------------------------------------------------------

@@ -5,13 +5,12 @@
 -- A capture function never fails a write: it computes its ranges in an
 -- exception block that writes nothing, and on any error logs "everything".
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.everything() RETURNS tstzmultirange
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    SELECT tstzmultirange(tstzrange('-infinity', 'infinity'))
-$$;
+RETURN tstzmultirange(tstzrange('-infinity', 'infinity'));
 COMMENT ON FUNCTION rollup_engine.everything() IS 'The range that stands for all time.';
 
 CREATE FUNCTION rollup_engine.utc_expression(p_column name, p_type regtype) RETURNS text
@@ -162,8 +161,8 @@ AS $$
         CROSS JOIN LATERAL (
             SELECT CASE WHEN k.name = p_time_column OR p_time_column IS NULL AND k.name = ANY (rollup_engine.time_columns(t.oid::regclass))
                 THEN ARRAY[
-                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \(''([^'']*)''\)'),
-                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO \(''([^'']*)''\)')]
+                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM [(]''([^'']*)''[)]'),
+                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(]''([^'']*)''[)]')]
             END AS bounds
             FROM rollup_engine.partition_column(t.oid::regclass) AS k (name)
         ) AS b

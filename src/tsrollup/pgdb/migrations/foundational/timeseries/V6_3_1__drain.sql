@@ -1,6 +1,7 @@
 -- The drain: what the change log and the partitions say becomes stale ranges of every rollup that
 -- descends from the source.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint

@@ -1,6 +1,7 @@
 -- Stale ranges of a rollup: whole buckets, split at its cells. Marking them, and
 -- reading the stale set, to which what is not drained yet belongs as well.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Who descends from what -----------------------------------------------------------

@@ -1,6 +1,7 @@
 -- The one builder of the GROUP BY that a rollup stands for: from raw rows or from
 -- a parent's states, for the refresh, the live view and the checks. Nothing is run here.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Columns -----------------------------------------------------------------------------
@@ -212,15 +213,13 @@ COMMENT ON FUNCTION rollup_engine.per_bucket_sql(silver.rollup_config, text, tex
 
 CREATE FUNCTION rollup_engine.sum_differs(p_old double precision, p_new double precision) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$
-    -- Additions in another order differ in the last digits. A sum of absolute values is at least
-    -- the absolute sum, so this is never laxer than 1e-9 of it.
-    SELECT CASE
-        WHEN p_old IS NOT DISTINCT FROM p_new THEN false
-        WHEN p_old IS NULL OR p_new IS NULL OR NOT greatest(abs(p_old), abs(p_new)) BETWEEN 1e-290 AND 1e300 THEN true
-        ELSE abs(p_old - p_new) > 1e-9 * greatest(abs(p_old), abs(p_new))
-    END
-$$;
+-- Additions in another order differ in the last digits. A sum of absolute values is at least
+-- the absolute sum, so this is never laxer than 1e-9 of it.
+RETURN CASE
+    WHEN p_old IS NOT DISTINCT FROM p_new THEN false
+    WHEN p_old IS NULL OR p_new IS NULL OR NOT greatest(abs(p_old), abs(p_new)) BETWEEN 1e-290 AND 1e300 THEN true
+    ELSE abs(p_old - p_new) > 1e-9 * greatest(abs(p_old), abs(p_new))
+END;
 COMMENT ON FUNCTION rollup_engine.sum_differs(double precision, double precision) IS 'True when two sums of floats differ by more than the order of addition can explain.';
 
 CREATE FUNCTION rollup_engine.change_condition(p_rollup_id integer, p_fresh text) RETURNS text

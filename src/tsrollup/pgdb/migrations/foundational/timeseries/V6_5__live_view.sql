@@ -4,6 +4,7 @@
 -- source of many partitions costs only those in the range. Everything it calls is
 -- STABLE: a volatile function would take a newer snapshot than the query.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer) RETURNS tstzmultirange
@@ -120,9 +121,7 @@ AS $$
 CREATE OR REPLACE FUNCTION rollup_engine.live_%1$s(p_from timestamptz, p_to timestamptz) RETURNS SETOF %2$s
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 100 COST 10000
     SET search_path = pg_catalog, pg_temp
-    SET datestyle = 'ISO'
-    SET extra_float_digits = 1
-    SET row_security = off
+    %4$s
 AS %3$L
 $sql$,
         p_rollup.id,
@@ -140,7 +139,8 @@ $body$,
             rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'),
             p_rollup.id,
             rollup_engine.time_condition(p_rollup, '$1', '$2'),
-            rollup_engine.group_list(p_rollup)))
+            rollup_engine.group_list(p_rollup)),
+        rollup_engine.pinned_settings())
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from the parent''s live view.';
 

@@ -3,6 +3,7 @@
 -- CREATE TABLE, then ATTACH: CREATE TABLE ... PARTITION OF would lock readers out.
 -- There is no default partition, so that an old row never lands where it hides.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.partition_suffix(p_table regclass, p_from timestamptz) RETURNS text
@@ -35,12 +36,14 @@ COMMENT ON FUNCTION rollup_engine.partition_name(regclass, timestamptz, interval
 
 CREATE FUNCTION rollup_engine.register_partitions(p_table regclass, p_column name, p_width interval) RETURNS void
     LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
 AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.register_partitions(regclass, name, interval) IS 'Tells a partition manager of a new partitioned table; native partitions need none.';
 
 CREATE FUNCTION rollup_engine.extra_indexes_sql(p_rollup silver.rollup_config) RETURNS SETOF text
     LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT NULL WHERE false
 $$;

@@ -7,6 +7,7 @@
 -- configuration row. create_parent would lock the table, name partitions differently in 4.7 and
 -- in 5, and in 4.7 add a default partition, where late rows would sit.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE TABLE rollup_engine.partition_set (
@@ -163,9 +164,7 @@ $$;
 -- path below its call finds this function, which sets it no longer than its caller runs.
 CREATE FUNCTION rollup_engine.set_config(setting_name text, new_value text, is_local boolean) RETURNS text
     LANGUAGE sql
-AS $$
-    SELECT pg_catalog.set_config(setting_name, new_value, true)
-$$;
+RETURN pg_catalog.set_config(setting_name, new_value, true);
 COMMENT ON FUNCTION rollup_engine.set_config(text, text, boolean) IS 'Stands in for the built-in function inside pg_partman.';
 
 CREATE FUNCTION rollup_engine.premake_by_partman(p_set rollup_engine.partition_set) RETURNS void
@@ -241,5 +240,6 @@ COMMENT ON FUNCTION rollup_engine.forget_partition_set() IS 'Forgets the partiti
 
 CREATE TRIGGER forget_partition_set AFTER DELETE ON silver.rollup_config
     FOR EACH ROW EXECUTE FUNCTION rollup_engine.forget_partition_set();
+ALTER TABLE silver.rollup_config ENABLE ALWAYS TRIGGER forget_partition_set;
 
 RESET ROLE;

@@ -1,5 +1,6 @@
 -- The pieces of a new rollup, made as the owner role: its source, columns, table, view and record.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.register_source(p_relation regclass, p_time_column name, p_change_tracking text, p_width interval)

@@ -4,6 +4,7 @@
 -- machinery touches. Tables are named by regclass, so a rename, or a dump and
 -- restore, changes nothing; logs keep plain names and outlive their rollup.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Configuration ---------------------------------------------------------------

@@ -1,5 +1,6 @@
 -- Dropping a rollup, and adding metrics to one.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.remove_rollup(p_rollup_id integer, p_keep_table boolean) RETURNS void
@@ -13,6 +14,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
     -- In the order of a refresh: what it has claimed is waited for before its table is locked.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;  -- a replica session cascades nothing
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
         EXECUTE format('DROP VIEW %s', v_rollup.target_view);
@@ -32,6 +34,7 @@ AS $$
 BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
     DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
+    DELETE FROM rollup_engine.source_partition WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source WHERE id = p_source_id;
 END
 $$;

@@ -5,6 +5,7 @@
 -- a change that commits after the recompute's snapshot has its log row drained
 -- into a stale row that this batch did not claim, and stays stale.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE TYPE rollup_engine.batch AS (
@@ -190,11 +191,6 @@ COMMENT ON FUNCTION rollup_engine.clear_claimed(silver.rollup_config, timestampt
 CREATE FUNCTION rollup_engine.refresh_cell(p_rollup_id integer, p_cell timestamptz, p_within tstzrange) RETURNS rollup_engine.batch
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    SET row_security = off
-    SET timezone = 'UTC'
-    SET datestyle = 'ISO'
-    SET extra_float_digits = 1
-    SET intervalstyle = 'postgres'
 AS $$
 DECLARE
     v_rollup silver.rollup_config;

@@ -1,6 +1,7 @@
 -- One step of a run: pick a cell, refresh it, adapt the window; record a failure with all it tells,
 -- to be tried again with exponential backoff, and park what keeps failing.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- After a batch --------------------------------------------------------------------------

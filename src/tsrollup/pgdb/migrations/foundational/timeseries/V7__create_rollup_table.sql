@@ -4,6 +4,7 @@
 -- What belongs to the machinery is made by SECURITY DEFINER functions, which only
 -- members of the owner role may call.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Checks, as the caller -----------------------------------------------------------------------

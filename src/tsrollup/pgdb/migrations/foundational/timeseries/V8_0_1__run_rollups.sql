@@ -1,5 +1,6 @@
 -- Runs that commit each batch; retries, pausing and resuming.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE PROCEDURE silver.run_rollups(
@@ -11,7 +12,7 @@ CREATE PROCEDURE silver.run_rollups(
 AS $$
 DECLARE
     -- No SET clause, since it commits: the path is pinned again after each COMMIT.
-    -- Types are looked up before that, so they are qualified.
+    -- What is looked up before that is qualified.
     v_path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     v_deadline pg_catalog.timestamptz;
     v_rollup silver.rollup_config;
@@ -33,7 +34,7 @@ BEGIN
         PERFORM rollup_engine.drain_all(target, v_look_back_until);
         v_look_back_until := NULL;  -- windows are read once a run, changes as they come
         COMMIT;
-        PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         -- In turn, a batch each, so that a long first fill starves nobody.
         FOREACH v_id IN ARRAY ARRAY(SELECT o.id FROM rollup_engine.run_order(target) AS o) LOOP
             v_tried := '{}';
@@ -42,7 +43,7 @@ BEGIN
                 EXIT WHEN NOT FOUND OR NOT rollup_engine.is_due(v_rollup, target IS NOT NULL) OR clock_timestamp() >= v_deadline;
                 v_step := rollup_engine.refresh_step(v_id, rollup_engine.settled_range(v_rollup, coalesce(as_of, clock_timestamp())), v_tried);
                 COMMIT;
-                PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
+                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
                 IF v_step.outcome = 'failed' THEN
                     RAISE WARNING 'rollup % failed: %', v_rollup.target_table, v_step.error_message USING ERRCODE = v_step.error_code;
                 END IF;

@@ -1,5 +1,6 @@
 -- The second phase of retention: removing what an earlier run has sealed.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Drop -------------------------------------------------------------------------------------------

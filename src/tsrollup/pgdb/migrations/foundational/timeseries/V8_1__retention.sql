@@ -7,6 +7,7 @@
 -- the seal any more, the partitions below the border go, or move to an archive schema.
 -- Late rows below the border are counted and kept in the default partition of their source.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE TABLE rollup_engine.retention (

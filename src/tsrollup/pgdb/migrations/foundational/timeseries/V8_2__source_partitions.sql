@@ -5,6 +5,7 @@
 -- Rows do not stay there where nobody can tell: maintenance gives them partitions of their own.
 -- That is a DELETE and an INSERT: what would take a row for deleted keeps it in the default one.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.column_list(p_relation regclass) RETURNS text

@@ -1,5 +1,6 @@
 -- A new width of partitions holds for those to come; those that are there stay as they are.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Volatile, for a snapshot of its own: asked once more when nobody can write there any more.

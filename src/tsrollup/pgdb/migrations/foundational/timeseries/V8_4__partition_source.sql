@@ -1,6 +1,7 @@
 -- silver.partition_source: the user's own table is handed over, new or with the partitions that it
 -- or pg_partman has already.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.configured_chunk(p_relation regclass, p_default interval) RETURNS interval

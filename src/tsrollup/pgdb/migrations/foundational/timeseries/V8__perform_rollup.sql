@@ -1,5 +1,6 @@
 -- Which rollups are due, and refreshing them in the caller's transaction.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Which rollups, and how far ----------------------------------------------------------------------

@@ -1,5 +1,6 @@
 -- The order of maintenance, and who may do which part of it: silver.maintain_timeseries_tables.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- One table -------------------------------------------------------------------------------------

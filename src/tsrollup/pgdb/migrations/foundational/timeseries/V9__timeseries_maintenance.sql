@@ -1,6 +1,7 @@
 -- What maintenance does for a table: partitions of a sensible size, made ahead; fresh statistics;
 -- the indexes that these suggest; short logs.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 -- Sizing, from statistics ------------------------------------------------------------------

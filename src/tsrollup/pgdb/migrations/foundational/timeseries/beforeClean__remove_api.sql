@@ -2,6 +2,8 @@
 -- they can run again, and first makes sure that nobody loses anything they did not mean to lose.
 -- The schemas raw, silver, gold and partman, the group roles and the extensions stay.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 DO $$
 DECLARE
     v_rollups text;

@@ -1,5 +1,7 @@
 -- An example of a source: readings of devices, partitioned by time. Copy it for your own tables.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 CREATE TABLE IF NOT EXISTS raw.example_readings (
     ts timestamptz NOT NULL,
     site text NOT NULL,

@@ -1,5 +1,7 @@
 -- Which columns the rollups group by, then an hourly rollup and a daily one on top of it.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
+
 INSERT INTO silver.dimension_config (source_table, dimension_column, description)
 VALUES
     ('raw.example_readings', 'site', 'Where the device stands'),

@@ -1,0 +1,30 @@
+-- No setting of whoever calls changes a result: each way into the machinery sets what its work can
+-- depend on, and what it calls inherits that. Said once here rather than above every function.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+DO $$
+DECLARE
+    v_function regprocedure;
+BEGIN
+    -- Ways in: the public functions, those that act as the owner, and what run_rollups, which
+    -- commits and so can set nothing itself, calls as its caller.
+    -- Not those that every live read waits for: they are PARALLEL SAFE, look at nothing but the
+    -- machinery's own tables, and what they ask a source sets row_security itself.
+    FOR v_function IN
+        SELECT p.oid
+        FROM pg_proc AS p
+        WHERE p.pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
+            AND p.proowner = quote_ident(current_user)::regrole
+            AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
+            AND (p.pronamespace = 'silver'::regnamespace OR p.prosecdef
+                OR p.proname IN ('drain_all', 'data_extent', 'source_extent'))
+            AND (p.proparallel <> 's' OR NOT p.prosecdef)
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s %s', v_function, rollup_engine.pinned_settings());
+    END LOOP;
+END
+$$;
+
+RESET ROLE;
