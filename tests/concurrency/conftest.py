@@ -15,6 +15,7 @@ def settled(db: psycopg.Connection) -> psycopg.Connection:
     """The hierarchy, refreshed."""
     create_hierarchy(db)
     refresh_everything(db)
+    refresh_everything(db)  # now partitions that the first one made are settled
     return db
 
 

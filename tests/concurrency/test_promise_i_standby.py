@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from interleaving import Background
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import SETTINGS, PostgresServer, bindir_of, free_port, new_pool_folder
@@ -141,6 +142,33 @@ def test_an_old_snapshot_on_a_standby_keeps_what_it_may_still_read(pair: Pair) -
         standby.commit()
         while maintain(primary) != ["dropped", "dropped"]:
             primary.execute("SELECT pg_sleep(0.01)")
+
+
+def test_promise_b_a_standbys_reader_planned_before_a_partition_came(pair: Pair) -> None:
+    """It holds no lock that the primary could see."""
+    with (
+        psycopg.connect(pair.primary_url, autocommit=True) as primary,
+        psycopg.connect(pair.standby_url, autocommit=True) as standby,
+        psycopg.connect(pair.standby_url, autocommit=True) as blocker,
+        psycopg.connect(pair.standby_url, autocommit=True) as reader,
+    ):
+        primary.execute(
+            "CREATE TABLE raw.t (ts timestamptz); INSERT INTO raw.t VALUES ('2020-05-05');"
+            "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour');"
+            "CREATE FUNCTION public.gate() RETURNS bigint LANGUAGE plpgsql STABLE AS"
+            " 'BEGIN PERFORM pg_advisory_lock_shared(4711);"
+            " PERFORM pg_advisory_unlock_shared(4711); RETURN 0; END'"
+        )
+        pair.catch_up(primary, standby)
+        blocker.execute("SELECT pg_advisory_lock(4711)")
+        query = "SELECT count(*) FROM gold.t_1h WHERE row_count > public.gate()"
+        planned = Background(reader, query)
+        planned.wait_until_blocked(standby)
+        primary.execute("CALL silver.run_rollups()")
+        pair.catch_up(primary, standby)
+        assert_settled(standby, "t_1h")
+        blocker.execute("SELECT pg_advisory_unlock(4711)")
+        assert planned.result() == [(1,)]
 
 
 def maintain(connection: psycopg.Connection[Any]) -> list[str]:

@@ -163,7 +163,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
 
-CREATE FUNCTION rollup_engine.stale_set(p_rollup_id integer) RETURNS tstzmultirange
+CREATE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -180,6 +180,10 @@ BEGIN
     FROM (
         SELECT from_time, max(to_time) AS to_time FROM rollup_engine.change_log
         WHERE source_id = v_rollup.source_id GROUP BY from_time
+        UNION ALL
+        SELECT lower(c), upper(c)
+        FROM rollup_engine.rollup_partition AS p, rollup_engine.calendar_range(p.from_time, p.to_time) AS c
+        WHERE p.rollup_id = p_rollup_id AND p.generation > p_planned
     ) AS l;
     IF v_rollup.change_tracking = 'window' THEN
         v_logged := coalesce(v_logged, '{}') + coalesce(rollup_engine.look_back_range(v_rollup.source_id, now()), '{}');
@@ -193,9 +197,9 @@ BEGIN
     RETURN coalesce(v_stale, '{}');
 END
 $$;
-GRANT EXECUTE ON FUNCTION rollup_engine.stale_set(integer) TO PUBLIC;
-COMMENT ON FUNCTION rollup_engine.stale_set(integer) IS
-'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source.';
+GRANT EXECUTE ON FUNCTION rollup_engine.stale_set(integer, bigint) TO PUBLIC;
+COMMENT ON FUNCTION rollup_engine.stale_set(integer, bigint) IS
+'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source; and, for a plan of that generation, the partitions that it does not know.';
 
 -- Public -------------------------------------------------------------------------------------
 

@@ -2,17 +2,18 @@
 --
 -- Stale buckets are computed by a function that plans with known bounds, so that a
 -- source of many partitions costs only those in the range. Everything it calls is
--- STABLE: a volatile function would take a newer snapshot than the query.
+-- STABLE: a volatile function would take a newer snapshot than the query. But which partitions
+-- the plan knows is asked while it is made (V6_6), and travels with it as a constant.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer) RETURNS tstzmultirange
+CREATE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id);
+    v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id, p_planned);
     v_rollup silver.rollup_config;
     v_source rollup_engine.source;
 BEGIN
@@ -24,7 +25,7 @@ BEGIN
     RETURN v_stale * rollup_engine.bucket_align(v_rollup.bucket_width, rollup_engine.data_extent(v_source));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer) IS 'The stale set, clipped to where there is data.';
+COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint) IS 'The stale set, clipped to where there is data.';
 
 CREATE FUNCTION rollup_engine.estimated_rows(p_relation regclass) RETURNS double precision
     LANGUAGE sql STABLE
@@ -60,12 +61,12 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';
 
-CREATE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+CREATE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id);
+    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
     v_width interval;
 BEGIN
     IF isempty(v_stale) OR NOT rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
@@ -76,14 +77,14 @@ BEGIN
         SELECT b, rollup_engine.bucket_next(v_width, b) FROM rollup_engine.buckets_in(v_width, v_stale) AS b;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_buckets(integer) IS 'Stale buckets that the live view computes one by one.';
+COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
 
-CREATE FUNCTION rollup_engine.stale_spans(p_rollup_id integer) RETURNS TABLE (from_time timestamptz, to_time timestamptz)
+CREATE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id);
+    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
 BEGIN
     IF isempty(v_stale) OR rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
         RETURN;
@@ -91,25 +92,25 @@ BEGIN
     RETURN QUERY SELECT lower(r), upper(r) FROM unnest(v_stale) AS r;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_spans(integer) IS 'Stale ranges that the live view computes whole.';
+COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Stale ranges that the live view computes whole.';
 
-CREATE FUNCTION rollup_engine.stale_edges(p_rollup_id integer, OUT first timestamptz, OUT edges timestamptz[])
+CREATE FUNCTION rollup_engine.stale_edges(p_rollup_id integer, p_planned bigint, OUT first timestamptz, OUT edges timestamptz[])
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     SELECT array_agg(edge ORDER BY edge) INTO edges
-    FROM unnest(rollup_engine.stale_set(p_rollup_id)) AS r
+    FROM unnest(rollup_engine.stale_set(p_rollup_id, p_planned)) AS r
     CROSS JOIN LATERAL (VALUES (coalesce(lower(r), '-infinity')), (coalesce(upper(r), 'infinity'))) AS e (edge);
     edges := coalesce(edges, '{}');
     first := coalesce(edges[1], 'infinity');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_edges(integer) IS
+COMMENT ON FUNCTION rollup_engine.stale_edges(integer, bigint) IS
 'Starts and ends of the stale set in turn, the form in which a row is compared with it fastest; stored rows before the first need no closer look.';
 
 -- Whoever may read the view may have it answered; without USAGE on the schema nobody calls them otherwise.
-GRANT EXECUTE ON FUNCTION rollup_engine.stale_edges(integer), rollup_engine.stale_buckets(integer), rollup_engine.stale_spans(integer) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION rollup_engine.stale_edges(integer, bigint), rollup_engine.stale_buckets(integer, bigint), rollup_engine.stale_spans(integer, bigint) TO PUBLIC;
 
 -- What is generated for a rollup ------------------------------------------------------------
 
@@ -154,9 +155,9 @@ AS $$
     SELECT format(
         CASE WHEN current_setting('server_version_num')::integer >= 170000
         THEN 'FROM %1$s
-WHERE bucket < (SELECT first FROM rollup_engine.stale_edges(%2$s))
-    OR width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges(%2$s))) %% 2 <> 1'
-        ELSE 'FROM %1$s, rollup_engine.stale_edges(%2$s) AS e (tsrollup_first, tsrollup_edges)
+WHERE bucket < (SELECT first FROM rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)))
+    OR width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)))) %% 2 <> 1'
+        ELSE 'FROM %1$s, rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)) AS e (tsrollup_first, tsrollup_edges)
 WHERE bucket < tsrollup_first OR width_bucket(bucket, tsrollup_edges) %% 2 <> 1'
         END, p_rollup.target_table, p_rollup.id)
 $$;
@@ -171,11 +172,11 @@ CREATE OR REPLACE VIEW %1$s AS
 SELECT bucket, %2$s %3$s
 UNION ALL
 SELECT b.bucket, %2$s
-FROM rollup_engine.stale_buckets(%4$s) AS b (bucket, tsrollup_next)
+FROM rollup_engine.stale_buckets(%4$s, rollup_engine.planned_partitions(%4$s)) AS b (bucket, tsrollup_next)
 CROSS JOIN LATERAL rollup_engine.live_%4$s(b.bucket, b.tsrollup_next) AS f
 UNION ALL
 SELECT f.bucket, %2$s
-FROM rollup_engine.stale_spans(%4$s) AS s (tsrollup_from, tsrollup_to)
+FROM rollup_engine.stale_spans(%4$s, rollup_engine.planned_partitions(%4$s)) AS s (tsrollup_from, tsrollup_to)
 CROSS JOIN LATERAL rollup_engine.live_%4$s(s.tsrollup_from, s.tsrollup_to) AS f
 $sql$,
         p_view,

@@ -77,6 +77,113 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The part of the ranges that no partition but a default one holds.';
 
+-- Partitions that plans do not know ----------------------------------------------------------
+--
+-- A statement is planned in one snapshot and run in a newer one, and a plan lives as long as its
+-- transaction. One that was made before a partition came, and that runs after it was filled and
+-- its range cleared, would miss its rows. So every plan carries the generation of partitions that
+-- it knows, and a read takes the ranges of later ones for stale. Nobody waits for anybody, and
+-- statements on a standby are right as well.
+--
+-- A partition gets its generation in a later transaction than the one that noted it: a
+-- transaction is visible a moment before others hear of what it changed in the catalogue.
+
+CREATE TYPE rollup_engine.bell AS ();
+COMMENT ON TYPE rollup_engine.bell IS 'Locked by hear_invalidations, and by nothing for longer than a call.';
+
+-- Not STRICT and without SET, so that it inlines.
+CREATE FUNCTION rollup_engine.hear_invalidations() RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+AS $$
+    -- A session listens when it gets a lock that it did not hold.
+    SELECT pg_catalog.pg_relation_size('rollup_engine.bell'::pg_catalog.regclass)
+$$;
+COMMENT ON FUNCTION rollup_engine.hear_invalidations() IS 'From here on the session plans with every partition that came by transactions which are visible to it and have ended.';
+
+CREATE FUNCTION rollup_engine.planned_partitions(p_rollup_id integer) RETURNS bigint
+    LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.hear_invalidations();
+    RETURN coalesce((
+        SELECT max(generation) FROM rollup_engine.rollup_partition
+        WHERE rollup_id = p_rollup_id AND generation < 9223372036854775807), 0);
+END
+$$;
+GRANT EXECUTE ON FUNCTION rollup_engine.planned_partitions(integer) TO PUBLIC;
+COMMENT ON FUNCTION rollup_engine.planned_partitions(integer) IS
+'The generation of partitions that the plan being made knows. Immutable so that the planner asks, just before it looks at the partitions, and keeps the answer with the plan.';
+
+CREATE FUNCTION rollup_engine.has_unnoted_partitions(p_table regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_inherits AS i WHERE i.inhparent = p_table
+            AND i.inhrelid NOT IN (
+                SELECT p.partition FROM rollup_engine.rollup_partition AS p
+                JOIN silver.rollup_config AS r ON r.id = p.rollup_id AND r.target_table = p_table))
+$$;
+COMMENT ON FUNCTION rollup_engine.has_unnoted_partitions(regclass) IS 'Whether somebody else made partitions: pg_partman, a change of their width, people.';
+
+CREATE FUNCTION rollup_engine.note_partitions(p_table regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id constant integer := (SELECT id FROM silver.rollup_config WHERE target_table = p_table);
+BEGIN
+    DELETE FROM rollup_engine.rollup_partition AS p
+    WHERE rollup_id = v_id AND (partition, from_time, to_time) NOT IN (
+        SELECT m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m);
+    INSERT INTO rollup_engine.rollup_partition (rollup_id, partition, from_time, to_time)
+    SELECT v_id, m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m
+    WHERE m.member <> p_table
+    ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.note_partitions(regclass) IS 'Notes the partitions of a rollup table; the caller holds the lock of whoever attaches one.';
+
+CREATE FUNCTION rollup_engine.unsettled_partitions(p_rollup_id integer) RETURNS SETOF rollup_engine.rollup_partition
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM rollup_engine.rollup_partition
+    WHERE rollup_id = p_rollup_id AND generation = 9223372036854775807
+        AND made_by IS DISTINCT FROM pg_current_xact_id_if_assigned()
+$$;
+COMMENT ON FUNCTION rollup_engine.unsettled_partitions(integer) IS 'Partitions that other transactions noted, and that sessions may not have heard of yet.';
+
+CREATE FUNCTION rollup_engine.settle_partitions(p_rollup_id integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table constant regclass := (
+        SELECT c.oid FROM silver.rollup_config AS r JOIN pg_class AS c ON c.oid = r.target_table WHERE r.id = p_rollup_id);
+BEGIN
+    IF v_table IS NULL OR NOT EXISTS (SELECT FROM rollup_engine.unsettled_partitions(p_rollup_id)) THEN
+        RETURN false;
+    END IF;
+    -- Whoever attached one holds this lock until all have been told.
+    EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', v_table);
+    UPDATE rollup_engine.rollup_partition
+    SET generation = 1 + (
+        SELECT coalesce(max(generation), 0) FROM rollup_engine.rollup_partition
+        WHERE rollup_id = p_rollup_id AND generation < 9223372036854775807)
+    WHERE rollup_id = p_rollup_id AND partition IN (SELECT partition FROM rollup_engine.unsettled_partitions(p_rollup_id));
+    -- Changes nothing, but has plans made again that were made in between.
+    EXECUTE (
+        SELECT format('ALTER TABLE ONLY %s ALTER bucket SET STATISTICS %s', v_table, coalesce(attstattarget, -1))
+        FROM pg_attribute WHERE attrelid = v_table AND attname = 'bucket');
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;  -- until a later step finds it free, these ranges are read live
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.settle_partitions(integer) IS 'Gives partitions that came by earlier transactions their generation, so that plans count on them; false when there was nothing to do.';
+
 CREATE FUNCTION rollup_engine.ensure_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -85,7 +192,8 @@ DECLARE
     v_missing tstzmultirange := rollup_engine.uncovered(p_rollup.target_table, p_ranges);
     v_range tstzrange;
 BEGIN
-    IF isempty(v_missing) THEN
+    -- In this order: what covers the ranges now is noted, whoever made it.
+    IF isempty(v_missing) AND NOT rollup_engine.has_unnoted_partitions(p_rollup.target_table) THEN
         RETURN false;
     END IF;
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_rollup.target_table);
@@ -97,7 +205,8 @@ BEGIN
     LOOP
         PERFORM rollup_engine.add_partition(p_rollup.target_table, lower(v_range), upper(v_range), p_rollup.chunk_interval);
     END LOOP;
-    RETURN FOUND;
+    PERFORM rollup_engine.note_partitions(p_rollup.target_table);
+    RETURN NOT isempty(v_missing);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.ensure_partitions(silver.rollup_config, tstzmultirange) IS 'Makes the partitions that the ranges need, on the grid of chunk_interval, between those that exist; false when all were there.';

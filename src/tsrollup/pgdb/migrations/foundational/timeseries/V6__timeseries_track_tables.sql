@@ -228,6 +228,20 @@ CREATE TABLE rollup_engine.stale_range (
 CREATE INDEX stale_range_rollup_idx ON rollup_engine.stale_range (rollup_id, cell, from_time);
 COMMENT ON TABLE rollup_engine.stale_range IS 'Where a rollup''s table does not hold what its source says: whole buckets, each row inside one cell.';
 
+CREATE TABLE rollup_engine.rollup_partition (
+    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    partition regclass NOT NULL,
+    from_time timestamptz NOT NULL,
+    to_time timestamptz NOT NULL,
+    made_by xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    generation bigint NOT NULL DEFAULT 9223372036854775807,
+    PRIMARY KEY (rollup_id, partition)
+);
+CREATE INDEX rollup_partition_generation_idx ON rollup_engine.rollup_partition (rollup_id, generation);
+COMMENT ON TABLE rollup_engine.rollup_partition IS 'Partitions of rollup tables, noted before anything is stored in them: a plan that does not know one yet computes its range from the source.';
+COMMENT ON COLUMN rollup_engine.rollup_partition.made_by IS 'The transaction that noted it.';
+COMMENT ON COLUMN rollup_engine.rollup_partition.generation IS 'Plans of this and later generations of the rollup know it; the largest number until a later transaction sets it.';
+
 -- The catalogue of aggregates -------------------------------------------------------
 -- {value} is the source column, {time} the time column, {state} the parent's column of
 -- that state and {type} its type; {own} the schema of a type that brings its own aggregate.

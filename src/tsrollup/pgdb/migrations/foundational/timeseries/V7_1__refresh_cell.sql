@@ -28,7 +28,12 @@ AS $$
     -- Volatile, for a snapshot newer than the claim. The log need not be looked at: its drain
     -- marks parent and child at once.
     SELECT coalesce(rollup_engine.bucket_align(p_rollup.bucket_width, range_agg(tstzrange(from_time, to_time))), '{}')
-    FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id AND tstzrange(from_time, to_time) && p_ranges
+    FROM (
+        SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id
+        UNION ALL
+        SELECT from_time, to_time FROM rollup_engine.unsettled_partitions(p_rollup.parent_id)
+    ) AS s
+    WHERE tstzrange(from_time, to_time) && p_ranges
 $$;
 COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config, tstzmultirange) IS 'Buckets of a rollup in the ranges that its parent cannot answer yet.';
 
@@ -146,6 +151,8 @@ DECLARE
     v_stored boolean;
     v_batch rollup_engine.batch;
 BEGIN
+    -- Its own statements are planned now, and know all partitions that the claim may rest on.
+    PERFORM rollup_engine.hear_invalidations();
     -- Nobody else writes here while the cell is locked: what is empty stays empty.
     EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
     INTO v_stored USING lower(v_hull), upper(v_hull);
@@ -225,7 +232,7 @@ BEGIN
     IF isempty(v_todo) OR v_todo IS NULL THEN
         v_batch.outcome := coalesce(v_batch.outcome, 'nothing');
     ELSIF rollup_engine.ensure_partitions(v_rollup, v_todo) THEN
-        -- Filled by a later transaction: whoever planned a read without them must still find the range stale.
+        -- Filled by a later transaction, so that who attaches another one need not wait for the batch.
         v_batch.outcome := 'prepared';
         v_todo := '{}';
     ELSE

@@ -107,6 +107,11 @@ DECLARE
     v_hint text;
     v_context text;
 BEGIN
+    IF rollup_engine.settle_partitions(p_rollup_id)
+        OR rollup_engine.settle_partitions((SELECT parent_id FROM silver.rollup_config WHERE id = p_rollup_id)) THEN
+        v_step.outcome := 'prepared';
+        RETURN v_step;
+    END IF;
     v_step.cell := rollup_engine.pick_cell(p_rollup_id, p_within, p_tried);
     IF v_step.cell IS NULL THEN
         RETURN v_step;
