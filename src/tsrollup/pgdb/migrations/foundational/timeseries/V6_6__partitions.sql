@@ -91,13 +91,10 @@ COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The pa
 CREATE TYPE rollup_engine.bell AS ();
 COMMENT ON TYPE rollup_engine.bell IS 'Locked by hear_invalidations, and by nothing for longer than a call.';
 
--- Not STRICT and without SET, so that it inlines.
 CREATE FUNCTION rollup_engine.hear_invalidations() RETURNS bigint
     LANGUAGE sql STABLE PARALLEL SAFE
-AS $$
-    -- A session listens when it gets a lock that it did not hold.
-    SELECT pg_catalog.pg_relation_size('rollup_engine.bell'::pg_catalog.regclass)
-$$;
+-- A session listens when it gets a lock that it did not hold. Parsed here, so that it inlines.
+RETURN pg_relation_size('rollup_engine.bell'::regclass);
 COMMENT ON FUNCTION rollup_engine.hear_invalidations() IS 'From here on the session plans with every partition that came by transactions which are visible to it and have ended.';
 
 CREATE FUNCTION rollup_engine.planned_partitions(p_rollup_id integer) RETURNS bigint
