@@ -78,9 +78,13 @@ AS $$
     SELECT r.target_table::text, p.problem IS NULL, p.problem, p.hint
     FROM silver.rollup_config AS r
     LEFT JOIN LATERAL rollup_engine.rollup_problems(r) AS p ON true
-    ORDER BY r.depth, r.id
+    UNION ALL
+    SELECT t.relation::text, true, w.problem, w.hint
+    FROM rollup_engine.retention AS t
+    JOIN pg_class AS c ON c.oid = t.relation
+    CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
 $$;
-COMMENT ON FUNCTION silver.validate_rollup_config() IS 'Checks every rollup: relations, query, rights, unique index, capture triggers. A row per problem with what to do, or one row that says the rollup is valid.';
+COMMENT ON FUNCTION silver.validate_rollup_config() IS 'Checks every rollup: relations, query, rights, unique index, capture triggers. A row per problem with what to do, or one row that says the rollup is valid; a problem of a valid one, or of a table with retention, is a warning.';
 
 -- The monitor ---------------------------------------------------------------------------------
 

@@ -41,6 +41,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.maintain_rollup(integer, text[], timestamptz),
     rollup_engine.retain_rollup(integer, timestamptz),
     rollup_engine.chunk_interval(regclass),
+    rollup_engine.keep_of(regclass),
     rollup_engine.clean_logs(timestamptz),
     rollup_engine.source_sets(),
     rollup_engine.source_retentions()

@@ -47,10 +47,12 @@ CREATE FUNCTION rollup_engine.time_columns(p_relation regclass) RETURNS name[]
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT array_agg(a.attname ORDER BY a.attnum)
-    FROM pg_attribute AS a
-    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
-        AND rollup_engine.base_type(a.atttypid) IN ('timestamptz', 'timestamp', 'date')
+    SELECT ARRAY(
+        SELECT a.attname
+        FROM pg_attribute AS a
+        WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+            AND rollup_engine.base_type(a.atttypid) IN ('timestamptz', 'timestamp', 'date')
+        ORDER BY a.attnum)
 $$;
 COMMENT ON FUNCTION rollup_engine.time_columns(regclass) IS 'Columns that can be the time column.';
 
@@ -79,7 +81,7 @@ BEGIN
             RETURN v_column;
         END IF;
         PERFORM rollup_engine.fail('TR001', format('time_column %I of %s is no timestamptz, timestamp or date', v_column, p_relation),
-            coalesce('its time columns are ' || array_to_string(v_candidates, ', '), 'it has no time column'));
+            coalesce('its time columns are ' || nullif(array_to_string(v_candidates, ', '), ''), 'it has no time column'));
     END IF;
     v_column := rollup_engine.partition_column(p_relation);
     IF v_column = ANY (v_candidates) THEN

@@ -15,9 +15,11 @@ CREATE TABLE rollup_engine.partition_set (
     control name NOT NULL,
     chunk_interval interval NOT NULL,
     is_source boolean NOT NULL,
+    is_named boolean NOT NULL DEFAULT false,
     partman_parent text
 );
 COMMENT ON TABLE rollup_engine.partition_set IS 'Partitioned tables that maintenance makes partitions for: every rollup table, and sources by partition_source.';
+COMMENT ON COLUMN rollup_engine.partition_set.is_named IS 'Whether somebody named the width: then sizing leaves it alone.';
 COMMENT ON COLUMN rollup_engine.partition_set.partman_parent IS 'Its key in pg_partman''s part_config; NULL when its partitions are native.';
 
 -- Finding pg_partman ----------------------------------------------------------------------

@@ -257,6 +257,7 @@ BEGIN
     v_source := rollup_engine.lock_source(r);
     r.source_id := v_source.id;
     r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
+    UPDATE rollup_engine.partition_set AS s SET is_named = create_rollup_table.chunk_interval IS NOT NULL WHERE s.relation = r.target_table;
     -- From the top, as writers lock.
     FOR v_member IN SELECT rollup_engine.source_tree(v_source.relation) LOOP
         PERFORM rollup_engine.add_triggers(v_source, v_member);

@@ -82,6 +82,7 @@ BEGIN
         PERFORM rollup_engine.ensure_archive_schema(v_relation);
     END IF;
     PERFORM rollup_engine.write_retention(v_relation, keep, coalesce(archive, false));
+    PERFORM rollup_engine.fit_partitions_to_keep(v_relation);
 END
 $$;
 COMMENT ON FUNCTION silver.set_retention(text, interval, boolean) IS

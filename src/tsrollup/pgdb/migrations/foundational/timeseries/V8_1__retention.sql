@@ -262,7 +262,8 @@ DECLARE
     v_straddling timestamptz;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    v_border := rollup_engine.due_border(p_retention, rollup_engine.unabsorbed_from(p_retention.relation, p_now), p_now);
+    v_border := rollup_engine.due_border(p_retention, rollup_engine.unabsorbed_from(p_retention.relation, p_now),
+        least(p_now, rollup_engine.strays_from(p_retention.relation) + p_retention.keep));
     IF v_border IS NULL OR EXISTS (
         SELECT FROM rollup_engine.tracked_sources(p_retention.relation) AS s WHERE NOT rollup_engine.try_lock_source(s.id))
     THEN

@@ -179,6 +179,26 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.staying_rows(rollup_engine.partition_set) IS 'Which rows of a default partition have to stay there, and why; NULL when there are none.';
 
+-- What is sealed before they have partitions would never be dropped.
+CREATE FUNCTION rollup_engine.strays_from(p_relation regclass) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET row_security = off
+AS $$
+DECLARE
+    v_set rollup_engine.partition_set;
+    v_from timestamptz;
+BEGIN
+    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_relation AND is_source;
+    IF rollup_engine.stray_rows(v_set) IS NOT NULL AND rollup_engine.move_obstacle(p_relation) IS NULL THEN
+        EXECUTE format('SELECT min(%I) FROM %s', v_set.control, rollup_engine.stray_rows(v_set)) INTO v_from;
+    END IF;
+    RETURN coalesce(v_from, 'infinity');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.strays_from(regclass) IS 'The first time in a default partition that maintenance will still give a partition of its own.';
+
 CREATE FUNCTION rollup_engine.uncovered_in_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -189,7 +209,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered_in_source(rollup_engine.partition_set, tstzmultirange) IS 'The part of the ranges that no partition of a source but the default one holds.';
 
-CREATE FUNCTION rollup_engine.cover_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS integer
+CREATE FUNCTION rollup_engine.cover_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange, p_until timestamptz DEFAULT 'infinity') RETURNS integer
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -209,6 +229,7 @@ BEGIN
             tstzmultirange(tstzrange(chunk, rollup_engine.bucket_next(p_set.chunk_interval, chunk)))))
         FROM rollup_engine.buckets_in(p_set.chunk_interval, rollup_engine.bucket_align(p_set.chunk_interval, v_missing)) AS chunk
     LOOP
+        EXIT WHEN clock_timestamp() > p_until;
         BEGIN
             v_added := v_added + (rollup_engine.add_source_partition(p_set, lower(v_range), upper(v_range)) IS NOT NULL)::integer;
         EXCEPTION WHEN integrity_constraint_violation THEN
@@ -220,7 +241,7 @@ BEGIN
     RETURN v_added;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.cover_source(rollup_engine.partition_set, tstzmultirange) IS 'Makes the partitions that the ranges need, on the grid of the set, between those that exist.';
+COMMENT ON FUNCTION rollup_engine.cover_source(rollup_engine.partition_set, tstzmultirange, timestamptz) IS 'Makes the partitions that the ranges need, on the grid of the set, between those that exist, as far as the time allows; returns how many.';
 
 CREATE FUNCTION rollup_engine.premake_source_partitions(p_set rollup_engine.partition_set, p_now timestamptz DEFAULT now()) RETURNS bigint
     LANGUAGE plpgsql
@@ -236,7 +257,8 @@ BEGIN
     IF rollup_engine.staying_rows(p_set) IS NOT NULL THEN
         v_by_partman := false;  -- it gives up at the first partition that they are in the way of
     ELSE
-        PERFORM rollup_engine.cover_source(p_set, rollup_engine.stray_ranges(p_set, 10));
+        -- The default partition is locked until the end.
+        PERFORM rollup_engine.cover_source(p_set, rollup_engine.stray_ranges(p_set, 100), clock_timestamp() + interval '3 seconds');
     END IF;
     PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_now,
         p_now + CASE WHEN v_by_partman THEN '0' ELSE 3 * p_set.chunk_interval END, '[]')));

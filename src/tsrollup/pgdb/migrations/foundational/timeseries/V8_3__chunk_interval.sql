@@ -128,8 +128,9 @@ DECLARE
     v_set rollup_engine.partition_set;
 BEGIN
     PERFORM rollup_engine.check_isolation();
+    -- As they are written: a month is no 30 days.
     UPDATE rollup_engine.partition_set SET chunk_interval = p_chunk
-    WHERE relation = p_relation AND chunk_interval <> p_chunk
+    WHERE relation = p_relation AND chunk_interval::text <> p_chunk::text
     RETURNING * INTO v_set;
     IF NOT FOUND THEN
         RETURN;
@@ -149,13 +150,13 @@ CREATE FUNCTION rollup_engine.follow_chunk_interval() RETURNS trigger
 AS $$
 BEGIN
     PERFORM rollup_engine.change_chunk_interval(NEW.target_table, NEW.chunk_interval);
+    UPDATE rollup_engine.partition_set SET is_named = true WHERE relation = NEW.target_table;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.follow_chunk_interval() IS 'Has partitions to come follow a rollup''s chunk_interval.';
+COMMENT ON FUNCTION rollup_engine.follow_chunk_interval() IS 'Has partitions to come follow a rollup''s chunk_interval, which somebody named.';
 
 CREATE TRIGGER follow_chunk_interval AFTER UPDATE OF chunk_interval ON silver.rollup_config
-    FOR EACH ROW WHEN (OLD.chunk_interval IS DISTINCT FROM NEW.chunk_interval)
-    EXECUTE FUNCTION rollup_engine.follow_chunk_interval();
+    FOR EACH ROW EXECUTE FUNCTION rollup_engine.follow_chunk_interval();
 
 RESET ROLE;

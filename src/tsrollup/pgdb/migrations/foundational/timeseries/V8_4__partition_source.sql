@@ -52,6 +52,7 @@ DECLARE
     v_relation constant regclass := rollup_engine.find_relation(table_name, 'raw');
     v_column name;
     v_set rollup_engine.partition_set;
+    v_chunk interval;
     v_staying text;
 BEGIN
     PERFORM rollup_engine.check_isolation();
@@ -60,15 +61,18 @@ BEGIN
             'a name without a schema is looked up in raw; create the table first, or check the spelling');
     END IF;
     v_column := rollup_engine.check_partitionable(v_relation);
-    PERFORM rollup_engine.check_chunk(chunk_interval);
+    v_chunk := coalesce(chunk_interval, rollup_engine.chunk_interval(v_relation), rollup_engine.configured_chunk(v_relation, '1 day'));
+    PERFORM rollup_engine.check_chunk(v_chunk);
     IF (SELECT rollup_engine.base_type(atttypid) = 'date'::regtype FROM pg_attribute WHERE attrelid = v_relation AND attname = v_column)
-        AND rollup_engine.bucket_next(chunk_interval, '2000-01-03 00:00:00+00') - '2000-01-03 00:00:00+00' < interval '24 hours'
+        AND rollup_engine.bucket_next(v_chunk, '2000-01-03 00:00:00+00') - '2000-01-03 00:00:00+00' < interval '24 hours'
     THEN
-        PERFORM rollup_engine.fail('TR001', format('partitions of %s cannot divide the days of %I', chunk_interval, v_column), 'use a day or more');
+        PERFORM rollup_engine.fail('TR001', format('partitions of %s cannot divide the days of %I', v_chunk, v_column), 'use a day or more');
     END IF;
-    v_set := rollup_engine.register_partition_set(v_relation, v_column, rollup_engine.configured_chunk(v_relation, chunk_interval), true);
-    PERFORM rollup_engine.change_chunk_interval(v_relation, chunk_interval);
-    v_set.chunk_interval := chunk_interval;
+    v_set := rollup_engine.register_partition_set(v_relation, v_column, rollup_engine.configured_chunk(v_relation, v_chunk), true);
+    UPDATE rollup_engine.partition_set SET is_named = partition_source.chunk_interval IS NOT NULL WHERE relation = v_relation;
+    PERFORM rollup_engine.change_chunk_interval(v_relation, v_chunk);
+    PERFORM rollup_engine.fit_partitions_to_keep(v_relation);
+    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = v_relation;
     PERFORM rollup_engine.ensure_default_partition(v_relation);
     PERFORM rollup_engine.premake_source_partitions(v_set);
     v_staying := rollup_engine.staying_rows(v_set);
@@ -78,6 +82,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.partition_source(text, interval) IS
-'Has maintenance make the partitions of one of your own tables, through pg_partman where it is there: ahead of time, and for late rows, which wait in a default partition (and stay there where a foreign key, a trigger or a publication would take a row that is moved for one that is deleted). A set that pg_partman has already is taken over; its retention is switched off in favour of set_retention. Called again, it changes the width of partitions to come.';
+'Has maintenance make the partitions of one of your own tables, through pg_partman where it is there: ahead of time, and for late rows, which wait in a default partition (and stay there where a foreign key, a trigger or a publication would take a row that is moved for one that is deleted). A set that pg_partman has already is taken over; its retention is switched off in favour of set_retention. Called again, it changes the width of partitions to come. A width that is named stays, though never beyond a tenth of what set_retention keeps; with NULL, maintenance sizes partitions by the data.';
 
 RESET ROLE;

@@ -12,34 +12,35 @@ CREATE FUNCTION rollup_engine.statistics_extent(p_partition regclass, p_column n
     SET timezone = 'UTC'
 AS $$
 DECLARE
-    v_bounds timestamptz[];
+    v_extent tstzrange;
 BEGIN
-    SELECT s.histogram_bounds::text::timestamptz[] INTO v_bounds
+    SELECT (SELECT tstzrange(min(bound), max(bound), '[]') FROM unnest(s.histogram_bounds::text::timestamptz[]) AS bound WHERE isfinite(bound))
+    INTO v_extent
     FROM pg_stats AS s
     JOIN pg_class AS c ON c.oid = p_partition AND c.relname = s.tablename
     JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = s.schemaname
     WHERE s.attname = p_column;
-    RETURN tstzrange(v_bounds[1], v_bounds[array_upper(v_bounds, 1)], '[]');
+    RETURN v_extent;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.statistics_extent(regclass, name) IS 'First and last time in a partition, as ANALYZE found them; NULL before it ran.';
+COMMENT ON FUNCTION rollup_engine.statistics_extent(regclass, name) IS 'First and last finite time in a partition, as ANALYZE found them; NULL before it ran.';
 
 CREATE FUNCTION rollup_engine.bytes_per_second(p_relation regclass, p_column name) RETURNS double precision
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Of the newest ten partitions that hold enough to tell.
-    SELECT sum(pg_total_relation_size(member)) / sum(extract(epoch FROM upper(extent) - lower(extent)))
+    -- Of the newest ten ranges whose partitions hold enough to tell; there may be several to a range.
+    SELECT sum(bytes) / sum(seconds)
     FROM (
-        SELECT m.member
+        SELECT sum(pg_total_relation_size(m.member)) AS bytes, extract(epoch FROM max(upper(e.extent)) - min(lower(e.extent))) AS seconds
         FROM rollup_engine.source_members(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r' AND c.reltuples >= 1000
-        WHERE isfinite(m.from_time)
+        CROSS JOIN LATERAL rollup_engine.statistics_extent(m.member, p_column) AS e (extent)
+        WHERE isfinite(m.from_time) AND upper(e.extent) > lower(e.extent)
+        GROUP BY m.from_time, m.to_time
         ORDER BY m.from_time DESC
         LIMIT 10
     ) AS newest
-    CROSS JOIN LATERAL rollup_engine.statistics_extent(member, p_column) AS e (extent)
-    WHERE upper(extent) > lower(extent)
 $$;
 COMMENT ON FUNCTION rollup_engine.bytes_per_second(regclass, name) IS 'How fast a partitioned table grows, indexes included; NULL when statistics cannot tell.';
 
@@ -53,15 +54,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.round_chunk_interval(double precision) IS 'The widest usual length of time that fits.';
 
+CREATE FUNCTION rollup_engine.least_chunk_interval(p_set rollup_engine.partition_set, p_width interval) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT greatest(p_width,
+        (SELECT r.bucket_width FROM silver.rollup_config AS r WHERE r.target_table = p_set.relation),
+        (SELECT interval '1 day' FROM pg_attribute AS a
+            WHERE a.attrelid = p_set.relation AND a.attname = p_set.control AND rollup_engine.base_type(a.atttypid) = 'date'::regtype))
+$$;
+COMMENT ON FUNCTION rollup_engine.least_chunk_interval(rollup_engine.partition_set, interval) IS 'The width, or the narrowest that the buckets of a rollup, or the days of a date, allow.';
+
 CREATE FUNCTION rollup_engine.best_chunk_interval(p_set rollup_engine.partition_set, p_target_bytes bigint) RETURNS interval
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT greatest(
-        rollup_engine.round_chunk_interval(p_target_bytes / growth.rate),
-        (SELECT r.bucket_width FROM silver.rollup_config AS r WHERE r.target_table = p_set.relation),
-        (SELECT interval '1 day' FROM pg_attribute AS a
-            WHERE a.attrelid = p_set.relation AND a.attname = p_set.control AND rollup_engine.base_type(a.atttypid) = 'date'::regtype))
+    SELECT rollup_engine.least_chunk_interval(p_set, rollup_engine.round_chunk_interval(p_target_bytes / growth.rate))
     FROM (SELECT rollup_engine.bytes_per_second(p_set.relation, p_set.control) AS rate OFFSET 0) AS growth
     WHERE growth.rate > 0
 $$;
@@ -109,11 +117,11 @@ BEGIN
     v_set.relation := rollup_engine.find_partitioned(table_name);
     v_set.control := rollup_engine.partition_column(v_set.relation);
     v_set.chunk_interval := rollup_engine.chunk_interval(v_set.relation);
-    RETURN coalesce(rollup_engine.best_chunk_interval(v_set, target_bytes), v_set.chunk_interval);
+    RETURN rollup_engine.fit_to_keep(v_set, coalesce(rollup_engine.best_chunk_interval(v_set, target_bytes), v_set.chunk_interval));
 END
 $$;
 COMMENT ON FUNCTION silver.optimize_chunk_interval(text, bigint) IS
-'Width that gives the partitions of a table or rollup about target_bytes, indexes included, by the sizes and statistics of its newest ones; the present width while those cannot tell. Changes nothing: maintain_timeseries_tables applies it to partitions to come.';
+'Width that gives the partitions of a table or rollup about target_bytes, indexes included, by the sizes and statistics of its newest ones; the present width while those cannot tell. Never beyond a tenth of what set_retention keeps. Changes nothing: maintain_timeseries_tables applies it to partitions to come where nobody named a width.';
 
 -- The steps -----------------------------------------------------------------------------------
 
@@ -122,21 +130,21 @@ CREATE FUNCTION rollup_engine.apply_chunk_interval(p_set rollup_engine.partition
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_best constant interval := rollup_engine.best_chunk_interval(p_set, 268435456);
+    v_best interval := rollup_engine.best_chunk_interval(p_set, 268435456);
 BEGIN
     -- Small differences are not worth partitions of many widths.
-    IF v_best IS NULL OR v_best BETWEEN p_set.chunk_interval / 3 AND p_set.chunk_interval * 3 THEN
+    IF p_set.is_named OR v_best IS NULL OR v_best BETWEEN p_set.chunk_interval / 3 AND p_set.chunk_interval * 3 THEN
+        v_best := p_set.chunk_interval;
+    END IF;
+    v_best := rollup_engine.fit_to_keep(p_set, v_best);
+    IF v_best = p_set.chunk_interval THEN
         RETURN NULL;
     END IF;
-    IF p_set.is_source THEN
-        PERFORM rollup_engine.change_chunk_interval(p_set.relation, v_best, p_now);
-    ELSE
-        UPDATE silver.rollup_config SET chunk_interval = v_best WHERE target_table = p_set.relation;
-    END IF;
+    PERFORM rollup_engine.set_chunk_interval(p_set, v_best, p_now);
     RETURN format('partitions to come: %s instead of %s', v_best, p_set.chunk_interval);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.apply_chunk_interval(rollup_engine.partition_set, timestamptz) IS 'Has partitions to come be of the best width, when that is far from the present one.';
+COMMENT ON FUNCTION rollup_engine.apply_chunk_interval(rollup_engine.partition_set, timestamptz) IS 'Has partitions to come be of the best width, when that is far from the present one, and nobody named that or its table is not kept for long enough.';
 
 CREATE FUNCTION rollup_engine.premake(p_set rollup_engine.partition_set, p_now timestamptz) RETURNS text
     LANGUAGE plpgsql

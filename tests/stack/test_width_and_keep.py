@@ -1,0 +1,196 @@
+"""The width of partitions: what was named stays, and none is wider than a tenth of what is kept."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from rollup_checks import assert_settled, refresh_everything
+
+pytestmark = pytest.mark.partman
+
+NOW = datetime.now(UTC)
+DAY = timedelta(days=1)
+
+
+@pytest.fixture
+def source(db: psycopg.Connection) -> psycopg.Connection:
+    """raw.readings: 60 days that a year-wide partition would have room for; notices are kept."""
+    db.execute("CREATE TABLE raw.readings (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
+    db.execute(
+        "CREATE FUNCTION raw.fill(days int = 60) RETURNS void LANGUAGE sql AS $$"
+        " INSERT INTO raw.readings SELECT now() - i * make_interval(days => days) / 20000, i"
+        " FROM generate_series(0, 19999) AS i $$"
+    )
+    return db
+
+
+def notices(db: psycopg.Connection[Any]) -> list[str]:
+    heard: list[str] = []
+    db.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+    return heard
+
+
+def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> dict[str, str]:
+    rows = db.execute(
+        "SELECT target, action, detail FROM rollup_engine.maintain(NULL, %s)", [now]
+    ).fetchall()
+    assert not [row for row in rows if row[1] == "failed"], rows
+    return {action: detail for target, action, detail in rows if target == "raw.readings"}
+
+
+def width(db: psycopg.Connection[Any], table: str = "raw.readings") -> timedelta:
+    row = db.execute("SELECT rollup_engine.chunk_interval(%s)", [table]).fetchone()
+    assert row
+    return timedelta(seconds=row[0].total_seconds())
+
+
+def first_time(db: psycopg.Connection[Any]) -> datetime:
+    row = db.execute("SELECT min(ts) FROM raw.readings").fetchone()
+    assert row
+    return datetime.fromisoformat(str(row[0]))
+
+
+def test_a_width_that_somebody_named_stays(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.partition_source('readings', '1 day')")
+    source.execute("SELECT raw.fill(9)")
+    for _ in range(3):  # rows get partitions, these get statistics
+        assert "resized" not in maintain(source)
+    assert width(source) == DAY
+    source.execute("SELECT silver.partition_source('readings', NULL)")
+    assert width(source) == DAY, "until maintenance sizes it"
+    assert "instead of 1 day" in maintain(source)["resized"]
+    assert width(source) > DAY
+    source.execute("SELECT silver.partition_source('readings', '2 days')")
+    assert "resized" not in maintain(source)
+    assert width(source) == 2 * DAY
+
+
+def test_a_width_that_was_named_for_a_rollup_stays(source: psycopg.Connection) -> None:
+    for name, chunk in (("named", "'1 day'"), ("sized", "NULL"), ("changed", "NULL")):
+        source.execute(
+            "SELECT silver.create_rollup_table('readings', 'silver', %s, '1 minute',"
+            f" chunk_interval => {chunk})".encode(),
+            [name],
+        )
+    source.execute("SELECT silver.partition_source('readings', '1 day')")
+    source.execute("SELECT raw.fill(9)")
+    source.execute(
+        "UPDATE silver.rollup_config SET chunk_interval = '1 day'"
+        " WHERE target_table = 'silver.changed'::regclass"
+    )
+    for _ in range(2):
+        maintain(source)
+        refresh_everything(source)
+    maintain(source)
+    assert width(source, "silver.named") == width(source, "silver.changed") == DAY
+    assert width(source, "silver.sized") > DAY
+    assert_settled(source, "named", "sized", "changed")
+
+
+def test_what_was_to_be_gone_after_30_days_is_gone_after_33(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.partition_source('readings', '1 day')")
+    source.execute("SELECT raw.fill()")
+    source.execute(
+        "SELECT silver.create_rollup_table('readings', 'silver', 'readings_1d', '1 day')"
+    )
+    source.execute("SELECT silver.set_retention('readings', '30 days')")
+    for _ in range(20):
+        refresh_everything(source)
+        if "dropped" not in maintain(source) and first_time(source) > NOW - timedelta(days=33):
+            break
+    assert NOW - timedelta(days=33) < first_time(source) < NOW - timedelta(days=29)
+    count = source.execute("SELECT sum(row_count) FROM gold.readings_1d").fetchone()
+    assert count == (20000,), "what is gone was absorbed"
+
+
+@pytest.mark.parametrize("order", ["keep first", "width first"])
+@pytest.mark.parametrize("named", ["1 year", None])
+def test_no_partition_to_come_is_wider_than_a_tenth_of_what_is_kept(
+    source: psycopg.Connection, order: str, named: str | None
+) -> None:
+    calls = [
+        ("SELECT silver.partition_source('readings', %s)", named),
+        ("SELECT silver.set_retention('readings', %s)", "30 days"),
+    ]
+    heard = notices(source)
+    for call, argument in calls if order == "width first" else reversed(calls):
+        source.execute(call.encode(), [argument])
+    source.execute("SELECT raw.fill()")
+    maintain(source)
+    maintain(source)
+    assert width(source) <= 3 * DAY
+    best = source.execute("SELECT silver.optimize_chunk_interval('readings')").fetchone()
+    assert best
+    assert best[0] <= 3 * DAY
+    if named:
+        assert "partitions of raw.readings to come are 2 days wide instead of 1 year" in heard[0]
+
+
+def test_partitions_that_are_too_wide_for_the_keep_are_named(source: psycopg.Connection) -> None:
+    source.execute(
+        "CREATE TABLE raw.y25 PARTITION OF raw.readings"
+        " FOR VALUES FROM ('2025-01-01 00:00+00') TO ('2026-01-01 00:00+00');"
+        "CREATE TABLE raw.y26 PARTITION OF raw.readings"
+        " FOR VALUES FROM ('2026-01-01 00:00+00') TO (MAXVALUE)"
+    )
+    heard = notices(source)
+    source.execute("SELECT silver.set_retention('readings', '30 days')")
+    warnings = source.execute(
+        "SELECT problem, is_valid FROM silver.validate_rollup_config()"
+        " WHERE target = 'raw.readings'"
+    ).fetchall()
+    assert [(problem, True) for problem in heard] == warnings
+    assert "up to 365 days wide, so rows stay that much longer than 30 days" in heard[0]
+    assert "raw.y25, goes after 2026-01-31 00:00:00+00" in heard[0]
+    assert heard[1] == "raw.y26 has no end, and is never dropped"
+
+
+def test_statistics_with_infinities_and_open_partitions_size_all_the_same(
+    source: psycopg.Connection,
+) -> None:
+    source.execute(
+        "CREATE TABLE raw.old PARTITION OF raw.readings"
+        " FOR VALUES FROM (MINVALUE) TO ('2020-01-01 00:00+00');"
+        "CREATE TABLE raw.new PARTITION OF raw.readings"
+        " FOR VALUES FROM ('2020-01-01 00:00+00') TO (MAXVALUE);"
+        "SELECT raw.fill();"
+        "INSERT INTO raw.readings VALUES ('infinity', 1), ('-infinity', 2)"
+    )
+    source.execute(
+        "SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')"
+    )
+    source.execute("SELECT silver.partition_source('readings', NULL)")
+    maintain(source)
+    maintain(source)
+    source.execute("SELECT silver.set_retention('readings', '1 day')")
+    refresh_everything(source)
+    maintain(source)
+    maintain(source)
+    assert_settled(source, "readings_1h")
+
+
+def test_tables_without_a_time_column_are_refused_before_anything_is_changed(
+    db: psycopg.Connection,
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.numbered (n bigint NOT NULL, v int) PARTITION BY RANGE (n);"
+        "CREATE TABLE raw.numbered_0 PARTITION OF raw.numbered FOR VALUES FROM (0) TO (10);"
+        "CREATE TABLE raw.lettered (k text NOT NULL) PARTITION BY RANGE (k)"
+    )
+    for table in ("numbered", "lettered"):
+        for call in ("partition_source", "set_retention"):
+            with pytest.raises(psycopg.Error, match="not partitioned by ranges of a time") as e:
+                db.execute(f"SELECT silver.{call}('{table}', '1 day')".encode())
+            assert e.value.sqlstate == "TR004"
+    names = db.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits JOIN pg_class AS c"
+        " ON c.oid = inhrelid AND c.relkind = 'r' AND c.relnamespace = 'raw'::regnamespace"
+    )
+    assert names.fetchall() == [("raw.numbered_0",)]
+    left = db.execute("SELECT count(*) FROM rollup_engine.partition_set").fetchone()
+    assert left == (0,)
+    with pytest.raises(psycopg.Error, match="0 time columns") as e:
+        db.execute("SELECT silver.create_rollup_table('lettered', 'silver', 'l', '1 hour')")
+    assert e.value.sqlstate == "TR001"
