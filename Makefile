@@ -9,7 +9,7 @@ MINUTES ?= 5
 export TSROLLUP_OPEN_FOLDERS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test storm flyway lint format types bench docs clean
+.PHONY: help setup demo test storm model flyway lint format types bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: $(STAMP) ## run every test on every PostgreSQL found here
 
 storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
 	TSROLLUP_STORM_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s --server embedded tests/concurrency/test_storm.py
+
+model: $(STAMP) ## a random user and all that one can do, for MINUTES=5 minutes on each server
+	TSROLLUP_MODEL_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s tests/model
 
 flyway: ## fetch a real Flyway for the tests to compare with (needs a JDK and Maven)
 	tests/flyway/fetch_flyway.sh

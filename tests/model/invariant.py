@@ -1,0 +1,166 @@
+"""What must hold after every step, in every snapshot that somebody has."""
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psycopg
+
+from model.reference import Binding, Spec, difference_query
+from model.script import BlockedError, FaultError, Row, Session
+from model.world import Table, World
+
+
+@dataclass
+class Sealed:
+    """What was seen of a rollup's sealed time: it stays as it is."""
+
+    border: str = "-infinity"
+    rows: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Invariant:
+    """Gold equals the GROUP BY over raw, or the rollup says that it is invalid."""
+
+    world: World
+    sealed: dict[int, Sealed] = field(default_factory=dict)
+
+    def check(self) -> None:
+        for session in [self.world.observer, *self.world.sessions.values()]:
+            observing = session is self.world.observer
+            if not observing and not (session.in_transaction and session.comparable):
+                continue
+            with suppress(BlockedError), session.connection.transaction(force_rollback=True):
+                if observing:
+                    session.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                self._check_rollups(session)
+
+    def settled(self) -> None:
+        """After everything was refreshed: nothing is stale that is not invalid."""
+        observer = self.world.observer
+        for number, (name, _) in self.world.rollups(observer).items():
+            ((left,),) = observer.look("SELECT rollup_engine.stale_set(%s)::text", [number])
+            if left != "{}" and self._health(observer)[name.split(".")[-1]][0] != "invalid":
+                raise self._fault(observer, number, "it never settles", [(left,)])
+        self.check()
+
+    def _check_rollups(self, session: Session) -> None:
+        health = self._health(session)
+        roots = {t.oid: t for t in self.world.root_tables(session)}
+        for number, names in self.world.rollups(session).items():
+            spec = self.world.specs[number]
+            state, since = health.get(names[0].split(".")[-1], ("missing", None))
+            self.world.count(f"health {state}")
+            since = since or "-infinity"
+            if not self.world.late and spec.root in roots:
+                for relation, stored in self._relations(session, number, names):
+                    rows = self._differences(
+                        session,
+                        spec,
+                        roots[spec.root],
+                        relation,
+                        stored,
+                        self._since(session, number, since),
+                    )
+                    self.world.count("compared")
+                    if rows and state != "invalid":
+                        raise self._fault(
+                            session, number, "the table differs" if stored else "gold differs", rows
+                        )
+            if session is self.world.observer:
+                self._check_sealed(session, number, names[0], since)
+
+    def _relations(
+        self, session: Session, number: int, names: tuple[str, str]
+    ) -> list[tuple[str, bool]]:
+        ((fresh,),) = session.look("SELECT isempty(rollup_engine.stale_set(%s))", [number])
+        return [(names[1], False), *([(names[0], True)] if fresh else [])]
+
+    def _since(self, session: Session, number: int, since: str) -> str:
+        """The moment after a seal its buckets can still be compared: raw goes in a later run."""
+        if session is self.world.observer and number in self.sealed:
+            return self.sealed[number].border
+        return since
+
+    def _differences(
+        self, session: Session, spec: Spec, root: Table, relation: str, stored: bool, since: str
+    ) -> list[Row]:
+        """By the columns as they were numbered, or, should one be gone, by their names."""
+        found: list[Row] = []
+        for binding in _bindings(spec, root):
+            query = difference_query(spec, binding, root.name, relation, stored, since)
+            try:
+                with session.connection.transaction(force_rollback=True):
+                    found = session.look(query.replace("%", "%%"), [])
+            except psycopg.Error as error:
+                found = [(f"ERROR {error.sqlstate}", str(error).splitlines()[0])]
+            if not found:
+                return []
+        return found or [("no column of the source stands for what it was made of",)]
+
+    def _check_sealed(self, session: Session, number: int, table: str, since: str) -> None:
+        seen = self.sealed.setdefault(number, Sealed())
+        ((border, kept),) = session.look(
+            "SELECT coalesce(sealed_before, '-infinity')::text, retention IS NULL"
+            " FROM silver.rollup_config WHERE id = %s",
+            [number],
+        )
+        spec = self.world.specs[number]
+        columns = ", ".join(
+            [
+                "bucket",
+                "row_count",
+                *(f'"{d.name}"' for d in spec.dimensions),
+                *(f'"{c.name}_{a}"' for c, a in spec.metrics if a != "avg"),
+            ]
+        )
+        if border != "-infinity":
+            rows: dict[str, str] = dict(
+                session.look(
+                    f"SELECT (bucket, {_keys(spec)})::text, row({columns})::text FROM {table}"
+                    " WHERE bucket < %s",
+                    [border],
+                )
+            )
+            for key, row in seen.rows.items():
+                if (key in rows and rows[key] != row) or (key not in rows and kept):
+                    raise self._fault(
+                        session, number, "a sealed row changed", [(row, rows.get(key))]
+                    )
+            if border == seen.border and not set(rows) <= set(seen.rows):
+                raise self._fault(session, number, "a sealed row came", [*rows.items()])
+            seen.rows = rows
+        seen.border = border if since == "-infinity" else max(border, since)
+
+    def _health(self, session: Session) -> dict[str, tuple[str, str | None]]:
+        try:
+            rows = session.look(
+                "SELECT target_table, health, exact_since::text"
+                " FROM silver.timeseries_operations_monitor"
+            )
+        except psycopg.Error as error:
+            raise self.world.script.fault("the monitor fails", str(error)) from None
+        return {row[0].split(".")[-1].strip('"'): (row[1], row[2]) for row in rows}
+
+    def _fault(self, session: Session, number: int, what: str, rows: list[Row]) -> FaultError:
+        spec = self.world.specs[number]
+        text = f"{spec.name}, read by session {session.name}"
+        text += "".join(f"\n{tuple(map(str, row))}" for row in rows[:5])
+        verdict = session.look(
+            "SELECT problem, hint FROM silver.validate_rollup_config() WHERE NOT is_valid"
+        )
+        return self.world.script.fault(what, f"{text}\nvalidate says {verdict or 'valid'}")
+
+
+def _bindings(spec: Spec, root: Table) -> list[Binding]:
+    by_number = root.live
+    by_name = {c.number: live for c in spec.columns if (live := root.column(c.name)) is not None}
+    wanted = {c.number for c in spec.columns}
+    found = [b for b in (by_number, by_name) if wanted <= b.keys()]
+    return (
+        found[:1] if len(found) == 2 and all(found[0][n] == found[1][n] for n in wanted) else found
+    )
+
+
+def _keys(spec: Spec) -> str:
+    return ", ".join(["1", *(f'"{d.name}"' for d in spec.dimensions)])

@@ -1,0 +1,314 @@
+"""The public API: rollups made, changed, refreshed, kept up, dropped."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from model.reference import FLOATS, NUMBERS, Column, Spec, Width
+from model.script import Row, Session
+from model.world import WITHOUT, Choices, Operation, Table, World
+
+# Errors that the documentation speaks of, and a call inside a transaction block.
+OURS = ("TR", "25001", "2D000")
+WIDTHS = [
+    Width("1 second"),
+    Width("1 minute"),
+    Width("90 minutes"),
+    Width("1 hour"),
+    Width("6 hours"),
+    Width("1 day"),
+    Width("7 days"),
+    Width("30 days"),
+    Width("720 hours"),
+    Width("90 days"),
+    Width("1 month", 1),
+    Width("3 months", 3),
+    Width("1 year", 12),
+    Width("1 day 12 hours"),
+]
+WIDTHS = [w for w in WIDTHS if w.text not in WITHOUT]
+AS_OF = ["", "'infinity'", "'2026-03-02 12:00+00'", "'2026-06-01 00:00+00'"]
+
+
+def create(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    if len(world.rollups(session)) >= 5:
+        return
+    root = choices.pick(world.root_tables(session))
+    if not root.column("ts"):
+        return
+    columns = {c.name: Column(n, c.name) for n, c in root.columns}
+    dimensions = choices.some([x for x in ("device", "site", "note", "owner") if x in columns])
+    metrics = _metrics(root, dimensions, choices)
+    arguments = [f"'{root.name}'", "'silver'"]
+    _create(
+        world,
+        session,
+        choices,
+        arguments,
+        metrics,
+        Spec(
+            world.new_name("roll_"),
+            root.oid,
+            root.name,
+            columns["ts"],
+            choices.pick(WIDTHS),
+            tuple(columns[d] for d in dimensions),
+            tuple((columns[c], a) for c, names in metrics.items() for a in names),
+        ),
+    )
+
+
+def create_child(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    rollups = world.rollups(session)
+    if not rollups or len(rollups) >= 5:
+        return
+    number = choices.pick(list(rollups))
+    parent = world.specs[number]
+    metrics: dict[str, list[str]] = {}
+    for column, aggregate in choices.some(parent.metrics, 1):
+        metrics.setdefault(column.name, []).append(aggregate)
+    named = {c.name: c for c, _ in parent.metrics}
+    _create(
+        world,
+        session,
+        choices,
+        [f"'{rollups[number][0]}'", "'silver'"],
+        metrics,
+        Spec(
+            world.new_name("roll_"),
+            parent.root,
+            parent.root_name,
+            parent.time,
+            choices.pick(WIDTHS),
+            tuple(choices.some(parent.dimensions)),
+            tuple((named[c], a) for c, names in metrics.items() for a in names),
+            number,
+        ),
+    )
+
+
+def drop(world: World, choices: Choices) -> None:
+    _on_rollup(world, choices, "SELECT silver.drop_rollup({})")
+
+
+def add_metric(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    rollups = world.rollups(session)
+    number = choices.pick(list(rollups)) if rollups else None
+    spec = world.specs[number] if number is not None else None
+    root = next((t for t in world.root_tables(session) if spec and t.oid == spec.root), None)
+    if number is None or spec is None or root is None or spec.parent is not None:
+        return
+    columns = {c.name: Column(n, c.name) for n, c in root.columns}
+    column, names = choices.pick(
+        list(_metrics(root, [d.name for d in spec.dimensions], choices).items())
+    )
+    if any(c.name == column and c != columns[column] for c in spec.columns):
+        return
+    metrics = json.dumps({column: names})
+    added = tuple((columns[column], a) for a in names)
+    done = engine(
+        world,
+        session,
+        f"SELECT silver.add_rollup_metric('{rollups[number][0]}', '{metrics}'),"
+        f" '{rollups[number][0]}'::regclass::oid::bigint",
+    )
+    if done:
+        more = tuple(m for m in added if m not in spec.metrics)
+        world.register(session, done[0][1], replace(spec, metrics=spec.metrics + more))
+
+
+def pause(world: World, choices: Choices) -> None:
+    how = choices.pick(["pause_rollup", "resume_rollup", "reset_rollup_retry"])
+    _on_rollup(world, choices, f"SELECT silver.{how}({{}})")
+
+
+def alter(world: World, choices: Choices) -> None:
+    if not world.observer.look("SELECT to_regproc('silver.alter_rollup') IS NOT NULL")[0][0]:
+        return
+    change = choices.pick(
+        ["settle_delay => '3 hours'", "processing_window => '1 day'", "chunk_interval => '1 year'"]
+    )
+    _on_rollup(world, choices, f"SELECT silver.alter_rollup({{}}, {change})")
+
+
+def mark_stale(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    names = [t.name for t in world.root_tables(session)]
+    names += [r[0] for r in world.rollups(session).values()]
+    engine(
+        world,
+        session,
+        f"SELECT silver.mark_stale('{choices.pick(names)}', {_bounds(choices)})",
+    )
+
+
+def refresh(world: World, choices: Choices) -> None:
+    _on_rollup(world, choices, f"SELECT * FROM silver.refresh_rollup({{}}, {_bounds(choices)})")
+
+
+def perform(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    as_of = choices.pick(AS_OF)
+    given = [f"as_of => {as_of}"] if as_of else []
+    if choices.chance(25):
+        given.append(f"max_batches => {choices.number(1, 3)}")
+    rollups = world.rollups(session)
+    if rollups and choices.chance(30):
+        given.append(f"target => '{choices.pick(list(rollups.values()))[0]}'")
+    done = engine(world, session, f"SELECT * FROM silver.perform_rollup({', '.join(given)})")
+    if done is not None and "target" not in str(given):
+        noticed(world, session)
+
+
+def run(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    as_of = choices.pick(AS_OF)
+    argument = f"as_of => {as_of}" if as_of else ""
+    if engine(world, session, f"CALL silver.run_rollups({argument})") is not None:
+        noticed(world, session)
+
+
+def retry(world: World, choices: Choices) -> None:
+    engine(world, world.session(choices), "SELECT * FROM silver.handle_rollup_retries()")
+
+
+def maintain(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    engine(world, session, "SELECT * FROM silver.maintain_timeseries_tables()")
+
+
+def retain(world: World, choices: Choices) -> None:
+    """Half a year: what was written for March 2026 is older than that, or will be."""
+    session = world.session(choices)
+    names = [t.name for t in world.root_tables(session)]
+    names += [r[0] for r in world.rollups(session).values()]
+    keep = choices.pick(["NULL", "'1 day'", "'6 months'", "'30 years'", "NULL"])
+    engine(world, session, f"SELECT silver.set_retention('{choices.pick(names)}', {keep})")
+
+
+def partition(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    root = choices.pick(world.root_tables(session))
+    width = choices.pick(["1 day", "7 days", "1 month"])
+    engine(world, session, f"SELECT silver.partition_source('{root.name}', '{width}')")
+
+
+def noticed(world: World, session: Session) -> None:
+    """A run has looked at every source; nothing that anybody did before it is unseen."""
+    world.script.event("noticed", session.name)
+    if world.others_idle(session) and not session.in_transaction:
+        world.late = False
+
+
+def raw_rows(world: World, session: Session) -> dict[Any, int]:
+    """Every row of the sources, as often as it is there."""
+    rows: dict[Any, int] = {}
+    for table in world.root_tables(session):
+        time = table.column("ts")
+        when = "ts::timestamp AT TIME ZONE 'UTC' < now()" if time else "false"
+        for row in session.look(
+            f"SELECT t::text, count(*), bool_and({when}) FROM {table.name} AS t GROUP BY 1"
+        ):
+            rows[table.oid, row[0], row[2]] = row[1]
+    return rows
+
+
+def engine(world: World, session: Session, text: str) -> list[Row] | None:
+    """Calls what must not touch a row of the user's, except by retention."""
+    before = raw_rows(world, session)
+    with world.script.one_event("engine", session.name, text):
+        rows = session.run(text, OURS)
+    if rows is None:
+        return None
+    after = raw_rows(world, session)
+    if before != after:
+        gone = [k for k in before if before[k] > after.get(k, 0)]
+        kept = not session.look(
+            "SELECT count(*) FROM silver.rollup_config WHERE sealed_before > '-infinity'"
+        )[0][0]
+        new = [k for k in after if after[k] > before.get(k, 0)]
+        if new or "maintain" not in text or kept or not all(k[2] for k in gone):
+            raise world.script.fault("rows of the user's", f"gone {gone[:3]}, new {new[:3]}")
+        world.count("dropped by retention")
+    return rows
+
+
+def _on_rollup(world: World, choices: Choices, text: str) -> None:
+    session = world.session(choices)
+    rollups = world.rollups(session)
+    if rollups:
+        names = choices.pick(list(rollups.values()))
+        engine(world, session, text.format(f"'{choices.pick(names)}'"))
+
+
+def _create(
+    world: World,
+    session: Session,
+    choices: Choices,
+    arguments: list[str],
+    metrics: dict[str, list[str]],
+    spec: Spec,
+) -> None:
+    dimensions = ", ".join(f'"{d.name}"' for d in spec.dimensions)
+    arguments += [
+        f"'{spec.name}'",
+        f"'{spec.width.text}'",
+        f"dimensions => '{{{dimensions}}}'",
+        f"metrics => '{json.dumps(metrics)}'",
+    ]
+    if not spec.parent is not None:
+        arguments.append("time_column => 'ts'")
+    if choices.chance(20):
+        arguments.append(f"settle_delay => '{choices.pick(['0', '3 hours', '400 days'])}'")
+    if choices.chance(20):
+        arguments.append("processing_window => '2 days'")
+    done = engine(
+        world, session, f"SELECT silver.create_rollup_table({', '.join(arguments)})::oid::bigint"
+    )
+    if done:
+        world.register(session, done[0][0], spec)
+
+
+def _metrics(root: Table, dimensions: Sequence[str], choices: Choices) -> dict[str, list[str]]:
+    free = [c for _, c in root.columns if c.name not in ("ts", *dimensions)]
+    metrics = {}
+    for column in choices.some(free, 1, 4):
+        usable = ["count", "min", "max", "last", "first"]
+        if column.type in NUMBERS | FLOATS:
+            usable = ["sum", "avg", *usable]
+        metrics[column.name] = choices.some(usable, 1, 3)
+    return metrics
+
+
+def _bounds(choices: Choices) -> str:
+    kind = choices.number(0, 9)
+    low, high = choices.span()
+    if kind == 9:
+        return "'-infinity', 'infinity'"
+    if kind == 8:
+        return f"'{low}', 'infinity'"
+    if kind == 7:
+        return f"'-infinity', '{high}'"
+    return f"'{low}', '{high}'"
+
+
+ROLLUPS: dict[str, Operation] = {
+    "create": create,
+    "create_child": create_child,
+    "drop": drop,
+    "add_metric": add_metric,
+    "pause": pause,
+    "alter": alter,
+    "mark_stale": mark_stale,
+    "refresh": refresh,
+    "perform": perform,
+    "run": run,
+    "retry": retry,
+    "maintain": maintain,
+    "retain": retain,
+    "partition": partition,
+}

@@ -1,0 +1,78 @@
+"""Promises a, b, c and h over everything that a user can do, at random.
+
+`make model MINUTES=n` runs longer. A fixed seed and a fresh one, which is printed: set
+TSROLLUP_MODEL_SEED to it to see the same again. A failure is a script for psql.
+"""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from model.databases import Databases
+from model.machine import Story, chosen_operations
+from model.replay import Reducer
+from servers import PostgresServer
+
+MINUTES = float(os.environ.get("TSROLLUP_MODEL_MINUTES", "0"))
+SECONDS = 60 * MINUTES or 50
+EXAMPLES = int(os.environ.get("TSROLLUP_MODEL_EXAMPLES", "6"))
+STEPS = int(os.environ.get("TSROLLUP_MODEL_STEPS", "25"))
+SHRINKING_SECONDS = int(os.environ.get("TSROLLUP_MODEL_SHRINKING", "120"))
+FIXED = 4711
+FRESH = int(os.environ.get("TSROLLUP_MODEL_SEED", random.SystemRandom().randrange(10**6)))
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize("first_seed", [FIXED, FRESH], ids=["fixed", "fresh"])
+def test_promise_a_b_c_h_model(
+    server: PostgresServer, databases: Databases, first_seed: int
+) -> None:
+    totals: Counter[str] = Counter()
+    story = _story(server, databases, totals)
+    until = time.monotonic() + SECONDS / 2
+    number = first_seed
+    while True:
+        print(f"\nseed {number}", flush=True)
+        run_state_machine_as_test(seed(number)(story), settings=_settings())
+        if time.monotonic() > until:
+            break
+        number += 1
+    print(", ".join(f"{n} {what}" for what, n in totals.most_common()))
+    # Invalid hides nothing only where it is rare.
+    assert totals["compared"] > totals["health invalid"]
+
+
+def _settings() -> settings:
+    return settings(
+        max_examples=EXAMPLES,
+        stateful_step_count=STEPS,
+        deadline=None,
+        database=None,
+        print_blob=False,
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,  # the script says it better than the choices
+        phases=[Phase.generate],  # what is shrunk is the script,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.fixture
+def databases(server: PostgresServer, template: str) -> Iterator[Databases]:
+    made = Databases(lambda: server.create_database(template), server.drop_database)
+    yield made
+    made.close()
+
+
+def _story(server: PostgresServer, databases: Databases, counts: Counter[str]) -> type[Story]:
+    class Here(Story):
+        totals = counts
+        operations = chosen_operations()
+        reducer = Reducer(databases.take, databases.drop, server.url, SHRINKING_SECONDS)
+
+    return Here
