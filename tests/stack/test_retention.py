@@ -110,7 +110,7 @@ def test_raw_is_dropped_only_when_the_rollups_have_absorbed_it(
     assert sealed(source)["readings_1h"] == (0, day(8))
 
 
-@pytest.mark.parametrize("obstacle", ["paused", "parked", "attached", "log"])
+@pytest.mark.parametrize("obstacle", ["paused", "parked", "attached", "above", "log"])
 def test_whatever_keeps_a_rollup_behind_keeps_raw(
     source: psycopg.Connection, obstacle: str
 ) -> None:
@@ -126,6 +126,13 @@ def test_whatever_keeps_a_rollup_behind_keeps_raw(
         source.execute(
             "ALTER TABLE raw.readings ATTACH PARTITION raw.old"
             " FOR VALUES FROM ('2026-02-28 00:00+00') TO ('2026-03-01 00:00+00')"
+        )
+    elif obstacle == "above":
+        source.execute(
+            "CREATE TABLE raw.top (LIKE raw.readings) PARTITION BY RANGE (ts);"
+            "ALTER TABLE raw.top ATTACH PARTITION raw.readings DEFAULT;"
+            "INSERT INTO raw.top VALUES ('2026-03-01 12:00+00', 1, 1);"
+            "DELETE FROM raw.top WHERE ts = '2026-03-01 12:00+00'"
         )
     elif obstacle == "log":
         source.execute("SELECT silver.mark_stale('readings', '-infinity', 'infinity')")

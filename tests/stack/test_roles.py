@@ -164,6 +164,49 @@ def test_an_operator_who_owns_a_source_hears_as_whom_to_maintain_it(
         superuser.execute(f"REVOKE CREATE ON SCHEMA raw FROM {name}".encode())
 
 
+def test_a_table_above_the_source_takes_its_owner_as_well(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """Who owns the source alone is refused; what comes above it waits for its owner's run."""
+    name = logins["owner"]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(
+            f"""
+            CREATE TABLE raw.top (ts timestamptz, k integer, v integer) PARTITION BY LIST (k);
+            CREATE TABLE raw.mine PARTITION OF raw.top FOR VALUES IN (1);
+            ALTER TABLE raw.top OWNER TO {server.user};
+            ALTER TABLE raw.mine OWNER TO {name};
+            GRANT USAGE ON SCHEMA raw TO {name};
+            """.encode()
+        )
+        if server.user != server.superuser:
+            superuser.execute(f"GRANT {name} TO {server.user}".encode())
+    owner = connect(user=name)
+    create = "SELECT silver.create_rollup_table('raw.mine', 'silver', 'mine_1h', '1 hour', 'ts')"
+    try:
+        with pytest.raises(psycopg.Error, match=r"written through raw\.top as well") as caught:
+            owner.execute(create)
+        assert caught.value.sqlstate == "TR004"
+        assert f"a member of {server.user}" in (caught.value.diag.message_hint or "")
+        db.execute("ALTER TABLE raw.top DETACH PARTITION raw.mine")
+        owner.execute(create)
+        db.execute("ALTER TABLE raw.top ATTACH PARTITION raw.mine FOR VALUES IN (1)")
+        for connection, health in ((owner, "invalid"), (db, "lagging")):
+            connection.execute("SELECT * FROM silver.perform_rollup()")
+            db.execute("INSERT INTO raw.top VALUES ('2026-03-01', 1, 1)")
+            row = db.execute(
+                "SELECT health FROM silver.timeseries_operations_monitor"
+                " WHERE target_table = 'silver.mine_1h'"
+            ).fetchone()
+            assert row == (health,)
+        assert db.execute("SELECT row_count FROM gold.mine_1h").fetchone() == (2,)
+    finally:
+        owner.close()
+        with connect(user=server.superuser) as superuser:
+            superuser.execute("DROP TABLE raw.top, raw.mine CASCADE")
+            superuser.execute(f"DROP OWNED BY {name}".encode())
+
+
 def test_changes_of_a_writer_are_captured_though_it_sees_nothing_of_the_machinery(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection
 ) -> None:

@@ -9,20 +9,22 @@ CREATE FUNCTION rollup_engine.trigger_problems(p_source rollup_engine.source) RE
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    SELECT * FROM rollup_engine.capture_gaps(p_source)
+    UNION ALL
     SELECT format('%s lacks capture triggers', string_agg(DISTINCT member::text, ', ')),
         'run SELECT silver.perform_rollup() as the owner of the source, which adds them; until then writes straight into it are missed'
     FROM rollup_engine.missing_triggers(p_source)
+    WHERE NOT is_ancestor
     HAVING count(*) > 0
     UNION ALL
     SELECT format('capture triggers of %s are not enabled always', string_agg(DISTINCT g.tgrelid::regclass::text, ', ')),
-        format('as the owner: ALTER TABLE %s ENABLE ALWAYS TRIGGER %I, and the same for each',
-            min(g.tgrelid::regclass::text), min(g.tgname::text))
-    FROM rollup_engine.source_tree(p_source.relation) AS t (member)
-    JOIN pg_trigger AS g ON g.tgrelid = t.member AND g.tgenabled <> 'A'
-        AND g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id))
+        format('as the owner: ALTER TABLE %s ENABLE %s TRIGGER %I, and the same for each',
+            min(g.tgrelid::regclass::text), min(CASE g.tgtype WHEN 29 THEN 'REPLICA' ELSE 'ALWAYS' END), min(g.tgname::text))
+    FROM rollup_engine.capture_triggers(p_source) AS g
+    WHERE g.tgenabled <> CASE g.tgtype WHEN 29 THEN 'R' ELSE 'A' END::"char"
     HAVING count(*) > 0
 $$;
-COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing or do not always fire.';
+COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing, do not always fire, or do not see everything.';
 
 CREATE FUNCTION rollup_engine.query_problem(p_rollup_id integer) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -94,6 +96,7 @@ CREATE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_sta
 AS $$
     SELECT CASE
         WHEN (SELECT count(*) FROM pg_class WHERE oid IN (p_rollup.source_table, p_rollup.target_table, p_rollup.target_view)) < 3 THEN 'invalid'
+        WHEN EXISTS (SELECT FROM rollup_engine.source AS s, rollup_engine.capture_gaps(s) WHERE s.id = p_rollup.source_id) THEN 'invalid'
         WHEN p_rollup.status <> 'active' THEN p_rollup.status
         WHEN isempty(p_stale) THEN 'ok'
         WHEN p_rollup.parent_id IS NOT NULL AND isempty(p_stale - rollup_engine.bucket_align(p_rollup.bucket_width,
@@ -155,7 +158,7 @@ FROM rollup_engine.monitor();
 COMMENT ON VIEW silver.timeseries_operations_monitor IS 'How every rollup is doing, a row each; read it from a dashboard or an alert.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.target_table IS 'The rollup''s table.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.source_table IS 'What it reads.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying, parked: it failed; paused; invalid: a relation is gone.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying, parked: it failed; paused; invalid: a relation is gone, or changes go by unseen; validate_rollup_config tells.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.lag IS 'Time since the start of the oldest settled stale bucket.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_ranges IS 'Ranges where the stored rows are not read, logged changes included.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_buckets IS 'Buckets in those ranges.';

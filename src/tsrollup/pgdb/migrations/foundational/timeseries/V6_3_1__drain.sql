@@ -138,6 +138,8 @@ BEGIN
         RETURN false;
     END IF;
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+    -- A row trigger of this transaction logs again what is taken from the log here.
+    PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);
     v_changed := rollup_engine.partition_changes(v_source);
     WITH moved AS (
         DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, late_rows
@@ -175,6 +177,32 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed.';
 
+CREATE FUNCTION rollup_engine.drop_stray_triggers(p_source rollup_engine.source) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation regclass;
+    v_name name;
+BEGIN
+    FOR v_relation IN
+        SELECT DISTINCT s.relation FROM rollup_engine.stray_triggers(p_source) AS s JOIN pg_class AS c ON c.oid = s.relation
+        WHERE pg_has_role(c.relowner, 'USAGE')
+    LOOP
+        BEGIN
+            EXECUTE format('LOCK TABLE ONLY %s', v_relation);
+            -- Asked again: it may have been attached meanwhile.
+            FOR v_name IN SELECT trigger_name FROM rollup_engine.stray_triggers(p_source) WHERE relation = v_relation LOOP
+                EXECUTE format('DROP TRIGGER %I ON %s', v_name, v_relation);
+            END LOOP;
+        EXCEPTION WHEN OTHERS THEN
+            NULL;  -- somebody uses it; the next run tries again
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drop_stray_triggers(rollup_engine.source) IS 'Drops capture triggers from tables that are no longer of the family: what is written there is none of its business.';
+
 CREATE FUNCTION rollup_engine.watch_new_partitions(p_source_id integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -185,23 +213,27 @@ DECLARE
     v_member record;
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-    IF NOT EXISTS (SELECT FROM rollup_engine.missing_triggers(v_source)) THEN
-        RETURN;
-    END IF;
     FOR v_member IN
-        SELECT m.* FROM rollup_engine.source_members(v_source.relation, v_source.time_column) AS m
-        WHERE m.member IN (SELECT member FROM rollup_engine.missing_triggers(v_source))
+        SELECT w.member, w.is_ancestor, m.from_time, m.to_time
+        FROM (SELECT DISTINCT member, is_ancestor FROM rollup_engine.missing_triggers(v_source)) AS w
+        LEFT JOIN rollup_engine.source_members(v_source.relation, v_source.time_column) AS m ON m.member = w.member
+        ORDER BY w.is_ancestor DESC
     LOOP
         BEGIN
             PERFORM rollup_engine.add_triggers(v_source, v_member.member);
             -- Their lock waited for the writers that they did not see.
-            PERFORM rollup_engine.log_extent(p_source_id, v_member.member, v_member.from_time, v_member.to_time);
+            IF v_member.is_ancestor THEN
+                PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
+            ELSE
+                PERFORM rollup_engine.log_extent(p_source_id, v_member.member, v_member.from_time, v_member.to_time);
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- validate_rollup_config shows what is missing; the next run tries again
         END;
     END LOOP;
+    PERFORM rollup_engine.drop_stray_triggers(v_source);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.watch_new_partitions(integer) IS 'Adds capture triggers to partitions that came by without them, as far as the caller may, without making writers wait.';
+COMMENT ON FUNCTION rollup_engine.watch_new_partitions(integer) IS 'Adds capture triggers to tables that joined the family of a source without them, and takes them from those that left, as far as the caller may, without making writers wait.';
 
 RESET ROLE;

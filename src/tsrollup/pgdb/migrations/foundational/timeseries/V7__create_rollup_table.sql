@@ -70,15 +70,22 @@ CREATE FUNCTION rollup_engine.check_capture(p_source regclass, p_time_column nam
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_reason text;
+    v_reason text := rollup_engine.kept_elsewhere(p_source);
+    v_ancestor pg_class;
 BEGIN
-    SELECT CASE WHEN c.relkind = 'f' THEN format('%s below it is a foreign table', c.oid::regclass)
-        ELSE format('%s below it is %s', c.oid::regclass, CASE c.relpersistence WHEN 't' THEN 'temporary' ELSE 'unlogged' END) END
-    INTO v_reason
-    FROM rollup_engine.source_tree(p_source) AS t (member)
-    JOIN pg_class AS c ON c.oid = t.member
-    WHERE c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p'
-    LIMIT 1;
+    IF v_reason IS NULL THEN
+        SELECT CASE WHEN c.relkind = 'f' THEN format('%s %s it is a foreign table', c.oid::regclass, f.side)
+            ELSE format('%s %s it is %s', c.oid::regclass, f.side, CASE c.relpersistence WHEN 't' THEN 'temporary' ELSE 'unlogged' END) END
+        INTO v_reason
+        FROM (
+            SELECT t.member, 'below' FROM rollup_engine.source_tree(p_source) AS t (member)
+            UNION ALL
+            SELECT a.member, 'above' FROM rollup_engine.source_ancestors(p_source) AS a (member)
+        ) AS f (member, side)
+        JOIN pg_class AS c ON c.oid = f.member
+        WHERE c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p' AND f.side = 'below'
+        LIMIT 1;
+    END IF;
     IF v_reason IS NULL AND EXISTS (
         SELECT FROM pg_attribute WHERE attrelid = p_source AND attname = p_time_column AND attgenerated = 'v') THEN
         v_reason := format('triggers do not see its time column %I, which is generated and not stored', p_time_column);
@@ -87,9 +94,18 @@ BEGIN
         PERFORM rollup_engine.fail('TR004', format('changes of %s cannot be tracked: %s', p_source, v_reason),
             'change that, or use change_tracking => ''window''');
     END IF;
+    SELECT c.* INTO v_ancestor
+    FROM rollup_engine.source_ancestors(p_source) AS a (member) JOIN pg_class AS c ON c.oid = a.member
+    WHERE NOT pg_has_role(c.relowner, 'USAGE')
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM rollup_engine.fail('TR004',
+            format('%s is written through %s as well, which %I does not own', p_source, v_ancestor.oid::regclass, current_user),
+            format('roll up %s instead, or create the rollup as a member of %s too: capture triggers go there as well', v_ancestor.oid::regclass, v_ancestor.relowner::regrole));
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_capture(regclass, name) IS 'An error unless triggers see every change of the source and of the partitions below it.';
+COMMENT ON FUNCTION rollup_engine.check_capture(regclass, name) IS 'An error unless triggers see every change of the source: of it, of the partitions below it, and through the tables above.';
 
 CREATE FUNCTION rollup_engine.check_target(p_schema text, p_table text) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -224,7 +240,6 @@ CREATE FUNCTION silver.create_rollup_table(
 AS $$
 DECLARE
     v_source rollup_engine.source;
-    v_member regclass;
     r silver.rollup_config;
 BEGIN
     PERFORM rollup_engine.check_isolation();
@@ -258,10 +273,7 @@ BEGIN
     r.source_id := v_source.id;
     r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
     UPDATE rollup_engine.partition_set AS s SET is_named = create_rollup_table.chunk_interval IS NOT NULL WHERE s.relation = r.target_table;
-    -- From the top, as writers lock.
-    FOR v_member IN SELECT rollup_engine.source_tree(v_source.relation) LOOP
-        PERFORM rollup_engine.add_triggers(v_source, v_member);
-    END LOOP;
+    PERFORM rollup_engine.add_triggers(v_source);
     PERFORM rollup_engine.mark_new(r.id);
     RETURN r.target_table;
 END

@@ -172,6 +172,8 @@ BEGIN
         CROSS JOIN LATERAL rollup_engine.source_members(t.relation, t.time_column) AS m
         WHERE (t.id, m.member, m.from_time, m.to_time) NOT IN (
             SELECT p.source_id, p.partition, p.from_time, p.to_time FROM rollup_engine.source_partition AS p)
+        UNION ALL
+        SELECT '-infinity' FROM rollup_engine.tracked_sources(p_relation) AS t WHERE EXISTS (SELECT FROM rollup_engine.capture_gaps(t))
     ) AS u;
     RETURN coalesce(v_from, 'infinity');
 END
