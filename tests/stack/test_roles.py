@@ -8,6 +8,7 @@ import pytest
 from psycopg import errors, sql
 
 from conftest import Connect
+from rollup_checks import assert_equal_to_group_by
 from servers import PostgresServer
 
 # What each role may do; everything else it may not. `owner` is a member of the owner role that
@@ -62,9 +63,22 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         " VALUES ('raw.readings', 'device')",
         {"operator", "owner"},
     ),
-    "add a metric": (
-        """SELECT silver.add_rollup_metric('readings_1h', '{"level": ["max"]}')""",
+    "publish a column of raw": (
+        """SELECT silver.add_rollup_metric('people_1h', '{"secret": ["last"]}')""",
+        {"owner"},
+    ),
+    "publish a column that one may read": (
+        """SELECT silver.add_rollup_metric('people_1h', '{"known": ["first"]}')""",
         {"operator", "owner"},
+    ),
+    "add to a rollup what it reads of a rollup": (
+        """SELECT silver.add_rollup_metric('people_1d', '{"level": ["min"]}')""",
+        {"operator", "owner"},
+    ),
+    "ask in another's name": (
+        "INSERT INTO rollup_engine.metric_request (rollup_id, metrics, requested_by)"
+        """ SELECT id, '{"secret": ["last"]}', 'tsrollup_owner' FROM silver.rollup_config""",
+        {"owner"},
     ),
     "drop the last rollup of what another role owns": (
         "SELECT silver.drop_rollup('readings_1h')",
@@ -110,8 +124,18 @@ def logins(server: PostgresServer, db: psycopg.Connection) -> Iterator[dict[str,
 
 @pytest.mark.parametrize("role", ROLES)
 def test_a_role_may_do_what_the_matrix_says_and_nothing_else(
-    connect: Connect, logins: dict[str, str], role: str
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, role: str
 ) -> None:
+    db.execute("CREATE TABLE raw.people (ts timestamptz, level float8, known text, secret text)")
+    db.execute("GRANT SELECT (known) ON raw.people TO tsrollup_operator")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.people', 'silver', 'people_1h', '1 hour',"
+        """ metrics => '{"level": ["sum", "min"]}')"""
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('people_1h', 'silver', 'people_1d', '1 day',"
+        """ metrics => '{"level": ["sum"]}')"""
+    )
     connection = connect(user=logins[role], autocommit=False)
     allowed = {name for name, (statement, _) in ACTIONS.items() if may(connection, statement)}
     assert allowed == {name for name, (_, roles) in ACTIONS.items() if role in roles}
@@ -233,7 +257,7 @@ def test_every_public_function_is_somebodys_and_none_is_everybodys(db: psycopg.C
         SELECT p.oid::regprocedure::text
         FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS right_
         WHERE p.pronamespace = 'silver'::regnamespace AND right_.grantee = 0
-            AND p.proname NOT IN ('time_bucket', 'first_value', 'last_value')
+            AND p.proname NOT IN ('time_bucket', 'first_value', 'last_value', 'version')
     """).fetchall()
     assert for_all == []
     not_for_operators = db.execute("""
@@ -256,3 +280,55 @@ def may(connection: psycopg.Connection, statement: str) -> bool:
     finally:
         connection.rollback()
     return True
+
+
+def test_an_operator_reads_no_single_row_whatever_range_it_asks_for(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection
+) -> None:
+    """Not of the functions that compute live buckets, nor by having a part of a bucket stored."""
+    db.execute("CREATE TABLE raw.rows (ts timestamptz, v integer)")
+    db.execute(
+        "INSERT INTO raw.rows SELECT timestamptz '2026-03-02 12:00+00' + n * interval '1 second', n"
+        " FROM generate_series(0, 9) AS n"
+    )
+    for name, width in (("rows_1h", "1 hour"), ("rows_1w", "7 days"), ("rows_1mon", "1 month")):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.rows', 'silver', %s, %s::interval)",
+            [name, width],
+        )
+    operator = connect(user=logins["operator"])
+    ids = operator.execute(
+        "SELECT id FROM silver.rollup_config WHERE source_table = 'raw.rows'::regclass ORDER BY id"
+    ).fetchall()
+    operator.execute("SELECT silver.perform_rollup(max_batches => 1, as_of => '-infinity')")
+    for (rollup,) in ids:
+        for first, last in (("12:00:03", "12:00:04"), ("11:59:00", "12:00:05")):
+            within = (f"2026-03-02 {first}+00", f"2026-03-02 {last}+00")
+            row = operator.execute(
+                f"SELECT sum(row_count) FROM rollup_engine.live_{rollup}(%s, %s)".encode(), within
+            ).fetchone()
+            assert row == (10,)
+            operator.execute(
+                "SELECT rollup_engine.refresh_step(%s, tstzrange(%s, %s), '{}')", [rollup, *within]
+            )
+    empty = f"SELECT count(*) FROM rollup_engine.live_{ids[1][0]}(%s, %s)"
+    noon = "2026-03-02 12:00:03+00"
+    assert operator.execute(empty.encode(), (noon, noon)).fetchone() == (0,)
+    assert_equal_to_group_by(db, "rows_1h", "rows_1w", "rows_1mon")
+
+
+def test_nobody_calls_with_the_owners_rights_what_only_the_machinery_should(
+    logins: dict[str, str], db: psycopg.Connection
+) -> None:
+    """Every function of both schemas, by what the catalogue says of each role."""
+    for role in ("reader", "nobody", "writer"):
+        rows = db.execute(
+            """
+            SELECT p.oid::regprocedure::text FROM pg_proc AS p
+            WHERE p.pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
+                AND p.prosecdef AND has_function_privilege(%(role)s, p.oid, 'EXECUTE')
+                AND has_schema_privilege(%(role)s, p.pronamespace, 'USAGE')
+            """,
+            {"role": logins[role]},
+        ).fetchall()
+        assert rows == [], role

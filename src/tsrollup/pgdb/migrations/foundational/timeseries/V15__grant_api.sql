@@ -42,6 +42,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.retain_rollup(integer, timestamptz),
     rollup_engine.chunk_interval(regclass),
     rollup_engine.keep_of(regclass),
+    rollup_engine.add_metrics(bigint),
     rollup_engine.clean_logs(timestamptz),
     rollup_engine.source_sets(),
     rollup_engine.source_retentions()

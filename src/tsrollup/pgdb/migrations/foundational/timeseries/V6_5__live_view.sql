@@ -128,19 +128,24 @@ $sql$,
         p_rollup.id,
         p_rollup.target_table,
         format($body$
+DECLARE
+    -- Whole buckets, whatever is asked for: who may call this may not read single rows.
+    v_from constant timestamptz := silver.time_bucket(interval %L, p_from);
 BEGIN
     RETURN QUERY EXECUTE format('SELECT %%s FROM %%s WHERE %%s GROUP BY %%s', %L,
         (SELECT coalesce(p.target_view, r.source_table)
          FROM silver.rollup_config AS r LEFT JOIN silver.rollup_config AS p ON p.id = r.parent_id
          WHERE r.id = %s),
         %L, %L)
-    USING p_from, p_to;
+    USING v_from, CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil(%L, p_to) ELSE v_from END;
 END
 $body$,
+            p_rollup.bucket_width,
             rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'),
             p_rollup.id,
             rollup_engine.time_condition(p_rollup, '$1', '$2'),
-            rollup_engine.group_list(p_rollup)),
+            rollup_engine.group_list(p_rollup),
+            p_rollup.bucket_width),
         rollup_engine.pinned_settings())
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from the parent''s live view.';

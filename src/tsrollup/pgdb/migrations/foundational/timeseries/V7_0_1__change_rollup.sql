@@ -74,23 +74,54 @@ $$;
 COMMENT ON FUNCTION silver.drop_rollup(text, boolean) IS
 'Drops a rollup with its live view and, unless keep_table, its table; with the last rollup of a source go the capture triggers. Refuses while another rollup reads it.';
 
-CREATE FUNCTION silver.add_rollup_metric(target text, metrics jsonb) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+-- Metrics are added with the owner's rights, so what is added must be the caller's to publish. A
+-- function with the owner's rights cannot tell who called it; a default is evaluated as who inserts.
+CREATE TABLE rollup_engine.metric_request (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    rollup_id integer NOT NULL,
+    metrics jsonb NOT NULL,
+    requested_by name NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE rollup_engine.metric_request IS 'Metrics to add, each for as long as add_rollup_metric runs; nobody else writes who asked.';
+GRANT INSERT (rollup_id, metrics), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
+
+CREATE FUNCTION rollup_engine.check_publishing(p_rollup silver.rollup_config, p_metrics jsonb, p_role name) RETURNS void
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
-    SET intervalstyle = 'postgres'
 AS $$
 DECLARE
+    v_columns text;
+BEGIN
+    -- A rollup of a rollup shows nothing that its parent does not.
+    IF p_rollup.parent_id IS NOT NULL OR pg_has_role(p_role, '${owner_role}', 'USAGE') THEN
+        RETURN;
+    END IF;
+    SELECT string_agg(format('%I', key), ', ' ORDER BY key) INTO v_columns
+    FROM jsonb_object_keys(p_metrics) AS key
+    WHERE NOT has_column_privilege(p_role, p_rollup.source_table, key, 'SELECT');
+    IF v_columns IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not publish %s of %s', p_role, v_columns, p_rollup.source_table),
+            format('GRANT SELECT (%s) ON %s TO %I, or GRANT %I TO %3$I', v_columns, p_rollup.source_table, p_role, '${owner_role}'));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_publishing(silver.rollup_config, jsonb, name) IS 'An error unless the role may read the columns itself, or creates rollups.';
+
+CREATE FUNCTION rollup_engine.add_metrics(p_request_id bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_request rollup_engine.metric_request;
     r silver.rollup_config;
     v_added jsonb;
     v_column record;
 BEGIN
-    PERFORM rollup_engine.check_isolation();
-    IF metrics IS NULL THEN
-        PERFORM rollup_engine.fail('TR001', 'metrics is NULL', 'write an object, as in ''{"temp": ["avg", "max"]}''');
-    END IF;
-    SELECT * INTO r FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
+    DELETE FROM rollup_engine.metric_request WHERE id = p_request_id RETURNING * INTO v_request;
+    SELECT * INTO r FROM silver.rollup_config WHERE id = v_request.rollup_id;
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(r.source_id));
-    v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, metrics);
+    v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, v_request.metrics);
+    PERFORM rollup_engine.check_publishing(r, v_added, v_request.requested_by);
     SELECT r.metrics || jsonb_object_agg(key, (
         SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
     INTO r.metrics FROM jsonb_each(v_added);
@@ -111,7 +142,25 @@ BEGIN
     PERFORM rollup_engine.mark_new(r.id);
 END
 $$;
+COMMENT ON FUNCTION rollup_engine.add_metrics(bigint) IS 'Does what a request asks for, if who made it may.';
+
+CREATE FUNCTION silver.add_rollup_metric(target text, metrics jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_request_id bigint;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    IF metrics IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', 'metrics is NULL', 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    END IF;
+    INSERT INTO rollup_engine.metric_request (rollup_id, metrics) VALUES (rollup_engine.rollup_id(target), metrics)
+    RETURNING id INTO v_request_id;
+    PERFORM rollup_engine.add_metrics(v_request_id);
+END
+$$;
 COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb) IS
-'Adds aggregates to a rollup: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there.';
+'Adds aggregates to a rollup: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there. The caller is a member of the owner role, or may SELECT the columns of the source itself.';
 
 RESET ROLE;

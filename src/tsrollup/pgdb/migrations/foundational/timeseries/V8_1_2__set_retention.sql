@@ -1,5 +1,6 @@
 -- silver.set_retention, and what it refuses.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.check_retention(p_relation regclass, p_archive boolean) RETURNS void
