@@ -41,6 +41,8 @@ _PROPERTIES = {
     "gssEncMode": "gssencmode",
     "channelBinding": "channel_binding",
 }
+# Other people may have made functions and operators in what the user's search path names.
+_OWN_PATH = "pg_catalog, pg_temp"
 _TARGET_SERVERS = {"primary": "primary", "master": "primary", "secondary": "standby",
                    "preferSecondary": "prefer-standby", "any": "any"}  # fmt: skip
 
@@ -116,10 +118,13 @@ class Database:
         self.connection = _connect(configuration)
         if configuration.init_sql:
             self._initialise(configuration.init_sql)
-        row = self.row("SELECT current_user, current_setting('search_path'), current_database()")
-        self.user, self.search_path, self.name = (str(value) for value in row)
-        schema = self.row("SELECT current_schema()")[0]
-        self.current_schema = str(schema or "") or self._promised_schema()
+        row = self.row(
+            "SELECT current_user, pg_catalog.current_setting('search_path'),"
+            " pg_catalog.current_database(), pg_catalog.current_schema()"
+        )
+        self.user, self.search_path, self.name, schema = (str(value or "") for value in row)
+        self.current_schema = schema or self._promised_schema()
+        self._set_path(_OWN_PATH)
 
     def _promised_schema(self) -> str | None:
         """The one schema that the search path names, which does not exist yet."""
@@ -171,20 +176,21 @@ class Database:
             self.execute("COMMIT")
 
     def restore_session(self) -> None:
-        """Undo the SET ROLE and SET search_path of a script."""
+        """Undo the SET ROLE and SET search_path of a script: our own statements follow."""
         self.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(self.user)))
-        self.execute("SELECT set_config('search_path', %s, false)", [self.search_path])
+        self._set_path(_OWN_PATH)
+
+    def _set_path(self, path: str) -> None:
+        self.execute("SELECT pg_catalog.set_config('search_path', %s, false)", [path])
 
     def use_schema(self, schema: str) -> None:
         """Put `schema` first in the search path, unless it is there already."""
         self.restore_session()
         path = self.search_path
-        if path == schema or path.startswith((schema + ",", f'"{schema}"')):
-            return
-        quoted = sql.Identifier(schema).as_string(self.connection)
-        self.execute(
-            "SELECT set_config('search_path', %s, false)", [f"{quoted},{path}" if path else quoted]
-        )
+        if not (path == schema or path.startswith((schema + ",", f'"{schema}"'))):
+            quoted = sql.Identifier(schema).as_string(self.connection)
+            path = f"{quoted},{path}" if path else quoted
+        self._set_path(path)
 
     def schema_exists(self, schema: str) -> bool:
         return bool(self.rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", [schema]))

@@ -1,6 +1,7 @@
 -- Partitions are dropped whole: what is kept for 30 days is gone after 33 where they are no wider
 -- than a tenth of that, whatever width was named or would suit the size of the data.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.keep_of(p_relation regclass) RETURNS interval
