@@ -9,7 +9,7 @@ MINUTES ?= 5
 export TSROLLUP_OPEN_FOLDERS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test storm model flyway lint format types bench docs clean
+.PHONY: help setup demo test storm model flyway lint format spot types bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: $(STAMP) ## ruff, check and format
 format: $(STAMP) ## let ruff rewrite the files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+spot: $(STAMP) ## pgspot over all SQL: what can be run that somebody else wrote
+	$(BIN)/pytest -n 0 -q tests/unit/test_spot.py
 
 types: $(STAMP) ## mypy, strict
 	$(BIN)/mypy
