@@ -65,6 +65,10 @@ AS $$
     SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
     FROM pg_class AS c WHERE c.oid = p_rollup.source_table AND c.relrowsecurity
     UNION ALL
+    SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+    UNION ALL
+    SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+    UNION ALL
     SELECT t.problem, t.hint
     FROM rollup_engine.source AS s, rollup_engine.trigger_problems(s) AS t
     WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL AND s.change_tracking = 'trigger'
@@ -142,7 +146,7 @@ AS $$
         SELECT count(*) AS succeeded FROM silver.refresh_log AS l
         WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
     CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day' AND e.error_code <> 'TR006') AS failed,
+        SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day' AND e.error_code NOT IN ('TR006', 'TR007')) AS failed,
             (array_agg(e.error_code || ': ' || e.error_message ORDER BY e.id DESC))[1] AS last_error
         FROM silver.error_log AS e WHERE e.target_table = r.target_table::text) AS e
     CROSS JOIN LATERAL (SELECT nullif(rollup_engine.buckets_per_second(r.target_table::text), 0) AS speed) AS v

@@ -16,7 +16,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.fail(text, text, text, text) IS
-'Raises an error. TR001: an argument is wrong. TR002: something named does not exist. TR003: something is in the way. TR004: the source cannot be rolled up. TR005: not now, or not in this transaction. TR006, in error_log only: rows came too late.';
+'Raises an error. TR001: an argument is wrong. TR002: something named does not exist. TR003: something is in the way. TR004: the source cannot be rolled up. TR005: not now, or not in this transaction. TR006, in error_log only: rows came too late. TR007, in error_log only: partitions left a source.';
 
 -- Names ---------------------------------------------------------------------------
 

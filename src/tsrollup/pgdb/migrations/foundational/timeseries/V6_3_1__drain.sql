@@ -57,6 +57,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.remember_partitions(rollup_engine.source) IS 'Notes the partitions of a source; returns those that are new.';
 
+CREATE FUNCTION rollup_engine.record_gone_partitions(p_source rollup_engine.source, p_gone tstzmultirange) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_gone tstzmultirange;
+    v_stored tstzrange;
+BEGIN
+    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND parent_id IS NULL ORDER BY id LOOP
+        v_gone := rollup_engine.bucket_align(v_rollup.bucket_width, p_gone) * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
+        EXECUTE format('SELECT tstzrange(min(bucket), max(bucket), ''[]'') FROM %s WHERE bucket >= $1 AND bucket < $2 AND bucket <@ $3 HAVING count(*) > 0', v_rollup.target_table)
+        INTO v_stored USING coalesce(lower(v_gone), '-infinity'), coalesce(upper(v_gone), 'infinity'), v_gone;
+        INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
+        SELECT v_rollup.target_table::text, 'TR007', format('partitions left %s, and what they held leaves the rollup', p_source.relation),
+            format('the rollup holds buckets from %s to %s there', lower(v_stored), upper(v_stored)),
+            'where old data is to go and the rollup to stay, nothing but silver.set_retention may remove partitions'
+        WHERE v_stored IS NOT NULL;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.record_gone_partitions(rollup_engine.source, tstzmultirange) IS 'Reports partitions that somebody took away from a source, where the rollups hold buckets of them.';
+
 CREATE FUNCTION rollup_engine.partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -65,6 +90,7 @@ DECLARE
     v_fingerprint constant text := rollup_engine.partition_fingerprint(p_source.relation);
     v_changed tstzmultirange := '{}';
     v_gone tstzmultirange;
+    v_came tstzmultirange := '{}';
     v_member record;
 BEGIN
     IF v_fingerprint = p_source.partitioning THEN
@@ -83,7 +109,9 @@ BEGIN
     END IF;
     FOR v_member IN SELECT * FROM rollup_engine.remember_partitions(p_source) LOOP
         v_changed := v_changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
+        v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
     END LOOP;
+    PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL;
     RETURN v_changed;
 END
 $$;
@@ -104,25 +132,84 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.exact_since(integer) IS 'Time before which late rows no longer reach a rollup.';
 
-CREATE FUNCTION rollup_engine.record_late_rows(p_source_id integer, p_logged tstzmultirange, p_rows bigint) RETURNS void
-    LANGUAGE sql
+CREATE FUNCTION rollup_engine.count_late_rows(p_source rollup_engine.source, p_ranges tstzmultirange, p_writers xid[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_rows bigint;
+BEGIN
+    EXECUTE rollup_engine.fill(
+        'SELECT count(*) FROM {source} WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND xmin = ANY ($2)',
+        jsonb_build_object(
+            'source', p_source.relation, 'column', quote_ident(p_source.time_column),
+            'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
+            'from', rollup_engine.time_literal(greatest(lower(p_ranges), '0001-01-01 00:00:00+00'), p_source.time_type),
+            'to', rollup_engine.time_literal(least(upper(p_ranges), '10000-01-01 00:00:00+00'), p_source.time_type)))
+    INTO v_rows USING p_ranges, p_writers;
+    RETURN v_rows;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]) IS 'Rows of a source in the ranges that those transactions have written.';
+
+CREATE FUNCTION rollup_engine.record_late_rows(p_source rollup_engine.source, p_logged tstzmultirange, p_first_end timestamptz, p_writers xid[]) RETURNS void
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
-    WITH late AS (
-        UPDATE silver.rollup_config AS c SET sealed_late_rows = sealed_late_rows + p_rows
-        FROM (SELECT id, rollup_engine.exact_since(id) AS since FROM silver.rollup_config) AS e
-        WHERE c.source_id = p_source_id AND e.id = c.id AND p_logged && tstzrange(NULL, e.since)
-        RETURNING c.target_table, e.since, range_merge(p_logged * tstzmultirange(tstzrange(NULL, e.since))) AS range
-    )
-    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
-    SELECT target_table::text, 'TR006', format('%s late rows were kept out of sealed time', p_rows),
-        format('they lie between %s and %s; the rollup is sealed before %s', lower(range), upper(range), since),
-        'the rows are in the source, below its other partitions; nothing needs to be done'
-    FROM late
+DECLARE
+    v_since timestamptz;
+    v_late tstzmultirange;
+    v_rows bigint;
+BEGIN
+    -- Each border for itself, and as it is now: a writer may have begun before it was set.
+    FOR v_since IN
+        SELECT DISTINCT e.since FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.exact_since(r.id) AS e (since)
+        WHERE r.source_id = p_source.id AND e.since > '-infinity' AND p_logged && tstzrange(NULL, e.since)
+    LOOP
+        v_late := p_logged * tstzmultirange(tstzrange(NULL, v_since));
+        v_rows := rollup_engine.count_late_rows(p_source, v_late, p_writers);
+        -- A range across the border need not have a row before it.
+        CONTINUE WHEN v_rows = 0 AND p_first_end > v_since;
+        WITH late AS (
+            UPDATE silver.rollup_config AS r SET sealed_late_rows = r.sealed_late_rows + v_rows
+            WHERE r.source_id = p_source.id AND rollup_engine.exact_since(r.id) = v_since
+            RETURNING r.target_table
+        )
+        INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
+        SELECT target_table::text, 'TR006',
+            CASE WHEN v_rows > 0 THEN format('%s late rows were kept out of sealed time', v_rows)
+            ELSE 'late changes were kept out of sealed time, with no row left to count' END,
+            format('they lie between %s and %s; the rollup is sealed before %s', lower(v_late), upper(v_late), v_since),
+            'rows are in the source until their partition is removed; nothing needs to be done'
+        FROM late;
+    END LOOP;
+END
 $$;
-COMMENT ON FUNCTION rollup_engine.record_late_rows(integer, tstzmultirange, bigint) IS 'Counts and reports rows that were written where rollups are sealed.';
+COMMENT ON FUNCTION rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[]) IS
+'Counts and reports, for each rollup, what was written where it is sealed: of the rows that the transactions of the log wrote, those before its border.';
+
+CREATE FUNCTION rollup_engine.read_window(p_source_id integer, p_now timestamptz) RETURNS tstzmultirange
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_now constant timestamptz := CASE WHEN isfinite(p_now) THEN p_now ELSE now() END;
+    v_window constant tstzmultirange := rollup_engine.look_back_range(p_source_id, p_now);
+BEGIN
+    IF v_window IS NULL THEN
+        RETURN '{}';
+    END IF;
+    UPDATE rollup_engine.source SET window_read_at = least(v_now, now()) WHERE id = p_source_id;
+    -- What lies ahead is no bucket to store; the window of a later run will hold it.
+    RETURN v_window * tstzmultirange(tstzrange(NULL, v_now, '[]'));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.read_window(integer, timestamptz) IS 'What the windows of a source have to have read again by now, which the caller marks stale; empty with triggers.';
 
 CREATE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -132,7 +219,8 @@ DECLARE
     v_source rollup_engine.source;
     v_changed tstzmultirange;
     v_logged tstzmultirange;
-    v_late_rows bigint;
+    v_first_end timestamptz;
+    v_writers xid[];
 BEGIN
     IF NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN false;
@@ -142,14 +230,17 @@ BEGIN
     PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);
     v_changed := rollup_engine.partition_changes(v_source);
     WITH moved AS (
-        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, late_rows
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS writer
     )
-    SELECT range_agg(tstzrange(from_time, to_time)), sum(late_rows) INTO v_logged, v_late_rows FROM moved;
-    IF v_late_rows > 0 THEN
-        PERFORM rollup_engine.record_late_rows(p_source_id, v_logged, v_late_rows);
+    -- A row of the log has the transaction, or the part of one, that wrote what it speaks of.
+    SELECT range_agg(tstzrange(from_time, to_time)), min(to_time),
+        array_agg(writer) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id))
+    INTO v_logged, v_first_end, v_writers FROM moved;
+    IF v_writers IS NOT NULL THEN
+        PERFORM rollup_engine.record_late_rows(v_source, v_logged, v_first_end, v_writers);
     END IF;
     v_changed := v_changed + coalesce(v_logged, '{}')
-        + coalesce(rollup_engine.look_back_range(p_source_id, p_now), '{}');
+        + rollup_engine.read_window(p_source_id, p_now);
     IF NOT isempty(v_changed) THEN
         PERFORM rollup_engine.mark_rollups(
             (SELECT array_agg(id) FROM silver.rollup_config WHERE source_id = p_source_id), p_source_id, v_changed);

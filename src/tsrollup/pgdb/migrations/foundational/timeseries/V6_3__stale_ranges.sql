@@ -157,9 +157,13 @@ CREATE FUNCTION rollup_engine.look_back_range(p_source_id integer, p_now timesta
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT range_agg(tstzrange(t.now - look_back_window, t.now + interval '1 microsecond'))
-    FROM silver.rollup_config, (SELECT CASE WHEN isfinite(p_now) THEN p_now ELSE now() END) AS t (now)
-    WHERE source_id = p_source_id AND change_tracking = 'window' AND parent_id IS NULL AND p_now IS NOT NULL
+    -- From where the last run stopped, however long ago. No end: rows are newer than the transaction
+    -- that sees them, and clocks of devices go ahead.
+    SELECT tstzmultirange(tstzrange(least(s.window_read_at, CASE WHEN isfinite(p_now) THEN p_now ELSE now() END) - max(r.look_back_window), 'infinity'))
+    FROM rollup_engine.source AS s
+    JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
+    WHERE s.id = p_source_id AND s.change_tracking = 'window' AND p_now IS NOT NULL
+    GROUP BY s.id
 $$;
 COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
 

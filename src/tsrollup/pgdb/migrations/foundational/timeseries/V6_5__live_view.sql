@@ -8,6 +8,14 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE FUNCTION rollup_engine.window_tail(p_width interval) RETURNS tstzmultirange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_width, now()), '10000-01-01 00:00:00+00'))
+$$;
+COMMENT ON FUNCTION rollup_engine.window_tail(interval) IS 'The buckets ahead of now, where window tracking may find rows at any time.';
+
 CREATE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
@@ -18,6 +26,9 @@ DECLARE
     v_source rollup_engine.source;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF v_rollup.change_tracking = 'window' THEN
+        v_stale := v_stale - rollup_engine.window_tail(v_rollup.bucket_width);
+    END IF;
     IF NOT rollup_engine.is_wide(v_rollup.bucket_width, v_stale) THEN
         RETURN v_stale;
     END IF;
@@ -25,7 +36,7 @@ BEGIN
     RETURN v_stale * rollup_engine.bucket_align(v_rollup.bucket_width, rollup_engine.data_extent(v_source));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint) IS 'The stale set, clipped to where there is data.';
+COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint) IS 'The stale set, clipped to where there is data, without the tail of a window.';
 
 CREATE FUNCTION rollup_engine.estimated_rows(p_relation regclass) RETURNS double precision
     LANGUAGE sql STABLE
@@ -84,12 +95,19 @@ CREATE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint 
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
+    v_stale tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
+    v_rollup silver.rollup_config;
 BEGIN
-    IF isempty(v_stale) OR rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
-        RETURN;
+    IF NOT isempty(v_stale) AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
+        v_stale := '{}';
     END IF;
-    RETURN QUERY SELECT lower(r), upper(r) FROM unnest(v_stale) AS r;
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF v_rollup.change_tracking = 'window' THEN
+        v_stale := v_stale + rollup_engine.window_tail(v_rollup.bucket_width);
+    END IF;
+    IF NOT isempty(v_stale) THEN
+        RETURN QUERY SELECT lower(r), upper(r) FROM unnest(v_stale) AS r;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Stale ranges that the live view computes whole.';

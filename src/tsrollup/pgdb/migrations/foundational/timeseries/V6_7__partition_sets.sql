@@ -65,6 +65,23 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_knows(text) IS 'Whether that name is registered with pg_partman.';
 
+CREATE FUNCTION rollup_engine.partman_retention(p_relation regclass) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_keep text;
+BEGIN
+    IF rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE format('SELECT retention FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
+        INTO v_keep
+        USING rollup_engine.partman_key(p_relation);
+    END IF;
+    RETURN v_keep;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_retention(regclass) IS 'After how long pg_partman by itself removes partitions of a table; NULL when it does not.';
+
 CREATE FUNCTION rollup_engine.is_partmans(p_set rollup_engine.partition_set) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

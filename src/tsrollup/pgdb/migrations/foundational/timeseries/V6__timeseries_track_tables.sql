@@ -31,9 +31,11 @@ CREATE TABLE rollup_engine.source (
     grain interval NOT NULL,
     sealed_before timestamptz NOT NULL DEFAULT '-infinity',
     partitioning text,
+    window_read_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (relation, time_column, change_tracking)
 );
 COMMENT ON TABLE rollup_engine.source IS 'Tables whose changes are tracked, each with the grain that changed times are coalesced at.';
+COMMENT ON COLUMN rollup_engine.source.window_read_at IS 'As of when the windows of its rollups were last marked to be read, with window tracking; all that came before is stored or stale.';
 COMMENT ON COLUMN rollup_engine.source.partitioning IS 'Fingerprint of the partitions and their bounds that the last drain found.';
 
 CREATE TABLE rollup_engine.source_partition (

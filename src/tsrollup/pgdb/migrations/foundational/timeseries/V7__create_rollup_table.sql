@@ -275,6 +275,8 @@ BEGIN
     UPDATE rollup_engine.partition_set AS s SET is_named = create_rollup_table.chunk_interval IS NOT NULL WHERE s.relation = r.target_table;
     PERFORM rollup_engine.add_triggers(v_source);
     PERFORM rollup_engine.mark_new(r.id);
+    PERFORM rollup_engine.check_window_keep(r.source_table);
+    PERFORM rollup_engine.warn_of_partman_retention(r.source_table);
     RETURN r.target_table;
 END
 $$;

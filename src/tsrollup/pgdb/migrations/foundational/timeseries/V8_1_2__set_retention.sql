@@ -56,6 +56,79 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
 
+-- A reader of a window reads what is there, and takes what is not for deleted.
+CREATE FUNCTION rollup_engine.window_keep_problem(p_relation regclass, OUT problem text, OUT hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    SELECT format('%s is kept for %s, and read again for %s', p_relation, k.keep, max(r.look_back_window)),
+        format('keep it for as long: SELECT silver.set_retention(%L, %L)', p_relation, max(r.look_back_window))
+    FROM rollup_engine.retention AS k
+    JOIN rollup_engine.tracked_sources(p_relation) AS s ON s.change_tracking = 'window'
+    JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
+    WHERE k.relation = p_relation AND EXISTS (SELECT FROM rollup_engine.readers(p_relation))
+    GROUP BY k.keep
+    HAVING k.keep < max(r.look_back_window)
+$$;
+COMMENT ON FUNCTION rollup_engine.window_keep_problem(regclass) IS 'What is wrong with how long a table is kept that window tracking reads again.';
+
+CREATE FUNCTION rollup_engine.check_window_keep(p_relation regclass) RETURNS void
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.fail('TR001', p.problem, p.hint) FROM rollup_engine.window_keep_problem(p_relation) AS p WHERE p.problem IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.check_window_keep(regclass) IS 'An error when a table is kept for less than window tracking reads again.';
+
+-- pg_partman's own retention ----------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.partman_retention_problem(p_relation regclass, OUT problem text, OUT hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('pg_partman removes partitions of %s after %s, and what they held goes from the rollups too', p_relation, k.keep),
+        format('SELECT silver.set_retention(%L, %L) does it instead, and the rollups keep their buckets; or UPDATE %s.part_config SET retention = NULL WHERE parent_table = %L',
+            p_relation, k.keep, rollup_engine.partman_schema(), rollup_engine.partman_key(p_relation))
+    FROM rollup_engine.partman_retention(p_relation) AS k (keep)
+    WHERE k.keep IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_retention_problem(regclass) IS 'What pg_partman''s own retention does to the rollups of a table, when it is on.';
+
+CREATE FUNCTION rollup_engine.warn_of_partman_retention(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_found record;
+BEGIN
+    SELECT * INTO v_found FROM rollup_engine.partman_retention_problem(p_relation);
+    IF v_found.problem IS NOT NULL THEN
+        RAISE WARNING USING MESSAGE = v_found.problem, HINT = v_found.hint;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.warn_of_partman_retention(regclass) IS 'Warns of pg_partman''s own retention, when it is on.';
+
+CREATE FUNCTION rollup_engine.take_over_retention(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_found record;
+BEGIN
+    SELECT * INTO v_found FROM rollup_engine.partman_retention_problem(p_relation);
+    IF v_found.problem IS NOT NULL THEN
+        EXECUTE format('UPDATE %s.part_config SET retention = NULL WHERE parent_table = $1', rollup_engine.partman_schema())
+        USING rollup_engine.partman_key(p_relation);
+        RAISE NOTICE 'the retention of % in pg_partman is switched off in favour of this one', p_relation;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    PERFORM rollup_engine.fail('TR004', v_found.problem, v_found.hint);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.take_over_retention(regclass) IS 'Switches off pg_partman''s retention of a table, or fails with what to run.';
+
 CREATE FUNCTION silver.set_retention(table_name text, keep interval, archive boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -75,6 +148,7 @@ BEGIN
     END IF;
     IF keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
         PERFORM rollup_engine.check_retention(v_relation, archive);
+        PERFORM rollup_engine.take_over_retention(v_relation);
         IF rollup_engine.partition_column(v_relation) IS NOT NULL THEN
             PERFORM rollup_engine.ensure_default_partition(v_relation);
         END IF;
@@ -83,6 +157,7 @@ BEGIN
         PERFORM rollup_engine.ensure_archive_schema(v_relation);
     END IF;
     PERFORM rollup_engine.write_retention(v_relation, keep, coalesce(archive, false));
+    PERFORM rollup_engine.check_window_keep(v_relation);
     PERFORM rollup_engine.fit_partitions_to_keep(v_relation);
 END
 $$;

@@ -163,8 +163,8 @@ BEGIN
         SELECT l.from_time
         FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
         UNION ALL
-        SELECT p_now - r.look_back_window
-        FROM rollup_engine.readers(p_relation) AS r WHERE r.change_tracking = 'window' AND r.look_back_window IS NOT NULL
+        SELECT lower(rollup_engine.look_back_range(t.id, p_now))
+        FROM rollup_engine.tracked_sources(p_relation) AS t WHERE EXISTS (SELECT FROM rollup_engine.readers(p_relation))
         UNION ALL
         -- Attached by hand: the next drain will find it.
         SELECT m.from_time

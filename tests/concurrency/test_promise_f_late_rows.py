@@ -1,0 +1,171 @@
+"""Promise f: whoever writes where a rollup is sealed is counted for that rollup, once, whenever its
+transaction began and whatever it knew of the seal."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from conftest import Connect
+from rollup_checks import assert_settled, refresh_everything
+
+NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
+LATE = datetime(2026, 3, 3, 10, 30, tzinfo=UTC)
+INSERT = "INSERT INTO raw.s VALUES (%s, 1)"
+Writer = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def source(db: psycopg.Connection) -> psycopg.Connection:
+    """Ten days by the day, of which the last three are kept; an hourly and a daily rollup."""
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+    for number in range(1, 13):
+        day = datetime(2026, 3, number, tzinfo=UTC)
+        db.execute(
+            f"CREATE TABLE raw.s_{number} PARTITION OF raw.s"
+            f" FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')".encode()
+        )
+    db.execute(
+        "INSERT INTO raw.s SELECT ts, 1 FROM generate_series('2026-03-01 00:00+00'::timestamptz,"
+        " '2026-03-10 23:00+00', '1 hour') AS ts"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
+    db.execute("SELECT silver.create_rollup_table('s_1h', 'silver', 's_1d', '1 day')")
+    db.execute("SELECT silver.set_retention('raw.s', '3 days')")
+    refresh_everything(db)
+    return db
+
+
+def actions(db: psycopg.Connection[Any]) -> list[str]:
+    rows = db.execute("SELECT * FROM rollup_engine.maintain(NULL, %s)", [NOW]).fetchall()
+    assert not [row for row in rows if row[1] == "failed"], rows
+    return [row[1] for row in rows if row[1] in ("sealed", "dropped", "deleted")]
+
+
+def late_rows(db: psycopg.Connection[Any]) -> dict[str, int]:
+    rows = db.execute(
+        "SELECT target_table, sealed_late_rows FROM silver.timeseries_operations_monitor"
+    ).fetchall()
+    return {name.removeprefix("silver."): late for name, late in rows}
+
+
+def total(db: psycopg.Connection[Any], relation: str) -> int:
+    row = db.execute(f"SELECT coalesce(sum(row_count), 0) FROM {relation}".encode()).fetchone()
+    assert row
+    return int(row[0])
+
+
+def merge(writer: Writer) -> None:
+    writer.execute(
+        "MERGE INTO raw.s USING (VALUES (%s::timestamptz)) AS n (ts) ON s.ts = n.ts"
+        " WHEN NOT MATCHED THEN INSERT VALUES (n.ts, 1)",
+        [LATE],
+    )
+
+
+def move(writer: Writer) -> None:
+    writer.execute("UPDATE raw.s SET ts = %s WHERE ts = '2026-03-10 10:00+00'", [LATE])
+
+
+def savepoints(writer: Writer) -> None:
+    writer.execute(INSERT, [NOW])
+    with writer.transaction():
+        writer.execute(INSERT, [LATE])
+
+
+def across_the_border(writer: Writer) -> None:
+    """One range of the log from the sealed day into the next, one row of it late."""
+    writer.execute(
+        "INSERT INTO raw.s SELECT ts, 1 FROM generate_series('2026-03-07 23:30+00'::timestamptz,"
+        " '2026-03-08 05:30+00', '1 hour') AS ts"
+    )
+
+
+WAYS: dict[str, Callable[[Writer], object]] = {
+    "insert": lambda writer: writer.execute(INSERT, [LATE]),
+    "merge": merge,
+    "move": move,
+    "savepoints": savepoints,
+    "across": across_the_border,
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_promise_f_a_writer_with_a_snapshot_from_before_the_seal(
+    source: psycopg.Connection, connect: Connect, way: str
+) -> None:
+    writer = connect(autocommit=False)
+    writer.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    writer.execute("SELECT count(*) FROM pg_class")
+    assert actions(source) == ["sealed"]
+    WAYS[way](writer)
+    assert actions(source) == [], "its snapshot is older than the seal"
+    writer.commit()
+    assert actions(source) == ["dropped"] * 7
+    refresh_everything(source)
+    assert late_rows(source) == {"s_1h": 1, "s_1d": 1}
+    logged = source.execute("SELECT error_message FROM silver.error_log").fetchall()
+    assert logged == [("1 late rows were kept out of sealed time",)] * 2
+    assert_settled(source, "s_1h")
+
+
+def test_promise_f_a_prepared_writer_from_before_the_seal_of_a_rollup(
+    source: psycopg.Connection, connect: Connect
+) -> None:
+    """Nothing waits for those who write raw when a rollup is sealed."""
+    source.execute("SELECT silver.set_retention('raw.s', NULL)")
+    source.execute("SELECT silver.set_retention('s_1h', '3 days')")
+    row = source.execute("SELECT current_setting('max_prepared_transactions')::int").fetchone()
+    assert row
+    writer = connect(autocommit=False)
+    writer.execute(INSERT, [LATE])
+    if row[0]:
+        writer.execute("PREPARE TRANSACTION 'straddling'")
+    before = total(source, "gold.s_1d")
+    assert "sealed" in actions(source)
+    if row[0]:
+        writer.rollback()
+        source.execute("COMMIT PREPARED 'straddling'")
+    else:
+        writer.commit()
+    refresh_everything(source)
+    assert late_rows(source) == {"s_1h": 1, "s_1d": 1}
+    source.execute(INSERT, [LATE])
+    refresh_everything(source)
+    assert late_rows(source) == {"s_1h": 2, "s_1d": 2}
+    assert total(source, "gold.s_1d") == before
+
+
+def test_promise_f_each_rollup_counts_behind_its_own_border(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_2h', '2 hours')")
+    source.execute("SELECT silver.set_retention('raw.s', NULL)")
+    source.execute("SELECT silver.set_retention('s_2h', '8 days')")
+    source.execute("SELECT silver.set_retention('s_1h', '5 days')")
+    refresh_everything(source)
+    assert "sealed" in actions(source)
+    source.execute(INSERT, [LATE])
+    for at in ("2026-03-02 10:30+00", "2026-03-05 10:30+00", "2026-03-09 10:30+00"):
+        source.execute(INSERT, [at])
+    refresh_everything(source)
+    assert late_rows(source) == {"s_1h": 3, "s_1d": 3, "s_2h": 2}
+    assert_settled(source, "s_1h", "s_2h")
+
+
+def test_promise_f_what_is_gone_again_is_reported_without_a_number(
+    source: psycopg.Connection,
+) -> None:
+    assert actions(source) == ["sealed"]
+    source.execute(INSERT, [LATE])
+    source.execute("DELETE FROM raw.s WHERE ts = %s", [LATE])
+    source.execute(INSERT, [NOW])
+    refresh_everything(source)
+    assert late_rows(source) == {"s_1h": 0, "s_1d": 0}
+    logged = source.execute("SELECT error_code, error_message FROM silver.error_log").fetchall()
+    assert len(logged) == 2
+    assert logged[0][0] == "TR006"
+    assert "no row left to count" in logged[0][1]
+    source.execute("SELECT silver.mark_stale('raw.s', '-infinity', 'infinity')")
+    refresh_everything(source)
+    assert len(source.execute("SELECT FROM silver.error_log").fetchall()) == 2

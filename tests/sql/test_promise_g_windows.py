@@ -1,0 +1,143 @@
+"""Promises b and g with window tracking: absorbed is what a run has read, not what lies behind the
+window; and what lies ahead of now is in the window as well."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from rollup_checks import assert_equal_to_group_by
+
+
+@pytest.fixture
+def windowed(db: psycopg.Connection) -> psycopg.Connection:
+    """Partitions of a day until tomorrow; an hourly rollup that reads its last day again, and a
+    daily one of that. The last run is eight days ago."""
+    db.execute("SET timezone = 'UTC'")
+    db.execute("CREATE TABLE raw.w (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+    db.execute(
+        """
+        DO $$ BEGIN
+            FOR n IN -8..1 LOOP
+                EXECUTE format(
+                    'CREATE TABLE raw.w_%s PARTITION OF raw.w FOR VALUES FROM (%L) TO (%L)',
+                    n + 8, current_date + n, current_date + n + 1);
+            END LOOP;
+        END $$
+        """
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.w', 'silver', 'w_1h', '1 hour',"
+        " change_tracking => 'window', look_back_window => '1 day')"
+    )
+    db.execute("SELECT silver.create_rollup_table('w_1h', 'silver', 'w_1d', '1 day')")
+    db.execute("CALL silver.run_rollups(as_of => now() - interval '8 days')")
+    return db
+
+
+def write_a_week(db: psycopg.Connection[Any]) -> None:
+    db.execute(
+        "INSERT INTO raw.w SELECT date_trunc('hour', now()) - n * interval '1 hour', n"
+        " FROM generate_series(1, 24 * 7) AS n"
+    )
+
+
+def maintain(db: psycopg.Connection[Any]) -> list[str]:
+    rows = db.execute("SELECT action, detail FROM silver.maintain_timeseries_tables()").fetchall()
+    assert not [row for row in rows if row[0] == "failed"], rows
+    return [row[0] for row in rows if row[0] in ("sealed", "dropped", "deleted")]
+
+
+def total(db: psycopg.Connection[Any], relation: str = "gold.w_1h") -> int:
+    row = db.execute(f"SELECT coalesce(sum(row_count), 0) FROM {relation}".encode()).fetchone()
+    assert row
+    return int(row[0])
+
+
+def test_promise_g_after_an_outage_the_next_run_reads_from_where_the_last_one_stopped(
+    windowed: psycopg.Connection,
+) -> None:
+    windowed.execute("SELECT silver.set_retention('raw.w', '3 days')")
+    write_a_week(windowed)
+    assert maintain(windowed) == maintain(windowed) == []
+    assert_equal_to_group_by(windowed, "w_1h", "w_1d")
+    windowed.execute("CALL silver.run_rollups()")
+    assert total(windowed, "silver.w_1h") >= 167  # the hour that is not over is live
+    assert_equal_to_group_by(windowed, "w_1h", "w_1d")
+    assert maintain(windowed) == ["sealed"]
+    assert "dropped" in maintain(windowed)
+    assert total(windowed) == total(windowed, "gold.w_1d") == 168
+    assert_equal_to_group_by(windowed, "w_1h")
+
+
+@pytest.mark.parametrize("obstacle", ["paused", "parked"])
+def test_promise_g_a_rollup_that_does_not_run_absorbs_nothing(
+    windowed: psycopg.Connection, obstacle: str
+) -> None:
+    windowed.execute("SELECT silver.set_retention('raw.w', '3 days')")
+    if obstacle == "paused":
+        windowed.execute("SELECT silver.pause_rollup('w_1h')")
+    else:
+        windowed.execute("UPDATE silver.rollup_config SET retry_count = 10, parked_at = now()")
+    write_a_week(windowed)
+    windowed.execute("CALL silver.run_rollups()")
+    assert maintain(windowed) == maintain(windowed) == []
+    assert_equal_to_group_by(windowed, "w_1h", "w_1d")
+
+
+def test_promise_g_nothing_is_kept_for_less_than_it_is_read_again(
+    windowed: psycopg.Connection,
+) -> None:
+    for name in ("raw.w", "w_1h"):
+        with pytest.raises(psycopg.Error, match="read again for 1 day") as error:
+            windowed.execute("SELECT silver.set_retention(%s, '5 hours')", [name])
+        assert error.value.diag.message_hint
+        assert "set_retention" in error.value.diag.message_hint
+    windowed.execute("SELECT silver.set_retention('w_1d', '5 hours')")  # nobody reads it
+    windowed.execute("SELECT silver.set_retention('raw.w', '3 days')")
+    windowed.execute("SELECT silver.set_retention('w_1h', '3 days')")
+    with pytest.raises(
+        psycopg.Error, match=r"raw\.w is kept for 3 days, and read again for 4 days"
+    ):
+        windowed.execute(
+            "SELECT silver.create_rollup_table('raw.w', 'silver', 'long', '1 hour',"
+            " change_tracking => 'window', look_back_window => '4 days')"
+        )
+    windowed.execute("UPDATE silver.rollup_config SET look_back_window = '4 days' WHERE depth = 0")
+    problems = windowed.execute(
+        "SELECT target, problem FROM silver.validate_rollup_config() WHERE NOT is_valid ORDER BY 1"
+    ).fetchall()
+    assert problems == [
+        ("silver.w_1d", "silver.w_1h is kept for 3 days, and read again for 4 days"),
+        ("silver.w_1h", "raw.w is kept for 3 days, and read again for 4 days"),
+    ]
+
+
+def test_promise_g_no_rollup_is_sealed_inside_the_window_of_its_readers(
+    windowed: psycopg.Connection,
+) -> None:
+    write_a_week(windowed)
+    windowed.execute("CALL silver.run_rollups()")
+    windowed.execute("SELECT silver.set_retention('w_1h', '1 day')")
+    windowed.execute("UPDATE silver.rollup_config SET look_back_window = '3 days' WHERE depth = 0")
+    assert "sealed" in maintain(windowed)
+    maintain(windowed)
+    windowed.execute("INSERT INTO raw.w SELECT now() - interval '50 hours', 1000")
+    windowed.execute("CALL silver.run_rollups()")
+    assert total(windowed, "gold.w_1d") == 169
+
+
+def test_promise_b_a_window_ends_nowhere(windowed: psycopg.Connection) -> None:
+    windowed.execute("CREATE TABLE raw.w_ahead PARTITION OF raw.w DEFAULT")
+    write_a_week(windowed)
+    for ahead in ("5 seconds", "2 hours", "300 days", "7000 years"):
+        windowed.execute("INSERT INTO raw.w SELECT now() + %s::interval, 1", [ahead])
+        assert_equal_to_group_by(windowed, "w_1h", "w_1d")
+    windowed.execute("CALL silver.run_rollups()")
+    assert_equal_to_group_by(windowed, "w_1h", "w_1d")
+    windowed.execute("UPDATE silver.rollup_config SET source_rows = 1e9")  # bucket by bucket
+    assert_equal_to_group_by(windowed, "w_1h", "w_1d")
+    windowed.execute("UPDATE raw.w SET v = 2 WHERE ts > now()")
+    windowed.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    windowed.execute("UPDATE raw.w SET v = 3 WHERE ts > now()")
+    assert_equal_to_group_by(windowed, "w_1h", "w_1d")
