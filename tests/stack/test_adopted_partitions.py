@@ -83,3 +83,63 @@ def test_a_row_of_the_far_future_keeps_nobody_from_making_the_next_partition(
     assert made_for(adopted, next_month) is None
     maintain(adopted)
     assert made_for(adopted, next_month)
+
+
+@pytest.fixture
+def keyed(server: PostgresServer, db: psycopg.Connection) -> psycopg.Connection:
+    """A set of days whose primary key, which lacks the time, is in pg_partman's template table."""
+    if not server.has("pg_partman"):
+        pytest.skip("needs pg_partman")
+    db.execute("SET timezone = 'UTC'")
+    db.execute(
+        "CREATE TABLE raw.readings (id int NOT NULL, ts timestamptz NOT NULL, v int)"
+        " PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.template (LIKE raw.readings);"
+        "ALTER TABLE raw.template ADD PRIMARY KEY (id);"
+        "GRANT SELECT ON raw.readings TO tsrollup_reader"
+    )
+    four = server.name == "debian15"
+    db.execute(
+        "SELECT partman.create_parent('raw.readings', 'ts', p_premake => 2, p_interval => '1 day',"
+        f" p_template_table => 'raw.template'{', p_type => %s' if four else ''})".encode(),
+        ["native"] if four else None,
+    )
+    db.execute("UPDATE partman.part_config SET inherit_privileges = true")
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    return db
+
+
+def test_partitions_of_an_adopted_set_have_the_keys_of_its_template(
+    keyed: psycopg.Connection,
+) -> None:
+    db = keyed
+    db.execute("SELECT silver.create_rollup_table('readings', 'silver', 'readings_1d', '1 day')")
+    db.execute("INSERT INTO raw.readings VALUES (1, now() - interval '300 days', 1)")
+    maintain(db)
+    late = db.execute("SELECT tableoid::regclass::text FROM raw.readings").fetchone()
+    assert late
+    assert late != ("raw.readings_default",)
+    keys = db.execute(
+        "SELECT conkey, has_table_privilege('tsrollup_reader', conrelid, 'SELECT')"
+        " FROM pg_constraint WHERE contype = 'p' AND conrelid = %s::regclass",
+        [late[0]],
+    ).fetchall()
+    assert keys == [([1], True)]
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        db.execute("INSERT INTO raw.readings VALUES (1, now() - interval '300 days', 2)")
+    assert_equal_to_group_by(db, "readings_1d")
+
+
+def test_rows_that_break_the_template_keep_no_others_waiting(keyed: psycopg.Connection) -> None:
+    db = keyed
+    db.execute("ALTER TABLE raw.readings_default DROP CONSTRAINT readings_default_pkey")
+    db.execute(
+        "INSERT INTO raw.readings SELECT id, now() - interval '300 days', 1"
+        " FROM unnest('{7,7}'::int[]) AS id"
+    )
+    db.execute("INSERT INTO raw.readings VALUES (8, now() - interval '301 days', 1)")
+    maintain(db)
+    left = db.execute("SELECT id FROM raw.readings_default").fetchall()
+    assert left == [(7,), (7,)]
+    errors = db.execute("SELECT DISTINCT error_code FROM silver.error_log").fetchall()
+    assert errors == [("23505",)]

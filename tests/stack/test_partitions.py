@@ -404,3 +404,107 @@ def test_a_partition_that_a_view_reads_stays_when_the_width_changes(
     db.execute("SELECT silver.partition_source('readings', '12 hours')")
     (first, width), (_, next_width) = db.execute(ahead, [NOW]).fetchall()
     assert (first, width, next_width) == (seen, timedelta(days=1), timedelta(hours=12))
+
+
+def test_partitions_of_a_divided_source_are_divided_like_their_siblings(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("SET timezone = 'UTC'")
+    db.execute(
+        "CREATE TABLE raw.readings (ts timestamptz NOT NULL, device int, level float8, kind text)"
+        " PARTITION BY RANGE (ts); CREATE INDEX ON raw.readings (device, ts)"
+    )
+    db.execute(
+        "CREATE TABLE raw.old PARTITION OF raw.readings"
+        f" FOR VALUES FROM ('{NOW:%Y-%m-%d}') TO ('{NOW + timedelta(days=1):%Y-%m-%d}')"
+        " PARTITION BY LIST (kind);"
+        "CREATE TABLE raw.old_a PARTITION OF raw.old FOR VALUES IN ('a', 'b')"
+        " PARTITION BY HASH (device);"
+        "CREATE TABLE raw.old_a_0 PARTITION OF raw.old_a FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+        "CREATE TABLE raw.old_a_1 PARTITION OF raw.old_a FOR VALUES WITH (MODULUS 2, REMAINDER 1);"
+        "CREATE TABLE raw.old_rest PARTITION OF raw.old DEFAULT".encode()
+    )
+    create_rollup(db)
+    for width in ("1 day", "12 hours"):
+        db.execute("SELECT silver.partition_source('readings', %s)", [width])
+        shapes = db.execute(
+            "SELECT DISTINCT (SELECT array_agg(t.level ORDER BY t.level)"
+            " FROM pg_partition_tree(inhrelid) AS t) FROM pg_inherits"
+            " WHERE inhparent = 'raw.readings'::regclass"
+            " AND inhrelid <> 'raw.readings_default'::regclass"
+        ).fetchall()
+        assert shapes == [([0, 1, 1, 2, 2],)]
+    db.execute(
+        "INSERT INTO raw.readings SELECT %s::timestamptz + n * interval '7 hours', n, n, kind"
+        " FROM generate_series(-10, 5) AS n, unnest('{a,b,c,NULL}'::text[]) AS kind",
+        [NOW],
+    )
+    assert_equal_to_group_by(db, "readings_1h")
+    maintain(db)
+    assert default_rows(db) == 0
+    assert_equal_to_group_by(db, "readings_1h")
+    leaf = db.execute("SELECT min(tableoid::regclass::text) FROM raw.readings WHERE ts < %s", [NOW])
+    row = leaf.fetchone()
+    assert row
+    refresh_everything(db)
+    db.execute(f"UPDATE {row[0]} SET level = level + 1".encode())
+    assert_equal_to_group_by(db, "readings_1h")
+    refresh_everything(db)
+    assert_settled(db, "readings_1h")
+
+
+def test_the_width_of_a_divided_source_is_that_of_all_its_parts(db: psycopg.Connection) -> None:
+    """A day in four parts is as large as a day in one."""
+    db.execute("SET timezone = 'UTC'")
+    start = NOW.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=2)
+    best = []
+    for table, parts in (("one", 1), ("four", 4)):
+        db.execute(
+            f"CREATE TABLE raw.{table} (ts timestamptz NOT NULL, n int) PARTITION BY RANGE (ts);"
+            f"CREATE TABLE raw.{table}_d PARTITION OF raw.{table} FOR VALUES"
+            f" FROM ('{start}') TO ('{start + timedelta(days=1)}') PARTITION BY HASH (n)".encode()
+        )
+        for part in range(parts):
+            db.execute(
+                f"CREATE TABLE raw.{table}_d{part} PARTITION OF raw.{table}_d"
+                f" FOR VALUES WITH (MODULUS {parts}, REMAINDER {part})".encode()
+            )
+        db.execute(
+            f"INSERT INTO raw.{table} SELECT %s + n * interval '1 second', n"
+            " FROM generate_series(1, 80000) AS n".encode(),
+            [start],
+        )
+        db.execute(f"ANALYZE raw.{table}".encode())
+        best += db.execute(
+            "SELECT silver.optimize_chunk_interval(%s, 14 * 1048576)", [table]
+        ).fetchall()
+    assert best[0] == best[1]
+
+
+@pytest.mark.parametrize("given", ["table", "partitions", "index"])
+def test_partitions_have_the_replica_identity_of_the_table(
+    server: PostgresServer, db: psycopg.Connection, given: str
+) -> None:
+    """Promise j: an UPDATE of a published table fails where a partition has none."""
+    db.execute(
+        "CREATE TABLE raw.readings (ts timestamptz NOT NULL, device int, level int, n int NOT NULL"
+        " GENERATED ALWAYS AS IDENTITY) PARTITION BY RANGE (ts);"
+        "CREATE UNIQUE INDEX key ON raw.readings (n, ts)"
+    )
+    db.execute(
+        {
+            "table": "ALTER TABLE raw.readings REPLICA IDENTITY FULL",
+            "partitions": "CREATE TABLE raw.first PARTITION OF raw.readings"
+            " FOR VALUES FROM ('2001-01-01 00:00+00') TO ('2001-01-02 00:00+00');"
+            "ALTER TABLE raw.first REPLICA IDENTITY FULL",
+            "index": "ALTER TABLE raw.readings REPLICA IDENTITY USING INDEX key",
+        }[given].encode()
+    )
+    with psycopg.connect(server.superuser_url(db.info.dbname), autocommit=True) as superuser:
+        superuser.execute("CREATE PUBLICATION p FOR TABLE raw.readings")
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    insert(db, NOW, "1999-01-01")
+    db.execute("UPDATE raw.readings SET level = 3")
+    maintain(db, NOW + timedelta(days=9))
+    insert(db, NOW + timedelta(days=9))
+    db.execute("UPDATE raw.readings SET level = 4")

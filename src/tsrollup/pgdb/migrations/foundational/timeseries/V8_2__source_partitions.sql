@@ -73,6 +73,19 @@ $$;
 COMMENT ON FUNCTION rollup_engine.move_obstacle(regclass) IS
 'What would notice, or forbid, that rows of the default partition of a table are deleted and inserted again; NULL when nothing does.';
 
+CREATE FUNCTION rollup_engine.newest_partition(p_relation regclass) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT m.member
+    FROM rollup_engine.source_members(p_relation) AS m
+    JOIN pg_inherits AS i ON i.inhrelid = m.member AND i.inhparent = p_relation
+    WHERE m.member IS DISTINCT FROM rollup_engine.default_partition(p_relation)
+    ORDER BY m.to_time DESC
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.newest_partition(regclass) IS 'The last partition of a table by time, the default one aside.';
+
 CREATE FUNCTION rollup_engine.add_source_partition(p_set rollup_engine.partition_set, p_from timestamptz, p_to timestamptz) RETURNS regclass
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -100,7 +113,7 @@ BEGIN
         END IF;
     END IF;
     v_partition := rollup_engine.create_like_source(p_set.relation,
-        rollup_engine.partition_name(p_set.relation, p_from, p_set.chunk_interval));
+        rollup_engine.partition_name(p_set.relation, p_from, p_set.chunk_interval), rollup_engine.newest_partition(p_set.relation));
     IF v_has_rows THEN
         -- The delete is captured, and speaks for the insert as well: the same rows, the same times.
         EXECUTE rollup_engine.fill($sql$
@@ -109,6 +122,7 @@ BEGIN
             $sql$, v_marks || jsonb_build_object('partition', v_partition));
     END IF;
     EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', p_set.relation, v_partition, p_from, p_to);
+    PERFORM rollup_engine.share_identity(p_set.relation, v_partition);
     PERFORM rollup_engine.watch_partition(p_set.relation, v_partition);
     RETURN v_partition;
 END
@@ -266,6 +280,7 @@ BEGIN
         PERFORM rollup_engine.premake_by_partman(p_set);
         FOR v_new IN SELECT m FROM rollup_engine.source_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
             PERFORM rollup_engine.share_owner(p_set.relation, v_new);
+            PERFORM rollup_engine.share_identity(p_set.relation, v_new);
             PERFORM rollup_engine.watch_partition(p_set.relation, v_new);
         END LOOP;
         -- One stray row of the far future, and pg_partman only goes on from there.
