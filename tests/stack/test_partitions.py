@@ -402,6 +402,7 @@ def test_a_partition_that_a_view_reads_stays_when_the_width_changes(
     (seen, _), _ = db.execute(ahead, [NOW]).fetchall()
     db.execute(f"CREATE VIEW raw.seen AS SELECT * FROM {seen}".encode())
     db.execute("SELECT silver.partition_source('readings', '12 hours')")
+    maintain(db, NOW + timedelta(days=3))
     (first, width), (_, next_width) = db.execute(ahead, [NOW]).fetchall()
     assert (first, width, next_width) == (seen, timedelta(days=1), timedelta(hours=12))
 

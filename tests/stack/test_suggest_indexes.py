@@ -125,6 +125,8 @@ def test_rollups_are_advised_through_their_live_view(readings: psycopg.Connectio
     ("queries", "message"),
     [
         (["SELECT 1; DROP TABLE raw.readings"], "more than one statement"),
+        (["SELECT ';'; DROP TABLE raw.readings"], "more than one statement"),
+        (["SELECT 1) SELECT; DROP TABLE raw.readings; SELECT (1"], "syntax error"),
         (["SELECT * FROM nowhere"], "nowhere"),
         (["SELEC"], "syntax error"),
         ([None], "a query is NULL"),
@@ -137,6 +139,42 @@ def test_bad_queries_are_errors_and_never_run(
         suggest(readings, "raw.readings", *queries)
     assert readings.execute("SELECT count(*) FROM pg_prepared_statements").fetchone() == (0,)
     assert readings.execute("SELECT count(*) FROM raw.readings").fetchone() == (60000,)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        """"The site" = 'a; b'""",
+        """"The site" = E'\\'; b' AND true;""",
+        """"The site" = $x$; '$x$ -- ; and so on""",
+        """"The site" = 'a' /* one; /* two; */ three; */ AND device > 0 ;  -- end; of""",
+    ],
+)
+def test_a_semicolon_in_a_string_or_a_comment_ends_nothing(
+    readings: psycopg.Connection, condition: str
+) -> None:
+    query = f"SELECT * FROM raw.readings WHERE device = 7 AND {condition}"
+    assert suggest(readings, "raw.readings", query)
+
+
+def test_a_timeout_leaves_nothing_behind(readings: psycopg.Connection) -> None:
+    readings.execute("SET search_path = raw, public")
+    readings.execute(
+        "CREATE FUNCTION raw.slow() RETURNS integer IMMUTABLE LANGUAGE plpgsql"
+        " AS $$ BEGIN PERFORM pg_sleep(0.1); RETURN 7; END $$"
+    )
+    readings.execute("SELECT hypopg_create_index('CREATE INDEX ON raw.readings (level)')")
+    query = "SELECT * FROM readings WHERE device = slow() AND level > 3 AND ts > now()"
+    readings.execute("SET statement_timeout = '900ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        readings.execute("SELECT * FROM silver.suggest_indexes('readings', %s)", [[query]])
+    readings.execute("RESET statement_timeout")
+    left = "SELECT count(*) FROM hypopg() UNION ALL SELECT count(*) FROM pg_prepared_statements"
+    assert readings.execute(left).fetchall() == [(1,), (0,)]
+    for setting, value in {"search_path": "raw, public", "plan_cache_mode": "auto"}.items():
+        assert readings.execute(f"SHOW {setting}".encode()).fetchone() == (value,)
+    readings.execute("SELECT hypopg_reset()")
+    assert suggest(readings, "raw.readings", "SELECT * FROM readings WHERE device = 7")
 
 
 def test_writes_are_planned_and_not_done(readings: psycopg.Connection) -> None:

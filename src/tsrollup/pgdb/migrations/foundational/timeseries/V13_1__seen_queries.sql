@@ -36,7 +36,7 @@ BEGIN
             FROM %s.pg_stat_statements
             WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
                 AND pg_has_role(userid, current_user, 'MEMBER') <> $3
-                AND query ~ $1 AND query ~* '^\s*(select|with|update|delete)\M' AND query !~ ';\s*\S'
+                AND query ~ $1 AND query ~* '^\s*(select|with|update|delete)\M'
             GROUP BY query
             ORDER BY sum(total_exec_time) DESC
             LIMIT $2

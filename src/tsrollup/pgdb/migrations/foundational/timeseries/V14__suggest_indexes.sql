@@ -66,6 +66,29 @@ COMMENT ON FUNCTION rollup_engine.index_subject(text) IS
 -- Plans -----------------------------------------------------------------------------
 -- Queries mean what they mean to the caller, whose search_path is handed down to where they are planned.
 
+-- By the parser itself: a cursor that cannot be opened says why before anything runs.
+CREATE FUNCTION rollup_engine.is_one_statement(p_query text) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
+AS $$
+DECLARE
+    v_query text;
+    v_cursor refcursor;
+    v_messages text[] := '{}';
+BEGIN
+    FOREACH v_query IN ARRAY ARRAY['SELECT', p_query] LOOP
+        BEGIN
+            OPEN v_cursor FOR EXECUTE 'PREPARE tsrollup_advice AS ' || v_query;
+        EXCEPTION WHEN invalid_cursor_definition THEN
+            v_messages := v_messages || SQLERRM;
+        END;
+    END LOOP;
+    RETURN v_messages[1] = v_messages[2];
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_one_statement(text) IS 'Whether a text is one statement, whatever its strings and comments hold.';
+
 CREATE FUNCTION rollup_engine.plan_query(p_query text, p_path text) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -78,24 +101,26 @@ DECLARE
 BEGIN
     IF p_query IS NULL THEN
         PERFORM rollup_engine.fail('TR001', 'a query is NULL', 'give the text of each, or no list for those that were seen');
-    ELSIF p_query ~ ';\s*\S' THEN
+    ELSIF NOT rollup_engine.is_one_statement(p_query) THEN
         PERFORM rollup_engine.fail('TR001', 'a query holds more than one statement',
             'give each statement as an element of its own', p_query);
     END IF;
-    -- Generic plans take $1 as it stands in pg_stat_statements.
-    v_sql := 'PREPARE tsrollup_advice AS ' || rtrim(p_query, E'; \n\t');
-    PERFORM set_config('search_path', p_path, true);
-    EXECUTE v_sql;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    SELECT cardinality(parameter_types) INTO v_parameters FROM pg_prepared_statements WHERE name = 'tsrollup_advice';
-    v_sql := 'EXPLAIN (FORMAT JSON) EXECUTE tsrollup_advice'
-        || CASE WHEN v_parameters > 0 THEN '(' || rtrim(repeat('NULL,', v_parameters), ',') || ')' ELSE '' END;
     BEGIN
+        -- Generic plans take $1 as it stands in pg_stat_statements.
+        v_sql := 'PREPARE tsrollup_advice AS ' || p_query;
+        PERFORM set_config('search_path', p_path, true);
+        EXECUTE v_sql;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        SELECT cardinality(parameter_types) INTO v_parameters FROM pg_prepared_statements WHERE name = 'tsrollup_advice';
+        v_sql := 'EXPLAIN (FORMAT JSON) EXECUTE tsrollup_advice'
+            || CASE WHEN v_parameters > 0 THEN '(' || rtrim(repeat('NULL,', v_parameters), ',') || ')' ELSE '' END;
         PERFORM set_config('search_path', p_path, true);
         EXECUTE v_sql INTO v_plan;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    EXCEPTION WHEN OTHERS THEN
-        DEALLOCATE tsrollup_advice;
+    EXCEPTION WHEN OTHERS OR query_canceled THEN  -- prepared statements outlive the transaction
+        IF EXISTS (SELECT FROM pg_prepared_statements WHERE name = 'tsrollup_advice') THEN
+            DEALLOCATE tsrollup_advice;
+        END IF;
         RAISE;
     END;
     DEALLOCATE tsrollup_advice;
@@ -282,6 +307,17 @@ $$;
 COMMENT ON FUNCTION rollup_engine.best_index(text, text[], text[], double precision[], text) IS
 'The candidate that saves most, summed over the queries; NULL when none is worth it.';
 
+CREATE FUNCTION rollup_engine.drop_hypothetical(p_hypopg text, p_but oid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('SELECT %1$s.hypopg_drop_index(indexrelid) FROM %1$s.hypopg() WHERE indexrelid <> ALL (coalesce($1, ''{}''))', p_hypopg)
+    USING p_but;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drop_hypothetical(text, oid[]) IS 'Drops hypothetical indexes but those that were there before.';
+
 CREATE FUNCTION rollup_engine.suggest(p_table_name text, p_queries text[], p_path text)
 RETURNS TABLE (
     create_index text,
@@ -301,8 +337,9 @@ DECLARE
     v_candidates text[];
     v_costs double precision[];
     v_best record;
-    v_kept oid[] := '{}';
+    v_before oid[];
 BEGIN
+    EXECUTE format('SELECT array_agg(indexrelid) FROM %s.hypopg()', v_hypopg) INTO v_before;
     SELECT * INTO v_subject FROM rollup_engine.index_subject(p_table_name);
     v_queries := rollup_engine.advisable_queries(v_subject.read_through, v_subject.time_column, v_subject.dimensions, p_queries, p_path);
     v_candidates := rollup_engine.index_candidates(v_subject.relation, v_subject.time_column, v_subject.dimensions || ARRAY(
@@ -320,11 +357,14 @@ BEGIN
             WHERE u.after < u.before * 0.9
             ORDER BY u.before - u.after DESC;
         -- The next one is judged on top of those suggested already.
-        v_kept := v_kept || (SELECT t.index_id FROM rollup_engine.try_index(v_hypopg, v_best.statement, '{}', p_path) AS t);
+        PERFORM rollup_engine.try_index(v_hypopg, v_best.statement, '{}', p_path);
         v_candidates := array_remove(v_candidates, v_best.statement);
         v_costs := v_best.costs;
     END LOOP;
-    EXECUTE format('SELECT %s.hypopg_drop_index(i) FROM unnest($1) AS i', v_hypopg) USING v_kept;
+    PERFORM rollup_engine.drop_hypothetical(v_hypopg, v_before);
+EXCEPTION WHEN OTHERS OR query_canceled THEN  -- hypothetical indexes outlive the transaction
+    PERFORM rollup_engine.drop_hypothetical(v_hypopg, v_before);
+    RAISE;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.suggest(text, text[], text) IS 'What suggest_indexes does.';
