@@ -314,7 +314,7 @@ LATER = """
         RETURN NEW;
     END
     $$;
-    CREATE TRIGGER "{name}" BEFORE UPDATE ON raw.t FOR EACH ROW EXECUTE FUNCTION raw.later();
+    CREATE TRIGGER "{name}" BEFORE {event} ON raw.t FOR EACH ROW EXECUTE FUNCTION raw.later();
 """
 
 
@@ -327,14 +327,15 @@ def test_promise_b_a_trigger_of_the_users_moves_a_merged_row_on(db: psycopg.Conn
         "MERGE INTO raw.t AS t USING (SELECT 1) AS s ON t.id = {}"
         " WHEN MATCHED THEN UPDATE SET ts = t.ts + interval '{} hours'"
     )
-    for name in ("a", "zzz", "}"):
+    for name, event in (("a", "UPDATE"), ("zzz", "UPDATE"), ("}", "UPDATE"), ("z", "INSERT")):
         with db.transaction(force_rollback=True):
-            db.execute(LATER.format(name=name).encode())
+            db.execute(LATER.format(name=name, event=event).encode())
+            refresh_everything(db)  # which sees that there is a trigger before INSERT
             for statement in (merge.format(3, 24), merge.format(4, 1)):
                 db.execute(statement.encode())
                 assert_equal_to_group_by(db, "t_1h")
             assert problems_of(db, "silver.t_1h")[1] == []
-    db.execute(LATER.format(name="~~ later").encode())
+    db.execute(LATER.format(name="~~ later", event="UPDATE").encode())
     health, problems = problems_of(db, "silver.t_1h")
     assert health == "invalid"
     assert len(problems) == 1
@@ -375,7 +376,7 @@ def test_promise_c_a_row_trigger_logs_again_what_was_undone_or_drained(
 
 
 def test_a_distributed_table_is_refused(connect: Connect, server: PostgresServer) -> None:
-    """Citus lists its tables in pg_catalog; here a table of that name stands in for it."""
+    """Citus and TimescaleDB list their tables; here tables of those names stand in for them."""
     owner = connect(user=server.superuser)
     try:
         owner.execute("SET allow_system_table_mods = on")
@@ -408,3 +409,16 @@ def test_a_distributed_table_is_refused(connect: Connect, server: PostgresServer
     assert health == "invalid"
     assert "raw.u is distributed" in problems[0][0]
     assert problems_of(owner, "silver.t_1h")[1] == []
+    owner.execute(
+        "CREATE SCHEMA _timescaledb_catalog; GRANT USAGE ON SCHEMA _timescaledb_catalog TO PUBLIC;"
+        "CREATE TABLE _timescaledb_catalog.hypertable (schema_name name, table_name name);"
+        "GRANT SELECT ON _timescaledb_catalog.hypertable TO PUBLIC;"
+        'CREATE TABLE raw."Odd" (ts timestamptz); CREATE TABLE raw.chunk () INHERITS (raw."Odd");'
+        "INSERT INTO _timescaledb_catalog.hypertable VALUES ('raw', 'Odd')"
+    )
+    for table in ('"Odd"', "chunk"):
+        with pytest.raises(psycopg.Error, match=r'raw\."Odd" is a hypertable') as caught:
+            owner.execute(
+                "SELECT silver.create_rollup_table(%s, 'silver', 'x', '1 hour')", [f"raw.{table}"]
+            )
+        assert caught.value.sqlstate == "TR004"

@@ -134,7 +134,8 @@ AS $$
     ) AS f
     JOIN pg_class AS c ON c.oid = f.member
     -- Row triggers are cloned to partitions.
-    CROSS JOIN LATERAL (SELECT NOT f.is_ancestor AND (NOT c.relispartition OR f.member = p_source.relation) AS is_top) AS m
+    CROSS JOIN LATERAL (SELECT NOT f.is_ancestor AND (NOT c.relispartition OR f.member = p_source.relation) AS is_top) AS t
+    CROSS JOIN LATERAL (SELECT t.is_top, t.is_top AND (c.relkind = 'p' OR c.relispartition) AS is_divided) AS m
     CROSS JOIN LATERAL (VALUES
         -- What is inserted through a parent that is not partitioned stays in the parent.
         (4, 'A', NOT f.is_ancestor OR c.relkind = 'p'),
@@ -143,7 +144,11 @@ AS $$
         -- TRUNCATE fires on every table that it empties.
         (32, 'A', NOT f.is_ancestor),
         (19, 'A', c.relkind = 'p'),
-        (17, 'A', m.is_top AND (c.relkind = 'p' OR c.relispartition)),
+        (17, 'A', m.is_divided),
+        (5, 'A', m.is_divided AND EXISTS (
+            SELECT FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
+            WHERE g.tgtype & 7 = 7 AND p.pronamespace <> 'rollup_engine'::regnamespace
+                AND g.tgrelid IN (SELECT rollup_engine.source_tree(p_source.relation)))),
         (29, 'R', m.is_top)
     ) AS k (tgtype, tgenabled, is_wanted)
     WHERE k.is_wanted AND p_source.change_tracking = 'trigger'
@@ -169,6 +174,8 @@ AS $$
         (19, '~tsrollup_move', 'BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({moved})', ''),
         -- MERGE that inserts and then updates may hand the inserted row to NEW TABLE in the updated one's place.
         (17, 'tsrollup_time', 'AFTER UPDATE ON {table} FOR EACH ROW WHEN (OLD.{time} IS DISTINCT FROM NEW.{time})', ''),
+        -- A trigger of the user's that fires before INSERT changes a row that MERGE moves once more.
+        (5, 'tsrollup_moved', 'AFTER INSERT ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.moving_{id}'', true) = ''on'')', ''),
         -- Workers of logical replication fire row triggers only, and only those for replicas.
         (29, 'tsrollup_replica', 'AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW', '''replica''')
     ) AS t (type, name, definition, argument)

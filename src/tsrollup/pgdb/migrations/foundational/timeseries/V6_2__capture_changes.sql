@@ -80,6 +80,9 @@ AS $$
     SELECT rollup_engine.fill($sql$
         IF TG_OP <> 'INSERT' THEN v_low := {old}; END IF;
         IF TG_OP <> 'DELETE' THEN v_high := {new}; END IF;
+        IF TG_WHEN = 'BEFORE' THEN
+            PERFORM set_config('rollup_engine.moving_{id}', 'on', true);
+        END IF;
         v_seen := current_setting('rollup_engine.logged_{id}', true);
         v_bins := concat(' ', extract(epoch FROM date_bin(v_grain, v_low, v_origin)), ' ', extract(epoch FROM date_bin(v_grain, v_high, v_origin)), ' ');
         IF strpos(v_seen, v_bins) > 0 THEN
