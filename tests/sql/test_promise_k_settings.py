@@ -1,5 +1,6 @@
 """Promise k: no setting of whoever writes, reads or refreshes changes a result."""
 
+import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -362,3 +363,51 @@ def test_promise_k_first_and_last_value_return_what_they_were_given(
                     " WHERE v.ts OPERATOR(pg_catalog.=) timestamptz '2026-01-01 00:00+00'".encode()
                 ).fetchone()
                 assert row == (True,), (type_, aggregate, style)
+
+
+def test_row_security_that_was_on_for_a_while_hides_no_change(db: psycopg.Connection) -> None:
+    """While it is on, the owner role would see nothing: reads fail, and nothing counts as empty."""
+    db.execute("""
+        CREATE TABLE raw.hidden (ts timestamptz, v integer) PARTITION BY RANGE (ts);
+        CREATE TABLE raw.hidden_1 PARTITION OF raw.hidden
+            FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-03-02 00:00+00');
+        CREATE TABLE raw.hidden_2 (ts timestamptz, v integer);
+        INSERT INTO raw.hidden VALUES ('2026-03-01 01:00+00', 1);
+        INSERT INTO raw.hidden_2 VALUES ('2026-03-02 02:00+00', 10), ('2026-03-03 03:00+00', 20);
+    """)
+    db.execute("SELECT silver.create_rollup_table('raw.hidden', 'silver', 'hidden_1h', '1 hour')")
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.hidden ENABLE ROW LEVEL SECURITY")
+    db.execute(
+        "ALTER TABLE raw.hidden ATTACH PARTITION raw.hidden_2"
+        " FOR VALUES FROM ('2026-03-02 00:00+00') TO ('2026-03-04 00:00+00')"
+    )
+    db.execute("SELECT silver.mark_stale('raw.hidden', '-infinity', 'infinity')")
+    db.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    with pytest.raises(psycopg.Error, match="row-level security"):
+        db.execute("SELECT * FROM gold.hidden_1h")
+    health = db.execute("SELECT health FROM silver.timeseries_operations_monitor").fetchall()
+    assert health != [("ok",)]
+    db.execute("ALTER TABLE raw.hidden DISABLE ROW LEVEL SECURITY")
+    db.execute("SELECT silver.reset_rollup_retry('hidden_1h')")
+    refresh_everything(db)
+    assert_settled(db, "hidden_1h")
+
+
+def test_partitions_lie_where_their_rollup_does_whoever_refreshes(
+    server: PostgresServer, db: psycopg.Connection, connect: Connect
+) -> None:
+    """Not where the session that makes them would put tables, where the owner role may not."""
+    create_readings(db)
+    db.execute(CREATIONS[0].encode())
+    space = f"t_{secrets.token_hex(4)}"
+    superuser = connect(user=server.superuser)
+    superuser.execute("SET allow_in_place_tablespaces = on")
+    superuser.execute(f"CREATE TABLESPACE {space} LOCATION ''".encode())
+    try:
+        superuser.execute(f"GRANT CREATE ON TABLESPACE {space} TO {server.user}".encode())
+        db.execute("SELECT set_config('default_tablespace', %s, false)", [space])
+        db.execute("CALL silver.run_rollups(as_of => 'infinity')")
+        assert_settled(db, "readings_1m")
+    finally:
+        superuser.execute(f"DROP TABLESPACE {space}".encode())

@@ -87,7 +87,7 @@ AS $$
         d.partitions, d.estimated_rows, d.dead_rows, d.table_bytes, d.index_bytes,
         (d.table_bytes + d.index_bytes)::float8 / nullif(d.estimated_rows, 0),
         CASE WHEN t.rollup_id IS NOT NULL THEN rollup_engine.bucket_count(
-            (SELECT bucket_width FROM silver.rollup_config WHERE id = t.rollup_id), rollup_engine.finite_stale_set(t.rollup_id)) END,
+            (SELECT bucket_width FROM silver.rollup_config WHERE id = t.rollup_id), rollup_engine.known_stale_set(t.rollup_id)) END,
         l.batches, l.mean_duration, l.rows_written, d.last_analyzed_at
     FROM tables AS t
     JOIN pg_class AS c ON c.oid = t.relation

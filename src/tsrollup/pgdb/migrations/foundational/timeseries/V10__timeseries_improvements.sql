@@ -94,6 +94,18 @@ COMMENT ON FUNCTION silver.validate_rollup_config() IS 'Checks every rollup: rel
 
 -- The monitor ---------------------------------------------------------------------------------
 
+CREATE FUNCTION rollup_engine.known_stale_set(p_rollup_id integer) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN rollup_engine.finite_stale_set(p_rollup_id);
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;  -- its source cannot be read, which validate_rollup_config shows: the others are told of all the same
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.known_stale_set(integer) IS 'The stale set where there is data; NULL when the source does not say where.';
+
 CREATE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_stale tstzmultirange) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -104,7 +116,7 @@ AS $$
         WHEN p_rollup.status <> 'active' THEN p_rollup.status
         WHEN isempty(p_stale) THEN 'ok'
         WHEN p_rollup.parent_id IS NOT NULL AND isempty(p_stale - rollup_engine.bucket_align(p_rollup.bucket_width,
-            rollup_engine.finite_stale_set(p_rollup.parent_id))) THEN 'waiting_for_parent'
+            rollup_engine.known_stale_set(p_rollup.parent_id))) THEN 'waiting_for_parent'
         ELSE 'lagging'
     END
 $$;
@@ -140,7 +152,7 @@ AS $$
         make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
         r.last_run_at, r.next_retry_at, e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id)
     FROM silver.rollup_config AS r
-    CROSS JOIN LATERAL (SELECT rollup_engine.finite_stale_set(r.id) AS stale) AS f
+    CROSS JOIN LATERAL (SELECT rollup_engine.known_stale_set(r.id) AS stale) AS f
     CROSS JOIN LATERAL (SELECT f.stale, f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) AS settled) AS s
     CROSS JOIN LATERAL (
         SELECT count(*) AS succeeded FROM silver.refresh_log AS l

@@ -54,13 +54,17 @@ CREATE FUNCTION rollup_engine.add_partition(p_table regclass, p_from timestamptz
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
+    SET default_tablespace = ''
 AS $$
 DECLARE
     v_name constant text := format('%s.%I',
         (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = p_table),
         rollup_engine.partition_name(p_table, p_from, p_width));
 BEGIN
-    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL)', v_name, p_table);
+    -- Where it lies, and how, is the table's business and not that of who refreshes.
+    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL) USING heap', v_name, p_table) || coalesce((
+        SELECT format(' TABLESPACE %I', s.spcname)
+        FROM pg_class AS c JOIN pg_tablespace AS s ON s.oid = c.reltablespace WHERE c.oid = p_table), '');
     EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', v_name);
     EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', p_table, v_name, p_from, p_to);
 END
