@@ -1,6 +1,7 @@
 -- Partitions of the user's own tables are made as if the user, or pg_partman, had made them: with
 -- the same keys, owner, replica identity and sub-partitions, and watched from their first row on.
 
+SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE FUNCTION rollup_engine.default_partition(p_relation regclass) RETURNS regclass
