@@ -73,7 +73,7 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
             root.time_column, root.source_table::oid,
             (extract(year FROM c.bucket_width) * 12 + extract(month FROM c.bucket_width))::integer,
             extract(epoch FROM c.bucket_width)::text || ' seconds', c.dimensions::text[],
-            c.metrics, c.sealed_before::text
+            c.metrics, coalesce(c.sealed_before, '-infinity')::text
         FROM chosen AS c JOIN line AS root ON root.parent_id IS NULL
         """,
         {"name": name},

@@ -80,7 +80,7 @@ def total(db: psycopg.Connection[Any], relation: str = "gold.readings_1h") -> in
 
 def sealed(db: psycopg.Connection[Any]) -> dict[str, tuple[int, datetime | None]]:
     rows = db.execute(
-        "SELECT target_table, sealed_late_rows, nullif(exact_since, '-infinity')"
+        "SELECT target_table, sealed_late_rows, exact_since"
         " FROM silver.timeseries_operations_monitor"
     ).fetchall()
     return {name.removeprefix("silver."): (late, since) for name, late, since in rows}

@@ -65,7 +65,7 @@ class Invocation:
     def connection(self) -> Iterator[psycopg.Connection[dict[str, Any]]]:
         """An autocommit connection whose rows are dictionaries, with times as text.
 
-        Python has no times like -infinity, which a border that does not exist yet is.
+        Python has no times before year 1, where the bucket across its start begins.
         """
         with connect(self.url(), row_factory=dict_row) as connection:
             connection.adapters.register_loader("timestamptz", TextLoader)

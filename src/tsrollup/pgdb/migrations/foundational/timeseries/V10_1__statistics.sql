@@ -12,12 +12,17 @@ DECLARE
     v_extent tstzrange;
 BEGIN
     IF rollup_engine.has_time_index(p_relation, p_index_column) THEN
-        EXECUTE format('SELECT tstzrange(min(%1$s), max(%1$s), ''[]'') FROM %2$s', p_time, p_relation) INTO v_extent;
+        -- Text of no type yet: the column's own kind of time reads it.
+        EXECUTE rollup_engine.fill(
+            $sql$SELECT tstzrange(min({time}), max({time}), '[]') FROM {relation}
+            WHERE {column} >= '0001-01-01 00:00:00+00' AND {column} < '10000-01-01 00:00:00+00'$sql$,
+            jsonb_build_object('time', p_time, 'relation', p_relation::text, 'column', quote_ident(p_index_column)))
+        INTO v_extent;
     END IF;
     RETURN v_extent;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.time_extent(regclass, text, name) IS 'First and last time of a table, NULL where no index would answer.';
+COMMENT ON FUNCTION rollup_engine.time_extent(regclass, text, name) IS 'First and last time of a table that belongs to a bucket, NULL where no index would answer.';
 
 CREATE FUNCTION rollup_engine.statement_statistics(p_relations text[], OUT calls bigint, OUT mean_ms double precision)
     LANGUAGE plpgsql STABLE
@@ -143,9 +148,9 @@ BEGIN
         PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', table_name), 'a name without a schema is looked up in raw');
     END IF;
     RETURN QUERY
-        SELECT m.member::text, m.from_time, m.to_time,
+        SELECT m.member::text, nullif(m.from_time, '-infinity'), nullif(m.to_time, 'infinity'),
             coalesce(m.to_time <= (
-                SELECT min(r.sealed_before) FROM silver.rollup_config AS r
+                SELECT min(coalesce(r.sealed_before, '-infinity')) FROM silver.rollup_config AS r
                 WHERE r.id = v_rollup_id OR v_rollup_id IS NULL AND r.source_table = v_relation), false),
             CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples::bigint END, s.n_dead_tup,
             pg_table_size(c.oid), pg_indexes_size(c.oid),
@@ -157,6 +162,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.get_partition_stats(text) IS
-'A row per partition of a rollup or a source (a table without partitions is its own), oldest first: range, whether it is sealed, size in bytes, rows by the planner''s statistics (NULL before the first analyze), last vacuum and analyze.';
+'A row per partition of a rollup or a source (a table without partitions is its own), oldest first: range (NULL where it has no border), whether it is sealed, size in bytes, rows by the planner''s statistics (NULL before the first analyze), last vacuum and analyze.';
 
 RESET ROLE;

@@ -185,7 +185,7 @@ COMMENT ON COLUMN silver.timeseries_operations_monitor.last_run_at IS 'When a ba
 COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a failed rollup is tried again.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.last_error IS 'Last error on record, with its SQLSTATE.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it or what it reads is sealed.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it or what it reads is sealed. NULL: everywhere.';
 GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
 
 RESET ROLE;

@@ -18,6 +18,11 @@ RETURN extract(year FROM p_width) <> 0 OR extract(month FROM p_width) <> 0;
 COMMENT ON FUNCTION rollup_engine.is_month_width(interval) IS
 'True when the width counts calendar months (months, quarters, years), false when it is a fixed length of time.';
 
+CREATE FUNCTION rollup_engine.width_months(p_width interval) RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (extract(year FROM p_width) * 12 + extract(month FROM p_width))::integer;
+COMMENT ON FUNCTION rollup_engine.width_months(interval) IS 'Calendar months of a width; its days and hours do not count.';
+
 CREATE FUNCTION rollup_engine.month_bucket(
     p_width interval,
     p_ts timestamp,
@@ -31,7 +36,8 @@ DECLARE
     v_months integer;
     v_bucket timestamp;
 BEGIN
-    IF (v_step > 0 AND p_width = make_interval(months => v_step)) IS NOT TRUE THEN
+    -- By image: for = a month is 30 days, and a day 24 hours.
+    IF (v_step > 0 AND interval_send(p_width) = interval_send(make_interval(months => v_step))) IS NOT TRUE THEN
         RAISE invalid_parameter_value USING
             MESSAGE = format('bucket width %L is neither a fixed length of time nor a whole number of months', p_width),
             HINT = 'use a width such as ''15 minutes'', ''1 day'' or ''3 months''';
@@ -148,11 +154,12 @@ COMMENT ON FUNCTION rollup_engine.buckets_in(interval, tstzmultirange) IS 'Start
 CREATE FUNCTION rollup_engine.bucket_count(p_width interval, p_ranges tstzmultirange) RETURNS bigint
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 RETURN (
-    SELECT coalesce(sum(ceil(
-        extract(epoch FROM upper(r) - lower(r)) / extract(epoch FROM p_width)
-    )), 0)::bigint FROM unnest(p_ranges) AS r);
-COMMENT ON FUNCTION rollup_engine.bucket_count(interval, tstzmultirange) IS
-'Number of buckets in aligned, finite ranges; for months the nearest estimate.';
+    SELECT coalesce(sum(
+        CASE WHEN rollup_engine.is_month_width(p_width)
+        THEN rollup_engine.width_months(age(upper(r) AT TIME ZONE 'UTC', lower(r) AT TIME ZONE 'UTC'))::numeric / rollup_engine.width_months(p_width)
+        ELSE extract(epoch FROM upper(r) - lower(r)) / extract(epoch FROM p_width) END
+    ), 0)::bigint FROM unnest(p_ranges) AS r);
+COMMENT ON FUNCTION rollup_engine.bucket_count(interval, tstzmultirange) IS 'Number of buckets in aligned, finite ranges.';
 
 -- first_value, last_value -----------------------------------------------------
 -- The value travels as text, the one form that every type has, in the styles that lose nothing; the

@@ -241,7 +241,7 @@ AS $$
 BEGIN
     PERFORM rollup_engine.check_interval(p_name, p_width, true);
     IF rollup_engine.is_month_width(p_width)
-        AND p_width <> make_interval(months => (extract(year FROM p_width) * 12 + extract(month FROM p_width))::integer) THEN
+        AND interval_send(p_width) <> interval_send(make_interval(months => rollup_engine.width_months(p_width))) THEN
         PERFORM rollup_engine.fail('TR001', format('%s %s mixes months with days or hours', p_name, p_width),
             'use a width such as ''15 minutes'', ''1 day'' or ''3 months''');
     END IF;
@@ -274,8 +274,8 @@ DECLARE
     v_child numeric := extract(epoch FROM p_width);
 BEGIN
     IF v_parent_months AND v_months THEN
-        v_parent := extract(year FROM p_parent.bucket_width) * 12 + extract(month FROM p_parent.bucket_width);
-        v_child := extract(year FROM p_width) * 12 + extract(month FROM p_width);
+        v_parent := rollup_engine.width_months(p_parent.bucket_width);
+        v_child := rollup_engine.width_months(p_width);
     ELSIF v_months THEN
         v_child := 86400;
     END IF;

@@ -105,7 +105,8 @@ BEGIN
     )
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_gone FROM gone;
     IF v_gone IS NOT NULL THEN
-        v_changed := v_gone * rollup_engine.data_extent(p_source);
+        PERFORM rollup_engine.mark_rollups(
+            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), v_gone, p_clip => true);
     END IF;
     FOR v_member IN SELECT * FROM rollup_engine.remember_partitions(p_source) LOOP
         v_changed := v_changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
@@ -116,7 +117,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_changes(rollup_engine.source) IS
-'Ranges of data in partitions that were attached, detached, dropped or given other bounds since the last call, which fires no trigger: such changes show when the next drain finds them.';
+'Ranges of data in partitions that were attached or given other bounds since the last call; what was detached or dropped is marked here. None of it fires a trigger: such changes show when the next drain finds them.';
 
 CREATE FUNCTION rollup_engine.exact_since(p_rollup_id integer) RETURNS timestamptz
     LANGUAGE sql STABLE
@@ -130,7 +131,7 @@ AS $$
     )
     SELECT max(sealed_before) FROM line
 $$;
-COMMENT ON FUNCTION rollup_engine.exact_since(integer) IS 'Time before which late rows no longer reach a rollup.';
+COMMENT ON FUNCTION rollup_engine.exact_since(integer) IS 'Time before which late rows no longer reach a rollup; NULL when all do.';
 
 CREATE FUNCTION rollup_engine.count_late_rows(p_source rollup_engine.source, p_ranges tstzmultirange, p_writers xid[]) RETURNS bigint
     LANGUAGE plpgsql
@@ -243,7 +244,7 @@ BEGIN
         + rollup_engine.read_window(p_source_id, p_now);
     IF NOT isempty(v_changed) THEN
         PERFORM rollup_engine.mark_rollups(
-            (SELECT array_agg(id) FROM silver.rollup_config WHERE source_id = p_source_id), p_source_id, v_changed);
+            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id), v_changed);
     END IF;
     RETURN true;
 END
@@ -262,8 +263,7 @@ AS $$
     SELECT s.id, lower(r), upper(r)
     FROM rollup_engine.source AS s, unnest(
         CASE WHEN EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)
-        THEN rollup_engine.data_extent(s) * tstzmultirange(tstzrange(p_from, p_to))
-        ELSE rollup_engine.source_extent(s, p_from, p_to) END) AS r
+        THEN tstzmultirange(tstzrange(p_from, p_to)) ELSE rollup_engine.source_extent(s, p_from, p_to) END) AS r
     WHERE s.id = p_source_id
 $$;
 COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed.';

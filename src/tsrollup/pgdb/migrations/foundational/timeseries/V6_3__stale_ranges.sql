@@ -34,53 +34,97 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype) IS 'The time as a constant that the time column compares with by index.';
 
-CREATE FUNCTION rollup_engine.data_times_sql(p_source rollup_engine.source, p_template text) RETURNS text
+CREATE FUNCTION rollup_engine.known_times_sql(p_rollup silver.rollup_config, p_within tstzrange, p_template text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(rollup_engine.fill(p_template, jsonb_build_object('from', t.from_time, 'to', t.to_time, 'table', t.relation)), ' UNION ALL ')
-    FROM (
-        SELECT 'from_time' AS from_time, 'to_time' AS to_time,
-            format('(SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id IN (
-                SELECT id FROM silver.rollup_config WHERE source_id = %s))', p_source.id) AS relation
+    -- First and last time, f and t, of each kind of thing that a rollup may hold or come to hold.
+    WITH RECURSIVE line AS (
+        SELECT p_rollup.id, p_rollup.parent_id, p_rollup.target_table
         UNION ALL
-        SELECT 'bucket', 'bucket', c.target_table::text FROM silver.rollup_config AS c WHERE c.source_id = p_source.id
+        SELECT c.id, c.parent_id, c.target_table FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
+    ), source AS (
+        SELECT * FROM rollup_engine.source WHERE id = p_rollup.source_id
+    ), bounds AS (
+        SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
+    ), known (type, times) AS (
+        SELECT 'timestamptz'::regtype, format(
+            'SELECT from_time AS f, to_time - interval ''1 microsecond'' AS t FROM rollup_engine.stale_range WHERE rollup_id = %s AND from_time < %L AND to_time > %L',
+            line.id, high, low)
+        FROM line, bounds
         UNION ALL
-        SELECT e.utc, e.utc, format('(SELECT %1$I FROM %2$s WHERE %1$I >= %3$s AND %1$I < %4$s)',
-            p_source.time_column, p_source.relation,
-            rollup_engine.time_literal('0001-01-01 00:00:00+00', p_source.time_type),
-            rollup_engine.time_literal('10000-01-01 00:00:00+00', p_source.time_type))
-        FROM rollup_engine.utc_expression(p_source.time_column, p_source.time_type) AS e (utc)
-    ) AS t
+        SELECT 'timestamptz'::regtype, format(
+            'SELECT bucket AS f, bucket AS t FROM %s WHERE bucket >= %L AND bucket < %L', line.target_table, low, high)
+        FROM line, bounds
+        UNION ALL
+        SELECT time_type, format('SELECT %1$I AS f, %1$I AS t FROM %2$s WHERE %1$I >= %3$s AND %1$I < %4$s', time_column, relation,
+            rollup_engine.time_literal(greatest(low, '0001-01-01 00:00:00+00'), time_type),
+            rollup_engine.time_literal(least(high, '10000-01-01 00:00:00+00'), time_type))
+        FROM source, bounds
+    )
+    SELECT string_agg(
+        format('SELECT %s AS f, %s AS t FROM (', rollup_engine.utc_expression('f', type), rollup_engine.utc_expression('t', type))
+            || rollup_engine.fill(p_template, jsonb_build_object('times', format('(%s) AS known', times), 'utc', rollup_engine.utc_expression('f', type)))
+            || ') AS found WHERE f IS NOT NULL',
+        ' UNION ALL ')
+    FROM known
 $$;
-COMMENT ON FUNCTION rollup_engine.data_times_sql(rollup_engine.source, text) IS 'One query over all the times that a family knows: stale ranges, stored buckets, source rows.';
+COMMENT ON FUNCTION rollup_engine.known_times_sql(silver.rollup_config, tstzrange, text) IS
+'One query over the stale ranges and stored buckets of a rollup and those that it reads, and the rows of its source, in a range; the template says what of the {times} it wants.';
 
-CREATE FUNCTION rollup_engine.data_extent(p_source rollup_engine.source) RETURNS tstzmultirange
+CREATE FUNCTION rollup_engine.data_extent(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_search_gaps boolean) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
 AS $$
 DECLARE
-    v_from timestamptz;
-    v_to timestamptz;
-    v_ranges tstzmultirange;
+    v_ranges constant tstzmultirange := rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges);
+    v_within constant tstzrange := range_merge(v_ranges);
+    v_found tstzmultirange;
 BEGIN
-    -- One statement, one snapshot: a bucket that a refresh is storing is seen as stale or as stored.
-    EXECUTE 'SELECT min(f), max(t) FROM ('
-        || rollup_engine.data_times_sql(p_source, '(SELECT min({from}) AS f, max({to}) AS t FROM {table} AS x)')
-        || ') AS extent'
-    INTO v_from, v_to;
-    IF v_to - v_from > interval '30 years' THEN  -- stray times, such as second 0 of 1970: only where there is data
-        EXECUTE 'SELECT range_agg(tstzrange(f, greatest(t, f + interval ''1000:00:00''))) FROM ('
-            || rollup_engine.data_times_sql(p_source,
-                '(SELECT date_bin(''1000:00:00'', {from}, ''2000-01-03 00:00:00+00'') AS f, max({to}) AS t FROM {table} AS x GROUP BY 1)')
-            || ') AS bins'
-        INTO v_ranges;
-        RETURN v_ranges * tstzmultirange(tstzrange('0001-01-01 00:00:00+00', '10000-01-01 00:00:00+00'));
+    -- Each of these is one statement with one snapshot: a bucket that a refresh is storing is seen as stale or as stored.
+    EXECUTE format('SELECT tstzmultirange(tstzrange(min(f), max(t) + interval ''1 microsecond'')) FROM (%s) AS times HAVING min(f) IS NOT NULL',
+        rollup_engine.known_times_sql(p_rollup, v_within, 'SELECT min(f) AS f, max(t) AS t FROM {times}'))
+    INTO v_found;
+    IF p_search_gaps AND rollup_engine.bucket_count(p_rollup.bucket_width, v_found) > 100000 THEN
+        EXECUTE format('SELECT range_agg(tstzrange(f, t + interval ''1 microsecond'')) FROM (%s) AS times',
+            rollup_engine.known_times_sql(p_rollup, v_within, rollup_engine.bins_sql(p_rollup, range_merge(v_found))))
+        INTO v_found;
     END IF;
-    RETURN CASE WHEN v_from IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(v_from, v_to + interval '1 microsecond')) END;
+    RETURN v_ranges * rollup_engine.bucket_align(p_rollup.bucket_width, coalesce(v_found, '{}'));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.data_extent(rollup_engine.source) IS 'Finite ranges outside of which neither source nor rollups hold anything.';
+COMMENT ON FUNCTION rollup_engine.data_extent(silver.rollup_config, tstzmultirange, boolean) IS
+'The ranges in whole buckets, finite: without what lies before and after all that the rollup holds or can come to hold, and, where that is long, without its gaps.';
+
+CREATE FUNCTION rollup_engine.bins_sql(p_rollup silver.rollup_config, p_hull tstzrange) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_seconds constant double precision := extract(epoch FROM upper(p_hull) - lower(p_hull));
+    v_source rollup_engine.source;
+BEGIN
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
+    IF rollup_engine.has_time_index(v_source.relation, v_source.time_column) AND rollup_engine.estimated_rows(v_source.relation) > 1000000 THEN
+        RETURN rollup_engine.fill(
+            'SELECT m.* FROM generate_series({low}, {high}, {bin}) AS b (low)
+            CROSS JOIN LATERAL (SELECT min(f) AS f, max(t) AS t FROM {times} WHERE f >= b.low AND f < b.low + {bin}) AS m',
+            jsonb_build_object('low', rollup_engine.time_literal(lower(p_hull), v_source.time_type),
+                'high', rollup_engine.time_literal(upper(p_hull), v_source.time_type),
+                'bin', format('interval %L', make_interval(secs => v_seconds / 1000))));
+    END IF;
+    RETURN rollup_engine.fill('SELECT min(f) AS f, max(t) AS t FROM {times} GROUP BY date_bin({bin}, {utc}, {origin})',
+        jsonb_build_object('origin', rollup_engine.time_literal('2000-01-03 00:00:00+00', 'timestamptz'),
+            'bin', format('interval %L', make_interval(secs => v_seconds / 100000))));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.bins_sql(silver.rollup_config, tstzrange) IS
+'Template that finds where in a long time there is something, such as after second 0 of 1970: by a thousand looks into the index of a large source, else by one pass in finer bins.';
 
 -- Marking ----------------------------------------------------------------------------------
 
@@ -92,8 +136,10 @@ AS $$
         SELECT rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges)
             * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) AS ranges
     ), wanted AS (
-        SELECT cell, ranges * tstzmultirange(tstzrange(cell, rollup_engine.bucket_next(p_rollup.cell_width, cell))) AS ranges
-        FROM aligned, rollup_engine.buckets_in(p_rollup.cell_width, rollup_engine.bucket_align(p_rollup.cell_width, ranges)) AS cell
+        SELECT cell, range_agg(r * tstzrange(cell, rollup_engine.bucket_next(p_rollup.cell_width, cell))) AS ranges
+        FROM aligned, unnest(ranges) AS r,
+            rollup_engine.buckets_in(p_rollup.cell_width, rollup_engine.bucket_align(p_rollup.cell_width, tstzmultirange(r))) AS cell
+        GROUP BY cell
     ), held AS MATERIALIZED (
         -- What a refresh has claimed stays as it is: the range is added beside it.
         SELECT s.id, s.cell, tstzrange(s.from_time, s.to_time) AS range
@@ -124,32 +170,28 @@ AS $$
     SELECT CASE
         WHEN isempty(p_ranges) THEN false
         WHEN isfinite(coalesce(lower(p_ranges), '-infinity')) AND isfinite(coalesce(upper(p_ranges), 'infinity'))
-        THEN rollup_engine.bucket_count(p_width, p_ranges) > 1000000
+        THEN rollup_engine.bucket_count(p_width, p_ranges) > 10000
         ELSE true
     END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_wide(interval, tstzmultirange) IS 'Whether ranges are infinite, or so long that it pays to look first where there is data.';
 
-CREATE FUNCTION rollup_engine.mark_rollups(p_rollup_ids integer[], p_source_id integer, p_ranges tstzmultirange) RETURNS void
+CREATE FUNCTION rollup_engine.mark_rollups(p_rollup_ids integer[], p_ranges tstzmultirange, p_clip boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_rollup silver.rollup_config;
-    v_ranges tstzmultirange;
-    v_extent tstzmultirange;
 BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id LOOP
-        v_ranges := p_ranges;
-        IF rollup_engine.is_wide(v_rollup.bucket_width, p_ranges) THEN
-            v_extent := coalesce(v_extent, (SELECT rollup_engine.data_extent(s) FROM rollup_engine.source AS s WHERE s.id = p_source_id));
-            v_ranges := p_ranges * v_extent;
-        END IF;
-        PERFORM rollup_engine.mark_rollup(v_rollup, v_ranges);
+        PERFORM rollup_engine.mark_rollup(v_rollup,
+            CASE WHEN p_clip OR rollup_engine.is_wide(v_rollup.bucket_width, p_ranges)
+            THEN rollup_engine.data_extent(v_rollup, p_ranges, true) ELSE p_ranges END);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], integer, tstzmultirange) IS 'Marks ranges, which may be infinite, stale in several rollups of one source.';
+COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolean) IS
+'Marks ranges stale in several rollups. What is infinite or long, or all with p_clip, is clipped to what each rollup by itself holds or can come to hold.';
 
 -- Reading the stale set ------------------------------------------------------------------------
 
@@ -195,7 +237,7 @@ BEGIN
     IF v_logged IS NOT NULL THEN
         v_stale := coalesce(v_stale, '{}') + rollup_engine.bucket_align(v_rollup.bucket_width, v_logged);
     END IF;
-    IF isfinite(v_rollup.sealed_before) THEN
+    IF v_rollup.sealed_before IS NOT NULL THEN
         v_stale := v_stale * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
     END IF;
     RETURN coalesce(v_stale, '{}');
@@ -234,7 +276,6 @@ BEGIN
     IF v_rollup_id IS NOT NULL THEN
         PERFORM rollup_engine.mark_rollups(
             ARRAY(SELECT rollup_engine.with_descendants(v_rollup_id)),
-            (SELECT source_id FROM silver.rollup_config WHERE id = v_rollup_id),
             tstzmultirange(rollup_engine.calendar_range(from_time, to_time)));
         RETURN;
     END IF;

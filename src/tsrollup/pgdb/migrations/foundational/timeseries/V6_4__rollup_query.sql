@@ -12,10 +12,10 @@ CREATE FUNCTION rollup_engine.bucket_expression(p_width interval, p_time text) R
     SET intervalstyle = 'postgres'
 AS $$
     -- The common calendar widths have C code of their own.
-    SELECT CASE p_width
-        WHEN '1 month' THEN format('(date_trunc(''month'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
-        WHEN '3 months' THEN format('(date_trunc(''quarter'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
-        WHEN '1 year' THEN format('(date_trunc(''year'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
+    SELECT CASE rollup_engine.width_months(p_width)
+        WHEN 1 THEN format('(date_trunc(''month'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
+        WHEN 3 THEN format('(date_trunc(''quarter'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
+        WHEN 12 THEN format('(date_trunc(''year'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
         ELSE format('silver.time_bucket(interval %L, %s)', p_width, p_time)
     END
 $$;
@@ -160,10 +160,13 @@ CREATE FUNCTION rollup_engine.time_condition(p_rollup silver.rollup_config, p_fr
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- The bounds take the column's own kind of time, so that an index or the partitions serve.
-    SELECT CASE WHEN p_rollup.parent_id IS NULL AND s.time_type <> 'timestamptz'::regtype
-        THEN format('%1$I >= (%2$s AT TIME ZONE ''UTC'') AND %1$I < (%3$s AT TIME ZONE ''UTC'')', p_rollup.time_column, p_from, p_to)
-        ELSE format('%1$I >= %2$s AND %1$I < %3$s', p_rollup.time_column, p_from, p_to)
+    -- The bounds take the column's own kind of time, so that an index or the partitions serve. Of raw rows
+    -- in the buckets across year 1 and 10000, those outside count as little as in any other bucket.
+    SELECT CASE WHEN p_rollup.parent_id IS NOT NULL THEN format('%1$I >= %2$s AND %1$I < %3$s', p_rollup.time_column, p_from, p_to)
+        ELSE rollup_engine.fill(
+            '{column} >= greatest({from}, ''0001-01-01 00:00:00+00''){zone} AND {column} < least({to}, ''10000-01-01 00:00:00+00''){zone}',
+            jsonb_build_object('column', quote_ident(p_rollup.time_column), 'from', p_from, 'to', p_to,
+                'zone', CASE WHEN s.time_type = 'timestamptz'::regtype THEN '' ELSE ' AT TIME ZONE ''UTC''' END))
     END
     FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id
 $$;
@@ -200,7 +203,8 @@ AS $$
         'SELECT tsrollup_batch.bucket, ' || rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
         format('FROM unnest(%s) AS tsrollup_batch (bucket) CROSS JOIN LATERAL (', p_buckets),
         '    SELECT ' || rollup_engine.select_list(p_rollup.id, '{dimension,state}'),
-        '    FROM ' || p_relation,
+        -- Named, lest a table of the outer name hide the bucket.
+        format('    FROM %s AS tsrollup_rows', p_relation),
         '    WHERE ' || rollup_engine.time_condition(p_rollup, 'tsrollup_batch.bucket', format('rollup_engine.bucket_next(%L, tsrollup_batch.bucket)', p_rollup.bucket_width)),
         '        AND ' || rollup_engine.time_condition(p_rollup, p_from, p_to),
         '    GROUP BY ' || (SELECT string_agg(n::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n),
@@ -211,31 +215,41 @@ COMMENT ON FUNCTION rollup_engine.per_bucket_sql(silver.rollup_config, text, tex
 
 -- Storing what it returns --------------------------------------------------------------------
 
-CREATE FUNCTION rollup_engine.sum_differs(p_old double precision, p_new double precision) RETURNS boolean
+CREATE FUNCTION rollup_engine.sum_differs(p_old double precision, p_new double precision, p_count bigint, p_min double precision, p_max double precision)
+RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
--- Additions in another order differ in the last digits. A sum of absolute values is at least
--- the absolute sum, so this is never laxer than 1e-9 of it.
+-- n values added in two orders differ by at most (n - 1) * 2^-52 of the sum of their absolute values,
+-- which is never less than the absolute sum, nor than the lowest and the highest together. Many values
+-- hardly ever come near that: from 100,000 on it stays at 2e-11, lest levels above levels add up.
 RETURN CASE
+    WHEN p_count < 2 THEN float8send(p_old) IS DISTINCT FROM float8send(p_new)
     WHEN p_old IS NOT DISTINCT FROM p_new THEN false
-    WHEN p_old IS NULL OR p_new IS NULL OR NOT greatest(abs(p_old), abs(p_new)) BETWEEN 1e-290 AND 1e300 THEN true
-    ELSE abs(p_old - p_new) > 1e-9 * greatest(abs(p_old), abs(p_new))
+    WHEN p_old IS NULL OR p_new IS NULL OR NOT greatest(abs(p_old), abs(p_new), abs(p_min), abs(p_max)) BETWEEN 1e-290 AND 1e300 THEN true
+    ELSE abs(p_old - p_new) > least(p_count - 1, 100000) * 2.220446049250313e-16 * greatest(abs(p_old), abs(p_new), abs(p_min) + abs(p_max))
 END;
-COMMENT ON FUNCTION rollup_engine.sum_differs(double precision, double precision) IS 'True when two sums of floats differ by more than the order of addition can explain.';
+COMMENT ON FUNCTION rollup_engine.sum_differs(double precision, double precision, bigint, double precision, double precision) IS
+'True when two sums of as many floats, with that minimum and maximum where they are known, differ by more than the order of addition can explain; a single one has no order.';
 
 CREATE FUNCTION rollup_engine.change_condition(p_rollup_id integer, p_fresh text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    WITH columns AS (
+        SELECT *, coalesce(state = 'sum' AND data_type = 'double precision', false) AS float_sum
+        FROM rollup_engine.rollup_column
+        WHERE rollup_id = p_rollup_id AND kind IN ('bucket', 'dimension', 'state')
+    )
     SELECT concat_ws(' OR ',
         format('ROW(%s)::record *<> ROW(%s)::record',
             string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum),
             string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum)),
-        string_agg(format('rollup_engine.sum_differs(t.%2$I, %1$I.%2$I)', p_fresh, column_name), ' OR ' ORDER BY position) FILTER (WHERE float_sum))
-    FROM (
-        SELECT *, coalesce(state = 'sum' AND data_type = 'double precision', false) AS float_sum
-        FROM rollup_engine.rollup_column
-        WHERE rollup_id = p_rollup_id AND kind IN ('bucket', 'dimension', 'state')
-    ) AS c
+        string_agg(rollup_engine.fill('rollup_engine.sum_differs(t.{sum}, {fresh}.{sum}, {count}, {min}, {max})',
+            jsonb_build_object('fresh', quote_ident(p_fresh), 'sum', quote_ident(column_name)) || (
+                SELECT jsonb_object_agg(known.state, coalesce('t.' || quote_ident(s.column_name), known.otherwise))
+                FROM (VALUES ('count', 't.row_count'), ('min', 'NULL'), ('max', 'NULL')) AS known (state, otherwise)
+                LEFT JOIN columns AS s ON s.source_column = c.source_column AND s.state = known.state)),
+            ' OR ' ORDER BY position) FILTER (WHERE float_sum))
+    FROM columns AS c
 $$;
 COMMENT ON FUNCTION rollup_engine.change_condition(integer, text) IS
 'Whether the stored row differs from the fresh one, compared by image: equal is not enough where ''a'' equals ''A'', and json has no equality.';

@@ -157,7 +157,7 @@ CREATE FUNCTION rollup_engine.mark_new(p_rollup_id integer) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], (SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id), rollup_engine.everything())
+    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], rollup_engine.everything())
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_new(integer) IS 'Marks all data stale for one rollup.';
 

@@ -71,7 +71,7 @@ CREATE TABLE silver.rollup_config (
     retention interval CHECK (retention > '0'),
     query_shape text NOT NULL DEFAULT 'auto' CHECK (query_shape IN ('auto', 'grouped', 'per_bucket')),
     is_active boolean NOT NULL DEFAULT true,
-    sealed_before timestamptz NOT NULL DEFAULT '-infinity',
+    sealed_before timestamptz CHECK (isfinite(sealed_before)),
     sealed_late_rows bigint NOT NULL DEFAULT 0,
     current_window interval NOT NULL,
     rows_per_second double precision,
@@ -116,7 +116,7 @@ COMMENT ON COLUMN silver.rollup_config.look_back_window IS 'What change_tracking
 COMMENT ON COLUMN silver.rollup_config.retention IS 'How long its rows are kept, NULL for ever.';
 COMMENT ON COLUMN silver.rollup_config.query_shape IS 'grouped: one GROUP BY over the range. per_bucket: one per bucket, for many rows a bucket and a btree on time. auto: chosen by estimate.';
 COMMENT ON COLUMN silver.rollup_config.is_active IS 'False while paused.';
-COMMENT ON COLUMN silver.rollup_config.sealed_before IS 'Buckets before this time can no longer be recomputed and never change.';
+COMMENT ON COLUMN silver.rollup_config.sealed_before IS 'Buckets before this time can no longer be recomputed and never change; NULL when none is sealed.';
 COMMENT ON COLUMN silver.rollup_config.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
 COMMENT ON COLUMN silver.rollup_config.current_window IS 'Window of the next batch.';
 COMMENT ON COLUMN silver.rollup_config.rows_per_second IS 'Rows written per second by the last batch.';

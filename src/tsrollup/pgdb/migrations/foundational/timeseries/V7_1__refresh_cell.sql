@@ -221,7 +221,7 @@ BEGIN
     ) AS s;
     -- 3. parent and seal
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-    v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, v_rollup.sealed_before));
+    v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, coalesce(v_rollup.sealed_before, '-infinity')));
     v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup.bucket_width, tstzmultirange(p_within));
     IF v_rollup.parent_id IS NOT NULL AND NOT isempty(v_todo) THEN
         v_todo := v_todo - rollup_engine.parent_stale(v_rollup, v_todo);

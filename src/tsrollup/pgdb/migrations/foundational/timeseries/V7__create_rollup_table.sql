@@ -192,7 +192,6 @@ BEGIN
     r.cell_width := rollup_engine.default_cell_width(r.bucket_width);
     r.chunk_interval := coalesce(r.chunk_interval, greatest('1 minute', least(30 * r.cell_width, greatest(r.cell_width, '36000 days'))));
     r.current_window := coalesce(r.processing_window, r.cell_width);
-    r.sealed_before := '-infinity';
     r.source_rows := rollup_engine.estimated_rows(r.source_table);
     RETURN r;
 END
