@@ -248,6 +248,39 @@ def test_promise_j_times_outside_the_calendar(db: psycopg.Connection) -> None:
     check(db, *names)
 
 
+@pytest.mark.parametrize("kind", TIMES)
+def test_promise_b_buckets_across_the_borders_of_the_calendar(
+    db: psycopg.Connection, kind: str
+) -> None:
+    """Rows before year 1 and from year 10000 on count in them neither live nor stored, whatever
+    had them computed."""
+    zone = TIMES[kind]
+    db.execute(f"CREATE TABLE raw.edge (ts {kind}, v integer)".encode())
+    names = ["edge_17h", "edge_1w", "edge_7y", "edge_1000y"]
+    for name, width in zip(names, ["17 hours", "1 week", "7 years", "1000 years"], strict=True):
+        db.execute("SELECT silver.create_rollup_table('raw.edge', 'silver', %s, %s)", [name, width])
+    db.execute("SELECT silver.create_rollup_table('edge_17h', 'silver', 'edge_34h', '34 hours')")
+    names.append("edge_34h")
+    outside = ("10000-01-01 00:00", "0001-12-31 23:59", "10000-01-01 12:00", "0001-12-31 00:00")
+    for number, time in enumerate(("9999-12-31 23:59", "0001-01-01 00:00", *outside)):
+        era = " BC" if time.startswith("0001-12") else ""
+        db.execute(f"INSERT INTO raw.edge VALUES ('{time}{zone}{era}', {number})".encode())
+        assert_equal_to_group_by(db, *names)
+        refresh_everything(db)
+        assert_settled(db, *names)
+    for statement in (
+        "SELECT silver.mark_stale('raw.edge', '9999-12-30', '9999-12-31 12:00')",
+        "UPDATE raw.edge SET v = v + 1",
+        "SELECT silver.mark_stale('raw.edge', '-infinity', 'infinity')",
+    ):
+        db.execute(statement.encode())
+        assert_equal_to_group_by(db, *names)
+        refresh_everything(db)
+        assert_settled(db, *names)
+    for name in names:
+        assert db.execute(f"SELECT sum(row_count) FROM gold.{name}".encode()).fetchone() == (2,)
+
+
 def test_promise_j_a_renamed_time_column_breaks_no_write(db: psycopg.Connection) -> None:
     db.execute("CREATE TABLE raw.r (ts timestamptz, v integer) PARTITION BY RANGE (ts)")
     db.execute(
