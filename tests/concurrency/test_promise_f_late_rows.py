@@ -169,3 +169,22 @@ def test_promise_f_what_is_gone_again_is_reported_without_a_number(
     source.execute("SELECT silver.mark_stale('raw.s', '-infinity', 'infinity')")
     refresh_everything(source)
     assert len(source.execute("SELECT FROM silver.error_log").fetchall()) == 2
+
+
+def test_promise_f_a_partition_that_is_attached_in_sealed_time_is_counted(
+    source: psycopg.Connection,
+) -> None:
+    assert actions(source) == ["sealed"]
+    source.execute("CREATE TABLE raw.s_0 (LIKE raw.s)")
+    source.execute(
+        "INSERT INTO raw.s_0 SELECT '2026-02-28 12:00+00', n FROM generate_series(1, 5) n"
+    )
+    source.execute(
+        "ALTER TABLE raw.s ATTACH PARTITION raw.s_0"
+        " FOR VALUES FROM ('2026-02-28 00:00+00') TO ('2026-03-01 00:00+00')"
+    )
+    refresh_everything(source)
+    assert late_rows(source) == {"s_1h": 5, "s_1d": 5}
+    assert len(source.execute("SELECT FROM silver.error_log").fetchall()) == 2
+    assert total(source, "gold.s_1d") == 240
+    assert_settled(source, "s_1h")

@@ -110,7 +110,7 @@ def test_promise_g_retention_that_is_being_set_is_left_alone(
 ) -> None:
     assert actions(days) == ["sealed"]
     setting = connect(autocommit=False)
-    setting.execute("SELECT silver.set_retention('raw.s', '1 year')")
+    setting.execute("SELECT rollup_engine.write_retention('raw.s', '1 year', false)")
     assert actions(days) == []
     setting.commit()
     assert actions(days) == []

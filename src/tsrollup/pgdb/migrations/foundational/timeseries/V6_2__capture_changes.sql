@@ -28,7 +28,7 @@ COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text) IS 'The ti
 
 -- The capture function of a source ----------------------------------------------------
 
-CREATE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, p_rows text, p_late text) RETURNS text
+CREATE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, p_rows text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
@@ -41,11 +41,6 @@ AS $$
             SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high
             FROM (SELECT {time} AS ts FROM {rows}) AS changed
             WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00';
-        END IF;
-        IF v_low < (SELECT sealed_before FROM rollup_engine.source WHERE id = {id}) THEN
-            SELECT count(*) INTO v_late_rows
-            FROM (SELECT {time} AS ts FROM {late}) AS changed
-            WHERE ts < (SELECT sealed_before FROM rollup_engine.source WHERE id = {id});
         END IF;
         v_low := date_bin(v_grain, v_low, v_origin);
         v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
@@ -64,11 +59,9 @@ AS $$
             END LOOP;
         END IF;
     $sql$,
-        jsonb_build_object('rows', p_rows, 'late', p_late, 'id', p_source.id,
-            'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type)))
+        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type)))
 $$;
-COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text, text) IS
-'Body that coalesces the times of transition rows at the source''s grain, and counts those that come too late for a rollup.';
+COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
 
 CREATE FUNCTION rollup_engine.capture_row_sql(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
@@ -95,10 +88,6 @@ AS $$
         ) AS bins;
         IF TG_WHEN = 'BEFORE' AND {is_generated} THEN  -- its time is computed after this trigger
             v_changed := rollup_engine.everything();
-        END IF;
-        IF TG_ARGV[0] = 'replica' AND coalesce(v_high, v_low) < (SELECT sealed_before FROM rollup_engine.source WHERE id = {id}) THEN
-            v_late_rows := 1;
-            v_bins := NULL;  -- each of them counts
         END IF;
     $sql$,
         jsonb_build_object('id', p_source.id,
@@ -127,7 +116,6 @@ DECLARE
     v_low timestamptz;
     v_high timestamptz;
     v_changed tstzmultirange;
-    v_late_rows integer := 0;
     v_seen text;
     v_bins text;
 BEGIN
@@ -146,9 +134,10 @@ BEGIN
     EXCEPTION WHEN OTHERS THEN
         v_changed := rollup_engine.everything();
     END;
-    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, late_rows)
-    SELECT {id}, lower(r), upper(r), CASE WHEN lower(r) = lower(v_changed) THEN v_late_rows ELSE 0 END
-    FROM unnest(v_changed) AS r;
+    -- Outside of the block above, whose subtransaction is not the one that wrote the rows: the drain
+    -- counts late ones by it.
+    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
+    SELECT {id}, lower(r), upper(r) FROM unnest(v_changed) AS r;
     IF v_bins IS NOT NULL THEN
         PERFORM set_config('rollup_engine.logged_{id}', left(concat(v_bins, v_seen), 400), true);
     END IF;
@@ -158,8 +147,8 @@ $body$, jsonb_build_object(
         'id', p_source.id,
         'grain', quote_literal(p_source.grain),
         'row', rollup_engine.capture_row_sql(p_source),
-        'updated', rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u', 'new_rows'),
-        'changed', rollup_engine.capture_ranges_sql(p_source, 'changed_rows', 'changed_rows'))))))
+        'updated', rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u'),
+        'changed', rollup_engine.capture_ranges_sql(p_source, 'changed_rows'))))))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_function_sql(rollup_engine.source) IS 'Text of the trigger function of a source.';
 

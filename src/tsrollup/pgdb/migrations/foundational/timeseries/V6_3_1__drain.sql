@@ -110,8 +110,11 @@ BEGIN
     END IF;
     FOR v_member IN SELECT * FROM rollup_engine.remember_partitions(p_source) LOOP
         v_changed := v_changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
-        v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
+        IF isfinite(v_member.from_time) OR isfinite(v_member.to_time) THEN
+            v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
+        END IF;
     END LOOP;
+    PERFORM rollup_engine.record_late_rows(p_source, v_came - coalesce(v_gone, '{}'), 'infinity', NULL);
     PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL;
     RETURN v_changed;
 END
@@ -144,7 +147,7 @@ DECLARE
     v_rows bigint;
 BEGIN
     EXECUTE rollup_engine.fill(
-        'SELECT count(*) FROM {source} WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND xmin = ANY ($2)',
+        'SELECT count(*) FROM {source} WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND ($2 IS NULL OR xmin = ANY ($2))',
         jsonb_build_object(
             'source', p_source.relation, 'column', quote_ident(p_source.time_column),
             'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
@@ -154,7 +157,7 @@ BEGIN
     RETURN v_rows;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]) IS 'Rows of a source in the ranges that those transactions have written.';
+COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]) IS 'Rows of a source in the ranges that those transactions have written; all of them without any.';
 
 CREATE FUNCTION rollup_engine.record_late_rows(p_source rollup_engine.source, p_logged tstzmultirange, p_first_end timestamptz, p_writers xid[]) RETURNS void
     LANGUAGE plpgsql
@@ -238,7 +241,7 @@ BEGIN
         array_agg(writer) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id))
     INTO v_logged, v_first_end, v_writers FROM moved;
     IF v_writers IS NOT NULL THEN
-        PERFORM rollup_engine.record_late_rows(v_source, v_logged, v_first_end, v_writers);
+        PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed, v_first_end, v_writers);  -- what was attached is counted
     END IF;
     v_changed := v_changed + coalesce(v_logged, '{}')
         + rollup_engine.read_window(p_source_id, p_now);

@@ -29,7 +29,6 @@ CREATE TABLE rollup_engine.source (
     time_type regtype NOT NULL,
     change_tracking text NOT NULL CHECK (change_tracking IN ('trigger', 'window')),
     grain interval NOT NULL,
-    sealed_before timestamptz NOT NULL DEFAULT '-infinity',
     partitioning text,
     window_read_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (relation, time_column, change_tracking)
@@ -204,7 +203,6 @@ CREATE TABLE rollup_engine.change_log (
     id bigint GENERATED ALWAYS AS IDENTITY,
     from_time timestamptz NOT NULL,
     to_time timestamptz NOT NULL,
-    late_rows integer NOT NULL DEFAULT 0,
     PRIMARY KEY (source_id, id),
     CHECK (from_time < to_time)
 ) WITH (

@@ -149,9 +149,6 @@ AS $$
     UPDATE silver.rollup_config AS r
     SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r.bucket_width, p_border))
     WHERE p_relation IN (r.source_table, r.target_table);
-    UPDATE rollup_engine.source AS s
-    SET sealed_before = (SELECT max(r.sealed_before) FROM silver.rollup_config AS r WHERE r.source_id = s.id)
-    WHERE s.id IN (SELECT id FROM rollup_engine.tracked_sources(p_relation));
     UPDATE rollup_engine.retention SET sealed_before = p_border, sealed_by = pg_current_xact_id()
     WHERE relation = p_relation;
 $$;
@@ -218,9 +215,6 @@ BEGIN
     NEW.sealed_before := greatest(NEW.sealed_before, (
         SELECT rollup_engine.bucket_ceil(NEW.bucket_width, t.sealed_before)
         FROM rollup_engine.retention AS t WHERE t.relation = NEW.source_table AND isfinite(t.sealed_before)));
-    -- Capture counts the rows that come for time before this.
-    UPDATE rollup_engine.source SET sealed_before = NEW.sealed_before
-    WHERE id = NEW.source_id AND sealed_before < NEW.sealed_before;
     RETURN NEW;
 END
 $$;
