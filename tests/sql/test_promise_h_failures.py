@@ -182,3 +182,145 @@ def test_paused_rollups_stay_exact(
     db.execute("SELECT silver.resume_rollup('gold.readings_1m')")
     refresh_everything(db)
     assert_settled(db, *LEVELS)
+
+
+POISON = {
+    "an overflow": ("'2026-03-02 05:07:30+00', 'k', 1e308", "22003"),
+    "a value that is too long for a key": (
+        "'2026-03-02 05:07:30+00', (SELECT string_agg(md5(i::text), '')"
+        " FROM generate_series(1, 200) AS i), 1",
+        "54000",
+    ),
+}
+WITH_ONE_BAD_BUCKET = """
+    CREATE TABLE raw.p (ts timestamptz, k text, v double precision);
+    INSERT INTO raw.p SELECT '2026-03-01'::timestamptz + make_interval(secs => 30 * i), 'k', i
+    FROM generate_series(0, 5759) AS i;
+    INSERT INTO raw.p SELECT {poison} FROM generate_series(1, 2);
+    SELECT silver.create_rollup_table('raw.p', 'silver', 'p_1m', '1 minute', dimensions => '{{k}}');
+    SELECT silver.create_rollup_table('p_1m', 'silver', 'p_1h', '1 hour', dimensions => '{{}}');
+"""
+MONITOR = (
+    "SELECT target_table, health, stale_buckets FROM silver.timeseries_operations_monitor"
+    " ORDER BY target_table"
+)
+
+
+@pytest.mark.parametrize("kind", POISON)
+def test_promise_h_one_bad_bucket_keeps_no_other_from_being_stored(
+    db: psycopg.Connection, kind: str
+) -> None:
+    poison, code = POISON[kind]
+    db.execute(WITH_ONE_BAD_BUCKET.format(poison=poison).encode())
+    warnings: list[str | None] = []
+    db.add_notice_handler(lambda notice: warnings.append(notice.sqlstate))
+    db.execute("CALL silver.run_rollups()")
+    assert warnings == [code]
+    stale = db.execute("SELECT from_time, to_time FROM rollup_engine.stale_range ORDER BY id")
+    assert [str(b - a) for a, b in stale] == ["0:01:00", "1:00:00"]
+    expected = [("silver.p_1h", "waiting_for_parent", 1), ("silver.p_1m", "retrying", 1)]
+    assert db.execute(MONITOR).fetchall() == expected
+    error = db.execute(
+        "SELECT error_code, error_message, hint, attempt FROM silver.error_log"
+    ).fetchall()
+    assert len(error) == 1
+    assert error[0][0] == code
+    assert error[0][1].startswith("bucket 2026-03-02 05:07:00+00: ")
+    assert "SELECT silver.reset_rollup_retry('silver.p_1m')" in error[0][2]
+    assert ("(k)" in error[0][2]) == (code == "54000")
+    batches = db.execute("SELECT count(*) FROM silver.refresh_log").fetchone()
+    assert batches
+    assert batches[0] < 40
+
+    db.execute("INSERT INTO raw.p VALUES ('2026-03-02 05:09', 'k', 1), ('2026-04-01', 'k', 1)")
+    rows = db.execute(
+        "SELECT status, buckets, ranges_left, error_code FROM silver.perform_rollup()"
+    ).fetchall()
+    assert rows == [("partial", 2, 1, code), ("waiting_for_parent", 1, 1, None)]
+    db.execute("CALL silver.run_rollups()")  # settles the partition, so few buckets are stale
+    good = "bucket < '2026-03-02 05:07+00' OR bucket >= '2026-03-02 05:08+00'"
+    assert db.execute(f"SELECT sum(row_count) FROM gold.p_1m WHERE {good}".encode()).fetchone() == (
+        5760,
+    )
+
+    db.execute("DELETE FROM raw.p WHERE v > 1e300 OR length(k) > 1")
+    db.execute("SELECT silver.reset_rollup_retry('p_1m')")
+    refresh_everything(db)
+    assert_settled(db, "p_1m", "p_1h")
+    assert db.execute(MONITOR).fetchall() == [("silver.p_1h", "ok", 0), ("silver.p_1m", "ok", 0)]
+
+
+def test_promise_h_a_bad_bucket_is_tried_again(db: psycopg.Connection) -> None:
+    poison, code = POISON["an overflow"]
+    db.execute(WITH_ONE_BAD_BUCKET.format(poison=poison).encode())
+    db.execute("CALL silver.run_rollups()")
+    due = "UPDATE rollup_engine.failed_bucket SET next_retry_at = '-infinity'"
+    for attempt in (2, 3):
+        db.execute(due)
+        db.execute("CALL silver.run_rollups()")
+        row = db.execute(
+            "SELECT attempts, (SELECT max(attempt) FROM silver.error_log), next_retry_at > now()"
+            " + make_interval(secs => 24 * 2 ^ (attempts - 1)) FROM rollup_engine.failed_bucket"
+        ).fetchone()
+        assert row == (attempt, attempt, True)
+    assert db.execute("SELECT status FROM silver.rollup_config").fetchall() == [("active",)] * 2
+    # Asked for by name, it is tried at once.
+    range_of = "'2026-03-02 05:00+00', '2026-03-02 06:00+00'"
+    refresh = f"SELECT status, error_code FROM silver.refresh_rollup('p_1m', {range_of})".encode()
+    assert db.execute(refresh).fetchall() == [("partial", code)]
+    db.execute("DELETE FROM raw.p WHERE v > 1e300")
+    assert db.execute(refresh).fetchall() == [("ok", None)]
+    refresh_everything(db)
+    assert_settled(db, "p_1m", "p_1h")
+
+
+def test_promise_h_where_every_bucket_fails_the_rollup_backs_off(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.p (ts timestamptz, v double precision); INSERT INTO raw.p"
+        " SELECT timestamptz '2026-03-01' + make_interval(mins => i / 2), 1e308"
+        " FROM generate_series(0, 999) AS i;"
+        "SELECT silver.create_rollup_table('raw.p', 'silver', 'p_1m', '1 minute')"
+    )
+    for attempt in range(1, 11):
+        row = db.execute("SELECT status, error_code FROM silver.perform_rollup()").fetchall()
+        assert row == [("failed", "22003")]
+        state = db.execute(
+            "SELECT retry_count, status, (SELECT count(*) FROM rollup_engine.failed_bucket)"
+            " FROM silver.rollup_config"
+        ).fetchone()
+        assert state == (attempt, "parked" if attempt == 10 else "retrying", 9 + attempt)
+        db.execute("UPDATE silver.rollup_config SET next_retry_at = '-infinity'")
+    db.execute("UPDATE raw.p SET v = 1")
+    db.execute("SELECT silver.reset_rollup_retry('p_1m')")
+    refresh_everything(db)
+    assert_settled(db, "p_1m")
+
+
+def test_promise_h_a_drain_that_fails_is_on_record_with_every_rollup(
+    db: psycopg.Connection,
+) -> None:
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute(
+        "CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'TE123'; END $$;"
+        "CREATE TRIGGER refuse BEFORE INSERT ON rollup_engine.stale_range"
+        " EXECUTE FUNCTION public.refuse()"
+    )
+    db.execute("UPDATE raw.readings SET count = 9")
+    perform = "SELECT DISTINCT status, error_code FROM silver.perform_rollup(as_of => 'infinity')"
+    errors = "SELECT target_table, attempt FROM silver.error_log ORDER BY id"
+    for _ in range(2):  # the second time nobody's next attempt has come
+        assert db.execute(perform).fetchall() == [("failed", "TE123")]
+        recorded = db.execute(errors).fetchall()
+        assert recorded == [(f"silver.{level}", 1) for level in LEVELS]
+    assert db.execute(PERFORM, ["readings_1d"]).fetchall() == [("silver.readings_1d", "failed")]
+    assert_equal_to_group_by(db, *LEVELS)
+    # Whatever else had nothing to do has not failed, once the drain works again.
+    db.execute("DROP TRIGGER refuse ON rollup_engine.stale_range")
+    db.execute("DELETE FROM rollup_engine.change_log")
+    db.execute("UPDATE silver.rollup_config SET next_retry_at = '-infinity'")
+    db.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert db.execute("SELECT DISTINCT status FROM silver.rollup_config").fetchall() == [
+        ("active",)
+    ]

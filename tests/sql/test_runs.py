@@ -190,3 +190,41 @@ def test_promise_a_window_tracking_is_exact_inside_its_window(db: psycopg.Connec
         assert_equal_to_group_by(db, "seen_1h")
         db.execute("CALL silver.run_rollups('seen_1h')")
         assert_equal_to_group_by(db, "seen_1h")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "BEGIN; CALL silver.run_rollups()",
+        "SELECT 1; CALL silver.run_rollups()",
+        "DO $$ BEGIN BEGIN CALL silver.run_rollups();"
+        " EXCEPTION WHEN division_by_zero THEN NULL; END; END $$",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; CALL silver.run_rollups()",
+    ],
+)
+def test_a_run_inside_a_transaction_names_what_works_there(
+    db: psycopg.Connection, statement: str
+) -> None:
+    create_hierarchy(db)
+    with pytest.raises(psycopg.Error) as caught:
+        db.execute(statement.encode())
+    assert caught.value.sqlstate == "TR005"
+    assert "silver.perform_rollup" in (caught.value.diag.message_hint or "")
+    db.execute("ROLLBACK")
+    db.execute("DO $$ BEGIN CALL silver.run_rollups(as_of => 'infinity'); END $$")
+    assert_settled(db, *LEVELS)
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_promise_c_a_run_sets_the_isolation_that_it_needs(
+    db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]], level: str
+) -> None:
+    create_hierarchy(db)
+    session = connect()
+    session.execute(f"SET default_transaction_isolation = '{level}'".encode())
+    session.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert_settled(db, *LEVELS)
+    with pytest.raises(psycopg.Error) as caught:
+        session.execute("SELECT silver.perform_rollup()")
+    assert caught.value.sqlstate == "TR005"
+    assert "default_transaction_isolation" in (caught.value.diag.message_hint or "")

@@ -114,6 +114,7 @@ AS $$
         WHEN (SELECT count(*) FROM pg_class WHERE oid IN (p_rollup.source_table, p_rollup.target_table, p_rollup.target_view)) < 3 THEN 'invalid'
         WHEN EXISTS (SELECT FROM rollup_engine.source AS s, rollup_engine.capture_gaps(s) WHERE s.id = p_rollup.source_id) THEN 'invalid'
         WHEN p_rollup.status <> 'active' THEN p_rollup.status
+        WHEN EXISTS (SELECT FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id) THEN 'retrying'
         WHEN isempty(p_stale) THEN 'ok'
         WHEN p_rollup.parent_id IS NOT NULL AND isempty(p_stale - rollup_engine.bucket_align(p_rollup.bucket_width,
             rollup_engine.known_stale_set(p_rollup.parent_id))) THEN 'waiting_for_parent'
@@ -150,7 +151,7 @@ AS $$
         r.rows_per_second,
         l.succeeded::float8 / nullif(l.succeeded + e.failed, 0),
         make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
-        r.last_run_at, r.next_retry_at, e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id)
+        r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id)
     FROM silver.rollup_config AS r
     CROSS JOIN LATERAL (SELECT rollup_engine.known_stale_set(r.id) AS stale) AS f
     CROSS JOIN LATERAL (SELECT f.stale, f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) AS settled) AS s
@@ -174,7 +175,7 @@ FROM rollup_engine.monitor();
 COMMENT ON VIEW silver.timeseries_operations_monitor IS 'How every rollup is doing, a row each; read it from a dashboard or an alert.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.target_table IS 'The rollup''s table.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.source_table IS 'What it reads.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying, parked: it failed; paused; invalid: a relation is gone, or changes go by unseen; validate_rollup_config tells.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying: it failed, or single buckets do; parked: it was given up; paused; invalid: a relation is gone, or changes go by unseen; validate_rollup_config tells.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.lag IS 'Time since the start of the oldest settled stale bucket.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_ranges IS 'Ranges where the stored rows are not read, logged changes included.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_buckets IS 'Buckets in those ranges.';
@@ -182,7 +183,7 @@ COMMENT ON COLUMN silver.timeseries_operations_monitor.rows_per_second IS 'Rows 
 COMMENT ON COLUMN silver.timeseries_operations_monitor.success_rate IS 'Share of the batches of the last day that succeeded, 0 to 1; NULL when there was none.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.time_to_catch_up IS 'Settled stale buckets at the speed of the last ten batches; NULL before the first.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.last_run_at IS 'When a batch last ran.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a failed rollup is tried again.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a failed rollup, or the first of its failed buckets, is tried again.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.last_error IS 'Last error on record, with its SQLSTATE.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it or what it reads is sealed. NULL: everywhere.';

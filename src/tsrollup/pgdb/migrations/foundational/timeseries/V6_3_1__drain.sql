@@ -255,6 +255,16 @@ $$;
 COMMENT ON FUNCTION rollup_engine.drain(integer, timestamptz) IS
 'Moves the visible log rows of a source into stale ranges of every rollup that descends from it. False when another drain, or a registration, is at it.';
 
+CREATE FUNCTION rollup_engine.has_undrained(p_source_id integer) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM rollup_engine.change_log WHERE source_id = p_source_id)
+        OR change_tracking = 'window' OR partitioning IS DISTINCT FROM rollup_engine.partition_fingerprint(relation)
+    FROM rollup_engine.source WHERE id = p_source_id
+$$;
+COMMENT ON FUNCTION rollup_engine.has_undrained(integer) IS 'Whether there is anything for a drain to take in.';
+
 -- Partitions without triggers ------------------------------------------------------------------
 
 CREATE FUNCTION rollup_engine.log_extent(p_source_id integer, p_member regclass, p_from timestamptz, p_to timestamptz) RETURNS void

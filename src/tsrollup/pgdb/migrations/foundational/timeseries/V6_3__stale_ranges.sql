@@ -274,6 +274,7 @@ BEGIN
             'from_time must be before to_time; use ''-infinity'' and ''infinity'' for everything');
     END IF;
     IF v_rollup_id IS NOT NULL THEN
+        UPDATE rollup_engine.failed_bucket SET next_retry_at = '-infinity' WHERE rollup_id = v_rollup_id;
         PERFORM rollup_engine.mark_rollups(
             ARRAY(SELECT rollup_engine.with_descendants(v_rollup_id)),
             tstzmultirange(rollup_engine.calendar_range(from_time, to_time)));

@@ -228,6 +228,18 @@ CREATE TABLE rollup_engine.stale_range (
 CREATE INDEX stale_range_rollup_idx ON rollup_engine.stale_range (rollup_id, cell, from_time);
 COMMENT ON TABLE rollup_engine.stale_range IS 'Where a rollup''s table does not hold what its source says: whole buckets, each row inside one cell.';
 
+CREATE TABLE rollup_engine.failed_bucket (
+    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    bucket timestamptz NOT NULL,
+    attempts integer NOT NULL DEFAULT 1,
+    failed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    next_retry_at timestamptz NOT NULL,
+    error_code text NOT NULL,
+    error_message text NOT NULL,
+    PRIMARY KEY (rollup_id, bucket)
+);
+COMMENT ON TABLE rollup_engine.failed_bucket IS 'Buckets that cannot be stored for what is in them; they stay stale while the rest is stored, and are tried again with a backoff of their own.';
+
 CREATE TABLE rollup_engine.rollup_partition (
     rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
     partition regclass NOT NULL,

@@ -14,10 +14,13 @@ CREATE TYPE rollup_engine.batch AS (
     to_time timestamptz,
     buckets bigint,
     rows_written bigint,
-    rows_deleted bigint
+    rows_deleted bigint,
+    ranges tstzmultirange,
+    error_code text,
+    error_message text
 );
 COMMENT ON TYPE rollup_engine.batch IS
-'What became of a batch: refreshed, nothing (to do in that cell), busy (another worker has the cell), waiting (for the parent), prepared (its partitions were made: commit and call again), failed.';
+'What became of a batch: refreshed, nothing (to do in that cell), busy (another worker has the cell), waiting (for the parent), prepared (its partitions were made: commit and call again), bucket_failed (one bucket cannot be stored).';
 
 -- What to do ---------------------------------------------------------------------------------
 
@@ -36,6 +39,15 @@ AS $$
     WHERE tstzrange(from_time, to_time) && p_ranges
 $$;
 COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config, tstzmultirange) IS 'Buckets of a rollup in the ranges that its parent cannot answer yet.';
+
+CREATE FUNCTION rollup_engine.failing_ranges(p_rollup silver.rollup_config) RETURNS tstzmultirange
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup.bucket_width, bucket))), '{}')
+    FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp()
+$$;
+COMMENT ON FUNCTION rollup_engine.failing_ranges(silver.rollup_config) IS 'Buckets that failed, and whose next attempt has not come.';
 
 CREATE FUNCTION rollup_engine.newest_part(p_ranges tstzmultirange, p_width interval, p_window interval) RETURNS tstzmultirange
     LANGUAGE plpgsql IMMUTABLE
@@ -164,10 +176,41 @@ BEGIN
     v_batch.from_time := lower(v_hull);
     v_batch.to_time := upper(v_hull);
     v_batch.buckets := cardinality(v_buckets);
+    v_batch.ranges := p_ranges;
     RETURN v_batch;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.recompute(silver.rollup_config, tstzmultirange) IS 'Recomputes whole buckets from the source and stores what changed.';
+
+CREATE FUNCTION rollup_engine.recompute_what_can_be(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.batch
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_ranges tstzmultirange := p_ranges;
+    v_buckets constant timestamptz[] := ARRAY(SELECT b FROM rollup_engine.buckets_in(p_rollup.bucket_width, p_ranges) AS b ORDER BY b DESC);
+    v_count integer := cardinality(v_buckets);
+    v_detail text;
+    v_hint text;
+    v_context text;
+BEGIN
+    LOOP
+        BEGIN
+            RETURN rollup_engine.recompute(p_rollup, v_ranges);
+        -- Of what is in the data. Other errors no smaller batch would escape.
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded OR raise_exception THEN
+            IF v_count = 1 THEN
+                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+                RETURN rollup_engine.record_failed_bucket(p_rollup, v_buckets[1], SQLSTATE, SQLERRM, v_detail, v_hint, v_context);
+            END IF;
+        END;
+        v_count := v_count / 2;
+        v_ranges := (SELECT range_agg(tstzrange(b, rollup_engine.bucket_next(p_rollup.bucket_width, b))) FROM unnest(v_buckets[:v_count]) AS b);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.recompute_what_can_be(silver.rollup_config, tstzmultirange) IS
+'Recomputes the ranges; where their data is at fault, the newest half, quarter, ... of their buckets. One bucket that fails alone is recorded.';
 
 -- The cell ---------------------------------------------------------------------------------------------
 
@@ -183,6 +226,7 @@ CREATE FUNCTION rollup_engine.clear_claimed(p_rollup silver.rollup_config, p_cel
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
+    DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND bucket <@ p_done;
     WITH cleared AS (
         DELETE FROM rollup_engine.stale_range
         WHERE id = ANY (p_ids) AND tstzrange(from_time, to_time) && p_done
@@ -222,7 +266,8 @@ BEGIN
     -- 3. parent and seal
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, coalesce(v_rollup.sealed_before, '-infinity')));
-    v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup.bucket_width, tstzmultirange(p_within));
+    v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup.bucket_width, tstzmultirange(p_within))
+        - rollup_engine.failing_ranges(v_rollup);
     IF v_rollup.parent_id IS NOT NULL AND NOT isempty(v_todo) THEN
         v_todo := v_todo - rollup_engine.parent_stale(v_rollup, v_todo);
         v_batch.outcome := CASE WHEN isempty(v_todo) THEN 'waiting' END;
@@ -234,12 +279,11 @@ BEGIN
     ELSIF rollup_engine.ensure_partitions(v_rollup, v_todo) THEN
         -- Filled by a later transaction, so that who attaches another one need not wait for the batch.
         v_batch.outcome := 'prepared';
-        v_todo := '{}';
     ELSE
-        v_batch := rollup_engine.recompute(v_rollup, v_todo);
+        v_batch := rollup_engine.recompute_what_can_be(v_rollup, v_todo);
     END IF;
     -- 5. clear
-    PERFORM rollup_engine.clear_claimed(v_rollup, p_cell, v_ids, v_todo + v_sealed);
+    PERFORM rollup_engine.clear_claimed(v_rollup, p_cell, v_ids, v_sealed + coalesce(v_batch.ranges, '{}'));
     RETURN v_batch;
 END
 $$;

@@ -46,6 +46,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.record_batch(integer, rollup_engine.batch, timestamptz) IS 'Logs a refreshed batch and adapts the rollup''s window.';
 
+CREATE FUNCTION rollup_engine.record_success(p_rollup_id integer) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL
+    WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id AND status = 'retrying' FOR NO KEY UPDATE SKIP LOCKED)
+$$;
+COMMENT ON FUNCTION rollup_engine.record_success(integer) IS 'Forgets failures of a rollup that has nothing left to do: what failed was a drain that works again, or its buckets are no longer stale.';
+
 CREATE FUNCTION rollup_engine.retry_delay(p_retries integer) RETURNS interval
     LANGUAGE sql VOLATILE
     SET search_path = pg_catalog, pg_temp
@@ -72,6 +81,73 @@ AS $$
     WHERE id = p_rollup_id;
 $$;
 COMMENT ON FUNCTION rollup_engine.record_failure(integer, text, text, text, text, text) IS 'Logs a failure and sets the next attempt; the tenth in a row parks the rollup.';
+
+-- Single buckets --------------------------------------------------------------------------
+
+CREATE FUNCTION rollup_engine.failed_buckets(p_rollup_id integer, p_within tstzrange) RETURNS SETOF rollup_engine.failed_bucket
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup_id AND bucket <@ p_within
+$$;
+COMMENT ON FUNCTION rollup_engine.failed_buckets(integer, tstzrange) IS 'Buckets of a rollup that cannot be stored for what is in them.';
+
+CREATE FUNCTION rollup_engine.failure_hint(p_rollup silver.rollup_config, p_code text, p_hint text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT concat_ws('; ',
+        CASE WHEN p_code = '54000' AND p_rollup.dimensions <> '{}'
+            THEN format('a row''s bucket and dimensions (%s) are its key, and a value of it fits up to some 2,700 bytes: group by something shorter, such as a generated column left(..., 200) or md5(...)',
+                (SELECT string_agg(quote_ident(d), ', ') FROM unnest(p_rollup.dimensions) AS d))
+            ELSE nullif(p_hint, '') END,
+        format('the other buckets are stored; when its rows are mended, SELECT silver.reset_rollup_retry(%L) tries it again at once', p_rollup.target_table))
+$$;
+COMMENT ON FUNCTION rollup_engine.failure_hint(silver.rollup_config, text, text) IS 'What to do about a bucket that fails.';
+
+CREATE FUNCTION rollup_engine.record_failed_bucket(
+    p_rollup silver.rollup_config, p_bucket timestamptz, p_code text, p_message text, p_detail text, p_hint text, p_context text
+) RETURNS rollup_engine.batch
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_message constant text := format('bucket %s: %s', p_bucket, p_message);
+    v_batch rollup_engine.batch;
+BEGIN
+    WITH failed AS (
+        INSERT INTO rollup_engine.failed_bucket AS f (rollup_id, bucket, next_retry_at, error_code, error_message)
+        VALUES (p_rollup.id, p_bucket, clock_timestamp() + rollup_engine.retry_delay(0), p_code, v_message)
+        ON CONFLICT (rollup_id, bucket) DO UPDATE
+        SET attempts = f.attempts + 1, failed_at = clock_timestamp(), next_retry_at = clock_timestamp() + rollup_engine.retry_delay(f.attempts),
+            error_code = excluded.error_code, error_message = excluded.error_message
+        RETURNING attempts
+    )
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context, attempted_query, attempt)
+    SELECT p_rollup.target_table::text, p_code, v_message, nullif(p_detail, ''), rollup_engine.failure_hint(p_rollup, p_code, p_hint),
+        p_context, p_rollup.refresh_sql, attempts
+    FROM failed;
+    v_batch.outcome := 'bucket_failed';
+    v_batch.error_code := p_code;
+    v_batch.error_message := v_message;
+    RETURN v_batch;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.record_failed_bucket(silver.rollup_config, timestamptz, text, text, text, text, text) IS 'Logs a bucket that cannot be stored, and sets its next attempt.';
+
+CREATE FUNCTION rollup_engine.fails_everywhere(p_rollup_id integer) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Ten that are new; those that are known to fail say nothing about the rest.
+    SELECT count(*) >= 10
+    FROM rollup_engine.failed_bucket AS f
+    JOIN silver.rollup_config AS r ON r.id = f.rollup_id
+    WHERE f.rollup_id = p_rollup_id AND f.attempts = 1 AND f.failed_at > coalesce(r.last_success_at, '-infinity')
+$$;
+COMMENT ON FUNCTION rollup_engine.fails_everywhere(integer) IS 'Whether bucket after bucket failed with no success in between.';
 
 -- One step -----------------------------------------------------------------------------------
 
@@ -123,6 +199,12 @@ BEGIN
         END IF;
         v_step.batch := v_batch;
         v_step.outcome := v_batch.outcome;
+        v_step.error_code := v_batch.error_code;
+        v_step.error_message := v_batch.error_message;
+        IF v_step.outcome = 'bucket_failed' AND rollup_engine.fails_everywhere(p_rollup_id) THEN
+            PERFORM rollup_engine.record_failure(p_rollup_id, v_step.error_code, 'one bucket after the other fails; the last: ' || v_step.error_message, NULL, NULL, NULL);
+            v_step.outcome := 'failed';
+        END IF;
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS
             v_step.error_code = RETURNED_SQLSTATE, v_step.error_message = MESSAGE_TEXT,
@@ -136,27 +218,34 @@ $$;
 COMMENT ON FUNCTION rollup_engine.refresh_step(integer, tstzrange, timestamptz[]) IS
 'Refreshes one batch of a rollup, in its newest stale cell that was not tried; a failure is recorded, and undone.';
 
-CREATE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz) RETURNS boolean
+CREATE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz) RETURNS rollup_engine.step
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_code text;
-    v_message text;
+    v_step rollup_engine.step;
     v_detail text;
     v_hint text;
     v_context text;
 BEGIN
-    RETURN rollup_engine.drain(p_source_id, p_now);
+    v_step.outcome := CASE
+        WHEN rollup_engine.drain(p_source_id, p_now) THEN 'drained'
+        WHEN rollup_engine.has_undrained(p_source_id) THEN 'busy'
+        ELSE 'drained'
+    END;
+    RETURN v_step;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS
-        v_code = RETURNED_SQLSTATE, v_message = MESSAGE_TEXT,
+        v_step.error_code = RETURNED_SQLSTATE, v_step.error_message = MESSAGE_TEXT,
         v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
-    PERFORM rollup_engine.record_failure(id, v_code, v_message, v_detail, v_hint, v_context)
-    FROM silver.rollup_config WHERE source_id = p_source_id AND parent_id IS NULL;
-    RETURN false;
+    -- It is tried at every run; what counts as an attempt keeps to the backoff.
+    PERFORM rollup_engine.record_failure(r.id, v_step.error_code, v_step.error_message, v_detail, v_hint, v_context)
+    FROM silver.rollup_config AS r WHERE r.source_id = p_source_id AND rollup_engine.is_due(r, false);
+    v_step.outcome := 'failed';
+    RETURN v_step;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.drain_step(integer, timestamptz) IS 'Drains a source; a failure is recorded with the rollups that read it.';
+COMMENT ON FUNCTION rollup_engine.drain_step(integer, timestamptz) IS
+'Drains a source: drained, busy (somebody else is at it, and there are changes to take in) or failed, which is recorded with every rollup of the source.';
 
 RESET ROLE;

@@ -16,7 +16,7 @@ AS $$
 BEGIN
     IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
         PERFORM rollup_engine.fail('TR005', format('this cannot run in a %s transaction', current_setting('transaction_isolation')),
-            'run it in read committed: each of its statements needs a snapshot of its own');
+            'each of its statements needs a snapshot of its own: SET default_transaction_isolation = ''read committed'' before it, or have the role or the database set it (ALTER ROLE, ALTER DATABASE)');
     END IF;
 END
 $$;

@@ -3,6 +3,36 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE FUNCTION rollup_engine.check_may_commit(p_refusal text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- In a function nobody may: that message, in whatever language.
+    COMMIT;
+EXCEPTION WHEN invalid_transaction_termination THEN
+    IF SQLERRM = p_refusal THEN
+        PERFORM rollup_engine.fail('TR005', 'run_rollups commits every batch, which it cannot do here',
+            'CALL it by itself, in autocommit: not in a transaction block, a function, or together with other statements; or use silver.perform_rollup there, which works in your transaction');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_may_commit(text) IS 'An error where a procedure may not commit, given what it was told when it tried.';
+
+CREATE FUNCTION rollup_engine.warn_of_undrained(p_undrained rollup_engine.undrained[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_undrained rollup_engine.undrained;
+BEGIN
+    FOREACH v_undrained IN ARRAY p_undrained LOOP
+        RAISE WARNING '%', v_undrained.error_message USING ERRCODE = coalesce(v_undrained.error_code, 'TR005');
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.warn_of_undrained(rollup_engine.undrained[]) IS 'A WARNING for every source that a run could not drain.';
+
 CREATE PROCEDURE silver.run_rollups(
     target text DEFAULT NULL,
     time_budget interval DEFAULT '1 minute',
@@ -20,20 +50,37 @@ DECLARE
     v_tried pg_catalog.timestamptz[];
     v_id integer;
     v_progress boolean := true;
-    v_look_back_until pg_catalog.timestamptz;
+    v_undrained rollup_engine.undrained[];
+    v_windows integer[];
+    v_began pg_catalog.timestamptz;
 BEGIN
-    PERFORM rollup_engine.check_isolation();
+    BEGIN
+        COMMIT;
+    EXCEPTION WHEN invalid_transaction_termination THEN
+        -- Inside this block it is refused anyway; only by the message can one tell why.
+        PERFORM rollup_engine.check_may_commit(SQLERRM);
+    END;
+    COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     PERFORM rollup_engine.check_interval('time_budget', time_budget, true);
-    v_deadline := clock_timestamp() + time_budget;
+    v_began := clock_timestamp();
+    v_deadline := v_began + time_budget;
     IF rollup_engine.is_standby() THEN
         RETURN;
     END IF;
-    v_look_back_until := coalesce(as_of, clock_timestamp());
-    WHILE v_progress AND clock_timestamp() < v_deadline LOOP
+    WHILE (v_progress OR v_undrained[1].outcome = 'busy') AND clock_timestamp() < v_deadline LOOP
+        IF NOT v_progress THEN
+            PERFORM pg_sleep(0.2);  -- whoever holds the source is about to be done
+            COMMIT;
+            SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        END IF;
         v_progress := false;
-        PERFORM rollup_engine.drain_all(target, v_look_back_until);
-        v_look_back_until := NULL;  -- windows are read once a run, changes as they come
+        v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(target, coalesce(as_of, v_began), v_windows) AS u ORDER BY u.outcome);
+        v_windows := ARRAY(SELECT u.source_id FROM unnest(v_undrained) AS u);  -- read once a run, changes as they come
         COMMIT;
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         -- In turn, a batch each, so that a long first fill starves nobody.
         FOREACH v_id IN ARRAY ARRAY(SELECT o.id FROM rollup_engine.run_order(target) AS o) LOOP
@@ -42,22 +89,27 @@ BEGIN
                 SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = v_id;
                 EXIT WHEN NOT FOUND OR NOT rollup_engine.is_due(v_rollup, target IS NOT NULL) OR clock_timestamp() >= v_deadline;
                 v_step := rollup_engine.refresh_step(v_id, rollup_engine.settled_range(v_rollup, coalesce(as_of, clock_timestamp())), v_tried);
+                IF v_step.outcome IS NULL AND v_tried = '{}' AND v_rollup.source_id <> ALL (v_windows) THEN
+                    PERFORM rollup_engine.record_success(v_id);
+                END IF;
                 COMMIT;
+                SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
                 PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-                IF v_step.outcome = 'failed' THEN
+                IF v_step.outcome IN ('failed', 'bucket_failed') THEN
                     RAISE WARNING 'rollup % failed: %', v_rollup.target_table, v_step.error_message USING ERRCODE = v_step.error_code;
                 END IF;
-                v_progress := v_progress OR v_step.outcome IS NOT DISTINCT FROM 'refreshed';
-                EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed');
+                v_progress := v_progress OR coalesce(v_step.outcome IN ('refreshed', 'bucket_failed'), false);
+                EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed', 'bucket_failed');
                 CONTINUE WHEN v_step.outcome = 'prepared';
                 v_tried := v_tried || v_step.cell;
             END LOOP;
         END LOOP;
     END LOOP;
+    PERFORM rollup_engine.warn_of_undrained(v_undrained);
 END
 $$;
 COMMENT ON PROCEDURE silver.run_rollups(text, interval, timestamptz) IS
-'Refreshes the settled stale buckets of one rollup or of all, parents first, a transaction per batch, until nothing is left or the time budget is used. Any number of these may run at once. A failure is a WARNING, and on record; the others go on.';
+'Refreshes the settled stale buckets of one rollup or of all, parents first, a transaction per batch, until nothing is left or the time budget is used. Any number of these may run at once. A failure is a WARNING, and on record; the others go on. Not inside a transaction or a function: there use perform_rollup.';
 
 -- Retries, pausing ---------------------------------------------------------------------------------------
 
@@ -83,10 +135,11 @@ CREATE FUNCTION silver.reset_rollup_retry(target text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
+    DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = rollup_engine.rollup_id(target);
     UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL, parked_at = NULL
     WHERE id = rollup_engine.rollup_id(target)
 $$;
-COMMENT ON FUNCTION silver.reset_rollup_retry(text) IS 'Forgets the failures of a rollup, so that the next run takes it up again; the way out of parked.';
+COMMENT ON FUNCTION silver.reset_rollup_retry(text) IS 'Forgets the failures of a rollup and of single buckets, so that the next run takes them up again; the way out of parked.';
 
 CREATE FUNCTION silver.pause_rollup(target text) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -116,7 +169,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.missing_triggers(rollup_engine.source), rollup_engine.stray_triggers(rollup_engine.source), rollup_engine.drop_stray_triggers(rollup_engine.source),
     rollup_engine.trigger_sql(rollup_engine.source, regclass, smallint), rollup_engine.move_condition(regclass), rollup_engine.fill(text, jsonb),
     rollup_engine.add_triggers(rollup_engine.source, regclass), rollup_engine.log_change(integer, timestamptz, timestamptz), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz),
-    rollup_engine.watch_new_partitions(integer), rollup_engine.drain_step(integer, timestamptz), rollup_engine.drain_all(text, timestamptz),
+    rollup_engine.watch_new_partitions(integer), rollup_engine.drain_step(integer, timestamptz), rollup_engine.drain_all(text, timestamptz, integer[]),
     rollup_engine.run_order(text), rollup_engine.is_due(silver.rollup_config, boolean), rollup_engine.settled_range(silver.rollup_config, timestamptz),
     rollup_engine.refresh_step(integer, tstzrange, timestamptz[]), rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer),
     rollup_engine.ranges_left(integer, tstzrange), rollup_engine.perform(text, integer, timestamptz),

@@ -41,20 +41,30 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.is_due(silver.rollup_config, boolean) IS 'False while paused, parked, or waiting for its next attempt (unless it was asked for by name).';
 
-CREATE FUNCTION rollup_engine.drain_all(p_target text, p_now timestamptz) RETURNS void
+CREATE TYPE rollup_engine.undrained AS (source_id integer, outcome text, error_code text, error_message text);
+COMMENT ON TYPE rollup_engine.undrained IS 'A source whose changes were not taken in, and why: busy, which is no error, or failed.';
+
+CREATE FUNCTION rollup_engine.drain_all(p_target text, p_now timestamptz, p_windows integer[] DEFAULT NULL) RETURNS SETOF rollup_engine.undrained
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_source_id integer;
+    v_step rollup_engine.step;
 BEGIN
     FOR v_source_id IN SELECT DISTINCT source_id FROM rollup_engine.run_order(p_target) ORDER BY 1 LOOP
         PERFORM rollup_engine.watch_new_partitions(v_source_id);
-        PERFORM rollup_engine.drain_step(v_source_id, p_now);
+        v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
+        IF v_step.outcome <> 'drained' THEN
+            RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(
+                'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet',
+                (SELECT relation FROM rollup_engine.source WHERE id = v_source_id))))::rollup_engine.undrained;
+        END IF;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.drain_all(text, timestamptz) IS 'Drains the sources of the named rollup, or all.';
+COMMENT ON FUNCTION rollup_engine.drain_all(text, timestamptz, integer[]) IS
+'Drains the sources of the named rollup, or all, and returns those where it could not. Windows are read again of the sources given, NULL for all.';
 
 -- In the caller's transaction ------------------------------------------------------------------------
 
@@ -94,7 +104,7 @@ BEGIN
             v_result.rows_deleted := v_result.rows_deleted + (v_step.batch).rows_deleted;
             v_cells := CASE WHEN v_step.cell = ANY (v_cells) THEN v_cells ELSE v_cells || v_step.cell END;
             EXIT WHEN cardinality(v_cells) >= 500;  -- each holds a lock until the transaction ends
-        ELSE
+        ELSIF v_step.outcome <> 'bucket_failed' THEN
             v_tried := v_tried || v_step.cell;
             v_result.status := CASE v_step.outcome WHEN 'failed' THEN 'failed' WHEN 'waiting' THEN 'waiting_for_parent' ELSE v_result.status END;
             v_result.error_code := v_step.error_code;
@@ -102,6 +112,10 @@ BEGIN
             EXIT WHEN v_step.outcome = 'failed';
         END IF;
     END LOOP;
+    IF v_result.error_code IS NULL THEN
+        SELECT error_code, error_message INTO v_result.error_code, v_result.error_message
+        FROM rollup_engine.failed_buckets(p_rollup.id, p_within) ORDER BY bucket DESC LIMIT 1;
+    END IF;
     v_result.ranges_left := rollup_engine.ranges_left(p_rollup.id, p_within);
     v_result.status := CASE WHEN v_result.status = 'ok' AND v_result.ranges_left > 0 THEN 'partial' ELSE v_result.status END;
     v_result.duration := clock_timestamp() - v_started;
@@ -110,13 +124,52 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer) IS 'Refreshes a rollup''s stale buckets in a range, batch by batch.';
 
+CREATE FUNCTION rollup_engine.ranges_undrained(p_source_id integer, p_within tstzrange) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT count(*) FROM rollup_engine.change_log WHERE source_id = p_source_id AND tstzrange(from_time, to_time) && p_within
+$$;
+COMMENT ON FUNCTION rollup_engine.ranges_undrained(integer, tstzrange) IS 'Logged changes in the range that no drain has taken in.';
+
+CREATE FUNCTION rollup_engine.with_undrained(
+    p_result rollup_engine.result, p_rollup silver.rollup_config, p_within tstzrange, p_undrained rollup_engine.undrained[]
+) RETURNS rollup_engine.result
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_undrained rollup_engine.undrained;
+BEGIN
+    SELECT * INTO v_undrained FROM unnest(p_undrained) AS u WHERE u.source_id = p_rollup.source_id;
+    IF FOUND THEN
+        p_result.ranges_left := p_result.ranges_left + rollup_engine.ranges_undrained(p_rollup.source_id, p_within);
+        p_result.status := CASE
+            WHEN v_undrained.outcome = 'failed' AND p_result.status IN ('ok', 'partial', 'retrying') THEN 'failed'
+            WHEN p_result.status = 'ok' THEN 'partial'
+            ELSE p_result.status
+        END;
+        IF p_result.error_code IS NULL THEN
+            p_result.error_code := v_undrained.error_code;
+            p_result.error_message := v_undrained.error_message;
+        END IF;
+    END IF;
+    RETURN p_result;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.with_undrained(rollup_engine.result, silver.rollup_config, tstzrange, rollup_engine.undrained[]) IS
+'The result, which is not ok where changes of the source were not taken in.';
+
 CREATE FUNCTION rollup_engine.perform(p_target text, p_max_batches integer, p_as_of timestamptz) RETURNS SETOF rollup_engine.result
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_as_of constant timestamptz := coalesce(p_as_of, clock_timestamp());
+    v_undrained rollup_engine.undrained[];
     v_rollup silver.rollup_config;
+    v_within tstzrange;
+    v_result rollup_engine.result;
 BEGIN
     PERFORM rollup_engine.check_isolation();
     IF p_max_batches < 1 THEN
@@ -124,15 +177,20 @@ BEGIN
     ELSIF rollup_engine.is_standby() THEN
         RETURN;
     END IF;
-    PERFORM rollup_engine.drain_all(p_target, v_as_of);
+    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, v_as_of) AS u);
     FOR v_rollup IN SELECT * FROM rollup_engine.run_order(p_target) LOOP
+        v_within := rollup_engine.settled_range(v_rollup, v_as_of);
         IF rollup_engine.is_due(v_rollup, p_target IS NOT NULL) THEN
-            RETURN NEXT rollup_engine.refresh_within(v_rollup, rollup_engine.settled_range(v_rollup, v_as_of), p_max_batches);
+            v_result := rollup_engine.refresh_within(v_rollup, v_within, p_max_batches);
         ELSE
-            RETURN NEXT ROW(v_rollup.target_table::text, v_rollup.status, 0, 0, 0,
-                rollup_engine.ranges_left(v_rollup.id, rollup_engine.settled_range(v_rollup, v_as_of)),
-                interval '0', NULL, NULL)::rollup_engine.result;
+            v_result := ROW(v_rollup.target_table::text, v_rollup.status, 0, 0, 0,
+                rollup_engine.ranges_left(v_rollup.id, v_within), interval '0', NULL, NULL);
         END IF;
+        v_result := rollup_engine.with_undrained(v_result, v_rollup, v_within, v_undrained);
+        IF v_result.status = 'ok' THEN
+            PERFORM rollup_engine.record_success(v_rollup.id);
+        END IF;
+        RETURN NEXT v_result;
     END LOOP;
 END
 $$;
@@ -152,7 +210,7 @@ AS $$
     SELECT * FROM rollup_engine.perform($1, $2, $3)
 $$;
 COMMENT ON FUNCTION silver.perform_rollup(text, integer, timestamptz) IS
-'Refreshes the stale buckets that had settled by as_of, newest first, of one rollup or of all, in the caller''s transaction; a row per rollup. status: ok, partial (more is left: another worker has it, or the limit was reached), waiting_for_parent, failed (see error_log), retrying, parked or paused.';
+'Refreshes the stale buckets that had settled by as_of, newest first, of one rollup or of all, in the caller''s transaction; a row per rollup. status: ok, partial (more is left: another worker has it, the limit was reached, another run holds the source, or single buckets failed: error_message tells), waiting_for_parent, failed (see error_log), retrying, parked or paused.';
 
 CREATE FUNCTION rollup_engine.refresh_range(p_target text, p_from timestamptz, p_to timestamptz) RETURNS SETOF rollup_engine.result
     LANGUAGE plpgsql
@@ -161,13 +219,14 @@ AS $$
 DECLARE
     v_target silver.rollup_config;
     v_rollup silver.rollup_config;
-    v_range tstzmultirange;
+    v_undrained rollup_engine.undrained[];
+    v_range tstzrange;
 BEGIN
     PERFORM rollup_engine.check_isolation();
     SELECT * INTO v_target FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(p_target);
     PERFORM silver.mark_stale(v_target.target_table::text, p_from, p_to);
-    PERFORM rollup_engine.drain_all(p_target, clock_timestamp());
-    v_range := rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to)));
+    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, clock_timestamp()) AS u);
+    v_range := range_merge(rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to))));
     FOR v_rollup IN
         WITH RECURSIVE line AS (
             SELECT v_target.id
@@ -176,7 +235,7 @@ BEGIN
         )
         SELECT c.* FROM silver.rollup_config AS c JOIN line ON line.id = c.id ORDER BY c.depth
     LOOP
-        RETURN NEXT rollup_engine.refresh_within(v_rollup, range_merge(v_range), NULL);
+        RETURN NEXT rollup_engine.with_undrained(rollup_engine.refresh_within(v_rollup, v_range, NULL), v_rollup, v_range, v_undrained);
     END LOOP;
 END
 $$;
