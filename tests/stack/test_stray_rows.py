@@ -168,6 +168,25 @@ def test_a_row_that_something_would_take_for_deleted_stays_where_it_is(
     assert_equal_to_group_by(source, "readings_1h")
 
 
+def test_a_row_that_a_replication_slot_would_hand_on_stays(
+    server: PostgresServer, source: psycopg.Connection
+) -> None:
+    with psycopg.connect(server.superuser_url(source.info.dbname), autocommit=True) as superuser:
+        slot = f"slot_{source.info.dbname}"
+        try:
+            superuser.execute(
+                "SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [slot]
+            )
+        except psycopg.Error as error:
+            pytest.skip(f"no slot: {error}")
+        before = identity(source)
+        assert f"replication slot {slot} decodes" in dict(maintain(source))["skipped"]
+        assert identity(source) == before
+        superuser.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+    maintain(source)
+    assert "raw.readings_default" not in {row[0] for row in identity(source)}
+
+
 def test_rows_of_today_that_must_stay_keep_no_other_partition_from_coming(
     source: psycopg.Connection,
 ) -> None:

@@ -156,8 +156,12 @@ def test_statistics_with_infinities_and_open_partitions_size_all_the_same(
         "CREATE TABLE raw.new PARTITION OF raw.readings"
         " FOR VALUES FROM ('2020-01-01 00:00+00') TO (MAXVALUE);"
         "SELECT raw.fill();"
-        "INSERT INTO raw.readings VALUES ('infinity', 1), ('-infinity', 2)"
+        "INSERT INTO raw.readings VALUES ('infinity', 1), ('-infinity', 2), ('294276-12-31', 3)"
     )
+    source.execute("ANALYZE raw.readings")
+    best = source.execute("SELECT silver.optimize_chunk_interval('readings', 1048576)").fetchone()
+    assert best
+    assert DAY <= best[0] <= timedelta(days=60), "60 days are one or two megabytes"
     source.execute(
         "SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')"
     )

@@ -14,7 +14,10 @@ AS $$
 DECLARE
     v_extent tstzrange;
 BEGIN
-    SELECT (SELECT tstzrange(min(bound), max(bound), '[]') FROM unnest(s.histogram_bounds::text::timestamptz[]) AS bound WHERE isfinite(bound))
+    -- Without the outermost hundredths, where stray times are.
+    SELECT (SELECT tstzrange(min(bound), max(bound), '[]')
+        FROM unnest(s.histogram_bounds::text::timestamptz[]) WITH ORDINALITY AS b (bound, n)
+        WHERE isfinite(bound) AND (n BETWEEN 3 AND array_length(s.histogram_bounds, 1) - 2 OR array_length(s.histogram_bounds, 1) < 50))
     INTO v_extent
     FROM pg_stats AS s
     JOIN pg_class AS c ON c.oid = p_partition AND c.relname = s.tablename
@@ -23,7 +26,7 @@ BEGIN
     RETURN v_extent;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.statistics_extent(regclass, name) IS 'First and last finite time in a partition, as ANALYZE found them; NULL before it ran.';
+COMMENT ON FUNCTION rollup_engine.statistics_extent(regclass, name) IS 'From about the first to about the last time in a partition, as ANALYZE found them; NULL before it ran.';
 
 CREATE FUNCTION rollup_engine.bytes_per_second(p_relation regclass, p_column name) RETURNS double precision
     LANGUAGE sql STABLE
