@@ -266,13 +266,16 @@ DECLARE
     v_members constant regclass[] := ARRAY(SELECT rollup_engine.source_tree(p_set.relation));
     v_before constant bigint := rollup_engine.partition_count(p_set.relation);
     v_by_partman boolean := rollup_engine.is_partmans(p_set);
+    v_strays tstzmultirange;
     v_new regclass;
 BEGIN
     IF rollup_engine.staying_rows(p_set) IS NOT NULL THEN
         v_by_partman := false;  -- it gives up at the first partition that they are in the way of
     ELSE
+        v_strays := rollup_engine.stray_ranges(p_set, 100);
+        PERFORM rollup_engine.cover_source(p_set, v_strays * tstzmultirange(tstzrange(p_now, NULL)));  -- where pg_partman goes on
         -- The default partition is locked until the end.
-        PERFORM rollup_engine.cover_source(p_set, rollup_engine.stray_ranges(p_set, 100), clock_timestamp() + interval '3 seconds');
+        PERFORM rollup_engine.cover_source(p_set, v_strays, clock_timestamp() + interval '3 seconds');
     END IF;
     PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_now,
         p_now + CASE WHEN v_by_partman THEN '0' ELSE 3 * p_set.chunk_interval END, '[]')));
