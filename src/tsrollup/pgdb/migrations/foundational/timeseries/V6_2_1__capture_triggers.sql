@@ -203,6 +203,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.missing_triggers(rollup_engine.source) IS 'Capture triggers that a table of the family lacks.';
 
+CREATE FUNCTION rollup_engine.is_unwatched_above(p_source_id integer, p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Reads wait for this; those that are missing there come together.
+    WITH RECURSIVE above AS (
+        SELECT inhparent AS oid FROM pg_inherits WHERE inhrelid = p_relation
+        UNION
+        SELECT i.inhparent FROM above JOIN pg_inherits AS i ON i.inhrelid = above.oid
+    )
+    SELECT EXISTS (
+        SELECT FROM above
+        WHERE NOT EXISTS (
+            SELECT FROM pg_trigger AS g
+            WHERE g.tgrelid = above.oid AND g.tgtype = 16 AND g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source_id))))
+$$;
+COMMENT ON FUNCTION rollup_engine.is_unwatched_above(integer, regclass) IS 'Whether a table above the source lacks capture triggers.';
+
 CREATE FUNCTION rollup_engine.stray_triggers(p_source rollup_engine.source) RETURNS TABLE (relation regclass, trigger_name name)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -230,6 +230,11 @@ BEGIN
         SELECT lower(c), upper(c)
         FROM rollup_engine.rollup_partition AS p, rollup_engine.calendar_range(p.from_time, p.to_time) AS c
         WHERE p.rollup_id = p_rollup_id AND p.generation > p_planned
+        UNION ALL
+        SELECT '-infinity', 'infinity'
+        FROM rollup_engine.source AS s
+        WHERE s.id = v_rollup.source_id AND s.change_tracking = 'trigger'
+            AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = s.relation) AND rollup_engine.is_unwatched_above(s.id, s.relation)
     ) AS l;
     IF v_rollup.change_tracking = 'window' THEN
         v_logged := coalesce(v_logged, '{}') + coalesce(rollup_engine.look_back_range(v_rollup.source_id, now()), '{}');
@@ -245,7 +250,7 @@ END
 $$;
 GRANT EXECUTE ON FUNCTION rollup_engine.stale_set(integer, bigint) TO PUBLIC;
 COMMENT ON FUNCTION rollup_engine.stale_set(integer, bigint) IS
-'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source; and, for a plan of that generation, the partitions that it does not know.';
+'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source, or everywhere while a table above the source is not watched; and, for a plan of that generation, the partitions that it does not know.';
 
 -- Public -------------------------------------------------------------------------------------
 
