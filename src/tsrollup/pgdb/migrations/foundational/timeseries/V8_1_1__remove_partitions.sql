@@ -40,22 +40,32 @@ COMMENT ON FUNCTION rollup_engine.archive_schema(regclass) IS 'Where partitions 
 -- Volatile, for a snapshot taken under the lock. What was written there late was counted by the
 -- drain that took in its log row, so none may be left; and a rollup that came after the seal, not
 -- knowing of it, has yet to absorb what lies there.
-CREATE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_partition regclass, p_border timestamptz) RETURNS boolean
+CREATE TYPE rollup_engine.old_partition AS (member regclass, title text, path text, from_time timestamptz, to_time timestamptz);
+COMMENT ON TYPE rollup_engine.old_partition IS 'A partition that may go: its time, and all that this rests on.';
+
+CREATE FUNCTION rollup_engine.partition_path(p_partition regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(format('%s %s', c.oid, c.relpartbound), ', ')
+    FROM pg_partition_ancestors(p_partition) AS a JOIN pg_class AS c ON c.oid = a.relid
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_path(regclass) IS 'A partition and the tables above it with their bounds: while that is the same, its time is.';
+
+CREATE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_old rollup_engine.old_partition) RETURNS boolean
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT EXISTS (
-        SELECT FROM rollup_engine.time_partitions(p_relation) AS m
-        WHERE m.member = p_partition AND m.to_time <= p_border
-            AND NOT EXISTS (
-                SELECT FROM rollup_engine.readers(p_relation) AS r WHERE (r.sealed_before >= m.to_time) IS NOT TRUE)
-            AND NOT EXISTS (
-                SELECT FROM rollup_engine.change_log AS l
-                JOIN rollup_engine.source AS s ON s.id = l.source_id
-                WHERE s.relation = p_relation AND l.from_time < m.to_time AND l.to_time > m.from_time))
+    SELECT rollup_engine.partition_path(p_old.member) = p_old.path
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.readers(p_relation) AS r WHERE (r.sealed_before >= p_old.to_time) IS NOT TRUE)
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.change_log AS l
+            JOIN rollup_engine.source AS s ON s.id = l.source_id
+            WHERE s.relation = p_relation AND l.from_time < p_old.to_time AND l.to_time > p_old.from_time)
 $$;
-COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, regclass, timestamptz) IS
-'Whether a locked partition still lies before the border, sealed by every rollup that reads the table, with every change that was logged there accounted for.';
+COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, rollup_engine.old_partition) IS
+'Whether a locked partition still holds that time, sealed by every rollup that reads the table, with every change that was logged there accounted for.';
 
 CREATE FUNCTION rollup_engine.archive_tree(p_partition regclass, p_schema text) RETURNS void
     LANGUAGE plpgsql
@@ -82,34 +92,34 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.archive_tree(regclass, text) IS 'Moves a detached partition, with all below it, to another schema; its changes are captured no more.';
 
-CREATE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_partition regclass, p_border timestamptz) RETURNS text
+CREATE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_old rollup_engine.old_partition) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_name constant text := p_partition::text;
-    v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_partition);
+    v_name constant text := p_old.member::text;
+    v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_old.member);
 BEGIN
     EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', v_parent);
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_name);
-    IF NOT rollup_engine.may_be_removed(p_retention.relation, p_partition, p_border) THEN
+    IF NOT rollup_engine.may_be_removed(p_retention.relation, p_old) THEN
         RETURN NULL;
     END IF;
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.ensure_default_partition(v_parent);
     END IF;
-    DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.source_tree(p_partition));
+    DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.source_tree(p_old.member));
     -- Detached first: a foreign key to the table holds on to no partition that nothing refers to.
     EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', v_parent, v_name);
     IF p_retention.archive THEN
-        PERFORM rollup_engine.archive_tree(p_partition, rollup_engine.archive_schema(p_retention.relation));
+        PERFORM rollup_engine.archive_tree(p_old.member, rollup_engine.archive_schema(p_retention.relation));
         RETURN 'archived';
     END IF;
     EXECUTE format('DROP TABLE %s', v_name);
     RETURN 'dropped';
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, regclass, timestamptz) IS
+COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition) IS
 'Drops or archives one partition with all below it; NULL when it may not go yet. When somebody is using it: lock_not_available.';
 
 -- What is in the way of one partition ------------------------------------------------------------
@@ -157,7 +167,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.try_lock_table(regclass) IS 'Keeps everybody from a table until the end of the transaction; false when somebody uses it for longer than lock_timeout.';
 
-CREATE FUNCTION rollup_engine.removable_partitions(p_relation regclass, p_border timestamptz) RETURNS TABLE (member regclass, title text)
+CREATE FUNCTION rollup_engine.removable_partitions(p_relation regclass, p_border timestamptz) RETURNS SETOF rollup_engine.old_partition
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
@@ -165,7 +175,7 @@ CREATE FUNCTION rollup_engine.removable_partitions(p_relation regclass, p_border
 AS $$
     -- The topmost first: what is below goes with it. Without one of its parts a hash takes no rows, and
     -- where the rows of missing partitions wait is not to go by itself.
-    SELECT m.member, format('%s: %s to %s', m.member, m.from_time, m.to_time)
+    SELECT m.member, format('%s: %s to %s', m.member, m.from_time, m.to_time), rollup_engine.partition_path(m.member), m.from_time, m.to_time
     FROM rollup_engine.time_partitions(p_relation) AS m
     JOIN pg_inherits AS i ON i.inhrelid = m.member
     JOIN pg_partitioned_table AS p ON p.partrelid = i.inhparent AND p.partstrat <> 'h' AND p.partdefid <> m.member
@@ -181,7 +191,7 @@ CREATE FUNCTION rollup_engine.remove_partitions(p_retention rollup_engine.retent
 AS $$
 DECLARE
     v_until constant timestamptz := clock_timestamp() + interval '1 second';
-    v_member record;
+    v_member rollup_engine.old_partition;
     v_detail text;
     v_context text;
     v_hint text;
@@ -193,7 +203,7 @@ BEGIN
     FOR v_member IN SELECT * FROM rollup_engine.removable_partitions(p_retention.relation, p_border) LOOP
         CONTINUE WHEN pg_partition_root(v_member.member) IS DISTINCT FROM p_retention.relation;  -- it went with its parent
         BEGIN
-            action := rollup_engine.remove_partition(p_retention, v_member.member, p_border);
+            action := rollup_engine.remove_partition(p_retention, v_member);
             detail := v_member.title;
         EXCEPTION
             WHEN lock_not_available THEN
