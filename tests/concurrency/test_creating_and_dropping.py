@@ -47,6 +47,39 @@ def test_a_drop_waits_for_claims_before_it_locks(
     drop.result()
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        "SELECT silver.mark_stale('readings_1d', '2026-03-01', '2026-03-09')",
+        "SELECT silver.perform_rollup('readings_1d', 1, 'infinity')",
+    ],
+    ids=["marking", "refreshing"],
+)
+def test_a_drop_leaves_nothing_of_what_others_mark(
+    settled: psycopg.Connection, connect: Connect, work: str
+) -> None:
+    """A mark, or the rest of a claim, of a transaction that is open while the rollup is dropped."""
+    settled.execute(
+        "INSERT INTO raw.readings (ts) SELECT timestamptz '2026-03-01' + make_interval(hours => i)"
+        " FROM generate_series(0, 47) AS i"
+    )
+    settled.execute("UPDATE silver.rollup_config SET current_window = bucket_width")
+    settled.execute("SELECT silver.perform_rollup('readings_1m', as_of => 'infinity')")
+    settled.execute("SELECT silver.perform_rollup('readings_1h', as_of => 'infinity')")
+    settled.execute("SELECT silver.mark_stale('readings_1d', '2026-03-01', '2026-03-05')")
+    other = connect(autocommit=False)
+    other.execute(work.encode())
+    drop = Background(connect(), "SELECT silver.drop_rollup('readings_1d')")
+    drop.wait_until_blocked(settled)
+    other.commit()
+    drop.result()
+    left = settled.execute(
+        "SELECT FROM rollup_engine.stale_range"
+        " WHERE rollup_id NOT IN (SELECT id FROM silver.rollup_config)"
+    )
+    assert left.rowcount == 0
+
+
 def test_a_metric_waits_for_readers_before_it_locks(
     settled: psycopg.Connection, connect: Connect
 ) -> None:

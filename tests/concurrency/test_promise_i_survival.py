@@ -15,6 +15,7 @@ from interleaving import Background, pause_refreshes_of
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer, bindir_of
+from tsrollup.flyway.project import migrate_project
 
 CHANGES = (
     "UPDATE raw.readings SET count = 77 WHERE device = 'd0'",
@@ -70,6 +71,95 @@ def test_promise_i_dump_and_restore(
         invalid = "SELECT * FROM silver.validate_rollup_config() WHERE NOT is_valid"
         assert restored.execute(invalid).fetchall() == []
         restored.execute("SELECT silver.drop_rollup('readings_1w')")
+
+
+@pytest.mark.parametrize("options", [(), ("--disable-triggers",)], ids=["fired", "disabled"])
+def test_promise_i_a_dump_taken_apart(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+) -> None:
+    """Schema first, then data: the triggers log the load while the log's own rows come along."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute("UPDATE raw.readings SET count = 5 WHERE device = 'd2'")
+    db.execute("SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source")
+    db.execute("DELETE FROM raw.readings WHERE device IS NULL")
+    copy = make_database()
+    origin, target = server.superuser_url(db.info.dbname), server.superuser_url(copy)
+    schema, data = str(tmp_path / "schema"), str(tmp_path / "data")
+    _run(server, "pg_dump", "-Fc", "--schema-only", "-f", schema, origin)
+    _run(server, "pg_dump", "-Fc", "--data-only", "-f", data, origin)
+    _run(server, "pg_restore", "-e", "-d", target, schema)
+    _run(server, "pg_restore", "-e", *options, "-d", target, data)
+    with psycopg.connect(server.url(copy), autocommit=True) as restored:
+        assert_equal_to_group_by(restored, *LEVELS)
+        refresh_everything(restored)
+        assert_settled(restored, *LEVELS)
+        invalid = "SELECT * FROM silver.validate_rollup_config() WHERE NOT is_valid"
+        assert restored.execute(invalid).fetchall() == []
+        for change in CHANGES:
+            restored.execute(change.encode())
+            assert_equal_to_group_by(restored, *LEVELS)
+            refresh_everything(restored)
+            assert_settled(restored, *LEVELS)
+
+
+@pytest.mark.parametrize("lost", [("-x",), ("-O", "-x")], ids=" ".join)
+def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    lost: tuple[str, ...],
+) -> None:
+    create_hierarchy(db)
+    db.execute("SELECT silver.perform_rollup('readings_1m', as_of => 'infinity')")
+    _run(
+        server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
+    )
+    copy = make_database()
+    _run(server, "pg_restore", *lost, "-d", server.superuser_url(copy), str(tmp_path / "dump"))
+    # A function of a rollup is open to all by default, and restored so.
+    rights = (
+        "SELECT * FROM rollup_engine.rights_sql() WHERE statement !~ '(live|capture)_[0-9]'"
+        " ORDER BY statement"
+    )
+    migrate_project(server.superuser_url(copy))
+    with psycopg.connect(server.url(copy), autocommit=True) as restored:
+        given = {statement for _, statement in restored.execute(rights).fetchall()}
+        assert given == {statement for _, statement in db.execute(rights).fetchall()}
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
+        restored.execute("SET ROLE tsrollup_operator")
+        restored.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
+        assert_settled(restored, *LEVELS)
+        restored.execute("SET ROLE tsrollup_reader")
+        restored.execute("SELECT * FROM gold.readings_1d")
+
+
+def test_promise_i_the_source_alone_restored_over_a_live_database(
+    db: psycopg.Connection, server: PostgresServer, tmp_path: Path
+) -> None:
+    create_hierarchy(db)
+    refresh_everything(db)
+    url = server.superuser_url(db.info.dbname)
+    _run(server, "pg_dump", "-Fc", "-t", "raw.readings*", "-f", str(tmp_path / "raw"), url)
+    db.execute("UPDATE raw.readings SET count = 5 WHERE device = 'd2'")
+    db.execute("DELETE FROM raw.readings WHERE device IS NULL")
+    refresh_everything(db)
+    _run(server, "pg_restore", "--clean", "--if-exists", "-d", url, str(tmp_path / "raw"))
+    health = "SELECT DISTINCT health FROM silver.timeseries_operations_monitor"
+    assert db.execute(health).fetchall() == [("invalid",)]
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    for change in CHANGES:
+        db.execute(change.encode())
+        assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+        assert_settled(db, *LEVELS)
 
 
 def _run(server: PostgresServer, program: str, *arguments: str) -> None:

@@ -30,8 +30,11 @@ CREATE FUNCTION rollup_engine.query_problem(p_rollup_id integer) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_time constant timestamptz := '2000-01-01 00:00:00+00';
 BEGIN
-    EXECUTE format('SELECT FROM rollup_engine.live_%s(''2000-01-01 00:00:00+00'', ''2000-01-01 00:00:00+00'')', p_rollup_id);
+    EXECUTE format('SELECT FROM rollup_engine.live_%s($1, $1)', p_rollup_id) USING v_time;
+    EXECUTE (SELECT rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$1') FROM silver.rollup_config AS r WHERE r.id = p_rollup_id) USING v_time;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     RETURN SQLERRM;
@@ -39,42 +42,103 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.query_problem(integer) IS 'Why the rollup''s query does not run, NULL when it does; tried on an empty range.';
 
-CREATE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+CREATE FUNCTION rollup_engine.source_problems(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s was dropped', p_source.relation_name), rollup_engine.gone_hint(p_source)
+    WHERE NOT rollup_engine.is_relation(p_source.relation)
+    UNION ALL
+    SELECT format('column %I of %s, which its rollups read, is gone', c.noted_name, p_source.relation),
+        format('ALTER TABLE %s ADD COLUMN it again; or drop the rollups that read it and create them anew', p_source.relation)
+    FROM rollup_engine.resolved_columns(p_source) AS c
+    WHERE c.current_name IS NULL AND rollup_engine.is_relation(p_source.relation)
+    UNION ALL
+    SELECT format('time column %I of %s was %s and is %s now', a.attname, p_source.relation, p_source.time_type, a.atttypid::regtype),
+        'change it back, or drop the rollup and create it anew'
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_source.relation AND a.attname = p_source.time_column AND NOT a.attisdropped
+        AND rollup_engine.base_type(a.atttypid) <> p_source.time_type
+    UNION ALL
+    SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
+    FROM pg_class AS c WHERE c.oid = p_source.relation AND c.relrowsecurity
+    UNION ALL
+    SELECT format('changes of %s cannot be tracked: it is %s', c.oid::regclass,
+            CASE WHEN c.relkind = 'f' THEN 'a foreign table' WHEN c.relpersistence = 'u' THEN 'unlogged' ELSE 'temporary' END),
+        CASE WHEN c.relkind = 'r' AND c.relpersistence = 'u' THEN format('ALTER TABLE %s SET LOGGED', c.oid::regclass)
+            ELSE format('ALTER TABLE %s %s %s', CASE WHEN c.relispartition THEN i.inhparent::regclass ELSE c.oid::regclass END,
+                CASE WHEN c.relispartition THEN 'DETACH PARTITION' ELSE 'NO INHERIT' END,
+                CASE WHEN c.relispartition THEN c.oid::regclass ELSE i.inhparent::regclass END) END
+        || '; or drop the rollups and create them anew with change_tracking => ''window'''
+    FROM rollup_engine.source_tree(p_source.relation) AS t (member)
+    JOIN pg_class AS c ON c.oid = t.member AND (c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p')
+    LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
+    WHERE p_source.change_tracking = 'trigger'
+    UNION ALL
+    SELECT t.problem, t.hint
+    FROM rollup_engine.trigger_problems(p_source) AS t
+    WHERE p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
+    UNION ALL
+    SELECT u.changes || ' since the last run', 'the next run takes that in: SELECT * FROM silver.perform_rollup(), as the owner of the table'
+    FROM rollup_engine.unseen_changes(p_source) AS u (changes)
+    WHERE u.changes IS NOT NULL AND rollup_engine.is_relation(p_source.relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_problems(rollup_engine.source) IS 'What keeps the rollups of a source from being exact.';
+
+CREATE FUNCTION rollup_engine.own_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('its %s is gone', relation.role), 'SELECT silver.drop_rollup(...) removes what is left; then create it anew'
-    FROM (VALUES ('source', p_rollup.source_table), ('table', p_rollup.target_table), ('live view', p_rollup.target_view)) AS relation (role, id)
-    WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = relation.id)
+    FROM (VALUES ('table', p_rollup.target_table), ('live view', p_rollup.target_view)) AS relation (role, id)
+    WHERE NOT rollup_engine.is_relation(relation.id)
+    UNION ALL
+    SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
+            string_agg(format('%I as %s', column_name, data_type), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
+        format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table)
+    FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL
+    HAVING count(*) > 0
     UNION ALL
     SELECT format('its query fails: %s', q.problem), 'undo the change of the source''s columns or rights, or drop the rollup and create it anew'
     FROM rollup_engine.query_problem(p_rollup.id) AS q (problem)
-    WHERE q.problem IS NOT NULL AND EXISTS (SELECT FROM pg_class WHERE oid = p_rollup.source_table)
+    WHERE q.problem IS NOT NULL AND rollup_engine.is_relation(p_rollup.source_table)
+    UNION ALL
+    SELECT format('column %I of %s was renamed or dropped', c.column_name, p_rollup.target_table),
+        format('rename it back to %I; for a dropped one, drop the rollup and create it anew', c.column_name)
+    FROM rollup_engine.rollup_column AS c
+    WHERE c.rollup_id = p_rollup.id AND c.kind <> 'finished' AND rollup_engine.is_relation(p_rollup.target_table)
+        AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = p_rollup.target_table AND a.attname = c.column_name)
     UNION ALL
     SELECT format('%s has no valid unique index on bucket and dimensions', p_rollup.target_table),
         format('CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT', p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'))
-    WHERE EXISTS (SELECT FROM pg_class WHERE oid = p_rollup.target_table)
+    WHERE rollup_engine.is_relation(p_rollup.target_table)
         AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = p_rollup.target_table AND indisunique AND indisvalid AND indnullsnotdistinct)
     UNION ALL
-    SELECT format('time column %I of %s was %s and is %s now', s.time_column, s.relation, s.time_type, a.atttypid::regtype),
-        'change it back, or drop the rollup and create it anew'
-    FROM rollup_engine.source AS s
-    JOIN pg_attribute AS a ON a.attrelid = s.relation AND a.attname = s.time_column AND NOT a.attisdropped
-    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL AND rollup_engine.base_type(a.atttypid) <> s.time_type
-    UNION ALL
-    SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
-    FROM pg_class AS c WHERE c.oid = p_rollup.source_table AND c.relrowsecurity
+    SELECT p.problem, p.hint
+    FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
+    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL
     UNION ALL
     SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
     UNION ALL
     SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
-    UNION ALL
-    SELECT t.problem, t.hint
-    FROM rollup_engine.source AS s, rollup_engine.trigger_problems(s) AS t
-    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL AND s.change_tracking = 'trigger'
-        AND EXISTS (SELECT FROM pg_class WHERE oid = s.relation)
 $$;
-COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact.';
+COMMENT ON FUNCTION rollup_engine.own_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads.';
+
+CREATE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT problem, hint FROM rollup_engine.own_problems(p_rollup)
+    UNION ALL
+    (WITH RECURSIVE line AS (
+        SELECT p_rollup.parent_id AS id
+        UNION ALL
+        SELECT c.parent_id FROM line JOIN silver.rollup_config AS c ON c.id = line.id
+    )
+    SELECT format('%s, which it reads, is not valid: %s', c.target_name, o.problem), o.hint
+    FROM line JOIN silver.rollup_config AS c ON c.id = line.id CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o)
+$$;
+COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads.';
 
 CREATE FUNCTION silver.validate_rollup_config()
 RETURNS TABLE (target text, is_valid boolean, problem text, hint text)
@@ -111,8 +175,7 @@ CREATE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_sta
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN (SELECT count(*) FROM pg_class WHERE oid IN (p_rollup.source_table, p_rollup.target_table, p_rollup.target_view)) < 3 THEN 'invalid'
-        WHEN EXISTS (SELECT FROM rollup_engine.source AS s, rollup_engine.capture_gaps(s) WHERE s.id = p_rollup.source_id) THEN 'invalid'
+        WHEN EXISTS (SELECT FROM rollup_engine.rollup_problems(p_rollup)) THEN 'invalid'
         WHEN p_rollup.status <> 'active' THEN p_rollup.status
         WHEN EXISTS (SELECT FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id) THEN 'retrying'
         WHEN isempty(p_stale) THEN 'ok'
@@ -144,7 +207,7 @@ RETURNS TABLE (
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT r.target_table::text, r.source_table::text, rollup_engine.rollup_health(r, s.settled),
+    SELECT r.target_table::text, coalesce(CASE WHEN r.parent_id IS NULL THEN o.relation_name END, r.source_table::text), rollup_engine.rollup_health(r, s.settled),
         CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
         (SELECT count(*) FROM unnest(s.stale)),
         rollup_engine.bucket_count(r.bucket_width, s.stale),
@@ -153,6 +216,7 @@ AS $$
         make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
         r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id)
     FROM silver.rollup_config AS r
+    JOIN rollup_engine.source AS o ON o.id = r.source_id
     CROSS JOIN LATERAL (SELECT rollup_engine.known_stale_set(r.id) AS stale) AS f
     CROSS JOIN LATERAL (SELECT f.stale, f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) AS settled) AS s
     CROSS JOIN LATERAL (
@@ -175,7 +239,7 @@ FROM rollup_engine.monitor();
 COMMENT ON VIEW silver.timeseries_operations_monitor IS 'How every rollup is doing, a row each; read it from a dashboard or an alert.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.target_table IS 'The rollup''s table.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.source_table IS 'What it reads.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying: it failed, or single buckets do; parked: it was given up; paused; invalid: a relation is gone, or changes go by unseen; validate_rollup_config tells.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying: it failed, or single buckets do; parked: it was given up; paused; invalid: it may not be exact, and validate_rollup_config says why.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.lag IS 'Time since the start of the oldest settled stale bucket.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_ranges IS 'Ranges where the stored rows are not read, logged changes included.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_buckets IS 'Buckets in those ranges.';

@@ -70,15 +70,23 @@ CREATE OR REPLACE FUNCTION rollup_engine.dimension_expression(p_rollup silver.ro
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_levels constant integer[] := rollup_engine.ltree_levels(p_rollup, p_dimension);
+    v_name constant name := rollup_engine.source_name(p_rollup, p_dimension);
+    v_levels integer[];
 BEGIN
-    IF v_levels IS NULL THEN
-        RETURN quote_ident(p_dimension);
+    -- What a rollup was created with stays.
+    IF EXISTS (SELECT FROM silver.rollup_config WHERE id = p_rollup.id) THEN
+        SELECT levels INTO v_levels FROM rollup_engine.ltree_dimension
+        WHERE rollup_id = p_rollup.id AND dimension = p_dimension AND p_rollup.parent_id IS NULL;
+    ELSE
+        v_levels := rollup_engine.ltree_levels(p_rollup, p_dimension);
     END IF;
-    PERFORM rollup_engine.check_ltree_dimension(p_rollup, p_dimension);
+    IF v_levels IS NULL THEN
+        RETURN quote_ident(v_name);
+    END IF;
+    PERFORM rollup_engine.check_ltree_dimension(p_rollup, v_name);
     -- width_bucket counts the levels that the path reaches; a NULL path stays one NULL.
     RETURN format('%1$s.subpath(%2$I, 0, unnest((%3$L::integer[])[:coalesce(width_bucket(%1$s.nlevel(%2$I), %3$L::integer[]), 1)]))',
-        (SELECT typnamespace::regnamespace FROM pg_type WHERE oid = rollup_engine.ltree_type()), p_dimension, v_levels);
+        (SELECT typnamespace::regnamespace FROM pg_type WHERE oid = rollup_engine.ltree_type()), v_name, v_levels);
 END
 $$;
 

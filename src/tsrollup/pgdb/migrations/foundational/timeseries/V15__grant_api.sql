@@ -36,6 +36,7 @@ $$;
 -- Of those with the owner's rights: to refresh, and to maintain rollups.
 GRANT EXECUTE ON FUNCTION
     rollup_engine.drain_step(integer, timestamptz),
+    rollup_engine.relink_source(integer),
     rollup_engine.refresh_step(integer, tstzrange, timestamptz[]),
     rollup_engine.ranges_left(integer, tstzrange),
     rollup_engine.ranges_undrained(integer, tstzrange),

@@ -23,6 +23,7 @@ COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever d
 CREATE FUNCTION rollup_engine.source_extent(p_source rollup_engine.source, p_from timestamptz, p_to timestamptz) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET row_security = off
 AS $$
 DECLARE
     v_extent tstzmultirange;
@@ -229,6 +230,7 @@ BEGIN
     IF NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN false;
     END IF;
+    PERFORM rollup_engine.absorb_shape(p_source_id);
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     -- A row trigger of this transaction logs again what is taken from the log here.
     PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);

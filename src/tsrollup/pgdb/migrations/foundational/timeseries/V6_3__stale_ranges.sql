@@ -61,6 +61,7 @@ AS $$
             rollup_engine.time_literal(greatest(low, '0001-01-01 00:00:00+00'), time_type),
             rollup_engine.time_literal(least(high, '10000-01-01 00:00:00+00'), time_type))
         FROM source, bounds
+        WHERE rollup_engine.is_relation(relation)
     )
     SELECT string_agg(
         format('SELECT %s AS f, %s AS t FROM (', rollup_engine.utc_expression('f', type), rollup_engine.utc_expression('t', type))
@@ -183,7 +184,8 @@ AS $$
 DECLARE
     v_rollup silver.rollup_config;
 BEGIN
-    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id LOOP
+    -- Who drops one of them waits.
+    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id FOR KEY SHARE LOOP
         PERFORM rollup_engine.mark_rollup(v_rollup,
             CASE WHEN p_clip OR rollup_engine.is_wide(v_rollup.bucket_width, p_ranges)
             THEN rollup_engine.data_extent(v_rollup, p_ranges, true) ELSE p_ranges END);

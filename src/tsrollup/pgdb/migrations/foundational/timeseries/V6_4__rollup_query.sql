@@ -48,19 +48,20 @@ AS $$
             WHEN p_rollup.parent_id IS NOT NULL
             THEN rollup_engine.fill(s.from_state, jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name), 'own', own.schema))
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
-            THEN format('silver.%s_value(%I, %s)', s.name, m.key, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
+            THEN format('silver.%s_value(%I, %s)', s.name, own_name.name, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
             ELSE rollup_engine.fill(s.from_source, jsonb_build_object(
                 'time', quote_ident(p_rollup.time_column),
                 'own', own.schema,
-                'value', quote_ident(m.key) || CASE WHEN s.name = 'sum' AND t.oid = 'float4'::regtype THEN '::float8' ELSE '' END))
+                'value', quote_ident(own_name.name) || CASE WHEN s.name = 'sum' AND t.oid = 'float4'::regtype THEN '::float8' ELSE '' END))
         END
     FROM jsonb_each(p_rollup.metrics) AS m
     CROSS JOIN LATERAL jsonb_array_elements_text(m.value) AS g (name)
     JOIN rollup_engine.aggregate AS f ON f.name = g.name
     JOIN rollup_engine.aggregate_state AS s ON s.name = ANY (f.states)
+    CROSS JOIN LATERAL (SELECT rollup_engine.source_name(p_rollup, m.key::name)) AS own_name (name)
     LEFT JOIN rollup_engine.rollup_column AS p
         ON p.rollup_id = p_rollup.parent_id AND p.source_column = m.key AND p.state = s.name AND p.kind = 'state'
-    LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attname = coalesce(p.column_name, m.key)
+    LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attname = coalesce(p.column_name, own_name.name)
     LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(a.atttypid)
     -- An extension's type may sort by itself, as citext does.
     CROSS JOIN LATERAL (
@@ -76,7 +77,7 @@ CREATE FUNCTION rollup_engine.dimension_expression(p_rollup silver.rollup_config
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT quote_ident(p_dimension)
+    SELECT quote_ident(rollup_engine.source_name(p_rollup, p_dimension))
 $$;
 COMMENT ON FUNCTION rollup_engine.dimension_expression(silver.rollup_config, name) IS 'Expression over the source for a dimension.';
 

@@ -131,6 +131,20 @@ GRANT EXECUTE ON FUNCTION rollup_engine.stale_edges(integer, bigint), rollup_eng
 
 -- What is generated for a rollup ------------------------------------------------------------
 
+CREATE FUNCTION rollup_engine.live_select_list(p_rollup_id integer) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Cast to what the function returns where that keeps every value or fails: until a run takes in
+    -- that a source's column was widened, reads go on.
+    SELECT string_agg(format(
+        CASE WHEN data_type IN ('smallint', 'integer', 'bigint', 'text', 'character varying') THEN '(%1$s)::%3$s AS %2$I' ELSE '%1$s AS %2$I' END,
+        expression, column_name, data_type), ', ' ORDER BY position)
+    FROM rollup_engine.rollup_column
+    WHERE rollup_id = p_rollup_id AND kind IN ('bucket', 'dimension', 'state')
+$$;
+COMMENT ON FUNCTION rollup_engine.live_select_list(integer) IS 'Expressions over the source in the types of the table.';
+
 CREATE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -147,19 +161,24 @@ $sql$,
         format($body$
 DECLARE
     -- Whole buckets, whatever is asked for: who may call this may not read single rows.
-    v_from constant timestamptz := silver.time_bucket(interval %L, p_from);
+    v_from constant timestamptz := silver.time_bucket(interval %6$L, p_from);
+    v_relation constant text := (
+        SELECT coalesce(p.target_view, r.source_table)
+        FROM silver.rollup_config AS r LEFT JOIN silver.rollup_config AS p ON p.id = r.parent_id
+        WHERE r.id = %2$s);
 BEGIN
-    RETURN QUERY EXECUTE format('SELECT %%s FROM %%s WHERE %%s GROUP BY %%s', %L,
-        (SELECT coalesce(p.target_view, r.source_table)
-         FROM silver.rollup_config AS r LEFT JOIN silver.rollup_config AS p ON p.id = r.parent_id
-         WHERE r.id = %s),
-        %L, %L)
-    USING v_from, CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil(%L, p_to) ELSE v_from END;
+    IF v_relation ~ '^[0-9]+$' THEN
+        PERFORM rollup_engine.fail_if_gone(r) FROM silver.rollup_config AS r WHERE r.id = %2$s;
+    END IF;
+    RETURN QUERY EXECUTE format('SELECT %%s FROM %%s WHERE %%s GROUP BY %%s', %1$L, v_relation || %3$L, %4$L, %5$L)
+    USING v_from, CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil(%6$L, p_to) ELSE v_from END;
 END
 $body$,
-            p_rollup.bucket_width,
-            rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'),
+            rollup_engine.live_select_list(p_rollup.id),
             p_rollup.id,
+            -- By place: whoever owns the parent's view may rename its columns.
+            CASE WHEN p_rollup.parent_id IS NULL THEN ''
+            ELSE format(' AS tsrollup_parent (%s)', rollup_engine.column_names(p_rollup.parent_id, '{bucket,dimension,state,finished}')) END,
             rollup_engine.time_condition(p_rollup, '$1', '$2'),
             rollup_engine.group_list(p_rollup),
             p_rollup.bucket_width),
@@ -191,7 +210,7 @@ CREATE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_vie
 AS $$
     SELECT format($sql$
 CREATE OR REPLACE VIEW %1$s AS
-SELECT bucket, %2$s %3$s
+SELECT bucket%5$s, %2$s %3$s
 UNION ALL
 SELECT b.bucket, %2$s
 FROM rollup_engine.stale_buckets(%4$s, rollup_engine.planned_partitions(%4$s)) AS b (bucket, tsrollup_next)
@@ -203,11 +222,17 @@ CROSS JOIN LATERAL rollup_engine.live_%4$s(s.tsrollup_from, s.tsrollup_to) AS f
 $sql$,
         p_view,
         (SELECT string_agg(
-            CASE kind WHEN 'finished' THEN format('%s AS %I', expression, column_name) ELSE quote_ident(column_name) END,
+            format(CASE kind WHEN 'finished' THEN '%1$s AS %3$I' ELSE '%2$I AS %3$I' END, expression, column_name, coalesce(attname, column_name)),
             ', ' ORDER BY position)
-         FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind <> 'bucket'),
+         FROM (
+            -- The view's owner may have renamed its columns, which keep their places.
+            SELECT *, row_number() OVER (ORDER BY position) AS place FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id
+         ) AS c
+         LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
+         WHERE c.kind <> 'bucket'),
         rollup_engine.fresh_rows_sql(p_rollup),
-        p_rollup.id)
+        p_rollup.id,
+        (SELECT format(' AS %I', attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1))
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text) IS 'Text of the live view.';
 

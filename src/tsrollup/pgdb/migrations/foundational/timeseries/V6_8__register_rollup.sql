@@ -3,6 +3,18 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE FUNCTION rollup_engine.use_column(p_source rollup_engine.source, p_column name) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.source_column (source_id, column_name, current_name, attnum)
+    SELECT p_source.id, a.attname, a.attname, a.attnum
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_source.relation AND a.attname = p_column AND a.attnum > 0
+    ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION rollup_engine.use_column(rollup_engine.source, name) IS 'Notes that a rollup reads a column of its source.';
+
 CREATE FUNCTION rollup_engine.register_source(p_relation regclass, p_time_column name, p_change_tracking text, p_width interval)
 RETURNS rollup_engine.source
     LANGUAGE plpgsql SECURITY DEFINER
@@ -11,8 +23,8 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
 BEGIN
-    INSERT INTO rollup_engine.source AS s (relation, time_column, time_type, change_tracking, grain)
-    SELECT p_relation, p_time_column, rollup_engine.base_type(a.atttypid), p_change_tracking,
+    INSERT INTO rollup_engine.source AS s (relation, relation_oid, relation_name, time_column, time_type, change_tracking, grain)
+    SELECT p_relation, p_relation, p_relation::text, p_time_column, rollup_engine.base_type(a.atttypid), p_change_tracking,
         CASE WHEN rollup_engine.is_month_width(p_width) THEN '1 day' ELSE least(p_width, '1 day') END
     FROM pg_attribute AS a WHERE a.attrelid = p_relation AND a.attname = p_time_column
     ON CONFLICT (relation, time_column, change_tracking) DO UPDATE SET grain = least(s.grain, excluded.grain)
@@ -23,12 +35,14 @@ BEGIN
         EXECUTE rollup_engine.capture_function_sql(v_source);
     END IF;
     PERFORM rollup_engine.remember_partitions(v_source);
+    PERFORM rollup_engine.absorb_shape(v_source.id);
+    PERFORM rollup_engine.use_column(v_source, p_time_column);
     RETURN v_source;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.register_source(regclass, name, text, interval) IS 'The tracked source, made or given a finer grain; keeps drains out until the end of the transaction.';
 
-CREATE FUNCTION rollup_engine.describe_columns(p_rollup silver.rollup_config) RETURNS void
+CREATE FUNCTION rollup_engine.column_types(p_rollup silver.rollup_config) RETURNS TABLE (column_name name, data_type text)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -37,13 +51,26 @@ DECLARE
 BEGIN
     EXECUTE format('CREATE VIEW %s AS SELECT %s FROM %s GROUP BY %s', v_view,
         rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'), p_rollup.source_table, rollup_engine.group_list(p_rollup));
-    UPDATE rollup_engine.rollup_column AS c
-    SET data_type = format_type(a.atttypid, a.atttypmod)
-        || CASE WHEN a.attcollation <> t.typcollation THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
-    FROM pg_attribute AS a
-    JOIN pg_type AS t ON t.oid = a.atttypid
-    WHERE c.rollup_id = p_rollup.id AND a.attrelid = v_view::regclass AND a.attname = c.column_name;
+    -- Without length and precision: a source may widen them at any time.
+    RETURN QUERY
+        SELECT a.attname, format_type(a.atttypid, -1)
+            || CASE WHEN a.attcollation <> t.typcollation THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
+        FROM pg_attribute AS a
+        JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE a.attrelid = v_view::regclass AND a.attnum > 0;
     EXECUTE format('DROP VIEW %s', v_view);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.column_types(silver.rollup_config) IS 'Asks PostgreSQL itself for the type of every expression of a rollup, through a view that lives for a moment.';
+
+CREATE FUNCTION rollup_engine.describe_columns(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
+    FROM rollup_engine.column_types(p_rollup) AS t
+    WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND c.data_type IS NULL;
     UPDATE rollup_engine.rollup_column AS c
     SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, c.expression)
     WHERE c.rollup_id = p_rollup.id AND c.kind = 'finished';
@@ -52,7 +79,7 @@ EXCEPTION WHEN undefined_function OR datatype_mismatch OR invalid_table_definiti
         'leave that column out: name dimensions that have an equality, and metrics that suit their columns');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.describe_columns(silver.rollup_config) IS 'Asks PostgreSQL itself for the type of every planned column, through a view that lives for a moment.';
+COMMENT ON FUNCTION rollup_engine.describe_columns(silver.rollup_config) IS 'Records the types of the columns that were just planned.';
 
 CREATE FUNCTION rollup_engine.add_columns(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql
@@ -75,6 +102,11 @@ BEGIN
     ELSIF v_twice IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR001', format('the rollup would have two columns %s', v_twice),
             'leave out the dimension or the metric of that name, or rename the column of the source');
+    END IF;
+    IF p_rollup.parent_id IS NULL THEN
+        PERFORM rollup_engine.use_column(s, used.name)
+        FROM rollup_engine.source AS s, (SELECT unnest(p_rollup.dimensions) UNION SELECT jsonb_object_keys(p_rollup.metrics)) AS used (name)
+        WHERE s.id = p_rollup.source_id;
     END IF;
     -- What is there already (a metric is being added) keeps its place.
     INSERT INTO rollup_engine.rollup_column (rollup_id, position, column_name, kind, source_column, state, expression)
@@ -139,11 +171,11 @@ BEGIN
     v_rollup.target_view := rollup_engine.create_view(v_rollup, p_view);
     v_rollup.refresh_sql := rollup_engine.grouped_sql(v_rollup, v_rollup.source_table::text, '$1', '$2');
     INSERT INTO silver.rollup_config (
-        id, target_table, target_view, source_table, source_id, parent_id, depth, time_column, bucket_width, dimensions, metrics,
+        id, target_table, target_view, target_name, source_table, source_id, parent_id, depth, time_column, bucket_width, dimensions, metrics,
         chunk_interval, cell_width, settle_delay, processing_window, target_batch_duration, change_tracking, look_back_window,
         retention, current_window, refresh_sql, sealed_before, source_rows)
     OVERRIDING SYSTEM VALUE
-    SELECT r.id, r.target_table, r.target_view, r.source_table, r.source_id, r.parent_id, r.depth, r.time_column, r.bucket_width,
+    SELECT r.id, r.target_table, r.target_view, r.target_table::text, r.source_table, r.source_id, r.parent_id, r.depth, r.time_column, r.bucket_width,
         r.dimensions, r.metrics, r.chunk_interval, r.cell_width, r.settle_delay, r.processing_window, r.target_batch_duration,
         r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before, r.source_rows
     FROM (SELECT v_rollup.*) AS r;

@@ -25,15 +25,21 @@ COMMENT ON COLUMN silver.dimension_config.is_active IS 'Inactive rows are kept b
 CREATE TABLE rollup_engine.source (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation regclass NOT NULL,
+    relation_oid oid NOT NULL,
+    relation_name text NOT NULL,
     time_column name NOT NULL,
     time_type regtype NOT NULL,
     change_tracking text NOT NULL CHECK (change_tracking IN ('trigger', 'window')),
     grain interval NOT NULL,
     partitioning text,
     window_read_at timestamptz NOT NULL DEFAULT now(),
+    trace text,
     UNIQUE (relation, time_column, change_tracking)
 );
 COMMENT ON TABLE rollup_engine.source IS 'Tables whose changes are tracked, each with the grain that changed times are coalesced at.';
+COMMENT ON COLUMN rollup_engine.source.relation_oid IS 'The table as a plain number: after a dump and restore it is another than that of relation.';
+COMMENT ON COLUMN rollup_engine.source.relation_name IS 'Its name when it was last looked at: what is gone has none.';
+COMMENT ON COLUMN rollup_engine.source.trace IS 'Digest of the catalogue rows behind source_shape: while it is the same, nothing else is looked at.';
 COMMENT ON COLUMN rollup_engine.source.window_read_at IS 'As of when the windows of its rollups were last marked to be read, with window tracking; all that came before is stored or stale.';
 COMMENT ON COLUMN rollup_engine.source.partitioning IS 'Fingerprint of the partitions and their bounds that the last drain found.';
 
@@ -46,10 +52,35 @@ CREATE TABLE rollup_engine.source_partition (
 );
 COMMENT ON TABLE rollup_engine.source_partition IS 'Partitions that the drain knows of; the difference to pg_inherits is what was attached, detached or dropped by hand.';
 
+CREATE TABLE rollup_engine.source_column (
+    source_id integer NOT NULL REFERENCES rollup_engine.source ON DELETE CASCADE,
+    column_name name NOT NULL,
+    current_name name NOT NULL,
+    attnum smallint NOT NULL,
+    PRIMARY KEY (source_id, column_name)
+);
+COMMENT ON TABLE rollup_engine.source_column IS
+'Columns of a source that its rollups use: the name that they know, the name and number of the column that is read for it. Where nothing has the name any more, the column of that number was renamed.';
+
+CREATE TABLE rollup_engine.source_shape (
+    source_id integer NOT NULL REFERENCES rollup_engine.source ON DELETE CASCADE,
+    member oid NOT NULL,
+    kind text NOT NULL,
+    columns jsonb NOT NULL,
+    attributes jsonb NOT NULL,
+    file oid NOT NULL,
+    triggers text[] NOT NULL,
+    server integer NOT NULL,
+    PRIMARY KEY (source_id, member)
+);
+COMMENT ON TABLE rollup_engine.source_shape IS
+'What answers depend on besides rows, as the last drain found it, for a source and each table below it: kind and persistence, the columns in use, traces of a rewrite, the state of the capture triggers.';
+
 CREATE TABLE silver.rollup_config (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     target_table regclass NOT NULL UNIQUE,
     target_view regclass NOT NULL UNIQUE,
+    target_name text NOT NULL,
     source_table regclass NOT NULL,
     source_id integer NOT NULL REFERENCES rollup_engine.source,
     parent_id integer REFERENCES silver.rollup_config,
@@ -95,6 +126,7 @@ COMMENT ON TABLE silver.rollup_config IS 'One row per rollup: what it computes, 
 COMMENT ON COLUMN silver.rollup_config.id IS 'Number of the rollup.';
 COMMENT ON COLUMN silver.rollup_config.target_table IS 'Table of partial states.';
 COMMENT ON COLUMN silver.rollup_config.target_view IS 'Live view in gold.';
+COMMENT ON COLUMN silver.rollup_config.target_name IS 'Name of the table when a run last saw it; the logs go by it.';
 COMMENT ON COLUMN silver.rollup_config.source_table IS 'What it reads: a raw table, or the table of another rollup.';
 COMMENT ON COLUMN silver.rollup_config.source_id IS 'The tracked raw table at the root of its hierarchy.';
 COMMENT ON COLUMN silver.rollup_config.parent_id IS 'The rollup that it reads, NULL when it reads raw data.';
@@ -138,10 +170,12 @@ CREATE TABLE rollup_engine.rollup_column (
     source_column name,
     state text,
     expression text NOT NULL,
+    outgrown_by text,
     PRIMARY KEY (rollup_id, column_name),
     UNIQUE (rollup_id, position)
 );
 COMMENT ON TABLE rollup_engine.rollup_column IS 'Columns of a rollup: dimensions and states as expressions over its source, finished ones as expressions over its states.';
+COMMENT ON COLUMN rollup_engine.rollup_column.outgrown_by IS 'Type that the expression has since its source was changed, where data_type may not hold it: rebuild_rollup mends that.';
 
 -- Logs --------------------------------------------------------------------------
 
@@ -200,7 +234,8 @@ COMMENT ON COLUMN silver.error_log.attempt IS 'Which attempt in a row it was.';
 
 CREATE TABLE rollup_engine.change_log (
     source_id integer NOT NULL,
-    id bigint GENERATED ALWAYS AS IDENTITY,
+    -- No number of a sequence: a dump's data may be loaded where triggers have logged its load.
+    id uuid NOT NULL DEFAULT gen_random_uuid(),
     from_time timestamptz NOT NULL,
     to_time timestamptz NOT NULL,
     PRIMARY KEY (source_id, id),

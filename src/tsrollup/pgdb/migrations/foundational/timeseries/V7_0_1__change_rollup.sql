@@ -20,9 +20,11 @@ BEGIN
         EXECUTE format('DROP VIEW %s', v_rollup.target_view);
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%s(timestamptz, timestamptz)', v_rollup.id);
-    IF NOT p_keep_table AND EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
-        EXECUTE format('DROP TABLE %s', v_rollup.target_table);
+    IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
+        EXECUTE format(CASE WHEN p_keep_table THEN 'LOCK TABLE %s' ELSE 'DROP TABLE %s' END, v_rollup.target_table);
     END IF;
+    -- What was marked, or put back, by those who were waited for.
+    DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what belongs to one rollup.';
@@ -119,7 +121,8 @@ DECLARE
 BEGIN
     DELETE FROM rollup_engine.metric_request WHERE id = p_request_id RETURNING * INTO v_request;
     SELECT * INTO r FROM silver.rollup_config WHERE id = v_request.rollup_id;
-    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(r.source_id));
+    PERFORM rollup_engine.look_at_source(r.source_id);
+    SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
     v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, v_request.metrics);
     PERFORM rollup_engine.check_publishing(r, v_added, v_request.requested_by);
     SELECT r.metrics || jsonb_object_agg(key, (
@@ -139,6 +142,7 @@ BEGIN
     UPDATE silver.rollup_config AS c
     SET metrics = r.metrics, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE c.id = r.id;
+    PERFORM rollup_engine.look_at_source(r.source_id);  -- the new columns as well
     PERFORM rollup_engine.mark_new(r.id);
 END
 $$;

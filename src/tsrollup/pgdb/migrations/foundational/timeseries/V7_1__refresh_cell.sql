@@ -265,6 +265,7 @@ BEGIN
     ) AS s;
     -- 3. parent and seal
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    PERFORM rollup_engine.fail_if_gone(v_rollup);
     v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, coalesce(v_rollup.sealed_before, '-infinity')));
     v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup.bucket_width, tstzmultirange(p_within))
         - rollup_engine.failing_ranges(v_rollup);

@@ -273,6 +273,7 @@ BEGIN
     r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
     UPDATE rollup_engine.partition_set AS s SET is_named = create_rollup_table.chunk_interval IS NOT NULL WHERE s.relation = r.target_table;
     PERFORM rollup_engine.add_triggers(v_source);
+    PERFORM rollup_engine.look_at_source(v_source.id);
     PERFORM rollup_engine.mark_new(r.id);
     PERFORM rollup_engine.check_window_keep(r.source_table);
     PERFORM rollup_engine.warn_of_partman_retention(r.source_table);

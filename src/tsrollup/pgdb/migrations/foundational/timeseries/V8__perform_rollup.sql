@@ -53,7 +53,9 @@ DECLARE
     v_step rollup_engine.step;
 BEGIN
     FOR v_source_id IN SELECT DISTINCT source_id FROM rollup_engine.run_order(p_target) ORDER BY 1 LOOP
+        PERFORM rollup_engine.relink_source(v_source_id);
         PERFORM rollup_engine.watch_new_partitions(v_source_id);
+        PERFORM rollup_engine.mend_triggers(v_source_id);
         v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
         IF v_step.outcome <> 'drained' THEN
             RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(

@@ -1,0 +1,333 @@
+"""DDL on a source fires no trigger. Every read of gold equals the GROUP BY, or the monitor says
+`invalid`, children included; after the next run it equals it again, or the hint says what to do."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+
+ROLLUPS = ("t_1h", "t_1d")
+RESET = "SELECT silver.reset_rollup_retry('t_1h'), silver.reset_rollup_retry('t_1d')"
+
+SOURCE = """
+    CREATE TABLE raw.t (
+        ts timestamptz NOT NULL, device text, a integer, b integer,
+        w integer GENERATED ALWAYS AS (a * 2) STORED
+    ) PARTITION BY RANGE (ts);
+    CREATE TABLE raw.t_1 PARTITION OF raw.t
+        FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-03-02 00:00+00');
+    CREATE TABLE raw.t_2 PARTITION OF raw.t
+        FOR VALUES FROM ('2026-03-02 00:00+00') TO ('2026-03-03 00:00+00');
+    INSERT INTO raw.t (ts, device, a, b)
+    SELECT timestamptz '2026-03-01 12:00+00' + make_interval(mins => 7 * i),
+        'd' || i % 3, i, 1000 - i
+    FROM generate_series(0, 199) AS i;
+"""
+
+
+@pytest.fixture
+def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
+    db.execute(SOURCE)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour',"
+        ' dimensions => \'{device}\', metrics => \'{"a": ["sum", "avg", "max"],'
+        ' "b": ["sum"], "w": ["min"]}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    assert healths(db) == {"ok"}
+    return db
+
+
+def healths(connection: psycopg.Connection[Any]) -> set[str]:
+    return {
+        row[0]
+        for row in connection.execute("SELECT health FROM silver.timeseries_operations_monitor")
+    }
+
+
+def problems(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+    return connection.execute(
+        "SELECT target, problem, hint FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    ).fetchall()
+
+
+def assert_exact_or_invalid(connection: psycopg.Connection[Any]) -> None:
+    if healths(connection) != {"invalid"}:
+        assert_equal_to_group_by(connection, *ROLLUPS)
+
+
+def is_stale(connection: psycopg.Connection[Any]) -> bool:
+    rows = connection.execute(
+        "SELECT isempty(rollup_engine.stale_set(id)) FROM silver.rollup_config"
+    ).fetchall()
+    return (False,) in rows
+
+
+TAKEN_IN = {
+    "a metric made anew": "ALTER TABLE raw.t DROP b, ADD b integer DEFAULT 7",
+    "a dimension replaced": "ALTER TABLE raw.t RENAME device TO device_old;"
+    "ALTER TABLE raw.t ADD device text DEFAULT 'unknown'",
+    "columns swapped": "ALTER TABLE raw.t RENAME b TO c; ALTER TABLE raw.t RENAME w TO b;"
+    "ALTER TABLE raw.t RENAME c TO w",
+    "rewritten with the same type": "ALTER TABLE raw.t ALTER b TYPE integer USING b + 1",
+    "triggers off for a while": "ALTER TABLE raw.t_1 DISABLE TRIGGER ALL;"
+    "UPDATE raw.t_1 SET b = b + 1; ALTER TABLE raw.t_1 ENABLE ALWAYS TRIGGER ALL",
+    "triggers left off": "ALTER TABLE raw.t DISABLE TRIGGER ALL; UPDATE raw.t SET b = b + 1",
+    "triggers left at origin": "ALTER TABLE raw.t DISABLE TRIGGER ALL; UPDATE raw.t SET b = b + 1;"
+    "ALTER TABLE raw.t ENABLE TRIGGER ALL",
+    "a trigger dropped": "DROP TRIGGER tsrollup_update_1 ON raw.t; UPDATE raw.t SET b = b + 1",
+    "an unlogged partition logged again": "ALTER TABLE raw.t_1 SET UNLOGGED;"
+    "SELECT silver.perform_rollup(); ALTER TABLE raw.t_1 DISABLE TRIGGER ALL; DELETE FROM raw.t_1;"
+    "ALTER TABLE raw.t_1 ENABLE ALWAYS TRIGGER ALL; ALTER TABLE raw.t_1 SET LOGGED",
+    "a text dimension": "ALTER TABLE raw.t ALTER device TYPE varchar(40)",
+}
+
+
+@pytest.mark.parametrize("change", TAKEN_IN)
+def test_promise_b_ddl_that_the_next_run_takes_in(
+    rolled_up: psycopg.Connection, change: str
+) -> None:
+    run(rolled_up, TAKEN_IN[change])
+    assert_exact_or_invalid(rolled_up)
+    rolled_up.execute("UPDATE raw.t SET a = a + 1 WHERE ts < '2026-03-01 15:00+00'")
+    assert_exact_or_invalid(rolled_up)
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+    assert problems(rolled_up) == []
+    rolled_up.execute("UPDATE raw.t SET a = a + 1 WHERE ts > '2026-03-02 03:00+00'")
+    assert_equal_to_group_by(rolled_up, *ROLLUPS)
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+
+
+def run(connection: psycopg.Connection[Any], script: str) -> None:
+    """ENABLE ALWAYS takes one trigger at a time, which an administrator would write out."""
+    (always,) = connection.execute(
+        "SELECT string_agg(format('ENABLE %s TRIGGER %I',"
+        " CASE tgenabled WHEN 'R' THEN 'REPLICA' ELSE 'ALWAYS' END, tgname), ', ')"
+        " FROM pg_trigger WHERE tgrelid = 'raw.t_1'::regclass AND NOT tgisinternal"
+    ).fetchone() or ("",)
+    connection.execute(script.replace("ENABLE ALWAYS TRIGGER ALL", always).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE raw.t ALTER b SET STATISTICS 1000",
+        "VACUUM FULL raw.t_1",
+        "CREATE INDEX t_ts ON raw.t_1 (ts); CLUSTER raw.t_1 USING t_ts",
+        "ANALYZE raw.t",
+        "ALTER TABLE raw.t ADD unused integer DEFAULT 3",
+        "CREATE TABLE raw.t_3 PARTITION OF raw.t"
+        " FOR VALUES FROM ('2026-03-03 00:00+00') TO ('2026-03-04 00:00+00');"
+        " SELECT silver.perform_rollup()",
+        "ALTER TABLE raw.t SET SCHEMA public; ALTER TABLE public.t RENAME TO elsewhere",
+    ],
+)
+def test_ddl_that_changes_no_answer_makes_nothing_stale(
+    rolled_up: psycopg.Connection, change: str
+) -> None:
+    for statement in change.split(";"):
+        rolled_up.execute(statement.encode())
+    assert problems(rolled_up) == []
+    rolled_up.execute("SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source")
+    assert not is_stale(rolled_up)
+
+
+def gold(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+    return connection.execute(
+        "SELECT bucket, device, row_count, a_sum, a_avg, b_sum, w_min FROM gold.t_1d ORDER BY 1, 2"
+    ).fetchall()
+
+
+def test_promise_b_renamed_columns_are_followed(rolled_up: psycopg.Connection) -> None:
+    """Time column, dimension and metrics; gold keeps its names, and new metrics go by the new."""
+    before = gold(rolled_up)
+    rolled_up.execute(
+        "ALTER TABLE raw.t RENAME ts TO at; ALTER TABLE raw.t RENAME device TO sensor;"
+        "ALTER TABLE raw.t RENAME a TO value"
+    )
+    assert healths(rolled_up) == {"invalid"}
+    refresh_everything(rolled_up)
+    assert problems(rolled_up) == []
+    assert gold(rolled_up) == before
+    rolled_up.execute("UPDATE raw.t SET value = value + 1, at = at + interval '1 hour'")
+    rolled_up.execute("SELECT silver.add_rollup_metric('t_1h', '{\"value\": [\"min\"]}')")
+    expected = rolled_up.execute(
+        "SELECT date_bin('1 day', at, '2000-01-03 00:00+00'), sensor, count(*), sum(value),"
+        " avg(value), sum(b), min(w) FROM raw.t GROUP BY 1, 2 ORDER BY 1, 2"
+    ).fetchall()
+    assert gold(rolled_up) == expected
+    refresh_everything(rolled_up)
+    assert gold(rolled_up) == expected
+    lowest = rolled_up.execute("SELECT min(value_min) FROM gold.t_1h").fetchall()
+    assert lowest == rolled_up.execute("SELECT min(value) FROM raw.t").fetchall()
+
+
+def test_what_cannot_be_followed_is_invalid_at_once(rolled_up: psycopg.Connection) -> None:
+    """With the reason, for the children too, until it is undone."""
+    for damage, undo in (
+        ("ALTER TABLE raw.t DROP b", "ALTER TABLE raw.t ADD b integer DEFAULT 1"),
+        ("ALTER TABLE raw.t_2 SET UNLOGGED", "ALTER TABLE raw.t_2 SET LOGGED"),
+        (
+            "CREATE UNLOGGED TABLE raw.u (LIKE raw.t INCLUDING GENERATED);"
+            "INSERT INTO raw.u (ts) VALUES ('2026-04-01 00:00+00'); ALTER TABLE raw.t ATTACH"
+            " PARTITION raw.u FOR VALUES FROM ('2026-04-01 00:00+00') TO ('2026-05-01 00:00+00')",
+            "ALTER TABLE raw.t DETACH PARTITION raw.u",
+        ),
+        (
+            "ALTER TABLE raw.t ENABLE ROW LEVEL SECURITY",
+            "ALTER TABLE raw.t DISABLE ROW LEVEL SECURITY",
+        ),
+    ):
+        rolled_up.execute(damage.encode())
+        assert healths(rolled_up) == {"invalid"}, damage
+        assert {target for target, _, _ in problems(rolled_up)} == {"silver.t_1h", "silver.t_1d"}
+        rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+        assert healths(rolled_up) == {"invalid"}, damage
+        rolled_up.execute(undo.encode())
+        rolled_up.execute(RESET)
+        refresh_everything(rolled_up)
+        assert problems(rolled_up) == []
+        assert_settled(rolled_up, *ROLLUPS)
+
+
+def test_promise_b_row_security_for_a_while(rolled_up: psycopg.Connection) -> None:
+    """The machinery reads all rows or fails; a partition that came meanwhile is taken in."""
+    rolled_up.execute(
+        "CREATE TABLE raw.t_3 (LIKE raw.t INCLUDING GENERATED);"
+        "INSERT INTO raw.t_3 (ts, device, a, b) VALUES ('2026-03-03 05:00+00', 'd1', 1, 1);"
+        "ALTER TABLE raw.t ENABLE ROW LEVEL SECURITY;"
+        "ALTER TABLE raw.t ATTACH PARTITION raw.t_3"
+        " FOR VALUES FROM ('2026-03-03 00:00+00') TO ('2026-03-04 00:00+00')"
+    )
+    rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    rolled_up.execute("ALTER TABLE raw.t DISABLE ROW LEVEL SECURITY")
+    rolled_up.execute(RESET)
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+
+
+def test_a_dropped_source_is_named_and_taken_up_again(rolled_up: psycopg.Connection) -> None:
+    rolled_up.execute(
+        "CREATE TABLE public.kept AS SELECT ts, device, a, b FROM raw.t; DROP TABLE raw.t"
+    )
+    assert healths(rolled_up) == {"invalid"}
+    rolled_up.execute("SELECT silver.mark_stale('t_1h', '-infinity', 'infinity')")
+    with pytest.raises(psycopg.Error, match=r"raw\.t, which silver\.t_1h reads, was dropped"):
+        rolled_up.execute("SELECT * FROM gold.t_1h")
+    rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    logged = rolled_up.execute("SELECT DISTINCT error_message FROM silver.error_log").fetchall()
+    assert logged
+    assert all("was dropped" in message for (message,) in logged)
+
+    rolled_up.execute(SOURCE)
+    rolled_up.execute("DELETE FROM raw.t WHERE a % 7 = 0")
+    rolled_up.execute("GRANT SELECT ON raw.t TO tsrollup_owner")
+    rolled_up.execute(RESET)
+    refresh_everything(rolled_up)
+    assert problems(rolled_up) == []
+    assert_settled(rolled_up, *ROLLUPS)
+    rolled_up.execute("UPDATE raw.t SET b = b + 1")
+    assert_equal_to_group_by(rolled_up, *ROLLUPS)
+
+
+def test_types_that_widen(rolled_up: psycopg.Connection) -> None:
+    """Gold stays readable; where the table cannot hold what may come, rebuild_rollup mends it,
+    and sealed rows are kept."""
+    rolled_up.execute("CREATE VIEW public.report AS SELECT * FROM gold.t_1h")
+    rolled_up.execute("GRANT SELECT ON gold.t_1h TO PUBLIC")
+    rolled_up.execute("UPDATE silver.rollup_config SET sealed_before = '2026-03-02 00:00+00'")
+    sealed = (
+        "SELECT bucket, device, b_sum::numeric FROM gold.t_1h"
+        " WHERE bucket < '2026-03-02 00:00+00' ORDER BY 1, 2"
+    )
+    kept = rolled_up.execute(sealed.encode()).fetchall()
+    rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE bigint, ALTER device TYPE varchar(20)")
+    assert healths(rolled_up) == {"invalid"}
+    assert_equal_to_group_by(rolled_up, *ROLLUPS)
+    rolled_up.execute("UPDATE raw.t SET b = b + 1")
+    assert_equal_to_group_by(rolled_up, *ROLLUPS)
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+
+    rolled_up.execute("UPDATE raw.t SET b = b + 9000000000000000000 WHERE a % 90 = 0")
+    hints = {hint for _, _, hint in problems(rolled_up)}
+    assert hints == {"SELECT silver.rebuild_rollup('silver.t_1h')"}
+    with pytest.raises(psycopg.Error, match=r"public\.report|report reads it"):
+        rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
+    rolled_up.execute("DROP VIEW public.report")
+    rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
+    rolled_up.execute(RESET)
+    assert_equal_to_group_by(rolled_up, *ROLLUPS)
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+    assert problems(rolled_up) == []
+    assert rolled_up.execute(sealed.encode()).fetchall() == kept
+    row = rolled_up.execute(
+        "SELECT has_table_privilege('tsrollup_writer', 'gold.t_1h', 'SELECT')"
+    ).fetchone()
+    assert row == (True,)
+
+
+def test_a_type_that_loses_digits_is_refused_until_the_rollup_is_rebuilt(
+    rolled_up: psycopg.Connection,
+) -> None:
+    rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE numeric(20, 4) USING b + 0.25")
+    assert healths(rolled_up) == {"invalid"}
+    rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    with pytest.raises(psycopg.Error, match="stores b_sum as bigint"):
+        rolled_up.execute("SELECT * FROM gold.t_1d")
+    rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
+    rolled_up.execute(RESET)
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+    rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE numeric(25, 8)")
+    rolled_up.execute("UPDATE raw.t SET b = b + 0.00000001")
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+    assert problems(rolled_up) == []
+
+
+def test_gold_columns_renamed_by_their_owner(rolled_up: psycopg.Connection) -> None:
+    """Children and new metrics go by the place of a column."""
+    rolled_up.execute(
+        "ALTER VIEW gold.t_1h RENAME COLUMN a_sum TO total;"
+        "ALTER VIEW gold.t_1h RENAME COLUMN bucket TO hour;"
+        "ALTER VIEW gold.t_1h RENAME COLUMN a_avg TO mean"
+    )
+    rolled_up.execute("UPDATE raw.t SET a = a + 1")
+    assert_equal_to_group_by(rolled_up, "t_1d")
+    rolled_up.execute("SELECT silver.add_rollup_metric('t_1h', '{\"a\": [\"min\"]}')")
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, "t_1d")
+    rows = rolled_up.execute(
+        "SELECT hour, device, total, mean, a_min FROM gold.t_1h EXCEPT ALL"
+        " SELECT date_bin('1 hour', ts, '2000-01-03 00:00+00'), device, sum(a), avg(a), min(a)"
+        " FROM raw.t GROUP BY 1, 2"
+    ).fetchall()
+    assert rows == []
+    rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE bigint")
+    rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
+    rolled_up.execute("SELECT hour, total, mean FROM gold.t_1h")
+
+
+def test_logs_follow_a_renamed_rollup_table(rolled_up: psycopg.Connection) -> None:
+    rolled_up.execute("ALTER TABLE silver.t_1h RENAME TO hourly")
+    rolled_up.execute("UPDATE raw.t SET a = a + 1")
+    refresh_everything(rolled_up)
+    rate = rolled_up.execute(
+        "SELECT success_rate, last_error FROM silver.timeseries_operations_monitor"
+        " WHERE target_table = 'silver.hourly'"
+    ).fetchall()
+    assert rate == [(1.0, None)]
+    names = rolled_up.execute("SELECT DISTINCT target_table FROM silver.refresh_log").fetchall()
+    assert set(names) == {("silver.hourly",), ("silver.t_1d",)}
+    rolled_up.execute("ALTER TABLE silver.hourly RENAME COLUMN a_sum TO x")
+    assert {hint for _, _, hint in problems(rolled_up)} >= {
+        "rename it back to a_sum; for a dropped one, drop the rollup and create it anew"
+    }
+    assert healths(rolled_up) == {"invalid"}
