@@ -220,6 +220,12 @@ def test_promise_c_a_run_sets_the_isolation_that_it_needs(
     db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]], level: str
 ) -> None:
     create_hierarchy(db)
+    db.execute(
+        "CREATE FUNCTION public.check_level() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " ASSERT current_setting('transaction_isolation') = 'read committed'; RETURN NULL; END $$;"
+        "CREATE TRIGGER check_level BEFORE INSERT ON silver.readings_1m"
+        " EXECUTE FUNCTION public.check_level()"
+    )
     session = connect()
     session.execute(f"SET default_transaction_isolation = '{level}'".encode())
     session.execute("CALL silver.run_rollups(as_of => 'infinity')")
