@@ -157,7 +157,7 @@ def _stranger(connection: psycopg.Connection, runner: Runner, configured: dict[s
         "CREATE VIEW public.mine AS SELECT silver.time_bucket('1 hour', now()) AS bucket"
     )
     outcome = runner.run("clean", configured)
-    assert "view mine" in outcome.error
+    assert "view public.mine" in outcome.error
     connection.execute("DROP VIEW public.mine")
     return outcome
 
