@@ -114,9 +114,9 @@ BEGIN
         SELECT cardinality(parameter_types) INTO v_parameters FROM pg_prepared_statements WHERE name = 'tsrollup_advice';
         v_sql := 'EXPLAIN (FORMAT JSON) EXECUTE tsrollup_advice'
             || CASE WHEN v_parameters > 0 THEN '(' || rtrim(repeat('NULL,', v_parameters), ',') || ')' ELSE '' END;
-        PERFORM set_config('search_path', p_path, true);
+        PERFORM set_config('tsrollup.advising', 'on', true), set_config('search_path', p_path, true);
         EXECUTE v_sql INTO v_plan;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('tsrollup.advising', '', true);
     EXCEPTION WHEN OTHERS OR query_canceled THEN  -- prepared statements outlive the transaction
         IF EXISTS (SELECT FROM pg_prepared_statements WHERE name = 'tsrollup_advice') THEN
             DEALLOCATE tsrollup_advice;
