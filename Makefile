@@ -9,10 +9,10 @@ MINUTES ?= 5
 export TSROLLUP_OPEN_FOLDERS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test storm model flyway lint format spot types bench docs clean
+.PHONY: help setup demo test storm model permutations flyway lint format spot types bench docs clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything that the other targets need
 
@@ -34,6 +34,9 @@ storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
 
 model: $(STAMP) ## a random user and all that one can do, for MINUTES=5 minutes on each server
 	TSROLLUP_MODEL_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s tests/model
+
+permutations: $(STAMP) ## every order of the steps of two sessions, on each server
+	TSROLLUP_PERMUTATIONS=all $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_permutations.py
 
 flyway: ## fetch a real Flyway for the tests to compare with (needs a JDK and Maven)
 	tests/flyway/fetch_flyway.sh

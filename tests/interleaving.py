@@ -43,6 +43,9 @@ class Background:
         except BaseException as error:
             self._error = error
 
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def wait_until_blocked(self, observer: psycopg.Connection[Any]) -> None:
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

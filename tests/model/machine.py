@@ -1,8 +1,8 @@
 """The random user: a hypothesis state machine over everything that can be done to a family."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
@@ -39,6 +39,7 @@ class Story(RuleBasedStateMachine):
     """One example: a database of its own. The test that runs it sets what follows."""
 
     reducer: Reducer
+    found: Callable[[FaultError], None]  # what is done with one
     totals: Counter[str]
     operations: dict[str, dict[str, Operation]]
 
@@ -60,6 +61,8 @@ class Story(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def step(self, data: st.DataObject) -> None:
+        if self.fault is not None:
+            return
         choices = Choices(data)
         topic = choices.pick([t for t in self.operations for _ in range(WEIGHTS[t])])
         name = choices.pick(list(self.operations[topic]))
@@ -74,10 +77,10 @@ class Story(RuleBasedStateMachine):
             if self.fault is None:
                 self.world.count("examples")
                 self.settling = True
-                with suppress(FaultError), self._watched():
+                with self._watched():
                     self.stage.settle()
             if self.fault is not None:
-                raise type(self).reducer.reduce(events, self.fault, self.settling) from None
+                self.found(type(self).reducer.reduce(events, self.fault, self.settling))
         finally:
             self.totals.update(self.world.counts)
             self.stage.close()
@@ -85,12 +88,12 @@ class Story(RuleBasedStateMachine):
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Any error but a fault becomes one, with the script; hypothesis' own go through."""
+        """A fault ends the story, and is told at its end; any other error but hypothesis' own is
+        one, with the script."""
         try:
             yield
         except FaultError as fault:
             self.fault = fault
-            raise
         except BlockedError:
             self.world.count("blocked")
             for session in self.world.sessions.values():
@@ -99,4 +102,3 @@ class Story(RuleBasedStateMachine):
             if type(error).__module__.startswith("hypothesis"):
                 raise
             self.fault = self.world.script.fault(f"{type(error).__name__}", str(error))
-            raise self.fault from error

@@ -107,9 +107,10 @@ class Reducer:
     known: dict[str, FaultError] = field(default_factory=dict)
 
     def reduce(self, events: list[Event], fault: FaultError, settled: bool) -> FaultError:
-        if fault.kind not in self.known:
-            self.known[fault.kind] = self._shortest(events, fault, settled)
-        return self.known[fault.kind]
+        key = str(fault)
+        if key not in self.known:
+            self.known[key] = self._shortest(events, fault, settled)
+        return self.known[key]
 
     def _shortest(self, events: list[Event], fault: FaultError, settled: bool) -> FaultError:
         until = monotonic() + self.seconds

@@ -1,7 +1,8 @@
 """Promises a, b, c and h over everything that a user can do, at random.
 
 `make model MINUTES=n` runs longer. A fixed seed and a fresh one, which is printed: set
-TSROLLUP_MODEL_SEED to it to see the same again. A failure is a script for psql.
+TSROLLUP_MODEL_SEED to it to see the same again. A failure is a script for psql. With
+TSROLLUP_MODEL_SCRIPTS=folder the first one ends nothing: each becomes a file there.
 """
 
 import os
@@ -9,6 +10,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
@@ -17,6 +19,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from model.databases import Databases
 from model.machine import Story, chosen_operations
 from model.replay import Reducer
+from model.script import FaultError
 from servers import PostgresServer
 
 MINUTES = float(os.environ.get("TSROLLUP_MODEL_MINUTES", "0"))
@@ -24,6 +27,7 @@ SECONDS = 60 * MINUTES or 50
 EXAMPLES = int(os.environ.get("TSROLLUP_MODEL_EXAMPLES", "6"))
 STEPS = int(os.environ.get("TSROLLUP_MODEL_STEPS", "25"))
 SHRINKING_SECONDS = int(os.environ.get("TSROLLUP_MODEL_SHRINKING", "120"))
+SCRIPTS = os.environ.get("TSROLLUP_MODEL_SCRIPTS")
 FIXED = 4711
 FRESH = int(os.environ.get("TSROLLUP_MODEL_SEED", random.SystemRandom().randrange(10**6)))
 
@@ -34,7 +38,17 @@ def test_promise_a_b_c_h_model(
     server: PostgresServer, databases: Databases, first_seed: int
 ) -> None:
     totals: Counter[str] = Counter()
+    faults: list[str] = []
+
+    def found(fault: FaultError) -> None:
+        if not SCRIPTS:
+            raise fault
+        faults.append(fault.kind)
+        name = f"{server.name}-{first_seed}-{len(faults)}.sql"
+        (Path(SCRIPTS) / name).write_text(str(fault))
+
     story = _story(server, databases, totals)
+    story.found = staticmethod(found)
     until = time.monotonic() + SECONDS / 2
     number = first_seed
     while True:
@@ -44,6 +58,7 @@ def test_promise_a_b_c_h_model(
             break
         number += 1
     print(", ".join(f"{n} {what}" for what, n in totals.most_common()))
+    assert not faults
     # Invalid hides nothing only where it is rare.
     assert totals["compared"] > totals["health invalid"]
 

@@ -110,8 +110,8 @@ def merge(world: World, choices: Choices) -> None:
     )
     actions = [
         f"WHEN MATCHED AND {_condition(table, choices, 't.')} THEN DELETE",
-        f"WHEN MATCHED AND s.n = 1 THEN UPDATE SET {_assignment(table, choices)}",
-        f"WHEN MATCHED THEN UPDATE SET {_assignment(table, choices)}",
+        f"WHEN MATCHED AND s.n = 1 THEN UPDATE SET {_assignment(table, choices, 't.')}",
+        f"WHEN MATCHED THEN UPDATE SET {_assignment(table, choices, 't.')}",
         f"WHEN NOT MATCHED AND s.n < 2 THEN INSERT ({names}) VALUES ({values})",
         "WHEN NOT MATCHED THEN DO NOTHING",
     ]
@@ -203,12 +203,14 @@ def _columns(table: Table, choices: Choices) -> list[Live]:
     return [*first, *choices.some(rest)] or every
 
 
-def _assignment(table: Table, choices: Choices) -> str:
+def _assignment(table: Table, choices: Choices, alias: str = "") -> str:
     column = choices.pick([c for _, c in table.columns])
     if column.name == "ts" and choices.chance(60):
-        return f"ts = ts + interval '{choices.pick(['1 hour', '1 day', '-1 day', '25 days'])}'"
+        return (
+            f"ts = {alias}ts + interval '{choices.pick(['1 hour', '1 day', '-1 day', '25 days'])}'"
+        )
     if column.type in NUMBERS and column.name not in ("owner", "site") and choices.chance(30):
-        return f"{column.ident} = {column.ident} + 1"
+        return f"{column.ident} = {alias}{column.ident} + 1"
     return f"{column.ident} = {value_for(column, choices)}"
 
 

@@ -1,0 +1,83 @@
+"""Promises b and c at every interleaving of the steps of two sessions, and of three.
+
+The ordinary suite plays a minute of them; `make permutations` plays them all.
+"""
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from itertools import combinations_with_replacement
+
+import psycopg
+import pytest
+
+from concurrency.permutations import ACTORS, Actor, Theatre, prepare, schedules
+from model.databases import Databases
+from servers import PostgresServer
+
+ALL = os.environ.get("TSROLLUP_PERMUTATIONS") == "all"
+SECONDS = float(os.environ.get("TSROLLUP_PERMUTATIONS_SECONDS", "60"))
+# Of a pair with more orders than these, a sample: two runs of eleven stops have 705,432.
+MOST = 300
+BY_NAME = {actor.name: actor for actor in ACTORS}
+CASTS = [
+    *combinations_with_replacement(ACTORS, 2),
+    (BY_NAME["write"], BY_NAME["run"], BY_NAME["read twice"]),
+    (BY_NAME["write in an old snapshot"], BY_NAME["perform"], BY_NAME["plan and read"]),
+    (BY_NAME["write"], BY_NAME["run"], BY_NAME["run"]),
+]
+
+
+@pytest.fixture
+def stages(server: PostgresServer, database: str) -> Iterator[Databases]:
+    """Databases with the scene set, made ahead."""
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as connection:
+        prepare(connection)
+    made = Databases(lambda: server.create_database(database), server.drop_database)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(0)
+def test_promise_b_c_permutations(server: PostgresServer, stages: Databases) -> None:
+    lengths = {actor: _play(server, stages, (actor,), ())[0] for actor in ACTORS}
+    chance = random.Random(4711)
+    plans = [[(cast, order) for order in _orders(cast, lengths, chance)] for cast in CASTS]
+    until = time.monotonic() + SECONDS
+    played = 0
+    # In turn, an order of each cast, so that a sample has something of all of them.
+    for turn in range(max(map(len, plans))):
+        for plan in chance.sample(plans, len(plans)):
+            if turn < len(plan) and (ALL or time.monotonic() < until):
+                _play(server, stages, *plan[turn])
+                played += 1
+    print(f"{played} of {sum(map(len, plans))} orders")
+
+
+def _orders(
+    cast: tuple[Actor, ...], lengths: dict[Actor, int], chance: random.Random
+) -> list[tuple[int, ...]]:
+    """In any order; of two that do the same, the first begins."""
+    orders = schedules([lengths[actor] for actor in cast], MOST, chance)
+    if cast[0] == cast[1]:
+        orders = [order for order in orders if order[0] == 0]
+    chance.shuffle(orders)
+    return orders
+
+
+def _play(
+    server: PostgresServer, stages: Databases, cast: tuple[Actor, ...], order: tuple[int, ...]
+) -> list[int]:
+    database = stages.take()
+    theatre = Theatre(server.superuser_url(database), cast)
+    try:
+        stops = theatre.play(order)
+        theatre.settle()
+    except AssertionError as error:
+        told = "\n".join([*(f"-- {n}: {a.name}" for n, a in enumerate(cast, 1)), *theatre.told])
+        raise AssertionError(f"{error}\n{told}") from error
+    finally:
+        theatre.close()
+        stages.drop(database)
+    return stops
