@@ -272,3 +272,45 @@ def test_bad_input_for_time_bucket(db: psycopg.Connection) -> None:
             db.execute("SELECT silver.time_bucket(%s, now(), 'Mars/Olympus')", [width])
     nothing = db.execute("SELECT silver.time_bucket('1 day', NULL::timestamptz)").fetchone()
     assert nothing == (None,)
+
+
+@pytest.mark.parametrize(
+    ("call", "meant"),
+    [
+        ("silver.create_rollup_table('raw.metrics', 'silver', 'm', '1 hour')", "public.metrics"),
+        ("silver.create_rollup_table('raw.reading', 'silver', 'm', '1 hour')", "raw.readings"),
+        ("silver.create_rollup_table('raw.Readings_', 'silver', 'm', '1 hour')", "raw.readings"),
+        ("silver.partition_source('raedings', '1 day')", "raw.readings"),
+        ("silver.set_retention('raw.readngs', '1 day')", "raw.readings"),
+        ("silver.mark_stale('raw.readinsg', '-infinity', 'infinity')", "raw.readings"),
+        ("silver.pause_rollup('readings1h')", "silver.readings_1h"),
+        ("silver.drop_rollup('silver.reading_1h')", "silver.readings_1h"),
+    ],
+)
+def test_a_name_that_is_nearly_right_is_named(
+    db: psycopg.Connection, call: str, meant: str
+) -> None:
+    for table in ("raw.readings", "public.metrics", "raw.other"):
+        db.execute(f"CREATE TABLE {table} (ts timestamptz, n integer)".encode())
+    db.execute("SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')")
+    with pytest.raises(psycopg.Error) as failure:
+        db.execute(f"SELECT {call}".encode())
+    assert failure.value.sqlstate == "TR002"
+    assert (failure.value.diag.message_hint or "").startswith(f"did you mean {meant}")
+
+
+def test_a_source_that_the_machinery_may_not_read_any_more_says_what_to_grant(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.readings (ts timestamptz, n integer)")
+    db.execute("SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')")
+    db.execute("CREATE SCHEMA app; ALTER TABLE raw.readings SET SCHEMA app")
+    rows = db.execute(
+        "SELECT hint FROM silver.validate_rollup_config() WHERE problem LIKE '% may not read %'"
+    ).fetchall()
+    assert len(rows) == 1
+    db.execute(rows[0][0].encode())
+    db.execute("SELECT * FROM silver.perform_rollup()")
+    assert db.execute(
+        "SELECT bool_and(is_valid) FROM silver.validate_rollup_config()"
+    ).fetchone() == (True,)

@@ -272,7 +272,7 @@ def test_tables_that_cannot_be_taken_are_refused(db: psycopg.Connection) -> None
     for table, message in {
         "plain": "raw.plain is not partitioned by ranges of a time column",
         "listed": "raw.listed is not partitioned by ranges of a time column",
-        "missing": "there is no table missing",
+        "missing": "there is no table or rollup missing",
     }.items():
         with pytest.raises(psycopg.Error, match=message):
             db.execute("SELECT silver.partition_source(%s, '1 day')", [table])

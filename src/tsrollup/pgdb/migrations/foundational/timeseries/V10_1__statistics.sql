@@ -140,13 +140,8 @@ RETURNS TABLE (
 AS $$
 DECLARE
     v_rollup_id constant integer := rollup_engine.find_rollup_id(table_name);
-    v_relation regclass;
+    v_relation constant regclass := rollup_engine.find_table(table_name);
 BEGIN
-    SELECT c.target_table INTO v_relation FROM silver.rollup_config AS c WHERE c.id = v_rollup_id;
-    v_relation := coalesce(v_relation, rollup_engine.find_relation(table_name, 'raw'));
-    IF v_relation IS NULL THEN
-        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', table_name), 'a name without a schema is looked up in raw');
-    END IF;
     RETURN QUERY
         SELECT m.member::text, nullif(m.from_time, '-infinity'), nullif(m.to_time, 'infinity'),
             coalesce(m.to_time <= (

@@ -49,6 +49,12 @@ AS $$
     SELECT format('%s was dropped', p_source.relation_name), rollup_engine.gone_hint(p_source)
     WHERE NOT rollup_engine.is_relation(p_source.relation)
     UNION ALL
+    SELECT format('%I may not read %s', '${owner_role}', c.oid::regclass),
+        format('GRANT USAGE ON SCHEMA %s TO %I; GRANT SELECT ON %s TO %2$I', c.relnamespace::regnamespace, '${owner_role}', c.oid::regclass)
+    FROM pg_class AS c
+    WHERE c.oid = p_source.relation
+        AND NOT (has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', c.oid, 'SELECT'))
+    UNION ALL
     SELECT format('column %I of %s, which its rollups read, is gone', c.noted_name, p_source.relation),
         format('ALTER TABLE %s ADD COLUMN it again; or drop the rollups that read it and create them anew', p_source.relation)
     FROM rollup_engine.resolved_columns(p_source) AS c

@@ -45,11 +45,7 @@ BEGIN
         RETURN;
     END IF;
 
-    relation := rollup_engine.find_relation(p_name, 'raw');
-    IF relation IS NULL THEN
-        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', p_name),
-            'a name without a schema is looked up in raw; check the spelling');
-    END IF;
+    relation := rollup_engine.find_table(p_name);
     read_through := relation;
     time_column := coalesce(
         (SELECT c.time_column FROM silver.rollup_config AS c WHERE c.source_table = relation LIMIT 1),

@@ -70,6 +70,54 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.find_rollup_id(text) IS 'The rollup with that table, live view or bare name, NULL when there is none.';
 
+CREATE FUNCTION rollup_engine.letters(p_name text) RETURNS text[]
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(DISTINCT substr('  ' || lower(p_name) || ' ', n, 3)) FROM generate_series(1, length(p_name) + 1) AS n
+$$;
+COMMENT ON FUNCTION rollup_engine.letters(text) IS 'The trigrams of a name: similar names share most of them.';
+
+CREATE FUNCTION rollup_engine.similar_tables(p_name text, p_rollups_only boolean) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'did you mean ' || string_agg(near.name, ', ' ORDER BY near.likeness DESC, near.name) || '?'
+    FROM (
+        SELECT c.oid::regclass::text AS name, shared.n::float8 / (cardinality(wanted.letters) + cardinality(own.letters) - shared.n) AS likeness
+        FROM pg_class AS c
+        CROSS JOIN LATERAL (SELECT rollup_engine.letters((parse_ident(p_name, false))[array_upper(parse_ident(p_name, false), 1)]) AS letters) AS wanted
+        CROSS JOIN LATERAL (SELECT rollup_engine.letters(c.relname) AS letters) AS own
+        CROSS JOIN LATERAL (SELECT count(*) AS n FROM unnest(wanted.letters) AS l WHERE l = ANY (own.letters)) AS shared
+        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+            AND CASE WHEN p_rollups_only OR c.relnamespace = 'silver'::regnamespace
+                THEN c.oid IN (SELECT target_table FROM silver.rollup_config)
+                ELSE c.relnamespace::regnamespace::text !~ '^(pg_|information_schema$|rollup_engine$|partman$|cron$)' END
+        ORDER BY likeness DESC, name
+        LIMIT 3
+    ) AS near
+    WHERE near.likeness >= 0.3
+$$;
+COMMENT ON FUNCTION rollup_engine.similar_tables(text, boolean) IS 'A question that names tables of about that name, wherever they live; NULL when there are none.';
+
+CREATE FUNCTION rollup_engine.find_table(p_name text) RETURNS regclass
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := coalesce(
+        (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(p_name)),
+        rollup_engine.find_relation(p_name, 'raw'));
+BEGIN
+    IF v_relation IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', p_name),
+            coalesce(rollup_engine.similar_tables(p_name, false) || ' ', '') || 'a name without a schema is looked up in raw, then among the rollups');
+    END IF;
+    RETURN v_relation;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.find_table(text) IS 'The table of a rollup, or another table, of that name; or an error.';
+
 CREATE FUNCTION rollup_engine.rollup_id(p_target text) RETURNS integer
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -79,7 +127,7 @@ DECLARE
 BEGIN
     IF v_id IS NULL THEN
         PERFORM rollup_engine.fail('TR002', format('there is no rollup %L', p_target),
-            'SELECT target_table FROM silver.rollup_config lists the rollups');
+            coalesce(rollup_engine.similar_tables(p_target, true) || ' ', '') || 'SELECT target_table FROM silver.rollup_config lists the rollups');
     END IF;
     RETURN v_id;
 END

@@ -11,18 +11,9 @@ CREATE FUNCTION rollup_engine.resolve_source(p_name text, p_change_tracking text
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_relation regclass := rollup_engine.find_relation(p_name, 'raw');
+    v_relation constant regclass := rollup_engine.find_table(p_name);
     v_class pg_class;
 BEGIN
-    IF v_relation IS NULL OR rollup_engine.find_rollup_id(p_name) IS NOT NULL THEN
-        v_relation := coalesce(
-            (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(p_name)),
-            v_relation);
-    END IF;
-    IF v_relation IS NULL THEN
-        PERFORM rollup_engine.fail('TR002', format('there is no table %s', p_name),
-            'a name without a schema is looked up in raw; create the table first, or check the spelling');
-    END IF;
     SELECT * INTO v_class FROM pg_class WHERE oid = v_relation;
     IF v_class.relkind IN ('r', 'p') AND v_class.relpersistence = 'p'
         AND v_class.relnamespace NOT IN ('pg_catalog'::regnamespace, 'rollup_engine'::regnamespace) THEN

@@ -293,7 +293,7 @@ BEGIN
     END LOOP;
     IF NOT v_found THEN
         PERFORM rollup_engine.fail('TR002', format('%s is neither a rollup nor the source of one', table_name),
-            'SELECT target_table, source_table FROM silver.rollup_config lists them');
+            coalesce(rollup_engine.similar_tables(table_name, false) || ' ', '') || 'SELECT target_table, source_table FROM silver.rollup_config lists them');
     END IF;
 END
 $$;

@@ -134,14 +134,8 @@ CREATE FUNCTION silver.set_retention(table_name text, keep interval, archive boo
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_relation constant regclass := coalesce(
-        (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(table_name)),
-        rollup_engine.find_relation(table_name, 'raw'));
+    v_relation constant regclass := rollup_engine.find_table(table_name);
 BEGIN
-    IF v_relation IS NULL THEN
-        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', table_name),
-            'a name without a schema is looked up in raw, then among the rollups; check the spelling');
-    END IF;
     PERFORM rollup_engine.check_interval('keep', keep, false);
     IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I may not set how long tables are kept', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));

@@ -49,17 +49,13 @@ CREATE FUNCTION silver.partition_source(table_name text, chunk_interval interval
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_relation constant regclass := rollup_engine.find_relation(table_name, 'raw');
+    v_relation constant regclass := rollup_engine.find_table(table_name);
     v_column name;
     v_set rollup_engine.partition_set;
     v_chunk interval;
     v_staying text;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    IF v_relation IS NULL THEN
-        PERFORM rollup_engine.fail('TR002', format('there is no table %s', table_name),
-            'a name without a schema is looked up in raw; create the table first, or check the spelling');
-    END IF;
     v_column := rollup_engine.check_partitionable(v_relation);
     v_chunk := coalesce(chunk_interval, rollup_engine.chunk_interval(v_relation), rollup_engine.configured_chunk(v_relation, '1 day'));
     PERFORM rollup_engine.check_chunk(v_chunk);

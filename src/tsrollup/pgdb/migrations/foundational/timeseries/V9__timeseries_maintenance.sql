@@ -83,14 +83,9 @@ CREATE FUNCTION rollup_engine.find_partitioned(p_name text) RETURNS regclass
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_relation constant regclass := coalesce(
-        (SELECT target_table FROM silver.rollup_config WHERE id = rollup_engine.find_rollup_id(p_name)),
-        rollup_engine.find_relation(p_name, 'raw'));
+    v_relation constant regclass := rollup_engine.find_table(p_name);
 BEGIN
-    IF v_relation IS NULL THEN
-        PERFORM rollup_engine.fail('TR002', format('there is no table or rollup %s', p_name),
-            'a name without a schema is looked up in raw, then among the rollups; check the spelling');
-    ELSIF rollup_engine.partition_column(v_relation) IS NULL THEN
+    IF rollup_engine.partition_column(v_relation) IS NULL THEN
         PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of one column', v_relation),
             'create it with PARTITION BY RANGE (the time column)');
     END IF;
