@@ -150,6 +150,22 @@ def test_a_schema_of_somebody_elses_is_named_in_the_error(setup: Setup) -> None:
     setup.run()
 
 
+@pytest.mark.parametrize("schema", ["rollup_engine", "silver", "gold"])
+def test_a_schema_whose_owner_could_replace_what_is_made_in_it_is_refused(
+    setup: Setup, schema: str
+) -> None:
+    stranger = f"{setup.login}_stranger"
+    setup.as_superuser(f"CREATE ROLE {stranger}; CREATE SCHEMA {schema} AUTHORIZATION {stranger}")
+    superuser = setup.server.superuser_url(setup.database)
+    try:
+        with pytest.raises(FlywayError, match=f"schema {schema} belongs to {stranger}") as refusal:
+            setup.run(superuser)
+        assert refusal.value.hint is None or f"ALTER SCHEMA {schema} OWNER TO" in refusal.value.hint
+    finally:
+        setup.as_superuser(f"ALTER SCHEMA {schema} OWNER TO postgres; DROP ROLE {stranger}")
+    setup.run(superuser)
+
+
 def test_a_role_that_may_not_create_roles_hears_which_are_missing(setup: Setup) -> None:
     setup.as_superuser(f"ALTER ROLE {setup.login} NOCREATEROLE")
     with pytest.raises(FlywayError, match=rf"may not create the group roles .*{setup.writer}"):
