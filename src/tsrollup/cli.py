@@ -57,6 +57,9 @@ def options_of_every_command(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command line; every failure is one line on stderr and exit code 1."""
     given = hoist(sys.argv[1:] if arguments is None else arguments)
+    if _is_url_without_option(given):  # a usage error would print it, password and all
+        print("error: a URL stands where none goes; give it as --url URL", file=sys.stderr)
+        sys.exit(2)
     try:
         app(given)
     except KeyboardInterrupt:
@@ -68,6 +71,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         next_step = f"; {failure.hint}" if failure.hint else ""
         print(f"error: {failure.message}{next_step}", file=sys.stderr)
         sys.exit(1)
+
+
+def _is_url_without_option(words: Sequence[str]) -> bool:
+    if "flyway" in words:
+        return False
+    before = ["", *words]
+    return any(
+        "://" in word and "@" in word and not word.startswith("--") and not option.startswith("--")
+        for option, word in zip(before, words, strict=False)
+    )
 
 
 def hoist(arguments: Sequence[str]) -> list[str]:

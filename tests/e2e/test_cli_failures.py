@@ -106,6 +106,16 @@ def test_a_mistyped_url_prints_no_password(url: str, command: str) -> None:
     assert "tiger7" not in done.out + done.err
 
 
+@pytest.mark.parametrize(
+    "line", ["demo {}", "status {}", "{} status", "run --json {}", "worker {}"]
+)
+def test_a_url_without_its_option_is_not_printed(line: str) -> None:
+    done = tsrollup(*line.format("postgresql://me:tiger7@127.0.0.1:1/there").split())
+    assert done.code == 2
+    assert "--url" in done.err
+    assert "tiger7" not in done.out + done.err
+
+
 def test_a_url_with_a_driver_as_sqlalchemy_writes_it(server: PostgresServer, database: str) -> None:
     url = server.url(database)
     for driver in ("postgresql+psycopg", "postgresql+asyncpg", "postgres+psycopg2", "postgres"):
