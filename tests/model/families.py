@@ -16,6 +16,7 @@ def make_family(world: World, session: Session, choices: Choices) -> None:
     world.time_type = choices.pick(TIME_TYPES)
     session.run("CREATE TABLE raw.owners (id integer PRIMARY KEY)")
     session.run("INSERT INTO raw.owners SELECT generate_series(1, 4)")
+    session.run(f"CREATE TABLE raw.remarks (ts {world.time_type}, device text)")
     for name in ["story", "tale"][: 2 if choices.chance(10) else 1]:
         _make_table(world, session, choices, name)
         _add_keys(session, choices, name)
@@ -49,6 +50,11 @@ def _add_keys(session: Session, choices: Choices, name: str) -> None:
         session.run(f"CREATE INDEX ON raw.{name} (ts)")
     if choices.chance(30):
         session.run(f"CREATE UNIQUE INDEX ON raw.{name} (ts, device)")
+        if choices.chance(50) and name == "story":
+            session.run(
+                f"ALTER TABLE raw.remarks ADD FOREIGN KEY (ts, device) REFERENCES raw.{name}"
+                " (ts, device) ON DELETE CASCADE ON UPDATE CASCADE"
+            )
     if choices.chance(30):
         session.run(
             f"ALTER TABLE raw.{name} ADD FOREIGN KEY (owner) REFERENCES raw.owners"

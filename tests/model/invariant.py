@@ -46,7 +46,7 @@ class Invariant:
 
     def _check_rollups(self, session: Session) -> None:
         health = self._health(session)
-        roots = {t.oid: t for t in self.world.root_tables(session)}
+        roots = {t.oid: t for t in self.world.tables(session)}
         for number, names in self.world.rollups(session).items():
             spec = self.world.specs[number]
             state, since = health.get(names[0].split(".")[-1], ("missing", None))
@@ -153,13 +153,17 @@ class Invariant:
 
 
 def _bindings(spec: Spec, root: Table) -> list[Binding]:
-    by_number = root.live
-    by_name = {c.number: live for c in spec.columns if (live := root.column(c.name)) is not None}
-    wanted = {c.number for c in spec.columns}
-    found = [b for b in (by_number, by_name) if wanted <= b.keys()]
-    return (
-        found[:1] if len(found) == 2 and all(found[0][n] == found[1][n] for n in wanted) else found
-    )
+    """What a rollup may go by: its columns by number, or by name where that one is gone; or the
+    other way round, should one have taken another's name."""
+    live = root.live
+    by_number = {c.number: live.get(c.number) or root.column(c.name) for c in spec.columns}
+    by_name = {c.number: root.column(c.name) or live.get(c.number) for c in spec.columns}
+    found: list[Binding] = []
+    for binding in (by_number, by_name):
+        known = {number: column for number, column in binding.items() if column}
+        if len(known) == len(binding) and known not in found:
+            found.append(known)
+    return found
 
 
 def _keys(spec: Spec) -> str:

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from model.families import make_family
 from model.replay import Reducer, Stage
-from model.rollups import ROLLUPS, create
+from model.rollups import ROLLUPS, create, run
 from model.script import BlockedError, FaultError
 from model.structure import STRUCTURE
 from model.transactions import TRANSACTIONS
@@ -70,6 +70,10 @@ class Story(RuleBasedStateMachine):
             self.world.count(f"did {name}")
             self.operations[topic][name](self.world, choices)
             self.stage.invariant.check()
+            # Most that can go wrong does so where buckets are stored.
+            if topic != "rollups" and choices.chance(25):
+                run(self.world, choices)
+                self.stage.invariant.check()
 
     def teardown(self) -> None:
         events = list(self.world.script.events)

@@ -87,12 +87,15 @@ class Stage:
         actions[do](*arguments)
 
     def _register(self, session: Session, spec: Spec) -> None:
-        ((table, root),) = session.look(
-            "SELECT to_regclass('silver.' || %s)::oid::bigint, to_regclass(%s)::oid::bigint",
-            [spec.name, spec.root_name],
+        ((table, root, columns),) = session.look(
+            "SELECT to_regclass('silver.' || %s)::oid::bigint, to_regclass(%s)::oid::bigint,"
+            " ARRAY(SELECT attname::text FROM pg_attribute"
+            " WHERE attrelid = to_regclass('gold.' || %s))",
+            [spec.name, spec.root_name, spec.name],
         )
         if table and root:
-            self.world.register(session, table, replace(spec, root=root))
+            there = tuple((c, a) for c, a in spec.metrics if f"{c.name}_{a}" in columns)
+            self.world.register(session, table, replace(spec, root=root, metrics=there))
 
 
 @dataclass

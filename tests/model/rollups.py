@@ -10,7 +10,7 @@ from model.script import Row, Session
 from model.world import WITHOUT, Choices, Operation, Table, World
 
 # Errors that the documentation speaks of, and a call inside a transaction block.
-OURS = ("TR", "25001", "2D000")
+OURS = ("TR", "25001", "2D000", "42501")
 WIDTHS = [
     Width("1 second"),
     Width("1 minute"),
@@ -35,7 +35,10 @@ def create(world: World, choices: Choices) -> None:
     session = world.session(choices)
     if len(world.rollups(session)) >= 5:
         return
+    # A partition or a child is a source as well; who writes its rows is the whole family.
     root = choices.pick(world.root_tables(session))
+    if choices.chance(15) and "members" not in WITHOUT:
+        root = choices.pick(world.tables(session))
     if not root.column("ts"):
         return
     columns = {c.name: Column(n, c.name) for n, c in root.columns}
@@ -97,10 +100,11 @@ def drop(world: World, choices: Choices) -> None:
 def add_metric(world: World, choices: Choices) -> None:
     session = world.session(choices)
     rollups = world.rollups(session)
-    number = choices.pick(list(rollups)) if rollups else None
-    spec = world.specs[number] if number is not None else None
-    root = next((t for t in world.root_tables(session) if spec and t.oid == spec.root), None)
-    if number is None or spec is None or root is None or spec.parent is not None:
+    number = choices.pick(list(rollups))
+    spec = world.specs[number]
+    root = next((t for t in world.root_tables(session) if t.oid == spec.root), None)
+    # What is remembered of a rollup is not undone by a rollback.
+    if root is None or spec.parent is not None or session.in_transaction:
         return
     columns = {c.name: Column(n, c.name) for n, c in root.columns}
     column, names = choices.pick(
@@ -205,7 +209,7 @@ def noticed(world: World, session: Session) -> None:
 
 
 def raw_rows(world: World, session: Session) -> dict[Any, int]:
-    """Every row of the sources, as often as it is there."""
+    """Every row of the sources and of what refers to them, as often as it is there."""
     rows: dict[Any, int] = {}
     for table in world.root_tables(session):
         time = table.column("ts")
@@ -214,6 +218,8 @@ def raw_rows(world: World, session: Session) -> dict[Any, int]:
             f"SELECT t::text, count(*), bool_and({when}) FROM {table.name} AS t GROUP BY 1"
         ):
             rows[table.oid, row[0], row[2]] = row[1]
+    for row in session.look("SELECT n::text, count(*) FROM raw.remarks AS n GROUP BY 1"):
+        rows[0, row[0], False] = row[1]
     return rows
 
 
@@ -227,11 +233,14 @@ def engine(world: World, session: Session, text: str) -> list[Row] | None:
     after = raw_rows(world, session)
     if before != after:
         gone = [k for k in before if before[k] > after.get(k, 0)]
-        kept = not session.look(
-            "SELECT count(*) FROM silver.rollup_config WHERE sealed_before > '-infinity'"
-        )[0][0]
         new = [k for k in after if after[k] > before.get(k, 0)]
-        if new or "maintain" not in text or kept or not all(k[2] for k in gone):
+        unsealed = session.look(
+            "SELECT count(*) FROM silver.rollup_config"
+            " WHERE parent_id IS NULL AND coalesce(sealed_before, '-infinity') = '-infinity'"
+            " AND source_table = ANY (%s::oid[])",
+            [[oid for oid, _, _ in gone]],
+        )[0][0]
+        if new or "maintain" not in text or unsealed or not all(old for _, _, old in gone):
             raise world.script.fault("rows of the user's", f"gone {gone[:3]}, new {new[:3]}")
         world.count("dropped by retention")
     return rows

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
+from psycopg.types.string import TextLoader
 
 Row = tuple[Any, ...]
 
@@ -88,6 +89,9 @@ class Session:
         self.connection = psycopg.connect(
             self.url, autocommit=True, prepare_threshold=None, options=WAITS
         )
+        # psycopg reads times and intervals in one style only.
+        for kind in ("interval", "timestamptz", "timestamp", "date"):
+            self.connection.adapters.register_loader(kind, TextLoader)
         self._in_no_transaction()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """DDL on the sources. What fires no trigger is for the next run to notice: `late`."""
 
 from model.script import Session
-from model.world import Choices, Operation, Table, World
+from model.world import WITHOUT, Choices, Operation, Table, World
 
 # PostgreSQL has its own reasons to refuse DDL; none of them are ours.
 REFUSED = ("0A000", "2B", "42", "55", "23", "22")
@@ -45,7 +45,9 @@ def replace_column(world: World, choices: Choices) -> None:
 
 def rename_column(world: World, choices: Choices) -> None:
     session, root = _root(world, choices)
-    column = choices.pick([c for _, c in root.columns])
+    column = choices.pick(
+        [c for _, c in root.columns if c.name != "ts" or "rename time" not in WITHOUT]
+    )
     new = column.name + "_b" if not column.name.endswith("_b") else column.name[:-2]
     _alter(world, session, root, f"RENAME COLUMN {column.ident} TO {new}")
 

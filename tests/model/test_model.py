@@ -59,8 +59,8 @@ def test_promise_a_b_c_h_model(
         number += 1
     print(", ".join(f"{n} {what}" for what, n in totals.most_common()))
     assert not faults
-    # Invalid hides nothing only where it is rare.
-    assert totals["compared"] > totals["health invalid"]
+    # Invalid must not be so common that it hides the rest.
+    assert totals["examples"] < 20 or totals["compared"] > totals["health invalid"]
 
 
 def _settings() -> settings:

@@ -104,6 +104,9 @@ def merge(world: World, choices: Choices) -> None:
         f"({choices.time()}, {choices.pick(DEVICES)}, {choices.number(0, 3)})"
         for _ in range(choices.number(1, 3))
     )
+    # New rows and rows that are there, so that one statement does several things.
+    there = f" UNION ALL SELECT DISTINCT ts, device, 1 FROM {table.name}"
+    there = f"{there} WHERE {_condition(table, choices)}" if choices.chance(60) else ""
     names = ", ".join(c.ident for c in columns)
     values = ", ".join(
         f"s.{c.name}" if c.name in ("ts", "device") else value_for(c, choices) for c in columns
@@ -121,7 +124,7 @@ def merge(world: World, choices: Choices) -> None:
     same = choices.pick(["t.device IS NOT DISTINCT FROM s.device", "t.device = s.device", "true"])
     session.run(
         f"MERGE INTO {table.name} AS t USING (SELECT v.ts::{world.time_type}, v.device, v.n FROM"
-        f" (VALUES {rows}) AS v (ts, device, n)) AS s ON t.ts = s.ts AND {same} "
+        f" (VALUES {rows}) AS v (ts, device, n){there}) AS s ON t.ts = s.ts AND {same} "
         + " ".join(actions[i] for i in chosen),
         (*REFUSED, "0A000", "42804", "42846"),
     )
@@ -160,6 +163,18 @@ def cascade(world: World, choices: Choices) -> None:
         ),
         REFUSED,
     )
+
+
+def remark(world: World, choices: Choices) -> None:
+    """Rows that go when the rows go that they refer to."""
+    session = world.session(choices)
+    table = choices.pick(world.root_tables(session))
+    if table.column("ts") and table.column("device"):
+        session.run(
+            f"INSERT INTO raw.remarks SELECT ts, device FROM {table.name}"
+            " WHERE ts IS NOT NULL AND device IS NOT NULL",
+            REFUSED,
+        )
 
 
 def replicated(world: World, choices: Choices) -> None:
@@ -236,5 +251,6 @@ WRITES: dict[str, Operation] = {
     "copy": copy,
     "truncate": truncate,
     "cascade": cascade,
+    "remark": remark,
     "replicated": replicated,
 }
