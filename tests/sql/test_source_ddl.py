@@ -195,6 +195,57 @@ def test_what_cannot_be_followed_is_invalid_at_once(rolled_up: psycopg.Connectio
         assert_settled(rolled_up, *ROLLUPS)
 
 
+def test_promise_b_a_time_column_that_triggers_do_not_see(db: psycopg.Connection) -> None:
+    if db.info.server_version < 180000:
+        pytest.skip("this server has no virtual generated columns")
+    db.execute("CREATE TABLE raw.t (ts timestamp, e bigint, a integer)")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-01', 1772323200, 1)")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}')"
+    )
+    refresh_everything(db)
+    db.execute(
+        "ALTER TABLE raw.t DROP ts, ADD ts timestamp"
+        " GENERATED ALWAYS AS ('epoch'::timestamp + e * interval '1 second')"
+    )
+    for _ in range(2):
+        assert healths(db) == {"invalid"}
+        assert any("not stored" in problem for _, problem, _ in problems(db))
+        db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT silver.refresh_rollup('t_1h', '-infinity', 'infinity')",
+        "SELECT silver.mark_stale('silver.t_1h', '-infinity', 'infinity')",
+        "SELECT silver.mark_stale('raw.t', '-infinity', 'infinity')",
+    ],
+)
+def test_an_open_range_after_the_time_column_was_renamed(
+    rolled_up: psycopg.Connection, statement: str
+) -> None:
+    rolled_up.execute("ALTER TABLE raw.t RENAME ts TO at")
+    rolled_up.execute("INSERT INTO raw.t (at, a) VALUES ('2026-03-01 01:00+00', 5)")
+    rolled_up.execute(statement.encode())
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+
+
+def test_nothing_new_over_a_source_with_row_security(rolled_up: psycopg.Connection) -> None:
+    rolled_up.execute("ALTER TABLE raw.t ENABLE ROW LEVEL SECURITY")
+    for statement in (
+        "SELECT silver.create_rollup_table('t_1d', 'silver', 't_7d', '7 days')",
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_2h', '2 hours')",
+        "SELECT silver.add_rollup_metric('t_1h', '{\"b\": [\"max\"]}')",
+        "SELECT silver.rebuild_rollup('t_1h')",
+    ):
+        with pytest.raises(psycopg.Error, match=r"raw\.t has row level security") as caught:
+            rolled_up.execute(statement.encode())
+        assert caught.value.sqlstate == "TR004"
+        assert caught.value.diag.message_hint
+
+
 def test_promise_b_row_security_for_a_while(rolled_up: psycopg.Connection) -> None:
     """The machinery reads all rows or fails; a partition that came meanwhile is taken in."""
     rolled_up.execute(

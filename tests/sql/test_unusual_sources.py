@@ -122,6 +122,33 @@ def test_promise_b_a_generated_time_column(db: psycopg.Connection) -> None:
         assert caught.value.sqlstate == "TR004"
 
 
+def test_promise_b_a_generated_time_in_a_partition_with_other_columns(
+    db: psycopg.Connection,
+) -> None:
+    """The server hands rows that it routes there to triggers before their time is computed."""
+    time = "ts timestamp GENERATED ALWAYS AS ('epoch'::timestamp + e * interval '1 second') STORED"
+    db.execute(
+        f"CREATE TABLE raw.t (k integer, e bigint, v integer, {time}) PARTITION BY LIST (k);"
+        f"CREATE TABLE raw.t_1 (v integer, {time}, e bigint, k integer);"
+        "ALTER TABLE raw.t ATTACH PARTITION raw.t_1 FOR VALUES IN (0);"
+        "CREATE TABLE raw.t_2 PARTITION OF raw.t FOR VALUES IN (1);"
+        "INSERT INTO raw.t SELECT i % 2, 1772323200 + 900 * i, i FROM generate_series(0, 50) AS i"
+        .encode()
+    )
+    create_rollups(db)
+    follow(
+        db,
+        "INSERT INTO raw.t SELECT i % 2, 1772500000 + 900 * i, i FROM generate_series(0, 9) AS i",
+        "INSERT INTO raw.t VALUES (0, 1772600000, 1)",
+        "UPDATE raw.t SET e = e + 86400, k = 1 - k",
+        "MERGE INTO raw.t USING (SELECT 1772700000 AS e) AS s ON t.e = s.e"
+        " WHEN NOT MATCHED THEN INSERT (k, e, v) VALUES (0, s.e, 5)",
+    )
+    with db.cursor().copy("COPY raw.t (k, e, v) FROM STDIN") as copy:
+        copy.write_row((0, 1772800000, 1))
+    assert_equal_to_group_by(db, "t_1h")
+
+
 def test_promise_b_writes_before_a_partition_has_its_triggers(db: psycopg.Connection) -> None:
     """Its rows were stored by a run that could not add them; some are gone when one can."""
     db.execute(

@@ -68,7 +68,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.source_ancestors(regclass) IS 'Every table above the source, or above a table below it, the topmost first: a statement that names one of them writes rows of the source.';
 
-CREATE FUNCTION rollup_engine.kept_elsewhere(p_relation regclass) RETURNS text
+CREATE FUNCTION rollup_engine.kept_elsewhere(p_relation regclass, p_time_column name) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -96,10 +96,13 @@ BEGIN
     IF v_found IS NOT NULL THEN
         RETURN format('%s is a hypertable of TimescaleDB: its chunks change, are compressed and dropped without firing triggers', v_found);
     END IF;
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = p_time_column AND attgenerated = 'v') THEN
+        RETURN format('triggers do not see its time column %I, which is generated and not stored', p_time_column);
+    END IF;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.kept_elsewhere(regclass) IS 'Why triggers on the table would not see its rows change, though it looks like an ordinary one; NULL when they do.';
+COMMENT ON FUNCTION rollup_engine.kept_elsewhere(regclass, name) IS 'Why triggers on the table would not see its rows change, though it looks like an ordinary one; NULL when they do.';
 
 -- Its triggers --------------------------------------------------------------------------
 
@@ -254,7 +257,7 @@ AS $$
     GROUP BY g.tgname
     UNION ALL
     SELECT k.reason, 'drop the rollup, or create it with change_tracking => ''window'''
-    FROM rollup_engine.kept_elsewhere(p_source.relation) AS k (reason)
+    FROM rollup_engine.kept_elsewhere(p_source.relation, p_source.time_column) AS k (reason)
     WHERE k.reason IS NOT NULL AND p_source.change_tracking = 'trigger'
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_gaps(rollup_engine.source) IS 'What lets changes of a source go by unseen.';

@@ -26,6 +26,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC.';
 
+CREATE FUNCTION rollup_engine.has_generated_time(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT attgenerated <> '' FROM pg_attribute WHERE attrelid = p_source.relation AND attname = p_source.time_column
+$$;
+COMMENT ON FUNCTION rollup_engine.has_generated_time(rollup_engine.source) IS 'Whether the time of a row is computed from its other columns.';
+
 -- The capture function of a source ----------------------------------------------------
 
 CREATE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, p_rows text) RETURNS text
@@ -44,7 +52,7 @@ AS $$
         END IF;
         v_low := date_bin(v_grain, v_low, v_origin);
         v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
-        IF v_high - v_low <= greatest(16, v_rows / 100) * v_grain THEN
+        {unless_computed_later}IF v_high - v_low <= greatest(16, v_rows / 100) * v_grain THEN
             v_changed := tstzmultirange(tstzrange(v_low, v_high));
         ELSIF v_high IS NOT NULL THEN
             LOOP
@@ -59,7 +67,14 @@ AS $$
             END LOOP;
         END IF;
     $sql$,
-        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type)))
+        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
+            -- Of a row on its way to a partition with other columns, NEW TABLE may have what was there before
+            -- generated columns were computed.
+            'unless_computed_later', CASE WHEN rollup_engine.has_generated_time(p_source) THEN rollup_engine.fill($sql$IF
+                (SELECT relkind FROM pg_class WHERE oid = TG_RELID) = 'p' AND EXISTS (SELECT FROM {rows} WHERE {time} IS NULL)
+            THEN
+                v_changed := rollup_engine.everything();
+            ELS$sql$, jsonb_build_object('rows', p_rows, 'time', quote_ident(p_source.time_column))) ELSE '' END))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
 
@@ -93,7 +108,7 @@ AS $$
         jsonb_build_object('id', p_source.id,
             'old', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'OLD.'),
             'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'NEW.'),
-            'is_generated', (SELECT attgenerated <> '' FROM pg_attribute WHERE attrelid = p_source.relation AND attname = p_source.time_column)))
+            'is_generated', rollup_engine.has_generated_time(p_source)))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_row_sql(rollup_engine.source) IS 'Body of the row triggers: the grain of the time before and after.';
 

@@ -44,7 +44,12 @@ AS $$
         UNION ALL
         SELECT c.id, c.parent_id, c.target_table FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
     ), source AS (
-        SELECT * FROM rollup_engine.source WHERE id = p_rollup.source_id
+        -- Its time column may have been renamed since the last run.
+        SELECT s.relation, s.time_type, coalesce(c.current_name, s.time_column) AS time_column
+        FROM rollup_engine.source AS s
+        LEFT JOIN LATERAL (
+            SELECT current_name FROM rollup_engine.resolved_columns(s) WHERE noted_name = s.time_column LIMIT 1) AS c ON true
+        WHERE s.id = p_rollup.source_id
     ), bounds AS (
         SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
     ), known (type, times) AS (

@@ -185,11 +185,27 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.register_rollup(silver.rollup_config, text, text) IS 'Creates table, live view and configuration of a described rollup.';
 
+CREATE FUNCTION rollup_engine.check_row_security(p_source regclass) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (SELECT relrowsecurity FROM pg_class WHERE oid = p_source) THEN
+        PERFORM rollup_engine.fail('TR004', format('%s has row level security', p_source),
+            'a rollup shows everyone the sum of all rows: disable its policies, or roll up a table that has none');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_row_security(regclass) IS 'An error for a source that hides rows from some.';
+
 CREATE FUNCTION rollup_engine.mark_new(p_rollup_id integer) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], rollup_engine.everything())
+    SELECT rollup_engine.check_row_security(s.relation)
+    FROM silver.rollup_config AS c JOIN rollup_engine.source AS s ON s.id = c.source_id
+    WHERE c.id = p_rollup_id;
+    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], rollup_engine.everything());
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_new(integer) IS 'Marks all data stale for one rollup.';
 

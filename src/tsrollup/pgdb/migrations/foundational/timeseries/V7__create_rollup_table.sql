@@ -49,9 +49,8 @@ BEGIN
         PERFORM rollup_engine.fail('TR004', format('%I may not create rollups', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
     ELSIF NOT pg_has_role(v_class.relowner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_source), format('create the rollup as %s', v_class.relowner::regrole));
-    ELSIF v_class.relrowsecurity THEN
-        PERFORM rollup_engine.fail('TR004', format('%s has row level security', p_source), 'a rollup would show everyone the sum of all rows; roll up a table without policies');
     END IF;
+    PERFORM rollup_engine.check_row_security(p_source);
     IF has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', p_source, 'SELECT') THEN
         RETURN;
     END IF;
@@ -70,7 +69,7 @@ CREATE FUNCTION rollup_engine.check_capture(p_source regclass, p_time_column nam
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_reason text := rollup_engine.kept_elsewhere(p_source);
+    v_reason text := rollup_engine.kept_elsewhere(p_source, p_time_column);
     v_ancestor pg_class;
 BEGIN
     IF v_reason IS NULL THEN
@@ -85,10 +84,6 @@ BEGIN
         JOIN pg_class AS c ON c.oid = f.member
         WHERE c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p' AND f.side = 'below'
         LIMIT 1;
-    END IF;
-    IF v_reason IS NULL AND EXISTS (
-        SELECT FROM pg_attribute WHERE attrelid = p_source AND attname = p_time_column AND attgenerated = 'v') THEN
-        v_reason := format('triggers do not see its time column %I, which is generated and not stored', p_time_column);
     END IF;
     IF v_reason IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', format('changes of %s cannot be tracked: %s', p_source, v_reason),
