@@ -246,6 +246,74 @@ def test_nothing_new_over_a_source_with_row_security(rolled_up: psycopg.Connecti
         assert caught.value.diag.message_hint
 
 
+TYPED = """
+    CREATE SCHEMA types;
+    GRANT USAGE ON SCHEMA types TO tsrollup_owner;
+    CREATE TYPE types.mood AS ENUM ('sad', 'glad');
+    CREATE DOMAIN types.level AS integer;
+    CREATE TYPE types.inner AS (x integer, y integer);
+    CREATE TYPE types.outer AS (i types.inner[], z types.mood);
+    CREATE TABLE raw.t (
+        ts timestamptz, mood types.mood, deep types.outer, inner_one types.inner, a types.level);
+    INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + make_interval(mins => 11 * i),
+        CASE i % 2 WHEN 0 THEN 'sad' ELSE 'glad' END::types.mood,
+        (ARRAY[(i % 3, i % 2)]::types.inner[], 'sad')::types.outer, (i % 3, i % 2)::types.inner, i
+    FROM generate_series(0, 200) AS i;
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ("ALTER TYPE types.mood RENAME TO feeling", "types.feeling"),
+        ("ALTER DOMAIN types.level RENAME TO height", "types.mood"),
+        ("ALTER TYPE types.mood SET SCHEMA public", "public.mood"),
+        ("ALTER SCHEMA types RENAME TO kinds", "kinds.mood"),
+        ("ALTER TYPE types.inner DROP ATTRIBUTE y", "types.mood"),
+    ],
+)
+def test_promise_b_types_that_are_renamed_or_lose_a_part(
+    db: psycopg.Connection, change: str, moved: str
+) -> None:
+    db.execute(TYPED)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions =>"
+        ' \'{mood, deep, inner_one}\', metrics => \'{"a": ["sum", "first"], "ts": ["max"]}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    db.execute(change.encode())
+    assert_exact_or_invalid(db)
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, *ROLLUPS)
+    db.execute(f"UPDATE raw.t SET a = a + 1, mood = 'sad'::{moved} WHERE a % 5 = 0".encode())
+    assert_equal_to_group_by(db, *ROLLUPS)
+    refresh_everything(db)
+    assert healths(db) == {"ok"}
+    assert_settled(db, *ROLLUPS)
+
+
+def test_promise_b_columns_of_a_child_that_change_places(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, a integer, b integer);"
+        "CREATE TABLE raw.t_1 () INHERITS (raw.t);"
+        "INSERT INTO raw.t_1 SELECT '2026-03-01 00:00+00', i, 100 - i"
+        " FROM generate_series(0, 9) AS i"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    db.execute(
+        "ALTER TABLE raw.t_1 NO INHERIT raw.t; ALTER TABLE raw.t_1 RENAME a TO c;"
+        "ALTER TABLE raw.t_1 RENAME b TO a; ALTER TABLE raw.t_1 RENAME c TO b;"
+        "ALTER TABLE raw.t_1 INHERIT raw.t"
+    )
+    assert_exact_or_invalid(db)
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+
+
 def test_promise_b_row_security_for_a_while(rolled_up: psycopg.Connection) -> None:
     """The machinery reads all rows or fails; a partition that came meanwhile is taken in."""
     rolled_up.execute(

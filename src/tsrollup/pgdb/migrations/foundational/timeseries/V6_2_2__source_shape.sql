@@ -38,6 +38,29 @@ $$;
 COMMENT ON FUNCTION rollup_engine.resolved_columns(rollup_engine.source) IS
 'The column to read for each name that rollups use: the one of that name, else the one that had it, under its new name; NULL when both are gone.';
 
+CREATE FUNCTION rollup_engine.type_parts(p_type oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE part AS (
+        SELECT p_type AS type, ARRAY[]::text[] COLLATE "C" AS path
+        UNION ALL
+        SELECT d.type, part.path || d.name
+        FROM part
+        JOIN pg_type AS t ON t.oid = part.type AND t.typnamespace <> 'pg_catalog'::regnamespace
+        CROSS JOIN LATERAL (
+            SELECT a.atttypid, concat(to_char(a.attnum, 'FM0000'), a.attname) FROM pg_attribute AS a
+            WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+            UNION ALL
+            SELECT e.type, '' FROM (VALUES (t.typelem), (t.typbasetype)) AS e (type) WHERE e.type <> 0
+            UNION ALL
+            SELECT r.rngsubtype, '' FROM pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
+        ) AS d (type, name)
+    )
+    SELECT string_agg(concat_ws(' ', substr(path[cardinality(path)], 5), format_type(type, NULL)), ', ' ORDER BY path) FROM part WHERE path <> '{}'
+$$;
+COMMENT ON FUNCTION rollup_engine.type_parts(oid) IS 'What a type is made of that is not PostgreSQL''s own, at any depth: attributes, elements, what a domain is over; NULL for others.';
+
 -- The shape ------------------------------------------------------------------------------
 
 CREATE FUNCTION rollup_engine.current_shape(p_source rollup_engine.source) RETURNS SETOF rollup_engine.source_shape
@@ -48,9 +71,10 @@ AS $$
         SELECT member FROM rollup_engine.source_tree(p_source.relation) AS m (member)
     ), columns AS (
         SELECT a.attrelid,
-            jsonb_object_agg(a.attname, concat_ws(' ', format_type(a.atttypid, a.atttypmod), nullif(a.attcollation, 0)::regcollation,
+            jsonb_object_agg(a.attname, concat_ws(' ', format_type(a.atttypid, a.atttypmod),
+                CASE WHEN a.attrelid = p_source.relation THEN rollup_engine.type_parts(a.atttypid) END, nullif(a.attcollation, 0)::regcollation,
                 nullif(a.attgenerated, ''), pg_get_expr(d.adbin, d.adrelid))) AS columns,
-            jsonb_object_agg(a.attname, a.xmin::text) AS attributes
+            jsonb_object_agg(a.attname, a.xmin::text) AS attributes, jsonb_object_agg(a.attname, a.attnum) AS numbers
         FROM tree
         JOIN pg_attribute AS a ON a.attrelid = tree.member AND NOT a.attisdropped
         LEFT JOIN pg_attrdef AS d ON a.attgenerated <> '' AND d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -64,7 +88,7 @@ AS $$
         WHERE g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id))
         GROUP BY 1
     )
-    SELECT p_source.id, c.oid, c.relkind::text || c.relpersistence::text, coalesce(a.columns, '{}'), coalesce(a.attributes, '{}'),
+    SELECT p_source.id, c.oid, c.relkind::text || c.relpersistence::text, coalesce(a.columns, '{}'), coalesce(a.attributes, '{}'), coalesce(a.numbers, '{}'),
         c.relfilenode, coalesce(t.triggers, '{}'), current_setting('server_version_num')::integer / 10000
     FROM tree
     JOIN pg_class AS c ON c.oid = tree.member
@@ -79,7 +103,9 @@ CREATE FUNCTION rollup_engine.shape_trace(p_source rollup_engine.source) RETURNS
 AS $$
     SELECT md5(concat(
         current_setting('server_version_num'),
-        (SELECT string_agg(column_name || ' ' || current_name, ',' ORDER BY column_name) FROM rollup_engine.source_column WHERE source_id = p_source.id),
+        (SELECT string_agg(concat_ws(' ', c.column_name, c.current_name, format_type(a.atttypid, NULL), rollup_engine.type_parts(a.atttypid)), ',' ORDER BY c.column_name)
+            FROM rollup_engine.source_column AS c LEFT JOIN pg_attribute AS a ON a.attrelid = p_source.relation AND a.attname = c.current_name
+            WHERE c.source_id = p_source.id),
         string_agg(concat(c.oid, c.relkind, c.relpersistence, c.relfilenode, ' ',
             (SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
             (SELECT string_agg(g.xmin::text, ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
@@ -104,7 +130,7 @@ AS $$
     UNION ALL
     SELECT CASE
         WHEN n.kind <> s.kind THEN format('%s is another kind of table now', s.member::regclass)
-        WHEN NOT s.columns @> n.columns THEN format('columns of %s were changed', s.member::regclass)
+        WHEN NOT s.columns @> n.columns OR p.same_place AND NOT s.numbers @> n.numbers THEN format('columns of %s were changed', s.member::regclass)
         WHEN NOT s.triggers @> n.triggers THEN format('capture triggers of %s were changed', s.member::regclass)
         ELSE format('columns of %s were rewritten', s.member::regclass)
     END
@@ -117,7 +143,7 @@ AS $$
     ) AS p
     WHERE n.kind <> s.kind
         OR NOT s.columns @> n.columns
-        OR p.same_place AND NOT s.triggers @> n.triggers
+        OR p.same_place AND NOT (s.triggers @> n.triggers AND s.numbers @> n.numbers)
         -- ALTER TYPE ... USING does both; VACUUM FULL and SET STATISTICS one of them.
         OR p.same_place AND n.file <> s.file AND NOT s.attributes @> n.attributes
 $$;
@@ -145,8 +171,8 @@ AS $$
     LEFT JOIN rollup_engine.source_shape AS n USING (source_id, member)
     WHERE n IS DISTINCT FROM s
     ON CONFLICT (source_id, member) DO UPDATE
-    SET (kind, columns, attributes, file, triggers, server)
-        = ROW(excluded.kind, excluded.columns, excluded.attributes, excluded.file, excluded.triggers, excluded.server);
+    SET (kind, columns, attributes, numbers, file, triggers, server)
+        = ROW(excluded.kind, excluded.columns, excluded.attributes, excluded.numbers, excluded.file, excluded.triggers, excluded.server);
     UPDATE rollup_engine.source SET relation_oid = relation, relation_name = relation::text
     WHERE id = p_source_id AND (relation_oid, relation_name) IS DISTINCT FROM (relation::oid, relation::text);
 $$;

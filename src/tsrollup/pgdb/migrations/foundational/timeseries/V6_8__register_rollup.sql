@@ -42,6 +42,19 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.register_source(regclass, name, text, interval) IS 'The tracked source, made or given a finer grain; keeps drains out until the end of the transaction.';
 
+CREATE FUNCTION rollup_engine.relation_types(p_relation regclass) RETURNS TABLE (column_name name, data_type text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Without length and precision: a source may widen them at any time.
+    SELECT a.attname, format_type(a.atttypid, -1)
+        || CASE WHEN a.attcollation <> t.typcollation THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
+    FROM pg_attribute AS a
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE a.attrelid = p_relation AND a.attnum > 0
+$$;
+COMMENT ON FUNCTION rollup_engine.relation_types(regclass) IS 'The types of the columns of a table or view, as they are called now.';
+
 CREATE FUNCTION rollup_engine.column_types(p_rollup silver.rollup_config) RETURNS TABLE (column_name name, data_type text)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -51,13 +64,7 @@ DECLARE
 BEGIN
     EXECUTE format('CREATE VIEW %s AS SELECT %s FROM %s GROUP BY %s', v_view,
         rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'), p_rollup.source_table, rollup_engine.group_list(p_rollup));
-    -- Without length and precision: a source may widen them at any time.
-    RETURN QUERY
-        SELECT a.attname, format_type(a.atttypid, -1)
-            || CASE WHEN a.attcollation <> t.typcollation THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
-        FROM pg_attribute AS a
-        JOIN pg_type AS t ON t.oid = a.atttypid
-        WHERE a.attrelid = v_view::regclass AND a.attnum > 0;
+    RETURN QUERY SELECT * FROM rollup_engine.relation_types(v_view::regclass);
     EXECUTE format('DROP VIEW %s', v_view);
 END
 $$;

@@ -68,13 +68,14 @@ CREATE TABLE rollup_engine.source_shape (
     kind text NOT NULL,
     columns jsonb NOT NULL,
     attributes jsonb NOT NULL,
+    numbers jsonb NOT NULL,
     file oid NOT NULL,
     triggers text[] NOT NULL,
     server integer NOT NULL,
     PRIMARY KEY (source_id, member)
 );
 COMMENT ON TABLE rollup_engine.source_shape IS
-'What answers depend on besides rows, as the last drain found it, for a source and each table below it: kind and persistence, the columns in use, traces of a rewrite, the state of the capture triggers.';
+'What answers depend on besides rows, as the last drain found it, for a source and each table below it: kind and persistence, the columns in use and their numbers, traces of a rewrite, the state of the capture triggers.';
 
 CREATE TABLE silver.rollup_config (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

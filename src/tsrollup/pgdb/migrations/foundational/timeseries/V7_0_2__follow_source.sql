@@ -101,8 +101,12 @@ BEGIN
     IF v_source.change_tracking = 'trigger' THEN
         EXECUTE rollup_engine.capture_function_sql(v_source);
     END IF;
-    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND parent_id IS NULL ORDER BY id LOOP
-        v_rollup.time_column := v_source.time_column;
+    -- A type may be called otherwise.
+    UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
+    FROM silver.rollup_config AS r, rollup_engine.relation_types(r.target_table) AS t
+    WHERE r.source_id = p_source.id AND c.rollup_id = r.id AND c.column_name = t.column_name AND c.data_type <> t.data_type;
+    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
+        v_rollup.time_column := CASE v_rollup.depth WHEN 0 THEN v_source.time_column ELSE v_rollup.time_column END;
         PERFORM rollup_engine.follow_columns(v_rollup);
     END LOOP;
 END
