@@ -132,7 +132,8 @@ def test_promise_b_a_generated_time_in_a_partition_with_other_columns(
         f"CREATE TABLE raw.t_1 (v integer, {time}, e bigint, k integer);"
         "ALTER TABLE raw.t ATTACH PARTITION raw.t_1 FOR VALUES IN (0);"
         "CREATE TABLE raw.t_2 PARTITION OF raw.t FOR VALUES IN (1);"
-        "INSERT INTO raw.t SELECT i % 2, 1772323200 + 900 * i, i FROM generate_series(0, 50) AS i".encode()
+        "INSERT INTO raw.t SELECT i % 2, 1772323200 + 900 * i, i"
+        " FROM generate_series(0, 50) AS i".encode()
     )
     create_rollups(db)
     follow(
