@@ -73,6 +73,44 @@ def test_promise_i_dump_and_restore(
         restored.execute("SELECT silver.drop_rollup('readings_1w')")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE raw.t RENAME v TO x; ALTER TABLE raw.t RENAME w TO v;"
+        "ALTER TABLE raw.t RENAME x TO w",
+        "ALTER TABLE raw.t DROP v, ADD v integer DEFAULT 7",
+    ],
+    ids=["swapped", "made anew"],
+)
+def test_promise_i_columns_change_between_a_restore_and_the_first_run(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    change: str,
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.t (gone integer, ts timestamptz, v integer, w integer);"
+        "ALTER TABLE raw.t DROP gone;"
+        "INSERT INTO raw.t SELECT '2026-03-01', i, 100 - i FROM generate_series(0, 9) AS i;"
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}')"
+    )
+    refresh_everything(db)
+    copy = make_database()
+    _run(
+        server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
+    )
+    _run(server, "pg_restore", "-e", "-d", server.superuser_url(copy), str(tmp_path / "dump"))
+    with psycopg.connect(server.url(copy), autocommit=True) as restored:
+        assert_settled(restored, "t_1h")
+        restored.execute(change.encode())
+        refresh_everything(restored)
+        assert_settled(restored, "t_1h")
+        assert restored.execute(
+            "SELECT problem FROM silver.validate_rollup_config()"
+        ).fetchall() == [(None,)]
+
+
 @pytest.mark.parametrize("options", [(), ("--disable-triggers",)], ids=["fired", "disabled"])
 def test_promise_i_a_dump_taken_apart(
     db: psycopg.Connection,

@@ -130,7 +130,7 @@ AS $$
     UNION ALL
     SELECT CASE
         WHEN n.kind <> s.kind THEN format('%s is another kind of table now', s.member::regclass)
-        WHEN NOT s.columns @> n.columns OR p.same_place AND NOT s.numbers @> n.numbers THEN format('columns of %s were changed', s.member::regclass)
+        WHEN NOT s.columns @> n.columns OR o.moved THEN format('columns of %s were changed', s.member::regclass)
         WHEN NOT s.triggers @> n.triggers THEN format('capture triggers of %s were changed', s.member::regclass)
         ELSE format('columns of %s were rewritten', s.member::regclass)
     END
@@ -141,9 +141,16 @@ AS $$
         -- What carries transaction numbers or files tells nothing after a restore or an upgrade.
         SELECT n.member = s.member AND n.server = s.server AS same_place
     ) AS p
+    CROSS JOIN LATERAL (
+        -- Elsewhere they are counted anew, in the same order.
+        SELECT CASE WHEN p.same_place THEN NOT s.numbers @> n.numbers
+            ELSE array_agg(a.key ORDER BY a.value::integer) <> array_agg(a.key ORDER BY b.value::integer) END AS moved
+        FROM jsonb_each_text(n.numbers) AS a JOIN jsonb_each_text(s.numbers) AS b USING (key)
+    ) AS o
     WHERE n.kind <> s.kind
         OR NOT s.columns @> n.columns
-        OR p.same_place AND NOT (s.triggers @> n.triggers AND s.numbers @> n.numbers)
+        OR o.moved
+        OR p.same_place AND NOT s.triggers @> n.triggers
         -- ALTER TYPE ... USING does both; VACUUM FULL and SET STATISTICS one of them.
         OR p.same_place AND n.file <> s.file AND NOT s.attributes @> n.attributes
 $$;
@@ -173,6 +180,9 @@ AS $$
     ON CONFLICT (source_id, member) DO UPDATE
     SET (kind, columns, attributes, numbers, file, triggers, server)
         = ROW(excluded.kind, excluded.columns, excluded.attributes, excluded.numbers, excluded.file, excluded.triggers, excluded.server);
+    UPDATE rollup_engine.source_column AS c SET attnum = r.attnum
+    FROM rollup_engine.source AS s, rollup_engine.resolved_columns(s) AS r
+    WHERE s.id = p_source_id AND c.source_id = s.id AND c.column_name = r.column_name AND c.attnum <> r.attnum;
     UPDATE rollup_engine.source SET relation_oid = relation, relation_name = relation::text
     WHERE id = p_source_id AND (relation_oid, relation_name) IS DISTINCT FROM (relation::oid, relation::text);
 $$;

@@ -92,7 +92,7 @@ DECLARE
 BEGIN
     SELECT coalesce(max(current_name), v_source.time_column) INTO v_source.time_column
     FROM rollup_engine.resolved_columns(p_source) WHERE noted_name = p_source.time_column;
-    UPDATE rollup_engine.source_column AS c SET current_name = r.current_name, attnum = r.attnum
+    UPDATE rollup_engine.source_column AS c SET current_name = r.current_name
     FROM rollup_engine.resolved_columns(p_source) AS r
     WHERE c.source_id = p_source.id AND c.column_name = r.column_name AND r.current_name IS NOT NULL;
     -- Bounds of partitions are those of the time column.
