@@ -232,6 +232,16 @@ def test_an_open_range_after_the_time_column_was_renamed(
     assert_settled(rolled_up, *ROLLUPS)
 
 
+def test_row_security_on_a_rollup_table_is_invalid(rolled_up: psycopg.Connection) -> None:
+    rolled_up.execute("ALTER TABLE silver.t_1h ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
+    assert healths(rolled_up) == {"invalid"}
+    ((_, problem, hint),) = [row for row in problems(rolled_up) if row[0] == "silver.t_1h"]
+    assert "row level security" in problem
+    rolled_up.execute(hint.encode())
+    assert healths(rolled_up) == {"ok"}
+    assert_settled(rolled_up, *ROLLUPS)
+
+
 def test_nothing_new_over_a_source_with_row_security(rolled_up: psycopg.Connection) -> None:
     rolled_up.execute("ALTER TABLE raw.t ENABLE ROW LEVEL SECURITY")
     for statement in (
@@ -401,7 +411,6 @@ def test_a_type_that_loses_digits_is_refused_until_the_rollup_is_rebuilt(
     with pytest.raises(psycopg.Error, match="stores b_sum as bigint"):
         rolled_up.execute("SELECT * FROM gold.t_1d")
     rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
-    rolled_up.execute(RESET)
     refresh_everything(rolled_up)
     assert_settled(rolled_up, *ROLLUPS)
     rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE numeric(25, 8)")

@@ -284,6 +284,7 @@ BEGIN
     PERFORM rollup_engine.watch_new_partitions(v_source_id);
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (v_ids) ORDER BY depth, id LOOP
         PERFORM rollup_engine.rebuild_one(v_rollup);
+        PERFORM silver.reset_rollup_retry(v_rollup.target_table::text);  -- it failed for what is mended
     END LOOP;
     PERFORM rollup_engine.mark_new(id) FROM unnest(v_ids) AS id;
 END
