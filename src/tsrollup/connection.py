@@ -1,6 +1,8 @@
 """Connections, and what PostgreSQL's own errors look like on one line."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
@@ -12,8 +14,10 @@ from tsrollup.errors import TsrollupError
 # servers between transactions knows no statements prepared on another.
 CONNECTION_PARAMETERS: dict[str, Any] = {"client_encoding": "UTF8", "prepare_threshold": None}
 
-# As SQLAlchemy writes URLs.
-_DRIVER = re.compile(r"(?<=^postgresql)\+\w+(?=://)|(?<=^postgres)\+\w+(?=://)")
+URL_HINT = "write it as postgresql://user:password@host:port/database"
+
+# A scheme in capitals, or with a driver as SQLAlchemy writes it.
+_SCHEME = re.compile(r"(?i)^postgres(?:ql)?(?:\+\w+)?://")
 _LOCATOR = re.compile(r"\w+://(?P<authority>[^/?#]*)(?P<path>[^?#]*)")
 
 
@@ -38,7 +42,7 @@ def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.
 def read_url(url: str) -> dict[str, Any]:
     """libpq's parameters of a URL or connection string. An error quotes nothing of it: a typing
     error may have put the password anywhere."""
-    url = _DRIVER.sub("", url)
+    url = _SCHEME.sub("postgresql://", url.strip())
     found = _LOCATOR.match(url)
     if found and (found["authority"].count("@") > 1 or "@" in found["path"]):
         raise TsrollupError(
@@ -46,12 +50,22 @@ def read_url(url: str) -> dict[str, Any]:
             "write them there as %40 and %2F",
         )
     try:
-        return dict(conninfo_to_dict(url))
-    except psycopg.ProgrammingError as error:
-        reason = re.sub(r'"[^"]*"', '"..."', _one_line(str(error)))
-        raise TsrollupError(
-            f"not a PostgreSQL URL: {reason}", "write it as postgresql://user@host:port/database"
-        ) from None
+        known = dict(conninfo_to_dict(url))
+    except psycopg.ProgrammingError:
+        raise TsrollupError("not a PostgreSQL URL", URL_HINT) from None
+    ports = str(known.get("port", "")).split(",")
+    if not all(not port or (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
+        raise TsrollupError("not a PostgreSQL URL: its port is no number of a port", URL_HINT)
+    return known
+
+
+@contextmanager
+def pinned(connection: psycopg.Connection[Any]) -> Iterator[None]:
+    """A transaction of the connection's isolation in which names are PostgreSQL's own, whatever
+    search path the owner of the database has set for those who come."""
+    with connection.transaction():
+        connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+        yield
 
 
 def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:

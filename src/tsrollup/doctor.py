@@ -8,6 +8,7 @@ from typing import Literal as OneOf
 from psycopg import Connection
 from psycopg.sql import Literal
 
+from tsrollup.connection import pinned
 from tsrollup.rollups import installation
 
 Verdict = OneOf["ok", "advice", "problem"]
@@ -40,21 +41,31 @@ Check = Callable[[Connection[dict[str, Any]]], Iterator[Finding]]
 def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
     """All findings; what needs the installation is left out where it is missing."""
     checks: list[Check] = [_version, _extensions, _settings, _installation]
-    if installation(connection) == "complete":
-        checks += [_privileges, _rollups, _health, _undrained]
-    return [finding for check in checks for finding in check(connection)]
+    with pinned(connection):
+        if installation(connection) == "complete":
+            checks += [_privileges, _rollups, _health, _undrained]
+        return [finding for check in checks for finding in check(connection)]
+
+
+def home_of_pg_cron(connection: Connection[dict[str, Any]]) -> str | None:
+    """The database that pg_cron lives in; hidden from roles that may not read every setting."""
+    with pinned(connection):
+        query = "SELECT max(setting) AS v FROM pg_settings WHERE name = 'cron.database_name'"
+        home: str | None = _value(connection, query)
+        return home
 
 
 def examine_jobs(connection: Connection[dict[str, Any]]) -> list[Finding]:
     """Findings about the jobs in pg_cron's own database, as far as the role sees them."""
-    if not _value(connection, "SELECT to_regclass('cron.job') IS NOT NULL AS v"):
-        return []
-    rows = connection.execute(
-        "SELECT DISTINCT database FROM cron.job"
-        " WHERE database NOT IN (SELECT datname FROM pg_database)"
-        " AND command ~ 'silver[.](run_rollups|handle_rollup_retries|maintain_timeseries_tables)'"
-        " ORDER BY database"
-    ).fetchall()
+    with pinned(connection):
+        if not _value(connection, "SELECT to_regclass('cron.job') IS NOT NULL AS v"):
+            return []
+        rows = connection.execute(
+            "SELECT DISTINCT database FROM cron.job"
+            " WHERE database NOT IN (SELECT datname FROM pg_database) AND command"
+            "  ~ 'silver[.](run_rollups|handle_rollup_retries|maintain_timeseries_tables)'"
+            " ORDER BY database"
+        ).fetchall()
     if not rows:
         return [Finding("pg_cron jobs", "ok", "none of a database that is gone")]
     home = connection.info.dbname

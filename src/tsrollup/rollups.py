@@ -11,6 +11,7 @@ from psycopg.abc import Params
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
+from tsrollup.connection import pinned
 from tsrollup.errors import TsrollupError
 
 Connection = psycopg.Connection[Any]
@@ -114,8 +115,7 @@ def create(
         for name, value in given.items()
     )
     query = sql.SQL("SELECT silver.create_rollup_table({})::text AS target").format(arguments)
-    with connection.transaction():
-        return str(_rows(connection, query)[0]["target"])
+    return str(_rows(connection, query)[0]["target"])
 
 
 def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
@@ -168,20 +168,19 @@ def refresh(
 ) -> list[RunSummary]:
     """Recompute a range, stale or not; text is read by the server, in the session's time zone."""
     query = f"SELECT {BATCH_COLUMNS} FROM silver.refresh_rollup(%s, %s, %s)"
-    with connection.transaction():
-        rows = _rows(connection, query, [target, from_time, to_time])
+    rows = _rows(connection, query, [target, from_time, to_time])
     return summarise(Batch(**row) for row in rows)
 
 
 def drop(connection: Connection, target: str, keep_table: bool = False) -> None:
-    with connection.transaction():
+    with pinned(connection):
         connection.execute("SELECT silver.drop_rollup(%s, %s)", [target, keep_table])
 
 
 def monitor(connection: Connection) -> list[Row]:
     """The rows of timeseries_operations_monitor, by name; an error where a source is locked."""
     try:
-        with connection.transaction():
+        with pinned(connection):
             connection.execute("SET LOCAL lock_timeout = '3s'")
             return _rows(
                 connection,
@@ -278,15 +277,14 @@ def _perform(
     connection: Connection, target: str, max_batches: int | None, as_of: datetime
 ) -> Batch:
     query = f"SELECT {BATCH_COLUMNS} FROM silver.perform_rollup(%s, %s, %s)"
-    with connection.transaction():  # of the connection's isolation, not the role's default
-        (row,) = _rows(connection, query, [target, max_batches, as_of])
+    (row,) = _rows(connection, query, [target, max_batches, as_of])
     return Batch(**row)
 
 
 def _rows(
     connection: Connection, query: str | sql.Composed, parameters: Params | None = None
 ) -> list[Row]:
-    with connection.cursor(row_factory=dict_row) as cursor:
+    with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             query.encode() if isinstance(query, str) else query, parameters
         ).fetchall()

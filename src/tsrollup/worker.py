@@ -5,11 +5,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, LiteralString
 
 import psycopg
 
-from tsrollup.connection import connect, describe
+from tsrollup.connection import connect, describe, pinned
 from tsrollup.errors import TsrollupError
 
 log = logging.getLogger(__name__)
@@ -90,11 +91,10 @@ def _call(job: _Job, connection: psycopg.Connection[Any]) -> None:
 
 
 def _in_transaction(connection: psycopg.Connection[Any], query: LiteralString) -> None:
-    with connection.transaction():  # of the connection's isolation, not the role's default
+    with pinned(connection):
         connection.execute(query)
 
 
 def _run_rollups(connection: psycopg.Connection[Any], budget: float) -> None:
-    connection.execute(
-        "CALL silver.run_rollups(time_budget => make_interval(secs => %s))", [budget]
-    )
+    # Commits, so nothing is pinned around it: the call looks no name up outside of silver.
+    connection.execute("CALL silver.run_rollups(time_budget => %s)", [timedelta(seconds=budget)])

@@ -96,6 +96,11 @@ def test_closed_output_changes_nothing(server: PostgresServer, database: str) ->
         "postgresql://me:tiger7@127.0.0.1:many/there",
         "postgresql://me:tiger7@127.0.0.1:1/there?nonsense=1",
         "mysql://me:tiger7@127.0.0.1/there",
+        "postgresql://me:tiger7/there",
+        "postgresql+psycopg://me:tiger7",
+        "postgresql://me:tiger7:127.0.0.1:5432/there",
+        "postgresql://me:tiger7,127.0.0.1/there",
+        '"postgresql://me:tiger7@127.0.0.1:1/there"',
     ],
 )
 @pytest.mark.parametrize("command", ["status", "migrate"])
@@ -114,6 +119,59 @@ def test_a_url_without_its_option_is_not_printed(line: str) -> None:
     assert done.code == 2
     assert "--url" in done.err
     assert "tiger7" not in done.out + done.err
+
+
+@pytest.mark.parametrize(
+    "url", ["jdbc:postgresql://u:tiger7@h:1/x", "jdbc:postgresql:/u:tiger7@h/x", "u:tiger7@h"]
+)
+def test_flyways_url_prints_no_password(url: str) -> None:
+    done = tsrollup("flyway", f"-url={url}", "info")
+    assert done.code == 1
+    assert "tiger7" not in done.out + done.err
+
+
+# What the commands look up, put into a schema that comes first.
+IMPOSTORS = (
+    ("to_regclass", "text", "regclass"),
+    ("to_regprocedure", "text", "regprocedure"),
+    ("current_setting", "text", "text"),
+    ("clock_timestamp", "", "timestamptz"),
+    ("pg_has_role", "name, oid, text", "boolean"),
+    ("has_schema_privilege", "text, text", "boolean"),
+    ("has_table_privilege", "text, text", "boolean"),
+    ("pg_get_userbyid", "oid", "name"),
+    ("parse_ident", "text, boolean", "text[]"),
+)
+
+
+def test_no_command_looks_a_name_up_where_the_databases_owner_put_it(
+    server: PostgresServer, database: str
+) -> None:
+    url = server.url(database)
+    make_source(url, "raw.readings")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE SCHEMA evil; CREATE TABLE evil.called (name text)")
+        for name, arguments, result in IMPOSTORS:
+            connection.execute(
+                f"CREATE FUNCTION evil.{name}({arguments}) RETURNS {result} LANGUAGE sql AS"
+                f" $$ INSERT INTO evil.called VALUES ('{name}'); SELECT NULL::{result} $$".encode()
+            )
+        connection.execute(
+            "CREATE FUNCTION evil.same(text, text) RETURNS boolean LANGUAGE sql"
+            " AS $$ INSERT INTO evil.called VALUES ('='); SELECT true $$;"
+            "CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.same)"
+        )
+        connection.execute(
+            f'ALTER DATABASE "{database}" SET search_path = evil, pg_catalog'.encode()
+        )
+    for command in (
+        "create readings readings_1h 1h", "run", "run readings_1h", "status", "log",
+        "refresh readings_1h 2026-01-01 2026-01-02", "doctor", "drop readings_1h",
+    ):  # fmt: skip
+        done = tsrollup(*command.split(), url=url)
+        assert done.code == 0, f"{command}: {done.err}"
+    with psycopg.connect(url) as connection:
+        assert connection.execute("SELECT name FROM evil.called").fetchall() == []
 
 
 def test_a_url_with_a_driver_as_sqlalchemy_writes_it(server: PostgresServer, database: str) -> None:

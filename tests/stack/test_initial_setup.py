@@ -12,7 +12,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from servers import PostgresServer
-from tsrollup.flyway import FlywayError, migrate
+from tsrollup.flyway import Configuration, FlywayError, baseline, migrate, repair
 from tsrollup.flyway.project import project_configuration
 
 SCHEMAS = {"raw", "silver", "gold", "partman", "rollup_engine"}
@@ -164,6 +164,33 @@ def test_a_schema_whose_owner_could_replace_what_is_made_in_it_is_refused(
     finally:
         setup.as_superuser(f"ALTER SCHEMA {schema} OWNER TO postgres; DROP ROLE {stranger}")
     setup.run(superuser)
+
+
+@pytest.mark.parametrize("command", [migrate, repair, baseline])
+def test_a_history_of_somebody_elses_is_not_written_into(
+    setup: Setup, command: Callable[[Configuration], object]
+) -> None:
+    stranger = f"{setup.login}_stranger"
+    history = "rollup_engine.schema_history_foundational"
+    setup.as_superuser(f"CREATE ROLE {stranger}; CREATE SCHEMA rollup_engine")
+    setup.as_superuser(f"""
+        CREATE TABLE {history} (
+            installed_rank integer PRIMARY KEY, version varchar(50),
+            description varchar(200) NOT NULL,
+            type varchar(20) NOT NULL, script varchar(1000) NOT NULL, checksum integer,
+            installed_by varchar(100) NOT NULL, installed_on timestamp NOT NULL DEFAULT now(),
+            execution_time integer NOT NULL, success boolean NOT NULL);
+        ALTER TABLE {history} OWNER TO {stranger}
+    """)
+    superuser = setup.server.superuser_url(setup.database)
+    try:
+        with (
+            project_configuration("foundational", superuser) as known,
+            pytest.raises(FlywayError, match=f"table {history} belongs to {stranger}"),
+        ):
+            command(known)
+    finally:
+        setup.as_superuser(f"DROP TABLE {history}; DROP ROLE {stranger}")
 
 
 def test_a_role_that_may_not_create_roles_hears_which_are_missing(setup: Setup) -> None:

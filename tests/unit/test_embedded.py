@@ -176,6 +176,35 @@ def test_a_link_in_the_data_folder_is_not_followed(data_dir: Path, name: str) ->
 
 
 @as_root
+def test_a_file_that_has_another_name_too_is_not_given_away(data_dir: Path) -> None:
+    victim = data_dir.with_name("victim")
+    victim.write_text("keep me")
+    embedded.start(data_dir)
+    embedded.stop(data_dir)
+    (data_dir / "log").unlink()
+    (data_dir / "log").hardlink_to(victim)
+    with pytest.raises(TsrollupError, match="log is no file of its own"):
+        embedded.start(data_dir)
+    assert (victim.read_text(), victim.stat().st_uid) == ("keep me", 0)
+
+
+def test_a_pipe_in_the_place_of_the_pid_file_is_not_waited_for(data_dir: Path) -> None:
+    embedded.start(data_dir)
+    embedded.stop(data_dir)
+    os.mkfifo(data_dir / "pgdata" / "postmaster.pid")
+    assert embedded.status(data_dir).pid is None
+    embedded.start(data_dir)
+
+
+def test_a_folder_with_a_lock_of_somebody_elses_is_refused(data_dir: Path) -> None:
+    data_dir.mkdir()
+    (data_dir / "lock").touch()
+    (data_dir / "status").touch()
+    with pytest.raises(TsrollupError, match="holds files that are not"):
+        embedded.start(data_dir)
+
+
+@as_root
 def test_closed_folders_are_opened_only_where_asked_for(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

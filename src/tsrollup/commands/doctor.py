@@ -1,15 +1,13 @@
 """tsrollup doctor: look for what is wrong, and say what to do."""
 
 from dataclasses import asdict
-from typing import Any
 
 import typer
-from psycopg import Connection
 from psycopg.rows import dict_row
 
 from tsrollup.commands.invocation import CronDatabase, invocation, on_the_same_server
 from tsrollup.connection import connect
-from tsrollup.doctor import Finding, examine, examine_jobs
+from tsrollup.doctor import Finding, examine, examine_jobs, home_of_pg_cron
 from tsrollup.errors import TsrollupError
 
 
@@ -22,7 +20,7 @@ def doctor(context: typer.Context, cron_database: CronDatabase = None) -> None:
     call = invocation(context)
     with call.connection() as connection:
         findings = examine(connection)
-        home = cron_database or _home_of_pg_cron(connection)
+        home = cron_database or home_of_pg_cron(connection)
     if home:
         findings += _jobs(on_the_same_server(call.url(), home))
     call.print_rows([asdict(finding) for finding in findings])
@@ -41,10 +39,3 @@ def _jobs(url: str) -> list[Finding]:
     except TsrollupError as error:
         next_step = "give --cron-database the URL of one who may look"
         return [Finding("pg_cron jobs", "advice", error.message, next_step)]
-
-
-def _home_of_pg_cron(connection: Connection[dict[str, Any]]) -> str | None:
-    """Hidden from roles that may not read every setting."""
-    query = "SELECT setting FROM pg_settings WHERE name = 'cron.database_name'"
-    row = connection.execute(query).fetchone()
-    return row["setting"] if row else None

@@ -16,6 +16,16 @@ UNPRIVILEGED = ("postgres", "nobody")
 log = logging.getLogger(__name__)
 
 
+def open_alone(path: Path, flags: int) -> int:
+    """Open a folder, or a file that no other name leads to; never a link, nor what waits."""
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    known = os.fstat(handle)
+    if stat.S_ISDIR(known.st_mode) or (stat.S_ISREG(known.st_mode) and known.st_nlink <= 1):
+        return handle
+    os.close(handle)
+    raise TsrollupError(f"{path} is no file of its own", "remove it, or give another --data-dir")
+
+
 @dataclass(frozen=True)
 class Account:
     uid: int
@@ -25,7 +35,7 @@ class Account:
 
     def own(self, path: Path) -> None:
         """Give it a file or folder, never what a link in that place points to."""
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = open_alone(path, os.O_RDONLY)
         try:
             is_folder = stat.S_ISDIR(os.fstat(handle).st_mode)
             if self.dropped:

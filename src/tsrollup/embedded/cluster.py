@@ -18,13 +18,14 @@ from urllib.parse import quote
 
 import psycopg
 
-from tsrollup.embedded.account import Account, account_for, require_passage
+from tsrollup.embedded.account import Account, account_for, open_alone, require_passage
 from tsrollup.embedded.places import bindir, default_data_dir
 from tsrollup.errors import TsrollupError
 
 DATABASE = "timeseries"
 START_TIMEOUT = 60.0  # seconds; crash recovery of a busy server takes a while
 
+OWN_FILES = {"lock", "log", "server.json", "server.new", "password", "pgdata", "pgdata.new"}
 CLUSTER_SETTINGS = {
     "jit": "off",  # the planner's guesses about buckets start it for reads of 3 ms
     "max_connections": "200",
@@ -93,8 +94,9 @@ class Cluster:
         try:
             if self.data_dir.exists() and not self.data_dir.is_dir():
                 raise TsrollupError(f"{self.data_dir} is not a folder", "give another --data-dir")
-            foreign = self.data_dir.exists() and any(self.data_dir.iterdir())
-            if foreign and not self.lock.exists():
+            if self.data_dir.exists() and not OWN_FILES.issuperset(
+                x.name for x in self.data_dir.iterdir()
+            ):
                 raise TsrollupError(
                     f"{self.data_dir} holds files that are not an embedded server's",
                     "give an empty or a new folder as --data-dir",
@@ -213,11 +215,12 @@ class Cluster:
     def postmaster_pid(self) -> int | None:
         """The living postmaster of this very directory."""
         try:
-            pid = int((self.pgdata / "postmaster.pid").read_text().split("\n", 1)[0])
+            with os.fdopen(open_alone(self.pgdata / "postmaster.pid", os.O_RDONLY)) as file:
+                pid = int(file.readline())
             os.kill(pid, 0)
             if sys.platform == "linux" and not Path(f"/proc/{pid}/cwd").samefile(self.pgdata):
                 return None
-        except (OSError, ValueError):
+        except (OSError, ValueError, TsrollupError):
             return None
         return pid
 
@@ -245,7 +248,7 @@ class Cluster:
     @staticmethod
     def _open(path: Path, flags: int = 0) -> int:
         """Open or make a file; what a link in its place points to stays as it is."""
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | flags, 0o600)
+        return open_alone(path, os.O_WRONLY | os.O_CREAT | flags)
 
     def _write(self, path: Path, text: str) -> None:
         path.unlink(missing_ok=True)

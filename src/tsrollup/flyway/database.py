@@ -76,12 +76,12 @@ def conninfo(configuration: Configuration) -> str:
 
 def _shown(url: str) -> str:
     """Without what may be a password: all before an @, and parameters of that name."""
-    return re.sub(r"(?i)(?<=//).*@|(?<=password=)[^&]*", "***", url)
+    return re.sub(r"(?i)(?<=:).*@|(?<=password=)[^&]*", "***", url)
 
 
 def _from_jdbc(url: str) -> dict[str, Any]:
     match = _JDBC.fullmatch(url)
-    if match is None:
+    if match is None or "@" in match["database"]:
         raise ConfigurationError(
             f"cannot read the database URL {_shown(url)}",
             hint="it should look like jdbc:postgresql://host:port/database",
@@ -90,7 +90,7 @@ def _from_jdbc(url: str) -> dict[str, Any]:
     for item in (match["hosts"] or "localhost").split(","):
         part = _HOST.fullmatch(item)
         if part is None:
-            raise ConfigurationError(f"cannot read host {item!r} in the database URL")
+            raise ConfigurationError(f"cannot read a host in the database URL {_shown(url)}")
         hosts.append(part["host"].strip("[]") or "localhost")
         ports.append(part["port"] or "5432")
     parameters: dict[str, Any] = {"host": ",".join(hosts), "port": ",".join(ports)}

@@ -37,24 +37,3 @@ BEGIN
     END LOOP;
 END
 $$;
-
--- Who owns a schema may replace what is made in it, and what is made here others call with their rights.
-DO $$
-DECLARE
-    v_schema record;
-BEGIN
-    FOR v_schema IN
-        SELECT n.nspname, o.rolname AS owner
-        FROM pg_namespace AS n
-        JOIN pg_roles AS o ON o.oid = n.nspowner
-        WHERE n.nspname IN ('silver', 'gold', 'rollup_engine')
-            AND o.rolname NOT IN (current_user, '${owner_role}', 'pg_database_owner') AND NOT o.rolsuper
-            AND o.oid <> (SELECT datdba FROM pg_database WHERE datname = current_database())
-    LOOP
-        RAISE insufficient_privilege USING
-            MESSAGE = format('schema %I belongs to %I, which could replace what is made in it', v_schema.nspname, v_schema.owner),
-            HINT = format('Migrate as %I, or as an administrator run: ALTER SCHEMA %I OWNER TO %I;',
-                v_schema.owner, v_schema.nspname, current_user);
-    END LOOP;
-END
-$$;

@@ -278,7 +278,9 @@ AS $$
     SELECT s.id, lower(r), upper(r)
     FROM rollup_engine.source AS s, unnest(
         CASE WHEN EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)
-        THEN tstzmultirange(tstzrange(p_from, p_to)) ELSE rollup_engine.source_extent(s, p_from, p_to) END) AS r
+        THEN tstzmultirange(tstzrange(p_from, p_to))
+        -- Whole grains: an operator must not learn more of single rows than gold tells.
+        ELSE rollup_engine.source_extent(s, silver.time_bucket(s.grain, p_from), rollup_engine.bucket_ceil(s.grain, p_to)) END) AS r
     WHERE s.id = p_source_id
 $$;
 COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed.';

@@ -156,8 +156,8 @@ DECLARE
     v_request_id bigint;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    IF metrics IS NULL THEN
-        PERFORM rollup_engine.fail('TR001', 'metrics is NULL', 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    IF metrics IS NULL OR metrics = '{}' THEN
+        PERFORM rollup_engine.fail('TR001', format('metrics is %s', coalesce(metrics::text, 'NULL')), 'write an object, as in ''{"temp": ["avg", "max"]}''');
     END IF;
     INSERT INTO rollup_engine.metric_request (rollup_id, metrics) VALUES (rollup_engine.rollup_id(target), metrics)
     RETURNING id INTO v_request_id;
