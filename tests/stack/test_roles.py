@@ -180,8 +180,8 @@ def test_an_operator_who_owns_a_source_hears_as_whom_to_maintain_it(
     assert owners == [(name,)]
     rows = connect(user=name).execute("SELECT * FROM silver.maintain_timeseries_tables()")
     assert [row[1:] for row in rows if row[0] == "raw.mine"] == [
-        ("skipped", f"run maintenance as a member of tsrollup_owner and of {name}"),
         ("skipped", f"retention: run maintenance as a member of tsrollup_owner and of {name}"),
+        ("skipped", f"run maintenance as a member of tsrollup_owner and of {name}"),
     ]
     with connect(user=server.superuser) as superuser:
         superuser.execute("DROP TABLE raw.mine")

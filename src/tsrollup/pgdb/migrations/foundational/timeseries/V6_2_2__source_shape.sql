@@ -277,7 +277,7 @@ COMMENT ON FUNCTION rollup_engine.relink_source(integer) IS 'Takes up a source t
 CREATE FUNCTION rollup_engine.mend_triggers(p_source_id integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '300ms'
+    SET lock_timeout = '50ms'  -- of partitions that a trigger goes on to
 AS $$
 DECLARE
     v_source rollup_engine.source;
@@ -292,6 +292,7 @@ BEGIN
         WHERE g.tgenabled <> left(t.mode, 1)::"char" AND pg_has_role((SELECT relowner FROM pg_class WHERE oid = g.tgrelid), 'USAGE')
     LOOP
         BEGIN
+            PERFORM rollup_engine.lock_out(v_trigger.relation, 'SHARE ROW EXCLUSIVE');
             EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', v_trigger.relation, v_trigger.mode, v_trigger.tgname);
             -- What was written meanwhile, nobody knows.
             IF v_trigger.from_time IS NULL THEN

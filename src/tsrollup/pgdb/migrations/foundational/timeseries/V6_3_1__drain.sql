@@ -298,7 +298,7 @@ BEGIN
         WHERE pg_has_role(c.relowner, 'USAGE')
     LOOP
         BEGIN
-            EXECUTE format('LOCK TABLE ONLY %s', v_relation);
+            PERFORM rollup_engine.lock_out(v_relation);
             -- Asked again: it may have been attached meanwhile.
             FOR v_name IN SELECT trigger_name FROM rollup_engine.stray_triggers(p_source) WHERE relation = v_relation LOOP
                 EXECUTE format('DROP TRIGGER %I ON %s', v_name, v_relation);
@@ -314,7 +314,7 @@ COMMENT ON FUNCTION rollup_engine.drop_stray_triggers(rollup_engine.source) IS '
 CREATE FUNCTION rollup_engine.watch_new_partitions(p_source_id integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '300ms'
+    SET lock_timeout = '50ms'  -- of partitions that a trigger goes on to
 AS $$
 DECLARE
     v_source rollup_engine.source;
@@ -328,6 +328,7 @@ BEGIN
         ORDER BY w.is_ancestor DESC
     LOOP
         BEGIN
+            PERFORM rollup_engine.lock_out(v_member.member, 'SHARE ROW EXCLUSIVE');
             PERFORM rollup_engine.add_triggers(v_source, v_member.member);
             -- Their lock waited for the writers that they did not see.
             IF v_member.is_ancestor THEN

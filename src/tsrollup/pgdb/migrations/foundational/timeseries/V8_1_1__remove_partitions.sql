@@ -100,9 +100,9 @@ DECLARE
     v_name constant text := p_old.member::text;
     v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_old.member);
 BEGIN
-    EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', v_parent);
-    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_name);
-    IF NOT rollup_engine.may_be_removed(p_retention.relation, p_old) THEN
+    IF NOT (SELECT bool_and(rollup_engine.try_lock_out(m)) FROM (SELECT v_parent UNION ALL SELECT rollup_engine.source_tree(p_old.member)) AS t (m))
+        OR NOT rollup_engine.may_be_removed(p_retention.relation, p_old)
+    THEN
         RETURN NULL;
     END IF;
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
@@ -120,7 +120,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition) IS
-'Drops or archives one partition with all below it; NULL when it may not go yet. When somebody is using it: lock_not_available.';
+'Drops or archives one partition with all below it; NULL when it may not go yet, or somebody is using it. When something that it refers to is in use: lock_not_available.';
 
 -- What is in the way of one partition ------------------------------------------------------------
 
@@ -154,18 +154,18 @@ COMMENT ON FUNCTION rollup_engine.record_obstacle(text, text, text, text, text, 
 
 -- Everything that is due -------------------------------------------------------------------------
 
-CREATE FUNCTION rollup_engine.try_lock_table(p_relation regclass) RETURNS boolean
+CREATE FUNCTION rollup_engine.try_lock_out(p_relation regclass) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', p_relation);
+    PERFORM rollup_engine.lock_out(p_relation);
     RETURN true;
 EXCEPTION WHEN lock_not_available THEN
     RETURN false;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.try_lock_table(regclass) IS 'Keeps everybody from a table until the end of the transaction; false when somebody uses it for longer than lock_timeout.';
+COMMENT ON FUNCTION rollup_engine.try_lock_out(regclass) IS 'As lock_out; false when somebody uses the table.';
 
 CREATE FUNCTION rollup_engine.removable_partitions(p_relation regclass, p_border timestamptz) RETURNS SETOF rollup_engine.old_partition
     LANGUAGE sql STABLE
@@ -187,17 +187,17 @@ COMMENT ON FUNCTION rollup_engine.removable_partitions(regclass, timestamptz) IS
 CREATE FUNCTION rollup_engine.remove_partitions(p_retention rollup_engine.retention, p_border timestamptz) RETURNS TABLE (action text, detail text)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '300ms'
+    SET lock_timeout = '50ms'  -- of what DDL locks besides, as the tables that foreign keys refer to
 AS $$
 DECLARE
-    v_until constant timestamptz := clock_timestamp() + interval '1 second';
     v_member rollup_engine.old_partition;
     v_detail text;
     v_context text;
     v_hint text;
 BEGIN
     IF NOT EXISTS (SELECT FROM rollup_engine.removable_partitions(p_retention.relation, p_border))
-        OR NOT rollup_engine.try_lock_table(p_retention.relation) THEN
+        OR rollup_engine.users_waited_enough()
+        OR NOT rollup_engine.try_lock_out(p_retention.relation) THEN
         RETURN;  -- in use; the next run tries again
     END IF;
     FOR v_member IN SELECT * FROM rollup_engine.removable_partitions(p_retention.relation, p_border) LOOP
@@ -207,7 +207,7 @@ BEGIN
             detail := v_member.title;
         EXCEPTION
             WHEN lock_not_available THEN
-                action := NULL;
+                RETURN;  -- the others would wait for the same
             WHEN OTHERS THEN
                 GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
                 v_hint := rollup_engine.obstacle_hint(p_retention, SQLSTATE);
@@ -219,7 +219,7 @@ BEGIN
         IF action IS NOT NULL THEN
             RETURN NEXT;
         END IF;
-        EXIT WHEN clock_timestamp() > v_until;  -- nobody gets at the table until the end
+        EXIT WHEN rollup_engine.users_waited_enough();
     END LOOP;
 END
 $$;

@@ -166,7 +166,7 @@ BEGIN
         WHERE is_leaf AND from_time < p_before
         ORDER BY member
     LOOP
-        EXECUTE format('LOCK TABLE %s IN SHARE MODE', v_member);
+        PERFORM rollup_engine.lock_out(v_member, 'SHARE');
     END LOOP;
 END
 $$;

@@ -3,7 +3,8 @@
 --
 -- Such a table keeps a default partition, for no write may fail because a partition is missing.
 -- Rows do not stay there where nobody can tell: maintenance gives them partitions of their own.
--- That is a DELETE and an INSERT: what would take a row for deleted keeps it in the default one.
+-- That is a DELETE and an INSERT: what would take a row for deleted keeps it in the default one, and
+-- so does a snapshot that saw it there and would look for it in the new partition.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -86,7 +87,42 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.newest_partition(regclass) IS 'The last partition of a table by time, the default one aside.';
 
-CREATE FUNCTION rollup_engine.add_source_partition(p_set rollup_engine.partition_set, p_from timestamptz, p_to timestamptz) RETURNS regclass
+CREATE FUNCTION rollup_engine.lock_set(p_set rollup_engine.partition_set) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF rollup_engine.default_partition(p_set.relation) IS NULL THEN
+        EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_set.relation);
+        RETURN;
+    END IF;
+    -- The default partition alone is not enough: who waits there has listed the partitions already,
+    -- and goes on without the new one.
+    PERFORM rollup_engine.lock_out(p_set.relation);
+    PERFORM rollup_engine.lock_out(m) FROM rollup_engine.source_tree(rollup_engine.default_partition(p_set.relation)) AS m;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_set(rollup_engine.partition_set) IS 'What whoever attaches a partition to a source holds.';
+
+CREATE FUNCTION rollup_engine.may_move(p_set rollup_engine.partition_set, p_snapshots text[]) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- A read of a live view comes to the source late, in the snapshot that it began with.
+    PERFORM rollup_engine.lock_out(r.target_table)
+    FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id
+    WHERE s.relation IN (
+        SELECT relid FROM pg_partition_ancestors(p_set.relation) UNION ALL SELECT rollup_engine.source_tree(p_set.relation));
+    RETURN rollup_engine.outlives(p_snapshots);
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.may_move(rollup_engine.partition_set, text[]) IS
+'Whether nobody will look for rows of the locked default partition with a snapshot that is older than their move.';
+
+CREATE FUNCTION rollup_engine.add_source_partition(p_set rollup_engine.partition_set, p_from timestamptz, p_to timestamptz, p_snapshots text[]) RETURNS regclass
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
@@ -94,8 +130,7 @@ CREATE FUNCTION rollup_engine.add_source_partition(p_set rollup_engine.partition
     SET row_security = off
 AS $$
 DECLARE
-    v_obstacle text := rollup_engine.move_obstacle(p_set.relation);
-    v_marks jsonb := jsonb_build_object(
+    v_marks constant jsonb := jsonb_build_object(
         'default', rollup_engine.default_partition(p_set.relation),
         'columns', rollup_engine.column_list(p_set.relation),
         'within', format('%1$I >= %2$L AND %1$I < %3$L', p_set.control, p_from, p_to));
@@ -103,12 +138,8 @@ DECLARE
     v_partition regclass;
 BEGIN
     IF v_marks ->> 'default' IS NOT NULL THEN
-        IF v_obstacle IS NULL THEN
-            EXECUTE rollup_engine.fill('LOCK TABLE {default} IN SHARE ROW EXCLUSIVE MODE', v_marks);
-            v_obstacle := rollup_engine.move_obstacle(p_set.relation);  -- the lock keeps out what is not there yet
-        END IF;
         EXECUTE rollup_engine.fill('SELECT EXISTS (SELECT FROM {default} WHERE {within})', v_marks) INTO v_has_rows;
-        IF v_has_rows AND v_obstacle IS NOT NULL THEN
+        IF v_has_rows AND (rollup_engine.move_obstacle(p_set.relation) IS NOT NULL OR NOT rollup_engine.may_move(p_set, p_snapshots)) THEN
             RETURN NULL;
         END IF;
     END IF;
@@ -127,8 +158,8 @@ BEGIN
     RETURN v_partition;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.add_source_partition(rollup_engine.partition_set, timestamptz, timestamptz) IS
-'Adds a partition to a source, with the rows of the default partition that belong into it; NULL when they are in the way and must stay.';
+COMMENT ON FUNCTION rollup_engine.add_source_partition(rollup_engine.partition_set, timestamptz, timestamptz, text[]) IS
+'Adds a partition to a source that lock_set has locked, with the rows of the default partition that belong into it; NULL when they are in the way and must stay.';
 
 -- Where partitions are wanted -------------------------------------------------------------------
 
@@ -171,7 +202,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.stray_ranges(rollup_engine.partition_set, integer) IS 'Chunks, newest first, of the rows that sit in a default partition.';
 
-CREATE FUNCTION rollup_engine.staying_rows(p_set rollup_engine.partition_set) RETURNS text
+CREATE FUNCTION rollup_engine.staying_rows(p_set rollup_engine.partition_set, p_is_left boolean DEFAULT false) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
@@ -183,15 +214,16 @@ DECLARE
     v_first timestamptz;
     v_last timestamptz;
 BEGIN
-    IF v_obstacle IS NOT NULL AND rollup_engine.stray_rows(p_set) IS NOT NULL THEN
+    IF (v_obstacle IS NOT NULL OR p_is_left) AND rollup_engine.stray_rows(p_set) IS NOT NULL THEN
         EXECUTE format('SELECT min(%1$I), max(%1$I) FROM %2$s', p_set.control, rollup_engine.stray_rows(p_set)) INTO v_first, v_last;
     END IF;
-    RETURN format('rows from %s to %s stay in %s, where they are read as ever, but are not dropped by retention: to move them is to delete and insert them, and %s; take that away for a run of maintenance, or move them yourself',
-        v_first, v_last, rollup_engine.default_partition(p_set.relation), v_obstacle)
+    RETURN format('rows from %s to %s stay in %s, where they are read as ever, but are not dropped by retention: ', v_first, v_last, rollup_engine.default_partition(p_set.relation))
+        || coalesce(format('to move them is to delete and insert them, and %s; take that away for a run of maintenance, or move them yourself', v_obstacle),
+            'somebody uses the table, or an older snapshot, or they are many; the next run goes on')
     WHERE v_first IS NOT NULL;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.staying_rows(rollup_engine.partition_set) IS 'Which rows of a default partition have to stay there, and why; NULL when there are none.';
+COMMENT ON FUNCTION rollup_engine.staying_rows(rollup_engine.partition_set, boolean) IS 'Which rows of a default partition have to stay there, or are left there by a run, and why; NULL when there are none.';
 
 -- What is sealed before they have partitions would never be dropped.
 CREATE FUNCTION rollup_engine.strays_from(p_relation regclass) RETURNS timestamptz
@@ -223,29 +255,30 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered_in_source(rollup_engine.partition_set, tstzmultirange) IS 'The part of the ranges that no partition of a source but the default one holds.';
 
-CREATE FUNCTION rollup_engine.cover_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange, p_until timestamptz DEFAULT 'infinity') RETURNS integer
+CREATE FUNCTION rollup_engine.cover_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS integer
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_missing tstzmultirange := rollup_engine.uncovered_in_source(p_set, p_ranges);
+    v_missing constant tstzmultirange := rollup_engine.uncovered_in_source(p_set, p_ranges);
+    v_snapshots constant text[] := rollup_engine.snapshots_in_use();  -- before anybody waits for the lock
     v_range tstzrange;
     v_added integer := 0;
     v_detail text;
     v_context text;
 BEGIN
-    IF isempty(v_missing) THEN
+    IF isempty(v_missing) OR rollup_engine.users_waited_enough() THEN
         RETURN 0;
     END IF;
-    EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_set.relation);
+    PERFORM rollup_engine.lock_set(p_set);
     FOR v_range IN
         SELECT unnest(rollup_engine.uncovered_in_source(p_set,
             tstzmultirange(tstzrange(chunk, rollup_engine.bucket_next(p_set.chunk_interval, chunk)))))
         FROM rollup_engine.buckets_in(p_set.chunk_interval, rollup_engine.bucket_align(p_set.chunk_interval, v_missing)) AS chunk
     LOOP
-        EXIT WHEN clock_timestamp() > p_until;
+        EXIT WHEN rollup_engine.users_waited_enough();
         BEGIN
-            v_added := v_added + (rollup_engine.add_source_partition(p_set, lower(v_range), upper(v_range)) IS NOT NULL)::integer;
+            v_added := v_added + (rollup_engine.add_source_partition(p_set, lower(v_range), upper(v_range), v_snapshots) IS NOT NULL)::integer;
         EXCEPTION WHEN integrity_constraint_violation THEN
             -- What the default partition holds does not fit: the other partitions do not wait for it.
             GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
@@ -255,44 +288,81 @@ BEGIN
     RETURN v_added;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.cover_source(rollup_engine.partition_set, tstzmultirange, timestamptz) IS 'Makes the partitions that the ranges need, on the grid of the set, between those that exist, as far as the time allows; returns how many.';
+COMMENT ON FUNCTION rollup_engine.cover_source(rollup_engine.partition_set, tstzmultirange) IS 'Makes the partitions that the ranges need, on the grid of the set, between those that exist, as far as the time under locks allows; returns how many.';
+
+CREATE FUNCTION rollup_engine.partman_is_behind(p_set rollup_engine.partition_set, p_now timestamptz) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_premake integer;
+BEGIN
+    IF NOT rollup_engine.is_partmans(p_set) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('SELECT premake FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
+    INTO v_premake
+    USING p_set.partman_parent;
+    RETURN (
+        SELECT coalesce(max(to_time) <= p_now + v_premake * p_set.chunk_interval, true)
+        FROM rollup_engine.source_members(p_set.relation) WHERE isfinite(to_time));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_is_behind(rollup_engine.partition_set, timestamptz) IS 'Whether pg_partman would make partitions of a table: users are not to wait for nothing.';
+
+CREATE FUNCTION rollup_engine.premake_by_partman_for_source(p_set rollup_engine.partition_set) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_members constant regclass[] := ARRAY(SELECT rollup_engine.source_tree(p_set.relation));
+    v_new regclass;
+BEGIN
+    PERFORM rollup_engine.lock_set(p_set);
+    PERFORM rollup_engine.premake_by_partman(p_set);
+    FOR v_new IN SELECT m FROM rollup_engine.source_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
+        PERFORM rollup_engine.share_owner(p_set.relation, v_new);
+        PERFORM rollup_engine.share_identity(p_set.relation, v_new);
+        PERFORM rollup_engine.watch_partition(p_set.relation, v_new);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.premake_by_partman_for_source(rollup_engine.partition_set) IS 'Runs pg_partman''s maintenance on a source; its new partitions become what ours are.';
 
 CREATE FUNCTION rollup_engine.premake_source_partitions(p_set rollup_engine.partition_set, p_now timestamptz DEFAULT now()) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '2s'
+    SET lock_timeout = '50ms'  -- of what DDL locks besides, as the tables that foreign keys refer to
 AS $$
 DECLARE
-    v_members constant regclass[] := ARRAY(SELECT rollup_engine.source_tree(p_set.relation));
     v_before constant bigint := rollup_engine.partition_count(p_set.relation);
-    v_by_partman boolean := rollup_engine.is_partmans(p_set);
-    v_strays tstzmultirange;
-    v_new regclass;
+    v_by_partman boolean := rollup_engine.partman_is_behind(p_set, p_now);
+    v_ahead constant tstzmultirange := tstzmultirange(tstzrange(p_now, NULL));
+    v_strays tstzmultirange := rollup_engine.stray_ranges(p_set, 100);
+    v_staying tstzmultirange := '{}';
 BEGIN
-    IF rollup_engine.staying_rows(p_set) IS NOT NULL THEN
-        v_by_partman := false;  -- it gives up at the first partition that they are in the way of
-    ELSE
-        v_strays := rollup_engine.stray_ranges(p_set, 100);
-        PERFORM rollup_engine.cover_source(p_set, v_strays * tstzmultirange(tstzrange(p_now, NULL)));  -- where pg_partman goes on
-        -- The default partition is locked until the end.
-        PERFORM rollup_engine.cover_source(p_set, v_strays, clock_timestamp() + interval '3 seconds');
+    -- Nobody waits for a lock for what would come to nothing.
+    IF NOT isempty(v_strays)
+        AND (rollup_engine.staying_rows(p_set) IS NOT NULL OR NOT rollup_engine.outlives(rollup_engine.snapshots_in_use()))
+    THEN
+        v_staying := v_strays;
+        v_strays := '{}';
     END IF;
+    PERFORM rollup_engine.cover_source(p_set, v_strays * v_ahead);
+    -- pg_partman goes on from there, and gives up at the first partition that rows are in the way of.
+    v_by_partman := v_by_partman AND isempty(rollup_engine.stray_ranges(p_set, 100) * v_ahead);
     PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_now,
-        p_now + CASE WHEN v_by_partman THEN '0' ELSE 3 * p_set.chunk_interval END, '[]')));
+        p_now + CASE WHEN v_by_partman THEN '0' ELSE 3 * p_set.chunk_interval END, '[]')) - v_staying);
     IF v_by_partman THEN
-        PERFORM rollup_engine.premake_by_partman(p_set);
-        FOR v_new IN SELECT m FROM rollup_engine.source_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
-            PERFORM rollup_engine.share_owner(p_set.relation, v_new);
-            PERFORM rollup_engine.share_identity(p_set.relation, v_new);
-            PERFORM rollup_engine.watch_partition(p_set.relation, v_new);
-        END LOOP;
+        PERFORM rollup_engine.premake_by_partman_for_source(p_set);
         -- One stray row of the far future, and pg_partman only goes on from there.
         PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_now, p_now + p_set.chunk_interval, '[]')));
     END IF;
+    PERFORM rollup_engine.cover_source(p_set, v_strays);
     RETURN rollup_engine.partition_count(p_set.relation) - v_before;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.premake_source_partitions(rollup_engine.partition_set, timestamptz) IS
-'Makes the partitions of a source for stray rows, for now and soon; returns how many were new.';
+'Makes the partitions of a source for now and soon, and for stray rows; returns how many were new.';
 
 RESET ROLE;

@@ -22,7 +22,7 @@ COMMENT ON FUNCTION rollup_engine.is_empty(regclass) IS 'Whether a table holds n
 CREATE FUNCTION rollup_engine.drop_empty_partitions_ahead(p_relation regclass, p_now timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '300ms'
+    SET lock_timeout = '50ms'  -- of what DDL locks besides
 AS $$
 DECLARE
     v_member regclass;
@@ -33,7 +33,7 @@ BEGIN
         WHERE isfinite(m.from_time) AND m.from_time > p_now AND rollup_engine.is_empty(m.member)
     LOOP
         BEGIN
-            EXECUTE format('LOCK TABLE ONLY %s IN ACCESS EXCLUSIVE MODE', p_relation);
+            PERFORM rollup_engine.lock_out(p_relation);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_member);
             IF rollup_engine.is_empty(v_member) THEN
                 -- Detached, foreign keys that refer to the whole table let go of it.
@@ -57,7 +57,7 @@ CREATE FUNCTION rollup_engine.add_set_partition(p_set rollup_engine.partition_se
 AS $$
 BEGIN
     IF p_set.is_source THEN
-        PERFORM rollup_engine.add_source_partition(p_set, p_from, p_to);
+        PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_from, p_to)));
     ELSE
         PERFORM rollup_engine.add_partition(p_set.relation, p_from, p_to, p_set.chunk_interval);
     END IF;

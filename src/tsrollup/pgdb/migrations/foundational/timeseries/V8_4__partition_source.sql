@@ -69,8 +69,8 @@ BEGIN
     PERFORM rollup_engine.change_chunk_interval(v_relation, v_chunk);
     PERFORM rollup_engine.fit_partitions_to_keep(v_relation);
     SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = v_relation;
-    PERFORM rollup_engine.ensure_default_partition(v_relation);
     PERFORM rollup_engine.premake_source_partitions(v_set);
+    PERFORM rollup_engine.ensure_default_partition(v_relation);  -- after those that it would be locked for
     v_staying := rollup_engine.staying_rows(v_set);
     IF v_staying IS NOT NULL THEN
         RAISE NOTICE '%', v_staying;

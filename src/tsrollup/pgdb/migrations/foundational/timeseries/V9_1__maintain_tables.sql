@@ -36,10 +36,13 @@ BEGIN
             IF v_done IS NOT NULL THEN
                 RETURN NEXT ROW(v_target, v_step, v_done)::rollup_engine.action;
             END IF;
-        EXCEPTION WHEN OTHERS THEN
-            GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
-            PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
-            RETURN NEXT ROW(v_target, 'failed', format('not %s: %s', v_step, SQLERRM))::rollup_engine.action;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                RETURN NEXT ROW(v_target, 'skipped', format('not %s, for somebody uses it; the next run tries again', v_step))::rollup_engine.action;
+            WHEN OTHERS THEN
+                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
+                PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
+                RETURN NEXT ROW(v_target, 'failed', format('not %s: %s', v_step, SQLERRM))::rollup_engine.action;
         END;
     END LOOP;
 END
@@ -169,20 +172,21 @@ $$;
 COMMENT ON FUNCTION rollup_engine.retain_sources(regclass, timestamptz) IS 'Removes and seals old partitions of sources, as the caller.';
 
 CREATE FUNCTION rollup_engine.source_sets() RETURNS SETOF rollup_engine.partition_set
-    LANGUAGE sql STABLE SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT s.* FROM rollup_engine.partition_set AS s JOIN pg_class AS c ON c.oid = s.relation WHERE s.is_source ORDER BY s.relation
+    -- By lot: only the first lock is waited for.
+    SELECT s.* FROM rollup_engine.partition_set AS s JOIN pg_class AS c ON c.oid = s.relation WHERE s.is_source ORDER BY random()
 $$;
 COMMENT ON FUNCTION rollup_engine.source_sets() IS 'Sources whose partitions maintenance makes.';
 
 CREATE FUNCTION rollup_engine.source_retentions() RETURNS SETOF rollup_engine.retention
-    LANGUAGE sql STABLE SECURITY DEFINER
+    LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT t.* FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = t.relation
     WHERE NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = t.relation)
-    ORDER BY t.relation
+    ORDER BY random()  -- as above
 $$;
 COMMENT ON FUNCTION rollup_engine.source_retentions() IS 'Sources whose old partitions are removed.';
 
@@ -194,7 +198,7 @@ DECLARE
     v_relation regclass;
     v_ids integer[];
     v_id integer;
-    v_steps text[];
+    v_with_sources boolean;
     v_cleaned text;
 BEGIN
     PERFORM rollup_engine.check_isolation();
@@ -208,27 +212,28 @@ BEGIN
     IF p_target IS NOT NULL AND rollup_engine.find_rollup_id(p_target) IS NULL THEN
         v_relation := rollup_engine.find_partitioned(p_target);
     END IF;
+    v_with_sources := p_target IS NULL OR v_relation IS NOT NULL;
     v_ids := ARRAY(
         SELECT r.id FROM silver.rollup_config AS r
         WHERE p_target IS NULL OR r.id = rollup_engine.find_rollup_id(p_target) ORDER BY r.depth, r.id);
-    -- What takes long comes first, and what locks readers out last: locks are held until the end.
-    FOR v_steps IN SELECT steps FROM (VALUES (1, '{analyzed,indexed}'::text[]), (2, '{resized,premade,skipped}')) AS s (n, steps) ORDER BY n LOOP
-        FOREACH v_id IN ARRAY v_ids LOOP
-            RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, v_steps, p_now);
-        END LOOP;
-        IF p_target IS NULL OR v_relation IS NOT NULL THEN
-            RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, v_steps, p_now);
-        END IF;
+    -- What takes long comes first, and what users wait for last: locks are held until the end.
+    FOREACH v_id IN ARRAY v_ids LOOP
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, '{analyzed,indexed}', p_now);
     END LOOP;
+    IF v_with_sources THEN
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, '{analyzed,indexed}', p_now);
+    END IF;
     v_cleaned := rollup_engine.clean_logs(p_now);
     IF v_cleaned IS NOT NULL THEN
         RETURN NEXT ROW(NULL, 'cleaned', v_cleaned)::rollup_engine.action;
     END IF;
     FOREACH v_id IN ARRAY v_ids LOOP
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, '{resized,premade}', p_now);
         RETURN QUERY SELECT * FROM rollup_engine.retain_rollup(v_id, p_now);
     END LOOP;
-    IF p_target IS NULL OR v_relation IS NOT NULL THEN
+    IF v_with_sources THEN
         RETURN QUERY SELECT * FROM rollup_engine.retain_sources(v_relation, p_now);
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, '{resized,premade,skipped}', p_now);
     END IF;
 END
 $$;

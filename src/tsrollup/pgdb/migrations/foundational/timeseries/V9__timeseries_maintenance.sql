@@ -192,7 +192,7 @@ COMMENT ON FUNCTION rollup_engine.analyze_changed(regclass) IS 'Brings statistic
 CREATE FUNCTION rollup_engine.add_missing_indexes(p_relation regclass) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '2s'
+    SET lock_timeout = '50ms'  -- of the partitions
 AS $$
 DECLARE
     v_statement text;
@@ -201,6 +201,7 @@ BEGIN
     FOR v_statement IN
         SELECT rollup_engine.extra_indexes_sql(r) FROM silver.rollup_config AS r WHERE r.target_table = p_relation
     LOOP
+        PERFORM rollup_engine.lock_out(p_relation, 'SHARE');
         EXECUTE v_statement;
         v_done := v_done || v_statement;
     END LOOP;
@@ -217,7 +218,7 @@ BEGIN
     RETURN CASE p_step
         WHEN 'resized' THEN rollup_engine.apply_chunk_interval(p_set, p_now)
         WHEN 'premade' THEN rollup_engine.premake(p_set, p_now)
-        WHEN 'skipped' THEN CASE WHEN p_set.is_source THEN rollup_engine.staying_rows(p_set) END
+        WHEN 'skipped' THEN CASE WHEN p_set.is_source THEN rollup_engine.staying_rows(p_set, true) END
         WHEN 'analyzed' THEN rollup_engine.analyze_changed(p_set.relation)
         WHEN 'indexed' THEN rollup_engine.add_missing_indexes(p_set.relation)
     END;
