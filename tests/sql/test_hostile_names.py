@@ -111,3 +111,30 @@ def _hostile(connection: psycopg.Connection[Any], table: str, columns: list[str]
     for target in reversed(targets):
         connection.execute("SELECT silver.drop_rollup(%s)", [target])
     run("DROP TABLE {source}")
+
+
+@pytest.mark.parametrize("name", ["v_low", "v_high", "v_rows", "v_grain", "ts", "bin", "from_time"])
+def test_a_time_column_called_as_capture_calls_its_own_is_captured_finely(
+    db: psycopg.Connection, name: str
+) -> None:
+    db.execute(f"CREATE TABLE raw.named ({name} timestamptz, n integer)".encode())
+    db.execute("SELECT silver.create_rollup_table('named', 'silver', 'named_1h', '1 hour')")
+    refresh_everything(db)
+    db.execute("INSERT INTO raw.named VALUES ('2026-01-01 00:30+00', 1)")
+    db.execute(f"UPDATE raw.named SET {name} = '2026-01-02 00:30+00'".encode())
+    stale = db.execute("SELECT rollup_engine.stale_set(1)::text").fetchone()
+    assert stale
+    assert "infinity" not in stale[0]
+    assert_equal_to_group_by(db, "named_1h")
+
+
+def test_a_dimension_called_as_the_live_view_calls_its_own_is_refused(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.named (ts timestamptz, tsrollup_next integer)")
+    with pytest.raises(psycopg.Error, match="called tsrollup_") as refusal:
+        db.execute(
+            "SELECT silver.create_rollup_table('named', 'silver', 'n', '1 hour',"
+            " dimensions => '{tsrollup_next}')"
+        )
+    assert refusal.value.sqlstate == "TR001"

@@ -109,6 +109,11 @@ def test_promise_g_nothing_is_kept_for_less_than_it_is_read_again(
     ).fetchall()
     assert problems == [
         ("silver.w_1d", "silver.w_1h is kept for 3 days, and read again for 4 days"),
+        (
+            "silver.w_1d",
+            "silver.w_1h, which it reads, is not valid: raw.w is kept for 3 days,"
+            " and read again for 4 days",
+        ),
         ("silver.w_1h", "raw.w is kept for 3 days, and read again for 4 days"),
     ]
 

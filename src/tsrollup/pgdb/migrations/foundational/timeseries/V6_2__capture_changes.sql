@@ -124,6 +124,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.capture_{id}() RETURNS trigger
     SET timezone = 'UTC'
 AS {body}
 $sql$, jsonb_build_object('id', p_source.id, 'body', quote_literal(rollup_engine.fill($body$
+#variable_conflict use_column
 DECLARE
     v_grain interval := {grain};
     v_origin CONSTANT timestamptz := '2000-01-03 00:00:00+00';
