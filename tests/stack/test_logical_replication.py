@@ -212,3 +212,21 @@ def test_promise_b_rows_of_another_owner_on_a_subscriber(
     subscription.publisher.execute("DELETE FROM raw.t WHERE id % 2 = 0")
     subscription.catch_up()
     assert_equal_to_group_by(db, "t_1h", "t_1d")
+
+
+def test_a_subscription_whose_workers_could_stop_is_warned_of(
+    db: psycopg.Connection, subscribe: Callable[..., Subscription]
+) -> None:
+    if db.info.server_version < 160000:
+        pytest.skip("parallel apply is of 16")
+    db.execute(TABLES["partitioned"].encode())
+    create_rollups(db)
+    subscription = subscribe(TABLES["plain"], options=", streaming = parallel")
+    subscription.catch_up()
+    warned = (
+        "SELECT is_valid, hint FROM silver.validate_rollup_config() WHERE problem LIKE '%parallel%'"
+    )
+    rows = db.execute(warned).fetchall()
+    assert [row[0] for row in rows] == [True]
+    subscription.subscriber.execute(rows[0][1].encode())
+    assert db.execute(warned).fetchall() == []
