@@ -389,6 +389,26 @@ def test_a_partition_that_is_filled_while_the_change_of_width_waits_stays(
     assert db.execute("SELECT count(*) FROM raw.readings").fetchone() == (1,)
 
 
+def test_promise_b_a_partition_that_an_older_snapshot_finds_rows_in_stays(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    insert(db, NOW + timedelta(days=2))
+    reader = connect(autocommit=False)
+    reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    reader.execute("SELECT count(*) FROM pg_namespace")  # a snapshot, and no lock
+    db.execute("DELETE FROM raw.readings")
+    change = "SELECT rollup_engine.drop_empty_partitions_ahead('raw.readings', now())"
+    before = partitions(db, "raw.readings")
+    db.execute(change)
+    assert partitions(db, "raw.readings") == before
+    assert reader.execute("SELECT count(*) FROM raw.readings").fetchone() == (1,)
+    reader.commit()
+    db.execute(change)
+    assert len(partitions(db, "raw.readings")) < len(before)
+
+
 def test_a_partition_that_a_view_reads_stays_when_the_width_changes(
     db: psycopg.Connection,
 ) -> None:

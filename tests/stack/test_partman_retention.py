@@ -107,3 +107,30 @@ def test_partitions_that_somebody_takes_away_are_reported(db: psycopg.Connection
     assert_equal_to_group_by(db, "s_1d")
     row_ = db.execute("SELECT success_rate FROM silver.timeseries_operations_monitor").fetchone()
     assert row_ == (1,)
+
+
+def test_retention_of_what_lies_below_is_taken_over_too(
+    server: PostgresServer, db: psycopg.Connection
+) -> None:
+    """A set that pg_partman divides twice: each of its partitions is a set of its own there."""
+    if server.name != "debian15":
+        pytest.skip("needs pg_partman 4")
+    db.execute("CREATE TABLE raw.pm (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
+    db.execute("SELECT partman.create_parent('raw.pm', 'ts', 'native', 'monthly', p_premake => 2)")
+    db.execute(
+        "SELECT partman.create_sub_parent("
+        "'raw.pm', 'ts', 'native', 'daily', p_native_check => 'yes')"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.pm', 'silver', 'pm_1d', '1 day')")
+    for change in (
+        "part_config SET retention = '40 days' WHERE parent_table LIKE 'raw.pm_p%'",
+        "part_config_sub SET sub_retention = '40 days' WHERE sub_parent = 'raw.pm'",
+    ):
+        assert db.execute(PROBLEMS).fetchall() == []
+        db.execute(f"UPDATE partman.{change}".encode())
+        problem, _ = db.execute(PROBLEMS).fetchall()[0]
+        assert "pg_partman removes partitions of raw.pm after 40 days" in problem
+        db.execute("SELECT silver.set_retention('raw.pm', '40 days')")
+    assert db.execute(PROBLEMS).fetchall() == []
+    left = db.execute("SELECT count(retention) FROM partman.part_config").fetchone()
+    assert left == (0,)

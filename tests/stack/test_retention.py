@@ -450,3 +450,37 @@ def test_nothing_is_lost_while_writers_refreshers_and_retention_run(
         {"since": since},
     ).fetchone()
     assert recent == (True,)
+
+
+def test_promise_g_a_rollup_of_a_partition_absorbs_before_its_rows_go(
+    db: psycopg.Connection,
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.parts (ts timestamptz, device text) PARTITION BY LIST (device);"
+        "CREATE TABLE raw.parts_a PARTITION OF raw.parts FOR VALUES IN ('a')"
+        " PARTITION BY RANGE (ts)"
+    )
+    for number in range(1, 13):
+        db.execute(
+            f"CREATE TABLE raw.parts_a_{number} PARTITION OF raw.parts_a"
+            f" FOR VALUES FROM ('{day(number)}') TO ('{day(number + 1)}')"
+            " WITH (autovacuum_enabled = off)"
+        )
+    db.execute("SELECT silver.create_rollup_table('raw.parts_a', 'silver', 'parts_1h', '1 hour')")
+    db.execute(
+        "INSERT INTO raw.parts"
+        " SELECT ts, 'a' FROM generate_series(%s, %s, '1 hour'::interval) AS ts",
+        [day(1), day(11)],
+    )
+    with pytest.raises(psycopg.Error, match="is a partition of"):
+        db.execute("SELECT silver.set_retention('raw.parts_a', '3 days')")
+    db.execute("SELECT silver.set_retention('raw.parts', '3 days')")
+    for _ in range(2):
+        assert maintain(db) == []
+    refresh_everything(db)
+    assert maintain(db) == [("raw.parts", "sealed")]
+    assert ("raw.parts", "dropped") in maintain(db)
+    refresh_everything(db)
+    assert total(db, "gold.parts_1h") == 241
+    assert sealed(db)["parts_1h"] == (0, day(8))
+    assert_equal_to_group_by(db, "parts_1h")

@@ -65,6 +65,15 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_knows(text) IS 'Whether that name is registered with pg_partman.';
 
+CREATE FUNCTION rollup_engine.partman_keys(p_relation regclass) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(rollup_engine.partman_key(m))
+    FROM rollup_engine.source_tree(p_relation) AS m JOIN pg_partitioned_table AS p ON p.partrelid = m
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_keys(regclass) IS 'The names pg_partman knows a table, and those below it that are divided in turn, by.';
+
 CREATE FUNCTION rollup_engine.partman_retention(p_relation regclass) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -73,9 +82,14 @@ DECLARE
     v_keep text;
 BEGIN
     IF rollup_engine.partman_schema() IS NOT NULL THEN
-        EXECUTE format('SELECT retention FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
+        EXECUTE format($sql$
+            SELECT keep FROM (
+                SELECT parent_table, retention FROM %1$s.part_config UNION ALL SELECT sub_parent, sub_retention FROM %1$s.part_config_sub
+            ) AS k (name, keep)
+            WHERE name = ANY ($1) AND keep IS NOT NULL ORDER BY array_position($1, name) LIMIT 1
+            $sql$, rollup_engine.partman_schema())
         INTO v_keep
-        USING rollup_engine.partman_key(p_relation);
+        USING rollup_engine.partman_keys(p_relation);
     END IF;
     RETURN v_keep;
 END

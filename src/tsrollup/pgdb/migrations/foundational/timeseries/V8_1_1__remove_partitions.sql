@@ -62,7 +62,7 @@ AS $$
         AND NOT EXISTS (
             SELECT FROM rollup_engine.change_log AS l
             JOIN rollup_engine.source AS s ON s.id = l.source_id
-            WHERE s.relation = p_relation AND l.from_time < p_old.to_time AND l.to_time > p_old.from_time)
+            WHERE rollup_engine.lies_in(s.relation, p_relation) AND l.from_time < p_old.to_time AND l.to_time > p_old.from_time)
 $$;
 COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, rollup_engine.old_partition) IS
 'Whether a locked partition still holds that time, sealed by every rollup that reads the table, with every change that was logged there accounted for.';
@@ -242,7 +242,7 @@ BEGIN
         RETURN;
     END IF;
     -- Counts what came late to what is about to go.
-    PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.source AS s WHERE s.relation = p_retention.relation;
+    PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.source AS s WHERE rollup_engine.lies_in(s.relation, p_retention.relation);
     RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
     v_border := (SELECT silver.time_bucket(r.bucket_width, v_border) FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
     IF v_border IS NOT NULL AND NOT p_retention.archive THEN

@@ -19,6 +19,9 @@ BEGIN
             'retention drops partitions: create the table with PARTITION BY RANGE (the time column)');
     ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
+    ELSIF (SELECT relispartition FROM pg_class WHERE oid = p_relation) THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
+            format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...)', pg_partition_root(p_relation)));
     ELSIF v_other IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', format('%s is partitioned by %I, but rolled up otherwise: %s', p_relation, v_column, v_other),
             'what such partitions hold cannot be told from their bounds; drop them by hand');
@@ -88,8 +91,8 @@ CREATE FUNCTION rollup_engine.partman_retention_problem(p_relation regclass, OUT
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('pg_partman removes partitions of %s after %s, and what they held goes from the rollups too', p_relation, k.keep),
-        format('SELECT silver.set_retention(%L, %L) does it instead, and the rollups keep their buckets; or UPDATE %s.part_config SET retention = NULL WHERE parent_table = %L',
-            p_relation, k.keep, rollup_engine.partman_schema(), rollup_engine.partman_key(p_relation))
+        format('SELECT silver.set_retention(%L, %L) does it instead, and the rollups keep their buckets; or UPDATE %s.part_config SET retention = NULL WHERE parent_table = ANY (%L), and so sub_retention in part_config_sub',
+            p_relation, k.keep, rollup_engine.partman_schema(), rollup_engine.partman_keys(p_relation))
     FROM rollup_engine.partman_retention(p_relation) AS k (keep)
     WHERE k.keep IS NOT NULL
 $$;
@@ -119,8 +122,10 @@ DECLARE
 BEGIN
     SELECT * INTO v_found FROM rollup_engine.partman_retention_problem(p_relation);
     IF v_found.problem IS NOT NULL THEN
-        EXECUTE format('UPDATE %s.part_config SET retention = NULL WHERE parent_table = $1', rollup_engine.partman_schema())
-        USING rollup_engine.partman_key(p_relation);
+        EXECUTE format('UPDATE %s.part_config SET retention = NULL WHERE parent_table = ANY ($1)', rollup_engine.partman_schema())
+        USING rollup_engine.partman_keys(p_relation);
+        EXECUTE format('UPDATE %s.part_config_sub SET sub_retention = NULL WHERE sub_parent = ANY ($1)', rollup_engine.partman_schema())
+        USING rollup_engine.partman_keys(p_relation);
         RAISE NOTICE 'the retention of % in pg_partman is switched off in favour of this one', p_relation;
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN

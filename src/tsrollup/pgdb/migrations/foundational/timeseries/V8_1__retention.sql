@@ -49,21 +49,30 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.time_partitions(regclass) IS 'Every partition below a table, at any depth, with the range of time that it can hold.';
 
--- Rollups that read the relation itself; those further down read their tables, not this one.
+CREATE FUNCTION rollup_engine.lies_in(p_table regclass, p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_table = p_relation OR EXISTS (SELECT FROM pg_partition_ancestors(p_table) AS a WHERE a.relid = p_relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.lies_in(regclass, regclass) IS 'Whether a table is the other one, or a partition of it at any depth.';
+
+-- Rollups that read the relation itself, or some of its partitions; those further down read their
+-- tables, not this one.
 CREATE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SETOF silver.rollup_config
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM silver.rollup_config WHERE source_table = p_relation ORDER BY id
+    SELECT * FROM silver.rollup_config WHERE rollup_engine.lies_in(source_table, p_relation) ORDER BY id
 $$;
-COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table.';
+COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions.';
 
 CREATE FUNCTION rollup_engine.tracked_sources(p_relation regclass) RETURNS SETOF rollup_engine.source
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT * FROM rollup_engine.source
-    WHERE id IN (SELECT source_id FROM silver.rollup_config WHERE p_relation IN (source_table, target_table))
+    WHERE id IN (SELECT source_id FROM silver.rollup_config WHERE target_table = p_relation OR rollup_engine.lies_in(source_table, p_relation))
     ORDER BY id
 $$;
 COMMENT ON FUNCTION rollup_engine.tracked_sources(regclass) IS 'The tracked sources at the root of a table''s family.';
@@ -148,7 +157,7 @@ CREATE FUNCTION rollup_engine.write_seal(p_relation regclass, p_border timestamp
 AS $$
     UPDATE silver.rollup_config AS r
     SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r.bucket_width, p_border))
-    WHERE p_relation IN (r.source_table, r.target_table);
+    WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation);
     UPDATE rollup_engine.retention SET sealed_before = p_border, sealed_by = pg_current_xact_id()
     WHERE relation = p_relation;
 $$;
@@ -213,8 +222,8 @@ CREATE FUNCTION rollup_engine.inherit_seal() RETURNS trigger
 AS $$
 BEGIN
     NEW.sealed_before := greatest(NEW.sealed_before, (
-        SELECT rollup_engine.bucket_ceil(NEW.bucket_width, t.sealed_before)
-        FROM rollup_engine.retention AS t WHERE t.relation = NEW.source_table AND isfinite(t.sealed_before)));
+        SELECT rollup_engine.bucket_ceil(NEW.bucket_width, max(t.sealed_before))
+        FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(NEW.source_table, t.relation) AND isfinite(t.sealed_before)));
     RETURN NEW;
 END
 $$;

@@ -25,6 +25,7 @@ CREATE FUNCTION rollup_engine.drop_empty_partitions_ahead(p_relation regclass, p
     SET lock_timeout = '50ms'  -- of what DDL locks besides
 AS $$
 DECLARE
+    v_snapshots constant text[] := rollup_engine.snapshots_in_use();
     v_member regclass;
 BEGIN
     FOR v_member IN
@@ -35,6 +36,9 @@ BEGIN
         BEGIN
             PERFORM rollup_engine.lock_out(p_relation);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_member);
+            IF NOT rollup_engine.outlives(v_snapshots) THEN
+                RAISE lock_not_available;  -- some snapshot may find rows in it
+            END IF;
             IF rollup_engine.is_empty(v_member) THEN
                 -- Detached, foreign keys that refer to the whole table let go of it.
                 EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', p_relation, v_member);
