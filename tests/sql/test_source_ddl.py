@@ -267,7 +267,7 @@ TYPED = """
         ts timestamptz, mood types.mood, deep types.outer, inner_one types.inner, a types.level);
     INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + make_interval(mins => 11 * i),
         CASE i % 2 WHEN 0 THEN 'sad' ELSE 'glad' END::types.mood,
-        (ARRAY[(i % 3, i % 2)]::types.inner[], 'sad')::types.outer, (i % 3, i % 2)::types.inner, i
+        (ARRAY[(i % 3, i % 2)]::types.inner[], 'sad')::types.outer, (i % 3, i % 5)::types.inner, i
     FROM generate_series(0, 200) AS i;
 """
 

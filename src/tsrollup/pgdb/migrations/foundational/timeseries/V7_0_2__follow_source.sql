@@ -82,6 +82,22 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.follow_columns(silver.rollup_config) IS 'Has a rollup read the columns of its source as they are called and typed now.';
 
+CREATE FUNCTION rollup_engine.empty_where_keys_may_unite(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM rollup_engine.rollup_column AS c JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_table AND a.attname = c.column_name
+        WHERE c.rollup_id = p_rollup.id AND c.kind = 'dimension' AND rollup_engine.type_parts(a.atttypid) IS NOT NULL)
+    THEN
+        EXECUTE format('DELETE FROM %s WHERE bucket >= $1', p_rollup.target_table) USING coalesce(p_rollup.sealed_before, '-infinity');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.empty_where_keys_may_unite(silver.rollup_config) IS
+'Deletes the rows that are not sealed of a rollup by a composite type, or one made of others: as it loses an attribute, keys become equal. Called where all is marked stale.';
+
 CREATE FUNCTION rollup_engine.follow_source(p_source rollup_engine.source) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -108,6 +124,7 @@ BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
         v_rollup.time_column := CASE v_rollup.depth WHEN 0 THEN v_source.time_column ELSE v_rollup.time_column END;
         PERFORM rollup_engine.follow_columns(v_rollup);
+        PERFORM rollup_engine.empty_where_keys_may_unite(v_rollup);
     END LOOP;
 END
 $$;
