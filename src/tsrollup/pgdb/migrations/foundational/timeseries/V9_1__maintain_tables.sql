@@ -210,7 +210,10 @@ BEGIN
         RETURN;
     END IF;
     IF p_target IS NOT NULL AND rollup_engine.find_rollup_id(p_target) IS NULL THEN
-        v_relation := rollup_engine.find_partitioned(p_target);
+        v_relation := rollup_engine.find_table(p_target);
+        IF NOT EXISTS (SELECT FROM rollup_engine.source_retentions() AS t WHERE t.relation = v_relation) THEN
+            v_relation := rollup_engine.find_partitioned(p_target);  -- or an error
+        END IF;
     END IF;
     v_with_sources := p_target IS NULL OR v_relation IS NOT NULL;
     v_ids := ARRAY(
