@@ -459,3 +459,27 @@ def test_logs_follow_a_renamed_rollup_table(rolled_up: psycopg.Connection) -> No
         "rename it back to a_sum; for a dropped one, drop the rollup and create it anew"
     }
     assert healths(rolled_up) == {"invalid"}
+
+
+@pytest.mark.parametrize("statement", ["DETACH PARTITION raw.gone_1", "DROP"])
+def test_a_partition_that_left_is_invalid_at_once(db: psycopg.Connection, statement: str) -> None:
+    db.execute("CREATE TABLE raw.gone (ts timestamptz, n integer) PARTITION BY RANGE (ts)")
+    for number in (1, 2):
+        db.execute(
+            f"CREATE TABLE raw.gone_{number} PARTITION OF raw.gone FOR VALUES"
+            f" FROM ('2026-01-0{number} 00:00+00') TO ('2026-01-0{number + 1} 00:00+00')".encode()
+        )
+    db.execute("INSERT INTO raw.gone VALUES ('2026-01-01 00:30+00', 1), ('2026-01-02 00:30+00', 2)")
+    db.execute("SELECT silver.create_rollup_table('gone', 'silver', 'left_1h', '1 hour')")
+    db.execute("SELECT silver.create_rollup_table('left_1h', 'silver', 'left_1d', '1 day')")
+    refresh_everything(db)
+    db.execute(
+        "DROP TABLE raw.gone_1"
+        if statement == "DROP"
+        else f"ALTER TABLE raw.gone {statement}".encode()
+    )
+    health = "SELECT DISTINCT health FROM silver.timeseries_operations_monitor"
+    assert db.execute(health).fetchall() == [("invalid",)]
+    refresh_everything(db)
+    assert db.execute(health).fetchall() == [("ok",)]
+    assert_settled(db, "left_1h", "left_1d")

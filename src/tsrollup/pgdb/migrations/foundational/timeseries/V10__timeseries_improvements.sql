@@ -85,6 +85,13 @@ AS $$
     FROM rollup_engine.trigger_problems(p_source) AS t
     WHERE p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
     UNION ALL
+    SELECT format('%s partitions of %s were detached or dropped since the last run', count(*), p_source.relation),
+        'the next run takes that in: SELECT * FROM silver.perform_rollup()'
+    FROM rollup_engine.source_partition AS p
+    WHERE p.source_id = p_source.id AND p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
+        AND p.partition NOT IN (SELECT rollup_engine.source_tree(p_source.relation))
+    HAVING count(*) > 0
+    UNION ALL
     SELECT u.changes || ' since the last run', 'the next run takes that in: SELECT * FROM silver.perform_rollup(), as the owner of the table'
     FROM rollup_engine.unseen_changes(p_source) AS u (changes)
     WHERE u.changes IS NOT NULL AND rollup_engine.is_relation(p_source.relation)
