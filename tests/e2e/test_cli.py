@@ -80,14 +80,15 @@ def test_a_failure_is_one_line_with_the_next_step(url: str) -> None:
 def test_a_failed_rollup_makes_run_fail(url: str) -> None:
     tsrollup("create", "readings", "readings_1h", "1 hour", url=url)
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("ALTER TABLE raw.readings RENAME COLUMN temp TO temperature")
+        connection.execute("ALTER TABLE raw.readings DROP COLUMN temp")
     ran = tsrollup("run", url=url)
     assert ran.code == 1
     assert "silver.readings_1h" in ran.err
     assert "tsrollup log --errors" in ran.err
 
     (failure, *_) = tsrollup("log", "--errors", "--json", url=url).json()
-    assert failure["error_code"] == "42703"
+    assert failure["error_code"]
+    assert "temp" in failure["error_message"]
 
 
 def test_a_database_without_the_migrations_is_told_so(

@@ -93,6 +93,8 @@ class Invariant:
                 with session.connection.transaction(force_rollback=True):
                     found = session.look(query.replace("%", "%%"), [])
             except psycopg.Error as error:
+                if error.sqlstate == "42P01" and session is not self.world.observer:
+                    return []  # dropped since this snapshot was taken
                 found = [(f"ERROR {error.sqlstate}", str(error).splitlines()[0])]
             if not found:
                 return []

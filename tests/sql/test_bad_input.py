@@ -314,3 +314,16 @@ def test_a_source_that_the_machinery_may_not_read_any_more_says_what_to_grant(
     assert db.execute(
         "SELECT bool_and(is_valid) FROM silver.validate_rollup_config()"
     ).fetchone() == (True,)
+
+
+def test_a_metric_for_a_rollup_that_lost_a_column_is_one_clear_line(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.readings (ts timestamptz, device text, n integer, m integer)")
+    db.execute(
+        "SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour',"
+        " dimensions => '{device}', metrics => '{\"n\": [\"sum\"]}')"
+    )
+    db.execute("ALTER TABLE raw.readings DROP COLUMN device")
+    with pytest.raises(psycopg.Error) as failure:
+        db.execute("SELECT silver.add_rollup_metric('readings_1h', '{\"m\": [\"sum\"]}')")
+    assert (failure.value.sqlstate or "").startswith("TR")
+    assert "device" in (failure.value.diag.message_primary or "")

@@ -183,6 +183,10 @@ class Database:
     def _set_path(self, path: str) -> None:
         self.execute("SELECT pg_catalog.set_config('search_path', %s, false)", [path])
 
+    def use_path_of_login(self) -> None:
+        """The search path that the connection came with."""
+        self._set_path(self.search_path)
+
     def use_schema(self, schema: str) -> None:
         """Put `schema` first in the search path, unless it is there already."""
         self.restore_session()

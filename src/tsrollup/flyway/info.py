@@ -13,7 +13,9 @@ def info(configuration: Configuration) -> InfoResult:
         with session.events("Info"):
             infos = session.infos()
         # Unlike every other callback it does not find the default schema in its search path.
+        session.database.use_path_of_login()
         session.callback_within("afterInfoOperationFinish")
+        session.database.restore_session()
         newest = current(infos)
         return InfoResult(
             database=session.database.name,

@@ -113,9 +113,9 @@ BEGIN
     ) AS d;
     IF p_time_column = ANY (v_dimensions) THEN
         PERFORM rollup_engine.fail('TR001', format('dimension %I is the time column', p_time_column), 'leave it out: the bucket stands for it');
-    ELSIF EXISTS (SELECT FROM unnest(v_dimensions) AS d WHERE starts_with(d, 'tsrollup_')) THEN
-        PERFORM rollup_engine.fail('TR001', format('a dimension is called tsrollup_...: %s', array_to_string(v_dimensions, ', ')),
-            'such names are for the live view itself: rename the column, or leave it out');
+    ELSIF v_dimensions && '{tsrollup_next,tsrollup_from,tsrollup_to,tsrollup_first,tsrollup_edges}' THEN
+        PERFORM rollup_engine.fail('TR001', format('the live view itself has a column of the name of a dimension: %s', array_to_string(v_dimensions, ', ')),
+            'rename that column, or leave it out');
     ELSIF cardinality(v_dimensions) <> (SELECT count(DISTINCT d) FROM unnest(v_dimensions) AS d) THEN
         PERFORM rollup_engine.fail('TR001', format('a dimension is named twice: %s', array_to_string(v_dimensions, ', ')), 'name each once');
     ELSIF cardinality(v_dimensions) > 30 THEN
