@@ -146,13 +146,10 @@ CREATE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_config) RET
 AS $$
     SELECT problem, hint FROM rollup_engine.own_problems(p_rollup)
     UNION ALL
-    (WITH RECURSIVE line AS (
-        SELECT p_rollup.parent_id AS id
-        UNION ALL
-        SELECT c.parent_id FROM line JOIN silver.rollup_config AS c ON c.id = line.id
-    )
     SELECT format('%s, which it reads, is not valid: %s', c.target_name, o.problem), o.hint
-    FROM line JOIN silver.rollup_config AS c ON c.id = line.id CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o)
+    FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id)
+    JOIN silver.rollup_config AS c ON c.id = a.id AND c.id <> p_rollup.id
+    CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o
 $$;
 COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads.';
 

@@ -128,12 +128,7 @@ CREATE FUNCTION rollup_engine.exact_since(p_rollup_id integer) RETURNS timestamp
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- What its parent no longer takes in, it never hears of.
-    WITH RECURSIVE line AS (
-        SELECT parent_id, sealed_before FROM silver.rollup_config WHERE id = p_rollup_id
-        UNION ALL
-        SELECT c.parent_id, c.sealed_before FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
-    )
-    SELECT max(sealed_before) FROM line
+    SELECT max(sealed_before) FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup_id))
 $$;
 COMMENT ON FUNCTION rollup_engine.exact_since(integer) IS 'Time before which late rows no longer reach a rollup; NULL when all do.';
 

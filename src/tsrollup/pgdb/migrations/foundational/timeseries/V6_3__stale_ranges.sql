@@ -19,6 +19,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.with_descendants(integer) IS 'The rollup and every rollup that reads it, at any depth.';
 
+CREATE FUNCTION rollup_engine.with_ancestors(p_rollup_id integer) RETURNS SETOF integer
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE line AS (
+        SELECT p_rollup_id AS id
+        UNION ALL
+        SELECT c.parent_id FROM line JOIN silver.rollup_config AS c ON c.id = line.id WHERE c.parent_id IS NOT NULL
+    )
+    SELECT id FROM line
+$$;
+COMMENT ON FUNCTION rollup_engine.with_ancestors(integer) IS 'The rollup and every rollup that it reads, at any depth.';
+
 -- Clipping to the data ------------------------------------------------------------------
 
 CREATE FUNCTION rollup_engine.time_literal(p_time timestamptz, p_type regtype) RETURNS text

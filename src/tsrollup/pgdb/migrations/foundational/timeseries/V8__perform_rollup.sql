@@ -230,12 +230,7 @@ BEGIN
     v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, clock_timestamp()) AS u);
     v_range := range_merge(rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to))));
     FOR v_rollup IN
-        WITH RECURSIVE line AS (
-            SELECT v_target.id
-            UNION ALL
-            SELECT c.parent_id FROM line JOIN silver.rollup_config AS c ON c.id = line.id WHERE c.parent_id IS NOT NULL
-        )
-        SELECT c.* FROM silver.rollup_config AS c JOIN line ON line.id = c.id ORDER BY c.depth
+        SELECT * FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(v_target.id)) ORDER BY depth
     LOOP
         RETURN NEXT rollup_engine.with_undrained(rollup_engine.refresh_within(v_rollup, v_range, NULL), v_rollup, v_range, v_undrained);
     END LOOP;
