@@ -2,174 +2,8 @@
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
-
--- Validation ------------------------------------------------------------------------------
-
-CREATE FUNCTION rollup_engine.trigger_problems(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT * FROM rollup_engine.capture_gaps(p_source)
-    UNION ALL
-    SELECT format('%s lacks capture triggers', string_agg(DISTINCT member::text, ', ')),
-        'run SELECT silver.perform_rollup() as the owner of the source, which adds them; until then writes straight into it are missed'
-    FROM rollup_engine.missing_triggers(p_source)
-    WHERE NOT is_ancestor
-    HAVING count(*) > 0
-    UNION ALL
-    SELECT format('capture triggers of %s are not enabled always', string_agg(DISTINCT g.tgrelid::regclass::text, ', ')),
-        format('as the owner: ALTER TABLE %s ENABLE %s TRIGGER %I, and the same for each',
-            min(g.tgrelid::regclass::text), min(CASE g.tgtype WHEN 29 THEN 'REPLICA' ELSE 'ALWAYS' END), min(g.tgname::text))
-    FROM rollup_engine.capture_triggers(p_source) AS g
-    WHERE g.tgenabled <> CASE g.tgtype WHEN 29 THEN 'R' ELSE 'A' END::"char"
-    HAVING count(*) > 0
-$$;
-COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing, do not always fire, or do not see everything.';
-
-CREATE FUNCTION rollup_engine.query_problem(p_rollup_id integer) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_time constant timestamptz := '2000-01-01 00:00:00+00';
-BEGIN
-    EXECUTE format('SELECT FROM rollup_engine.live_%s($1, $1)', p_rollup_id) USING v_time;
-    EXECUTE (SELECT rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$1') FROM silver.rollup_config AS r WHERE r.id = p_rollup_id) USING v_time;
-    RETURN NULL;
-EXCEPTION WHEN OTHERS THEN
-    RETURN SQLERRM;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.query_problem(integer) IS 'Why the rollup''s query does not run, NULL when it does; tried on an empty range.';
-
-CREATE FUNCTION rollup_engine.source_problems(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT format('%s was dropped', p_source.relation_name), rollup_engine.gone_hint(p_source)
-    WHERE NOT rollup_engine.is_relation(p_source.relation)
-    UNION ALL
-    SELECT format('%I may not read %s', '${owner_role}', c.oid::regclass),
-        format('GRANT USAGE ON SCHEMA %s TO %I; GRANT SELECT ON %s TO %2$I', c.relnamespace::regnamespace, '${owner_role}', c.oid::regclass)
-    FROM pg_class AS c
-    WHERE c.oid = p_source.relation
-        AND NOT (has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', c.oid, 'SELECT'))
-    UNION ALL
-    SELECT format('column %I of %s, which its rollups read, is gone', c.noted_name, p_source.relation),
-        format('ALTER TABLE %s ADD COLUMN it again; or drop the rollups that read it and create them anew', p_source.relation)
-    FROM rollup_engine.resolved_columns(p_source) AS c
-    WHERE c.current_name IS NULL AND rollup_engine.is_relation(p_source.relation)
-    UNION ALL
-    SELECT format('time column %I of %s was %s and is %s now', a.attname, p_source.relation, p_source.time_type, a.atttypid::regtype),
-        'change it back, or drop the rollup and create it anew'
-    FROM pg_attribute AS a
-    WHERE a.attrelid = p_source.relation AND a.attname = p_source.time_column AND NOT a.attisdropped
-        AND rollup_engine.base_type(a.atttypid) <> p_source.time_type
-    UNION ALL
-    SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
-    FROM pg_class AS c WHERE c.oid = p_source.relation AND c.relrowsecurity
-    UNION ALL
-    SELECT format('changes of %s cannot be tracked: it is %s', c.oid::regclass,
-            CASE WHEN c.relkind = 'f' THEN 'a foreign table' WHEN c.relpersistence = 'u' THEN 'unlogged' ELSE 'temporary' END),
-        CASE WHEN c.relkind = 'r' AND c.relpersistence = 'u' THEN format('ALTER TABLE %s SET LOGGED', c.oid::regclass)
-            ELSE format('ALTER TABLE %s %s %s', CASE WHEN c.relispartition THEN i.inhparent::regclass ELSE c.oid::regclass END,
-                CASE WHEN c.relispartition THEN 'DETACH PARTITION' ELSE 'NO INHERIT' END,
-                CASE WHEN c.relispartition THEN c.oid::regclass ELSE i.inhparent::regclass END) END
-        || '; or drop the rollups and create them anew with change_tracking => ''window'''
-    FROM rollup_engine.source_tree(p_source.relation) AS t (member)
-    JOIN pg_class AS c ON c.oid = t.member AND (c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p')
-    LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
-    WHERE p_source.change_tracking = 'trigger'
-    UNION ALL
-    SELECT t.problem, t.hint
-    FROM rollup_engine.trigger_problems(p_source) AS t
-    WHERE p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
-    UNION ALL
-    SELECT format('%s partitions of %s were detached or dropped since the last run', count(*), p_source.relation),
-        'the next run takes that in: SELECT * FROM silver.perform_rollup()'
-    FROM rollup_engine.source_partition AS p
-    WHERE p.source_id = p_source.id AND p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
-        AND p.partition NOT IN (SELECT rollup_engine.source_tree(p_source.relation))
-    HAVING count(*) > 0
-    UNION ALL
-    SELECT u.changes || ' since the last run', 'the next run takes that in: SELECT * FROM silver.perform_rollup(), as the owner of the table'
-    FROM rollup_engine.unseen_changes(p_source) AS u (changes)
-    WHERE u.changes IS NOT NULL AND rollup_engine.is_relation(p_source.relation)
-$$;
-COMMENT ON FUNCTION rollup_engine.source_problems(rollup_engine.source) IS 'What keeps the rollups of a source from being exact.';
-
-CREATE FUNCTION rollup_engine.own_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT format('its %s is gone', relation.role), 'SELECT silver.drop_rollup(...) removes what is left; then create it anew'
-    FROM (VALUES ('table', p_rollup.target_table), ('live view', p_rollup.target_view)) AS relation (role, id)
-    WHERE NOT rollup_engine.is_relation(relation.id)
-    UNION ALL
-    SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
-            string_agg(format('%I as %s', column_name, data_type), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
-        format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table)
-    FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL
-    HAVING count(*) > 0
-    UNION ALL
-    SELECT format('its query fails: %s', q.problem), 'undo the change of the source''s columns or rights, or drop the rollup and create it anew'
-    FROM rollup_engine.query_problem(p_rollup.id) AS q (problem)
-    WHERE q.problem IS NOT NULL AND rollup_engine.is_relation(p_rollup.source_table)
-    UNION ALL
-    SELECT format('column %I of %s was renamed or dropped', c.column_name, p_rollup.target_table),
-        format('rename it back to %I; for a dropped one, drop the rollup and create it anew', c.column_name)
-    FROM rollup_engine.rollup_column AS c
-    WHERE c.rollup_id = p_rollup.id AND c.kind <> 'finished' AND rollup_engine.is_relation(p_rollup.target_table)
-        AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = p_rollup.target_table AND a.attname = c.column_name)
-    UNION ALL
-    SELECT format('%s has row level security that its owner is subject to', c.oid::regclass), format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass)
-    FROM pg_class AS c WHERE c.oid = p_rollup.target_table AND c.relrowsecurity AND c.relforcerowsecurity
-    UNION ALL
-    SELECT format('%s has no valid unique index on bucket and dimensions', p_rollup.target_table),
-        format('CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT', p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'))
-    WHERE rollup_engine.is_relation(p_rollup.target_table)
-        AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = p_rollup.target_table AND indisunique AND indisvalid AND indnullsnotdistinct)
-    UNION ALL
-    SELECT p.problem, p.hint
-    FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
-    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL
-    UNION ALL
-    SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
-    UNION ALL
-    SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
-$$;
-COMMENT ON FUNCTION rollup_engine.own_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads.';
-
-CREATE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT problem, hint FROM rollup_engine.own_problems(p_rollup)
-    UNION ALL
-    SELECT format('%s, which it reads, is not valid: %s', c.target_name, o.problem), o.hint
-    FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id)
-    JOIN silver.rollup_config AS c ON c.id = a.id AND c.id <> p_rollup.id
-    CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o
-$$;
-COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads.';
-
-CREATE FUNCTION rollup_engine.subscription_warnings(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- A fault of the server: row triggers of partitions make a parallel apply worker warn of each row, until
-    -- it waits for its leader and its leader for it.
-    SELECT format('%s is partitioned and takes in subscription %I, whose parallel workers may stop for ever there', s.relation, u.subname),
-        format('ALTER SUBSCRIPTION %I SET (streaming = on)', u.subname)
-    FROM rollup_engine.source AS s
-    JOIN pg_partitioned_table AS p ON p.partrelid = s.relation
-    JOIN pg_subscription AS u ON u.substream::text = 'p' AND EXISTS (
-        SELECT FROM pg_subscription_rel AS r
-        JOIN rollup_engine.source_tree(s.relation) AS t (member) ON t.member = r.srrelid
-        WHERE r.srsubid = u.oid)
-    WHERE s.id = p_rollup.source_id AND s.change_tracking = 'trigger' AND p_rollup.parent_id IS NULL
-$$;
-COMMENT ON FUNCTION rollup_engine.subscription_warnings(silver.rollup_config) IS 'Subscriptions that a rollup''s capture may bring to a stop.';
+-- What they call comes with the engine, after this.
+SET LOCAL check_function_bodies = off;
 
 CREATE FUNCTION silver.validate_rollup_config()
 RETURNS TABLE (target text, is_valid boolean, problem text, hint text)
@@ -191,101 +25,71 @@ AS $$
 $$;
 COMMENT ON FUNCTION silver.validate_rollup_config() IS 'Checks every rollup: relations, query, rights, unique index, capture triggers. A row per problem with what to do, or one row that says the rollup is valid; a problem of a valid one, or of a table with retention, is a warning.';
 
--- The monitor ---------------------------------------------------------------------------------
-
-CREATE FUNCTION rollup_engine.known_stale_set(p_rollup_id integer) RETURNS tstzmultirange
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION silver.get_detailed_stats(table_pattern text)
+RETURNS TABLE (
+    table_name text, kind text, live_view text, first_time timestamptz, last_time timestamptz,
+    partitions bigint, estimated_rows bigint, dead_rows bigint, table_bytes bigint, index_bytes bigint, bytes_per_row double precision,
+    stale_buckets bigint, batches_last_day bigint, mean_batch_duration interval, rows_written_last_day bigint,
+    query_calls bigint, query_mean_ms double precision, last_analyzed_at timestamptz
+)
+    LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- Not SECURITY DEFINER: whose statements are shown is up to the caller's rights.
+    SELECT d.table_name, d.kind, d.live_view, d.first_time, d.last_time,
+        d.partitions, d.estimated_rows, d.dead_rows, d.table_bytes, d.index_bytes, d.bytes_per_row,
+        d.stale_buckets, d.batches_last_day, d.mean_batch_duration, d.rows_written_last_day,
+        q.calls, q.mean_ms, d.last_analyzed_at
+    FROM rollup_engine.detailed_statistics(table_pattern) AS d
+    CROSS JOIN LATERAL rollup_engine.statement_statistics(array_remove(ARRAY[d.table_name, d.live_view], NULL)) AS q
+    ORDER BY d.kind DESC, d.table_name
+$$;
+COMMENT ON FUNCTION silver.get_detailed_stats(text) IS
+'A row per rollup and per source whose name (with or without schema, or that of its live view) is LIKE the pattern; ''%'' or NULL for all. Sizes in bytes, with partitions; rows by the planner''s statistics; times of the last day''s batches; calls and mean time, in ms, of the queries that name the table or the live view, as far as the caller may see them (pg_read_all_stats: all), NULL without pg_stat_statements.';
+
+CREATE FUNCTION silver.get_partition_stats(table_name text)
+RETURNS TABLE (
+    partition_name text, from_time timestamptz, to_time timestamptz, is_sealed boolean, estimated_rows bigint, dead_rows bigint,
+    table_bytes bigint, index_bytes bigint, last_vacuumed_at timestamptz, last_analyzed_at timestamptz
+)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup_id constant integer := rollup_engine.find_rollup_id(table_name);
+    v_relation constant regclass := rollup_engine.find_table(table_name);
 BEGIN
-    RETURN rollup_engine.finite_stale_set(p_rollup_id);
-EXCEPTION WHEN OTHERS THEN
-    RETURN NULL;  -- its source cannot be read, which validate_rollup_config shows: the others are told of all the same
+    RETURN QUERY
+        SELECT m.member::text, nullif(m.from_time, '-infinity'), nullif(m.to_time, 'infinity'),
+            coalesce(m.to_time <= (
+                SELECT min(coalesce(r.sealed_before, '-infinity')) FROM silver.rollup_config AS r
+                WHERE r.id = v_rollup_id OR v_rollup_id IS NULL AND r.source_table = v_relation), false),
+            CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples::bigint END, s.n_dead_tup,
+            pg_table_size(c.oid), pg_indexes_size(c.oid),
+            greatest(s.last_vacuum, s.last_autovacuum), greatest(s.last_analyze, s.last_autoanalyze)
+        FROM rollup_engine.source_members(v_relation) AS m
+        JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r'
+        LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+        ORDER BY m.from_time, m.member::text;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.known_stale_set(integer) IS 'The stale set where there is data; NULL when the source does not say where.';
+COMMENT ON FUNCTION silver.get_partition_stats(text) IS
+'A row per partition of a rollup or a source (a table without partitions is its own), oldest first: range (NULL where it has no border), whether it is sealed, size in bytes, rows by the planner''s statistics (NULL before the first analyze), last vacuum and analyze.';
 
-CREATE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_stale tstzmultirange) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE
-        WHEN EXISTS (SELECT FROM rollup_engine.rollup_problems(p_rollup)) THEN 'invalid'
-        WHEN p_rollup.status <> 'active' THEN p_rollup.status
-        WHEN EXISTS (SELECT FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id) THEN 'retrying'
-        WHEN isempty(p_stale) THEN 'ok'
-        WHEN p_rollup.parent_id IS NOT NULL AND isempty(p_stale - rollup_engine.bucket_align(p_rollup.bucket_width,
-            rollup_engine.known_stale_set(p_rollup.parent_id))) THEN 'waiting_for_parent'
-        ELSE 'lagging'
-    END
-$$;
-COMMENT ON FUNCTION rollup_engine.rollup_health(silver.rollup_config, tstzmultirange) IS 'Health of a rollup, given its settled stale buckets.';
-
-CREATE FUNCTION rollup_engine.buckets_per_second(p_target text) RETURNS double precision
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT sum(buckets) / greatest(sum(extract(epoch FROM finished_at - started_at)), 0.001)
-    FROM (
-        SELECT buckets, started_at, finished_at FROM silver.refresh_log
-        WHERE target_table = p_target ORDER BY finished_at DESC LIMIT 10
-    ) AS recent
-$$;
-COMMENT ON FUNCTION rollup_engine.buckets_per_second(text) IS 'Speed of the last ten batches.';
-
-CREATE FUNCTION rollup_engine.monitor()
+CREATE FUNCTION silver.suggest_indexes(table_name text, queries text[] DEFAULT NULL)
 RETURNS TABLE (
-    target_table text, source_table text, health text, lag interval, stale_ranges bigint, stale_buckets bigint,
-    rows_per_second double precision, success_rate double precision, time_to_catch_up interval,
-    last_run_at timestamptz, next_retry_at timestamptz, last_error text, sealed_late_rows bigint, exact_since timestamptz
+    create_index text,
+    index_size bigint,
+    query text,
+    cost_before double precision,
+    cost_after double precision
 )
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
+    LANGUAGE sql
 AS $$
-    SELECT r.target_table::text, coalesce(CASE WHEN r.parent_id IS NULL THEN o.relation_name END, r.source_table::text), rollup_engine.rollup_health(r, s.settled),
-        CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
-        (SELECT count(*) FROM unnest(s.stale)),
-        rollup_engine.bucket_count(r.bucket_width, s.stale),
-        r.rows_per_second,
-        l.succeeded::float8 / nullif(l.succeeded + e.failed, 0),
-        make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
-        r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id)
-    FROM silver.rollup_config AS r
-    JOIN rollup_engine.source AS o ON o.id = r.source_id
-    CROSS JOIN LATERAL (SELECT rollup_engine.known_stale_set(r.id) AS stale) AS f
-    CROSS JOIN LATERAL (SELECT f.stale, f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) AS settled) AS s
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS succeeded FROM silver.refresh_log AS l
-        WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
-    CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day' AND e.error_code NOT IN ('TR006', 'TR007')) AS failed,
-            (array_agg(e.error_code || ': ' || e.error_message ORDER BY e.id DESC))[1] AS last_error
-        FROM silver.error_log AS e WHERE e.target_table = r.target_table::text) AS e
-    CROSS JOIN LATERAL (SELECT nullif(rollup_engine.buckets_per_second(r.target_table::text), 0) AS speed) AS v
-    ORDER BY r.depth, r.id
+    -- No SET clause: the path is the caller's.
+    SELECT * FROM rollup_engine.suggest(table_name, queries, pg_catalog.current_setting('search_path'))
 $$;
-COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monitor shows.';
-GRANT EXECUTE ON FUNCTION rollup_engine.monitor() TO PUBLIC;
-
-CREATE VIEW silver.timeseries_operations_monitor AS
-SELECT target_table, source_table, health, lag, stale_ranges, stale_buckets, rows_per_second, success_rate, time_to_catch_up,
-    last_run_at, next_retry_at, last_error, sealed_late_rows, exact_since
-FROM rollup_engine.monitor();
-COMMENT ON VIEW silver.timeseries_operations_monitor IS 'How every rollup is doing, a row each; read it from a dashboard or an alert.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.target_table IS 'The rollup''s table.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.source_table IS 'What it reads.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying: it failed, or single buckets do; parked: it was given up; paused; invalid: it may not be exact, and validate_rollup_config says why.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.lag IS 'Time since the start of the oldest settled stale bucket.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_ranges IS 'Ranges where the stored rows are not read, logged changes included.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_buckets IS 'Buckets in those ranges.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.rows_per_second IS 'Rows that the last batch wrote per second.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.success_rate IS 'Share of the batches of the last day that succeeded, 0 to 1; NULL when there was none.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.time_to_catch_up IS 'Settled stale buckets at the speed of the last ten batches; NULL before the first.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.last_run_at IS 'When a batch last ran.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a failed rollup, or the first of its failed buckets, is tried again.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.last_error IS 'Last error on record, with its SQLSTATE.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it or what it reads is sealed. NULL: everywhere.';
-GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
+COMMENT ON FUNCTION silver.suggest_indexes(text, text[]) IS
+'Indexes that would make queries on a table or rollup cheaper, by hypopg''s hypothetical ones: the statement, its size in bytes, and the planner''s cost of each query before and after. Without queries, those of the caller''s own that pg_stat_statements has seen, else one value over some time of each dimension and of each column that others filter by. Creates nothing.';
 
 RESET ROLE;

@@ -107,60 +107,6 @@ RETURN silver.time_bucket(width, ts::timestamp AT TIME ZONE 'UTC');
 COMMENT ON FUNCTION silver.time_bucket(interval, date) IS
 'Start of the bucket that holds midnight UTC of the date.';
 
-GRANT EXECUTE ON FUNCTION
-    rollup_engine.is_month_width(interval), rollup_engine.month_bucket(interval, timestamp, timestamp),
-    silver.time_bucket(interval, timestamptz), silver.time_bucket(interval, timestamptz, text),
-    silver.time_bucket(interval, timestamptz, timestamptz), silver.time_bucket(interval, timestamp), silver.time_bucket(interval, date)
-TO PUBLIC;
-
--- Bucket arithmetic of the machinery -----------------------------------------
--- Adding in UTC local time keeps '1 day' at 24 hours whatever the session's TimeZone is.
-
-CREATE FUNCTION rollup_engine.bucket_next(p_width interval, p_bucket timestamptz) RETURNS timestamptz
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN ((p_bucket AT TIME ZONE 'UTC') + p_width) AT TIME ZONE 'UTC';
-COMMENT ON FUNCTION rollup_engine.bucket_next(interval, timestamptz) IS 'Start of the bucket after this one.';
-
-CREATE FUNCTION rollup_engine.bucket_ceil(p_width interval, p_ts timestamptz) RETURNS timestamptz
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN CASE
-    WHEN silver.time_bucket(p_width, p_ts) = p_ts THEN p_ts
-    ELSE rollup_engine.bucket_next(p_width, silver.time_bucket(p_width, p_ts))
-END;
-COMMENT ON FUNCTION rollup_engine.bucket_ceil(interval, timestamptz) IS 'The time itself when a bucket starts there, else the start of the next bucket.';
-
-CREATE FUNCTION rollup_engine.bucket_align(p_width interval, p_ranges tstzmultirange) RETURNS tstzmultirange
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN (
-    SELECT coalesce(range_agg(tstzrange(
-        silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
-        rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
-    )), '{}') FROM unnest(p_ranges) AS r);
-COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, which exclude their end, widened to whole buckets.';
-
-CREATE FUNCTION rollup_engine.buckets_in(p_width interval, p_ranges tstzmultirange) RETURNS SETOF timestamptz
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 100
-BEGIN ATOMIC
-    SELECT g.bucket AT TIME ZONE 'UTC'
-    FROM unnest(p_ranges) AS r,
-        generate_series(
-            lower(r) AT TIME ZONE 'UTC',
-            (upper(r) AT TIME ZONE 'UTC') - interval '1 microsecond',
-            p_width
-        ) AS g (bucket);
-END;
-COMMENT ON FUNCTION rollup_engine.buckets_in(interval, tstzmultirange) IS 'Starts of the buckets in aligned, finite ranges.';
-
-CREATE FUNCTION rollup_engine.bucket_count(p_width interval, p_ranges tstzmultirange) RETURNS bigint
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN (
-    SELECT coalesce(sum(
-        CASE WHEN rollup_engine.is_month_width(p_width)
-        THEN rollup_engine.width_months(age(upper(r) AT TIME ZONE 'UTC', lower(r) AT TIME ZONE 'UTC'))::numeric / rollup_engine.width_months(p_width)
-        ELSE extract(epoch FROM upper(r) - lower(r)) / extract(epoch FROM p_width) END
-    ), 0)::bigint FROM unnest(p_ranges) AS r);
-COMMENT ON FUNCTION rollup_engine.bucket_count(interval, tstzmultirange) IS 'Number of buckets in aligned, finite ranges.';
-
 -- first_value, last_value -----------------------------------------------------
 -- The value travels as text, the one form that every type has, in the styles that lose nothing; the
 -- final function's assignment brings it back to its type.
@@ -254,7 +200,5 @@ CREATE AGGREGATE silver.last_value(value anyelement, ts timestamptz) (
 );
 COMMENT ON AGGREGATE silver.last_value(anyelement, timestamptz) IS
 'The value at the latest time. Rows with a NULL time do not count; on a tie any one of the tied values.';
-
-GRANT EXECUTE ON FUNCTION silver.first_value(anyelement, timestamptz), silver.last_value(anyelement, timestamptz) TO PUBLIC;
 
 RESET ROLE;

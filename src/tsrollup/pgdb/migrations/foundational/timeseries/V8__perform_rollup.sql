@@ -2,201 +2,42 @@
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
+-- What they call comes with the engine, after this.
+SET LOCAL check_function_bodies = off;
 
--- Which rollups, and how far ----------------------------------------------------------------------
-
-CREATE FUNCTION rollup_engine.settled_range(p_rollup silver.rollup_config, p_as_of timestamptz) RETURNS tstzrange
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT tstzrange(NULL, silver.time_bucket(p_rollup.bucket_width,
-        CASE WHEN isfinite(p_as_of) THEN greatest(p_as_of, '0001-01-01 00:00:00+00') - p_rollup.settle_delay ELSE p_as_of END))
-$$;
-COMMENT ON FUNCTION rollup_engine.settled_range(silver.rollup_config, timestamptz) IS 'Buckets that ended at least settle_delay before the time.';
-
-CREATE FUNCTION rollup_engine.ranges_left(p_rollup_id integer, p_within tstzrange) RETURNS bigint
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT count(*) FROM rollup_engine.stale_range
-    WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within
-$$;
-COMMENT ON FUNCTION rollup_engine.ranges_left(integer, tstzrange) IS 'Stale ranges of a rollup that reach into the range.';
-
-CREATE FUNCTION rollup_engine.run_order(p_target text) RETURNS SETOF silver.rollup_config
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT * FROM silver.rollup_config
-    WHERE p_target IS NULL OR id = (SELECT rollup_engine.rollup_id(p_target))
-    ORDER BY depth, id
-$$;
-COMMENT ON FUNCTION rollup_engine.run_order(text) IS 'The named rollup, or all of them, parents first.';
-
-CREATE FUNCTION rollup_engine.is_due(p_rollup silver.rollup_config, p_named boolean) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT p_rollup.status = 'active' OR p_rollup.status = 'retrying' AND (p_named OR p_rollup.next_retry_at <= clock_timestamp())
-$$;
-COMMENT ON FUNCTION rollup_engine.is_due(silver.rollup_config, boolean) IS 'False while paused, parked, or waiting for its next attempt (unless it was asked for by name).';
-
-CREATE TYPE rollup_engine.undrained AS (source_id integer, outcome text, error_code text, error_message text);
-COMMENT ON TYPE rollup_engine.undrained IS 'A source whose changes were not taken in, and why: busy, which is no error, or failed.';
-
-CREATE FUNCTION rollup_engine.drain_all(p_target text, p_now timestamptz, p_windows integer[] DEFAULT NULL) RETURNS SETOF rollup_engine.undrained
-    LANGUAGE plpgsql
+CREATE FUNCTION silver.mark_stale(table_name text, from_time timestamptz, to_time timestamptz) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_rollup_id constant integer := rollup_engine.find_rollup_id(table_name);
+    v_relation constant regclass := rollup_engine.find_relation(table_name, 'raw');
     v_source_id integer;
-    v_step rollup_engine.step;
+    v_found boolean := false;
 BEGIN
-    FOR v_source_id IN SELECT DISTINCT source_id FROM rollup_engine.run_order(p_target) ORDER BY 1 LOOP
-        PERFORM rollup_engine.relink_source(v_source_id);
-        PERFORM rollup_engine.watch_new_partitions(v_source_id);
-        PERFORM rollup_engine.mend_triggers(v_source_id);
-        v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
-        IF v_step.outcome <> 'drained' THEN
-            RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(
-                'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet',
-                (SELECT relation FROM rollup_engine.source WHERE id = v_source_id))))::rollup_engine.undrained;
-        END IF;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.drain_all(text, timestamptz, integer[]) IS
-'Drains the sources of the named rollup, or all, and returns those where it could not. Windows are read again of the sources given, NULL for all.';
-
--- In the caller's transaction ------------------------------------------------------------------------
-
-CREATE TYPE rollup_engine.result AS (
-    target text,
-    status text,
-    buckets bigint,
-    rows_written bigint,
-    rows_deleted bigint,
-    ranges_left bigint,
-    duration interval,
-    error_code text,
-    error_message text
-);
-COMMENT ON TYPE rollup_engine.result IS 'What a run did for a rollup.';
-
-CREATE FUNCTION rollup_engine.refresh_within(p_rollup silver.rollup_config, p_within tstzrange, p_max_batches integer) RETURNS rollup_engine.result
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_started constant timestamptz := clock_timestamp();
-    v_result rollup_engine.result := ROW(p_rollup.target_table::text, 'ok', 0, 0, 0, 0, NULL, NULL, NULL);
-    v_step rollup_engine.step;
-    v_tried timestamptz[] := '{}';
-    v_cells timestamptz[] := '{}';
-    v_batches integer := 0;
-BEGIN
-    WHILE p_max_batches IS NULL OR v_batches < p_max_batches LOOP
-        v_step := rollup_engine.refresh_step(p_rollup.id, p_within, v_tried);
-        EXIT WHEN v_step.outcome IS NULL;
-        CONTINUE WHEN v_step.outcome = 'prepared';
-        IF v_step.outcome = 'refreshed' THEN
-            v_batches := v_batches + 1;
-            v_result.buckets := v_result.buckets + (v_step.batch).buckets;
-            v_result.rows_written := v_result.rows_written + (v_step.batch).rows_written;
-            v_result.rows_deleted := v_result.rows_deleted + (v_step.batch).rows_deleted;
-            v_cells := CASE WHEN v_step.cell = ANY (v_cells) THEN v_cells ELSE v_cells || v_step.cell END;
-            EXIT WHEN cardinality(v_cells) >= 500;  -- each holds a lock until the transaction ends
-        ELSIF v_step.outcome <> 'bucket_failed' THEN
-            v_tried := v_tried || v_step.cell;
-            v_result.status := CASE v_step.outcome WHEN 'failed' THEN 'failed' WHEN 'waiting' THEN 'waiting_for_parent' ELSE v_result.status END;
-            v_result.error_code := v_step.error_code;
-            v_result.error_message := v_step.error_message;
-            EXIT WHEN v_step.outcome = 'failed';
-        END IF;
-    END LOOP;
-    IF v_result.error_code IS NULL THEN
-        SELECT error_code, error_message INTO v_result.error_code, v_result.error_message
-        FROM rollup_engine.failed_buckets(p_rollup.id, p_within) ORDER BY bucket DESC LIMIT 1;
+    IF from_time IS NULL OR to_time IS NULL OR from_time >= to_time THEN
+        PERFORM rollup_engine.fail('TR001', format('from %s to %s is no range of time', coalesce(from_time::text, 'NULL'), coalesce(to_time::text, 'NULL')),
+            'from_time must be before to_time; use ''-infinity'' and ''infinity'' for everything');
     END IF;
-    v_result.ranges_left := rollup_engine.ranges_left(p_rollup.id, p_within);
-    v_result.status := CASE WHEN v_result.status = 'ok' AND v_result.ranges_left > 0 THEN 'partial' ELSE v_result.status END;
-    v_result.duration := clock_timestamp() - v_started;
-    RETURN v_result;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer) IS 'Refreshes a rollup''s stale buckets in a range, batch by batch.';
-
-CREATE FUNCTION rollup_engine.ranges_undrained(p_source_id integer, p_within tstzrange) RETURNS bigint
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT count(*) FROM rollup_engine.change_log WHERE source_id = p_source_id AND tstzrange(from_time, to_time) && p_within
-$$;
-COMMENT ON FUNCTION rollup_engine.ranges_undrained(integer, tstzrange) IS 'Logged changes in the range that no drain has taken in.';
-
-CREATE FUNCTION rollup_engine.with_undrained(
-    p_result rollup_engine.result, p_rollup silver.rollup_config, p_within tstzrange, p_undrained rollup_engine.undrained[]
-) RETURNS rollup_engine.result
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_undrained rollup_engine.undrained;
-BEGIN
-    SELECT * INTO v_undrained FROM unnest(p_undrained) AS u WHERE u.source_id = p_rollup.source_id;
-    IF FOUND THEN
-        p_result.ranges_left := p_result.ranges_left + rollup_engine.ranges_undrained(p_rollup.source_id, p_within);
-        p_result.status := CASE
-            WHEN v_undrained.outcome = 'failed' AND p_result.status IN ('ok', 'partial', 'retrying') THEN 'failed'
-            WHEN p_result.status = 'ok' THEN 'partial'
-            ELSE p_result.status
-        END;
-        IF p_result.error_code IS NULL THEN
-            p_result.error_code := v_undrained.error_code;
-            p_result.error_message := v_undrained.error_message;
-        END IF;
-    END IF;
-    RETURN p_result;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.with_undrained(rollup_engine.result, silver.rollup_config, tstzrange, rollup_engine.undrained[]) IS
-'The result, which is not ok where changes of the source were not taken in.';
-
-CREATE FUNCTION rollup_engine.perform(p_target text, p_max_batches integer, p_as_of timestamptz) RETURNS SETOF rollup_engine.result
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_as_of constant timestamptz := coalesce(p_as_of, clock_timestamp());
-    v_undrained rollup_engine.undrained[];
-    v_rollup silver.rollup_config;
-    v_within tstzrange;
-    v_result rollup_engine.result;
-BEGIN
-    PERFORM rollup_engine.check_isolation();
-    IF p_max_batches < 1 THEN
-        PERFORM rollup_engine.fail('TR001', format('max_batches is %s', p_max_batches), 'give a number from 1 on, or NULL for no limit');
-    ELSIF rollup_engine.is_standby() THEN
+    IF v_rollup_id IS NOT NULL THEN
+        UPDATE rollup_engine.failed_bucket SET next_retry_at = '-infinity' WHERE rollup_id = v_rollup_id;
+        PERFORM rollup_engine.mark_rollups(
+            ARRAY(SELECT rollup_engine.with_descendants(v_rollup_id)),
+            tstzmultirange(rollup_engine.calendar_range(from_time, to_time)));
         RETURN;
     END IF;
-    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, v_as_of) AS u);
-    FOR v_rollup IN SELECT * FROM rollup_engine.run_order(p_target) LOOP
-        v_within := rollup_engine.settled_range(v_rollup, v_as_of);
-        IF rollup_engine.is_due(v_rollup, p_target IS NOT NULL) THEN
-            v_result := rollup_engine.refresh_within(v_rollup, v_within, p_max_batches);
-        ELSE
-            v_result := ROW(v_rollup.target_table::text, v_rollup.status, 0, 0, 0,
-                rollup_engine.ranges_left(v_rollup.id, v_within), interval '0', NULL, NULL);
-        END IF;
-        v_result := rollup_engine.with_undrained(v_result, v_rollup, v_within, v_undrained);
-        IF v_result.status = 'ok' THEN
-            PERFORM rollup_engine.record_success(v_rollup.id);
-        END IF;
-        RETURN NEXT v_result;
+    FOR v_source_id IN SELECT id FROM rollup_engine.source WHERE relation = v_relation LOOP
+        PERFORM rollup_engine.log_change(v_source_id, lower(r), upper(r)) FROM rollup_engine.calendar_range(from_time, to_time) AS r;
+        v_found := true;
     END LOOP;
+    IF NOT v_found THEN
+        PERFORM rollup_engine.fail('TR002', format('%s is neither a rollup nor the source of one', table_name),
+            coalesce(rollup_engine.similar_tables(table_name, false) || ' ', '') || 'SELECT target_table, source_table FROM silver.rollup_config lists them');
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.perform(text, integer, timestamptz) IS 'What perform_rollup does.';
+COMMENT ON FUNCTION silver.mark_stale(text, timestamptz, timestamptz) IS
+'Has a range of time recomputed: of one rollup and all that read it, or of every rollup of a source.';
 
 CREATE FUNCTION silver.perform_rollup(
     target text DEFAULT NULL,
@@ -214,30 +55,6 @@ $$;
 COMMENT ON FUNCTION silver.perform_rollup(text, integer, timestamptz) IS
 'Refreshes the stale buckets that had settled by as_of, newest first, of one rollup or of all, in the caller''s transaction; a row per rollup. status: ok, partial (more is left: another worker has it, the limit was reached, another run holds the source, or single buckets failed: error_message tells), waiting_for_parent, failed (see error_log), retrying, parked or paused.';
 
-CREATE FUNCTION rollup_engine.refresh_range(p_target text, p_from timestamptz, p_to timestamptz) RETURNS SETOF rollup_engine.result
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_target silver.rollup_config;
-    v_rollup silver.rollup_config;
-    v_undrained rollup_engine.undrained[];
-    v_range tstzrange;
-BEGIN
-    PERFORM rollup_engine.check_isolation();
-    SELECT * INTO v_target FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(p_target);
-    PERFORM silver.mark_stale(v_target.target_table::text, p_from, p_to);
-    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, clock_timestamp()) AS u);
-    v_range := range_merge(rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to))));
-    FOR v_rollup IN
-        SELECT * FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(v_target.id)) ORDER BY depth
-    LOOP
-        RETURN NEXT rollup_engine.with_undrained(rollup_engine.refresh_within(v_rollup, v_range, NULL), v_rollup, v_range, v_undrained);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.refresh_range(text, timestamptz, timestamptz) IS 'What refresh_rollup does.';
-
 CREATE FUNCTION silver.refresh_rollup(target text, from_time timestamptz, to_time timestamptz)
 RETURNS TABLE (
     target text, status text, buckets bigint, rows_written bigint, rows_deleted bigint,
@@ -250,5 +67,129 @@ AS $$
 $$;
 COMMENT ON FUNCTION silver.refresh_rollup(text, timestamptz, timestamptz) IS
 'Recomputes the buckets of a rollup that touch the range, stale or not, settled or not, after what is stale of its parents there. A row per rollup refreshed.';
+
+CREATE PROCEDURE silver.run_rollups(
+    target text DEFAULT NULL,
+    time_budget interval DEFAULT '1 minute',
+    as_of timestamptz DEFAULT NULL
+)
+    LANGUAGE plpgsql
+AS $$
+DECLARE
+    -- No SET clause, since it commits: the path is pinned again after each COMMIT.
+    -- What is looked up before that is qualified.
+    v_path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    v_deadline pg_catalog.timestamptz;
+    v_rollup silver.rollup_config;
+    v_step rollup_engine.step;
+    v_tried pg_catalog.timestamptz[];
+    v_id integer;
+    v_progress boolean := true;
+    v_undrained rollup_engine.undrained[];
+    v_windows integer[];
+    v_began pg_catalog.timestamptz;
+BEGIN
+    BEGIN
+        COMMIT;
+    EXCEPTION WHEN invalid_transaction_termination THEN
+        -- Inside this block it is refused anyway; only by the message can one tell why.
+        PERFORM rollup_engine.check_may_commit(SQLERRM);
+    END;
+    COMMIT;
+    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM rollup_engine.check_interval('time_budget', time_budget, true);
+    v_began := clock_timestamp();
+    v_deadline := v_began + time_budget;
+    IF rollup_engine.is_standby() THEN
+        RETURN;
+    END IF;
+    WHILE (v_progress OR v_undrained[1].outcome = 'busy') AND clock_timestamp() < v_deadline LOOP
+        IF NOT v_progress THEN
+            PERFORM pg_sleep(0.2);  -- whoever holds the source is about to be done
+            COMMIT;
+            SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        END IF;
+        v_progress := false;
+        v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(target, coalesce(as_of, v_began), v_windows) AS u ORDER BY u.outcome);
+        v_windows := ARRAY(SELECT u.source_id FROM unnest(v_undrained) AS u);  -- read once a run, changes as they come
+        COMMIT;
+        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        -- In turn, a batch each, so that a long first fill starves nobody.
+        FOREACH v_id IN ARRAY ARRAY(SELECT o.id FROM rollup_engine.run_order(target) AS o) LOOP
+            v_tried := '{}';
+            LOOP
+                SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = v_id;
+                EXIT WHEN NOT FOUND OR NOT rollup_engine.is_due(v_rollup, target IS NOT NULL) OR clock_timestamp() >= v_deadline;
+                v_step := rollup_engine.refresh_step(v_id, rollup_engine.settled_range(v_rollup, coalesce(as_of, clock_timestamp())), v_tried);
+                IF v_step.outcome IS NULL AND v_tried = '{}' AND v_rollup.source_id <> ALL (v_windows) THEN
+                    PERFORM rollup_engine.record_success(v_id);
+                END IF;
+                COMMIT;
+                SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+                IF v_step.outcome IN ('failed', 'bucket_failed') THEN
+                    RAISE WARNING 'rollup % failed: %', v_rollup.target_table, v_step.error_message USING ERRCODE = v_step.error_code;
+                END IF;
+                v_progress := v_progress OR coalesce(v_step.outcome IN ('refreshed', 'bucket_failed'), false);
+                EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed', 'bucket_failed');
+                CONTINUE WHEN v_step.outcome = 'prepared';
+                v_tried := v_tried || v_step.cell;
+            END LOOP;
+        END LOOP;
+    END LOOP;
+    PERFORM rollup_engine.warn_of_undrained(v_undrained);
+END
+$$;
+COMMENT ON PROCEDURE silver.run_rollups(text, interval, timestamptz) IS
+'Refreshes the settled stale buckets of one rollup or of all, parents first, a transaction per batch, until nothing is left or the time budget is used. Any number of these may run at once. A failure is a WARNING, and on record; the others go on. Not inside a transaction or a function: there use perform_rollup.';
+
+-- Retries, pausing ---------------------------------------------------------------------------------------
+
+CREATE FUNCTION silver.handle_rollup_retries()
+RETURNS TABLE (
+    target text, status text, buckets bigint, rows_written bigint, rows_deleted bigint,
+    ranges_left bigint, duration interval, error_code text, error_message text
+)
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.*
+    FROM (
+        SELECT target_table::text AS name FROM silver.rollup_config
+        WHERE status = 'retrying' AND next_retry_at <= clock_timestamp()
+        ORDER BY depth, id
+    ) AS due
+    CROSS JOIN LATERAL rollup_engine.perform(due.name, NULL, clock_timestamp()) AS p
+$$;
+COMMENT ON FUNCTION silver.handle_rollup_retries() IS 'Tries again every failed rollup whose time has come; a row each, as perform_rollup returns.';
+
+CREATE FUNCTION silver.reset_rollup_retry(target text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = rollup_engine.rollup_id(target);
+    UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL, parked_at = NULL
+    WHERE id = rollup_engine.rollup_id(target)
+$$;
+COMMENT ON FUNCTION silver.reset_rollup_retry(text) IS 'Forgets the failures of a rollup and of single buckets, so that the next run takes them up again; the way out of parked.';
+
+CREATE FUNCTION silver.pause_rollup(target text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config SET is_active = false WHERE id = rollup_engine.rollup_id(target)
+$$;
+COMMENT ON FUNCTION silver.pause_rollup(text) IS 'Stops refreshing a rollup. Changes are still captured, and its live view stays exact.';
+
+CREATE FUNCTION silver.resume_rollup(target text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config SET is_active = true WHERE id = rollup_engine.rollup_id(target)
+$$;
+COMMENT ON FUNCTION silver.resume_rollup(text) IS 'Takes up a paused rollup again.';
 
 RESET ROLE;

@@ -1,0 +1,86 @@
+-- TODO
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- Bucket arithmetic of the machinery -----------------------------------------
+-- Adding in UTC local time keeps '1 day' at 24 hours whatever the session's TimeZone is.
+
+CREATE OR REPLACE FUNCTION rollup_engine.bucket_next(p_width interval, p_bucket timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ((p_bucket AT TIME ZONE 'UTC') + p_width) AT TIME ZONE 'UTC';
+COMMENT ON FUNCTION rollup_engine.bucket_next(interval, timestamptz) IS 'Start of the bucket after this one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.bucket_ceil(p_width interval, p_ts timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN silver.time_bucket(p_width, p_ts) = p_ts THEN p_ts
+    ELSE rollup_engine.bucket_next(p_width, silver.time_bucket(p_width, p_ts))
+END;
+COMMENT ON FUNCTION rollup_engine.bucket_ceil(interval, timestamptz) IS 'The time itself when a bucket starts there, else the start of the next bucket.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.bucket_align(p_width interval, p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN (
+    SELECT coalesce(range_agg(tstzrange(
+        silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
+        rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
+    )), '{}') FROM unnest(p_ranges) AS r);
+COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, which exclude their end, widened to whole buckets.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.buckets_in(p_width interval, p_ranges tstzmultirange) RETURNS SETOF timestamptz
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE ROWS 100
+BEGIN ATOMIC
+    SELECT g.bucket AT TIME ZONE 'UTC'
+    FROM unnest(p_ranges) AS r,
+        generate_series(
+            lower(r) AT TIME ZONE 'UTC',
+            (upper(r) AT TIME ZONE 'UTC') - interval '1 microsecond',
+            p_width
+        ) AS g (bucket);
+END;
+COMMENT ON FUNCTION rollup_engine.buckets_in(interval, tstzmultirange) IS 'Starts of the buckets in aligned, finite ranges.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.bucket_count(p_width interval, p_ranges tstzmultirange) RETURNS bigint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+RETURN (
+    SELECT coalesce(sum(
+        CASE WHEN rollup_engine.is_month_width(p_width)
+        THEN rollup_engine.width_months(age(upper(r) AT TIME ZONE 'UTC', lower(r) AT TIME ZONE 'UTC'))::numeric / rollup_engine.width_months(p_width)
+        ELSE extract(epoch FROM upper(r) - lower(r)) / extract(epoch FROM p_width) END
+    ), 0)::bigint FROM unnest(p_ranges) AS r);
+COMMENT ON FUNCTION rollup_engine.bucket_count(interval, tstzmultirange) IS 'Number of buckets in aligned, finite ranges.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.everything() RETURNS tstzmultirange
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN tstzmultirange(tstzrange('-infinity', 'infinity'));
+COMMENT ON FUNCTION rollup_engine.everything() IS 'The range that stands for all time.';
+
+-- Clipping to the data ------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.time_literal(p_time timestamptz, p_type regtype) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    SELECT CASE p_type
+        WHEN 'timestamptz'::regtype THEN format('timestamptz %L', p_time)
+        ELSE format('timestamp %L', p_time AT TIME ZONE 'UTC')
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype) IS 'The time as a constant that the time column compares with by index.';
+
+-- Public -------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.calendar_range(p_from timestamptz, p_to timestamptz) RETURNS tstzrange
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT tstzrange(
+        CASE WHEN isfinite(p_from) THEN least(greatest(p_from, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00') ELSE p_from END,
+        CASE WHEN isfinite(p_to) THEN least(greatest(p_to, '0001-01-02 00:00:00+00'), '10000-01-01 00:00:00+00') ELSE p_to END)
+$$;
+COMMENT ON FUNCTION rollup_engine.calendar_range(timestamptz, timestamptz) IS 'The range; its finite bounds moved into the years that have buckets.';
+
+RESET ROLE;

@@ -1,0 +1,175 @@
+-- Locks that users wait for, held to the end of a run of maintenance.
+--
+-- Only the first is waited for. Whoever waits for one while others wait for him may close a circle,
+-- and it is the user's statement that a deadlock would end. A second after the first no more are
+-- taken: the next run goes on.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.users_wait_since() RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT to_timestamp(nullif(current_setting('rollup_engine.users_wait_since', true), '')::double precision)
+$$;
+COMMENT ON FUNCTION rollup_engine.users_wait_since() IS 'When this transaction first got a lock that users wait for; NULL when it holds none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.users_waited_enough() RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(clock_timestamp() > rollup_engine.users_wait_since() + interval '1 second', false)
+$$;
+COMMENT ON FUNCTION rollup_engine.users_waited_enough() IS 'Whether this transaction has kept users waiting for so long that it should end.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lock_out(p_relation regclass, p_mode text DEFAULT 'ACCESS EXCLUSIVE') RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_is_first constant boolean := rollup_engine.users_wait_since() IS NULL;
+BEGIN
+    EXECUTE format('LOCK TABLE ONLY %s IN %s MODE', p_relation, p_mode) || CASE WHEN v_is_first THEN '' ELSE ' NOWAIT' END;
+    IF v_is_first THEN
+        PERFORM set_config('rollup_engine.users_wait_since', extract(epoch FROM clock_timestamp())::text, true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_out(regclass, text) IS
+'Keeps users from a table until the end of the transaction; lock_not_available when somebody uses it.';
+
+-- Snapshots that a change would come too late for -----------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.snapshots_in_use() RETURNS text[]
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_stat_clear_snapshot();  -- what it says is of now, not of the start of the transaction
+    RETURN ARRAY(
+        SELECT format('%s %s %s', a.pid, l.virtualtransaction, a.backend_xmin)
+        FROM pg_stat_activity AS a
+        LEFT JOIN pg_locks AS l ON l.pid = a.pid AND l.locktype = 'virtualxid' AND l.granted AND l.mode = 'ExclusiveLock'
+        WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()
+            AND a.backend_type IS DISTINCT FROM 'autovacuum worker' AND a.datname = current_database());
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.snapshots_in_use() IS 'What other sessions of this database read in, by their transactions; those of standbys are not among them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.outlives(p_snapshots text[]) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_until constant timestamptz := coalesce(
+        rollup_engine.users_wait_since() + interval '300 ms', clock_timestamp() + interval '3 seconds');
+BEGIN
+    WHILE p_snapshots && rollup_engine.snapshots_in_use() LOOP
+        IF clock_timestamp() > v_until THEN
+            RETURN false;
+        END IF;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.outlives(text[]) IS 'Waits a while for snapshots to be done with; false when one of them is still in use.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT hashtextextended('tsrollup source ' || p_source_id, 0)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_lock_key(integer) IS 'Advisory lock of whoever drains a source, or registers a rollup of it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.try_lock_source(p_source_id integer) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT pg_try_advisory_xact_lock(rollup_engine.source_lock_key(p_source_id))
+$$;
+COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever drains a source, or registers a rollup of it.';
+
+-- Checks, as the caller -----------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_isolation() RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM rollup_engine.fail('TR005', format('this cannot run in a %s transaction', current_setting('transaction_isolation')),
+            'each of its statements needs a snapshot of its own: SET default_transaction_isolation = ''read committed'' before it, or have the role or the database set it (ALTER ROLE, ALTER DATABASE)');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_isolation() IS 'An error unless every statement takes a new snapshot.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_standby() RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE NOTICE 'this server is a standby: its primary does the work';
+    END IF;
+    RETURN pg_is_in_recovery();
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_standby() IS 'Whether there is nothing to do here; says so.';
+
+-- The cell ---------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.try_lock_cell(p_rollup_id integer, p_cell timestamptz) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT pg_try_advisory_xact_lock(hashtextextended(format('tsrollup cell %s %s', p_rollup_id, extract(epoch FROM p_cell)), 0))
+$$;
+COMMENT ON FUNCTION rollup_engine.try_lock_cell(integer, timestamptz) IS 'Keeps an older recompute from overwriting a newer one: held until the batch is committed.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_may_commit(p_refusal text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- In a function nobody may: that message, in whatever language.
+    COMMIT;
+EXCEPTION WHEN invalid_transaction_termination THEN
+    IF SQLERRM = p_refusal THEN
+        PERFORM rollup_engine.fail('TR005', 'run_rollups commits every batch, which it cannot do here',
+            'CALL it by itself, in autocommit: not in a transaction block, a function, or together with other statements; or use silver.perform_rollup there, which works in your transaction');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_may_commit(text) IS 'An error where a procedure may not commit, given what it was told when it tried.';
+
+-- Drop -------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_past(p_transaction xid8) RETURNS boolean
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Sessions of this database, and standbys through their WAL senders and slots; not a session
+    -- that is still logging in, which has no database yet. What a session is shows only to those
+    -- who may see it; its horizon shows to everybody.
+    SELECT p_transaction IS DISTINCT FROM pg_current_xact_id_if_assigned() AND NOT EXISTS (
+        SELECT FROM (
+            SELECT backend_xmin AS oldest FROM pg_stat_activity
+            WHERE pid <> pg_backend_pid() AND backend_type IS DISTINCT FROM 'autovacuum worker'
+                AND datname = current_database()
+            UNION ALL
+            SELECT backend_xmin FROM pg_stat_replication
+            UNION ALL
+            SELECT xmin FROM pg_replication_slots
+        ) AS held
+        WHERE oldest IS NOT NULL AND age(oldest) >= age(p_transaction::xid)
+            -- Restored from a dump, it is a number of another server's.
+            AND p_transaction < pg_snapshot_xmax(pg_current_snapshot()))
+$$;
+COMMENT ON FUNCTION rollup_engine.is_past(xid8) IS 'Whether every snapshot in use is newer than a transaction.';
+
+RESET ROLE;

@@ -1,0 +1,285 @@
+-- From what people type to a checked description: source, time column, dimensions,
+-- metrics, options. Nothing is created here.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- The source ------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.resolve_source(p_name text, p_change_tracking text) RETURNS regclass
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := rollup_engine.find_table(p_name);
+    v_class pg_class;
+BEGIN
+    SELECT * INTO v_class FROM pg_class WHERE oid = v_relation;
+    IF v_class.relkind IN ('r', 'p') AND v_class.relpersistence = 'p'
+        AND v_class.relnamespace NOT IN ('pg_catalog'::regnamespace, 'rollup_engine'::regnamespace) THEN
+        RETURN v_relation;
+    END IF;
+    IF v_class.relkind IN ('f', 'v', 'm') AND p_change_tracking = 'window' THEN
+        RETURN v_relation;
+    END IF;
+    PERFORM rollup_engine.fail('TR004', format('changes of %s cannot be tracked', v_relation),
+        CASE WHEN v_class.relkind IN ('f', 'v', 'm') THEN 'use change_tracking => ''window'' for views and foreign tables'
+        ELSE 'roll up a permanent, logged table' END,
+        format('it is %s', CASE v_class.relkind
+            WHEN 'v' THEN 'a view' WHEN 'm' THEN 'a materialized view' WHEN 'f' THEN 'a foreign table'
+            WHEN 'r' THEN CASE v_class.relpersistence
+                WHEN 't' THEN 'a temporary table' WHEN 'u' THEN 'an unlogged table' ELSE 'a table of the system' END
+            ELSE 'no table' END));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.resolve_source(text, text) IS 'The table to roll up (a rollup by any of its names), or an error that says why it cannot be.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.time_columns(p_relation regclass) RETURNS name[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT a.attname
+        FROM pg_attribute AS a
+        WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+            AND rollup_engine.base_type(a.atttypid) IN ('timestamptz', 'timestamp', 'date')
+        ORDER BY a.attnum)
+$$;
+COMMENT ON FUNCTION rollup_engine.time_columns(regclass) IS 'Columns that can be the time column.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partition_column(p_relation regclass) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.attname
+    FROM pg_partitioned_table AS p
+    JOIN pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+    WHERE p.partrelid = p_relation AND p.partstrat = 'r' AND p.partnatts = 1
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_column(regclass) IS 'The range partition key, when it is one column.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.resolve_time_column(p_relation regclass, p_column text) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_candidates constant name[] := rollup_engine.time_columns(p_relation);
+    v_column name;
+BEGIN
+    IF p_column IS NOT NULL THEN
+        v_column := rollup_engine.find_column(p_relation, p_column, 'time_column');
+        IF v_column = ANY (v_candidates) THEN
+            RETURN v_column;
+        END IF;
+        PERFORM rollup_engine.fail('TR001', format('time_column %I of %s is no timestamptz, timestamp or date', v_column, p_relation),
+            coalesce('its time columns are ' || nullif(array_to_string(v_candidates, ', '), ''), 'it has no time column'));
+    END IF;
+    v_column := rollup_engine.partition_column(p_relation);
+    IF v_column = ANY (v_candidates) THEN
+        RETURN v_column;
+    END IF;
+    IF cardinality(v_candidates) = 1 THEN
+        RETURN v_candidates[1];
+    END IF;
+    PERFORM rollup_engine.fail('TR001',
+        format('%s has %s time columns', p_relation, coalesce(cardinality(v_candidates), 0)),
+        coalesce('name one: time_column => ' || (
+            SELECT string_agg(quote_literal(c), ' or ') FROM unnest(v_candidates) AS c),
+            'a rollup needs a timestamptz, timestamp or date column'));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.resolve_time_column(regclass, text) IS 'The time column: the named one, else the range partition key, else the only candidate, else an error.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.resolve_dimensions(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions text[])
+RETURNS name[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_dimensions name[];
+BEGIN
+    IF p_dimensions IS NULL AND p_parent_id IS NOT NULL THEN
+        RETURN (SELECT dimensions FROM silver.rollup_config WHERE id = p_parent_id);
+    END IF;
+    SELECT coalesce(array_agg(rollup_engine.find_column(p_relation, d.name, 'dimension') ORDER BY d.position), '{}')
+    INTO v_dimensions
+    FROM (
+        SELECT name, position FROM unnest(p_dimensions) WITH ORDINALITY AS given (name, position)
+        UNION ALL
+        SELECT c.dimension_column, a.attnum
+        FROM silver.dimension_config AS c
+        LEFT JOIN pg_attribute AS a ON a.attrelid = c.source_table AND a.attname = c.dimension_column
+        WHERE p_dimensions IS NULL AND c.source_table = p_relation AND c.is_active
+    ) AS d;
+    IF p_time_column = ANY (v_dimensions) THEN
+        PERFORM rollup_engine.fail('TR001', format('dimension %I is the time column', p_time_column), 'leave it out: the bucket stands for it');
+    ELSIF v_dimensions && '{tsrollup_next,tsrollup_from,tsrollup_to,tsrollup_first,tsrollup_edges}' THEN
+        PERFORM rollup_engine.fail('TR001', format('the live view itself has a column of the name of a dimension: %s', array_to_string(v_dimensions, ', ')),
+            'rename that column, or leave it out');
+    ELSIF cardinality(v_dimensions) <> (SELECT count(DISTINCT d) FROM unnest(v_dimensions) AS d) THEN
+        PERFORM rollup_engine.fail('TR001', format('a dimension is named twice: %s', array_to_string(v_dimensions, ', ')), 'name each once');
+    ELSIF cardinality(v_dimensions) > 30 THEN
+        PERFORM rollup_engine.fail('TR001', format('%s dimensions are too many', cardinality(v_dimensions)), 'an index of PostgreSQL has room for 30 beside the bucket');
+    ELSIF p_parent_id IS NOT NULL AND NOT v_dimensions <@ (SELECT dimensions FROM silver.rollup_config WHERE id = p_parent_id) THEN
+        PERFORM rollup_engine.fail('TR001', format('not a dimension of %s: one of %s', p_relation, array_to_string(v_dimensions, ', ')),
+            'its dimensions are ' || (SELECT array_to_string(dimensions, ', ') FROM silver.rollup_config WHERE id = p_parent_id));
+    END IF;
+    RETURN v_dimensions;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.resolve_dimensions(regclass, name, integer, text[]) IS 'The dimensions: the named ones, else the parent''s, else the active rows of dimension_config.';
+
+-- The metrics -------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_numeric(p_type oid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.base_type(p_type) IN ('int2', 'int4', 'int8', 'float4', 'float8', 'numeric')
+$$;
+
+CREATE OR REPLACE FUNCTION rollup_engine.default_metrics(p_relation regclass, p_time_column name, p_dimensions name[]) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(jsonb_object_agg(a.attname,
+        CASE WHEN rollup_engine.is_numeric(a.atttypid) THEN '["count", "sum", "min", "max", "avg"]'::jsonb ELSE '["last"]' END), '{}')
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+        AND a.attname <> p_time_column AND a.attname <> ALL (p_dimensions)
+$$;
+COMMENT ON FUNCTION rollup_engine.default_metrics(regclass, name, name[]) IS 'count, sum, min, max, avg of every numeric column that is no dimension; last of every other one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_metric(p_relation regclass, p_parent_id integer, p_column text, p_aggregate text) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_aggregate rollup_engine.aggregate;
+    v_column name;
+BEGIN
+    SELECT * INTO v_aggregate FROM rollup_engine.aggregate WHERE name = p_aggregate;
+    IF v_aggregate.name IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('metric %L of column %I is not an aggregate', coalesce(p_aggregate, 'null'), p_column),
+            'the aggregates are ' || (SELECT string_agg(name, ', ' ORDER BY name) FROM rollup_engine.aggregate));
+    END IF;
+    IF p_parent_id IS NULL THEN
+        v_column := rollup_engine.find_column(p_relation, p_column, 'metric column');
+        IF v_aggregate.numeric_only AND NOT (
+            SELECT rollup_engine.is_numeric(atttypid) FROM pg_attribute WHERE attrelid = p_relation AND attname = v_column) THEN
+            PERFORM rollup_engine.fail('TR001', format('%s needs a number, and column %I of %s is none', p_aggregate, v_column, p_relation),
+                'use count, min, max, first or last for it');
+        END IF;
+        RETURN v_column;
+    END IF;
+    IF NOT v_aggregate.states <@ (
+        SELECT coalesce(array_agg(state), '{}') FROM rollup_engine.rollup_column
+        WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state') THEN
+        PERFORM rollup_engine.fail('TR001', format('%s does not hold what %s of column %I needs', p_relation, p_aggregate, p_column),
+            'add it to the parent first: SELECT silver.add_rollup_metric(...), or leave it out');
+    END IF;
+    RETURN p_column;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_metric(regclass, integer, text, text) IS 'The column of a metric, or an error when the metric cannot be computed.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.resolve_metrics(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions name[], p_metrics jsonb)
+RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_metric record;
+    v_result jsonb := '{}';
+BEGIN
+    IF p_metrics IS NULL AND p_parent_id IS NOT NULL THEN
+        RETURN (SELECT metrics FROM silver.rollup_config WHERE id = p_parent_id);
+    ELSIF p_metrics IS NULL THEN
+        RETURN rollup_engine.default_metrics(p_relation, p_time_column, p_dimensions);
+    ELSIF jsonb_typeof(p_metrics) <> 'object' THEN
+        PERFORM rollup_engine.fail('TR001', format('metrics is a JSON %s', jsonb_typeof(p_metrics)), 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    END IF;
+    FOR v_metric IN SELECT key, CASE jsonb_typeof(value) WHEN 'string' THEN jsonb_build_array(value) ELSE value END AS value FROM jsonb_each(p_metrics) LOOP
+        IF jsonb_typeof(v_metric.value) <> 'array' OR v_metric.value = '[]' THEN
+            PERFORM rollup_engine.fail('TR001', format('the metrics of column %I are no list of aggregates', v_metric.key), 'write a list, as in ''{"temp": ["avg", "max"]}''');
+        END IF;
+        v_result := v_result || jsonb_build_object(
+            (SELECT max(rollup_engine.check_metric(p_relation, p_parent_id, v_metric.key, a)) FROM jsonb_array_elements_text(v_metric.value) AS a),
+            (SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements_text(v_metric.value) AS a));
+    END LOOP;
+    RETURN v_result;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.resolve_metrics(regclass, name, integer, name[], jsonb) IS 'Checked metrics by column: the given ones, else the parent''s, else the defaults.';
+
+-- The options ---------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_interval(p_name text, p_value interval, p_required boolean, p_zero_allowed boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_value IS NULL AND p_required THEN
+        PERFORM rollup_engine.fail('TR001', format('%s is NULL', p_name), 'give a length of time, such as ''1 hour''');
+    ELSIF NOT isfinite(p_value) OR p_value < '0' OR (p_value = '0' AND NOT p_zero_allowed) OR p_value > interval '1000 years' THEN
+        PERFORM rollup_engine.fail('TR001', format('%s is %s', p_name, p_value), 'give a positive length of time, such as ''1 hour'', of at most 1000 years');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_interval(text, interval, boolean, boolean) IS 'An error unless the interval is finite and positive (or NULL, where that is allowed).';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_width(p_name text, p_width interval) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_interval(p_name, p_width, true);
+    IF rollup_engine.is_month_width(p_width)
+        AND interval_send(p_width) <> interval_send(make_interval(months => rollup_engine.width_months(p_width))) THEN
+        PERFORM rollup_engine.fail('TR001', format('%s %s mixes months with days or hours', p_name, p_width),
+            'use a width such as ''15 minutes'', ''1 day'' or ''3 months''');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_width(text, interval) IS 'An error unless the width can be a bucket.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_chunk(p_width interval) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_width('chunk_interval', p_width);
+    -- pg_partman tells partitions apart by the second, and counts no years of five digits.
+    IF p_width NOT BETWEEN '1 minute' AND '1000 years' THEN
+        PERFORM rollup_engine.fail('TR001', format('chunk_interval is %s', p_width), 'partitions are from a minute to 1000 years wide; a day or a month is usual');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_chunk(interval) IS 'An error unless partitions can be of that width.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_nesting(p_parent silver.rollup_config, p_width interval) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent_months constant boolean := rollup_engine.is_month_width(p_parent.bucket_width);
+    v_months constant boolean := rollup_engine.is_month_width(p_width);
+    v_parent numeric := extract(epoch FROM p_parent.bucket_width);
+    v_child numeric := extract(epoch FROM p_width);
+BEGIN
+    IF v_parent_months AND v_months THEN
+        v_parent := rollup_engine.width_months(p_parent.bucket_width);
+        v_child := rollup_engine.width_months(p_width);
+    ELSIF v_months THEN
+        v_child := 86400;
+    END IF;
+    IF v_parent_months AND NOT v_months OR v_child % v_parent <> 0 THEN
+        PERFORM rollup_engine.fail('TR001',
+            format('buckets of %s are not made of whole buckets of %s, which are %s', p_width, p_parent.target_table, p_parent.bucket_width),
+            'choose a multiple of the parent''s width');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_nesting(silver.rollup_config, interval) IS 'An error unless the width is a whole number of the parent''s buckets.';
+
+RESET ROLE;

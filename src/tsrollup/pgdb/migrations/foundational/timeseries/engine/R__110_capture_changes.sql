@@ -1,0 +1,166 @@
+-- Capture: statement triggers write the time ranges that a statement touched to
+-- the change log, in the writer's own transaction. The log row becomes visible
+-- in the same instant as the data it speaks of.
+--
+-- A capture function never fails a write: it computes its ranges in an
+-- exception block that writes nothing, and on any error logs "everything".
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.utc_expression(p_column name, p_type regtype, p_row text DEFAULT '') RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format(
+        CASE p_type
+            WHEN 'timestamptz'::regtype THEN '%s%I'
+            WHEN 'timestamp'::regtype THEN '(%s%I AT TIME ZONE ''UTC'')'
+            ELSE '(%s%I::timestamp AT TIME ZONE ''UTC'')'
+        END, p_row, p_column)
+$$;
+COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.has_generated_time(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT attgenerated <> '' FROM pg_attribute WHERE attrelid = p_source.relation AND attname = p_source.time_column
+$$;
+COMMENT ON FUNCTION rollup_engine.has_generated_time(rollup_engine.source) IS 'Whether the time of a row is computed from its other columns.';
+
+-- The capture function of a source ----------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, p_rows text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    -- Few buckets between the lowest and the highest time, or a hundred rows for each:
+    -- their hull is cheaper than DISTINCT.
+    SELECT rollup_engine.fill($sql$
+        SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high FROM (SELECT {time} AS ts FROM {rows}) AS changed;
+        IF v_low < '0001-01-01 00:00:00+00' OR v_high >= '10000-01-01 00:00:00+00' THEN
+            SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high
+            FROM (SELECT {time} AS ts FROM {rows}) AS changed
+            WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00';
+        END IF;
+        v_low := date_bin(v_grain, v_low, v_origin);
+        v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
+        {unless_computed_later}IF v_high - v_low <= greatest(16, v_rows / 100) * v_grain THEN
+            v_changed := tstzmultirange(tstzrange(v_low, v_high));
+        ELSIF v_high IS NOT NULL THEN
+            LOOP
+                SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
+                FROM (
+                    SELECT DISTINCT date_bin(v_grain, ts, v_origin) AS bin
+                    FROM (SELECT {time} AS ts FROM {rows}) AS changed
+                    WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00'
+                ) AS bins;
+                EXIT WHEN (SELECT count(*) FROM unnest(v_changed)) <= 10000;
+                v_grain := 10 * v_grain;
+            END LOOP;
+        END IF;
+    $sql$,
+        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
+            -- Of a row on its way to a partition with other columns, NEW TABLE may have what was there before
+            -- generated columns were computed.
+            'unless_computed_later', CASE WHEN rollup_engine.has_generated_time(p_source) THEN rollup_engine.fill($sql$IF
+                (SELECT relkind FROM pg_class WHERE oid = TG_RELID) = 'p' AND EXISTS (SELECT FROM {rows} WHERE {time} IS NULL)
+            THEN
+                v_changed := rollup_engine.everything();
+            ELS$sql$, jsonb_build_object('rows', p_rows, 'time', quote_ident(p_source.time_column))) ELSE '' END))
+$$;
+COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.capture_row_sql(p_source rollup_engine.source) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    -- What was logged for a row is not logged again for the next one: the setting lives as long as the
+    -- row of the log does, until the end of the transaction, a rollback to a savepoint, or a drain.
+    SELECT rollup_engine.fill($sql$
+        IF TG_OP <> 'INSERT' THEN v_low := {old}; END IF;
+        IF TG_OP <> 'DELETE' THEN v_high := {new}; END IF;
+        IF TG_WHEN = 'BEFORE' THEN
+            PERFORM set_config('rollup_engine.moving_{id}', 'on', true);
+        END IF;
+        v_seen := current_setting('rollup_engine.logged_{id}', true);
+        v_bins := concat(' ', extract(epoch FROM date_bin(v_grain, v_low, v_origin)), ' ', extract(epoch FROM date_bin(v_grain, v_high, v_origin)), ' ');
+        IF strpos(v_seen, v_bins) > 0 THEN
+            RETURN NEW;
+        END IF;
+        SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
+        FROM (
+            SELECT date_bin(v_grain, ts, v_origin) AS bin FROM (VALUES (v_low), (v_high)) AS moved (ts)
+            WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00'
+        ) AS bins;
+        IF TG_WHEN = 'BEFORE' AND {is_generated} THEN  -- its time is computed after this trigger
+            v_changed := rollup_engine.everything();
+        END IF;
+    $sql$,
+        jsonb_build_object('id', p_source.id,
+            'old', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'OLD.'),
+            'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'NEW.'),
+            'is_generated', rollup_engine.has_generated_time(p_source)))
+$$;
+COMMENT ON FUNCTION rollup_engine.capture_row_sql(rollup_engine.source) IS 'Body of the row triggers: the grain of the time before and after.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.capture_function_sql(p_source rollup_engine.source) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    SELECT rollup_engine.fill($sql$
+CREATE OR REPLACE FUNCTION rollup_engine.capture_{id}() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+AS {body}
+$sql$, jsonb_build_object('id', p_source.id, 'body', quote_literal(rollup_engine.fill($body$
+#variable_conflict use_column
+DECLARE
+    v_grain interval := {grain};
+    v_origin CONSTANT timestamptz := '2000-01-03 00:00:00+00';
+    v_rows bigint;
+    v_low timestamptz;
+    v_high timestamptz;
+    v_changed tstzmultirange;
+    v_seen text;
+    v_bins text;
+BEGIN
+    BEGIN
+        IF TG_LEVEL = 'ROW' THEN
+{row}
+        ELSIF TG_OP = 'TRUNCATE' THEN
+            SELECT tstzmultirange(tstzrange(from_time, to_time)) INTO v_changed
+            FROM rollup_engine.source_partition WHERE source_id = {id} AND partition = TG_RELID;
+            v_changed := coalesce(v_changed, rollup_engine.everything());
+        ELSIF TG_OP = 'UPDATE' THEN
+{updated}
+        ELSE
+{changed}
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        v_changed := rollup_engine.everything();
+    END;
+    -- Outside of the block above, whose subtransaction is not the one that wrote the rows: the drain
+    -- counts late ones by it.
+    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
+    SELECT {id}, lower(r), upper(r) FROM unnest(v_changed) AS r;
+    IF v_bins IS NOT NULL THEN
+        PERFORM set_config('rollup_engine.logged_{id}', left(concat(v_bins, v_seen), 400), true);
+    END IF;
+    RETURN NEW;
+END
+$body$, jsonb_build_object(
+        'id', p_source.id,
+        'grain', quote_literal(p_source.grain),
+        'row', rollup_engine.capture_row_sql(p_source),
+        'updated', rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u'),
+        'changed', rollup_engine.capture_ranges_sql(p_source, 'changed_rows'))))))
+$$;
+COMMENT ON FUNCTION rollup_engine.capture_function_sql(rollup_engine.source) IS 'Text of the trigger function of a source.';
+
+RESET ROLE;

@@ -1,0 +1,259 @@
+-- Stale ranges of a rollup: whole buckets, split at its cells. Marking them, and
+-- reading the stale set, to which what is not drained yet belongs as well.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- Who descends from what -----------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.with_descendants(p_rollup_id integer) RETURNS SETOF integer
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE tree AS (
+        SELECT p_rollup_id AS id
+        UNION ALL
+        SELECT c.id FROM tree JOIN silver.rollup_config AS c ON c.parent_id = tree.id
+    )
+    SELECT id FROM tree
+$$;
+COMMENT ON FUNCTION rollup_engine.with_descendants(integer) IS 'The rollup and every rollup that reads it, at any depth.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.with_ancestors(p_rollup_id integer) RETURNS SETOF integer
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE line AS (
+        SELECT p_rollup_id AS id
+        UNION ALL
+        SELECT c.parent_id FROM line JOIN silver.rollup_config AS c ON c.id = line.id WHERE c.parent_id IS NOT NULL
+    )
+    SELECT id FROM line
+$$;
+COMMENT ON FUNCTION rollup_engine.with_ancestors(integer) IS 'The rollup and every rollup that it reads, at any depth.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.known_times_sql(p_rollup silver.rollup_config, p_within tstzrange, p_template text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- First and last time, f and t, of each kind of thing that a rollup may hold or come to hold.
+    WITH RECURSIVE line AS (
+        SELECT p_rollup.id, p_rollup.parent_id, p_rollup.target_table
+        UNION ALL
+        SELECT c.id, c.parent_id, c.target_table FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
+    ), source AS (
+        -- Its time column may have been renamed since the last run.
+        SELECT s.relation, s.time_type, coalesce(c.current_name, s.time_column) AS time_column
+        FROM rollup_engine.source AS s
+        LEFT JOIN LATERAL (
+            SELECT current_name FROM rollup_engine.resolved_columns(s) WHERE noted_name = s.time_column LIMIT 1) AS c ON true
+        WHERE s.id = p_rollup.source_id
+    ), bounds AS (
+        SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
+    ), known (type, times) AS (
+        SELECT 'timestamptz'::regtype, format(
+            'SELECT from_time AS f, to_time - interval ''1 microsecond'' AS t FROM rollup_engine.stale_range WHERE rollup_id = %s AND from_time < %L AND to_time > %L',
+            line.id, high, low)
+        FROM line, bounds
+        UNION ALL
+        SELECT 'timestamptz'::regtype, format(
+            'SELECT bucket AS f, bucket AS t FROM %s WHERE bucket >= %L AND bucket < %L', line.target_table, low, high)
+        FROM line, bounds
+        UNION ALL
+        SELECT time_type, format('SELECT %1$I AS f, %1$I AS t FROM %2$s WHERE %1$I >= %3$s AND %1$I < %4$s', time_column, relation,
+            rollup_engine.time_literal(greatest(low, '0001-01-01 00:00:00+00'), time_type),
+            rollup_engine.time_literal(least(high, '10000-01-01 00:00:00+00'), time_type))
+        FROM source, bounds
+        WHERE rollup_engine.is_relation(relation)
+    )
+    SELECT string_agg(
+        format('SELECT %s AS f, %s AS t FROM (', rollup_engine.utc_expression('f', type), rollup_engine.utc_expression('t', type))
+            || rollup_engine.fill(p_template, jsonb_build_object('times', format('(%s) AS known', times), 'utc', rollup_engine.utc_expression('f', type)))
+            || ') AS found WHERE f IS NOT NULL',
+        ' UNION ALL ')
+    FROM known
+$$;
+COMMENT ON FUNCTION rollup_engine.known_times_sql(silver.rollup_config, tstzrange, text) IS
+'One query over the stale ranges and stored buckets of a rollup and those that it reads, and the rows of its source, in a range; the template says what of the {times} it wants.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.data_extent(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_search_gaps boolean) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_ranges constant tstzmultirange := rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges);
+    v_within constant tstzrange := range_merge(v_ranges);
+    v_found tstzmultirange;
+BEGIN
+    -- Each of these is one statement with one snapshot: a bucket that a refresh is storing is seen as stale or as stored.
+    EXECUTE format('SELECT tstzmultirange(tstzrange(min(f), max(t) + interval ''1 microsecond'')) FROM (%s) AS times HAVING min(f) IS NOT NULL',
+        rollup_engine.known_times_sql(p_rollup, v_within, 'SELECT min(f) AS f, max(t) AS t FROM {times}'))
+    INTO v_found;
+    IF p_search_gaps AND rollup_engine.bucket_count(p_rollup.bucket_width, v_found) > 100000 THEN
+        EXECUTE format('SELECT range_agg(tstzrange(f, t + interval ''1 microsecond'')) FROM (%s) AS times',
+            rollup_engine.known_times_sql(p_rollup, v_within, rollup_engine.bins_sql(p_rollup, range_merge(v_found))))
+        INTO v_found;
+    END IF;
+    RETURN v_ranges * rollup_engine.bucket_align(p_rollup.bucket_width, coalesce(v_found, '{}'));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.data_extent(silver.rollup_config, tstzmultirange, boolean) IS
+'The ranges in whole buckets, finite: without what lies before and after all that the rollup holds or can come to hold, and, where that is long, without its gaps.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.bins_sql(p_rollup silver.rollup_config, p_hull tstzrange) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_seconds constant double precision := extract(epoch FROM upper(p_hull) - lower(p_hull));
+    v_source rollup_engine.source;
+BEGIN
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
+    IF rollup_engine.has_time_index(v_source.relation, v_source.time_column) AND rollup_engine.estimated_rows(v_source.relation) > 1000000 THEN
+        RETURN rollup_engine.fill(
+            'SELECT m.* FROM generate_series({low}, {high}, {bin}) AS b (low)
+            CROSS JOIN LATERAL (SELECT min(f) AS f, max(t) AS t FROM {times} WHERE f >= b.low AND f < b.low + {bin}) AS m',
+            jsonb_build_object('low', rollup_engine.time_literal(lower(p_hull), v_source.time_type),
+                'high', rollup_engine.time_literal(upper(p_hull), v_source.time_type),
+                'bin', format('interval %L', make_interval(secs => v_seconds / 1000))));
+    END IF;
+    RETURN rollup_engine.fill('SELECT min(f) AS f, max(t) AS t FROM {times} GROUP BY date_bin({bin}, {utc}, {origin})',
+        jsonb_build_object('origin', rollup_engine.time_literal('2000-01-03 00:00:00+00', 'timestamptz'),
+            'bin', format('interval %L', make_interval(secs => v_seconds / 100000))));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.bins_sql(silver.rollup_config, tstzrange) IS
+'Template that finds where in a long time there is something, such as after second 0 of 1970: by a thousand looks into the index of a large source, else by one pass in finer bins.';
+
+-- Marking ----------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH aligned AS (
+        SELECT rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges)
+            * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) AS ranges
+    ), wanted AS (
+        SELECT cell, range_agg(r * tstzrange(cell, rollup_engine.bucket_next(p_rollup.cell_width, cell))) AS ranges
+        FROM aligned, unnest(ranges) AS r,
+            rollup_engine.buckets_in(p_rollup.cell_width, rollup_engine.bucket_align(p_rollup.cell_width, tstzmultirange(r))) AS cell
+        GROUP BY cell
+    ), held AS MATERIALIZED (
+        -- What a refresh has claimed stays as it is: the range is added beside it.
+        SELECT s.id, s.cell, tstzrange(s.from_time, s.to_time) AS range
+        FROM rollup_engine.stale_range AS s
+        JOIN wanted AS w ON w.cell = s.cell
+        WHERE s.rollup_id = p_rollup.id
+            AND (tstzrange(s.from_time, s.to_time) && w.ranges OR tstzrange(s.from_time, s.to_time) -|- w.ranges)
+        FOR UPDATE OF s SKIP LOCKED
+    ), merged AS (
+        SELECT w.cell, w.ranges + coalesce(range_agg(h.range), '{}') AS ranges, array_agg(h.id) AS held_ids
+        FROM wanted AS w
+        LEFT JOIN held AS h ON h.cell = w.cell
+        GROUP BY w.cell, w.ranges
+        HAVING NOT coalesce(w.ranges <@ range_agg(h.range), false)
+    ), removed AS (
+        DELETE FROM rollup_engine.stale_range WHERE id IN (SELECT unnest(held_ids) FROM merged)
+    )
+    INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time)
+    SELECT p_rollup.id, cell, lower(r), upper(r) FROM merged, unnest(ranges) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.mark_rollup(silver.rollup_config, tstzmultirange) IS
+'Makes the buckets that the finite ranges touch stale, except sealed ones. Overlapping rows that nobody holds are replaced by their union under new ids.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_wide(p_width interval, p_ranges tstzmultirange) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN isempty(p_ranges) THEN false
+        WHEN isfinite(coalesce(lower(p_ranges), '-infinity')) AND isfinite(coalesce(upper(p_ranges), 'infinity'))
+        THEN rollup_engine.bucket_count(p_width, p_ranges) > 10000
+        ELSE true
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_wide(interval, tstzmultirange) IS 'Whether ranges are infinite, or so long that it pays to look first where there is data.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.mark_rollups(p_rollup_ids integer[], p_ranges tstzmultirange, p_clip boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+BEGIN
+    -- Who drops one of them waits.
+    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id FOR KEY SHARE LOOP
+        PERFORM rollup_engine.mark_rollup(v_rollup,
+            CASE WHEN p_clip OR rollup_engine.is_wide(v_rollup.bucket_width, p_ranges)
+            THEN rollup_engine.data_extent(v_rollup, p_ranges, true) ELSE p_ranges END);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolean) IS
+'Marks ranges stale in several rollups. What is infinite or long, or all with p_clip, is clipped to what each rollup by itself holds or can come to hold.';
+
+-- Reading the stale set ------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.look_back_range(p_source_id integer, p_now timestamptz) RETURNS tstzmultirange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- From where the last run stopped, however long ago. No end: rows are newer than the transaction
+    -- that sees them, and clocks of devices go ahead.
+    SELECT tstzmultirange(tstzrange(least(s.window_read_at, CASE WHEN isfinite(p_now) THEN p_now ELSE now() END) - max(r.look_back_window), 'infinity'))
+    FROM rollup_engine.source AS s
+    JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
+    WHERE s.id = p_source_id AND s.change_tracking = 'window' AND p_now IS NOT NULL
+    GROUP BY s.id
+$$;
+COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_logged tstzmultirange;
+    v_stale tstzmultirange;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_stale
+    FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    -- A long log says the same again and again: grouping is cheaper than range_agg.
+    SELECT range_agg(tstzrange(l.from_time, l.to_time)) INTO v_logged
+    FROM (
+        SELECT from_time, max(to_time) AS to_time FROM rollup_engine.change_log
+        WHERE source_id = v_rollup.source_id GROUP BY from_time
+        UNION ALL
+        SELECT lower(c), upper(c)
+        FROM rollup_engine.rollup_partition AS p, rollup_engine.calendar_range(p.from_time, p.to_time) AS c
+        WHERE p.rollup_id = p_rollup_id AND p.generation > p_planned
+        UNION ALL
+        SELECT '-infinity', 'infinity'
+        FROM rollup_engine.source AS s
+        WHERE s.id = v_rollup.source_id AND s.change_tracking = 'trigger'
+            AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = s.relation) AND rollup_engine.is_unwatched_above(s.id, s.relation)
+    ) AS l;
+    IF v_rollup.change_tracking = 'window' THEN
+        v_logged := coalesce(v_logged, '{}') + coalesce(rollup_engine.look_back_range(v_rollup.source_id, now()), '{}');
+    END IF;
+    IF v_logged IS NOT NULL THEN
+        v_stale := coalesce(v_stale, '{}') + rollup_engine.bucket_align(v_rollup.bucket_width, v_logged);
+    END IF;
+    IF v_rollup.sealed_before IS NOT NULL THEN
+        v_stale := v_stale * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
+    END IF;
+    RETURN coalesce(v_stale, '{}');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_set(integer, bigint) IS
+'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source, or everywhere while a table above the source is not watched; and, for a plan of that generation, the partitions that it does not know.';
+
+RESET ROLE;

@@ -1,0 +1,236 @@
+-- The live view: stored rows outside the stale set, and the source's answer inside it.
+--
+-- Stale buckets are computed by a function that plans with known bounds, so that a
+-- source of many partitions costs only those in the range. Everything it calls is
+-- STABLE: a volatile function would take a newer snapshot than the query. But which partitions
+-- the plan knows is asked while it is made (V6_6), and travels with it as a constant.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.window_tail(p_width interval) RETURNS tstzmultirange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_width, now()), '10000-01-01 00:00:00+00'))
+$$;
+COMMENT ON FUNCTION rollup_engine.window_tail(interval) IS 'The buckets ahead of now, where window tracking may find rows at any time.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id, p_planned);
+    v_rollup silver.rollup_config;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF v_rollup.change_tracking = 'window' THEN
+        v_stale := v_stale - rollup_engine.window_tail(v_rollup.bucket_width);
+    END IF;
+    IF NOT rollup_engine.is_wide(v_rollup.bucket_width, v_stale) THEN
+        RETURN v_stale;
+    END IF;
+    -- What is finite was clipped when it was marked: its gaps need no search at every read.
+    RETURN rollup_engine.data_extent(v_rollup, v_stale, NOT (isfinite(lower(v_stale)) AND isfinite(upper(v_stale))));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint) IS 'The stale set, clipped to where there is data, without the tail of a window.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.estimated_rows(p_relation regclass) RETURNS double precision
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Never analysed: about a hundred bytes a row.
+    SELECT coalesce(sum(CASE WHEN c.reltuples < 0 THEN pg_relation_size(c.oid) / 100.0 ELSE c.reltuples END), 0)
+    FROM rollup_engine.source_tree(p_relation) AS t (member)
+    JOIN pg_class AS c ON c.oid = t.member AND c.relkind IN ('r', 'm', 'f')
+$$;
+COMMENT ON FUNCTION rollup_engine.estimated_rows(regclass) IS 'Rows of a table and its partitions, by the planner''s statistics.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.reads_by_bucket(p_rollup_id integer, p_stale tstzmultirange) RETURNS boolean
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_buckets bigint;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    -- Where the parent computes whole ranges, it would do so again for every bucket.
+    IF v_rollup.parent_id IS NOT NULL
+        AND NOT rollup_engine.reads_by_bucket(v_rollup.parent_id, rollup_engine.finite_stale_set(v_rollup.parent_id)) THEN
+        RETURN false;
+    END IF;
+    v_buckets := rollup_engine.bucket_count(v_rollup.bucket_width, p_stale);
+    -- A bucket costs about as much to plan as 300 rows to read. One by one, a filter on
+    -- the bucket reaches the source; a small source is read in one piece instead.
+    -- The view asks twice, so the answer must come from the snapshot: pg_class is updated in place.
+    RETURN v_buckets <= 32 OR v_rollup.source_rows > least(2000000, 300 * v_buckets);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
+    v_width interval;
+BEGIN
+    IF isempty(v_stale) OR NOT rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
+        RETURN;
+    END IF;
+    v_width := (SELECT bucket_width FROM silver.rollup_config WHERE id = p_rollup_id);
+    RETURN QUERY
+        SELECT b, rollup_engine.bucket_next(v_width, b) FROM rollup_engine.buckets_in(v_width, v_stale) AS b;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_stale tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
+    v_rollup silver.rollup_config;
+BEGIN
+    IF NOT isempty(v_stale) AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
+        v_stale := '{}';
+    END IF;
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF v_rollup.change_tracking = 'window' THEN
+        v_stale := v_stale + rollup_engine.window_tail(v_rollup.bucket_width);
+    END IF;
+    IF NOT isempty(v_stale) THEN
+        RETURN QUERY SELECT lower(r), upper(r) FROM unnest(v_stale) AS r;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Stale ranges that the live view computes whole.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.stale_edges(p_rollup_id integer, p_planned bigint, OUT first timestamptz, OUT edges timestamptz[])
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    SELECT array_agg(edge ORDER BY edge) INTO edges
+    FROM unnest(rollup_engine.stale_set(p_rollup_id, p_planned)) AS r
+    CROSS JOIN LATERAL (VALUES (coalesce(lower(r), '-infinity')), (coalesce(upper(r), 'infinity'))) AS e (edge);
+    edges := coalesce(edges, '{}');
+    first := coalesce(edges[1], 'infinity');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_edges(integer, bigint) IS
+'Starts and ends of the stale set in turn, the form in which a row is compared with it fastest; stored rows before the first need no closer look.';
+
+-- What is generated for a rollup ------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.live_select_list(p_rollup_id integer) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Cast to what the function returns where that keeps every value or fails: until a run takes in
+    -- that a source's column was widened, reads go on.
+    SELECT string_agg(format(
+        CASE WHEN data_type IN ('smallint', 'integer', 'bigint', 'text', 'character varying') THEN '(%1$s)::%3$s AS %2$I' ELSE '%1$s AS %2$I' END,
+        expression, column_name, data_type), ', ' ORDER BY position)
+    FROM rollup_engine.rollup_column
+    WHERE rollup_id = p_rollup_id AND kind IN ('bucket', 'dimension', 'state')
+$$;
+COMMENT ON FUNCTION rollup_engine.live_select_list(integer) IS 'Expressions over the source in the types of the table.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($sql$
+CREATE OR REPLACE FUNCTION rollup_engine.live_%1$s(p_from timestamptz, p_to timestamptz) RETURNS SETOF %2$s
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 100 COST 10000
+    SET search_path = pg_catalog, pg_temp
+    %4$s
+AS %3$L
+$sql$,
+        p_rollup.id,
+        p_rollup.target_table,
+        format($body$
+DECLARE
+    -- Whole buckets, whatever is asked for: who may call this may not read single rows.
+    v_from constant timestamptz := silver.time_bucket(interval %6$L, p_from);
+    v_relation constant text := (
+        SELECT coalesce(p.target_view, r.source_table)
+        FROM silver.rollup_config AS r LEFT JOIN silver.rollup_config AS p ON p.id = r.parent_id
+        WHERE r.id = %2$s);
+BEGIN
+    IF v_relation ~ '^[0-9]+$' THEN
+        PERFORM rollup_engine.fail_if_gone(r) FROM silver.rollup_config AS r WHERE r.id = %2$s;
+    END IF;
+    RETURN QUERY EXECUTE format('SELECT %%s FROM %%s WHERE %%s GROUP BY %%s', %1$L, v_relation || %3$L, %4$L, %5$L)
+    USING v_from, CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil(%6$L, p_to) ELSE v_from END;
+END
+$body$,
+            rollup_engine.live_select_list(p_rollup.id),
+            p_rollup.id,
+            -- By place: whoever owns the parent's view may rename its columns.
+            CASE WHEN p_rollup.parent_id IS NULL THEN ''
+            ELSE format(' AS tsrollup_parent (%s)', rollup_engine.column_names(p_rollup.parent_id, '{bucket,dimension,state,finished}')) END,
+            rollup_engine.time_condition(p_rollup, '$1', '$2'),
+            rollup_engine.group_list(p_rollup),
+            p_rollup.bucket_width),
+        rollup_engine.pinned_settings())
+$$;
+COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from the parent''s live view.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.fresh_rows_sql(p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
+    -- nearly all rows to pass <> 1, and few to pass = 0.
+    -- Sub-selects cost less than a join; but with them a view is never read in parallel before 17.
+    SELECT format(
+        CASE WHEN current_setting('server_version_num')::integer >= 170000
+        THEN 'FROM %1$s
+WHERE bucket < (SELECT first FROM rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)))
+    OR width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)))) %% 2 <> 1'
+        ELSE 'FROM %1$s, rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)) AS e (tsrollup_first, tsrollup_edges)
+WHERE bucket < tsrollup_first OR width_bucket(bucket, tsrollup_edges) %% 2 <> 1'
+        END, p_rollup.target_table, p_rollup.id)
+$$;
+COMMENT ON FUNCTION rollup_engine.fresh_rows_sql(silver.rollup_config) IS 'FROM and WHERE of the stored rows outside the stale set.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format($sql$
+CREATE OR REPLACE VIEW %1$s AS
+SELECT bucket%5$s, %2$s %3$s
+UNION ALL
+SELECT b.bucket, %2$s
+FROM rollup_engine.stale_buckets(%4$s, rollup_engine.planned_partitions(%4$s)) AS b (bucket, tsrollup_next)
+CROSS JOIN LATERAL rollup_engine.live_%4$s(b.bucket, b.tsrollup_next) AS f
+UNION ALL
+SELECT f.bucket, %2$s
+FROM rollup_engine.stale_spans(%4$s, rollup_engine.planned_partitions(%4$s)) AS s (tsrollup_from, tsrollup_to)
+CROSS JOIN LATERAL rollup_engine.live_%4$s(s.tsrollup_from, s.tsrollup_to) AS f
+$sql$,
+        p_view,
+        (SELECT string_agg(
+            format(CASE kind WHEN 'finished' THEN '%1$s AS %3$I' ELSE '%2$I AS %3$I' END, expression, column_name, coalesce(attname, column_name)),
+            ', ' ORDER BY position)
+         FROM (
+            -- The view's owner may have renamed its columns, which keep their places.
+            SELECT *, row_number() OVER (ORDER BY position) AS place FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id
+         ) AS c
+         LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
+         WHERE c.kind <> 'bucket'),
+        rollup_engine.fresh_rows_sql(p_rollup),
+        p_rollup.id,
+        (SELECT format(' AS %I', attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1))
+$$;
+COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text) IS 'Text of the live view.';
+
+RESET ROLE;

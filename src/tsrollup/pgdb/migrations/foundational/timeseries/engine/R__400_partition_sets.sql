@@ -1,0 +1,266 @@
+-- pg_partman, where it is there: rollup tables are registered with it, and it makes their
+-- partitions ahead of time. What it cannot make, those of late rows in the past, the native way
+-- makes before each batch, and without it everything.
+--
+-- Its retention stays off in favour of ours, and it acts only when maintenance calls it: its own
+-- background runs would compute the bounds in the server's time zone. A set is registered by its
+-- configuration row. create_parent would lock the table, name partitions differently in 4.7 and
+-- in 5, and in 4.7 add a default partition, where late rows would sit.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- Finding pg_partman ----------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_schema() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT n.nspname::regnamespace::text
+    FROM pg_extension AS e
+    JOIN pg_namespace AS n ON n.oid = e.extnamespace
+    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'part_config'
+    WHERE e.extname = 'pg_partman'
+        AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT')
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_schema() IS 'Where pg_partman is, NULL when it is missing or not for this role.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_key(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- It knows tables by unquoted names, puts them into SQL between apostrophes, and cuts those
+    -- that leave no room for _pYYYYMMDD_HH24MISS.
+    SELECT n.nspname || '.' || c.relname
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = p_relation AND (n.nspname || c.relname) !~ '[.'']' AND octet_length(c.relname) <= 46
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_key(regclass) IS 'The name pg_partman knows a table by, NULL when it cannot.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_knows(p_key text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_known boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s.part_config WHERE parent_table = $1)', rollup_engine.partman_schema())
+    INTO v_known
+    USING p_key;
+    RETURN v_known;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_knows(text) IS 'Whether that name is registered with pg_partman.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_keys(p_relation regclass) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(rollup_engine.partman_key(m))
+    FROM rollup_engine.source_tree(p_relation) AS m JOIN pg_partitioned_table AS p ON p.partrelid = m
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_keys(regclass) IS 'The names pg_partman knows a table, and those below it that are divided in turn, by.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_retention(p_relation regclass) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_keep text;
+BEGIN
+    IF rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE format($sql$
+            SELECT keep FROM (
+                SELECT parent_table, retention FROM %1$s.part_config UNION ALL SELECT sub_parent, sub_retention FROM %1$s.part_config_sub
+            ) AS k (name, keep)
+            WHERE name = ANY ($1) AND keep IS NOT NULL ORDER BY array_position($1, name) LIMIT 1
+            $sql$, rollup_engine.partman_schema())
+        INTO v_keep
+        USING rollup_engine.partman_keys(p_relation);
+    END IF;
+    RETURN v_keep;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_retention(regclass) IS 'After how long pg_partman by itself removes partitions of a table; NULL when it does not.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_partmans(p_set rollup_engine.partition_set) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Its configuration does not follow a table that is renamed.
+    IF p_set.partman_parent IS DISTINCT FROM rollup_engine.partman_key(p_set.relation) OR rollup_engine.partman_schema() IS NULL THEN
+        RETURN false;
+    END IF;
+    RETURN coalesce(rollup_engine.partman_knows(p_set.partman_parent), false);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_partmans(rollup_engine.partition_set) IS 'Whether pg_partman makes the partitions of a table; otherwise they are native.';
+
+-- 4.7 sorts partitions by what their names end in, so all of a set must be spelled alike.
+CREATE OR REPLACE FUNCTION rollup_engine.partition_suffix(p_table regclass, p_from timestamptz) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_set rollup_engine.partition_set;
+    v_spelling text;
+BEGIN
+    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_table;
+    IF FOUND AND rollup_engine.is_partmans(v_set) THEN
+        EXECUTE format('SELECT datetime_string FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
+        INTO v_spelling
+        USING v_set.partman_parent;
+    END IF;
+    RETURN 'p' || to_char(p_from AT TIME ZONE 'UTC', coalesce(v_spelling, 'YYYYMMDD_HH24MISS'));
+END
+$$;
+
+-- Registering -------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.can_register(p_relation regclass) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_key constant text := rollup_engine.partman_key(p_relation);
+BEGIN
+    IF v_key IS NULL OR rollup_engine.partman_schema() IS NULL THEN
+        RETURN false;
+    END IF;
+    -- Partitions that somebody else has named could not be sorted.
+    RETURN rollup_engine.partman_knows(v_key)
+        OR NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = p_relation);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.can_register(regclass) IS 'Whether pg_partman can look after a table.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.register_with_partman(p_relation regclass, p_control name, p_chunk interval) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_key constant text := rollup_engine.partman_key(p_relation);
+BEGIN
+    EXECUTE format($sql$
+        INSERT INTO %s.part_config (parent_table, control, partition_type, partition_interval, datetime_string,
+            premake, automatic_maintenance, infinite_time_partitions, jobmon, ignore_default_data)
+        VALUES ($1, $2, $3, $4, 'YYYYMMDD_HH24MISS', 2, 'off', true, false, true)
+        ON CONFLICT (parent_table) DO UPDATE
+        SET automatic_maintenance = 'off', infinite_time_partitions = true, ignore_default_data = true, retention = NULL
+        $sql$, rollup_engine.partman_schema())
+    USING v_key, p_control,
+        (SELECT CASE WHEN extversion LIKE '4.%' THEN 'native' ELSE 'range' END FROM pg_extension WHERE extname = 'pg_partman'),
+        p_chunk::text;
+    RETURN v_key;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.register_with_partman(regclass, name, interval) IS 'Registers a table with pg_partman, or takes over one that is registered; returns its key.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.register_partition_set(p_relation regclass, p_control name, p_chunk interval, p_is_source boolean)
+RETURNS rollup_engine.partition_set
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.partition_set AS s (relation, control, chunk_interval, is_source, partman_parent)
+    SELECT p_relation, p_control, p_chunk, p_is_source,
+        CASE WHEN rollup_engine.can_register(p_relation) THEN rollup_engine.register_with_partman(p_relation, p_control, p_chunk) END
+    ON CONFLICT (relation) DO UPDATE SET partman_parent = excluded.partman_parent
+    RETURNING s.*
+$$;
+COMMENT ON FUNCTION rollup_engine.register_partition_set(regclass, name, interval, boolean) IS 'Has maintenance make a table''s partitions, through pg_partman where it can.';
+
+-- Making partitions ahead -----------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.partition_count(p_relation regclass) RETURNS bigint
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT count(*) FROM pg_inherits WHERE inhparent = p_relation
+$$;
+
+-- pg_partman sets search_path for the whole session, and would leave ours behind in it. In the
+-- path below its call finds this function, which sets it no longer than its caller runs.
+CREATE OR REPLACE FUNCTION rollup_engine.set_config(setting_name text, new_value text, is_local boolean) RETURNS text
+    LANGUAGE sql
+RETURN pg_catalog.set_config(setting_name, new_value, true);
+COMMENT ON FUNCTION rollup_engine.set_config(text, text, boolean) IS 'Stands in for the built-in function inside pg_partman.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.premake_by_partman(p_set rollup_engine.partition_set) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = rollup_engine, pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_partition regclass;
+BEGIN
+    EXECUTE format('SELECT %s.run_maintenance($1, p_jobmon => false)', rollup_engine.partman_schema()) USING p_set.partman_parent;
+    FOR v_partition IN
+        SELECT c.oid FROM pg_inherits AS i
+        JOIN pg_class AS c ON c.oid = i.inhrelid
+        WHERE i.inhparent = p_set.relation AND c.relreplident <> 'f' AND NOT p_set.is_source
+    LOOP
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', v_partition);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.premake_by_partman(rollup_engine.partition_set) IS 'Runs pg_partman''s maintenance on one table, in UTC as all our bounds are.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.premake_rollup_partitions(p_set rollup_engine.partition_set, p_now timestamptz DEFAULT now()) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_before constant bigint := rollup_engine.partition_count(p_set.relation);
+    v_by_partman constant boolean := rollup_engine.is_partmans(p_set);
+    v_rollup silver.rollup_config;
+BEGIN
+    v_rollup.target_table := p_set.relation;
+    v_rollup.chunk_interval := p_set.chunk_interval;
+    -- pg_partman goes on from a partition that is there.
+    PERFORM rollup_engine.ensure_partitions(v_rollup, tstzmultirange(tstzrange(p_now,
+        CASE WHEN v_by_partman THEN p_now ELSE rollup_engine.bucket_next(p_set.chunk_interval, p_now) END, '[]')));
+    IF v_by_partman THEN
+        PERFORM rollup_engine.premake_by_partman(p_set);
+    END IF;
+    RETURN rollup_engine.partition_count(p_set.relation) - v_before;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.premake_rollup_partitions(rollup_engine.partition_set, timestamptz) IS
+'Makes the partitions of a rollup table for now and soon; returns how many were new.';
+
+-- Rollups come and go --------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.register_partitions(p_table regclass, p_column name, p_width interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.premake_rollup_partitions(rollup_engine.register_partition_set(p_table, p_column, p_width, false));
+END
+$$;
+
+CREATE OR REPLACE FUNCTION rollup_engine.forget_partition_set() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_key text;
+BEGIN
+    DELETE FROM rollup_engine.partition_set WHERE relation = OLD.target_table RETURNING partman_parent INTO v_key;
+    IF v_key IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE format('DELETE FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema()) USING v_key;
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.forget_partition_set() IS 'Forgets the partitions of a dropped rollup, here and in pg_partman.';
+
+CREATE OR REPLACE TRIGGER forget_partition_set AFTER DELETE ON silver.rollup_config
+    FOR EACH ROW EXECUTE FUNCTION rollup_engine.forget_partition_set();
+ALTER TABLE silver.rollup_config ENABLE ALWAYS TRIGGER forget_partition_set;
+
+RESET ROLE;

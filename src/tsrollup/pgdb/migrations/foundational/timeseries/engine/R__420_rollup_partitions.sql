@@ -1,0 +1,180 @@
+-- Partitions of rollup tables, made where a batch is about to write.
+--
+-- CREATE TABLE, then ATTACH: CREATE TABLE ... PARTITION OF would lock readers out.
+-- There is no default partition, so that an old row never lands where it hides.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.partition_name(p_table regclass, p_from timestamptz, p_width interval) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_class pg_class;
+    v_suffix constant text := rollup_engine.partition_suffix(p_table, p_from);
+    v_name name;
+BEGIN
+    SELECT * INTO v_class FROM pg_class WHERE oid = p_table;
+    FOR v_try IN 0..99 LOOP
+        v_name := rollup_engine.fit_name(v_class.relname, v_suffix || CASE v_try WHEN 0 THEN '' ELSE '_' || v_try END);
+        EXIT WHEN NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = v_class.relnamespace AND relname = v_name);
+    END LOOP;
+    RETURN v_name;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_name(regclass, timestamptz, interval) IS 'A free name for a partition that begins at the time.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.add_partition(p_table regclass, p_from timestamptz, p_to timestamptz, p_width interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET default_tablespace = ''
+AS $$
+DECLARE
+    v_name constant text := format('%s.%I',
+        (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = p_table),
+        rollup_engine.partition_name(p_table, p_from, p_width));
+BEGIN
+    -- Where it lies, and how, is the table's business and not that of who refreshes.
+    EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL) USING heap', v_name, p_table) || coalesce((
+        SELECT format(' TABLESPACE %I', s.spcname)
+        FROM pg_class AS c JOIN pg_tablespace AS s ON s.oid = c.reltablespace WHERE c.oid = p_table), '');
+    EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', v_name);
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', p_table, v_name, p_from, p_to);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.add_partition(regclass, timestamptz, timestamptz, interval) IS 'Adds a partition for a range of time without making readers wait.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.uncovered(p_table regclass, p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_ranges - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
+    FROM rollup_engine.source_members(p_table, 'bucket')
+    WHERE member <> p_table AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partdefid = member)
+$$;
+COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The part of the ranges that no partition but a default one holds.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.hear_invalidations() RETURNS bigint
+    LANGUAGE sql STABLE PARALLEL SAFE
+-- A session listens when it gets a lock that it did not hold. Parsed here, so that it inlines.
+RETURN pg_relation_size('rollup_engine.bell'::regclass);
+COMMENT ON FUNCTION rollup_engine.hear_invalidations() IS 'From here on the session plans with every partition that came by transactions which are visible to it and have ended.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.planned_partitions(p_rollup_id integer) RETURNS bigint
+    LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- hypopg shows its indexes to a plan only until the first query that ends meanwhile.
+    IF current_setting('tsrollup.advising', true) = 'on' THEN
+        RETURN 0;
+    END IF;
+    PERFORM rollup_engine.hear_invalidations();
+    RETURN coalesce((
+        SELECT max(generation) FROM rollup_engine.rollup_partition
+        WHERE rollup_id = p_rollup_id AND generation < 9223372036854775807), 0);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.planned_partitions(integer) IS
+'The generation of partitions that the plan being made knows. Immutable so that the planner asks, just before it looks at the partitions, and keeps the answer with the plan.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.has_unnoted_partitions(p_table regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_inherits AS i WHERE i.inhparent = p_table
+            AND i.inhrelid NOT IN (
+                SELECT p.partition FROM rollup_engine.rollup_partition AS p
+                JOIN silver.rollup_config AS r ON r.id = p.rollup_id AND r.target_table = p_table))
+$$;
+COMMENT ON FUNCTION rollup_engine.has_unnoted_partitions(regclass) IS 'Whether somebody else made partitions: pg_partman, a change of their width, people.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_partitions(p_table regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id constant integer := (SELECT id FROM silver.rollup_config WHERE target_table = p_table);
+BEGIN
+    DELETE FROM rollup_engine.rollup_partition AS p
+    WHERE rollup_id = v_id AND (partition, from_time, to_time) NOT IN (
+        SELECT m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m);
+    INSERT INTO rollup_engine.rollup_partition (rollup_id, partition, from_time, to_time)
+    SELECT v_id, m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m
+    WHERE m.member <> p_table
+    ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.note_partitions(regclass) IS 'Notes the partitions of a rollup table; the caller holds the lock of whoever attaches one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.unsettled_partitions(p_rollup_id integer) RETURNS SETOF rollup_engine.rollup_partition
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM rollup_engine.rollup_partition
+    WHERE rollup_id = p_rollup_id AND generation = 9223372036854775807
+        AND made_by IS DISTINCT FROM pg_current_xact_id_if_assigned()
+$$;
+COMMENT ON FUNCTION rollup_engine.unsettled_partitions(integer) IS 'Partitions that other transactions noted, and that sessions may not have heard of yet.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.settle_partitions(p_rollup_id integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table constant regclass := (
+        SELECT c.oid FROM silver.rollup_config AS r JOIN pg_class AS c ON c.oid = r.target_table WHERE r.id = p_rollup_id);
+BEGIN
+    IF v_table IS NULL OR NOT EXISTS (SELECT FROM rollup_engine.unsettled_partitions(p_rollup_id)) THEN
+        RETURN false;
+    END IF;
+    -- Whoever attached one holds this lock until all have been told.
+    EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', v_table);
+    UPDATE rollup_engine.rollup_partition
+    SET generation = 1 + (
+        SELECT coalesce(max(generation), 0) FROM rollup_engine.rollup_partition
+        WHERE rollup_id = p_rollup_id AND generation < 9223372036854775807)
+    WHERE rollup_id = p_rollup_id AND partition IN (SELECT partition FROM rollup_engine.unsettled_partitions(p_rollup_id));
+    -- Changes nothing, but has plans made again that were made in between.
+    EXECUTE (
+        SELECT format('ALTER TABLE ONLY %s ALTER bucket SET STATISTICS %s', v_table, coalesce(attstattarget, -1))
+        FROM pg_attribute WHERE attrelid = v_table AND attname = 'bucket');
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;  -- until a later step finds it free, these ranges are read live
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.settle_partitions(integer) IS 'Gives partitions that came by earlier transactions their generation, so that plans count on them; false when there was nothing to do.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.ensure_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_missing tstzmultirange := rollup_engine.uncovered(p_rollup.target_table, p_ranges);
+    v_range tstzrange;
+BEGIN
+    -- In this order: what covers the ranges now is noted, whoever made it.
+    IF isempty(v_missing) AND NOT rollup_engine.has_unnoted_partitions(p_rollup.target_table) THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_rollup.target_table);
+    v_missing := rollup_engine.uncovered(p_rollup.target_table, p_ranges);
+    FOR v_range IN
+        SELECT unnest(rollup_engine.uncovered(p_rollup.target_table,
+            tstzmultirange(tstzrange(chunk, rollup_engine.bucket_next(p_rollup.chunk_interval, chunk)))))
+        FROM rollup_engine.buckets_in(p_rollup.chunk_interval, rollup_engine.bucket_align(p_rollup.chunk_interval, v_missing)) AS chunk
+    LOOP
+        PERFORM rollup_engine.add_partition(p_rollup.target_table, lower(v_range), upper(v_range), p_rollup.chunk_interval);
+    END LOOP;
+    PERFORM rollup_engine.note_partitions(p_rollup.target_table);
+    RETURN NOT isempty(v_missing);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.ensure_partitions(silver.rollup_config, tstzmultirange) IS 'Makes the partitions that the ranges need, on the grid of chunk_interval, between those that exist; false when all were there.';
+
+RESET ROLE;

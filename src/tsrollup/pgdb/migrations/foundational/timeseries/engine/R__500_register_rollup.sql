@@ -1,0 +1,219 @@
+-- The pieces of a new rollup, made as the owner role: its source, columns, table, view and record.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.use_column(p_source rollup_engine.source, p_column name) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.source_column (source_id, column_name, current_name, attnum)
+    SELECT p_source.id, a.attname, a.attname, a.attnum
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_source.relation AND a.attname = p_column AND a.attnum > 0
+    ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION rollup_engine.use_column(rollup_engine.source, name) IS 'Notes that a rollup reads a column of its source.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.register_source(p_relation regclass, p_time_column name, p_change_tracking text, p_width interval)
+RETURNS rollup_engine.source
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+BEGIN
+    INSERT INTO rollup_engine.source AS s (relation, relation_oid, relation_name, time_column, time_type, change_tracking, grain)
+    SELECT p_relation, p_relation, p_relation::text, p_time_column, rollup_engine.base_type(a.atttypid), p_change_tracking,
+        CASE WHEN rollup_engine.is_month_width(p_width) THEN '1 day' ELSE least(p_width, '1 day') END
+    FROM pg_attribute AS a WHERE a.attrelid = p_relation AND a.attname = p_time_column
+    ON CONFLICT (relation, time_column, change_tracking) DO UPDATE SET grain = least(s.grain, excluded.grain)
+    RETURNING * INTO v_source;
+    -- Drains wait outside: the log must not move on before they know of the new rollup.
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_source.id));
+    IF p_change_tracking = 'trigger' THEN
+        EXECUTE rollup_engine.capture_function_sql(v_source);
+    END IF;
+    PERFORM rollup_engine.remember_partitions(v_source);
+    PERFORM rollup_engine.absorb_shape(v_source.id);
+    PERFORM rollup_engine.use_column(v_source, p_time_column);
+    RETURN v_source;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.register_source(regclass, name, text, interval) IS 'The tracked source, made or given a finer grain; keeps drains out until the end of the transaction.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.relation_types(p_relation regclass) RETURNS TABLE (column_name name, data_type text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Without length and precision: a source may widen them at any time.
+    SELECT a.attname, format_type(a.atttypid, -1)
+        || CASE WHEN a.attcollation <> t.typcollation THEN format(' COLLATE %s', a.attcollation::regcollation) ELSE '' END
+    FROM pg_attribute AS a
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE a.attrelid = p_relation AND a.attnum > 0
+$$;
+COMMENT ON FUNCTION rollup_engine.relation_types(regclass) IS 'The types of the columns of a table or view, as they are called now.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.column_types(p_rollup silver.rollup_config) RETURNS TABLE (column_name name, data_type text)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_view constant text := format('rollup_engine.describe_%s', pg_backend_pid());
+BEGIN
+    EXECUTE format('CREATE VIEW %s AS SELECT %s FROM %s GROUP BY %s', v_view,
+        rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'), p_rollup.source_table, rollup_engine.group_list(p_rollup));
+    RETURN QUERY SELECT * FROM rollup_engine.relation_types(v_view::regclass);
+    EXECUTE format('DROP VIEW %s', v_view);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.column_types(silver.rollup_config) IS 'Asks PostgreSQL itself for the type of every expression of a rollup, through a view that lives for a moment.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.describe_columns(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
+    FROM rollup_engine.column_types(p_rollup) AS t
+    WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND c.data_type IS NULL;
+    UPDATE rollup_engine.rollup_column AS c
+    SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, c.expression)
+    WHERE c.rollup_id = p_rollup.id AND c.kind = 'finished';
+EXCEPTION WHEN undefined_function OR undefined_column OR datatype_mismatch OR invalid_table_definition THEN
+    PERFORM rollup_engine.fail('TR001', format('%s cannot be rolled up so: %s', p_rollup.source_table, SQLERRM),
+        'leave that column out: name dimensions that have an equality, and metrics that suit their columns');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.describe_columns(silver.rollup_config) IS 'Records the types of the columns that were just planned.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.add_columns(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_time_type constant regtype := (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id);
+    v_twice text;
+    v_columns bigint;
+BEGIN
+    SELECT string_agg(DISTINCT quote_ident(column_name), ', ') FILTER (WHERE times > 1), count(*) FILTER (WHERE kind <> 'finished')
+    INTO v_twice, v_columns
+    FROM (
+        SELECT column_name, kind, count(*) OVER (PARTITION BY column_name) AS times
+        FROM rollup_engine.plan_columns(p_rollup, v_time_type)
+    ) AS c;
+    IF v_columns > 800 THEN  -- fresh and stored rows side by side must be fewer than 1664
+        PERFORM rollup_engine.fail('TR001', format('the rollup of %s would store %s columns', p_rollup.source_table, v_columns),
+            '800 are possible: choose metrics, in several rollups if need be');
+    ELSIF v_twice IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('the rollup would have two columns %s', v_twice),
+            'leave out the dimension or the metric of that name, or rename the column of the source');
+    END IF;
+    IF p_rollup.parent_id IS NULL THEN
+        PERFORM rollup_engine.use_column(s, used.name)
+        FROM rollup_engine.source AS s, (SELECT unnest(p_rollup.dimensions) UNION SELECT jsonb_object_keys(p_rollup.metrics)) AS used (name)
+        WHERE s.id = p_rollup.source_id;
+    END IF;
+    -- What is there already (a metric is being added) keeps its place.
+    INSERT INTO rollup_engine.rollup_column (rollup_id, position, column_name, kind, source_column, state, expression)
+    SELECT p_rollup.id, p.position + coalesce((SELECT max(position) FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id), 0),
+        p.column_name, p.kind, p.source_column, p.state, p.expression
+    FROM rollup_engine.plan_columns(p_rollup, v_time_type) AS p
+    WHERE NOT EXISTS (
+        SELECT FROM rollup_engine.rollup_column AS c WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name);
+    PERFORM rollup_engine.describe_columns(p_rollup);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.add_columns(silver.rollup_config) IS 'Records the columns that the rollup''s metrics ask for and that it does not have.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.create_storage(p_rollup silver.rollup_config, p_table text) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config := p_rollup;
+    v_index text;
+BEGIN
+    EXECUTE format('CREATE TABLE %s (%s) PARTITION BY RANGE (bucket)', p_table, (
+        SELECT string_agg(format('%I %s%s', column_name, data_type, CASE WHEN kind = 'bucket' THEN ' NOT NULL' ELSE '' END), ', ' ORDER BY position)
+        FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state')));
+    EXECUTE format('CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT', p_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'));
+    EXECUTE format('COMMENT ON TABLE %s IS %L', p_table, 'Partial states of a rollup; read its live view in gold instead.');
+    v_rollup.target_table := p_table::regclass;
+    FOR v_index IN SELECT rollup_engine.extra_indexes_sql(v_rollup) LOOP
+        EXECUTE v_index;
+    END LOOP;
+    RETURN v_rollup.target_table;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.create_storage(silver.rollup_config, text) IS 'Creates the partitioned table of a rollup, unique by bucket and dimensions.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.create_view(p_rollup silver.rollup_config, p_view text) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE rollup_engine.live_function_sql(p_rollup);
+    EXECUTE rollup_engine.live_view_sql(p_rollup, p_view);
+    EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, format('Live view of %s: equals the GROUP BY over its source at any time.', p_rollup.target_table));
+    EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
+    EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_view);
+    RETURN p_view::regclass;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.create_view(silver.rollup_config, text) IS 'Creates or extends the live view and the function it reads stale buckets with.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.register_rollup(p_rollup silver.rollup_config, p_table text, p_view text) RETURNS silver.rollup_config
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_rollup silver.rollup_config := p_rollup;
+BEGIN
+    v_rollup.id := nextval(pg_get_serial_sequence('silver.rollup_config', 'id'));
+    PERFORM rollup_engine.add_columns(v_rollup);
+    v_rollup.target_table := rollup_engine.create_storage(v_rollup, p_table);
+    v_rollup.target_view := rollup_engine.create_view(v_rollup, p_view);
+    v_rollup.refresh_sql := rollup_engine.grouped_sql(v_rollup, v_rollup.source_table::text, '$1', '$2');
+    INSERT INTO silver.rollup_config (
+        id, target_table, target_view, target_name, source_table, source_id, parent_id, depth, time_column, bucket_width, dimensions, metrics,
+        chunk_interval, cell_width, settle_delay, processing_window, target_batch_duration, change_tracking, look_back_window,
+        retention, current_window, refresh_sql, sealed_before, source_rows)
+    OVERRIDING SYSTEM VALUE
+    SELECT r.id, r.target_table, r.target_view, r.target_table::text, r.source_table, r.source_id, r.parent_id, r.depth, r.time_column, r.bucket_width,
+        r.dimensions, r.metrics, r.chunk_interval, r.cell_width, r.settle_delay, r.processing_window, r.target_batch_duration,
+        r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before, r.source_rows
+    FROM (SELECT v_rollup.*) AS r;
+    PERFORM rollup_engine.register_partitions(v_rollup.target_table, 'bucket', v_rollup.chunk_interval);
+    RETURN v_rollup;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.register_rollup(silver.rollup_config, text, text) IS 'Creates table, live view and configuration of a described rollup.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_row_security(p_source regclass) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF (SELECT relrowsecurity FROM pg_class WHERE oid = p_source) THEN
+        PERFORM rollup_engine.fail('TR004', format('%s has row level security', p_source),
+            'a rollup shows everyone the sum of all rows: disable its policies, or roll up a table that has none');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_row_security(regclass) IS 'An error for a source that hides rows from some.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.mark_new(p_rollup_id integer) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.check_row_security(s.relation)
+    FROM silver.rollup_config AS c JOIN rollup_engine.source AS s ON s.id = c.source_id
+    WHERE c.id = p_rollup_id;
+    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], rollup_engine.everything());
+$$;
+COMMENT ON FUNCTION rollup_engine.mark_new(integer) IS 'Marks all data stale for one rollup.';
+
+RESET ROLE;

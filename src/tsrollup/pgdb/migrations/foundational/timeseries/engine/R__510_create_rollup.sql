@@ -1,0 +1,185 @@
+-- Creating rollups.
+--
+-- The caller owns the source: granting, and creating triggers, happens as the caller.
+-- What belongs to the machinery is made by SECURITY DEFINER functions, which only
+-- members of the owner role may call.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_source_access(p_source regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_class pg_class;
+    v_schema text;
+BEGIN
+    SELECT * INTO v_class FROM pg_class WHERE oid = p_source;
+    v_schema := v_class.relnamespace::regnamespace::text;
+    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not create rollups', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
+    ELSIF NOT pg_has_role(v_class.relowner, 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_source), format('create the rollup as %s', v_class.relowner::regrole));
+    END IF;
+    PERFORM rollup_engine.check_row_security(p_source);
+    IF has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', p_source, 'SELECT') THEN
+        RETURN;
+    END IF;
+    -- Of two GRANTs at once, one would fail.
+    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup grants in ' || v_schema, 0));
+    IF NOT has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', v_schema);
+    END IF;
+    EXECUTE format('GRANT SELECT ON %s TO "${owner_role}"', p_source);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_source_access(regclass) IS 'An error unless the caller owns the source and may create rollups; grants the machinery SELECT on it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_capture(p_source regclass, p_time_column name) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_reason text := rollup_engine.kept_elsewhere(p_source, p_time_column);
+    v_ancestor pg_class;
+BEGIN
+    IF v_reason IS NULL THEN
+        SELECT CASE WHEN c.relkind = 'f' THEN format('%s %s it is a foreign table', c.oid::regclass, f.side)
+            ELSE format('%s %s it is %s', c.oid::regclass, f.side, CASE c.relpersistence WHEN 't' THEN 'temporary' ELSE 'unlogged' END) END
+        INTO v_reason
+        FROM (
+            SELECT t.member, 'below' FROM rollup_engine.source_tree(p_source) AS t (member)
+            UNION ALL
+            SELECT a.member, 'above' FROM rollup_engine.source_ancestors(p_source) AS a (member)
+        ) AS f (member, side)
+        JOIN pg_class AS c ON c.oid = f.member
+        WHERE c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p' AND f.side = 'below'
+        LIMIT 1;
+    END IF;
+    IF v_reason IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('changes of %s cannot be tracked: %s', p_source, v_reason),
+            'change that, or use change_tracking => ''window''');
+    END IF;
+    SELECT c.* INTO v_ancestor
+    FROM rollup_engine.source_ancestors(p_source) AS a (member) JOIN pg_class AS c ON c.oid = a.member
+    WHERE NOT pg_has_role(c.relowner, 'USAGE')
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM rollup_engine.fail('TR004',
+            format('%s is written through %s as well, which %I does not own', p_source, v_ancestor.oid::regclass, current_user),
+            format('roll up %s instead, or create the rollup as a member of %s too: capture triggers go there as well', v_ancestor.oid::regclass, v_ancestor.relowner::regrole));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_capture(regclass, name) IS 'An error unless triggers see every change of the source: of it, of the partitions below it, and through the tables above.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_target(p_schema text, p_table text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_table IS NULL OR octet_length(p_table) NOT BETWEEN 1 AND 63 THEN
+        PERFORM rollup_engine.fail('TR001', format('target_table_name %L is no name for a table', p_table), 'give a name of 1 to 63 bytes');
+    ELSIF p_schema IS NULL OR NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = p_schema) THEN
+        PERFORM rollup_engine.fail('TR002', format('target_schema %L does not exist', coalesce(p_schema, 'NULL')), 'rollup tables live in silver');
+    ELSIF p_schema IN ('gold', 'rollup_engine', 'pg_catalog', 'information_schema') THEN
+        PERFORM rollup_engine.fail('TR001', format('a rollup table cannot live in %s', p_schema), 'use silver; its live view goes to gold');
+    ELSIF NOT has_schema_privilege('${owner_role}', p_schema, 'CREATE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not create tables in %I', '${owner_role}', p_schema), format('GRANT USAGE, CREATE ON SCHEMA %I TO %I', p_schema, '${owner_role}'));
+    ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = p_schema)) THEN
+        PERFORM rollup_engine.fail('TR003', format('%I.%I exists already', p_schema, p_table), 'choose another name, or drop it first (a rollup with silver.drop_rollup)');
+    ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND relnamespace = 'gold'::regnamespace) THEN
+        PERFORM rollup_engine.fail('TR003', format('gold.%I exists already, and the live view needs that name', p_table), 'choose another target_table_name');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_target(text, text) IS 'An error unless a rollup can be created under that name.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_options(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_width('rollup_table_interval', p_rollup.bucket_width);
+    PERFORM rollup_engine.check_interval('settle_delay', p_rollup.settle_delay, true, true);
+    PERFORM rollup_engine.check_interval('processing_window', p_rollup.processing_window, false);
+    PERFORM rollup_engine.check_interval('target_batch_duration', p_rollup.target_batch_duration, true);
+    PERFORM rollup_engine.check_interval('look_back_window', p_rollup.look_back_window, p_rollup.change_tracking = 'window');
+    PERFORM rollup_engine.check_interval('retention', p_rollup.retention, false);
+    IF p_rollup.chunk_interval IS NOT NULL THEN
+        PERFORM rollup_engine.check_chunk(p_rollup.chunk_interval);
+        IF p_rollup.chunk_interval < p_rollup.bucket_width THEN
+            PERFORM rollup_engine.fail('TR001', format('chunk_interval %s is shorter than a bucket', p_rollup.chunk_interval), 'a partition holds whole buckets; leave it out for a default');
+        END IF;
+    END IF;
+    IF p_rollup.change_tracking IS NULL OR p_rollup.change_tracking NOT IN ('trigger', 'window') THEN
+        PERFORM rollup_engine.fail('TR001', format('change_tracking %L is unknown', coalesce(p_rollup.change_tracking, 'NULL')), 'use ''trigger'', or ''window'' with a look_back_window');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_options(silver.rollup_config) IS 'An error for an option that makes no sense.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.default_cell_width(p_width interval) RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- 1,440 buckets (a day of minutes), but no more than a century.
+    SELECT p_width * greatest(1, least(1440, floor(extract(epoch FROM interval '36000 days') / extract(epoch FROM p_width)))::integer)
+$$;
+COMMENT ON FUNCTION rollup_engine.default_cell_width(interval) IS 'Width of the cells of a rollup.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.describe_rollup(
+    p_options silver.rollup_config, p_source text, p_time_column text, p_dimensions text[], p_metrics jsonb
+) RETURNS silver.rollup_config
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent silver.rollup_config;
+    r silver.rollup_config := p_options;
+BEGIN
+    r.source_table := rollup_engine.resolve_source(p_source, r.change_tracking);
+    SELECT * INTO v_parent FROM silver.rollup_config AS c WHERE c.target_table = r.source_table;
+    r.parent_id := v_parent.id;
+    r.depth := coalesce(v_parent.depth + 1, 0);
+    IF r.parent_id IS NULL THEN
+        r.time_column := rollup_engine.resolve_time_column(r.source_table, p_time_column);
+    ELSE
+        IF p_time_column <> 'bucket' THEN
+            PERFORM rollup_engine.fail('TR001', format('time_column %L: a rollup of a rollup goes by its bucket', p_time_column), 'leave time_column out');
+        END IF;
+        r.time_column := 'bucket';
+        r.source_id := v_parent.source_id;
+        r.change_tracking := v_parent.change_tracking;
+        PERFORM rollup_engine.check_nesting(v_parent, r.bucket_width);
+    END IF;
+    r.dimensions := rollup_engine.resolve_dimensions(r.source_table, r.time_column, r.parent_id, p_dimensions);
+    r.metrics := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, p_metrics);
+    r.cell_width := rollup_engine.default_cell_width(r.bucket_width);
+    r.chunk_interval := coalesce(r.chunk_interval, greatest('1 minute', least(30 * r.cell_width, greatest(r.cell_width, '36000 days'))));
+    r.current_window := coalesce(r.processing_window, r.cell_width);
+    r.source_rows := rollup_engine.estimated_rows(r.source_table);
+    RETURN r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.describe_rollup(silver.rollup_config, text, text, text[], jsonb) IS 'The checked description of a rollup to come.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lock_source(p_rollup silver.rollup_config) RETURNS rollup_engine.source
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+BEGIN
+    IF p_rollup.parent_id IS NULL THEN
+        RETURN rollup_engine.register_source(p_rollup.source_table, p_rollup.time_column, p_rollup.change_tracking, p_rollup.bucket_width);
+    END IF;
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(p_rollup.source_id));
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
+    RETURN v_source;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_source(silver.rollup_config) IS 'The tracked source of a rollup to come, made where it is new; keeps drains out until the end of the transaction.';
+
+RESET ROLE;

@@ -1,0 +1,106 @@
+-- Dropping a rollup, and adding metrics to one.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.remove_rollup(p_rollup_id integer, p_keep_table boolean) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
+    -- In the order of a refresh: what it has claimed is waited for before its table is locked.
+    DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;  -- a replica session cascades nothing
+    DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
+        EXECUTE format('DROP VIEW %s', v_rollup.target_view);
+    END IF;
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%s(timestamptz, timestamptz)', v_rollup.id);
+    IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
+        EXECUTE format(CASE WHEN p_keep_table THEN 'LOCK TABLE %s' ELSE 'DROP TABLE %s' END, v_rollup.target_table);
+    END IF;
+    -- What was marked, or put back, by those who were waited for.
+    DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what belongs to one rollup.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.forget_source(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
+    DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
+    DELETE FROM rollup_engine.source_partition WHERE source_id = p_source_id;
+    DELETE FROM rollup_engine.source WHERE id = p_source_id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.forget_source(integer) IS 'Ends the tracking of a source whose triggers are gone.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_publishing(p_rollup silver.rollup_config, p_metrics jsonb, p_role name) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_columns text;
+BEGIN
+    -- A rollup of a rollup shows nothing that its parent does not.
+    IF p_rollup.parent_id IS NOT NULL OR pg_has_role(p_role, '${owner_role}', 'USAGE') THEN
+        RETURN;
+    END IF;
+    SELECT string_agg(format('%I', key), ', ' ORDER BY key) INTO v_columns
+    FROM jsonb_object_keys(p_metrics) AS key
+    WHERE NOT has_column_privilege(p_role, p_rollup.source_table, key, 'SELECT');
+    IF v_columns IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not publish %s of %s', p_role, v_columns, p_rollup.source_table),
+            format('GRANT SELECT (%s) ON %s TO %I, or GRANT %I TO %3$I', v_columns, p_rollup.source_table, p_role, '${owner_role}'));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_publishing(silver.rollup_config, jsonb, name) IS 'An error unless the role may read the columns itself, or creates rollups.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.add_metrics(p_request_id bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_request rollup_engine.metric_request;
+    r silver.rollup_config;
+    v_added jsonb;
+    v_column record;
+BEGIN
+    DELETE FROM rollup_engine.metric_request WHERE id = p_request_id RETURNING * INTO v_request;
+    SELECT * INTO r FROM silver.rollup_config WHERE id = v_request.rollup_id;
+    PERFORM rollup_engine.look_at_source(r.source_id);
+    SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
+    v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, v_request.metrics);
+    PERFORM rollup_engine.check_publishing(r, v_added, v_request.requested_by);
+    SELECT r.metrics || jsonb_object_agg(key, (
+        SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
+    INTO r.metrics FROM jsonb_each(v_added);
+    PERFORM rollup_engine.add_columns(r);
+    EXECUTE format('LOCK TABLE %s', r.target_view);  -- and its table, in the order of those who read it
+    FOR v_column IN
+        SELECT column_name, data_type FROM rollup_engine.rollup_column AS c
+        WHERE c.rollup_id = r.id AND c.kind = 'state'
+            AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r.target_table AND attname = c.column_name)
+        ORDER BY c.position
+    LOOP
+        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', r.target_table, v_column.column_name, v_column.data_type);
+    END LOOP;
+    PERFORM rollup_engine.create_view(r, r.target_view::text);
+    UPDATE silver.rollup_config AS c
+    SET metrics = r.metrics, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
+    WHERE c.id = r.id;
+    PERFORM rollup_engine.look_at_source(r.source_id);  -- the new columns as well
+    PERFORM rollup_engine.mark_new(r.id);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.add_metrics(bigint) IS 'Does what a request asks for, if who made it may.';
+
+RESET ROLE;

@@ -1,0 +1,284 @@
+-- Following a source whose columns changed: what a drain takes in by itself, and rebuilding a
+-- rollup whose table can no longer hold what its source says.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- Types ---------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_same_value(p_from text, p_to text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_from = p_to OR p_from IN ('text', 'character varying') AND p_to IN ('text', 'character varying')
+$$;
+COMMENT ON FUNCTION rollup_engine.is_same_value(text, text) IS 'Whether every value of one type is the same value of the other.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.outgrown(p_stored anyelement, p_message text, p_hint text) RETURNS anyelement
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.fail('TR004', p_message, p_hint);
+    RETURN p_stored;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.outgrown(anyelement, text, text) IS 'Stands where a rollup''s table cannot hold the source''s values: an error rather than a rounded value.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.fitted_expression(p_rollup silver.rollup_config, p_column rollup_engine.rollup_column, p_type text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN p_type = p_column.data_type THEN p_column.expression
+        WHEN rollup_engine.is_same_value(p_type, p_column.data_type)
+            -- An error where the value does not fit.
+            OR p_type = ANY (whole.types) AND p_column.data_type = ANY (whole.types)
+            OR p_column.data_type = 'bigint' AND p_column.state = 'sum' AND p_type = 'numeric' AND a.atttypid = 'bigint'::regtype
+        THEN format('(%s)::%s', p_column.expression, p_column.data_type)
+        ELSE format('rollup_engine.outgrown(NULL::%s, %L, %L)', p_column.data_type,
+            format('%s stores %I as %s, and its source has %s now', p_rollup.target_table, p_column.column_name, p_column.data_type, p_type),
+            format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table))
+    END
+    FROM (VALUES ('{smallint,integer,bigint}'::text[])) AS whole (types)
+    LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table
+        AND a.attname = rollup_engine.source_name(p_rollup, p_column.source_column)
+$$;
+COMMENT ON FUNCTION rollup_engine.fitted_expression(silver.rollup_config, rollup_engine.rollup_column, text) IS
+'The expression of a column whose type is another one now, cast to what the table stores where that loses nothing.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.plan_again(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE rollup_engine.rollup_column AS c
+    SET expression = p.expression, outgrown_by = NULL
+    FROM rollup_engine.source AS s, rollup_engine.plan_columns(p_rollup, s.time_type) AS p
+    WHERE s.id = p_rollup.source_id AND c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.kind <> 'finished'
+$$;
+COMMENT ON FUNCTION rollup_engine.plan_again(silver.rollup_config) IS 'Writes the expressions over the source with the names and types that it has now.';
+
+-- What a drain takes in ---------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.follow_columns(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+BEGIN
+    PERFORM rollup_engine.plan_again(p_rollup);
+    UPDATE rollup_engine.rollup_column AS c
+    SET expression = rollup_engine.fitted_expression(p_rollup, c, t.data_type),
+        outgrown_by = CASE WHEN NOT rollup_engine.is_same_value(t.data_type, c.data_type) THEN t.data_type END
+    FROM rollup_engine.column_types(p_rollup) AS t
+    WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND t.data_type <> c.data_type;
+    EXECUTE rollup_engine.live_function_sql(p_rollup);
+    UPDATE silver.rollup_config
+    SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
+    WHERE id = p_rollup.id;
+EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
+    NULL;  -- a column is gone, or an aggregate does not take it any more: validate_rollup_config says so
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.follow_columns(silver.rollup_config) IS 'Has a rollup read the columns of its source as they are called and typed now.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.empty_where_keys_may_unite(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM rollup_engine.rollup_column AS c JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_table AND a.attname = c.column_name
+        WHERE c.rollup_id = p_rollup.id AND c.kind = 'dimension' AND rollup_engine.type_parts(a.atttypid) IS NOT NULL)
+    THEN
+        EXECUTE format('DELETE FROM %s WHERE bucket >= $1', p_rollup.target_table) USING coalesce(p_rollup.sealed_before, '-infinity');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.empty_where_keys_may_unite(silver.rollup_config) IS
+'Deletes the rows that are not sealed of a rollup by a composite type, or one made of others: as it loses an attribute, keys become equal. Called where all is marked stale.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.follow_source(p_source rollup_engine.source) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source := p_source;
+    v_rollup silver.rollup_config;
+BEGIN
+    SELECT coalesce(max(current_name), v_source.time_column) INTO v_source.time_column
+    FROM rollup_engine.resolved_columns(p_source) WHERE noted_name = p_source.time_column;
+    UPDATE rollup_engine.source_column AS c SET current_name = r.current_name
+    FROM rollup_engine.resolved_columns(p_source) AS r
+    WHERE c.source_id = p_source.id AND c.column_name = r.column_name AND r.current_name IS NOT NULL;
+    -- Bounds of partitions are those of the time column.
+    UPDATE rollup_engine.source SET time_column = v_source.time_column, partitioning = NULL WHERE id = p_source.id;
+    PERFORM rollup_engine.note_shape(p_source.id, ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s));
+    IF v_source.change_tracking = 'trigger' THEN
+        EXECUTE rollup_engine.capture_function_sql(v_source);
+    END IF;
+    -- A type may be called otherwise.
+    UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
+    FROM silver.rollup_config AS r, rollup_engine.relation_types(r.target_table) AS t
+    WHERE r.source_id = p_source.id AND c.rollup_id = r.id AND c.column_name = t.column_name AND c.data_type <> t.data_type;
+    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
+        v_rollup.time_column := CASE v_rollup.depth WHEN 0 THEN v_source.time_column ELSE v_rollup.time_column END;
+        PERFORM rollup_engine.follow_columns(v_rollup);
+        PERFORM rollup_engine.empty_where_keys_may_unite(v_rollup);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.follow_source(rollup_engine.source) IS 'Notes the shape of a source and has its rollups follow.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.rename_logs(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+BEGIN
+    FOR v_rollup IN
+        SELECT c.* FROM silver.rollup_config AS c
+        WHERE c.source_id = p_source_id AND c.target_name <> c.target_table::text AND rollup_engine.is_relation(c.target_table)
+    LOOP
+        UPDATE silver.refresh_log SET target_table = v_rollup.target_table::text WHERE target_table = v_rollup.target_name;
+        UPDATE silver.error_log SET target_table = v_rollup.target_table::text WHERE target_table = v_rollup.target_name;
+        UPDATE silver.rollup_config SET target_name = v_rollup.target_table::text WHERE id = v_rollup.id;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.rename_logs(integer) IS 'Has the logs of a rollup whose table was renamed or moved go by its new name.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.absorb_shape(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    v_trace text;
+    v_shapes rollup_engine.source_shape[];
+BEGIN
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+    IF NOT rollup_engine.is_relation(v_source.relation) THEN
+        PERFORM rollup_engine.fail('TR002', format('%s was dropped', v_source.relation_name), rollup_engine.gone_hint(v_source));
+    END IF;
+    PERFORM rollup_engine.rename_logs(p_source_id);
+    v_trace := rollup_engine.shape_trace(v_source);
+    IF v_trace = v_source.trace THEN
+        RETURN;
+    END IF;
+    -- Compared and noted from one look: what changes after it is found by the next.
+    v_shapes := ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s);
+    IF EXISTS (SELECT FROM rollup_engine.shape_changes(v_source, v_shapes)) THEN
+        PERFORM rollup_engine.follow_source(v_source);
+        PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
+    ELSE
+        PERFORM rollup_engine.note_shape(p_source_id, v_shapes);
+    END IF;
+    UPDATE rollup_engine.source SET trace = v_trace WHERE id = p_source_id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.absorb_shape(integer) IS
+'Takes in what DDL has changed of a source since it was last called: all of its data is logged as changed. Called with the source locked.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.look_at_source(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(p_source_id));
+    PERFORM rollup_engine.absorb_shape(p_source_id);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.look_at_source(integer) IS 'Keeps drains out until the end of the transaction, and takes in what DDL has changed.';
+
+-- Rebuilding ---------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_no_view_depends(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_views text;
+BEGIN
+    SELECT string_agg(DISTINCT r.ev_class::regclass::text, ', ') INTO v_views
+    FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid
+    WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+        AND d.refobjid IN (p_rollup.target_view, p_rollup.target_table) AND r.ev_class NOT IN (p_rollup.target_view, p_rollup.target_table);
+    IF v_views IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR003', format('%s must be made anew with other types, and %s reads it', p_rollup.target_view, v_views),
+            'drop what reads it, rebuild the rollup, and create that again');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_no_view_depends(silver.rollup_config) IS 'An error that names the views which keep a live view from being made anew.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.replace_view(p_rollup silver.rollup_config, p_changes text) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name constant text := p_rollup.target_view::text;
+    v_rights constant aclitem[] := (SELECT relacl FROM pg_class WHERE oid = p_rollup.target_view);
+    v_columns constant name[] := ARRAY(SELECT attname FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum > 0 ORDER BY attnum);
+    v_rollup silver.rollup_config := p_rollup;
+    v_statement text;
+BEGIN
+    PERFORM rollup_engine.check_no_view_depends(p_rollup);
+    EXECUTE format('DROP VIEW %s', v_name);
+    EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
+    v_rollup.target_view := rollup_engine.create_view(p_rollup, v_name);
+    FOR v_statement IN
+        SELECT format('ALTER VIEW %s RENAME COLUMN %I TO %I', v_name, a.attname, v_columns[a.attnum])
+        FROM pg_attribute AS a WHERE a.attrelid = v_rollup.target_view AND a.attnum > 0 AND a.attname <> v_columns[a.attnum]
+        UNION ALL
+        SELECT format('GRANT %s ON %s TO %s', r.privilege_type, v_name, CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE r.grantee::regrole::text END)
+            || CASE WHEN r.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+        FROM aclexplode(v_rights) AS r WHERE r.grantee <> r.grantor
+    LOOP
+        EXECUTE v_statement;
+    END LOOP;
+    RETURN v_rollup.target_view;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.replace_view(silver.rollup_config, text) IS
+'Changes the table of a rollup in a way that its live view stands in the way of: the view is made anew, with the names of its columns and the rights on it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_rollup silver.rollup_config := p_rollup;
+    v_changes text;
+BEGIN
+    PERFORM rollup_engine.fail_if_gone(p_rollup);
+    EXECUTE format('LOCK TABLE %s', p_rollup.target_view);  -- and its table, in the order of those who read it
+    PERFORM rollup_engine.plan_again(p_rollup);
+    WITH changed AS (
+        UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
+        FROM rollup_engine.column_types(p_rollup) AS t
+        WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND t.data_type <> c.data_type
+        RETURNING c.position, c.column_name, c.data_type
+    )
+    SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', column_name, data_type), ', ' ORDER BY position)
+    INTO v_changes FROM changed;
+    UPDATE rollup_engine.rollup_column AS c
+    SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression)
+    FROM rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p
+    WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.kind = 'finished';
+    v_rollup.target_view := CASE WHEN v_changes IS NULL
+        THEN rollup_engine.create_view(p_rollup, p_rollup.target_view::text)
+        ELSE rollup_engine.replace_view(p_rollup, v_changes) END;
+    UPDATE silver.rollup_config
+    SET target_view = v_rollup.target_view, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
+    WHERE id = p_rollup.id;
+EXCEPTION WHEN cannot_coerce OR invalid_text_representation OR undefined_function OR undefined_column OR datatype_mismatch THEN
+    PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
+        format('SELECT silver.drop_rollup(%L), and create it anew without what is gone', p_rollup.target_table));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.rebuild_one(silver.rollup_config) IS 'Gives the table and the live view of a rollup the types that its source has now. Stored rows are converted.';
+
+RESET ROLE;

@@ -1,0 +1,270 @@
+-- Refreshing one batch in one cell: lock the cell, claim stale rows by id, look at
+-- parent and seal, recompute whole buckets, clear exactly what was claimed.
+--
+-- Each step is a statement of its own with a snapshot of its own, in this order:
+-- a change that commits after the recompute's snapshot has its log row drained
+-- into a stale row that this batch did not claim, and stays stale.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- What to do ---------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.parent_stale(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Volatile, for a snapshot newer than the claim. The log need not be looked at: its drain
+    -- marks parent and child at once.
+    SELECT coalesce(rollup_engine.bucket_align(p_rollup.bucket_width, range_agg(tstzrange(from_time, to_time))), '{}')
+    FROM (
+        SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id
+        UNION ALL
+        SELECT from_time, to_time FROM rollup_engine.unsettled_partitions(p_rollup.parent_id)
+    ) AS s
+    WHERE tstzrange(from_time, to_time) && p_ranges
+$$;
+COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config, tstzmultirange) IS 'Buckets of a rollup in the ranges that its parent cannot answer yet.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.failing_ranges(p_rollup silver.rollup_config) RETURNS tstzmultirange
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup.bucket_width, bucket))), '{}')
+    FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp()
+$$;
+COMMENT ON FUNCTION rollup_engine.failing_ranges(silver.rollup_config) IS 'Buckets that failed, and whose next attempt has not come.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.newest_part(p_ranges tstzmultirange, p_width interval, p_window interval) RETURNS tstzmultirange
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_left interval := p_window;
+    v_range tstzrange;
+    v_part tstzmultirange := '{}';
+BEGIN
+    FOR v_range IN SELECT r FROM unnest(p_ranges) AS r ORDER BY lower(r) DESC LOOP
+        IF upper(v_range) - lower(v_range) > v_left THEN
+            v_range := tstzrange(greatest(lower(v_range), least(
+                silver.time_bucket(p_width, upper(v_range) - v_left),
+                silver.time_bucket(p_width, upper(v_range) - interval '1 microsecond'))), upper(v_range));
+        END IF;
+        v_part := v_part + tstzmultirange(v_range);
+        v_left := v_left - (upper(v_range) - lower(v_range));
+        EXIT WHEN v_left <= '0';
+    END LOOP;
+    RETURN v_part;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.newest_part(tstzmultirange, interval, interval) IS 'The newest whole buckets of the ranges, about as much time as the window and at least one bucket.';
+
+-- Recompute ----------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.has_time_index(p_relation regclass, p_column name) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_index AS i
+        JOIN pg_class AS c ON c.oid = i.indexrelid
+        JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = p_relation AND a.attname = p_column AND i.indpred IS NULL AND i.indisvalid)
+$$;
+COMMENT ON FUNCTION rollup_engine.has_time_index(regclass, name) IS 'Whether a btree of the table starts with the column.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.planned_rows(p_rollup silver.rollup_config, p_from timestamptz, p_to timestamptz) RETURNS double precision
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_plan json;
+BEGIN
+    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s WHERE %s', p_rollup.source_table, rollup_engine.time_condition(p_rollup, '$1', '$2'))
+    INTO v_plan USING p_from, p_to;
+    RETURN (v_plan -> 0 -> 'Plan' ->> 'Plan Rows')::double precision;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.planned_rows(silver.rollup_config, timestamptz, timestamptz) IS 'Source rows in a range, as the planner estimates them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.goes_per_bucket(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_hull constant tstzrange := range_merge(p_ranges);
+BEGIN
+    IF p_rollup.query_shape <> 'auto' THEN
+        RETURN p_rollup.query_shape = 'per_bucket';
+    ELSIF rollup_engine.bucket_next(p_rollup.bucket_width, lower(v_hull)) >= upper(v_hull) THEN
+        RETURN false;  -- a single bucket: the shapes are the same
+    ELSIF NOT rollup_engine.has_time_index(p_rollup.source_table, p_rollup.time_column) THEN
+        RETURN false;
+    ELSIF (SELECT count(*) FROM unnest(p_ranges)) > 8 THEN
+        RETURN true;  -- scattered: better than reading all that lies between
+    END IF;
+    RETURN rollup_engine.planned_rows(p_rollup, lower(v_hull), upper(v_hull))
+        > 50 * rollup_engine.bucket_count(p_rollup.bucket_width, tstzmultirange(v_hull));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.goes_per_bucket(silver.rollup_config, tstzmultirange) IS
+'Whether to group each bucket by itself: with a btree on time, it wins for many rows a bucket and for scattered buckets.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.batch_sql(p_rollup silver.rollup_config, p_per_bucket boolean, p_scattered boolean, p_empty boolean) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_fresh text;
+    v_touched text := 't.bucket >= $1 AND t.bucket < $2';
+BEGIN
+    IF p_per_bucket THEN
+        v_fresh := rollup_engine.per_bucket_sql(p_rollup, p_rollup.source_table::text, '$4', '$1', '$2');
+    ELSE
+        v_fresh := rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2',
+            CASE WHEN p_scattered THEN format(' AND %s <@ $3', (
+                SELECT rollup_engine.utc_expression(p_rollup.time_column, CASE WHEN p_rollup.parent_id IS NULL THEN time_type ELSE 'timestamptz' END)
+                FROM rollup_engine.source WHERE id = p_rollup.source_id)) ELSE '' END);
+    END IF;
+    IF p_empty THEN
+        RETURN rollup_engine.insert_sql(p_rollup, v_fresh);
+    ELSIF p_scattered THEN
+        v_touched := v_touched || ' AND t.bucket = ANY ($4)';
+    END IF;
+    RETURN rollup_engine.upsert_sql(p_rollup, v_fresh, v_touched);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.batch_sql(silver.rollup_config, boolean, boolean, boolean) IS
+'The statement that recomputes a batch. $1, $2: its hull; $3: its ranges; $4: its buckets.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.recompute(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.batch
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_hull constant tstzrange := range_merge(p_ranges);
+    v_buckets constant timestamptz[] := ARRAY(SELECT rollup_engine.buckets_in(p_rollup.bucket_width, p_ranges));
+    v_stored boolean;
+    v_batch rollup_engine.batch;
+BEGIN
+    -- Its own statements are planned now, and know all partitions that the claim may rest on.
+    PERFORM rollup_engine.hear_invalidations();
+    -- Nobody else writes here while the cell is locked: what is empty stays empty.
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
+    INTO v_stored USING lower(v_hull), upper(v_hull);
+    EXECUTE rollup_engine.batch_sql(p_rollup, rollup_engine.goes_per_bucket(p_rollup, p_ranges),
+        p_ranges <> tstzmultirange(v_hull), NOT v_stored)
+    INTO v_batch.rows_written, v_batch.rows_deleted
+    USING lower(v_hull), upper(v_hull), p_ranges, v_buckets;
+    v_batch.outcome := 'refreshed';
+    v_batch.from_time := lower(v_hull);
+    v_batch.to_time := upper(v_hull);
+    v_batch.buckets := cardinality(v_buckets);
+    v_batch.ranges := p_ranges;
+    RETURN v_batch;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.recompute(silver.rollup_config, tstzmultirange) IS 'Recomputes whole buckets from the source and stores what changed.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.recompute_what_can_be(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.batch
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_ranges tstzmultirange := p_ranges;
+    v_buckets constant timestamptz[] := ARRAY(SELECT b FROM rollup_engine.buckets_in(p_rollup.bucket_width, p_ranges) AS b ORDER BY b DESC);
+    v_count integer := cardinality(v_buckets);
+    v_detail text;
+    v_hint text;
+    v_context text;
+BEGIN
+    LOOP
+        BEGIN
+            RETURN rollup_engine.recompute(p_rollup, v_ranges);
+        -- Of what is in the data. Other errors no smaller batch would escape.
+        EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded OR raise_exception THEN
+            IF v_count = 1 THEN
+                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+                RETURN rollup_engine.record_failed_bucket(p_rollup, v_buckets[1], SQLSTATE, SQLERRM, v_detail, v_hint, v_context);
+            END IF;
+        END;
+        v_count := v_count / 2;
+        v_ranges := (SELECT range_agg(tstzrange(b, rollup_engine.bucket_next(p_rollup.bucket_width, b))) FROM unnest(v_buckets[:v_count]) AS b);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.recompute_what_can_be(silver.rollup_config, tstzmultirange) IS
+'Recomputes the ranges; where their data is at fault, the newest half, quarter, ... of their buckets. One bucket that fails alone is recorded.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.clear_claimed(p_rollup silver.rollup_config, p_cell timestamptz, p_ids bigint[], p_done tstzmultirange) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND bucket <@ p_done;
+    WITH cleared AS (
+        DELETE FROM rollup_engine.stale_range
+        WHERE id = ANY (p_ids) AND tstzrange(from_time, to_time) && p_done
+        RETURNING from_time, to_time
+    )
+    INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time)
+    SELECT p_rollup.id, p_cell, lower(r), upper(r)
+    FROM cleared, unnest(tstzmultirange(tstzrange(from_time, to_time)) - p_done) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.clear_claimed(silver.rollup_config, timestamptz, bigint[], tstzmultirange) IS
+'Clears the claimed rows by id; what of them was not recomputed is put back.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_cell(p_rollup_id integer, p_cell timestamptz, p_within tstzrange) RETURNS rollup_engine.batch
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_batch rollup_engine.batch;
+    v_ids bigint[];
+    v_claimed tstzmultirange;
+    v_sealed tstzmultirange;
+    v_todo tstzmultirange;
+BEGIN
+    -- 1. the cell
+    IF NOT rollup_engine.try_lock_cell(p_rollup_id, p_cell) THEN
+        v_batch.outcome := 'busy';
+        RETURN v_batch;
+    END IF;
+    -- 2. the claim
+    SELECT array_agg(id), range_agg(tstzrange(from_time, to_time)) INTO v_ids, v_claimed
+    FROM (
+        SELECT id, from_time, to_time FROM rollup_engine.stale_range
+        WHERE rollup_id = p_rollup_id AND cell = p_cell AND tstzrange(from_time, to_time) && p_within
+        FOR UPDATE SKIP LOCKED
+    ) AS s;
+    -- 3. parent and seal
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    PERFORM rollup_engine.fail_if_gone(v_rollup);
+    v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, coalesce(v_rollup.sealed_before, '-infinity')));
+    v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup.bucket_width, tstzmultirange(p_within))
+        - rollup_engine.failing_ranges(v_rollup);
+    IF v_rollup.parent_id IS NOT NULL AND NOT isempty(v_todo) THEN
+        v_todo := v_todo - rollup_engine.parent_stale(v_rollup, v_todo);
+        v_batch.outcome := CASE WHEN isempty(v_todo) THEN 'waiting' END;
+    END IF;
+    v_todo := rollup_engine.newest_part(v_todo, v_rollup.bucket_width, v_rollup.current_window);
+    -- 4. recompute
+    IF isempty(v_todo) OR v_todo IS NULL THEN
+        v_batch.outcome := coalesce(v_batch.outcome, 'nothing');
+    ELSIF rollup_engine.ensure_partitions(v_rollup, v_todo) THEN
+        -- Filled by a later transaction, so that who attaches another one need not wait for the batch.
+        v_batch.outcome := 'prepared';
+    ELSE
+        v_batch := rollup_engine.recompute_what_can_be(v_rollup, v_todo);
+    END IF;
+    -- 5. clear
+    PERFORM rollup_engine.clear_claimed(v_rollup, p_cell, v_ids, v_sealed + coalesce(v_batch.ranges, '{}'));
+    RETURN v_batch;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.refresh_cell(integer, timestamptz, tstzrange) IS
+'Refreshes the newest stale buckets of a cell that lie within the range, as many as the window allows.';
+
+RESET ROLE;

@@ -1,0 +1,240 @@
+-- One step of a run: pick a cell, refresh it, adapt the window; record a failure with all it tells,
+-- to be tried again with exponential backoff, and park what keeps failing.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- After a batch --------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.adapted_window(p_rollup silver.rollup_config, p_batch rollup_engine.batch, p_elapsed interval) RETURNS interval
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Half to double at a time; a batch that was smaller than the window says little about a larger one.
+    SELECT greatest(p_rollup.bucket_width, least(
+        coalesce(p_rollup.processing_window, p_rollup.cell_width),
+        CASE
+            WHEN p_elapsed > p_rollup.target_batch_duration
+            THEN make_interval(secs => extract(epoch FROM p_rollup.current_window)::float8
+                * greatest(0.5, extract(epoch FROM p_rollup.target_batch_duration)::float8 / extract(epoch FROM p_elapsed)::float8))
+            WHEN p_elapsed < p_rollup.target_batch_duration / 2 AND p_batch.buckets * p_rollup.bucket_width >= p_rollup.current_window / 2
+            THEN 2 * p_rollup.current_window
+            ELSE p_rollup.current_window
+        END))
+$$;
+COMMENT ON FUNCTION rollup_engine.adapted_window(silver.rollup_config, rollup_engine.batch, interval) IS
+'Window of the next batch, so that it takes about target_batch_duration; between a bucket and processing_window (or a cell).';
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_batch(p_rollup_id integer, p_batch rollup_engine.batch, p_started timestamptz) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO silver.refresh_log (target_table, started_at, finished_at, from_time, to_time, buckets, rows_written, rows_deleted)
+    SELECT target_table::text, p_started, clock_timestamp(), p_batch.from_time, p_batch.to_time, p_batch.buckets, p_batch.rows_written, p_batch.rows_deleted
+    FROM silver.rollup_config WHERE id = p_rollup_id;
+    -- Two workers on one rollup do not wait for each other here: the other one's figures will do.
+    UPDATE silver.rollup_config AS r
+    SET last_run_at = clock_timestamp(),
+        last_success_at = clock_timestamp(),
+        current_window = rollup_engine.adapted_window(r, p_batch, clock_timestamp() - p_started),
+        rows_per_second = p_batch.rows_written / greatest(extract(epoch FROM clock_timestamp() - p_started), 0.001),
+        source_rows = rollup_engine.estimated_rows(r.source_table),
+        retry_count = 0,
+        next_retry_at = NULL,
+        parked_at = NULL
+    WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id FOR NO KEY UPDATE SKIP LOCKED);
+$$;
+COMMENT ON FUNCTION rollup_engine.record_batch(integer, rollup_engine.batch, timestamptz) IS 'Logs a refreshed batch and adapts the rollup''s window.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_success(p_rollup_id integer) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL
+    WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id AND status = 'retrying' FOR NO KEY UPDATE SKIP LOCKED)
+$$;
+COMMENT ON FUNCTION rollup_engine.record_success(integer) IS 'Forgets failures of a rollup that has nothing left to do: what failed was a drain that works again, or its buckets are no longer stale.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.retry_delay(p_retries integer) RETURNS interval
+    LANGUAGE sql VOLATILE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- 30 s, doubled each time, at most an hour; up to a fifth less, so that failures do not march in step.
+    SELECT least(interval '30 seconds' * 2 ^ least(p_retries, 10), interval '1 hour') * (1 - 0.2 * random())
+$$;
+COMMENT ON FUNCTION rollup_engine.retry_delay(integer) IS 'How long to wait after that many failures in a row before this one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_failure(
+    p_rollup_id integer, p_code text, p_message text, p_detail text, p_hint text, p_context text
+) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context, attempted_query, attempt)
+    SELECT target_table::text, p_code, p_message, nullif(p_detail, ''), nullif(p_hint, ''), p_context, refresh_sql, retry_count + 1
+    FROM silver.rollup_config WHERE id = p_rollup_id;
+    UPDATE silver.rollup_config
+    SET last_run_at = clock_timestamp(),
+        retry_count = retry_count + 1,
+        next_retry_at = clock_timestamp() + rollup_engine.retry_delay(retry_count),
+        parked_at = CASE WHEN retry_count + 1 >= 10 THEN clock_timestamp() END
+    WHERE id = p_rollup_id;
+$$;
+COMMENT ON FUNCTION rollup_engine.record_failure(integer, text, text, text, text, text) IS 'Logs a failure and sets the next attempt; the tenth in a row parks the rollup.';
+
+-- Single buckets --------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.failed_buckets(p_rollup_id integer, p_within tstzrange) RETURNS SETOF rollup_engine.failed_bucket
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup_id AND bucket <@ p_within
+$$;
+COMMENT ON FUNCTION rollup_engine.failed_buckets(integer, tstzrange) IS 'Buckets of a rollup that cannot be stored for what is in them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.failure_hint(p_rollup silver.rollup_config, p_code text, p_hint text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT concat_ws('; ',
+        CASE WHEN p_code = '54000' AND p_rollup.dimensions <> '{}'
+            THEN format('a row''s bucket and dimensions (%s) are its key, and a value of it fits up to some 2,700 bytes: group by something shorter, such as a generated column left(..., 200) or md5(...)',
+                (SELECT string_agg(quote_ident(d), ', ') FROM unnest(p_rollup.dimensions) AS d))
+            ELSE nullif(p_hint, '') END,
+        format('the other buckets are stored; when its rows are mended, SELECT silver.reset_rollup_retry(%L) tries it again at once', p_rollup.target_table))
+$$;
+COMMENT ON FUNCTION rollup_engine.failure_hint(silver.rollup_config, text, text) IS 'What to do about a bucket that fails.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_failed_bucket(
+    p_rollup silver.rollup_config, p_bucket timestamptz, p_code text, p_message text, p_detail text, p_hint text, p_context text
+) RETURNS rollup_engine.batch
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_message constant text := format('bucket %s: %s', p_bucket, p_message);
+    v_batch rollup_engine.batch;
+BEGIN
+    WITH failed AS (
+        INSERT INTO rollup_engine.failed_bucket AS f (rollup_id, bucket, next_retry_at, error_code, error_message)
+        VALUES (p_rollup.id, p_bucket, clock_timestamp() + rollup_engine.retry_delay(0), p_code, v_message)
+        ON CONFLICT (rollup_id, bucket) DO UPDATE
+        SET attempts = f.attempts + 1, failed_at = clock_timestamp(), next_retry_at = clock_timestamp() + rollup_engine.retry_delay(f.attempts),
+            error_code = excluded.error_code, error_message = excluded.error_message
+        RETURNING attempts
+    )
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context, attempted_query, attempt)
+    SELECT p_rollup.target_table::text, p_code, v_message, nullif(p_detail, ''), rollup_engine.failure_hint(p_rollup, p_code, p_hint),
+        p_context, p_rollup.refresh_sql, attempts
+    FROM failed;
+    v_batch.outcome := 'bucket_failed';
+    v_batch.error_code := p_code;
+    v_batch.error_message := v_message;
+    RETURN v_batch;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.record_failed_bucket(silver.rollup_config, timestamptz, text, text, text, text, text) IS 'Logs a bucket that cannot be stored, and sets its next attempt.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.fails_everywhere(p_rollup_id integer) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Ten that are new; those that are known to fail say nothing about the rest.
+    SELECT count(*) >= 10
+    FROM rollup_engine.failed_bucket AS f
+    JOIN silver.rollup_config AS r ON r.id = f.rollup_id
+    WHERE f.rollup_id = p_rollup_id AND f.attempts = 1 AND f.failed_at > coalesce(r.last_success_at, '-infinity')
+$$;
+COMMENT ON FUNCTION rollup_engine.fails_everywhere(integer) IS 'Whether bucket after bucket failed with no success in between.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.pick_cell(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT cell FROM rollup_engine.stale_range
+    WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within AND cell <> ALL (p_tried)
+    ORDER BY cell DESC
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.pick_cell(integer, tstzrange, timestamptz[]) IS 'The newest cell with stale buckets in the range that was not tried yet.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_step(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS rollup_engine.step
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_started constant timestamptz := clock_timestamp();
+    v_step rollup_engine.step;
+    v_batch rollup_engine.batch;
+    v_detail text;
+    v_hint text;
+    v_context text;
+BEGIN
+    IF rollup_engine.settle_partitions(p_rollup_id)
+        OR rollup_engine.settle_partitions((SELECT parent_id FROM silver.rollup_config WHERE id = p_rollup_id)) THEN
+        v_step.outcome := 'prepared';
+        RETURN v_step;
+    END IF;
+    v_step.cell := rollup_engine.pick_cell(p_rollup_id, p_within, p_tried);
+    IF v_step.cell IS NULL THEN
+        RETURN v_step;
+    END IF;
+    BEGIN
+        v_batch := rollup_engine.refresh_cell(p_rollup_id, v_step.cell, p_within);
+        IF v_batch.outcome = 'refreshed' THEN
+            PERFORM rollup_engine.record_batch(p_rollup_id, v_batch, v_started);
+        END IF;
+        v_step.batch := v_batch;
+        v_step.outcome := v_batch.outcome;
+        v_step.error_code := v_batch.error_code;
+        v_step.error_message := v_batch.error_message;
+        IF v_step.outcome = 'bucket_failed' AND rollup_engine.fails_everywhere(p_rollup_id) THEN
+            PERFORM rollup_engine.record_failure(p_rollup_id, v_step.error_code, 'one bucket after the other fails; the last: ' || v_step.error_message, NULL, NULL, NULL);
+            v_step.outcome := 'failed';
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS
+            v_step.error_code = RETURNED_SQLSTATE, v_step.error_message = MESSAGE_TEXT,
+            v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+        PERFORM rollup_engine.record_failure(p_rollup_id, v_step.error_code, v_step.error_message, v_detail, v_hint, v_context);
+        v_step.outcome := 'failed';
+    END;
+    RETURN v_step;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.refresh_step(integer, tstzrange, timestamptz[]) IS
+'Refreshes one batch of a rollup, in its newest stale cell that was not tried; a failure is recorded, and undone.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz) RETURNS rollup_engine.step
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_step rollup_engine.step;
+    v_detail text;
+    v_hint text;
+    v_context text;
+BEGIN
+    v_step.outcome := CASE
+        WHEN rollup_engine.drain(p_source_id, p_now) THEN 'drained'
+        WHEN rollup_engine.has_undrained(p_source_id) THEN 'busy'
+        ELSE 'drained'
+    END;
+    RETURN v_step;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS
+        v_step.error_code = RETURNED_SQLSTATE, v_step.error_message = MESSAGE_TEXT,
+        v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+    -- It is tried at every run; what counts as an attempt keeps to the backoff.
+    PERFORM rollup_engine.record_failure(r.id, v_step.error_code, v_step.error_message, v_detail, v_hint, v_context)
+    FROM silver.rollup_config AS r WHERE r.source_id = p_source_id AND rollup_engine.is_due(r, false);
+    v_step.outcome := 'failed';
+    RETURN v_step;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drain_step(integer, timestamptz) IS
+'Drains a source: drained, busy (somebody else is at it, and there are changes to take in) or failed, which is recorded with every rollup of the source.';
+
+RESET ROLE;

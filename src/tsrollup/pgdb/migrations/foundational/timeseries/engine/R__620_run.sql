@@ -1,0 +1,207 @@
+-- Which rollups are due, and refreshing them in the caller's transaction.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- Which rollups, and how far ----------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.settled_range(p_rollup silver.rollup_config, p_as_of timestamptz) RETURNS tstzrange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT tstzrange(NULL, silver.time_bucket(p_rollup.bucket_width,
+        CASE WHEN isfinite(p_as_of) THEN greatest(p_as_of, '0001-01-01 00:00:00+00') - p_rollup.settle_delay ELSE p_as_of END))
+$$;
+COMMENT ON FUNCTION rollup_engine.settled_range(silver.rollup_config, timestamptz) IS 'Buckets that ended at least settle_delay before the time.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.ranges_left(p_rollup_id integer, p_within tstzrange) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT count(*) FROM rollup_engine.stale_range
+    WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within
+$$;
+COMMENT ON FUNCTION rollup_engine.ranges_left(integer, tstzrange) IS 'Stale ranges of a rollup that reach into the range.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.run_order(p_target text) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM silver.rollup_config
+    WHERE p_target IS NULL OR id = (SELECT rollup_engine.rollup_id(p_target))
+    ORDER BY depth, id
+$$;
+COMMENT ON FUNCTION rollup_engine.run_order(text) IS 'The named rollup, or all of them, parents first.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_due(p_rollup silver.rollup_config, p_named boolean) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_rollup.status = 'active' OR p_rollup.status = 'retrying' AND (p_named OR p_rollup.next_retry_at <= clock_timestamp())
+$$;
+COMMENT ON FUNCTION rollup_engine.is_due(silver.rollup_config, boolean) IS 'False while paused, parked, or waiting for its next attempt (unless it was asked for by name).';
+
+CREATE OR REPLACE FUNCTION rollup_engine.drain_all(p_target text, p_now timestamptz, p_windows integer[] DEFAULT NULL) RETURNS SETOF rollup_engine.undrained
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source_id integer;
+    v_step rollup_engine.step;
+BEGIN
+    FOR v_source_id IN SELECT DISTINCT source_id FROM rollup_engine.run_order(p_target) ORDER BY 1 LOOP
+        PERFORM rollup_engine.relink_source(v_source_id);
+        PERFORM rollup_engine.watch_new_partitions(v_source_id);
+        PERFORM rollup_engine.mend_triggers(v_source_id);
+        v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
+        IF v_step.outcome <> 'drained' THEN
+            RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(
+                'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet',
+                (SELECT relation FROM rollup_engine.source WHERE id = v_source_id))))::rollup_engine.undrained;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drain_all(text, timestamptz, integer[]) IS
+'Drains the sources of the named rollup, or all, and returns those where it could not. Windows are read again of the sources given, NULL for all.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_within(p_rollup silver.rollup_config, p_within tstzrange, p_max_batches integer) RETURNS rollup_engine.result
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_started constant timestamptz := clock_timestamp();
+    v_result rollup_engine.result := ROW(p_rollup.target_table::text, 'ok', 0, 0, 0, 0, NULL, NULL, NULL);
+    v_step rollup_engine.step;
+    v_tried timestamptz[] := '{}';
+    v_cells timestamptz[] := '{}';
+    v_batches integer := 0;
+BEGIN
+    WHILE p_max_batches IS NULL OR v_batches < p_max_batches LOOP
+        v_step := rollup_engine.refresh_step(p_rollup.id, p_within, v_tried);
+        EXIT WHEN v_step.outcome IS NULL;
+        CONTINUE WHEN v_step.outcome = 'prepared';
+        IF v_step.outcome = 'refreshed' THEN
+            v_batches := v_batches + 1;
+            v_result.buckets := v_result.buckets + (v_step.batch).buckets;
+            v_result.rows_written := v_result.rows_written + (v_step.batch).rows_written;
+            v_result.rows_deleted := v_result.rows_deleted + (v_step.batch).rows_deleted;
+            v_cells := CASE WHEN v_step.cell = ANY (v_cells) THEN v_cells ELSE v_cells || v_step.cell END;
+            EXIT WHEN cardinality(v_cells) >= 500;  -- each holds a lock until the transaction ends
+        ELSIF v_step.outcome <> 'bucket_failed' THEN
+            v_tried := v_tried || v_step.cell;
+            v_result.status := CASE v_step.outcome WHEN 'failed' THEN 'failed' WHEN 'waiting' THEN 'waiting_for_parent' ELSE v_result.status END;
+            v_result.error_code := v_step.error_code;
+            v_result.error_message := v_step.error_message;
+            EXIT WHEN v_step.outcome = 'failed';
+        END IF;
+    END LOOP;
+    IF v_result.error_code IS NULL THEN
+        SELECT error_code, error_message INTO v_result.error_code, v_result.error_message
+        FROM rollup_engine.failed_buckets(p_rollup.id, p_within) ORDER BY bucket DESC LIMIT 1;
+    END IF;
+    v_result.ranges_left := rollup_engine.ranges_left(p_rollup.id, p_within);
+    v_result.status := CASE WHEN v_result.status = 'ok' AND v_result.ranges_left > 0 THEN 'partial' ELSE v_result.status END;
+    v_result.duration := clock_timestamp() - v_started;
+    RETURN v_result;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer) IS 'Refreshes a rollup''s stale buckets in a range, batch by batch.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.ranges_undrained(p_source_id integer, p_within tstzrange) RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT count(*) FROM rollup_engine.change_log WHERE source_id = p_source_id AND tstzrange(from_time, to_time) && p_within
+$$;
+COMMENT ON FUNCTION rollup_engine.ranges_undrained(integer, tstzrange) IS 'Logged changes in the range that no drain has taken in.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.with_undrained(
+    p_result rollup_engine.result, p_rollup silver.rollup_config, p_within tstzrange, p_undrained rollup_engine.undrained[]
+) RETURNS rollup_engine.result
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_undrained rollup_engine.undrained;
+BEGIN
+    SELECT * INTO v_undrained FROM unnest(p_undrained) AS u WHERE u.source_id = p_rollup.source_id;
+    IF FOUND THEN
+        p_result.ranges_left := p_result.ranges_left + rollup_engine.ranges_undrained(p_rollup.source_id, p_within);
+        p_result.status := CASE
+            WHEN v_undrained.outcome = 'failed' AND p_result.status IN ('ok', 'partial', 'retrying') THEN 'failed'
+            WHEN p_result.status = 'ok' THEN 'partial'
+            ELSE p_result.status
+        END;
+        IF p_result.error_code IS NULL THEN
+            p_result.error_code := v_undrained.error_code;
+            p_result.error_message := v_undrained.error_message;
+        END IF;
+    END IF;
+    RETURN p_result;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.with_undrained(rollup_engine.result, silver.rollup_config, tstzrange, rollup_engine.undrained[]) IS
+'The result, which is not ok where changes of the source were not taken in.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.perform(p_target text, p_max_batches integer, p_as_of timestamptz) RETURNS SETOF rollup_engine.result
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_as_of constant timestamptz := coalesce(p_as_of, clock_timestamp());
+    v_undrained rollup_engine.undrained[];
+    v_rollup silver.rollup_config;
+    v_within tstzrange;
+    v_result rollup_engine.result;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    IF p_max_batches < 1 THEN
+        PERFORM rollup_engine.fail('TR001', format('max_batches is %s', p_max_batches), 'give a number from 1 on, or NULL for no limit');
+    ELSIF rollup_engine.is_standby() THEN
+        RETURN;
+    END IF;
+    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, v_as_of) AS u);
+    FOR v_rollup IN SELECT * FROM rollup_engine.run_order(p_target) LOOP
+        v_within := rollup_engine.settled_range(v_rollup, v_as_of);
+        IF rollup_engine.is_due(v_rollup, p_target IS NOT NULL) THEN
+            v_result := rollup_engine.refresh_within(v_rollup, v_within, p_max_batches);
+        ELSE
+            v_result := ROW(v_rollup.target_table::text, v_rollup.status, 0, 0, 0,
+                rollup_engine.ranges_left(v_rollup.id, v_within), interval '0', NULL, NULL);
+        END IF;
+        v_result := rollup_engine.with_undrained(v_result, v_rollup, v_within, v_undrained);
+        IF v_result.status = 'ok' THEN
+            PERFORM rollup_engine.record_success(v_rollup.id);
+        END IF;
+        RETURN NEXT v_result;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.perform(text, integer, timestamptz) IS 'What perform_rollup does.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_range(p_target text, p_from timestamptz, p_to timestamptz) RETURNS SETOF rollup_engine.result
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_target silver.rollup_config;
+    v_rollup silver.rollup_config;
+    v_undrained rollup_engine.undrained[];
+    v_range tstzrange;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    SELECT * INTO v_target FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(p_target);
+    PERFORM silver.mark_stale(v_target.target_table::text, p_from, p_to);
+    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, clock_timestamp()) AS u);
+    v_range := range_merge(rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to))));
+    FOR v_rollup IN
+        SELECT * FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(v_target.id)) ORDER BY depth
+    LOOP
+        RETURN NEXT rollup_engine.with_undrained(rollup_engine.refresh_within(v_rollup, v_range, NULL), v_rollup, v_range, v_undrained);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.refresh_range(text, timestamptz, timestamptz) IS 'What refresh_rollup does.';
+
+RESET ROLE;

@@ -1,0 +1,47 @@
+-- silver.partition_source: the user's own table is handed over, new or with the partitions that it
+-- or pg_partman has already.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.configured_chunk(p_relation regclass, p_default interval) RETURNS interval
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_chunk interval;
+BEGIN
+    IF rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE format('SELECT partition_interval::interval FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
+        INTO v_chunk
+        USING rollup_engine.partman_key(p_relation);
+    END IF;
+    RETURN coalesce(v_chunk, p_default);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.configured_chunk(regclass, interval) IS 'The width that pg_partman has for a table, else the given one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_partitionable(p_relation regclass) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column constant name := rollup_engine.partition_column(p_relation);
+    v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
+BEGIN
+    IF v_column IS NULL OR v_column <> ALL (rollup_engine.time_columns(p_relation)) THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
+            'create it with PARTITION BY RANGE (the time column)');
+    ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
+    ELSIF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not hand over tables', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
+    ELSIF EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation) THEN
+        PERFORM rollup_engine.fail('TR001', format('%s is a rollup', p_relation), 'its partitions are made without asking');
+    END IF;
+    RETURN v_column;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_partitionable(regclass) IS 'The column that a source is partitioned by, or an error.';
+
+RESET ROLE;

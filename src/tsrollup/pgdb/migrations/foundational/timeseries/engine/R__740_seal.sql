@@ -1,0 +1,223 @@
+-- Retention in two phases, so that nothing is dropped that some rollup has not absorbed, and no
+-- writer is killed or waits for long. What was decided is asked again under the lock: the keep of
+-- now, the bounds of now, and whether every change that was logged there is accounted for.
+--
+-- Seal: wait for the writers of what is due, look again in a new snapshot, write the border that
+-- drain, refresh and live views honour. Drop, in a later run: when nobody can see the time before
+-- the seal any more, the partitions below the border go, or move to an archive schema.
+-- Late rows below the border are counted and kept in the default partition of their source.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- What is due --------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.time_partition_column(p_relation regclass) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT k.name
+    FROM pg_partition_tree(p_relation) AS t
+    CROSS JOIN LATERAL rollup_engine.partition_column(t.relid) AS k (name)
+    WHERE k.name = ANY (rollup_engine.time_columns(p_relation))
+    ORDER BY t.level
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.time_partition_column(regclass) IS 'The time column whose ranges a table, or the topmost partitions below it, are divided by; NULL when there is none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.time_partitions(p_relation regclass)
+RETURNS TABLE (member regclass, level integer, is_leaf boolean, from_time timestamptz, to_time timestamptz)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT m.member, t.level, t.isleaf, m.from_time, m.to_time
+    FROM rollup_engine.source_members(p_relation, rollup_engine.time_partition_column(p_relation)) AS m
+    JOIN pg_partition_tree(p_relation) AS t ON t.relid = m.member
+    WHERE m.member <> p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.time_partitions(regclass) IS 'Every partition below a table, at any depth, with the range of time that it can hold.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lies_in(p_table regclass, p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_table = p_relation OR EXISTS (SELECT FROM pg_partition_ancestors(p_table) AS a WHERE a.relid = p_relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.lies_in(regclass, regclass) IS 'Whether a table is the other one, or a partition of it at any depth.';
+
+-- Rollups that read the relation itself, or some of its partitions; those further down read their
+-- tables, not this one.
+CREATE OR REPLACE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM silver.rollup_config WHERE rollup_engine.lies_in(source_table, p_relation) ORDER BY id
+$$;
+COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.tracked_sources(p_relation regclass) RETURNS SETOF rollup_engine.source
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM rollup_engine.source
+    WHERE id IN (SELECT source_id FROM silver.rollup_config WHERE target_table = p_relation OR rollup_engine.lies_in(source_table, p_relation))
+    ORDER BY id
+$$;
+COMMENT ON FUNCTION rollup_engine.tracked_sources(regclass) IS 'The tracked sources at the root of a table''s family.';
+
+-- Volatile, for a snapshot of its own: called once more when the writers are gone.
+CREATE OR REPLACE FUNCTION rollup_engine.unabsorbed_from(p_relation regclass, p_now timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_from timestamptz;
+BEGIN
+    SELECT min(u.from_time) INTO v_from
+    FROM (
+        SELECT s.from_time
+        FROM rollup_engine.stale_range AS s JOIN rollup_engine.readers(p_relation) AS r ON r.id = s.rollup_id
+        UNION ALL
+        SELECT l.from_time
+        FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
+        UNION ALL
+        SELECT lower(rollup_engine.look_back_range(t.id, p_now))
+        FROM rollup_engine.tracked_sources(p_relation) AS t WHERE EXISTS (SELECT FROM rollup_engine.readers(p_relation))
+        UNION ALL
+        -- Attached by hand: the next drain will find it.
+        SELECT m.from_time
+        FROM rollup_engine.tracked_sources(p_relation) AS t
+        CROSS JOIN LATERAL rollup_engine.source_members(t.relation, t.time_column) AS m
+        WHERE (t.id, m.member, m.from_time, m.to_time) NOT IN (
+            SELECT p.source_id, p.partition, p.from_time, p.to_time FROM rollup_engine.source_partition AS p)
+        UNION ALL
+        SELECT '-infinity' FROM rollup_engine.tracked_sources(p_relation) AS t WHERE EXISTS (SELECT FROM rollup_engine.capture_gaps(t))
+    ) AS u;
+    RETURN coalesce(v_from, 'infinity');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.unabsorbed_from(regclass, timestamptz) IS 'Time before which every rollup of a table holds all that the table says.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.absorbs(p_relation regclass, p_border timestamptz, p_unabsorbed timestamptz, p_now timestamptz) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The bucket across the border is sealed as well, so it must be over and absorbed.
+    SELECT coalesce(bool_and(
+        rollup_engine.bucket_ceil(r.bucket_width, p_border) <= least(p_unabsorbed, p_now - r.settle_delay)), true)
+    FROM rollup_engine.readers(p_relation) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.absorbs(regclass, timestamptz, timestamptz, timestamptz) IS 'Whether a table may be sealed before the border, as far as its rollups go.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.due_border(p_retention rollup_engine.retention, p_unabsorbed timestamptz, p_now timestamptz) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A rollup's rows can go one by one, as far as whoever reads it has settled; a source only loses
+    -- whole partitions.
+    SELECT max(border)
+    FROM (
+        SELECT m.to_time AS border
+        FROM rollup_engine.time_partitions(p_retention.relation) AS m
+        WHERE m.to_time <= p_now - p_retention.keep
+        UNION ALL
+        SELECT min(silver.time_bucket(t.width, t.until))
+        FROM (
+            SELECT r.bucket_width, p_now - p_retention.keep
+            FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation
+            UNION ALL
+            SELECT c.bucket_width, least(p_now - p_retention.keep, p_unabsorbed, p_now - c.settle_delay)
+            FROM rollup_engine.readers(p_retention.relation) AS c
+        ) AS t (width, until)
+        WHERE NOT p_retention.archive
+            AND EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation)
+    ) AS candidate
+    WHERE border > p_retention.sealed_before
+        AND rollup_engine.absorbs(p_retention.relation, border, p_unabsorbed, p_now)
+$$;
+COMMENT ON FUNCTION rollup_engine.due_border(rollup_engine.retention, timestamptz, timestamptz) IS 'How far a table can be sealed now, NULL when it is already.';
+
+-- Seal -------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.write_seal(p_relation regclass, p_border timestamptz) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config AS r
+    SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r.bucket_width, p_border))
+    WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation);
+    UPDATE rollup_engine.retention SET sealed_before = p_border, sealed_by = pg_current_xact_id()
+    WHERE relation = p_relation;
+$$;
+COMMENT ON FUNCTION rollup_engine.write_seal(regclass, timestamptz) IS 'Seals a table''s rollups before the border, and, when it is a rollup itself, that one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.wait_for_writers(p_relation regclass, p_before timestamptz) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_member regclass;
+BEGIN
+    FOR v_member IN
+        SELECT member FROM rollup_engine.time_partitions(p_relation)
+        WHERE is_leaf AND from_time < p_before
+        ORDER BY member
+    LOOP
+        PERFORM rollup_engine.lock_out(v_member, 'SHARE');
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.wait_for_writers(regclass, timestamptz) IS 'Waits for whoever writes to the partitions before a time, and keeps them out until the end of the transaction.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.seal(p_retention rollup_engine.retention, p_now timestamptz) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_border timestamptz;
+    v_straddling timestamptz;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    v_border := rollup_engine.due_border(p_retention, rollup_engine.unabsorbed_from(p_retention.relation, p_now),
+        least(p_now, rollup_engine.strays_from(p_retention.relation) + p_retention.keep));
+    IF v_border IS NULL OR EXISTS (
+        SELECT FROM rollup_engine.tracked_sources(p_retention.relation) AS s WHERE NOT rollup_engine.try_lock_source(s.id))
+    THEN
+        RETURN NULL;
+    END IF;
+    SELECT max(rollup_engine.bucket_ceil(r.bucket_width, v_border)) INTO v_straddling FROM rollup_engine.readers(p_retention.relation) AS r;
+    -- Nobody but the machinery writes to rollup tables, and the lock on their source keeps drains out.
+    IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
+        PERFORM rollup_engine.wait_for_writers(p_retention.relation, greatest(v_border, v_straddling));
+    END IF;
+    IF NOT rollup_engine.absorbs(p_retention.relation, v_border, rollup_engine.unabsorbed_from(p_retention.relation, p_now), p_now) THEN
+        RETURN NULL;
+    END IF;
+    PERFORM rollup_engine.write_seal(p_retention.relation, v_border);
+    RETURN v_border;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN NULL;  -- somebody writes there; the next run tries again
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.seal(rollup_engine.retention, timestamptz) IS
+'Seals a table as far as retention asks for it and its rollups have absorbed it; returns the new border, NULL when there is none.';
+
+-- A rollup made later starts where its source is still whole.
+CREATE OR REPLACE FUNCTION rollup_engine.inherit_seal() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    NEW.sealed_before := greatest(NEW.sealed_before, (
+        SELECT rollup_engine.bucket_ceil(NEW.bucket_width, max(t.sealed_before))
+        FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(NEW.source_table, t.relation) AND isfinite(t.sealed_before)));
+    RETURN NEW;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.inherit_seal() IS 'Seals a new rollup where the partitions of its source are gone, or about to go.';
+
+CREATE OR REPLACE TRIGGER inherit_seal BEFORE INSERT ON silver.rollup_config
+    FOR EACH ROW EXECUTE FUNCTION rollup_engine.inherit_seal();
+
+RESET ROLE;

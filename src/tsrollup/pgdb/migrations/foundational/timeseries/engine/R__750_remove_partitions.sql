@@ -1,0 +1,231 @@
+-- The second phase of retention: removing what an earlier run has sealed.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.archive_schema(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%I', n.nspname || '_archive')
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.archive_schema(regclass) IS 'Where partitions of a table go instead of being dropped.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partition_path(p_partition regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(format('%s %s', c.oid, c.relpartbound), ', ')
+    FROM pg_partition_ancestors(p_partition) AS a JOIN pg_class AS c ON c.oid = a.relid
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_path(regclass) IS 'A partition and the tables above it with their bounds: while that is the same, its time is.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_old rollup_engine.old_partition) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.partition_path(p_old.member) = p_old.path
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.readers(p_relation) AS r WHERE (r.sealed_before >= p_old.to_time) IS NOT TRUE)
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.change_log AS l
+            JOIN rollup_engine.source AS s ON s.id = l.source_id
+            WHERE rollup_engine.lies_in(s.relation, p_relation) AND l.from_time < p_old.to_time AND l.to_time > p_old.from_time)
+$$;
+COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, rollup_engine.old_partition) IS
+'Whether a locked partition still holds that time, sealed by every rollup that reads the table, with every change that was logged there accounted for.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.archive_tree(p_partition regclass, p_schema text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_member regclass;
+    v_trigger name;
+BEGIN
+    -- From the top: what partitions have by way of a parent goes with the parent's.
+    FOR v_member IN
+        SELECT m FROM rollup_engine.source_tree(p_partition) AS m ORDER BY (SELECT count(*) FROM pg_partition_ancestors(m))
+    LOOP
+        FOR v_trigger IN
+            SELECT tgname FROM pg_trigger
+            WHERE tgrelid = v_member AND tgparentid = 0 AND tgfoid IN (
+                SELECT to_regprocedure(format('rollup_engine.capture_%s()', id)) FROM rollup_engine.source)
+        LOOP
+            EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, v_member);
+        END LOOP;
+        EXECUTE format('ALTER TABLE %s SET SCHEMA %s', v_member, p_schema);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.archive_tree(regclass, text) IS 'Moves a detached partition, with all below it, to another schema; its changes are captured no more.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_old rollup_engine.old_partition) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name constant text := p_old.member::text;
+    v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_old.member);
+BEGIN
+    IF NOT (SELECT bool_and(rollup_engine.try_lock_out(m)) FROM (SELECT v_parent UNION ALL SELECT rollup_engine.source_tree(p_old.member)) AS t (m))
+        OR NOT rollup_engine.may_be_removed(p_retention.relation, p_old)
+    THEN
+        RETURN NULL;
+    END IF;
+    IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
+        PERFORM rollup_engine.ensure_default_partition(v_parent);
+    END IF;
+    DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.source_tree(p_old.member));
+    -- Detached first: a foreign key to the table holds on to no partition that nothing refers to.
+    EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', v_parent, v_name);
+    IF p_retention.archive THEN
+        PERFORM rollup_engine.archive_tree(p_old.member, rollup_engine.archive_schema(p_retention.relation));
+        RETURN 'archived';
+    END IF;
+    EXECUTE format('DROP TABLE %s', v_name);
+    RETURN 'dropped';
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition) IS
+'Drops or archives one partition with all below it; NULL when it may not go yet, or somebody is using it. When something that it refers to is in use: lock_not_available.';
+
+-- What is in the way of one partition ------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.obstacle_hint(p_retention rollup_engine.retention, p_code text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    SELECT CASE p_code
+        WHEN '2BP01' THEN format('drop what depends on it, or keep it in an archive: SELECT silver.set_retention(%L, %L, archive => true)', p_retention.relation, p_retention.keep)
+        WHEN '23503' THEN 'delete the rows that refer to it, or drop their foreign key'
+        WHEN '42P07' THEN format('rename or drop what has that name in %s', rollup_engine.archive_schema(p_retention.relation))
+        WHEN '3F000' THEN format('SELECT silver.set_retention(%L, %L, archive => true) makes the archive''s schema', p_retention.relation, p_retention.keep)
+        WHEN '42501' THEN 'run maintenance as a role that owns the partition and may create tables where it goes'
+        ELSE 'the next run tries it again'
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.obstacle_hint(rollup_engine.retention, text) IS 'What to do about the error that keeps a partition where it is.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_obstacle(p_target text, p_code text, p_message text, p_detail text, p_hint text, p_context text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context)
+    SELECT p_target, p_code, p_message, nullif(p_detail, ''), p_hint, p_context
+    WHERE NOT EXISTS (
+        SELECT FROM silver.error_log
+        WHERE target_table = p_target AND error_message = p_message AND occurred_at > clock_timestamp() - interval '1 day')
+$$;
+COMMENT ON FUNCTION rollup_engine.record_obstacle(text, text, text, text, text, text) IS 'Logs what keeps a partition from being removed, once a day.';
+
+-- Everything that is due -------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.try_lock_out(p_relation regclass) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.lock_out(p_relation);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.try_lock_out(regclass) IS 'As lock_out; false when somebody uses the table.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.removable_partitions(p_relation regclass, p_border timestamptz) RETURNS SETOF rollup_engine.old_partition
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    -- The topmost first: what is below goes with it. Without one of its parts a hash takes no rows, and
+    -- where the rows of missing partitions wait is not to go by itself.
+    SELECT m.member, format('%s: %s to %s', m.member, m.from_time, m.to_time), rollup_engine.partition_path(m.member), m.from_time, m.to_time
+    FROM rollup_engine.time_partitions(p_relation) AS m
+    JOIN pg_inherits AS i ON i.inhrelid = m.member
+    JOIN pg_partitioned_table AS p ON p.partrelid = i.inhparent AND p.partstrat <> 'h' AND p.partdefid <> m.member
+    WHERE m.to_time <= p_border
+    ORDER BY m.level, m.to_time
+$$;
+COMMENT ON FUNCTION rollup_engine.removable_partitions(regclass, timestamptz) IS 'Partitions whose time ended before the border.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.remove_partitions(p_retention rollup_engine.retention, p_border timestamptz) RETURNS TABLE (action text, detail text)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '50ms'  -- of what DDL locks besides, as the tables that foreign keys refer to
+AS $$
+DECLARE
+    v_member rollup_engine.old_partition;
+    v_detail text;
+    v_context text;
+    v_hint text;
+BEGIN
+    IF NOT EXISTS (SELECT FROM rollup_engine.removable_partitions(p_retention.relation, p_border))
+        OR rollup_engine.users_waited_enough()
+        OR NOT rollup_engine.try_lock_out(p_retention.relation) THEN
+        RETURN;  -- in use; the next run tries again
+    END IF;
+    FOR v_member IN SELECT * FROM rollup_engine.removable_partitions(p_retention.relation, p_border) LOOP
+        CONTINUE WHEN pg_partition_root(v_member.member) IS DISTINCT FROM p_retention.relation;  -- it went with its parent
+        BEGIN
+            action := rollup_engine.remove_partition(p_retention, v_member);
+            detail := v_member.title;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                RETURN;  -- the others would wait for the same
+            WHEN OTHERS THEN
+                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
+                v_hint := rollup_engine.obstacle_hint(p_retention, SQLSTATE);
+                action := 'skipped';
+                detail := format('%s stays: %s; %s', v_member.title, SQLERRM, v_hint);
+                PERFORM rollup_engine.record_obstacle(p_retention.relation::text, SQLSTATE,
+                    format('%s stays: %s', v_member.title, SQLERRM), v_detail, v_hint, v_context);
+        END;
+        IF action IS NOT NULL THEN
+            RETURN NEXT;
+        END IF;
+        EXIT WHEN rollup_engine.users_waited_enough();
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_partitions(rollup_engine.retention, timestamptz) IS
+'Drops or archives the partitions of a table that ended before the border; what is in the way of one stops no other.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.remove_due(p_retention rollup_engine.retention, p_now timestamptz) RETURNS TABLE (action text, detail text)
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    -- Sealed by an earlier run, and past the keep of now: it may have been made longer since.
+    v_border timestamptz := least(p_retention.sealed_before, p_now - p_retention.keep);
+    v_deleted bigint;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    IF p_retention.keep IS NULL OR NOT isfinite(p_retention.sealed_before) OR NOT rollup_engine.is_past(p_retention.sealed_by) THEN
+        RETURN;
+    END IF;
+    -- Counts what came late to what is about to go.
+    PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.source AS s WHERE rollup_engine.lies_in(s.relation, p_retention.relation);
+    RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
+    v_border := (SELECT silver.time_bucket(r.bucket_width, v_border) FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
+    IF v_border IS NOT NULL AND NOT p_retention.archive THEN
+        EXECUTE format('DELETE FROM %s WHERE bucket < $1', p_retention.relation) USING v_border;
+        GET DIAGNOSTICS v_deleted = ROW_COUNT;
+        IF v_deleted > 0 THEN
+            action := 'deleted';
+            detail := format('%s rows before %s', v_deleted, v_border);
+            RETURN NEXT;
+        END IF;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_due(rollup_engine.retention, timestamptz) IS
+'Removes what lies below the seal of a table and is older than it is to be kept: whole partitions, and the rows of a rollup.';
+
+RESET ROLE;

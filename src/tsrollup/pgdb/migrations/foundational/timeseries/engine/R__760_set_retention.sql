@@ -1,0 +1,137 @@
+-- silver.set_retention, and what it refuses.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_retention(p_relation regclass, p_archive boolean) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
+    v_column constant name := rollup_engine.time_partition_column(p_relation);
+    v_other text;
+BEGIN
+    SELECT string_agg(format('%s by %I', r.target_table, r.time_column), ', ') INTO v_other
+    FROM rollup_engine.readers(p_relation) AS r WHERE r.time_column <> v_column;
+    IF v_column IS NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
+            'retention drops partitions: create the table with PARTITION BY RANGE (the time column)');
+    ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
+    ELSIF (SELECT relispartition FROM pg_class WHERE oid = p_relation) THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
+            format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...)', pg_partition_root(p_relation)));
+    ELSIF v_other IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is partitioned by %I, but rolled up otherwise: %s', p_relation, v_column, v_other),
+            'what such partitions hold cannot be told from their bounds; drop them by hand');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_retention(regclass, boolean) IS 'An error unless old partitions of a table can be dropped by its caller.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.ensure_archive_schema(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_schema constant text := rollup_engine.archive_schema(p_relation);
+BEGIN
+    IF to_regnamespace(v_schema) IS NULL THEN
+        EXECUTE format('CREATE SCHEMA %s', v_schema);
+        EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO "${owner_role}"', v_schema);
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    PERFORM rollup_engine.fail('TR004', format('%I may not create the schema %s', current_user, v_schema),
+        format('as the owner of the database: CREATE SCHEMA %s; GRANT USAGE, CREATE ON SCHEMA %1$s TO %2$I, %3$I;', v_schema, current_user, '${owner_role}'));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.ensure_archive_schema(regclass) IS 'Makes the archive schema of a table''s schema.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.write_retention(p_relation regclass, p_keep interval, p_archive boolean) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
+    INSERT INTO rollup_engine.retention (relation, keep, archive)
+    VALUES (p_relation, p_keep, p_archive)
+    ON CONFLICT (relation) DO UPDATE SET keep = excluded.keep, archive = excluded.archive;
+$$;
+COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
+
+-- A reader of a window reads what is there, and takes what is not for deleted.
+CREATE OR REPLACE FUNCTION rollup_engine.window_keep_problem(p_relation regclass, OUT problem text, OUT hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    SELECT format('%s is kept for %s, and read again for %s', p_relation, k.keep, max(r.look_back_window)),
+        format('keep it for as long: SELECT silver.set_retention(%L, %L)', p_relation, max(r.look_back_window))
+    FROM rollup_engine.retention AS k
+    JOIN rollup_engine.tracked_sources(p_relation) AS s ON s.change_tracking = 'window'
+    JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
+    WHERE k.relation = p_relation AND EXISTS (SELECT FROM rollup_engine.readers(p_relation))
+    GROUP BY k.keep
+    HAVING k.keep < max(r.look_back_window)
+$$;
+COMMENT ON FUNCTION rollup_engine.window_keep_problem(regclass) IS 'What is wrong with how long a table is kept that window tracking reads again.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_window_keep(p_relation regclass) RETURNS void
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.fail('TR001', p.problem, p.hint) FROM rollup_engine.window_keep_problem(p_relation) AS p WHERE p.problem IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.check_window_keep(regclass) IS 'An error when a table is kept for less than window tracking reads again.';
+
+-- pg_partman's own retention ----------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_retention_problem(p_relation regclass, OUT problem text, OUT hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('pg_partman removes partitions of %s after %s, and what they held goes from the rollups too', p_relation, k.keep),
+        format('SELECT silver.set_retention(%L, %L) does it instead, and the rollups keep their buckets; or UPDATE %s.part_config SET retention = NULL WHERE parent_table = ANY (%L), and so sub_retention in part_config_sub',
+            p_relation, k.keep, rollup_engine.partman_schema(), rollup_engine.partman_keys(p_relation))
+    FROM rollup_engine.partman_retention(p_relation) AS k (keep)
+    WHERE k.keep IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_retention_problem(regclass) IS 'What pg_partman''s own retention does to the rollups of a table, when it is on.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.warn_of_partman_retention(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_found record;
+BEGIN
+    SELECT * INTO v_found FROM rollup_engine.partman_retention_problem(p_relation);
+    IF v_found.problem IS NOT NULL THEN
+        RAISE WARNING USING MESSAGE = v_found.problem, HINT = v_found.hint;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.warn_of_partman_retention(regclass) IS 'Warns of pg_partman''s own retention, when it is on.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.take_over_retention(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_found record;
+BEGIN
+    SELECT * INTO v_found FROM rollup_engine.partman_retention_problem(p_relation);
+    IF v_found.problem IS NOT NULL THEN
+        EXECUTE format('UPDATE %s.part_config SET retention = NULL WHERE parent_table = ANY ($1)', rollup_engine.partman_schema())
+        USING rollup_engine.partman_keys(p_relation);
+        EXECUTE format('UPDATE %s.part_config_sub SET sub_retention = NULL WHERE sub_parent = ANY ($1)', rollup_engine.partman_schema())
+        USING rollup_engine.partman_keys(p_relation);
+        RAISE NOTICE 'the retention of % in pg_partman is switched off in favour of this one', p_relation;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    PERFORM rollup_engine.fail('TR004', v_found.problem, v_found.hint);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.take_over_retention(regclass) IS 'Switches off pg_partman''s retention of a table, or fails with what to run.';
+
+RESET ROLE;

@@ -1,0 +1,104 @@
+-- Partitions are dropped whole: what is kept for 30 days is gone after 33 where they are no wider
+-- than a tenth of that, whatever width was named or would suit the size of the data.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.keep_of(p_relation regclass) RETURNS interval
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The rows of a rollup go one by one, unless its partitions are archived.
+    SELECT keep FROM rollup_engine.retention
+    WHERE relation = p_relation
+        AND (archive OR NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation))
+$$;
+COMMENT ON FUNCTION rollup_engine.keep_of(regclass) IS 'How long the partitions of a table are kept, NULL for ever.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_too_wide(p_width interval, p_keep interval) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(extract(epoch FROM p_width) > extract(epoch FROM p_keep) / 10, false)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_too_wide(interval, interval) IS 'Whether partitions are wider than a tenth of how long they are kept.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.fit_to_keep(p_set rollup_engine.partition_set, p_width interval) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN rollup_engine.is_too_wide(p_width, keep)
+        THEN least(p_width, rollup_engine.least_chunk_interval(p_set, rollup_engine.round_chunk_interval(extract(epoch FROM keep) / 10)))
+        ELSE p_width END
+    FROM rollup_engine.keep_of(p_set.relation) AS keep
+$$;
+COMMENT ON FUNCTION rollup_engine.fit_to_keep(rollup_engine.partition_set, interval) IS 'The width, or the widest that is no more than a tenth of how long the table is kept.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.set_chunk_interval(p_set rollup_engine.partition_set, p_width interval, p_now timestamptz DEFAULT now()) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_set.is_source THEN
+        PERFORM rollup_engine.change_chunk_interval(p_set.relation, p_width, p_now);
+    ELSE
+        UPDATE silver.rollup_config SET chunk_interval = p_width WHERE target_table = p_set.relation;
+        UPDATE rollup_engine.partition_set SET is_named = p_set.is_named WHERE relation = p_set.relation;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.set_chunk_interval(rollup_engine.partition_set, interval, timestamptz) IS 'Has partitions to come be of a width that nobody named.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.keep_warnings(p_relation regclass) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
+AS $$
+    WITH partition AS (
+        SELECT m.member, m.from_time, m.to_time, k.keep
+        FROM rollup_engine.keep_of(p_relation) AS k (keep)
+        CROSS JOIN LATERAL rollup_engine.source_members(p_relation) AS m
+        JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
+        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND m.member IS DISTINCT FROM rollup_engine.default_partition(p_relation)
+    )
+    SELECT format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest, %s, goes after %s',
+            p_relation, justify_hours(max(to_time - from_time)), min(keep),
+            (SELECT member FROM partition ORDER BY to_time LIMIT 1), min(to_time) + min(keep)),
+        'those that are there stay as they are; partition_source makes those to come narrower'
+    FROM partition
+    WHERE isfinite(from_time) AND isfinite(to_time) AND rollup_engine.is_too_wide(to_time - from_time, keep)
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT format('%s has no end, and is never dropped', member),
+        'detach it, move what it holds beyond some time elsewhere, and attach it again up to there; partition_source makes what comes after it'
+    FROM partition WHERE to_time = 'infinity'
+$$;
+COMMENT ON FUNCTION rollup_engine.keep_warnings(regclass) IS 'Why rows of a table stay for much longer than they are kept, and when they go.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.fit_partitions_to_keep(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_set rollup_engine.partition_set;
+    v_width interval;
+    v_warning record;
+BEGIN
+    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_relation;
+    v_width := rollup_engine.fit_to_keep(v_set, v_set.chunk_interval);
+    IF v_width <> v_set.chunk_interval THEN
+        PERFORM rollup_engine.set_chunk_interval(v_set, v_width);
+        RAISE NOTICE 'partitions of % to come are % wide instead of %: a tenth of the % that it is kept, or less',
+            p_relation, v_width, v_set.chunk_interval, rollup_engine.keep_of(p_relation);
+    END IF;
+    FOR v_warning IN SELECT * FROM rollup_engine.keep_warnings(p_relation) LOOP
+        RAISE NOTICE USING MESSAGE = v_warning.problem, HINT = v_warning.hint;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.fit_partitions_to_keep(regclass) IS 'Has partitions to come be no wider than a tenth of how long a table is kept; says which are.';
+
+RESET ROLE;

@@ -1,0 +1,240 @@
+-- The order of maintenance, and who may do which part of it: silver.maintain_timeseries_tables.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_maintenance_failure(p_target text, p_code text, p_message text, p_detail text, p_context text) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context)
+    VALUES (p_target, p_code, p_message, nullif(p_detail, ''), 'maintenance of this table goes on with its next run', p_context)
+$$;
+COMMENT ON FUNCTION rollup_engine.record_maintenance_failure(text, text, text, text, text) IS 'Logs a step of maintenance that failed.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partition_set, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_target constant text := p_set.relation::text;
+    v_step text;
+    v_done text;
+    v_detail text;
+    v_context text;
+BEGIN
+    FOREACH v_step IN ARRAY p_steps LOOP
+        BEGIN
+            SELECT * INTO p_set FROM rollup_engine.partition_set WHERE relation = p_set.relation;
+            v_done := rollup_engine.maintenance_step(p_set, v_step, p_now);
+            IF v_done IS NOT NULL THEN
+                RETURN NEXT ROW(v_target, v_step, v_done)::rollup_engine.action;
+            END IF;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                RETURN NEXT ROW(v_target, 'skipped', format('not %s, for somebody uses it; the next run tries again', v_step))::rollup_engine.action;
+            WHEN OTHERS THEN
+                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
+                PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
+                RETURN NEXT ROW(v_target, 'failed', format('not %s: %s', v_step, SQLERRM))::rollup_engine.action;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.maintain_set(rollup_engine.partition_set, text[], timestamptz) IS 'Takes the steps for one table; one that fails stops no other.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.retain(p_retention rollup_engine.retention, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_target constant text := p_retention.relation::text;
+    v_retention rollup_engine.retention;
+    v_removed record;
+    v_border timestamptz;
+    v_detail text;
+    v_context text;
+BEGIN
+    -- As it is now, and stays until the end: whoever sets it anew waits, or has this wait for the next run.
+    SELECT * INTO v_retention FROM rollup_engine.retention WHERE relation = p_retention.relation FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    FOR v_removed IN SELECT * FROM rollup_engine.remove_due(v_retention, p_now) LOOP
+        RETURN NEXT ROW(v_target, v_removed.action, v_removed.detail)::rollup_engine.action;
+    END LOOP;
+    v_border := rollup_engine.seal(v_retention, p_now);
+    IF v_border IS NOT NULL THEN
+        RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_border))::rollup_engine.action;
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
+    PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
+    RETURN NEXT ROW(v_target, 'failed', format('retention: %s', SQLERRM))::rollup_engine.action;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.retain(rollup_engine.retention, timestamptz) IS 'Removes what an earlier run sealed, then seals what is due.';
+
+-- Rollup tables belong to the owner role, for whom these two stand in; the names are looked up.
+CREATE OR REPLACE FUNCTION rollup_engine.maintain_rollup(p_rollup_id integer, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.*
+    FROM silver.rollup_config AS r
+    JOIN rollup_engine.partition_set AS s ON s.relation = r.target_table
+    CROSS JOIN LATERAL rollup_engine.maintain_set(s, p_steps, rollup_engine.trusted_time(p_now)) AS a
+    WHERE r.id = p_rollup_id
+$$;
+COMMENT ON FUNCTION rollup_engine.maintain_rollup(integer, text[], timestamptz) IS 'Maintains the table of a rollup.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.retain_rollup(p_rollup_id integer, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_retention rollup_engine.retention;
+BEGIN
+    -- create_rollup_table knows of retention, too.
+    INSERT INTO rollup_engine.retention (relation, keep)
+    SELECT r.target_table, r.retention FROM silver.rollup_config AS r WHERE r.id = p_rollup_id AND r.retention IS NOT NULL
+    ON CONFLICT DO NOTHING;
+    SELECT t.* INTO v_retention
+    FROM silver.rollup_config AS r JOIN rollup_engine.retention AS t ON t.relation = r.target_table WHERE r.id = p_rollup_id;
+    IF FOUND THEN
+        RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, rollup_engine.trusted_time(p_now));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.retain_rollup(integer, timestamptz) IS 'Removes and seals old buckets of a rollup.';
+
+-- Everything ------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.foreign_owner(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Sources are maintained with the rights of the caller, which must reach the machinery as well.
+    SELECT CASE
+        WHEN NOT pg_has_role(relowner, 'USAGE') THEN format('%s, who owns it', relowner::regrole)
+        WHEN NOT pg_has_role('${owner_role}', 'USAGE') THEN format('a member of %I and of %s', '${owner_role}', relowner::regrole)
+    END
+    FROM pg_class WHERE oid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass) IS 'As whom to maintain a table that the caller may not act for, NULL when it may.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_set rollup_engine.partition_set;
+    v_owner text;
+BEGIN
+    FOR v_set IN SELECT s.* FROM rollup_engine.source_sets() AS s WHERE p_relation IS NULL OR s.relation = p_relation LOOP
+        v_owner := rollup_engine.foreign_owner(v_set.relation);
+        IF v_owner IS NULL THEN
+            RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_steps, p_now);
+        ELSIF 'premade' = ANY (p_steps) THEN
+            RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s', v_owner))::rollup_engine.action;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.maintain_sources(regclass, text[], timestamptz) IS 'Maintains the sources that were handed over, as the caller.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.retain_sources(p_relation regclass, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_retention rollup_engine.retention;
+    v_owner text;
+BEGIN
+    FOR v_retention IN SELECT t.* FROM rollup_engine.source_retentions() AS t WHERE p_relation IS NULL OR t.relation = p_relation LOOP
+        v_owner := rollup_engine.foreign_owner(v_retention.relation);
+        IF v_owner IS NULL THEN
+            RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, p_now);
+        ELSE
+            RETURN NEXT ROW(v_retention.relation::text, 'skipped', format('retention: run maintenance as %s', v_owner))::rollup_engine.action;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.retain_sources(regclass, timestamptz) IS 'Removes and seals old partitions of sources, as the caller.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.source_sets() RETURNS SETOF rollup_engine.partition_set
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- By lot: only the first lock is waited for.
+    SELECT s.* FROM rollup_engine.partition_set AS s JOIN pg_class AS c ON c.oid = s.relation WHERE s.is_source ORDER BY random()
+$$;
+COMMENT ON FUNCTION rollup_engine.source_sets() IS 'Sources whose partitions maintenance makes.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.source_retentions() RETURNS SETOF rollup_engine.retention
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.* FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = t.relation
+    WHERE NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = t.relation)
+    ORDER BY random()  -- as above
+$$;
+COMMENT ON FUNCTION rollup_engine.source_retentions() IS 'Sources whose old partitions are removed.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.maintain(p_target text, p_now timestamptz) RETURNS SETOF rollup_engine.action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation regclass;
+    v_ids integer[];
+    v_id integer;
+    v_with_sources boolean;
+    v_cleaned text;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    IF rollup_engine.is_standby() THEN
+        RETURN;
+    END IF;
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('tsrollup maintenance', 0)) THEN
+        RETURN NEXT ROW(p_target, 'skipped', 'another run of maintenance is at work')::rollup_engine.action;
+        RETURN;
+    END IF;
+    IF p_target IS NOT NULL AND rollup_engine.find_rollup_id(p_target) IS NULL THEN
+        v_relation := rollup_engine.find_table(p_target);
+        IF NOT EXISTS (SELECT FROM rollup_engine.source_retentions() AS t WHERE t.relation = v_relation) THEN
+            v_relation := rollup_engine.find_partitioned(p_target);  -- or an error
+        END IF;
+    END IF;
+    v_with_sources := p_target IS NULL OR v_relation IS NOT NULL;
+    v_ids := ARRAY(
+        SELECT r.id FROM silver.rollup_config AS r
+        WHERE p_target IS NULL OR r.id = rollup_engine.find_rollup_id(p_target) ORDER BY r.depth, r.id);
+    -- What takes long comes first, and what users wait for last: locks are held until the end.
+    FOREACH v_id IN ARRAY v_ids LOOP
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, '{analyzed,indexed}', p_now);
+    END LOOP;
+    IF v_with_sources THEN
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, '{analyzed,indexed}', p_now);
+    END IF;
+    v_cleaned := rollup_engine.clean_logs(p_now);
+    IF v_cleaned IS NOT NULL THEN
+        RETURN NEXT ROW(NULL, 'cleaned', v_cleaned)::rollup_engine.action;
+    END IF;
+    FOREACH v_id IN ARRAY v_ids LOOP
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, '{resized,premade}', p_now);
+        RETURN QUERY SELECT * FROM rollup_engine.retain_rollup(v_id, p_now);
+    END LOOP;
+    IF v_with_sources THEN
+        RETURN QUERY SELECT * FROM rollup_engine.retain_sources(v_relation, p_now);
+        RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, '{resized,premade,skipped}', p_now);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.maintain(text, timestamptz) IS 'What maintain_timeseries_tables does.';
+
+RESET ROLE;

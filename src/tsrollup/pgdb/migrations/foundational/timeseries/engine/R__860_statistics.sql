@@ -1,0 +1,110 @@
+-- Statistics of rollups, their sources, and their partitions: sizes, rows, what is
+-- stale, how refreshing goes, and how long people's queries take.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.time_extent(p_relation regclass, p_time text, p_index_column name) RETURNS tstzrange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_extent tstzrange;
+BEGIN
+    IF rollup_engine.has_time_index(p_relation, p_index_column) THEN
+        -- Text of no type yet: the column's own kind of time reads it.
+        EXECUTE rollup_engine.fill(
+            $sql$SELECT tstzrange(min({time}), max({time}), '[]') FROM {relation}
+            WHERE {column} >= '0001-01-01 00:00:00+00' AND {column} < '10000-01-01 00:00:00+00'$sql$,
+            jsonb_build_object('time', p_time, 'relation', p_relation::text, 'column', quote_ident(p_index_column)))
+        INTO v_extent;
+    END IF;
+    RETURN v_extent;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.time_extent(regclass, text, name) IS 'First and last time of a table that belongs to a bucket, NULL where no index would answer.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.statement_statistics(p_relations text[], OUT calls bigint, OUT mean_ms double precision)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET standard_conforming_strings = on
+AS $$
+DECLARE
+    v_schema constant text := (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'pg_stat_statements');
+BEGIN
+    IF v_schema IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format($sql$
+        SELECT sum(s.calls)::bigint, sum(s.total_exec_time) / nullif(sum(s.calls), 0)
+        FROM %s.pg_stat_statements AS s
+        WHERE s.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND s.query ~* '^\s*(SELECT|WITH|TABLE)\M'
+            AND s.query ~ $1
+        $sql$, v_schema)
+    INTO calls, mean_ms
+    USING (
+        SELECT '(^|[^[:alnum:]_.])(' || string_agg(regexp_replace(r, '([^[:alnum:]_ ])', '\\\1', 'g'), '|') || ')([^[:alnum:]_]|$)'
+        FROM unnest(p_relations) AS r);
+EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege OR undefined_table THEN
+    NULL;  -- installed, but not loaded into this server, or not for this role
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.statement_statistics(text[]) IS
+'Calls and mean time, in ms, of the queries that name one of the relations, by pg_stat_statements; NULL without it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.storage_statistics(
+    p_relation regclass,
+    OUT partitions bigint, OUT estimated_rows bigint, OUT dead_rows bigint,
+    OUT table_bytes bigint, OUT index_bytes bigint, OUT last_analyzed_at timestamptz
+)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT count(*) FILTER (WHERE c.oid <> p_relation), rollup_engine.estimated_rows(p_relation)::bigint, sum(s.n_dead_tup)::bigint,
+        sum(pg_table_size(c.oid))::bigint, sum(pg_indexes_size(c.oid))::bigint, max(greatest(s.last_analyze, s.last_autoanalyze))
+    FROM rollup_engine.source_tree(p_relation) AS t (member)
+    JOIN pg_class AS c ON c.oid = t.member
+    LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+$$;
+COMMENT ON FUNCTION rollup_engine.storage_statistics(regclass) IS 'Size and rows of a table with all its partitions; rows by the planner''s statistics.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.detailed_statistics(p_pattern text)
+RETURNS TABLE (
+    table_name text, kind text, live_view text, first_time timestamptz, last_time timestamptz,
+    partitions bigint, estimated_rows bigint, dead_rows bigint, table_bytes bigint, index_bytes bigint, bytes_per_row double precision,
+    stale_buckets bigint, batches_last_day bigint, mean_batch_duration interval, rows_written_last_day bigint,
+    last_analyzed_at timestamptz
+)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH tables AS (
+        SELECT r.target_table AS relation, 'rollup' AS kind, r.target_view::text AS live_view, r.id AS rollup_id,
+            'bucket' AS time_expression, name 'bucket' AS time_column
+        FROM silver.rollup_config AS r
+        UNION ALL
+        SELECT DISTINCT ON (s.relation) s.relation, 'source', NULL, NULL,
+            rollup_engine.utc_expression(s.time_column, s.time_type), s.time_column
+        FROM rollup_engine.source AS s
+    )
+    SELECT t.relation::text, t.kind, t.live_view, lower(e.extent), upper(e.extent),
+        d.partitions, d.estimated_rows, d.dead_rows, d.table_bytes, d.index_bytes,
+        (d.table_bytes + d.index_bytes)::float8 / nullif(d.estimated_rows, 0),
+        CASE WHEN t.rollup_id IS NOT NULL THEN rollup_engine.bucket_count(
+            (SELECT bucket_width FROM silver.rollup_config WHERE id = t.rollup_id), rollup_engine.known_stale_set(t.rollup_id)) END,
+        l.batches, l.mean_duration, l.rows_written, d.last_analyzed_at
+    FROM tables AS t
+    JOIN pg_class AS c ON c.oid = t.relation
+    CROSS JOIN LATERAL rollup_engine.storage_statistics(t.relation) AS d
+    CROSS JOIN LATERAL (SELECT rollup_engine.time_extent(t.relation, t.time_expression, t.time_column) AS extent) AS e
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS batches, avg(finished_at - started_at) AS mean_duration, sum(rows_written)::bigint AS rows_written
+        FROM silver.refresh_log AS l
+        WHERE t.kind = 'rollup' AND l.target_table = t.relation::text AND l.finished_at > now() - interval '1 day'
+    ) AS l
+    WHERE coalesce(p_pattern, '%') = '%' OR t.relation::text LIKE p_pattern OR t.live_view LIKE p_pattern OR c.relname LIKE p_pattern
+$$;
+COMMENT ON FUNCTION rollup_engine.detailed_statistics(text) IS 'What get_detailed_stats shows, but for people''s queries.';
+
+RESET ROLE;

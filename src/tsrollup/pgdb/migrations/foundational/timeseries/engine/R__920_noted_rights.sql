@@ -1,0 +1,113 @@
+-- A dump restored without rights (pg_restore -x, -O) leaves tables and functions that nobody may
+-- use, and functions that everybody may. Migrations do not run twice, so each migrate notes the
+-- rights as statements, or, where they are lost, runs what was noted (afterMigrate).
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.rights_sql() RETURNS TABLE ("position" integer, statement text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH object (kind, name, owner, rights) AS (
+        SELECT 'SCHEMA', quote_ident(nspname), NULL, nspacl FROM pg_namespace WHERE nspname IN ('raw', 'silver', 'gold', 'rollup_engine')
+        UNION ALL
+        SELECT 'ROUTINE', oid::regprocedure::text, proowner::regrole, proacl FROM pg_proc
+        WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace) AND proowner = '"${owner_role}"'::regrole
+        UNION ALL
+        SELECT 'TABLE', oid::regclass::text, relowner::regrole, relacl FROM pg_class
+        WHERE relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace)
+            AND relkind IN ('r', 'p', 'v') AND relowner = '"${owner_role}"'::regrole
+    ), default_rights (scope, kind, rights) AS (
+        SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %s ', defaclrole::regrole)
+                || CASE WHEN defaclnamespace = 0 THEN '' ELSE format('IN SCHEMA %s ', defaclnamespace::regnamespace) END,
+            CASE defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'f' THEN 'ROUTINES' END, d
+        FROM pg_default_acl AS d
+        WHERE defaclrole IN ('"${owner_role}"'::regrole, quote_ident(current_user)::regrole) AND defaclobjtype IN ('r', 'S', 'f')
+            AND (defaclnamespace = 0 OR defaclnamespace::regnamespace::text IN ('raw', 'silver', 'gold'))
+    )
+    SELECT 1, format('ALTER %s %s OWNER TO %s', kind, name, owner) FROM object WHERE owner IS NOT NULL
+    UNION ALL
+    SELECT 2, format('REVOKE ALL ON %s %s FROM PUBLIC', kind, name) FROM object WHERE kind = 'ROUTINE' AND rights IS NOT NULL
+    UNION ALL
+    SELECT 3, format('GRANT %s ON %s %s TO %s', a.privilege_type, kind, name, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END)
+    FROM object, aclexplode(rights) AS a WHERE a.grantee <> a.grantor
+    UNION ALL
+    SELECT 2, format('%sREVOKE EXECUTE ON ROUTINES FROM PUBLIC', scope) FROM default_rights
+    WHERE kind = 'ROUTINES' AND (rights).defaclnamespace = 0
+    UNION ALL
+    SELECT 3, format('%sGRANT %s ON %s TO %s', scope, a.privilege_type, kind, a.grantee::regrole)
+    FROM default_rights, aclexplode((rights).defaclacl) AS a WHERE a.grantee NOT IN (0, a.grantor)
+$$;
+COMMENT ON FUNCTION rollup_engine.rights_sql() IS 'Owners and rights as they are, as statements in the order to run them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.rollup_rights_sql() RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Rollups come and go without a migrate.
+    SELECT format('ALTER TABLE %s OWNER TO "${owner_role}"', t.relation)
+    FROM (
+        SELECT member FROM silver.rollup_config, rollup_engine.source_tree(target_table) AS m (member)
+        UNION ALL
+        SELECT target_view FROM silver.rollup_config
+    ) AS t (relation)
+    UNION ALL
+    SELECT format('ALTER FUNCTION rollup_engine.capture_%s() OWNER TO "${owner_role}"', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
+    UNION ALL
+    SELECT format('ALTER FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) OWNER TO "${owner_role}"', id) FROM silver.rollup_config
+    UNION ALL
+    SELECT format('REVOKE ALL ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
+    UNION ALL
+    SELECT format('GRANT SELECT ON %s TO "${reader_role}", "${operator_role}"', target_view) FROM silver.rollup_config
+    UNION ALL
+    SELECT format('GRANT SELECT ON %s TO "${operator_role}"', m.member)
+    FROM silver.rollup_config AS r, rollup_engine.source_tree(r.target_table) AS m (member)
+    JOIN pg_class AS c ON c.oid = m.member AND c.relnamespace = 'silver'::regnamespace
+    UNION ALL
+    SELECT DISTINCT format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', c.relnamespace::regnamespace)
+    FROM rollup_engine.source AS s JOIN pg_class AS c ON c.oid = s.relation
+    UNION ALL
+    SELECT format('GRANT SELECT ON %s TO "${owner_role}"', relation) FROM rollup_engine.source WHERE rollup_engine.is_relation(relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.rollup_rights_sql() IS 'Owners of and rights on what rollups consist of and read.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.keep_rights() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_statement text;
+    v_failed text;
+BEGIN
+    IF has_schema_privilege('${owner_role}', 'rollup_engine', 'USAGE')
+        AND has_schema_privilege('${operator_role}', 'silver', 'USAGE')
+        AND (SELECT relowner FROM pg_class WHERE oid = 'silver.rollup_config'::regclass) = '"${owner_role}"'::regrole
+    THEN
+        DELETE FROM rollup_engine.noted_right;
+        INSERT INTO rollup_engine.noted_right SELECT * FROM rollup_engine.rights_sql() ON CONFLICT DO NOTHING;
+        RETURN;
+    END IF;
+    -- Not while a query reads them: their own tables are among what is altered.
+    FOREACH v_statement IN ARRAY
+        ARRAY(SELECT statement FROM rollup_engine.noted_right ORDER BY statement NOT LIKE 'GRANT % ON SCHEMA %', position)
+        || ARRAY(SELECT rollup_engine.rollup_rights_sql())
+    LOOP
+        BEGIN
+            EXECUTE v_statement;
+        EXCEPTION
+            WHEN undefined_object OR undefined_table OR undefined_function THEN
+                NULL;  -- dropped since
+            WHEN insufficient_privilege THEN
+                v_failed := coalesce(v_failed, v_statement);
+        END;
+    END LOOP;
+    IF v_failed IS NOT NULL THEN
+        RAISE NOTICE 'rights that a restore has lost were not all given back, such as: %', v_failed
+            USING HINT = 'migrate as the owner of the schemas and sources, or as a superuser';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.keep_rights() IS 'Notes owners and rights; where a restore has lost them, gives back what was noted.';
+
+RESET ROLE;
