@@ -8,6 +8,7 @@ the database itself: every other body runs under a search_path of its own.
 import re
 import tomllib
 from argparse import Namespace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,14 @@ def test_pgspot_finds_nothing_that_is_not_explained(script: Path) -> None:
         found |= spot(path + statement.text)
     explained = EXPLAINED.get(script.stem, [])
     assert all(each["reason"] for each in explained)
+    if script.name.startswith("R__"):
+        found = {finding for finding in found if not is_explained_for_all(finding)}
     assert found == {finding for each in explained for finding in each["found"]}
+
+
+def is_explained_for_all(finding: str) -> bool:
+    patterns = [pattern for each in EXPLAINED["repeatable"] for pattern in each["found"]]
+    return any(fnmatchcase(finding, pattern) for pattern in patterns)
 
 
 def test_pgspot_sees_what_is_wrong() -> None:

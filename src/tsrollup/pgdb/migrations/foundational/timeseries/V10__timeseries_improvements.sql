@@ -1,8 +1,8 @@
--- Watching over rollups: is each of them sound, and how far behind is it?
+-- Watching over rollups: are they sound, how large, how fast, which indexes would help?
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
--- What they call comes with the engine, after this.
+-- What these call is the engine, which comes after all versions.
 SET LOCAL check_function_bodies = off;
 
 CREATE FUNCTION silver.validate_rollup_config()

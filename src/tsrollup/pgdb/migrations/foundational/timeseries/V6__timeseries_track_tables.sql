@@ -1,4 +1,4 @@
--- Every table of the system, and the catalogue of aggregates.
+-- Every table and type of the system, and the catalogue of aggregates.
 --
 -- silver holds what people configure and read, rollup_engine what only the
 -- machinery touches. Tables are named by regclass, so a rename, or a dump and
@@ -14,6 +14,8 @@ CREATE TABLE silver.dimension_config (
     dimension_column name NOT NULL,
     description text,
     is_active boolean NOT NULL DEFAULT true,
+    ltree_level integer[]
+        CHECK (cardinality(ltree_level) > 0 AND array_position(ltree_level, NULL) IS NULL AND 0 < ALL (ltree_level)),
     PRIMARY KEY (source_table, dimension_column)
 );
 COMMENT ON TABLE silver.dimension_config IS 'Default dimensions of a source: used by create_rollup_table when none are named.';
@@ -21,6 +23,8 @@ COMMENT ON COLUMN silver.dimension_config.source_table IS 'The source table.';
 COMMENT ON COLUMN silver.dimension_config.dimension_column IS 'Column of the source to group by.';
 COMMENT ON COLUMN silver.dimension_config.description IS 'What the dimension means, for people.';
 COMMENT ON COLUMN silver.dimension_config.is_active IS 'Inactive rows are kept but not used.';
+COMMENT ON COLUMN silver.dimension_config.ltree_level IS
+'For a column of type ltree: the levels that rollups have rows for, such as {1,2}. NULL: the whole path. Rollups keep what they were created with.';
 
 CREATE TABLE rollup_engine.source (
     id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -178,6 +182,24 @@ CREATE TABLE rollup_engine.rollup_column (
 COMMENT ON TABLE rollup_engine.rollup_column IS 'Columns of a rollup: dimensions and states as expressions over its source, finished ones as expressions over its states.';
 COMMENT ON COLUMN rollup_engine.rollup_column.outgrown_by IS 'Type that the expression has since its source was changed, where data_type may not hold it: rebuild_rollup mends that.';
 
+CREATE TABLE rollup_engine.ltree_dimension (
+    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    dimension name NOT NULL,
+    levels integer[] NOT NULL,
+    PRIMARY KEY (rollup_id, dimension)
+);
+COMMENT ON TABLE rollup_engine.ltree_dimension IS 'Dimensions of rollups that hold ancestors at some levels.';
+
+-- Metrics are added with the owner's rights, so what is added must be the caller's to publish. A
+-- function with the owner's rights cannot tell who called it; a default is evaluated as who inserts.
+CREATE TABLE rollup_engine.metric_request (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    rollup_id integer NOT NULL,
+    metrics jsonb NOT NULL,
+    requested_by name NOT NULL DEFAULT current_user
+);
+COMMENT ON TABLE rollup_engine.metric_request IS 'Metrics to add, each for as long as add_rollup_metric runs; nobody else writes who asked.';
+
 -- Logs --------------------------------------------------------------------------
 
 CREATE TABLE silver.refresh_log (
@@ -290,6 +312,43 @@ COMMENT ON TABLE rollup_engine.rollup_partition IS 'Partitions of rollup tables,
 COMMENT ON COLUMN rollup_engine.rollup_partition.made_by IS 'The transaction that noted it.';
 COMMENT ON COLUMN rollup_engine.rollup_partition.generation IS 'Plans of this and later generations of the rollup know it; the largest number until a later transaction sets it.';
 
+CREATE TABLE rollup_engine.partition_set (
+    relation regclass PRIMARY KEY,
+    control name NOT NULL,
+    chunk_interval interval NOT NULL,
+    is_source boolean NOT NULL,
+    is_named boolean NOT NULL DEFAULT false,
+    partman_parent text
+);
+COMMENT ON TABLE rollup_engine.partition_set IS 'Partitioned tables that maintenance makes partitions for: every rollup table, and sources by partition_source.';
+COMMENT ON COLUMN rollup_engine.partition_set.is_named IS 'Whether somebody named the width: then sizing leaves it alone.';
+COMMENT ON COLUMN rollup_engine.partition_set.partman_parent IS 'Its key in pg_partman''s part_config; NULL when its partitions are native.';
+
+CREATE TABLE rollup_engine.retention (
+    relation regclass PRIMARY KEY,
+    keep interval CHECK (keep > '0'),
+    archive boolean NOT NULL DEFAULT false,
+    sealed_before timestamptz NOT NULL DEFAULT '-infinity',
+    sealed_by xid8
+);
+COMMENT ON TABLE rollup_engine.retention IS 'Tables, sources and rollups, whose old partitions are dropped.';
+COMMENT ON COLUMN rollup_engine.retention.keep IS 'NULL when it is kept for ever by now; the border of what is gone stays on record.';
+COMMENT ON COLUMN rollup_engine.retention.sealed_before IS 'Partitions that end before this may be dropped.';
+COMMENT ON COLUMN rollup_engine.retention.sealed_by IS 'Transaction that set it: snapshots older than that still read what is to be dropped.';
+
+CREATE TABLE rollup_engine.generated_text (
+    name text PRIMARY KEY,
+    digest text NOT NULL
+);
+COMMENT ON TABLE rollup_engine.generated_text IS
+'Functions and views that were generated, capture_1 of a source, live_1 and view_1 of a rollup, each with the md5 of its text: what reads otherwise after an upgrade is written anew.';
+
+CREATE TABLE rollup_engine.noted_right (
+    position integer NOT NULL,
+    statement text PRIMARY KEY
+);
+COMMENT ON TABLE rollup_engine.noted_right IS 'Owners of and rights on what the migrations made, as statements in the order to run them.';
+
 -- The catalogue of aggregates -------------------------------------------------------
 -- {value} is the source column, {time} the time column, {state} the parent's column of
 -- that state and {type} its type; {own} the schema of a type that brings its own aggregate.
@@ -326,41 +385,7 @@ INSERT INTO rollup_engine.aggregate (name, states, finish, numeric_only) VALUES
     ('first', '{first}', NULL, false),
     ('last', '{last}', NULL, false);
 
--- Partitions that plans do not know ----------------------------------------------------------
---
--- A statement is planned in one snapshot and run in a newer one, and a plan lives as long as its
--- transaction. One that was made before a partition came, and that runs after it was filled and
--- its range cleared, would miss its rows. So every plan carries the generation of partitions that
--- it knows, and a read takes the ranges of later ones for stale. Nobody waits for anybody, and
--- statements on a standby are right as well.
---
--- A partition gets its generation in a later transaction than the one that noted it: a
--- transaction is visible a moment before others hear of what it changed in the catalogue.
-
-CREATE TYPE rollup_engine.bell AS ();
-COMMENT ON TYPE rollup_engine.bell IS 'Locked by hear_invalidations, and by nothing for longer than a call.';
-
-CREATE TABLE rollup_engine.partition_set (
-    relation regclass PRIMARY KEY,
-    control name NOT NULL,
-    chunk_interval interval NOT NULL,
-    is_source boolean NOT NULL,
-    is_named boolean NOT NULL DEFAULT false,
-    partman_parent text
-);
-COMMENT ON TABLE rollup_engine.partition_set IS 'Partitioned tables that maintenance makes partitions for: every rollup table, and sources by partition_source.';
-COMMENT ON COLUMN rollup_engine.partition_set.is_named IS 'Whether somebody named the width: then sizing leaves it alone.';
-COMMENT ON COLUMN rollup_engine.partition_set.partman_parent IS 'Its key in pg_partman''s part_config; NULL when its partitions are native.';
-
--- Metrics are added with the owner's rights, so what is added must be the caller's to publish. A
--- function with the owner's rights cannot tell who called it; a default is evaluated as who inserts.
-CREATE TABLE rollup_engine.metric_request (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    rollup_id integer NOT NULL,
-    metrics jsonb NOT NULL,
-    requested_by name NOT NULL DEFAULT current_user
-);
-COMMENT ON TABLE rollup_engine.metric_request IS 'Metrics to add, each for as long as add_rollup_metric runs; nobody else writes who asked.';
+-- What functions hand to each other ------------------------------------------------
 
 CREATE TYPE rollup_engine.batch AS (
     outcome text,
@@ -376,8 +401,6 @@ CREATE TYPE rollup_engine.batch AS (
 COMMENT ON TYPE rollup_engine.batch IS
 'What became of a batch: refreshed, nothing (to do in that cell), busy (another worker has the cell), waiting (for the parent), prepared (its partitions were made: commit and call again), bucket_failed (one bucket cannot be stored).';
 
--- One step -----------------------------------------------------------------------------------
-
 CREATE TYPE rollup_engine.step AS (
     outcome text,
     cell timestamptz,
@@ -389,8 +412,6 @@ COMMENT ON TYPE rollup_engine.step IS 'What a step did in which cell; outcome NU
 
 CREATE TYPE rollup_engine.undrained AS (source_id integer, outcome text, error_code text, error_message text);
 COMMENT ON TYPE rollup_engine.undrained IS 'A source whose changes were not taken in, and why: busy, which is no error, or failed.';
-
--- In the caller's transaction ------------------------------------------------------------------------
 
 CREATE TYPE rollup_engine.result AS (
     target text,
@@ -405,46 +426,13 @@ CREATE TYPE rollup_engine.result AS (
 );
 COMMENT ON TYPE rollup_engine.result IS 'What a run did for a rollup.';
 
-CREATE TABLE rollup_engine.retention (
-    relation regclass PRIMARY KEY,
-    keep interval CHECK (keep > '0'),
-    archive boolean NOT NULL DEFAULT false,
-    sealed_before timestamptz NOT NULL DEFAULT '-infinity',
-    sealed_by xid8
-);
-COMMENT ON TABLE rollup_engine.retention IS 'Tables, sources and rollups, whose old partitions are dropped.';
-COMMENT ON COLUMN rollup_engine.retention.keep IS 'NULL when it is kept for ever by now; the border of what is gone stays on record.';
-COMMENT ON COLUMN rollup_engine.retention.sealed_before IS 'Partitions that end before this may be dropped.';
-COMMENT ON COLUMN rollup_engine.retention.sealed_by IS 'Transaction that set it: snapshots older than that still read what is to be dropped.';
-
--- Volatile, for a snapshot taken under the lock. What was written there late was counted by the
--- drain that took in its log row, so none may be left; and a rollup that came after the seal, not
--- knowing of it, has yet to absorb what lies there.
 CREATE TYPE rollup_engine.old_partition AS (member regclass, title text, path text, from_time timestamptz, to_time timestamptz);
 COMMENT ON TYPE rollup_engine.old_partition IS 'A partition that may go: its time, and all that this rests on.';
-
--- One table -------------------------------------------------------------------------------------
 
 CREATE TYPE rollup_engine.action AS (target text, action text, detail text);
 COMMENT ON TYPE rollup_engine.action IS 'A thing that maintenance did.';
 
-ALTER TABLE silver.dimension_config ADD COLUMN ltree_level integer[]
-    CHECK (cardinality(ltree_level) > 0 AND array_position(ltree_level, NULL) IS NULL AND 0 < ALL (ltree_level));
-COMMENT ON COLUMN silver.dimension_config.ltree_level IS
-'For a column of type ltree: the levels that rollups have rows for, such as {1,2}. NULL: the whole path. Rollups keep what they were created with.';
-
-CREATE TABLE rollup_engine.ltree_dimension (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
-    dimension name NOT NULL,
-    levels integer[] NOT NULL,
-    PRIMARY KEY (rollup_id, dimension)
-);
-COMMENT ON TABLE rollup_engine.ltree_dimension IS 'Dimensions of rollups that hold ancestors at some levels.';
-
-CREATE TABLE rollup_engine.noted_right (
-    position integer NOT NULL,
-    statement text PRIMARY KEY
-);
-COMMENT ON TABLE rollup_engine.noted_right IS 'Owners of and rights on what the migrations made, as statements in the order to run them.';
+CREATE TYPE rollup_engine.bell AS ();
+COMMENT ON TYPE rollup_engine.bell IS 'Locked by hear_invalidations, and by nothing for longer than a call.';
 
 RESET ROLE;

@@ -1,15 +1,13 @@
--- Creating rollups.
+-- Creating, changing, rebuilding and dropping rollups.
 --
 -- The caller owns the source: granting, and creating triggers, happens as the caller.
--- What belongs to the machinery is made by SECURITY DEFINER functions, which only
+-- What belongs to the machinery is made by SECURITY DEFINER functions of the engine, which only
 -- members of the owner role may call.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
--- What they call comes with the engine, after this.
+-- What these call is the engine, which comes after all versions.
 SET LOCAL check_function_bodies = off;
-
--- The public functions --------------------------------------------------------------------------
 
 CREATE FUNCTION silver.create_rollup_table(
     source_table_name text,
@@ -87,9 +85,7 @@ DECLARE
     v_trigger record;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
-    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not drop rollups', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
-    END IF;
+    PERFORM rollup_engine.check_owner_role('drop rollups');
     SELECT string_agg(target_table::text, ', ' ORDER BY id) INTO v_children FROM silver.rollup_config WHERE parent_id = v_rollup.id;
     IF v_children IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first');
@@ -141,9 +137,7 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.check_isolation();
     v_ids := ARRAY(SELECT rollup_engine.with_descendants(rollup_engine.rollup_id(target)));
-    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not rebuild rollups', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
-    END IF;
+    PERFORM rollup_engine.check_owner_role('rebuild rollups');
     SELECT source_id INTO v_source_id FROM silver.rollup_config WHERE id = v_ids[1];
     PERFORM rollup_engine.relink_source(v_source_id);
     PERFORM rollup_engine.look_at_source(v_source_id);

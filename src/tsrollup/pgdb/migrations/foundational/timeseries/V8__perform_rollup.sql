@@ -1,8 +1,8 @@
--- Which rollups are due, and refreshing them in the caller's transaction.
+-- Keeping rollups fresh: marking, running, retrying, pausing.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
--- What they call comes with the engine, after this.
+-- What these call is the engine, which comes after all versions.
 SET LOCAL check_function_bodies = off;
 
 CREATE FUNCTION silver.mark_stale(table_name text, from_time timestamptz, to_time timestamptz) RETURNS void
@@ -75,78 +75,13 @@ CREATE PROCEDURE silver.run_rollups(
 )
     LANGUAGE plpgsql
 AS $$
-DECLARE
-    -- No SET clause, since it commits: the path is pinned again after each COMMIT.
-    -- What is looked up before that is qualified.
-    v_path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    v_deadline pg_catalog.timestamptz;
-    v_rollup silver.rollup_config;
-    v_step rollup_engine.step;
-    v_tried pg_catalog.timestamptz[];
-    v_id integer;
-    v_progress boolean := true;
-    v_undrained rollup_engine.undrained[];
-    v_windows integer[];
-    v_began pg_catalog.timestamptz;
 BEGIN
-    BEGIN
-        COMMIT;
-    EXCEPTION WHEN invalid_transaction_termination THEN
-        -- Inside this block it is refused anyway; only by the message can one tell why.
-        PERFORM rollup_engine.check_may_commit(SQLERRM);
-    END;
-    COMMIT;
-    SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-    PERFORM rollup_engine.check_interval('time_budget', time_budget, true);
-    v_began := clock_timestamp();
-    v_deadline := v_began + time_budget;
-    IF rollup_engine.is_standby() THEN
-        RETURN;
-    END IF;
-    WHILE (v_progress OR v_undrained[1].outcome = 'busy') AND clock_timestamp() < v_deadline LOOP
-        IF NOT v_progress THEN
-            PERFORM pg_sleep(0.2);  -- whoever holds the source is about to be done
-            COMMIT;
-            SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        END IF;
-        v_progress := false;
-        v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(target, coalesce(as_of, v_began), v_windows) AS u ORDER BY u.outcome);
-        v_windows := ARRAY(SELECT u.source_id FROM unnest(v_undrained) AS u);  -- read once a run, changes as they come
-        COMMIT;
-        SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-        -- In turn, a batch each, so that a long first fill starves nobody.
-        FOREACH v_id IN ARRAY ARRAY(SELECT o.id FROM rollup_engine.run_order(target) AS o) LOOP
-            v_tried := '{}';
-            LOOP
-                SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = v_id;
-                EXIT WHEN NOT FOUND OR NOT rollup_engine.is_due(v_rollup, target IS NOT NULL) OR clock_timestamp() >= v_deadline;
-                v_step := rollup_engine.refresh_step(v_id, rollup_engine.settled_range(v_rollup, coalesce(as_of, clock_timestamp())), v_tried);
-                IF v_step.outcome IS NULL AND v_tried = '{}' AND v_rollup.source_id <> ALL (v_windows) THEN
-                    PERFORM rollup_engine.record_success(v_id);
-                END IF;
-                COMMIT;
-                SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-                IF v_step.outcome IN ('failed', 'bucket_failed') THEN
-                    RAISE WARNING 'rollup % failed: %', v_rollup.target_table, v_step.error_message USING ERRCODE = v_step.error_code;
-                END IF;
-                v_progress := v_progress OR coalesce(v_step.outcome IN ('refreshed', 'bucket_failed'), false);
-                EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed', 'bucket_failed');
-                CONTINUE WHEN v_step.outcome = 'prepared';
-                v_tried := v_tried || v_step.cell;
-            END LOOP;
-        END LOOP;
-    END LOOP;
-    PERFORM rollup_engine.warn_of_undrained(v_undrained);
+    -- No SET clause, since it commits.
+    CALL rollup_engine.run_until_due(target, time_budget, as_of);
 END
 $$;
 COMMENT ON PROCEDURE silver.run_rollups(text, interval, timestamptz) IS
 'Refreshes the settled stale buckets of one rollup or of all, parents first, a transaction per batch, until nothing is left or the time budget is used. Any number of these may run at once. A failure is a WARNING, and on record; the others go on. Not inside a transaction or a function: there use perform_rollup.';
-
--- Retries, pausing ---------------------------------------------------------------------------------------
 
 CREATE FUNCTION silver.handle_rollup_retries()
 RETURNS TABLE (

@@ -1,9 +1,8 @@
--- What maintenance does for a table: partitions of a sensible size, made ahead; fresh statistics;
--- the indexes that these suggest; short logs.
+-- Looking after the tables: partitions, their width, retention.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
--- What they call comes with the engine, after this.
+-- What these call is the engine, which comes after all versions.
 SET LOCAL check_function_bodies = off;
 
 CREATE FUNCTION silver.set_retention(table_name text, keep interval, archive boolean DEFAULT false) RETURNS void
@@ -14,9 +13,7 @@ DECLARE
     v_relation constant regclass := rollup_engine.find_table(table_name);
 BEGIN
     PERFORM rollup_engine.check_interval('keep', keep, false);
-    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not set how long tables are kept', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
-    END IF;
+    PERFORM rollup_engine.check_owner_role('set how long tables are kept');
     IF keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
         PERFORM rollup_engine.check_retention(v_relation, archive);
         PERFORM rollup_engine.take_over_retention(v_relation);

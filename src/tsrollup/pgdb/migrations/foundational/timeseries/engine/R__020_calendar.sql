@@ -1,9 +1,8 @@
--- TODO
+-- Arithmetic of buckets and ranges of time.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
--- Bucket arithmetic of the machinery -----------------------------------------
 -- Adding in UTC local time keeps '1 day' at 24 hours whatever the session's TimeZone is.
 
 CREATE OR REPLACE FUNCTION rollup_engine.bucket_next(p_width interval, p_bucket timestamptz) RETURNS timestamptz
@@ -56,8 +55,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.everything() RETURNS tstzmultirange
 RETURN tstzmultirange(tstzrange('-infinity', 'infinity'));
 COMMENT ON FUNCTION rollup_engine.everything() IS 'The range that stands for all time.';
 
--- Clipping to the data ------------------------------------------------------------------
-
 CREATE OR REPLACE FUNCTION rollup_engine.time_literal(p_time timestamptz, p_type regtype) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -70,8 +67,6 @@ AS $$
     END
 $$;
 COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype) IS 'The time as a constant that the time column compares with by index.';
-
--- Public -------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.calendar_range(p_from timestamptz, p_to timestamptz) RETURNS tstzrange
     LANGUAGE sql IMMUTABLE

@@ -93,36 +93,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever drains a source, or registers a rollup of it.';
 
--- Checks, as the caller -----------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION rollup_engine.check_isolation() RETURNS void
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
-        PERFORM rollup_engine.fail('TR005', format('this cannot run in a %s transaction', current_setting('transaction_isolation')),
-            'each of its statements needs a snapshot of its own: SET default_transaction_isolation = ''read committed'' before it, or have the role or the database set it (ALTER ROLE, ALTER DATABASE)');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.check_isolation() IS 'An error unless every statement takes a new snapshot.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.is_standby() RETURNS boolean
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF pg_is_in_recovery() THEN
-        RAISE NOTICE 'this server is a standby: its primary does the work';
-    END IF;
-    RETURN pg_is_in_recovery();
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.is_standby() IS 'Whether there is nothing to do here; says so.';
-
--- The cell ---------------------------------------------------------------------------------------------
-
 CREATE OR REPLACE FUNCTION rollup_engine.try_lock_cell(p_rollup_id integer, p_cell timestamptz) RETURNS boolean
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
@@ -130,24 +100,6 @@ AS $$
     SELECT pg_try_advisory_xact_lock(hashtextextended(format('tsrollup cell %s %s', p_rollup_id, extract(epoch FROM p_cell)), 0))
 $$;
 COMMENT ON FUNCTION rollup_engine.try_lock_cell(integer, timestamptz) IS 'Keeps an older recompute from overwriting a newer one: held until the batch is committed.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.check_may_commit(p_refusal text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    -- In a function nobody may: that message, in whatever language.
-    COMMIT;
-EXCEPTION WHEN invalid_transaction_termination THEN
-    IF SQLERRM = p_refusal THEN
-        PERFORM rollup_engine.fail('TR005', 'run_rollups commits every batch, which it cannot do here',
-            'CALL it by itself, in autocommit: not in a transaction block, a function, or together with other statements; or use silver.perform_rollup there, which works in your transaction');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.check_may_commit(text) IS 'An error where a procedure may not commit, given what it was told when it tried.';
-
--- Drop -------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_past(p_transaction xid8) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER

@@ -76,9 +76,10 @@ BEGIN
         (SELECT typnamespace::regnamespace FROM pg_type WHERE oid = rollup_engine.ltree_type()), v_name, v_levels);
 END
 $$;
+COMMENT ON FUNCTION rollup_engine.dimension_expression(silver.rollup_config, name) IS 'Expression over the source for a dimension.';
 
 -- A child that left the path out would add up a building and its floors.
-CREATE OR REPLACE FUNCTION rollup_engine.follow_ltree_levels() RETURNS trigger
+CREATE OR REPLACE FUNCTION rollup_engine.note_ltree_levels(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -86,23 +87,19 @@ DECLARE
     v_lost name;
 BEGIN
     SELECT l.dimension INTO v_lost
-    FROM rollup_engine.ltree_dimension AS l WHERE l.rollup_id = NEW.parent_id AND l.dimension <> ALL (NEW.dimensions);
+    FROM rollup_engine.ltree_dimension AS l WHERE l.rollup_id = p_rollup.parent_id AND l.dimension <> ALL (p_rollup.dimensions);
     IF v_lost IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR001', format('dimension %I of %s holds ancestors at several levels, and is left out', v_lost, NEW.source_table),
+        PERFORM rollup_engine.fail('TR001', format('dimension %I of %s holds ancestors at several levels, and is left out', v_lost, p_rollup.source_table),
             'keep it among the dimensions, or roll up the raw table');
     END IF;
     INSERT INTO rollup_engine.ltree_dimension (rollup_id, dimension, levels)
-    SELECT NEW.id, l.dimension, l.levels FROM rollup_engine.ltree_dimension AS l WHERE l.rollup_id = NEW.parent_id
+    SELECT p_rollup.id, l.dimension, l.levels FROM rollup_engine.ltree_dimension AS l WHERE l.rollup_id = p_rollup.parent_id
     UNION ALL
-    SELECT NEW.id, d, rollup_engine.ltree_levels(NEW, d)
-    FROM unnest(NEW.dimensions) AS d WHERE rollup_engine.ltree_levels(NEW, d) IS NOT NULL;
-    RETURN NULL;
+    SELECT p_rollup.id, d, rollup_engine.ltree_levels(p_rollup, d)
+    FROM unnest(p_rollup.dimensions) AS d WHERE rollup_engine.ltree_levels(p_rollup, d) IS NOT NULL;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.follow_ltree_levels() IS 'Records the levels of a new rollup, and refuses one that would count things twice.';
-
-CREATE OR REPLACE TRIGGER follow_ltree_levels AFTER INSERT ON silver.rollup_config
-    FOR EACH ROW EXECUTE FUNCTION rollup_engine.follow_ltree_levels();
+COMMENT ON FUNCTION rollup_engine.note_ltree_levels(silver.rollup_config) IS 'Records the levels of a new rollup, and refuses one that would count things twice.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.ltree_indexes_sql(p_rollup silver.rollup_config) RETURNS SETOF text
     LANGUAGE sql STABLE

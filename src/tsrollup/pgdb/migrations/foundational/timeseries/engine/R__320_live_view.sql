@@ -3,7 +3,7 @@
 -- Stale buckets are computed by a function that plans with known bounds, so that a
 -- source of many partitions costs only those in the range. Everything it calls is
 -- STABLE: a volatile function would take a newer snapshot than the query. But which partitions
--- the plan knows is asked while it is made (V6_6), and travels with it as a constant.
+-- the plan knows is asked while it is made (planned_partitions), and travels with it as a constant.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";

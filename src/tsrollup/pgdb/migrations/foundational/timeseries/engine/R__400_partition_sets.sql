@@ -116,6 +116,7 @@ BEGIN
     RETURN 'p' || to_char(p_from AT TIME ZONE 'UTC', coalesce(v_spelling, 'YYYYMMDD_HH24MISS'));
 END
 $$;
+COMMENT ON FUNCTION rollup_engine.partition_suffix(regclass, timestamptz) IS 'What the name of a partition that begins at the time ends in.';
 
 -- Registering -------------------------------------------------------------------------------
 
@@ -232,35 +233,19 @@ $$;
 COMMENT ON FUNCTION rollup_engine.premake_rollup_partitions(rollup_engine.partition_set, timestamptz) IS
 'Makes the partitions of a rollup table for now and soon; returns how many were new.';
 
--- Rollups come and go --------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION rollup_engine.register_partitions(p_table regclass, p_column name, p_width interval) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.forget_partition_set(p_relation regclass) RETURNS void
     LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM rollup_engine.premake_rollup_partitions(rollup_engine.register_partition_set(p_table, p_column, p_width, false));
-END
-$$;
-
-CREATE OR REPLACE FUNCTION rollup_engine.forget_partition_set() RETURNS trigger
-    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_key text;
 BEGIN
-    DELETE FROM rollup_engine.partition_set WHERE relation = OLD.target_table RETURNING partman_parent INTO v_key;
+    DELETE FROM rollup_engine.partition_set WHERE relation = p_relation RETURNING partman_parent INTO v_key;
     IF v_key IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL THEN
         EXECUTE format('DELETE FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema()) USING v_key;
     END IF;
-    RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.forget_partition_set() IS 'Forgets the partitions of a dropped rollup, here and in pg_partman.';
-
-CREATE OR REPLACE TRIGGER forget_partition_set AFTER DELETE ON silver.rollup_config
-    FOR EACH ROW EXECUTE FUNCTION rollup_engine.forget_partition_set();
-ALTER TABLE silver.rollup_config ENABLE ALWAYS TRIGGER forget_partition_set;
+COMMENT ON FUNCTION rollup_engine.forget_partition_set(regclass) IS 'Forgets the partitions of a dropped rollup, here and in pg_partman.';
 
 RESET ROLE;

@@ -57,6 +57,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The part of the ranges that no partition but a default one holds.';
 
+-- Partitions that plans do not know ----------------------------------------------------------
+--
+-- A statement is planned in one snapshot and run in a newer one, and a plan lives as long as its
+-- transaction. One that was made before a partition came, and that runs after it was filled and
+-- its range cleared, would miss its rows. So every plan carries the generation of partitions that
+-- it knows, and a read takes the ranges of later ones for stale. Nobody waits for anybody, and
+-- statements on a standby are right as well.
+--
+-- A partition gets its generation in a later transaction than the one that noted it: a
+-- transaction is visible a moment before others hear of what it changed in the catalogue.
+
 CREATE OR REPLACE FUNCTION rollup_engine.hear_invalidations() RETURNS bigint
     LANGUAGE sql STABLE PARALLEL SAFE
 -- A session listens when it gets a lock that it did not hold. Parsed here, so that it inlines.

@@ -32,7 +32,7 @@ BEGIN
     -- Drains wait outside: the log must not move on before they know of the new rollup.
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_source.id));
     IF p_change_tracking = 'trigger' THEN
-        EXECUTE rollup_engine.capture_function_sql(v_source);
+        PERFORM rollup_engine.write_generated(format('capture_%s', v_source.id), rollup_engine.capture_function_sql(v_source));
     END IF;
     PERFORM rollup_engine.remember_partitions(v_source);
     PERFORM rollup_engine.absorb_shape(v_source.id);
@@ -154,8 +154,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.create_view(p_rollup silver.rollup_conf
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    EXECUTE rollup_engine.live_function_sql(p_rollup);
-    EXECUTE rollup_engine.live_view_sql(p_rollup, p_view);
+    PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
+    PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), rollup_engine.live_view_sql(p_rollup, p_view));
     EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, format('Live view of %s: equals the GROUP BY over its source at any time.', p_rollup.target_table));
     EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
     EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_view);
@@ -176,6 +176,7 @@ BEGIN
     PERFORM rollup_engine.add_columns(v_rollup);
     v_rollup.target_table := rollup_engine.create_storage(v_rollup, p_table);
     v_rollup.target_view := rollup_engine.create_view(v_rollup, p_view);
+    v_rollup.sealed_before := rollup_engine.inherited_seal(v_rollup);
     v_rollup.refresh_sql := rollup_engine.grouped_sql(v_rollup, v_rollup.source_table::text, '$1', '$2');
     INSERT INTO silver.rollup_config (
         id, target_table, target_view, target_name, source_table, source_id, parent_id, depth, time_column, bucket_width, dimensions, metrics,
@@ -186,7 +187,9 @@ BEGIN
         r.dimensions, r.metrics, r.chunk_interval, r.cell_width, r.settle_delay, r.processing_window, r.target_batch_duration,
         r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before, r.source_rows
     FROM (SELECT v_rollup.*) AS r;
-    PERFORM rollup_engine.register_partitions(v_rollup.target_table, 'bucket', v_rollup.chunk_interval);
+    PERFORM rollup_engine.note_ltree_levels(v_rollup);
+    PERFORM rollup_engine.premake_rollup_partitions(
+        rollup_engine.register_partition_set(v_rollup.target_table, 'bucket', v_rollup.chunk_interval, false));
     RETURN v_rollup;
 END
 $$;

@@ -17,9 +17,8 @@ DECLARE
 BEGIN
     SELECT * INTO v_class FROM pg_class WHERE oid = p_source;
     v_schema := v_class.relnamespace::regnamespace::text;
-    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not create rollups', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
-    ELSIF NOT pg_has_role(v_class.relowner, 'USAGE') THEN
+    PERFORM rollup_engine.check_owner_role('create rollups');
+    IF NOT pg_has_role(v_class.relowner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_source), format('create the rollup as %s', v_class.relowner::regrole));
     END IF;
     PERFORM rollup_engine.check_row_security(p_source);

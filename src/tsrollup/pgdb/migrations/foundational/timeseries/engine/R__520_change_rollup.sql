@@ -16,6 +16,8 @@ BEGIN
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;  -- a replica session cascades nothing
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
+    DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup_id), format('view_%s', p_rollup_id));
+    PERFORM rollup_engine.forget_partition_set(v_rollup.target_table);
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
         EXECUTE format('DROP VIEW %s', v_rollup.target_view);
     END IF;
@@ -35,6 +37,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.forget_source(p_source_id integer) RETU
 AS $$
 BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
+    DELETE FROM rollup_engine.generated_text WHERE name = format('capture_%s', p_source_id);
     DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source_partition WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source WHERE id = p_source_id;

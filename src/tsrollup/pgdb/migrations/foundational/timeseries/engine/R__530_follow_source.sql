@@ -72,7 +72,7 @@ BEGIN
         outgrown_by = CASE WHEN NOT rollup_engine.is_same_value(t.data_type, c.data_type) THEN t.data_type END
     FROM rollup_engine.column_types(p_rollup) AS t
     WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND t.data_type <> c.data_type;
-    EXECUTE rollup_engine.live_function_sql(p_rollup);
+    PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
     UPDATE silver.rollup_config
     SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
     WHERE id = p_rollup.id;
@@ -115,7 +115,7 @@ BEGIN
     UPDATE rollup_engine.source SET time_column = v_source.time_column, partitioning = NULL WHERE id = p_source.id;
     PERFORM rollup_engine.note_shape(p_source.id, ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s));
     IF v_source.change_tracking = 'trigger' THEN
-        EXECUTE rollup_engine.capture_function_sql(v_source);
+        PERFORM rollup_engine.write_generated(format('capture_%s', v_source.id), rollup_engine.capture_function_sql(v_source));
     END IF;
     -- A type may be called otherwise.
     UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
@@ -226,6 +226,7 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.check_no_view_depends(p_rollup);
     EXECUTE format('DROP VIEW %s', v_name);
+    DELETE FROM rollup_engine.generated_text WHERE name = format('view_%s', p_rollup.id);
     EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
     v_rollup.target_view := rollup_engine.create_view(p_rollup, v_name);
     FOR v_statement IN

@@ -204,20 +204,14 @@ COMMENT ON FUNCTION rollup_engine.seal(rollup_engine.retention, timestamptz) IS
 'Seals a table as far as retention asks for it and its rollups have absorbed it; returns the new border, NULL when there is none.';
 
 -- A rollup made later starts where its source is still whole.
-CREATE OR REPLACE FUNCTION rollup_engine.inherit_seal() RETURNS trigger
-    LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION rollup_engine.inherited_seal(p_rollup silver.rollup_config) RETURNS timestamptz
+    LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-BEGIN
-    NEW.sealed_before := greatest(NEW.sealed_before, (
-        SELECT rollup_engine.bucket_ceil(NEW.bucket_width, max(t.sealed_before))
-        FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(NEW.source_table, t.relation) AND isfinite(t.sealed_before)));
-    RETURN NEW;
-END
+    SELECT greatest(p_rollup.sealed_before, (
+        SELECT rollup_engine.bucket_ceil(p_rollup.bucket_width, max(t.sealed_before))
+        FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(p_rollup.source_table, t.relation) AND isfinite(t.sealed_before)))
 $$;
-COMMENT ON FUNCTION rollup_engine.inherit_seal() IS 'Seals a new rollup where the partitions of its source are gone, or about to go.';
-
-CREATE OR REPLACE TRIGGER inherit_seal BEFORE INSERT ON silver.rollup_config
-    FOR EACH ROW EXECUTE FUNCTION rollup_engine.inherit_seal();
+COMMENT ON FUNCTION rollup_engine.inherited_seal(silver.rollup_config) IS 'Where a new rollup is sealed: the partitions of its source are gone there, or about to go.';
 
 RESET ROLE;

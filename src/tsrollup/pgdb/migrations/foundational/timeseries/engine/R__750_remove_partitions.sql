@@ -21,6 +21,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_path(regclass) IS 'A partition and the tables above it with their bounds: while that is the same, its time is.';
 
+-- Volatile, for a snapshot taken under the lock. What was written there late was counted by the
+-- drain that took in its log row, so none may be left; and a rollup that came after the seal, not
+-- knowing of it, has yet to absorb what lies there.
 CREATE OR REPLACE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_old rollup_engine.old_partition) RETURNS boolean
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp

@@ -4,7 +4,10 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-DO $$
+CREATE OR REPLACE FUNCTION rollup_engine.pin_settings() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
 DECLARE
     v_function regprocedure;
 BEGIN
@@ -16,7 +19,8 @@ BEGIN
         SELECT p.oid
         FROM pg_proc AS p
         WHERE p.pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
-            AND p.proowner = quote_ident(current_user)::regrole
+            AND p.proowner = '"${owner_role}"'::regrole
+            AND 'transform_null_equals=off' <> ALL (p.proconfig)  -- a new text has lost them
             AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
             AND (p.pronamespace = 'silver'::regnamespace OR p.prosecdef
                 OR p.proname IN ('drain_all', 'data_extent', 'source_extent'))
@@ -26,5 +30,6 @@ BEGIN
     END LOOP;
 END
 $$;
+COMMENT ON FUNCTION rollup_engine.pin_settings() IS 'Sets what results depend on for the ways in that do not do so yet.';
 
 RESET ROLE;

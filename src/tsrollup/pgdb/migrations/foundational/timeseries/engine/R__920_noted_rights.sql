@@ -1,6 +1,6 @@
 -- A dump restored without rights (pg_restore -x, -O) leaves tables and functions that nobody may
--- use, and functions that everybody may. Migrations do not run twice, so each migrate notes the
--- rights as statements, or, where they are lost, runs what was noted (afterMigrate).
+-- use, and functions that everybody may. So each migrate notes the rights as statements, or, where
+-- they are lost, runs what was noted.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -72,7 +72,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rollup_rights_sql() IS 'Owners of and rights on what rollups consist of and read.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.keep_rights() RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.has_rights() RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT has_schema_privilege('${owner_role}', 'rollup_engine', 'USAGE')
+        AND has_schema_privilege('${operator_role}', 'silver', 'USAGE')
+        AND (SELECT relowner FROM pg_class WHERE oid = 'silver.rollup_config'::regclass) = '"${owner_role}"'::regrole
+$$;
+COMMENT ON FUNCTION rollup_engine.has_rights() IS 'Whether the group roles have what a restore without rights takes from them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_rights() RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    DELETE FROM rollup_engine.noted_right;
+    INSERT INTO rollup_engine.noted_right SELECT * FROM rollup_engine.rights_sql() ON CONFLICT DO NOTHING;
+$$;
+COMMENT ON FUNCTION rollup_engine.note_rights() IS 'Notes owners and rights as they are.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.give_back_rights() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -80,14 +99,6 @@ DECLARE
     v_statement text;
     v_failed text;
 BEGIN
-    IF has_schema_privilege('${owner_role}', 'rollup_engine', 'USAGE')
-        AND has_schema_privilege('${operator_role}', 'silver', 'USAGE')
-        AND (SELECT relowner FROM pg_class WHERE oid = 'silver.rollup_config'::regclass) = '"${owner_role}"'::regrole
-    THEN
-        DELETE FROM rollup_engine.noted_right;
-        INSERT INTO rollup_engine.noted_right SELECT * FROM rollup_engine.rights_sql() ON CONFLICT DO NOTHING;
-        RETURN;
-    END IF;
     -- Not while a query reads them: their own tables are among what is altered.
     FOREACH v_statement IN ARRAY
         ARRAY(SELECT statement FROM rollup_engine.noted_right ORDER BY statement NOT LIKE 'GRANT % ON SCHEMA %', position)
@@ -108,6 +119,6 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.keep_rights() IS 'Notes owners and rights; where a restore has lost them, gives back what was noted.';
+COMMENT ON FUNCTION rollup_engine.give_back_rights() IS 'Gives back the rights that were noted and that a restore has lost.';
 
 RESET ROLE;

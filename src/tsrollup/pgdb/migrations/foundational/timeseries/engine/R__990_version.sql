@@ -1,4 +1,4 @@
--- TODO
+-- The last to be created: where it says so, a database is migrated to the end.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";

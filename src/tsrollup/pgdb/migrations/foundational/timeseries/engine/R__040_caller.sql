@@ -1,0 +1,60 @@
+-- Who calls, and in what transaction.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_owner_role(p_deed text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not %s', current_user, p_deed), format('GRANT %I TO %I', '${owner_role}', current_user));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_owner_role(text) IS 'An error unless the caller is a member of the owner role; it says what may not be done.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_isolation() RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        PERFORM rollup_engine.fail('TR005', format('this cannot run in a %s transaction', current_setting('transaction_isolation')),
+            'each of its statements needs a snapshot of its own: SET default_transaction_isolation = ''read committed'' before it, or have the role or the database set it (ALTER ROLE, ALTER DATABASE)');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_isolation() IS 'An error unless every statement takes a new snapshot.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_standby() RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF pg_is_in_recovery() THEN
+        RAISE NOTICE 'this server is a standby: its primary does the work';
+    END IF;
+    RETURN pg_is_in_recovery();
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_standby() IS 'Whether there is nothing to do here; says so.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_may_commit(p_refusal text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- In a function nobody may: that message, in whatever language.
+    COMMIT;
+EXCEPTION WHEN invalid_transaction_termination THEN
+    IF SQLERRM = p_refusal THEN
+        PERFORM rollup_engine.fail('TR005', 'run_rollups commits every batch, which it cannot do here',
+            'CALL it by itself, in autocommit: not in a transaction block, a function, or together with other statements; or use silver.perform_rollup there, which works in your transaction');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_may_commit(text) IS 'An error where a procedure may not commit, given what it was told when it tried.';
+
+RESET ROLE;
