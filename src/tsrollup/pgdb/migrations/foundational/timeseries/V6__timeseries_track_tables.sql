@@ -336,6 +336,12 @@ COMMENT ON COLUMN rollup_engine.retention.keep IS 'NULL when it is kept for ever
 COMMENT ON COLUMN rollup_engine.retention.sealed_before IS 'Partitions that end before this may be dropped.';
 COMMENT ON COLUMN rollup_engine.retention.sealed_by IS 'Transaction that set it: snapshots older than that still read what is to be dropped.';
 
+CREATE TABLE rollup_engine.upgrade (
+    began_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE rollup_engine.upgrade IS
+'Holds a row while a migrate is under way, or has ended half way: then nothing is drained, refreshed or maintained. Whoever does that reads it, so that a migrate waits for him.';
+
 CREATE TABLE rollup_engine.generated_text (
     name text PRIMARY KEY,
     digest text NOT NULL

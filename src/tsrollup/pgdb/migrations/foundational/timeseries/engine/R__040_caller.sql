@@ -28,18 +28,31 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_isolation() IS 'An error unless every statement takes a new snapshot.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.is_standby() RETURNS boolean
+CREATE OR REPLACE FUNCTION rollup_engine.is_upgrading() RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM rollup_engine.upgrade)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_upgrading() IS 'Whether functions of two releases may be there at once. To the end of a transaction that asked, no migrate begins.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.must_rest() RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF pg_is_in_recovery() THEN
         RAISE NOTICE 'this server is a standby: its primary does the work';
+        RETURN true;
+    ELSIF rollup_engine.is_upgrading() THEN
+        RAISE NOTICE 'a migrate is under way, or has ended half way: nothing is done until one ends'
+            USING HINT = 'tsrollup migrate';
+        RETURN true;
     END IF;
-    RETURN pg_is_in_recovery();
+    RETURN false;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.is_standby() IS 'Whether there is nothing to do here; says so.';
+COMMENT ON FUNCTION rollup_engine.must_rest() IS 'Whether nothing is to be done here now; says so.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_may_commit(p_refusal text) RETURNS void
     LANGUAGE plpgsql

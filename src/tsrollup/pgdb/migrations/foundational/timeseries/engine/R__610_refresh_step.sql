@@ -218,6 +218,7 @@ DECLARE
     v_context text;
 BEGIN
     v_step.outcome := CASE
+        WHEN rollup_engine.is_upgrading() THEN 'busy'
         WHEN rollup_engine.drain(p_source_id, p_now) THEN 'drained'
         WHEN rollup_engine.has_undrained(p_source_id) THEN 'busy'
         ELSE 'drained'

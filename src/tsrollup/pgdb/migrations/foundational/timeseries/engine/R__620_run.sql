@@ -37,9 +37,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_due(p_rollup silver.rollup_config, p
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p_rollup.status = 'active' OR p_rollup.status = 'retrying' AND (p_named OR p_rollup.next_retry_at <= clock_timestamp())
+    SELECT NOT rollup_engine.is_upgrading()
+        AND (p_rollup.status = 'active' OR p_rollup.status = 'retrying' AND (p_named OR p_rollup.next_retry_at <= clock_timestamp()))
 $$;
-COMMENT ON FUNCTION rollup_engine.is_due(silver.rollup_config, boolean) IS 'False while paused, parked, or waiting for its next attempt (unless it was asked for by name).';
+COMMENT ON FUNCTION rollup_engine.is_due(silver.rollup_config, boolean) IS 'False while paused, parked, waiting for its next attempt (unless it was asked for by name), or during a migrate.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.drain_all(p_target text, p_now timestamptz, p_windows integer[] DEFAULT NULL) RETURNS SETOF rollup_engine.undrained
     LANGUAGE plpgsql
@@ -158,7 +159,7 @@ BEGIN
     PERFORM rollup_engine.check_isolation();
     IF p_max_batches < 1 THEN
         PERFORM rollup_engine.fail('TR001', format('max_batches is %s', p_max_batches), 'give a number from 1 on, or NULL for no limit');
-    ELSIF rollup_engine.is_standby() THEN
+    ELSIF rollup_engine.must_rest() THEN
         RETURN;
     END IF;
     v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, v_as_of) AS u);
@@ -192,6 +193,9 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.check_isolation();
     SELECT * INTO v_target FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(p_target);
+    IF rollup_engine.must_rest() THEN
+        RETURN;
+    END IF;
     PERFORM silver.mark_stale(v_target.target_table::text, p_from, p_to);
     v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, clock_timestamp()) AS u);
     v_range := range_merge(rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to))));

@@ -46,7 +46,7 @@ BEGIN
     PERFORM rollup_engine.check_interval('time_budget', p_budget, true);
     v_began := clock_timestamp();
     v_deadline := v_began + p_budget;
-    IF rollup_engine.is_standby() THEN
+    IF rollup_engine.must_rest() THEN
         RETURN;
     END IF;
     WHILE (v_progress OR v_undrained[1].outcome = 'busy') AND clock_timestamp() < v_deadline LOOP

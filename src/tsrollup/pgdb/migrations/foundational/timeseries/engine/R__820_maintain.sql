@@ -197,7 +197,7 @@ DECLARE
     v_cleaned text;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    IF rollup_engine.is_standby() THEN
+    IF rollup_engine.must_rest() THEN
         RETURN;
     END IF;
     IF NOT pg_try_advisory_xact_lock(hashtextextended('tsrollup maintenance', 0)) THEN

@@ -28,7 +28,7 @@ BEGIN
     TO PUBLIC;
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
 
-    GRANT SELECT ON rollup_engine.source TO "${operator_role}";
+    GRANT SELECT ON rollup_engine.source, rollup_engine.upgrade TO "${operator_role}";
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
     GRANT INSERT (rollup_id, metrics), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
 

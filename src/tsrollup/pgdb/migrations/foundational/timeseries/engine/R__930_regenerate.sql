@@ -52,9 +52,10 @@ BEGIN
         PERFORM rollup_engine.grant_api();
         PERFORM rollup_engine.rewrite_generated();
         PERFORM rollup_engine.note_rights();
+        DELETE FROM rollup_engine.upgrade;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.regenerate() IS 'Brings settings, rights and generated texts to what this release wants; what is so already is not touched.';
+COMMENT ON FUNCTION rollup_engine.regenerate() IS 'Brings settings, rights and generated texts to what this release wants; what is so already is not touched. Runs go on from here.';
 
 RESET ROLE;
