@@ -229,7 +229,7 @@ $sql$,
          WHERE c.kind <> 'bucket'),
         rollup_engine.fresh_rows_sql(p_rollup),
         p_rollup.id,
-        (SELECT format(' AS %I', attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1))
+        coalesce((SELECT format(' AS %I', attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1), ' AS bucket'))
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text) IS 'Text of the live view.';
 
