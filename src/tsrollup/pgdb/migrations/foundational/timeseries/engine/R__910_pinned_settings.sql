@@ -22,6 +22,7 @@ BEGIN
             AND p.proowner = '"${owner_role}"'::regrole
             AND 'transform_null_equals=off' <> ALL (p.proconfig)  -- a new text has lost them
             AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
+            AND NOT EXISTS (SELECT FROM rollup_engine.generated_text AS g WHERE g.name = p.proname)  -- these bring theirs
             AND (p.pronamespace = 'silver'::regnamespace OR p.prosecdef
                 OR p.proname IN ('drain_all', 'data_extent', 'source_extent'))
             AND (p.proparallel <> 's' OR NOT p.prosecdef)

@@ -1,0 +1,199 @@
+"""A release after this one: what a migrate changes, what it leaves alone, and what rests meanwhile.
+
+The next release is this one's scripts, copied and edited.
+"""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Thread
+
+import psycopg
+import pytest
+
+import tsrollup
+from rollup_checks import assert_equal_to_group_by, assert_settled
+from servers import PostgresServer
+from tsrollup.flyway import FlywayError, MigrateResult, migrate
+from tsrollup.flyway.project import project_configuration
+
+Connect = Callable[..., psycopg.Connection]
+LIVE_VIEW = "engine/R__320_live_view.sql"
+
+# What a migrate must not change behind anybody's back.
+RIGHTS = """
+    SELECT oid::regprocedure::text, prosecdef, provolatile,
+           ARRAY(SELECT unnest(proconfig) ORDER BY 1), ARRAY(SELECT unnest(proacl)::text ORDER BY 1)
+    FROM pg_proc WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
+    ORDER BY 1
+"""
+
+
+@dataclass(frozen=True)
+class NextRelease:
+    """The foundational scripts in a folder of their own."""
+
+    url: str
+    folder: Path
+
+    def edit(self, script: str, old: str, new: str) -> None:
+        path = self.folder / "timeseries" / script
+        text = path.read_text()
+        assert text.count(old) == 1
+        path.write_text(text.replace(old, new))
+
+    def migrate(self) -> MigrateResult:
+        locations = [f"filesystem:{self.folder}/{part}" for part in ("initial-setup", "timeseries")]
+        with project_configuration("foundational", self.url) as configuration:
+            return migrate(replace(configuration, locations=tuple(locations)))
+
+
+@pytest.fixture
+def release(server: PostgresServer, database: str, tmp_path: Path) -> NextRelease:
+    scripts = Path(tsrollup.__file__).parent / "pgdb/migrations/foundational"
+    shutil.copytree(scripts, tmp_path / "foundational")
+    return NextRelease(server.url(database), tmp_path / "foundational")
+
+
+@pytest.fixture
+def filled(db: psycopg.Connection) -> psycopg.Connection:
+    """Two levels, and a late row that no run has seen."""
+    for statement in (
+        "CREATE TABLE raw.readings (ts timestamptz NOT NULL, device int, temp numeric)",
+        "INSERT INTO raw.readings SELECT '2026-03-01'::timestamptz + n * interval '7 minutes',"
+        " n % 3, n FROM generate_series(1, 1000) AS n",
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour',"
+        " dimensions => '{device}')",
+        "SELECT silver.create_rollup_table('silver.readings_1h', 'silver', 'readings_1d', '1 day')",
+        "CALL silver.run_rollups()",
+        "INSERT INTO raw.readings VALUES ('2026-03-02 03:04', 1, 7)",
+    ):
+        db.execute(statement.encode())
+    return db
+
+
+def digests(db: psycopg.Connection) -> dict[str, str]:
+    return dict(db.execute("SELECT name, digest FROM rollup_engine.generated_text").fetchall())
+
+
+def test_a_changed_function_is_one_script_applied_again(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    rights, before = filled.execute(RIGHTS).fetchall(), digests(filled)
+    release.edit(LIVE_VIEW, "SELECT bucket%5$s,", "SELECT ALL bucket%5$s,")
+    assert release.migrate().migrations_executed == 1
+    assert filled.execute(RIGHTS).fetchall() == rights
+    after = digests(filled)
+    assert {name for name in after if after[name] != before[name]} == {"view_1", "view_2"}
+    assert_equal_to_group_by(filled, "readings_1h", "readings_1d")
+    filled.execute("CALL silver.run_rollups()")
+    assert_settled(filled, "readings_1h", "readings_1d")
+
+
+def test_a_function_with_settings_and_rights_keeps_them(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    """CREATE OR REPLACE forgets the settings that every way into the machinery pins."""
+    rights = filled.execute(RIGHTS).fetchall()
+    release.edit("engine/R__210_drain.sql", "-- The drain:", "-- The drain, said otherwise:")
+    assert release.migrate().migrations_executed == 1
+    assert filled.execute(RIGHTS).fetchall() == rights
+
+
+def test_a_new_function_is_the_operators_to_call(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    (release.folder / "timeseries/engine/R__950_more.sql").write_text(
+        'SET LOCAL search_path = pg_catalog, pg_temp;\nSET LOCAL ROLE "${owner_role}";\n'
+        "CREATE FUNCTION rollup_engine.more() RETURNS integer LANGUAGE sql"
+        " SET search_path = pg_catalog, pg_temp AS 'SELECT 1';\nRESET ROLE;\n"
+    )
+    release.migrate()
+    row = filled.execute(
+        "SELECT has_function_privilege('tsrollup_operator', 'rollup_engine.more()', 'EXECUTE'),"
+        " has_function_privilege('tsrollup_reader', 'rollup_engine.more()', 'EXECUTE')"
+    ).fetchone()
+    assert row == (True, False)
+
+
+def test_what_reads_the_same_takes_no_lock(filled: psycopg.Connection, connect: Connect) -> None:
+    reader = connect(autocommit=False)
+    reader.execute("LOCK TABLE gold.readings_1h, gold.readings_1d IN ACCESS EXCLUSIVE MODE")
+    filled.execute("SET lock_timeout = '2s'")
+    filled.execute("SELECT rollup_engine.regenerate()")
+    reader.rollback()
+
+
+def test_generated_text_of_another_release_is_found(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    def outdated() -> list[str]:
+        rows = filled.execute("SELECT rollup_engine.outdated_texts() ORDER BY 1").fetchall()
+        return [name for (name,) in rows]
+
+    assert outdated() == []
+    filled.execute("UPDATE rollup_engine.generated_text SET digest = '' WHERE name <> 'live_1'")
+    assert outdated() == ["capture_1", "live_2", "view_1", "view_2"]
+    assert release.migrate().migrations_executed == 0
+    assert outdated() == []
+
+
+def test_a_migrate_waits_for_the_batch_that_is_under_way(
+    filled: psycopg.Connection, connect: Connect, release: NextRelease
+) -> None:
+    running = connect(autocommit=False)
+    running.execute("SELECT * FROM silver.perform_rollup()")
+    release.edit(LIVE_VIEW, "SELECT bucket%5$s,", "SELECT ALL bucket%5$s,")
+    upgrade = Thread(target=release.migrate)
+    upgrade.start()
+    waiting = (
+        "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        " AND relation = 'rollup_engine.upgrade'::regclass"
+    )
+    while filled.execute(waiting).fetchone() != (1,):
+        assert upgrade.is_alive()
+    running.commit()
+    upgrade.join(60)
+    assert not upgrade.is_alive()
+    assert_settled(filled, "readings_1h", "readings_1d")
+
+
+def test_runs_rest_until_a_migrate_has_ended(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    release.edit(LIVE_VIEW, "SELECT bucket%5$s,", "SELECT ALL bucket%5$s,")
+    release.edit("engine/R__600_refresh_cell.sql", "\nRESET ROLE;", "\nSELECT 1 / 0;\nRESET ROLE;")
+    with pytest.raises(FlywayError, match="division by zero"):
+        release.migrate()
+
+    notices: list[str] = []
+    filled.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+    filled.execute("CALL silver.run_rollups()")
+    assert filled.execute("SELECT * FROM silver.perform_rollup()").fetchall() == []
+    assert filled.execute("SELECT * FROM silver.maintain_timeseries_tables()").fetchall() == []
+    assert len(notices) == 3
+    assert all("a migrate is under way" in notice for notice in notices)
+    filled.execute("INSERT INTO raw.readings VALUES ('2026-03-03 03:04', 2, 8)")
+    assert_equal_to_group_by(filled, "readings_1h", "readings_1d")
+
+    release.edit("engine/R__600_refresh_cell.sql", "\nSELECT 1 / 0;", "")
+    release.migrate()
+    filled.execute("CALL silver.run_rollups()")
+    assert_settled(filled, "readings_1h", "readings_1d")
+
+
+def test_a_run_that_is_under_way_rests_as_well(filled: psycopg.Connection) -> None:
+    """It commits each batch, and asks again in each transaction."""
+    filled.execute(
+        "CREATE FUNCTION public.begin_upgrade() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+        " AS $$ BEGIN INSERT INTO rollup_engine.upgrade DEFAULT VALUES; RETURN NULL; END $$"
+    )
+    filled.execute(
+        "CREATE TRIGGER begin_upgrade AFTER INSERT ON silver.refresh_log"
+        " EXECUTE FUNCTION public.begin_upgrade()"
+    )
+    filled.execute("CALL silver.run_rollups(time_budget => '2 s')")
+    row = filled.execute("SELECT count(*) FROM rollup_engine.upgrade").fetchone()
+    assert row == (1,), "no batch follows the one in which the upgrade began"
+    assert_equal_to_group_by(filled, "readings_1h", "readings_1d")
