@@ -58,8 +58,8 @@ types: $(STAMP) ## mypy, strict
 bench: $(STAMP) ## print the ratios of benchmarks/, with ARGS="--url ..." on another server
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(STAMP) ## write docs/sql-reference.md anew from the comments in the database
-	TSROLLUP_UPDATE_DOCS=1 $(BIN)/pytest -n 0 -q --server embedded tests/e2e/test_sql_reference.py
+docs: $(STAMP) ## write docs/sql-reference.md and the listing of the schema anew
+	TSROLLUP_UPDATE_DOCS=1 $(BIN)/pytest -n 0 -q --server embedded tests/e2e/test_sql_reference.py tests/e2e/test_schema.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache

@@ -38,12 +38,17 @@ ORDER BY p.proname COLLATE "C", pg_get_function_arguments(p.oid) COLLATE "C"
 RELATIONS = """
 SELECT c.relname, CASE c.relkind WHEN 'v' THEN 'view' ELSE 'table' END,
        obj_description(c.oid, 'pg_class'),
-       (SELECT array_agg(ARRAY[a.attname, format_type(a.atttypid, a.atttypmod),
+       (SELECT array_agg(ARRAY[a.attname::text, format_type(a.atttypid, a.atttypmod),
                                col_description(c.oid, a.attnum)] ORDER BY a.attnum)
         FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
 FROM pg_class AS c
 WHERE c.relnamespace = 'silver'::regnamespace AND c.relkind IN ('r', 'p', 'v')
 ORDER BY c.relname COLLATE "C"
+"""
+
+AGGREGATES = """
+SELECT name, numeric_only, array_to_string(states, ', ')
+FROM rollup_engine.aggregate ORDER BY name COLLATE "C"
 """
 
 
@@ -70,6 +75,11 @@ def reference(connection: psycopg.Connection) -> str:
             call = re.sub(long, short, call)
         note = {"p": "Procedure. ", "a": "Aggregate. "}.get(kind, "")
         lines.append(f"| `{cell(call)}` | {note}{cell(comment)} |")
+    lines += ["", "## Aggregates", "", "What `metrics` may ask for.", ""]
+    lines += ["| aggregate | column in gold | takes | stored as |", "|---|---|---|---|"]
+    for name, numeric_only, states in connection.execute(AGGREGATES):
+        takes = "numbers" if numeric_only else "any type"
+        lines.append(f"| `{name}` | `<column>_{name}` | {takes} | {states} |")
     for name, kind, comment, columns in connection.execute(RELATIONS):
         lines += ["", f"## {kind.capitalize()} `silver.{name}`", "", cell(comment), ""]
         lines += ["| column | type | meaning |", "|---|---|---|"]
