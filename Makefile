@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MINUTES ?= 5
+PART ?= 1/1
 
 # Run by root, the embedded server runs as another account, which must be able to pass the folders
 # above the checkout.
@@ -35,8 +36,8 @@ storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
 model: $(STAMP) ## a random user and all that one can do, for MINUTES=5 minutes on each server
 	TSROLLUP_MODEL_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s tests/model
 
-permutations: $(STAMP) ## every order of the steps of two sessions, on each server
-	TSROLLUP_PERMUTATIONS=all $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_permutations.py
+permutations: $(STAMP) ## every order of the steps of two sessions, on each server; or PART=i/n of them
+	TSROLLUP_PERMUTATIONS=$(PART) $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_permutations.py
 
 flyway: ## fetch a real Flyway for the tests to compare with (needs a JDK and Maven)
 	tests/flyway/fetch_flyway.sh

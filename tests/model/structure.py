@@ -1,5 +1,8 @@
 """DDL on the sources. What fires no trigger is for the next run to notice: `late`."""
 
+import re
+
+from model.accidents import killed
 from model.script import Session
 from model.world import WITHOUT, Choices, Operation, Table, World
 
@@ -127,13 +130,17 @@ def split(world: World, choices: Choices) -> None:
     parts = [
         t
         for t in world.tables(session)
-        if t.parent == root.oid and t.kind == "r" and "'2026-03-03" in (t.bound or "")
+        if t.parent == root.oid and t.kind == "r" and t.bound and t.bound.count("'2026-") == 2
     ]
     if session.in_transaction or not parts:
         return
     a, b = world.new_name("half_"), world.new_name("half_")
-    low, middle, high = (_bound(world, x) for x in ("2026-03-03", "2026-03-04", "2026-03-05"))
-    old = parts[0].name
+    part = choices.pick(parts)
+    low, high = re.findall(r"'.*?'", part.bound or "")
+    ((middle,),) = session.look(
+        f"SELECT quote_literal({low}::{world.time_type} + ({high}::{world.time_type} - {low}) / 2)"
+    )
+    old = part.name
     session.begin("READ COMMITTED")
     for statement in (
         f"ALTER TABLE {root.name} DETACH PARTITION {old}",
@@ -161,6 +168,8 @@ def persistence(world: World, choices: Choices) -> None:
             is not None
         ):
             world.catalogue_changed()
+            if not table.unlogged and world.alone and world.all_idle() and choices.chance(30):
+                killed(world, session, "SELECT 1", 0, "crash")
 
 
 def row_security(world: World, choices: Choices) -> None:

@@ -1,8 +1,9 @@
 """DML of every kind: through the root, a partition, a child, a view, a foreign key."""
 
 from model.reference import NUMBERS, Live
+from model.rollups import run
 from model.script import Session
-from model.world import Choices, Operation, Table, World
+from model.world import MOMENTS, Choices, Operation, Table, World
 
 # No partition for it, a check, a duplicate, a foreign key, out of range, the same row twice, a
 # column or table that another session changed.
@@ -130,6 +131,43 @@ def merge(world: World, choices: Choices) -> None:
     )
 
 
+def merge_mixed(world: World, choices: Choices) -> None:
+    """All that MERGE can do, in one statement, on what is partitioned if anything is.
+
+    Some times move, to other buckets and partitions; new rows go beside them, mostly before them:
+    what a trigger sees depends on the order. Most can go wrong where the buckets are stored.
+    """
+    session = world.session(choices)
+    if choices.chance(60):
+        run(world, choices)
+    if choices.chance(60):
+        session.run("SET enable_hashjoin TO off; SET enable_mergejoin TO off")
+    roots = [t for t in world.root_tables(session) if t.column("ts") and t.column("device")]
+    table = choices.pick([t for t in roots if t.partition_key] or roots)
+    low, high = choices.span()
+    given = {"ts": "s.ts", "device": "s.device"} | ({"value": "4"} if table.column("value") else {})
+    # Where there are partitions, or none of it would be done.
+    new = ", ".join(
+        f"('{choices.pick(MOMENTS[1:11])}', {choices.pick(DEVICES)}, 9)" for _ in range(4)
+    )
+    n = "abs(hashtext(concat(ts, device))) % 3" if choices.chance(60) else "0"
+    step = choices.pick(["1 hour", "3 hours", "-2 hours", "1 day", "-1 day", "2 days"])
+    actions = [
+        f"WHEN MATCHED AND s.n = 0 THEN UPDATE SET ts = t.ts + interval '{step}'",
+        "WHEN MATCHED AND s.n = 1 THEN DELETE",
+        f"WHEN MATCHED AND s.n = 2 THEN UPDATE SET {_assignment(table, choices, 't.')}",
+        f"WHEN NOT MATCHED THEN INSERT ({', '.join(given)}) VALUES ({', '.join(given.values())})",
+    ]
+    chosen = actions if choices.chance(50) else choices.some(actions, 2)
+    session.run(
+        f"MERGE INTO {table.name} AS t USING (SELECT v.ts::{world.time_type}, v.device, v.n FROM"
+        f" (VALUES {new}) AS v (ts, device, n) UNION ALL SELECT DISTINCT ts, device,"
+        f" {n} FROM {table.name} WHERE ts >= '{low}' AND ts < '{high}') AS s"
+        " ON t.ts = s.ts AND t.device IS NOT DISTINCT FROM s.device " + " ".join(chosen),
+        REFUSED,
+    )
+
+
 def copy(world: World, choices: Choices) -> None:
     session, table = _target(world, choices, views=False)
     columns = _columns(table, choices)
@@ -140,7 +178,7 @@ def copy(world: World, choices: Choices) -> None:
         for _ in range(choices.number(1, 3))
     ]
     names = ", ".join(c.ident for c in columns)
-    session.copy(f"COPY {table.name} ({names}) FROM stdin", lines, (*REFUSED, "22P02"))
+    session.copy(f"COPY {table.name} ({names}) FROM stdin", lines, (*REFUSED, "22P02", "0A000"))
 
 
 def truncate(world: World, choices: Choices) -> None:
@@ -248,6 +286,7 @@ WRITES: dict[str, Operation] = {
     "delete": delete,
     "move": move,
     "merge": merge,
+    "merge_mixed": merge_mixed,
     "copy": copy,
     "truncate": truncate,
     "cascade": cascade,
