@@ -11,7 +11,7 @@ CREATE FUNCTION rollup_engine.trigger_problems(p_source rollup_engine.source) RE
 AS $$
     SELECT * FROM rollup_engine.capture_gaps(p_source)
     UNION ALL
-    SELECT format('%s lacks capture triggers', string_agg(DISTINCT member::text, ', ')),
+    SELECT format('%s lacks capture triggers, or has them under another condition', string_agg(DISTINCT member::text, ', ')),
         'run SELECT silver.perform_rollup() as the owner of the source, which adds them; until then writes straight into it are missed'
     FROM rollup_engine.missing_triggers(p_source)
     WHERE NOT is_ancestor

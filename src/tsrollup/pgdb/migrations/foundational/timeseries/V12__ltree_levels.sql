@@ -14,7 +14,7 @@ COMMENT ON COLUMN silver.dimension_config.ltree_level IS
 'For a column of type ltree: the levels that rollups have rows for, such as {1,2}. NULL: the whole path. Rollups keep what they were created with.';
 
 CREATE TABLE rollup_engine.ltree_dimension (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    rollup_id integer NOT NULL,
     dimension name NOT NULL,
     levels integer[] NOT NULL,
     PRIMARY KEY (rollup_id, dimension)
@@ -108,7 +108,8 @@ BEGIN
     SELECT NEW.id, l.dimension, l.levels FROM rollup_engine.ltree_dimension AS l WHERE l.rollup_id = NEW.parent_id
     UNION ALL
     SELECT NEW.id, d, rollup_engine.ltree_levels(NEW, d)
-    FROM unnest(NEW.dimensions) AS d WHERE rollup_engine.ltree_levels(NEW, d) IS NOT NULL;
+    FROM unnest(NEW.dimensions) AS d WHERE rollup_engine.ltree_levels(NEW, d) IS NOT NULL
+    ON CONFLICT DO NOTHING;  -- pg_restore -a has loaded them already
     RETURN NULL;
 END
 $$;

@@ -5,107 +5,6 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
--- The family of a source -----------------------------------------------------------------
-
-CREATE FUNCTION rollup_engine.source_tree(p_relation regclass) RETURNS SETOF regclass
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- UNION: a table may be reached on two paths.
-    WITH RECURSIVE tree AS (
-        SELECT p_relation::oid AS oid
-        UNION
-        SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid AND NOT i.inhdetachpending
-    )
-    SELECT oid::regclass FROM tree
-$$;
-COMMENT ON FUNCTION rollup_engine.source_tree(regclass) IS 'The table and every partition below it: source_members without the bounds, for a tenth of its time.';
-
-CREATE FUNCTION rollup_engine.source_members(p_relation regclass, p_time_column name DEFAULT NULL)
-RETURNS TABLE (member regclass, from_time timestamptz, to_time timestamptz)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-    SET timezone = 'UTC'
-    SET datestyle = 'ISO'
-AS $$
-    WITH RECURSIVE tree AS (
-        SELECT p_relation::oid AS oid, timestamptz '-infinity' AS from_time, timestamptz 'infinity' AS to_time
-        UNION
-        SELECT i.inhrelid,
-            greatest(t.from_time, coalesce(b.bounds[1]::timestamptz, '-infinity')),
-            least(t.to_time, coalesce(b.bounds[2]::timestamptz, 'infinity'))
-        FROM tree AS t
-        JOIN pg_inherits AS i ON i.inhparent = t.oid AND NOT i.inhdetachpending
-        JOIN pg_class AS c ON c.oid = i.inhrelid
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN k.name = p_time_column OR p_time_column IS NULL AND k.name = ANY (rollup_engine.time_columns(t.oid::regclass))
-                THEN ARRAY[
-                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM [(]''([^'']*)''[)]'),
-                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(]''([^'']*)''[)]')]
-            END AS bounds
-            FROM rollup_engine.partition_column(t.oid::regclass) AS k (name)
-        ) AS b
-    )
-    SELECT oid::regclass, min(tree.from_time), max(tree.to_time) FROM tree GROUP BY oid
-$$;
-COMMENT ON FUNCTION rollup_engine.source_members(regclass, name) IS
-'The table and every partition below it, each with the range of time it can hold: of that time column, else of whatever time it is partitioned by.';
-
-CREATE FUNCTION rollup_engine.source_ancestors(p_relation regclass) RETURNS SETOF regclass
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH RECURSIVE tree AS (
-        SELECT member FROM rollup_engine.source_tree(p_relation) AS t (member)
-    ), above AS (
-        SELECT i.inhparent AS oid, 1 AS height
-        FROM tree JOIN pg_inherits AS i ON i.inhrelid = tree.member
-        WHERE i.inhparent NOT IN (SELECT member FROM tree)
-        UNION
-        SELECT i.inhparent, above.height + 1 FROM above JOIN pg_inherits AS i ON i.inhrelid = above.oid
-    )
-    SELECT oid::regclass FROM above GROUP BY oid ORDER BY max(height) DESC
-$$;
-COMMENT ON FUNCTION rollup_engine.source_ancestors(regclass) IS 'Every table above the source, or above a table below it, the topmost first: a statement that names one of them writes rows of the source.';
-
-CREATE FUNCTION rollup_engine.kept_elsewhere(p_relation regclass, p_time_column name) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_family constant regclass[] := ARRAY(
-        SELECT rollup_engine.source_ancestors(p_relation) UNION ALL SELECT rollup_engine.source_tree(p_relation));
-    v_hypertables regclass;
-    v_found regclass;
-BEGIN
-    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
-        EXECUTE 'SELECT logicalrelid FROM pg_catalog.pg_dist_partition WHERE logicalrelid = ANY ($1) LIMIT 1' INTO v_found USING v_family;
-    END IF;
-    IF v_found IS NOT NULL THEN
-        RETURN format('%s is distributed by Citus: its rows are in shards, where its triggers do not fire', v_found);
-    END IF;
-    -- Whoever made it, its rows are read with the rights of the machinery: a plain table of a superuser's only.
-    SELECT c.oid INTO v_hypertables
-    FROM pg_class AS c
-    JOIN pg_roles AS o ON o.oid = c.relowner AND o.rolsuper
-    WHERE c.relnamespace::regnamespace::text = '_timescaledb_catalog' AND c.relname = 'hypertable' AND c.relkind = 'r';
-    IF v_hypertables IS NOT NULL THEN
-        EXECUTE format('SELECT f FROM %s AS h JOIN pg_class AS c ON c.relname = h.table_name AND c.relnamespace::regnamespace::text = quote_ident(h.schema_name)
-            JOIN unnest($1) AS f ON f = c.oid LIMIT 1', v_hypertables) INTO v_found USING v_family;
-    END IF;
-    IF v_found IS NOT NULL THEN
-        RETURN format('%s is a hypertable of TimescaleDB: its chunks change, are compressed and dropped without firing triggers', v_found);
-    END IF;
-    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = p_time_column AND attgenerated = 'v') THEN
-        RETURN format('triggers do not see its time column %I, which is generated and not stored', p_time_column);
-    END IF;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.kept_elsewhere(regclass, name) IS 'Why triggers on the table would not see its rows change, though it looks like an ordinary one; NULL when they do.';
-
--- Its triggers --------------------------------------------------------------------------
-
 CREATE FUNCTION rollup_engine.move_condition(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -114,7 +13,7 @@ AS $$
     -- lack an equality, or have one that a restored dump does not find, the text is compared.
     SELECT string_agg(format(
         CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typcategory IN ('B', 'D', 'N', 'S', 'T')
-        THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I' ELSE 'OLD.%1$I::text IS DISTINCT FROM NEW.%1$I::text' END,
+        THEN 'old.%1$I IS DISTINCT FROM new.%1$I' ELSE 'old.%1$I::text IS DISTINCT FROM new.%1$I::text' END,
         a.attname), ' OR ' ORDER BY a.attnum)
     FROM pg_depend AS d
     JOIN pg_attribute AS a ON a.attrelid = d.objid AND a.attnum = d.objsubid
@@ -158,33 +57,47 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.wanted_triggers(rollup_engine.source) IS 'The capture triggers that a source needs, from the top, by their pg_trigger.tgtype; trigger_sql says what each is for.';
 
+CREATE FUNCTION rollup_engine.trigger_definition(p_source rollup_engine.source, p_member regclass, p_type smallint) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- As pg_get_triggerdef writes it, but for casts and parentheses.
+    SELECT rollup_engine.fill(t.definition || ' EXECUTE FUNCTION rollup_engine.capture_{id}(' || t.argument || ')',
+        jsonb_build_object('id', p_source.id, 'table', p_member,
+            'moved', rollup_engine.move_condition(p_member), 'time', quote_ident(p_source.time_column)))
+    FROM (VALUES
+        (4, 'AFTER INSERT ON {table} REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT', ''),
+        (16, 'AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
+        (8, 'AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT', ''),
+        (32, 'AFTER TRUNCATE ON {table} FOR EACH STATEMENT', ''),
+        -- MERGE fires no statement trigger for the halves of a move between partitions.
+        (19, 'BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({moved})', ''),
+        -- MERGE that inserts and then updates may hand the inserted row to NEW TABLE in the updated one's place.
+        (17, 'AFTER UPDATE ON {table} FOR EACH ROW WHEN (old.{time} IS DISTINCT FROM new.{time})', ''),
+        -- A trigger of the user's that fires before INSERT changes a row that MERGE moves once more.
+        (5, 'AFTER INSERT ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.moving_{id}'', true) = ''on'')', ''),
+        -- Workers of logical replication fire row triggers only, and only those for replicas.
+        (29, 'AFTER INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica''')
+    ) AS t (type, definition, argument)
+    WHERE t.type = p_type
+$$;
+COMMENT ON FUNCTION rollup_engine.trigger_definition(rollup_engine.source, regclass, smallint) IS 'When and where one capture trigger fires, and what it runs.';
+
 CREATE FUNCTION rollup_engine.trigger_sql(p_source rollup_engine.source, p_member regclass, p_type smallint) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.fill(
-        'CREATE TRIGGER {name} ' || t.definition || ' EXECUTE FUNCTION rollup_engine.capture_{id}(' || t.argument || ')',
-        jsonb_build_object('id', p_source.id, 'table', p_member,
-            'name', quote_ident(format('%s_%s', t.name, p_source.id) || CASE p_type WHEN 19 THEN '_' || p_member::oid ELSE '' END),
-            'moved', rollup_engine.move_condition(p_member), 'time', quote_ident(p_source.time_column)))
+    SELECT format('CREATE OR REPLACE TRIGGER %I %s', format('%s_%s', t.name, p_source.id) || CASE p_type WHEN 19 THEN '_' || p_member::oid ELSE '' END,
+        rollup_engine.trigger_definition(p_source, p_member, p_type))
     FROM (VALUES
-        (4, 'tsrollup_insert', 'AFTER INSERT ON {table} REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT', ''),
-        (16, 'tsrollup_update', 'AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
-        (8, 'tsrollup_delete', 'AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT', ''),
-        (32, 'tsrollup_truncate', 'AFTER TRUNCATE ON {table} FOR EACH STATEMENT', ''),
-        -- MERGE fires no statement trigger for the halves of a move between partitions. Its name, one for
-        -- each level, sorts last: after triggers that change the row.
-        (19, '~tsrollup_move', 'BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({moved})', ''),
-        -- MERGE that inserts and then updates may hand the inserted row to NEW TABLE in the updated one's place.
-        (17, 'tsrollup_time', 'AFTER UPDATE ON {table} FOR EACH ROW WHEN (OLD.{time} IS DISTINCT FROM NEW.{time})', ''),
-        -- A trigger of the user's that fires before INSERT changes a row that MERGE moves once more.
-        (5, 'tsrollup_moved', 'AFTER INSERT ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.moving_{id}'', true) = ''on'')', ''),
-        -- Workers of logical replication fire row triggers only, and only those for replicas.
-        (29, 'tsrollup_replica', 'AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW', '''replica''')
-    ) AS t (type, name, definition, argument)
+        (4, 'tsrollup_insert'), (16, 'tsrollup_update'), (8, 'tsrollup_delete'), (32, 'tsrollup_truncate'),
+        -- One for each level. It sorts last: after triggers that change the row.
+        (19, '~tsrollup_move'),
+        (17, 'tsrollup_time'), (5, 'tsrollup_moved'), (29, 'tsrollup_replica')
+    ) AS t (type, name)
     WHERE t.type = p_type
 $$;
-COMMENT ON FUNCTION rollup_engine.trigger_sql(rollup_engine.source, regclass, smallint) IS 'Makes one capture trigger.';
+COMMENT ON FUNCTION rollup_engine.trigger_sql(rollup_engine.source, regclass, smallint) IS 'Makes one capture trigger, in the place of another one of its name.';
 
 CREATE FUNCTION rollup_engine.capture_triggers(p_source rollup_engine.source) RETURNS SETOF pg_trigger
     LANGUAGE sql STABLE
@@ -194,6 +107,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_triggers(rollup_engine.source) IS 'The capture triggers that a source has, clones of row triggers among them.';
 
+CREATE FUNCTION rollup_engine.is_as_made(p_source rollup_engine.source, p_trigger pg_trigger) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT regexp_replace(substr(pg_get_triggerdef(p_trigger.oid), length(format('CREATE TRIGGER %I ', p_trigger.tgname)) + 1), w.noise, '', 'g')
+        = regexp_replace(rollup_engine.trigger_definition(p_source, p_trigger.tgrelid, p_trigger.tgtype), w.noise, '', 'g')
+    FROM (VALUES ('[()]|::[a-z" ]*[a-z"]')) AS w (noise)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_as_made(rollup_engine.source, pg_trigger) IS 'Whether a capture trigger with a condition has its own.';
+
 CREATE FUNCTION rollup_engine.missing_triggers(p_source rollup_engine.source)
 RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint, tgenabled "char")
     LANGUAGE sql STABLE
@@ -202,9 +125,12 @@ AS $$
     SELECT w.*
     FROM rollup_engine.wanted_triggers(p_source) AS w
     WHERE (w.member, w.tgtype) NOT IN (
-        SELECT g.tgrelid, g.tgtype FROM rollup_engine.capture_triggers(p_source) AS g WHERE g.tgparentid = 0)
+        SELECT g.tgrelid, g.tgtype FROM rollup_engine.capture_triggers(p_source) AS g
+        WHERE g.tgparentid = 0 AND g.tgattr = ''
+            -- Asked of few: those of partitions have no condition.
+            AND CASE WHEN g.tgtype IN (5, 17, 19) THEN rollup_engine.is_as_made(p_source, g) ELSE g.tgqual IS NULL END)
 $$;
-COMMENT ON FUNCTION rollup_engine.missing_triggers(rollup_engine.source) IS 'Capture triggers that a table of the family lacks.';
+COMMENT ON FUNCTION rollup_engine.missing_triggers(rollup_engine.source) IS 'Capture triggers that a table of the family lacks, or has something else in the place of.';
 
 CREATE FUNCTION rollup_engine.is_unwatched_above(p_source_id integer, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE

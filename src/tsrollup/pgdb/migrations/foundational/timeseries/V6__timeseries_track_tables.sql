@@ -162,8 +162,11 @@ COMMENT ON COLUMN silver.rollup_config.status IS 'active, paused, retrying or pa
 COMMENT ON COLUMN silver.rollup_config.refresh_sql IS 'The GROUP BY that the rollup stands for, for people to read.';
 COMMENT ON COLUMN silver.rollup_config.created_at IS 'When it was created.';
 
+-- No foreign keys to silver from here on: pg_restore -a loads one schema after the other, by name.
+-- They would take row locks, too, that make writers wait.
+
 CREATE TABLE rollup_engine.rollup_column (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    rollup_id integer NOT NULL,
     position integer NOT NULL,
     column_name name NOT NULL,
     kind text NOT NULL CHECK (kind IN ('bucket', 'dimension', 'state', 'finished')),
@@ -231,7 +234,6 @@ COMMENT ON COLUMN silver.error_log.attempted_query IS 'The query that the rollup
 COMMENT ON COLUMN silver.error_log.attempt IS 'Which attempt in a row it was.';
 
 -- The machinery -------------------------------------------------------------------
--- No foreign keys: they would take row locks that make writers wait.
 
 CREATE TABLE rollup_engine.change_log (
     source_id integer NOT NULL,
@@ -265,7 +267,7 @@ CREATE INDEX stale_range_rollup_idx ON rollup_engine.stale_range (rollup_id, cel
 COMMENT ON TABLE rollup_engine.stale_range IS 'Where a rollup''s table does not hold what its source says: whole buckets, each row inside one cell.';
 
 CREATE TABLE rollup_engine.failed_bucket (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    rollup_id integer NOT NULL,
     bucket timestamptz NOT NULL,
     attempts integer NOT NULL DEFAULT 1,
     failed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -277,7 +279,7 @@ CREATE TABLE rollup_engine.failed_bucket (
 COMMENT ON TABLE rollup_engine.failed_bucket IS 'Buckets that cannot be stored for what is in them; they stay stale while the rest is stored, and are tried again with a backoff of their own.';
 
 CREATE TABLE rollup_engine.rollup_partition (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    rollup_id integer NOT NULL,
     partition regclass NOT NULL,
     from_time timestamptz NOT NULL,
     to_time timestamptz NOT NULL,

@@ -14,7 +14,6 @@ BEGIN
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
     -- In the order of a refresh: what it has claimed is waited for before its table is locked.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
-    DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;  -- a replica session cascades nothing
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
         EXECUTE format('DROP VIEW %s', v_rollup.target_view);
@@ -23,8 +22,12 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
         EXECUTE format(CASE WHEN p_keep_table THEN 'LOCK TABLE %s' ELSE 'DROP TABLE %s' END, v_rollup.target_table);
     END IF;
-    -- What was marked, or put back, by those who were waited for.
+    -- What was marked, put back or noted by those who were waited for as well.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.ltree_dimension WHERE rollup_id = p_rollup_id;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what belongs to one rollup.';
