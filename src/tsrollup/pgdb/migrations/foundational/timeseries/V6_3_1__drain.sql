@@ -229,6 +229,7 @@ BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     -- A row trigger of this transaction logs again what is taken from the log here.
     PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);
+    PERFORM rollup_engine.take_in_touched(p_source_id);
     v_changed := rollup_engine.partition_changes(v_source);
     WITH moved AS (
         DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS writer

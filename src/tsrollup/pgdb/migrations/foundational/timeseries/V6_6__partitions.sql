@@ -137,18 +137,37 @@ CREATE FUNCTION rollup_engine.note_partitions(p_table regclass) RETURNS void
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_id constant integer := (SELECT id FROM silver.rollup_config WHERE target_table = p_table);
+    v_rollup silver.rollup_config;
+    v_gone tstzmultirange;
+    v_came tstzmultirange;
 BEGIN
-    DELETE FROM rollup_engine.rollup_partition AS p
-    WHERE rollup_id = v_id AND (partition, from_time, to_time) NOT IN (
-        SELECT m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m);
-    INSERT INTO rollup_engine.rollup_partition (rollup_id, partition, from_time, to_time)
-    SELECT v_id, m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m
-    WHERE m.member <> p_table
-    ON CONFLICT DO NOTHING;
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE target_table = p_table;
+    WITH gone AS (
+        DELETE FROM rollup_engine.rollup_partition AS p
+        WHERE rollup_id = v_rollup.id AND (partition, from_time, to_time) NOT IN (
+            SELECT m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m)
+        RETURNING from_time, to_time
+    )
+    SELECT coalesce(range_agg(tstzrange(from_time, to_time)), '{}') INTO v_gone FROM gone;
+    WITH came AS (
+        INSERT INTO rollup_engine.rollup_partition (rollup_id, partition, from_time, to_time)
+        SELECT v_rollup.id, m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m
+        WHERE m.member <> p_table
+        ON CONFLICT DO NOTHING
+        RETURNING partition, from_time, to_time
+    ), guarded AS MATERIALIZED (
+        SELECT *, rollup_engine.guard_table(partition) FROM came
+    )
+    -- Nothing was stored there before it was noted: rows came with it.
+    SELECT coalesce(range_agg(tstzrange(from_time, to_time)) FILTER (WHERE pg_relation_size(partition) > 0), '{}') INTO v_came FROM guarded;
+    IF NOT isempty(v_gone + v_came) THEN
+        PERFORM rollup_engine.mark_touched(v_rollup, v_gone + v_came);
+        PERFORM rollup_engine.record_lost_buckets(v_rollup, v_gone - v_came);
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.note_partitions(regclass) IS 'Notes the partitions of a rollup table; the caller holds the lock of whoever attaches one.';
+COMMENT ON FUNCTION rollup_engine.note_partitions(regclass) IS
+'Notes and guards the partitions of a rollup table, and has computed anew what went or came with some that people detached, dropped or attached; the caller holds the lock of whoever attaches one.';
 
 CREATE FUNCTION rollup_engine.unsettled_partitions(p_rollup_id integer) RETURNS SETOF rollup_engine.rollup_partition
     LANGUAGE sql

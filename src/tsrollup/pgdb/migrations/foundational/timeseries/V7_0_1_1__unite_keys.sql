@@ -45,7 +45,9 @@ DECLARE
     v_leaf regclass;
 BEGIN
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', p_rollup.target_table);  -- before its rows: a refresh does so as well
+    PERFORM rollup_engine.set_refreshing(true);
     EXECUTE rollup_engine.united_rows_sql(p_rollup);
+    PERFORM rollup_engine.set_refreshing(false);
     FOR v_leaf IN SELECT c.oid FROM rollup_engine.source_tree(p_rollup.target_table) AS t (member) JOIN pg_class AS c ON c.oid = t.member AND c.relkind = 'r' LOOP
         EXECUTE format('REINDEX TABLE %s', v_leaf);
     END LOOP;

@@ -9,6 +9,7 @@ CREATE FUNCTION rollup_engine.remove_rollup(p_rollup_id integer, p_keep_table bo
 AS $$
 DECLARE
     v_rollup silver.rollup_config;
+    v_member regclass;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
@@ -22,6 +23,12 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
         EXECUTE format(CASE WHEN p_keep_table THEN 'LOCK TABLE %s' ELSE 'DROP TABLE %s' END, v_rollup.target_table);
     END IF;
+    FOR v_member IN
+        SELECT g.tgrelid FROM pg_trigger AS g
+        WHERE g.tgrelid IN (SELECT rollup_engine.source_tree(v_rollup.target_table)) AND g.tgfoid = 'rollup_engine.guard_rollup()'::regprocedure
+    LOOP
+        EXECUTE format('DROP TRIGGER tsrollup_guard ON %s', v_member);
+    END LOOP;
     -- What was marked, put back or noted by those who were waited for as well.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup_id;

@@ -168,10 +168,12 @@ BEGIN
     -- Nobody else writes here while the cell is locked: what is empty stays empty.
     EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
     INTO v_stored USING lower(v_hull), upper(v_hull);
+    PERFORM rollup_engine.set_refreshing(true);
     EXECUTE rollup_engine.batch_sql(p_rollup, rollup_engine.goes_per_bucket(p_rollup, p_ranges),
         p_ranges <> tstzmultirange(v_hull), NOT v_stored)
     INTO v_batch.rows_written, v_batch.rows_deleted
     USING lower(v_hull), upper(v_hull), p_ranges, v_buckets;
+    PERFORM rollup_engine.set_refreshing(false);
     v_batch.outcome := 'refreshed';
     v_batch.from_time := lower(v_hull);
     v_batch.to_time := upper(v_hull);
