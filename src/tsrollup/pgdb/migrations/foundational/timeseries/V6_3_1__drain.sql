@@ -20,6 +20,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever drains a source, or registers a rollup of it.';
 
+CREATE FUNCTION rollup_engine.source_lock_holder(p_source_id integer) RETURNS integer
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT min(l.pid)
+    FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
+        AND (l.classid::bigint << 32 | l.objid::bigint) = rollup_engine.source_lock_key(p_source_id)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_lock_holder(integer) IS 'The other session that keeps drains of a source out, NULL when there is none.';
+
 CREATE FUNCTION rollup_engine.source_extent(p_source rollup_engine.source, p_from timestamptz, p_to timestamptz) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -185,7 +196,9 @@ BEGIN
             CASE WHEN v_rows > 0 THEN format('%s late rows were kept out of sealed time', v_rows)
             ELSE 'late changes were kept out of sealed time, with no row left to count' END,
             format('they lie between %s and %s; the rollup is sealed before %s', lower(v_late), upper(v_late), v_since),
-            'rows are in the source until their partition is removed; nothing needs to be done'
+            CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
+                THEN 'rows are in the source until their partition is removed; nothing needs to be done'
+                ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END
         FROM late;
     END LOOP;
 END

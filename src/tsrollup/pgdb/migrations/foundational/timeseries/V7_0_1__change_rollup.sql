@@ -10,6 +10,7 @@ AS $$
 DECLARE
     v_rollup silver.rollup_config;
     v_member regclass;
+    v_dependents text;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
@@ -35,6 +36,10 @@ BEGIN
     DELETE FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.ltree_dimension WHERE rollup_id = p_rollup_id;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    GET STACKED DIAGNOSTICS v_dependents = PG_EXCEPTION_DETAIL;
+    PERFORM rollup_engine.fail('TR003', format('%s cannot be dropped: %s', v_rollup.target_table, replace(v_dependents, E'\n', ', ')),
+        'drop that first, or have it read something else; with keep_table => true the table stays, and what reads that');
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what belongs to one rollup.';

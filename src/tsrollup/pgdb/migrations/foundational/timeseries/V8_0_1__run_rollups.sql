@@ -170,7 +170,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.trigger_sql(rollup_engine.source, regclass, smallint), rollup_engine.trigger_definition(rollup_engine.source, regclass, smallint),
     rollup_engine.is_as_made(rollup_engine.source, pg_trigger), rollup_engine.move_condition(regclass), rollup_engine.fill(text, jsonb),
     rollup_engine.add_triggers(rollup_engine.source, regclass), rollup_engine.log_change(integer, timestamptz, timestamptz), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz),
-    rollup_engine.users_wait_since(), rollup_engine.lock_out(regclass, text),
+    rollup_engine.users_wait_since(), rollup_engine.lock_out(regclass, text), rollup_engine.source_lock_holder(integer),
     rollup_engine.watch_new_partitions(integer), rollup_engine.drain_step(integer, timestamptz), rollup_engine.drain_all(text, timestamptz, integer[]),
     rollup_engine.run_order(text), rollup_engine.is_due(silver.rollup_config, boolean), rollup_engine.settled_range(silver.rollup_config, timestamptz),
     rollup_engine.refresh_step(integer, tstzrange, timestamptz[]), rollup_engine.refresh_within(silver.rollup_config, tstzrange, integer),

@@ -59,8 +59,9 @@ BEGIN
         v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
         IF v_step.outcome <> 'drained' THEN
             RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(
-                'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet',
-                (SELECT relation FROM rollup_engine.source WHERE id = v_source_id))))::rollup_engine.undrained;
+                'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet%s',
+                (SELECT relation FROM rollup_engine.source WHERE id = v_source_id),
+                '; it is session ' || rollup_engine.source_lock_holder(v_source_id))))::rollup_engine.undrained;
         END IF;
     END LOOP;
 END
