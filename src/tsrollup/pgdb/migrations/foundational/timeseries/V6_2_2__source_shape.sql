@@ -108,11 +108,17 @@ AS $$
                 nullif(a.attcollation, 0)::regcollation), ',' ORDER BY c.column_name)
             FROM rollup_engine.source_column AS c LEFT JOIN pg_attribute AS a ON a.attrelid = p_source.relation AND a.attname = c.current_name
             WHERE c.source_id = p_source.id),
+        -- What they call may be renamed. Those of partitions are mostly one.
+        (SELECT string_agg(pg_get_expr(e.adbin, e.adrelid), ',' ORDER BY e.adbin::text)
+            FROM (
+                SELECT DISTINCT ON (d.adbin::text) d.adbin, d.adrelid
+                FROM rollup_engine.source_tree(p_source.relation) AS t (member)
+                JOIN pg_attribute AS a ON a.attrelid = t.member AND a.attgenerated <> ''
+                JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                ORDER BY d.adbin::text, d.adrelid
+            ) AS e),
         string_agg(concat(c.oid, c.relkind, c.relpersistence, c.relfilenode, ' ',
             (SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
-            -- What they call may be renamed.
-            (SELECT string_agg(pg_get_expr(d.adbin, d.adrelid), ' ' ORDER BY d.adnum) FROM pg_attrdef AS d
-                JOIN pg_attribute AS a ON a.attrelid = d.adrelid AND a.attnum = d.adnum AND a.attgenerated <> '' WHERE d.adrelid = c.oid), ':',
             (SELECT string_agg(g.xmin::text, ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
     FROM (
         SELECT rollup_engine.source_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
