@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from model.accidents import ACCIDENTS
 from model.families import make_family
-from model.people import PEOPLE
+from model.people import PEOPLE, renew
 from model.replay import Reducer
 from model.rollups import ROLLUPS, create, create_child, run
 from model.script import BlockedError, FaultError
@@ -29,12 +29,13 @@ TOPICS = {
 # Rows matter more than anything else; then runs.
 WEIGHTS = {
     "writes": 10,
-    "structure": 6,
+    "structure": 8,
     "rollups": 7,
     "transactions": 3,
     "people": 2,
     "accidents": 1,
 }
+OFTEN = {"update": 6, "delete": 3, "move": 4, "merge_mixed": 4, "create_child": 4, "truncate": 1}
 
 
 def chosen_operations() -> dict[str, dict[str, Operation]]:
@@ -68,39 +69,48 @@ class Story(RuleBasedStateMachine):
         super().__init__()
         self.fault: FaultError | None = None
         self.settling = False
+        self.choices = Choices(0)
+        self.runs = 0  # of a hundred steps, so many are followed by a run
         self._left = ExitStack()
         self.stage = self._left.enter_context(type(self).reducer.stage())
         self.world = self.stage.world
 
-    @initialize(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
-        choices = Choices(data)
+    @initialize(number=st.integers(0, 2**60))
+    def begin(self, number: int) -> None:
+        choices = self.choices = Choices(number)
         with self._watched():
             self.operations = _some_of(type(self).operations, choices)
             make_family(self.world, self.world.sessions["a"], choices)
-            WRITES["insert_series"](self.world, choices)
+            for _ in range(3):
+                WRITES["insert_series"](self.world, choices)
+            self.runs = choices.pick([20, 50, 80])
             create(self.world, choices)
             if choices.chance(40):
                 create_child(self.world, choices)
             if choices.chance(60):
                 run(self.world, choices)
 
-    @rule(data=st.data())
-    def step(self, data: st.DataObject) -> None:
+    @rule()
+    def step(self) -> None:
         if self.fault is not None:
             return
-        choices = Choices(data)
+        choices = self.choices
         topic = choices.pick([t for t in self.operations for _ in range(WEIGHTS[t])])
-        name = choices.pick(list(self.operations[topic]))
+        name = choices.pick([n for n in self.operations[topic] for _ in range(OFTEN.get(n, 2))])
         with self._watched():
             self.world.count(f"did {name}")
             self.operations[topic][name](self.world, choices)
             self.stage.invariant.check()
             # Most that can go wrong does so where buckets are stored. And a run after a restore is
             # what the documentation asks for.
-            if name == "restore" or (topic != "rollups" and choices.chance(25)):
+            if name == "restore" or (topic != "rollups" and choices.chance(self.runs)):
+                if choices.chance(30):
+                    WRITES["insert_series"](self.world, choices)  # so that there is something
                 run(self.world, choices)
                 self.stage.invariant.check()
+                if topic == "structure":
+                    renew(self.world, choices)
+                    self.stage.invariant.check()
 
     def teardown(self) -> None:
         events = list(self.world.script.events)

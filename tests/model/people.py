@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from model.rollups import ROLLUPS, engine, noticed
+from model.rollups import ROLLUPS, create, create_child, engine, noticed, run
 from model.script import Session
 from model.world import Choices, Operation, World
 from model.writes import WRITES
@@ -67,6 +67,27 @@ def follow_hints(world: World, choices: Choices) -> None:
     session = world.session(choices)
     if world.all_idle():
         followed(world, session)
+
+
+def renew(world: World, choices: Choices) -> None:
+    """Nothing that goes wrong shows while a rollup is invalid: most are dropped and made anew."""
+    session = world.session(choices)
+    rows = world.observer.look(
+        "SELECT target, problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    )
+    if not rows or not world.all_idle() or choices.chance(30):
+        return
+    for table in world.tables(world.observer):
+        if any("row level security" in problem for _, problem in rows):
+            session.run(f"ALTER TABLE {table.name} DISABLE ROW LEVEL SECURITY", ("42",))
+        if table.unlogged:
+            session.run(f"ALTER TABLE {table.name} SET LOGGED", ("42", "55"))
+            world.catalogue_changed()
+    for target in sorted({row[0] for row in rows}, reverse=True):
+        engine(world, session, f"SELECT silver.drop_rollup('{target}')")
+    create(world, choices)
+    create_child(world, choices)
+    run(world, choices)
 
 
 def followed(world: World, session: Session) -> None:

@@ -28,7 +28,7 @@ WIDTHS = [
     Width("1 day 12 hours"),
 ]
 # Wide ones hide much.
-WIDTHS = [w for w in [*WIDTHS, *WIDTHS[1:6]] if w.text not in WITHOUT]
+WIDTHS = [w for w in [*WIDTHS, *WIDTHS[1:6], *WIDTHS[1:5]] if w.text not in WITHOUT]
 # In the window that is read again, whoever looks back from this century.
 WINDOW_FROM = "1970-01-01 00:00+00"
 WINDOWS = [w for w in ("1 day", "2 days", "400 days") if f"window {w}" not in WITHOUT]
@@ -131,7 +131,7 @@ def add_metric(world: World, choices: Choices) -> None:
 
 
 def pause(world: World, choices: Choices) -> None:
-    how = choices.pick(["pause_rollup", "resume_rollup", "reset_rollup_retry"])
+    how = choices.pick(["pause_rollup", "resume_rollup", "resume_rollup", "reset_rollup_retry"])
     _on_rollup(world, choices, f"SELECT silver.{how}({{}})")
 
 
@@ -330,6 +330,8 @@ def _metrics(root: Table, dimensions: Sequence[str], choices: Choices) -> dict[s
         if column.type in NUMBERS | FLOATS:
             usable = ["sum", "avg", *usable]
         metrics[column.name] = choices.some(usable, 1, 3)
+    if any(c.name == "value" and c.type in NUMBERS for c in free):
+        metrics.setdefault("value", ["sum"])  # what most writes change
     return metrics
 
 

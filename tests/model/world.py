@@ -6,11 +6,10 @@ the same choices give the same statements.
 
 import json
 import os
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
-
-from hypothesis import strategies as st
 
 from model.reference import Binding, Live, Spec
 from model.script import BlockedError, Script, Session
@@ -62,34 +61,25 @@ EDGE_MOMENTS = [
 
 
 class Choices:
-    """Hypothesis' choices, said briefly."""
+    """Random choices; not hypothesis' own, which are mostly the first of what there is."""
 
-    def __init__(self, data: st.DataObject) -> None:
-        self.data = data
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
 
     def pick(self, values: Sequence[T]) -> T:
         if not values:
             raise BlockedError
-        chosen: T = self.data.draw(st.sampled_from(list(values)))
-        return chosen
+        return self.random.choice(values)
 
     def some(self, values: Sequence[T], least: int = 0, most: int = 9) -> list[T]:
-        if not values:
-            return []
         most = min(most, len(values))
-        chosen: list[T] = self.data.draw(
-            st.lists(
-                st.sampled_from(list(values)), min_size=min(least, most), max_size=most, unique=True
-            )
-        )
-        return chosen
+        return self.random.sample(values, self.random.randint(min(least, most), most))
 
     def number(self, low: int, high: int) -> int:
-        return self.data.draw(st.integers(low, high))
+        return self.random.randint(low, high)
 
     def chance(self, percent: int) -> bool:
-        """The less likely way is the larger choice, so that shrinking leaves it out."""
-        return self.data.draw(st.integers(0, 99)) >= 100 - percent
+        return self.random.random() * 100 < percent
 
     def moment(self) -> str:
         kind = self.number(0, 19)

@@ -10,6 +10,7 @@ from model.world import MOMENTS, Choices, Operation, Table, World
 REFUSED = ("23", "22003", "22008", "22001", "21000", "42703", "42P10", "428C9")
 DEVICES = ["'a'", "'b'", "NULL", "'A'", "''"]
 FLOATS = ["0.25", "-1.5", "1e15", "0.1", "'NaN'", "'Infinity'", "NULL"]
+STEPS = ["1 hour", "1 day", "-1 day", "3 hours", "25 days"]
 VALUES = ["0", "1", "-3", "7", "NULL"]
 
 
@@ -55,7 +56,7 @@ def insert_series(world: World, choices: Choices) -> None:
         return
     names = ", ".join(["ts", *(c.ident for c in columns)])
     values = ", ".join(value_for(c, choices) for c in columns)
-    low, _ = choices.span()
+    low = choices.pick(MOMENTS[1:11] if choices.chance(80) else MOMENTS)
     step = choices.pick(["1 second", "17 minutes", "1 hour", "1 day"])
     session.run(
         f"INSERT INTO {table.name} ({names}) SELECT timestamptz '{low}' AT TIME ZONE 'UTC' + i *"
@@ -220,11 +221,20 @@ def replicated(world: World, choices: Choices) -> None:
     session, table = _target(world, choices)
     if session.run("SET session_replication_role = replica", ("42501",)) is None:
         return
-    session.run(
-        f"UPDATE {table.name} SET {_assignment(table, choices)} WHERE {_condition(table, choices)}",
-        REFUSED,
-    )
+    session.run(some_change(table, choices), REFUSED)
     session.run("SET session_replication_role = origin")
+
+
+def some_change(table: Table, choices: Choices) -> str:
+    """One that is sure to change a sum, should the table have rows there."""
+    where = f"WHERE {_condition(table, choices)}"
+    changes = [f"DELETE FROM {table.name} {where}"]
+    if table.column("ts"):
+        changes += [
+            f"UPDATE {table.name} SET ts = ts + interval '{choices.pick(STEPS)}' {where}",
+            f"INSERT INTO {table.name} (ts) VALUES ('{choices.pick(MOMENTS[1:11])}')",
+        ]
+    return choices.pick(changes)
 
 
 def _target(world: World, choices: Choices, views: bool = True) -> tuple[Session, Table]:
@@ -258,10 +268,8 @@ def _columns(table: Table, choices: Choices) -> list[Live]:
 
 def _assignment(table: Table, choices: Choices, alias: str = "") -> str:
     column = choices.pick([c for _, c in table.columns])
-    if column.name == "ts" and choices.chance(60):
-        return (
-            f"ts = {alias}ts + interval '{choices.pick(['1 hour', '1 day', '-1 day', '25 days'])}'"
-        )
+    if table.column("ts") and choices.chance(40):
+        return f"ts = {alias}ts + interval '{choices.pick(STEPS)}'"
     if column.type in NUMBERS and column.name not in ("owner", "site") and choices.chance(30):
         return f"{column.ident} = {alias}{column.ident} + 1"
     return f"{column.ident} = {value_for(column, choices)}"

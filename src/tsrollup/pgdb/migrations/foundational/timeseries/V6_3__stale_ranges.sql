@@ -47,6 +47,104 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype) IS 'The time as a constant that the time column compares with by index.';
 
+CREATE FUNCTION rollup_engine.known_times_sql(p_rollup silver.rollup_config, p_within tstzrange, p_template text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- First and last time, f and t, of each kind of thing that a rollup may hold or come to hold.
+    WITH RECURSIVE line AS (
+        SELECT p_rollup.id, p_rollup.parent_id, p_rollup.target_table
+        UNION ALL
+        SELECT c.id, c.parent_id, c.target_table FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
+    ), source AS (
+        -- Its time column may have been renamed since the last run.
+        SELECT s.relation, s.time_type, coalesce(c.current_name, s.time_column) AS time_column
+        FROM rollup_engine.source AS s
+        LEFT JOIN LATERAL (
+            SELECT current_name FROM rollup_engine.resolved_columns(s) WHERE noted_name = s.time_column LIMIT 1) AS c ON true
+        WHERE s.id = p_rollup.source_id
+    ), bounds AS (
+        SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
+    ), known (type, times) AS (
+        SELECT 'timestamptz'::regtype, format(
+            'SELECT from_time AS f, to_time - interval ''1 microsecond'' AS t FROM rollup_engine.stale_range WHERE rollup_id = %s AND from_time < %L AND to_time > %L',
+            line.id, high, low)
+        FROM line, bounds
+        UNION ALL
+        SELECT 'timestamptz'::regtype, format(
+            'SELECT bucket AS f, bucket AS t FROM %s WHERE bucket >= %L AND bucket < %L', line.target_table, low, high)
+        FROM line, bounds
+        UNION ALL
+        SELECT time_type, format('SELECT %1$I AS f, %1$I AS t FROM %2$s WHERE %1$I >= %3$s AND %1$I < %4$s', time_column, relation,
+            rollup_engine.time_literal(greatest(low, '0001-01-01 00:00:00+00'), time_type),
+            rollup_engine.time_literal(least(high, '10000-01-01 00:00:00+00'), time_type))
+        FROM source, bounds
+        WHERE rollup_engine.is_relation(relation)
+    )
+    SELECT string_agg(
+        format('SELECT %s AS f, %s AS t FROM (', rollup_engine.utc_expression('f', type), rollup_engine.utc_expression('t', type))
+            || rollup_engine.fill(p_template, jsonb_build_object('times', format('(%s) AS known', times), 'utc', rollup_engine.utc_expression('f', type)))
+            || ') AS found WHERE f IS NOT NULL',
+        ' UNION ALL ')
+    FROM known
+$$;
+COMMENT ON FUNCTION rollup_engine.known_times_sql(silver.rollup_config, tstzrange, text) IS
+'One query over the stale ranges and stored buckets of a rollup and those that it reads, and the rows of its source, in a range; the template says what of the {times} it wants.';
+
+CREATE FUNCTION rollup_engine.data_extent(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_search_gaps boolean) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_ranges constant tstzmultirange := rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges);
+    v_within constant tstzrange := range_merge(v_ranges);
+    v_found tstzmultirange;
+BEGIN
+    -- Each of these is one statement with one snapshot: a bucket that a refresh is storing is seen as stale or as stored.
+    EXECUTE format('SELECT tstzmultirange(tstzrange(min(f), max(t) + interval ''1 microsecond'')) FROM (%s) AS times HAVING min(f) IS NOT NULL',
+        rollup_engine.known_times_sql(p_rollup, v_within, 'SELECT min(f) AS f, max(t) AS t FROM {times}'))
+    INTO v_found;
+    IF p_search_gaps AND rollup_engine.bucket_count(p_rollup.bucket_width, v_found) > 100000 THEN
+        EXECUTE format('SELECT range_agg(tstzrange(f, t + interval ''1 microsecond'')) FROM (%s) AS times',
+            rollup_engine.known_times_sql(p_rollup, v_within, rollup_engine.bins_sql(p_rollup, range_merge(v_found))))
+        INTO v_found;
+    END IF;
+    RETURN v_ranges * rollup_engine.bucket_align(p_rollup.bucket_width, coalesce(v_found, '{}'));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.data_extent(silver.rollup_config, tstzmultirange, boolean) IS
+'The ranges in whole buckets, finite: without what lies before and after all that the rollup holds or can come to hold, and, where that is long, without its gaps.';
+
+CREATE FUNCTION rollup_engine.bins_sql(p_rollup silver.rollup_config, p_hull tstzrange) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_seconds constant double precision := extract(epoch FROM upper(p_hull) - lower(p_hull));
+    v_source rollup_engine.source;
+BEGIN
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
+    IF rollup_engine.has_time_index(v_source.relation, v_source.time_column) AND rollup_engine.estimated_rows(v_source.relation) > 1000000 THEN
+        RETURN rollup_engine.fill(
+            'SELECT m.* FROM generate_series({low}, {high}, {bin}) AS b (low)
+            CROSS JOIN LATERAL (SELECT min(f) AS f, max(t) AS t FROM {times} WHERE f >= b.low AND f < b.low + {bin}) AS m',
+            jsonb_build_object('low', rollup_engine.time_literal(lower(p_hull), v_source.time_type),
+                'high', rollup_engine.time_literal(upper(p_hull), v_source.time_type),
+                'bin', format('interval %L', make_interval(secs => v_seconds / 1000))));
+    END IF;
+    RETURN rollup_engine.fill('SELECT min(f) AS f, max(t) AS t FROM {times} GROUP BY date_bin({bin}, {utc}, {origin})',
+        jsonb_build_object('origin', rollup_engine.time_literal('2000-01-03 00:00:00+00', 'timestamptz'),
+            'bin', format('interval %L', make_interval(secs => v_seconds / 100000))));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.bins_sql(silver.rollup_config, tstzrange) IS
+'Template that finds where in a long time there is something, such as after second 0 of 1970: by a thousand looks into the index of a large source, else by one pass in finer bins.';
+
 -- Marking ----------------------------------------------------------------------------------
 
 CREATE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS void
