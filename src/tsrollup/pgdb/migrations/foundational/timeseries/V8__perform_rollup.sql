@@ -105,7 +105,7 @@ BEGIN
             v_result.buckets := v_result.buckets + (v_step.batch).buckets;
             v_result.rows_written := v_result.rows_written + (v_step.batch).rows_written;
             v_result.rows_deleted := v_result.rows_deleted + (v_step.batch).rows_deleted;
-            v_cells := CASE WHEN v_step.cell = ANY (v_cells) THEN v_cells ELSE v_cells || v_step.cell END;
+            v_cells := ARRAY(SELECT unnest(v_cells) UNION SELECT unnest((v_step.batch).cells));
             EXIT WHEN cardinality(v_cells) >= 500;  -- each holds a lock until the transaction ends
         ELSIF v_step.outcome <> 'bucket_failed' THEN
             v_tried := v_tried || v_step.cell;
