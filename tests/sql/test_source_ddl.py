@@ -623,3 +623,73 @@ def test_a_partition_that_left_is_invalid_at_once(db: psycopg.Connection, statem
     refresh_everything(db)
     assert db.execute(health).fetchall() == [("ok",)]
     assert_settled(db, "left_1h", "left_1d")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "CREATE TABLE raw.t ({columns})",
+        "CREATE TABLE raw.t ({columns}) PARTITION BY LIST (k);"
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES IN (1);"
+        "CREATE TABLE raw.t_0 PARTITION OF raw.t DEFAULT",
+        "CREATE TABLE raw.top ({columns}) PARTITION BY LIST (k);"
+        "CREATE TABLE raw.t PARTITION OF raw.top DEFAULT",
+    ],
+    ids=["plain", "partitioned", "a partition"],
+)
+def test_the_time_column_is_changed_as_without_rollups(db: psycopg.Connection, table: str) -> None:
+    """No trigger of ours depends on it; nor does it, however it is changed, stop a write."""
+    db.execute(table.format(columns="ts timestamp, k integer, v integer").encode())
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamp '2026-03-01' + make_interval(mins => 10 * i), i % 2, i"
+        " FROM generate_series(0, 199) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', 'ts',"
+        " dimensions => '{k}')"
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    top = "raw.top" if "raw.top" in table else "raw.t"
+
+    def write() -> None:
+        for statement in (
+            "INSERT INTO raw.t (k, v) VALUES (1, 1000)",
+            "UPDATE {top} SET v = v + 1",
+            "UPDATE {top} SET k = 1 - k WHERE v % 3 = 0",
+            "MERGE INTO {top} AS t USING (SELECT 1) AS s ON t.v % 5 = 0"
+            " WHEN MATCHED THEN UPDATE SET k = 1 - k",
+            "DELETE FROM raw.t WHERE v % 7 = 0",
+        ):
+            db.execute(statement.format(top=top).encode())
+
+    for change, undo in (
+        (
+            "ALTER ts TYPE timestamptz USING ts AT TIME ZONE 'UTC'",
+            "ALTER ts TYPE timestamp USING ts AT TIME ZONE 'UTC'",
+        ),
+        ("RENAME ts TO happened_at", ""),
+        ("DROP happened_at", "ADD {column} timestamp DEFAULT '2026-03-05 00:30'"),
+        ("ALTER {column} TYPE text", "ALTER {column} TYPE timestamp USING {column}::timestamp"),
+    ):
+        column = db.execute("SELECT time_column FROM silver.rollup_config").fetchone()
+        assert column
+        db.execute(f"ALTER TABLE {top} {change.format(column=column[0])}".encode())
+        assert healths(db) == {"invalid"}
+        write()
+        assert healths(db) == {"invalid"}
+        db.execute("SELECT silver.perform_rollup()")
+        if undo:
+            assert healths(db) == {"invalid"}
+            hints = {hint for _, _, hint in problems(db)}
+            assert any(
+                words in hint for hint in hints for words in ("ADD COLUMN it", "change it back")
+            )
+            write()
+            db.execute(f"ALTER TABLE {top} {undo.format(column=column[0])}".encode())
+        write()
+        db.execute("SELECT silver.perform_rollup()")
+        db.execute(RESET)
+        refresh_everything(db)
+        assert healths(db) == {"ok"}, problems(db)
+        assert_settled(db, *ROLLUPS)

@@ -19,9 +19,9 @@ AS $$
     UNION ALL
     SELECT format('capture triggers of %s are not enabled always', string_agg(DISTINCT g.tgrelid::regclass::text, ', ')),
         format('as the owner: ALTER TABLE %s ENABLE %s TRIGGER %I, and the same for each',
-            min(g.tgrelid::regclass::text), min(CASE g.tgtype WHEN 29 THEN 'REPLICA' ELSE 'ALWAYS' END), min(g.tgname::text))
+            min(g.tgrelid::regclass::text), min(rollup_engine.firing_mode(g.tgtype)), min(g.tgname::text))
     FROM rollup_engine.capture_triggers(p_source) AS g
-    WHERE g.tgenabled <> CASE g.tgtype WHEN 29 THEN 'R' ELSE 'A' END::"char"
+    WHERE g.tgenabled <> left(rollup_engine.firing_mode(g.tgtype), 1)::"char"
     HAVING count(*) > 0
 $$;
 COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing, do not always fire, or do not see everything.';
@@ -162,24 +162,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads.';
 
-CREATE FUNCTION rollup_engine.subscription_warnings(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- A fault of the server: row triggers of partitions make a parallel apply worker warn of each row, until
-    -- it waits for its leader and its leader for it.
-    SELECT format('%s is partitioned and takes in subscription %I, whose parallel workers may stop for ever there', s.relation, u.subname),
-        format('ALTER SUBSCRIPTION %I SET (streaming = on)', u.subname)
-    FROM rollup_engine.source AS s
-    JOIN pg_partitioned_table AS p ON p.partrelid = s.relation
-    JOIN pg_subscription AS u ON u.substream::text = 'p' AND EXISTS (
-        SELECT FROM pg_subscription_rel AS r
-        JOIN rollup_engine.source_tree(s.relation) AS t (member) ON t.member = r.srrelid
-        WHERE r.srsubid = u.oid)
-    WHERE s.id = p_rollup.source_id AND s.change_tracking = 'trigger' AND p_rollup.parent_id IS NULL
-$$;
-COMMENT ON FUNCTION rollup_engine.subscription_warnings(silver.rollup_config) IS 'Subscriptions that a rollup''s capture may bring to a stop.';
-
 CREATE FUNCTION silver.validate_rollup_config()
 RETURNS TABLE (target text, is_valid boolean, problem text, hint text)
     LANGUAGE sql STABLE SECURITY DEFINER
@@ -193,10 +175,6 @@ AS $$
     FROM rollup_engine.retention AS t
     JOIN pg_class AS c ON c.oid = t.relation
     CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
-    UNION ALL
-    SELECT r.target_table::text, true, w.problem, w.hint
-    FROM silver.rollup_config AS r
-    CROSS JOIN LATERAL rollup_engine.subscription_warnings(r) AS w
 $$;
 COMMENT ON FUNCTION silver.validate_rollup_config() IS 'Checks every rollup: relations, query, rights, unique index, capture triggers. A row per problem with what to do, or one row that says the rollup is valid; a problem of a valid one, or of a table with retention, is a warning.';
 

@@ -23,12 +23,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.move_condition(regclass) IS 'When an updated row may move between the partitions of the table; NULL when it has none.';
 
+CREATE FUNCTION rollup_engine.firing_mode(p_type smallint) RETURNS text
+    LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN p_type IN (29, 31) THEN 'REPLICA' ELSE 'ALWAYS' END;
+COMMENT ON FUNCTION rollup_engine.firing_mode(smallint) IS 'How a capture trigger of that pg_trigger.tgtype is enabled.';
+
 CREATE FUNCTION rollup_engine.wanted_triggers(p_source rollup_engine.source)
-RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint, tgenabled "char")
+RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT f.member, f.is_ancestor, k.tgtype::smallint, k.tgenabled::"char"
+    SELECT f.member, f.is_ancestor, k.tgtype::smallint
     FROM (
         SELECT a.member, true AS is_ancestor FROM rollup_engine.source_ancestors(p_source.relation) AS a (member)
         UNION ALL
@@ -37,25 +42,23 @@ AS $$
     JOIN pg_class AS c ON c.oid = f.member
     -- Row triggers are cloned to partitions.
     CROSS JOIN LATERAL (SELECT NOT f.is_ancestor AND (NOT c.relispartition OR f.member = p_source.relation) AS is_top) AS t
-    CROSS JOIN LATERAL (SELECT t.is_top, t.is_top AND (c.relkind = 'p' OR c.relispartition) AS is_divided) AS m
+    CROSS JOIN LATERAL (SELECT c.relkind = 'p' OR c.relispartition AS is_divided) AS d
     CROSS JOIN LATERAL (VALUES
         -- What is inserted through a parent that is not partitioned stays in the parent.
-        (4, 'A', NOT f.is_ancestor OR c.relkind = 'p'),
-        (16, 'A', true),
-        (8, 'A', true),
+        (4, NOT f.is_ancestor OR c.relkind = 'p'),
+        (16, true),
+        (8, true),
         -- TRUNCATE fires on every table that it empties.
-        (32, 'A', NOT f.is_ancestor),
-        (19, 'A', c.relkind = 'p'),
-        (17, 'A', m.is_divided),
-        (5, 'A', m.is_divided AND EXISTS (
-            SELECT FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
-            WHERE g.tgtype & 7 = 7 AND p.pronamespace <> 'rollup_engine'::regnamespace
-                AND g.tgrelid IN (SELECT rollup_engine.source_tree(p_source.relation)))),
-        (29, 'R', m.is_top)
-    ) AS k (tgtype, tgenabled, is_wanted)
+        (32, NOT f.is_ancestor),
+        (18, c.relkind = 'p'),
+        (19, c.relkind = 'p'),
+        (7, c.relkind = 'p' AND NOT c.relispartition),
+        (29, t.is_top AND NOT d.is_divided),
+        (31, t.is_top AND d.is_divided)
+    ) AS k (tgtype, is_wanted)
     WHERE k.is_wanted AND p_source.change_tracking = 'trigger'
 $$;
-COMMENT ON FUNCTION rollup_engine.wanted_triggers(rollup_engine.source) IS 'The capture triggers that a source needs, from the top, by their pg_trigger.tgtype; trigger_sql says what each is for.';
+COMMENT ON FUNCTION rollup_engine.wanted_triggers(rollup_engine.source) IS 'The capture triggers that a source needs, from the top, by their pg_trigger.tgtype; trigger_definition says what each is for.';
 
 CREATE FUNCTION rollup_engine.trigger_definition(p_source rollup_engine.source, p_member regclass, p_type smallint) RETURNS text
     LANGUAGE sql STABLE
@@ -64,20 +67,24 @@ AS $$
     -- As pg_get_triggerdef writes it, but for casts and parentheses.
     SELECT rollup_engine.fill(t.definition || ' EXECUTE FUNCTION rollup_engine.capture_{id}(' || t.argument || ')',
         jsonb_build_object('id', p_source.id, 'table', p_member,
-            'moved', rollup_engine.move_condition(p_member), 'time', quote_ident(p_source.time_column)))
+            'moved', rollup_engine.move_condition(p_member)))
     FROM (VALUES
         (4, 'AFTER INSERT ON {table} REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT', ''),
         (16, 'AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
         (8, 'AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT', ''),
         (32, 'AFTER TRUNCATE ON {table} FOR EACH STATEMENT', ''),
-        -- MERGE fires no statement trigger for the halves of a move between partitions.
-        (19, 'BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({moved})', ''),
-        -- MERGE that inserts and then updates may hand the inserted row to NEW TABLE in the updated one's place.
-        (17, 'AFTER UPDATE ON {table} FOR EACH ROW WHEN (old.{time} IS DISTINCT FROM new.{time})', ''),
-        -- A trigger of the user's that fires before INSERT changes a row that MERGE moves once more.
-        (5, 'AFTER INSERT ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.moving_{id}'', true) = ''on'')', ''),
-        -- Workers of logical replication fire row triggers only, and only those for replicas.
-        (29, 'AFTER INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica''')
+        (18, 'BEFORE UPDATE ON {table} FOR EACH STATEMENT', ''),
+        -- MERGE fires no statement trigger for the halves of a move between partitions. Of columns, only
+        -- those of the key are in a condition: nobody can drop or retype these anyway.
+        (19, 'BEFORE UPDATE ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.merging_{id}'', true) = ''on'' AND ({moved}))', ''),
+        -- A trigger of the user's that fires before INSERT changes a row that MERGE moves once more. And only
+        -- where partitions have a trigger before INSERT does NEW TABLE hold what was stored: else 16 to 18 may
+        -- put an inserted row in an updated one's place, and all of them a row whose generated columns are not yet computed.
+        (7, 'BEFORE INSERT ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.moving_{id}'', true) = ''on'')', ''),
+        -- Workers of logical replication fire row triggers only, and only those for replicas. Of those that
+        -- fire after writes to a partition the server warns, row by row, until its parallel workers stop for ever.
+        (29, 'AFTER INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica'''),
+        (31, 'BEFORE INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica''')
     ) AS t (type, definition, argument)
     WHERE t.type = p_type
 $$;
@@ -87,13 +94,13 @@ CREATE FUNCTION rollup_engine.trigger_sql(p_source rollup_engine.source, p_membe
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('CREATE OR REPLACE TRIGGER %I %s', format('%s_%s', t.name, p_source.id) || CASE p_type WHEN 19 THEN '_' || p_member::oid ELSE '' END,
+    SELECT format('CREATE OR REPLACE TRIGGER %I %s', format('%s_%s', t.name, p_source.id) || CASE WHEN p_type IN (7, 19) THEN '_' || p_member::oid ELSE '' END,
         rollup_engine.trigger_definition(p_source, p_member, p_type))
     FROM (VALUES
-        (4, 'tsrollup_insert'), (16, 'tsrollup_update'), (8, 'tsrollup_delete'), (32, 'tsrollup_truncate'),
-        -- One for each level. It sorts last: after triggers that change the row.
-        (19, '~tsrollup_move'),
-        (17, 'tsrollup_time'), (5, 'tsrollup_moved'), (29, 'tsrollup_replica')
+        (4, 'tsrollup_insert'), (16, 'tsrollup_update'), (8, 'tsrollup_delete'), (32, 'tsrollup_truncate'), (18, 'tsrollup_merge'),
+        (29, 'tsrollup_replica'),
+        -- These sort last: after triggers that change the row. The first two are one for each level.
+        (19, '~tsrollup_move'), (7, '~tsrollup_moved'), (31, '~tsrollup_replica')
     ) AS t (type, name)
     WHERE t.type = p_type
 $$;
@@ -118,7 +125,7 @@ $$;
 COMMENT ON FUNCTION rollup_engine.is_as_made(rollup_engine.source, pg_trigger) IS 'Whether a capture trigger with a condition has its own.';
 
 CREATE FUNCTION rollup_engine.missing_triggers(p_source rollup_engine.source)
-RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint, tgenabled "char")
+RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -128,7 +135,7 @@ AS $$
         SELECT g.tgrelid, g.tgtype FROM rollup_engine.capture_triggers(p_source) AS g
         WHERE g.tgparentid = 0 AND g.tgattr = ''
             -- Asked of few: those of partitions have no condition.
-            AND CASE WHEN g.tgtype IN (5, 17, 19) THEN rollup_engine.is_as_made(p_source, g) ELSE g.tgqual IS NULL END)
+            AND CASE WHEN g.tgtype IN (7, 19) THEN rollup_engine.is_as_made(p_source, g) ELSE g.tgqual IS NULL END)
 $$;
 COMMENT ON FUNCTION rollup_engine.missing_triggers(rollup_engine.source) IS 'Capture triggers that a table of the family lacks, or has something else in the place of.';
 
@@ -156,11 +163,9 @@ CREATE FUNCTION rollup_engine.stray_triggers(p_source rollup_engine.source) RETU
 AS $$
     SELECT g.tgrelid, g.tgname
     FROM rollup_engine.capture_triggers(p_source) AS g
-    WHERE g.tgparentid = 0
-        AND g.tgrelid NOT IN (
-            SELECT rollup_engine.source_ancestors(p_source.relation) UNION ALL SELECT rollup_engine.source_tree(p_source.relation))
+    WHERE g.tgparentid = 0 AND (g.tgrelid, g.tgtype) NOT IN (SELECT w.member, w.tgtype FROM rollup_engine.wanted_triggers(p_source) AS w)
 $$;
-COMMENT ON FUNCTION rollup_engine.stray_triggers(rollup_engine.source) IS 'Capture triggers on tables that have left the family.';
+COMMENT ON FUNCTION rollup_engine.stray_triggers(rollup_engine.source) IS 'Capture triggers on tables that have left the family, or have another place in it now.';
 
 CREATE FUNCTION rollup_engine.capture_gaps(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE
@@ -174,12 +179,12 @@ AS $$
     WHERE EXISTS (SELECT FROM rollup_engine.source_ancestors(p_source.relation)) AND m.is_ancestor
     HAVING count(*) > 0
     UNION ALL
-    SELECT format('trigger %I of %s sorts after capture: a row that it changes in a MERGE is missed', g.tgname, min(g.tgrelid)::regclass),
+    SELECT format('trigger %I of %s sorts after capture: a row that it changes in a MERGE, or as a subscriber, is missed', g.tgname, min(g.tgrelid)::regclass),
         format('ALTER TRIGGER %I ON %s RENAME TO a name without the ~, or other high characters, at its beginning', g.tgname, min(g.tgrelid)::regclass)
     FROM rollup_engine.capture_triggers(p_source) AS own
-    JOIN pg_trigger AS g ON g.tgrelid = own.tgrelid AND g.tgname > own.tgname AND g.tgtype & 19 = 19 AND g.tgenabled <> 'D'
+    JOIN pg_trigger AS g ON g.tgrelid = own.tgrelid AND g.tgname > own.tgname AND g.tgtype & 3 = 3 AND g.tgtype & own.tgtype & 20 > 0 AND g.tgenabled <> 'D'
     JOIN pg_proc AS f ON f.oid = g.tgfoid AND f.pronamespace <> 'rollup_engine'::regnamespace
-    WHERE own.tgtype = 19
+    WHERE own.tgtype & 3 = 3
     GROUP BY g.tgname
     UNION ALL
     SELECT k.reason, 'drop the rollup, or create it with change_tracking => ''window'''
@@ -212,7 +217,7 @@ BEGIN
             WHERE g.tgrelid = v_missing.member AND g.tgtype = v_missing.tgtype AND g.tgparentid = 0
                 AND g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id));
             EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', v_missing.member,
-                CASE v_missing.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END, v_name);
+                rollup_engine.firing_mode(v_missing.tgtype), v_name);
         END IF;
     END LOOP;
 END

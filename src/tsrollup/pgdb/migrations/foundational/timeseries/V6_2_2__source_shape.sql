@@ -28,15 +28,14 @@ AS $$
     LEFT JOIN LATERAL (
         SELECT a.attname, a.attnum FROM pg_attribute AS a
         WHERE a.attrelid = p_source.relation AND a.attnum > 0 AND NOT a.attisdropped
-            AND (a.attname = c.column_name
-                OR CASE WHEN p_source.relation::oid = p_source.relation_oid THEN a.attnum = c.attnum ELSE a.attname = c.current_name END)
-        ORDER BY a.attname = c.column_name DESC
+            AND (a.attname IN (c.column_name, c.current_name) OR a.attnum = c.attnum AND p_source.relation::oid = p_source.relation_oid)
+        ORDER BY a.attname = c.column_name DESC, a.attnum = c.attnum AND p_source.relation::oid = p_source.relation_oid DESC
         LIMIT 1
     ) AS a ON true
     WHERE c.source_id = p_source.id
 $$;
 COMMENT ON FUNCTION rollup_engine.resolved_columns(rollup_engine.source) IS
-'The column to read for each name that rollups use: the one of that name, else the one that had it, under its new name; NULL when both are gone.';
+'The column to read for each name that rollups use: the one of that name, else the one that had it, under its new name, else one that came in that one''s place; NULL when all are gone.';
 
 CREATE FUNCTION rollup_engine.type_parts(p_type oid) RETURNS text
     LANGUAGE sql STABLE
@@ -260,7 +259,7 @@ BEGIN
     FOR v_trigger IN
         SELECT g.tgrelid::regclass AS relation, g.tgname, t.mode, m.from_time, m.to_time
         FROM rollup_engine.capture_triggers(v_source) AS g
-        CROSS JOIN LATERAL (SELECT CASE g.tgtype WHEN 29 THEN 'REPLICA' ELSE 'ALWAYS' END AS mode) AS t
+        CROSS JOIN LATERAL (SELECT rollup_engine.firing_mode(g.tgtype) AS mode) AS t
         LEFT JOIN rollup_engine.source_members(v_source.relation, v_source.time_column) AS m ON m.member = g.tgrelid
         WHERE g.tgenabled <> left(t.mode, 1)::"char" AND pg_has_role((SELECT relowner FROM pg_class WHERE oid = g.tgrelid), 'USAGE')
     LOOP

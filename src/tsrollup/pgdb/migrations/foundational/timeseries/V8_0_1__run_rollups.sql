@@ -165,7 +165,7 @@ GRANT EXECUTE ON FUNCTION
     rollup_engine.parse_name(text, text), rollup_engine.find_relation(text, text), rollup_engine.find_rollup_id(text), rollup_engine.rollup_id(text),
     rollup_engine.bucket_next(interval, timestamptz), rollup_engine.bucket_ceil(interval, timestamptz), rollup_engine.bucket_align(interval, tstzmultirange),
     rollup_engine.source_tree(regclass), rollup_engine.source_members(regclass, name), rollup_engine.source_ancestors(regclass), rollup_engine.partition_column(regclass),
-    rollup_engine.time_columns(regclass), rollup_engine.base_type(oid), rollup_engine.wanted_triggers(rollup_engine.source), rollup_engine.capture_triggers(rollup_engine.source),
+    rollup_engine.time_columns(regclass), rollup_engine.base_type(oid), rollup_engine.wanted_triggers(rollup_engine.source), rollup_engine.firing_mode(smallint), rollup_engine.capture_triggers(rollup_engine.source),
     rollup_engine.missing_triggers(rollup_engine.source), rollup_engine.stray_triggers(rollup_engine.source), rollup_engine.drop_stray_triggers(rollup_engine.source),
     rollup_engine.trigger_sql(rollup_engine.source, regclass, smallint), rollup_engine.trigger_definition(rollup_engine.source, regclass, smallint),
     rollup_engine.is_as_made(rollup_engine.source, pg_trigger), rollup_engine.move_condition(regclass), rollup_engine.fill(text, jsonb),
