@@ -15,7 +15,7 @@ from interleaving import Background, pause_refreshes_of
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer, bindir_of
-from tsrollup.flyway.project import migrate_project
+from tsrollup.migrations import migrate_project
 
 CHANGES = (
     "UPDATE raw.readings SET count = 77 WHERE device = 'd0'",
