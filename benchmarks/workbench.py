@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 
 from benchmarks.measure import Session
 from tsrollup.connection import connect
-from tsrollup.flyway.project import migrate_project
+from tsrollup.migrations import migrate_project
 
 START = datetime(2026, 1, 5, tzinfo=UTC)  # a Monday: buckets of any width begin here
 

@@ -1,11 +1,15 @@
-"""Runs `tsrollup` as people do: a process of its own."""
+"""Runs `tsrollup` as people do, in a process of its own, or here, where there is much to run."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
+
+from tsrollup.cli import main
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,18 @@ def tsrollup(*arguments: str, url: str | None = None, **environment: str) -> Fin
         timeout=240,
     )
     return Finished(done.returncode, done.stdout, done.stderr)
+
+
+def tsrollup_here(*arguments: str, url: str) -> Finished:
+    out, err = io.StringIO(), io.StringIO()
+    code: object = None
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main([*arguments, "--url", url])
+        except SystemExit as ended:
+            code = ended.code
+    assert code is None or isinstance(code, int)
+    return Finished(code or 0, out.getvalue(), err.getvalue())
 
 
 def start_tsrollup(*arguments: str, url: str) -> subprocess.Popen[str]:

@@ -22,7 +22,7 @@ from psycopg.conninfo import conninfo_to_dict
 import tsrollup
 from tsrollup import embedded
 from tsrollup.embedded.account import account_for
-from tsrollup.flyway.project import migrate_project
+from tsrollup.migrations import migrate_project
 
 DEBIAN15 = Path("/usr/lib/postgresql/15/bin")
 DEBIAN15_EXTENSIONS = ("hypopg", "pg_cron", "pg_partman", "pgtap", "plpgsql_check")

@@ -9,10 +9,10 @@ import typer
 
 from tsrollup import __version__
 from tsrollup.commands import demo, doctor, migrations, rollup, server, worker
-from tsrollup.commands.invocation import Invocation
+from tsrollup.commands.invocation import Invocation, invocation
 from tsrollup.connection import describe
+from tsrollup.console import Console
 from tsrollup.errors import TsrollupError
-from tsrollup.settings import Settings
 
 EPILOG = "--url, --json and --debug may stand anywhere on the command line."
 
@@ -41,17 +41,22 @@ def options_of_every_command(
     context: typer.Context,
     url: Annotated[
         str | None,
-        typer.Option(help="Database to work on. Default: TSROLLUP_URL, else the embedded server."),
+        typer.Option(
+            envvar="TSROLLUP_URL", help="Database to work on. Default: the embedded server."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar="TSROLLUP_DEBUG", help="Show tracebacks.")
+    ] = False,
     _version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:
     if url == "":  # an unset variable of a script, which must not end up at another database
         raise typer.BadParameter("it is empty", param_hint="--url")
-    context.obj = Invocation(given_url=url, json=json, debug=debug)
+    call = invocation(context)
+    call.given_url, call.debug, call.console = url, debug, Console(as_json=json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,12 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if _is_url_without_option(given):  # a usage error would print it, password and all
         print("error: a URL stands where none goes; give it as --url URL", file=sys.stderr)
         sys.exit(2)
+    call = Invocation()
     try:
-        app(given)
+        app(given, obj=call)
     except KeyboardInterrupt:
         sys.exit(130)
     except (TsrollupError, psycopg.Error, OSError, UnicodeError) as error:
-        if "--debug" in given or Settings().debug:
+        if call.debug:
             raise
         failure = error if isinstance(error, TsrollupError) else describe(error)
         next_step = f"; {failure.hint}" if failure.hint else ""

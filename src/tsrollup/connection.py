@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tsrollup.errors import TsrollupError
 
@@ -57,6 +57,13 @@ def read_url(url: str) -> dict[str, Any]:
     if not all(not port or (port.isdecimal() and 0 < int(port) < 65536) for port in ports):
         raise TsrollupError("not a PostgreSQL URL: its port is no number of a port", URL_HINT)
     return known
+
+
+def on_the_same_server(url: str, database: str) -> str:
+    """The URL of another database, given by name or by a URL of its own."""
+    if "://" in database or "=" in database:
+        return database
+    return make_conninfo("", **{**read_url(url), "dbname": database})
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from psycopg import Connection
 from psycopg.sql import Literal
 
 from tsrollup.connection import pinned
-from tsrollup.rollups import installation
+from tsrollup.installation import misfit
 
 Verdict = OneOf["ok", "advice", "problem"]
 OPTIONAL_EXTENSIONS = {
@@ -40,11 +40,16 @@ Check = Callable[[Connection[dict[str, Any]]], Iterator[Finding]]
 
 def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
     """All findings; what needs the installation is left out where it is missing."""
-    checks: list[Check] = [_version, _extensions, _settings, _installation]
+    checks: list[Check] = [_version, _extensions, _settings]
     with pinned(connection):
-        if installation(connection) == "complete":
-            checks += [_privileges, _rollups, _health, _undrained]
-        return [finding for check in checks for finding in check(connection)]
+        error = misfit(connection)
+        if error is None:
+            checks += [_history, _privileges, _rollups, _health, _undrained]
+        findings = [finding for check in checks for finding in check(connection)]
+    if error:
+        next_step = (error.hint or "").removeprefix("run ")
+        findings.append(Finding("installation", "problem", error.message, next_step))
+    return findings
 
 
 def home_of_pg_cron(connection: Connection[dict[str, Any]]) -> str | None:
@@ -129,15 +134,9 @@ def _settings(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("max_locks_per_transaction", "ok", str(locks))
 
 
-def _installation(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+def _history(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
     table = "rollup_engine.schema_history_foundational"
-    if not _value(connection, f"SELECT to_regclass('{table}') IS NOT NULL AS v"):
-        yield Finding("installation", "problem", "not installed here", "tsrollup migrate")
-        return
-    if installation(connection) != "complete":
-        yield Finding("installation", "problem", "not migrated to the end", "tsrollup migrate")
-        return
-    if not _value(connection, f"SELECT has_table_privilege('{table}', 'SELECT') AS v"):
+    if not _value(connection, f"SELECT has_table_privilege(to_regclass('{table}'), 'SELECT') AS v"):
         yield Finding("installation", "ok", "installed; its history is not for this role to see")
         return
     row = connection.execute(

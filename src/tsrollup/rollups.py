@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -33,8 +33,6 @@ class Batch:
     error_message: str | None
 
 
-# The API's last function in the order of the migrations.
-LAST_FUNCTION = "silver.version()"
 BATCH_COLUMNS = ", ".join(field.name for field in fields(Batch))
 
 
@@ -64,31 +62,6 @@ class RunSummary:
             batch.ranges_left,
             self.seconds + batch.duration.total_seconds(),
             error,
-        )
-
-
-def installation(connection: Connection) -> Literal["none", "partial", "complete"]:
-    """How much of the SQL API the migrations have made here so far."""
-    rows = _rows(
-        connection,
-        "SELECT to_regclass('silver.rollup_config') IS NOT NULL AS first,"
-        f" to_regprocedure('{LAST_FUNCTION}') IS NOT NULL AS last",
-    )
-    if not rows[0]["first"]:
-        return "none"
-    return "complete" if rows[0]["last"] else "partial"
-
-
-def require_installed(connection: Connection) -> None:
-    """Say what to do where the migrations are missing, rather than that a function is."""
-    state = installation(connection)
-    if state != "complete":
-        database = connection.info.dbname
-        raise TsrollupError(
-            f"tsrollup is not installed in database {database}"
-            if state == "none"
-            else f"database {database} is not migrated to the end",
-            "run tsrollup migrate",
         )
 
 
@@ -157,8 +130,9 @@ def stale_buckets(connection: Connection, target: str | None = None) -> int:
         connection,
         "SELECT coalesce(sum(stale_buckets), 0)::bigint AS buckets"
         " FROM silver.timeseries_operations_monitor"
-        " WHERE %(target)s::text IS NULL OR target_table::text = %(target)s",
-        {"target": _table_name(connection, target)},
+        " WHERE target_table IN"
+        "  (SELECT r.target_table::text FROM rollup_engine.run_order(%s) AS r)",
+        [target],
     )
     return int(rows[0]["buckets"])
 
@@ -221,10 +195,9 @@ def log(connection: Connection, target: str | None, errors: bool, limit: int) ->
         " ORDER BY id DESC LIMIT %(limit)s"
     )
     query = failures if errors else refreshes
-    name = _table_name(connection, target)
+    name, is_known = _name_in_logs(connection, target) if target is not None else (None, True)
     rows = _rows(connection, query, {"target": name, "limit": limit})
-    known = "SELECT FROM silver.rollup_config WHERE target_table::text = %s"
-    if target is not None and not rows and not _rows(connection, known, [name]):
+    if not rows and not is_known:
         raise TsrollupError(
             f"there is no rollup {target}, and the log has nothing of it",
             "tsrollup status lists the rollups",
@@ -234,31 +207,31 @@ def log(connection: Connection, target: str | None, errors: bool, limit: int) ->
 
 def split_target(connection: Connection, name: str) -> tuple[str, str]:
     """Schema and table of a name as SQL reads identifiers; the schema is silver by default."""
-    parts = _rows(connection, "SELECT parse_ident(%s) AS parts", [name])[0]["parts"]
-    if len(parts) > 2:
-        raise TsrollupError(f"{name} has too many parts", "write it as schema.table")
-    return ("silver", parts[0]) if len(parts) == 1 else (parts[0], parts[1])
+    query = "SELECT rollup_engine.parse_name(%s, 'silver') AS parts"
+    schema, table = _rows(connection, query, [name])[0]["parts"]
+    return schema, table
 
 
 def live_view(connection: Connection, target: str) -> str:
     query = (
         "SELECT target_view::text AS view FROM silver.rollup_config"
-        " WHERE target_table = %s::regclass"
+        " WHERE id = rollup_engine.find_rollup_id(%s)"
     )
     return str(_rows(connection, query, [target])[0]["view"])
 
 
-def _table_name(connection: Connection, target: str | None) -> str | None:
-    """The name that the logs know a rollup by; one that was dropped keeps the name given."""
-    if target is None:
-        return None
-    known = _rows(
+def _name_in_logs(connection: Connection, target: str) -> tuple[str, bool]:
+    """The name that the logs know a rollup by, and whether there still is one of it."""
+    (found,) = _rows(
         connection,
-        "SELECT target_table::text AS name FROM silver.rollup_config"
-        " WHERE id = rollup_engine.find_rollup_id(%s)",
-        [target],
+        "SELECT r.id IS NOT NULL AS is_known, coalesce(r.target_table::text,"
+        "  (SELECT format('%%I.%%I', p[1], p[2])"
+        "  FROM rollup_engine.parse_name(%(target)s, 'silver') AS p)) AS name"
+        " FROM (SELECT rollup_engine.find_rollup_id(%(target)s) AS id) AS f"
+        " LEFT JOIN silver.rollup_config AS r USING (id)",
+        {"target": target},
     )
-    return known[0]["name"] if known else target
+    return found["name"], found["is_known"]
 
 
 def _to_run(connection: Connection, target: str | None, as_of: datetime) -> list[Row]:

@@ -12,6 +12,7 @@ import psycopg
 
 from tsrollup.connection import connect, describe, pinned
 from tsrollup.errors import TsrollupError
+from tsrollup.installation import require_installed
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ def work(url: str, schedule: Schedule, stop: threading.Event) -> None:
     while not stop.is_set():
         try:
             with connect(url, application_name="tsrollup worker") as connection:
+                require_installed(connection)
                 _work_connected(connection, schedule, stop)
                 failures = 0
         except (psycopg.OperationalError, TsrollupError) as error:

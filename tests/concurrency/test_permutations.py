@@ -1,22 +1,24 @@
 """Promises b and c at every interleaving of the steps of two sessions, and of three.
 
-The ordinary suite plays a minute of them; `make permutations` plays them all.
+The ordinary suite plays a minute of them; `make permutations` plays them all, and with
+PART=i/n the i-th of n parts, which together are all.
 """
 
 import os
 import random
 import time
 from collections.abc import Iterator
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, zip_longest
 
 import psycopg
 import pytest
 
-from concurrency.permutations import ACTORS, Actor, Theatre, prepare, schedules
+from concurrency.permutations import Theatre, schedules
+from concurrency.scene import ACTORS, Actor, prepare
 from model.databases import Databases
 from servers import PostgresServer
 
-ALL = os.environ.get("TSROLLUP_PERMUTATIONS") == "all"
+PART = os.environ.get("TSROLLUP_PERMUTATIONS")
 SECONDS = float(os.environ.get("TSROLLUP_PERMUTATIONS_SECONDS", "60"))
 # Of a pair with more orders than these, a sample: two runs of eleven stops have 705,432.
 MOST = 300
@@ -44,15 +46,17 @@ def test_promise_b_c_permutations(server: PostgresServer, stages: Databases) -> 
     lengths = {actor: _play(server, stages, (actor,), ())[0] for actor in ACTORS}
     chance = random.Random(4711)
     plans = [[(cast, order) for order in _orders(cast, lengths, chance)] for cast in CASTS]
+    # In turn, an order of each cast, so that a sample and a part have something of all of them.
+    turns = zip_longest(*(chance.sample(plans, len(plans))))
+    every = [order for turn in turns for order in turn if order]
+    number, parts = map(int, (PART or "1/1").split("/"))
     until = time.monotonic() + SECONDS
     played = 0
-    # In turn, an order of each cast, so that a sample has something of all of them.
-    for turn in range(max(map(len, plans))):
-        for plan in chance.sample(plans, len(plans)):
-            if turn < len(plan) and (ALL or time.monotonic() < until):
-                _play(server, stages, *plan[turn])
-                played += 1
-    print(f"{played} of {sum(map(len, plans))} orders")
+    for cast, order in every[number - 1 :: parts]:
+        if PART or time.monotonic() < until:
+            _play(server, stages, cast, order)
+            played += 1
+    print(f"{played} of {len(every)} orders")
 
 
 def _orders(

@@ -15,7 +15,7 @@ from interleaving import Background, pause_refreshes_of
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer, bindir_of
-from tsrollup.flyway.project import migrate_project
+from tsrollup.migrations import migrate_project
 
 CHANGES = (
     "UPDATE raw.readings SET count = 77 WHERE device = 'd0'",
@@ -68,9 +68,75 @@ def test_promise_i_dump_and_restore(
         )
         refresh_everything(restored)
         assert_settled(restored, *LEVELS, "readings_1w", "odd_1h")
-        invalid = "SELECT * FROM silver.validate_rollup_config() WHERE NOT is_valid"
-        assert restored.execute(invalid).fetchall() == []
+        assert restored.execute(INVALID).fetchall() == []
         restored.execute("SELECT silver.drop_rollup('readings_1w')")
+
+
+INVALID = "SELECT * FROM silver.validate_rollup_config() WHERE NOT is_valid"
+
+PARTITIONED = """
+    CREATE TABLE raw.t (gone integer, id bigserial, ts timestamptz, v integer, w integer,
+        PRIMARY KEY (id, ts)) PARTITION BY RANGE (ts);
+    ALTER TABLE raw.t DROP gone;
+    CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES FROM ('2026-03-01') TO ('2026-03-02');
+    CREATE TABLE raw.t_2 PARTITION OF raw.t FOR VALUES FROM ('2026-03-02') TO ('2026-03-03');
+    GRANT SELECT (v) ON raw.t TO tsrollup_operator;
+    INSERT INTO raw.t (ts, v, w)
+    SELECT '2026-03-01 00:00+00'::timestamptz + make_interval(mins => 20 * i), i, 100 - i
+    FROM generate_series(0, 99) AS i;
+    SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}');
+"""
+
+
+@pytest.fixture
+def restore(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+) -> Callable[..., str]:
+    """Dumps the test's database and restores it elsewhere, in one or several calls of
+    pg_restore; returns the name of the copy."""
+
+    def restore_copy(*calls: tuple[str, ...]) -> str:
+        copy, dump = make_database(), str(tmp_path / "dump")
+        _run(server, "pg_dump", "-Fc", "-f", dump, server.superuser_url(db.info.dbname))
+        for options in calls or ((),):
+            _run(server, "pg_restore", "-e", *options, "-d", server.superuser_url(copy), dump)
+        return copy
+
+    return restore_copy
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        ((),),
+        (("-j2",),),
+        (("-1",),),
+        (("--section=pre-data",), ("--section=data",), ("--section=post-data",)),
+    ],
+    ids=["", "parallel", "one transaction", "sections"],
+)
+def test_promise_i_what_nobody_touched_is_not_read_again(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    restore: Callable[..., str],
+    calls: tuple[tuple[str, ...], ...],
+) -> None:
+    db.execute(PARTITIONED)
+    refresh_everything(db)
+    with psycopg.connect(server.url(restore(*calls)), autocommit=True) as restored:
+        assert restored.execute(INVALID).fetchall() == []
+        restored.execute(
+            "CREATE TABLE raw.t_3 PARTITION OF raw.t"
+            " FOR VALUES FROM ('2026-03-03') TO ('2026-03-04')"
+        )
+        batches = "SELECT count(*) FROM silver.refresh_log"
+        before = restored.execute(batches).fetchall()
+        restored.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+        assert restored.execute(batches).fetchall() == before
+        assert_settled(restored, "t_1h")
 
 
 @pytest.mark.parametrize(
@@ -78,48 +144,52 @@ def test_promise_i_dump_and_restore(
     [
         "ALTER TABLE raw.t RENAME v TO x; ALTER TABLE raw.t RENAME w TO v;"
         "ALTER TABLE raw.t RENAME x TO w",
-        "ALTER TABLE raw.t DROP v, ADD v integer DEFAULT 7",
+        "ALTER TABLE raw.t DROP w, ADD w integer DEFAULT 7",
+        "ALTER TABLE raw.t ALTER v TYPE integer USING v + 100",
+        "ALTER TABLE raw.t DETACH PARTITION raw.t_1;"
+        "ALTER TABLE raw.t_1 ALTER v TYPE integer USING v + 100;"
+        "ALTER TABLE raw.t ATTACH PARTITION raw.t_1"
+        " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02')",
+        "ALTER TABLE raw.t DISABLE TRIGGER tsrollup_update_1; UPDATE raw.t SET v = v + 1;"
+        "ALTER TABLE raw.t ENABLE ALWAYS TRIGGER tsrollup_update_1",
+        "ALTER TABLE raw.t_1 DISABLE TRIGGER tsrollup_delete_1; DELETE FROM raw.t_1 WHERE v < 9;"
+        "ALTER TABLE raw.t_1 ENABLE ALWAYS TRIGGER tsrollup_delete_1",
     ],
-    ids=["swapped", "made anew"],
+    ids=[
+        "swapped",
+        "made anew",
+        "retyped",
+        "a partition retyped",
+        "unwatched",
+        "a partition unwatched",
+    ],
 )
-def test_promise_i_columns_change_between_a_restore_and_the_first_run(
-    db: psycopg.Connection,
-    server: PostgresServer,
-    make_database: Callable[..., str],
-    tmp_path: Path,
-    change: str,
+def test_promise_i_ddl_between_a_restore_and_the_first_run(
+    db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str], change: str
 ) -> None:
-    db.execute(
-        "CREATE TABLE raw.t (gone integer, ts timestamptz, v integer, w integer);"
-        "ALTER TABLE raw.t DROP gone;"
-        "INSERT INTO raw.t SELECT '2026-03-01', i, 100 - i FROM generate_series(0, 9) AS i;"
-        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}')"
-    )
+    db.execute(PARTITIONED)
     refresh_everything(db)
-    copy = make_database()
-    _run(
-        server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
-    )
-    _run(server, "pg_restore", "-e", "-d", server.superuser_url(copy), str(tmp_path / "dump"))
-    with psycopg.connect(server.url(copy), autocommit=True) as restored:
+    with psycopg.connect(server.url(restore()), autocommit=True) as restored:
         assert_settled(restored, "t_1h")
         restored.execute(change.encode())
+        assert restored.execute(INVALID).fetchall() != []
         refresh_everything(restored)
         assert_settled(restored, "t_1h")
-        assert restored.execute(
-            "SELECT problem FROM silver.validate_rollup_config()"
-        ).fetchall() == [(None,)]
+        assert restored.execute(INVALID).fetchall() == []
 
 
 @pytest.mark.parametrize("options", [(), ("--disable-triggers",)], ids=["fired", "disabled"])
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "in two"])
 def test_promise_i_a_dump_taken_apart(
     db: psycopg.Connection,
     server: PostgresServer,
     make_database: Callable[..., str],
     tmp_path: Path,
     options: tuple[str, ...],
+    is_whole: bool,
 ) -> None:
-    """Schema first, then data: the triggers log the load while the log's own rows come along."""
+    """Schema first, then data: the triggers log the load while the log's own rows come along. A
+    whole dump knows no order of its tables but that of their names."""
     create_hierarchy(db)
     refresh_everything(db)
     db.execute("UPDATE raw.readings SET count = 5 WHERE device = 'd2'")
@@ -127,17 +197,16 @@ def test_promise_i_a_dump_taken_apart(
     db.execute("DELETE FROM raw.readings WHERE device IS NULL")
     copy = make_database()
     origin, target = server.superuser_url(db.info.dbname), server.superuser_url(copy)
-    schema, data = str(tmp_path / "schema"), str(tmp_path / "data")
-    _run(server, "pg_dump", "-Fc", "--schema-only", "-f", schema, origin)
-    _run(server, "pg_dump", "-Fc", "--data-only", "-f", data, origin)
-    _run(server, "pg_restore", "-e", "-d", target, schema)
-    _run(server, "pg_restore", "-e", *options, "-d", target, data)
+    for part in ("--schema-only", "--data-only"):
+        dump = str(tmp_path / "dump")
+        _run(server, "pg_dump", "-Fc", *(() if is_whole else (part,)), "-f", dump, origin)
+        more = options if part == "--data-only" else ()
+        _run(server, "pg_restore", "-e", part, *more, "-d", target, dump)
     with psycopg.connect(server.url(copy), autocommit=True) as restored:
         assert_equal_to_group_by(restored, *LEVELS)
         refresh_everything(restored)
         assert_settled(restored, *LEVELS)
-        invalid = "SELECT * FROM silver.validate_rollup_config() WHERE NOT is_valid"
-        assert restored.execute(invalid).fetchall() == []
+        assert restored.execute(INVALID).fetchall() == []
         for change in CHANGES:
             restored.execute(change.encode())
             assert_equal_to_group_by(restored, *LEVELS)

@@ -14,7 +14,7 @@ import pytest
 from command_line import tsrollup
 from servers import PostgresServer
 from tsrollup.flyway import migrate
-from tsrollup.flyway.project import project_configuration
+from tsrollup.migrations import project_configuration
 
 
 @pytest.fixture
@@ -251,26 +251,6 @@ def test_status_says_who_locks_a_source(server: PostgresServer, database: str) -
         assert locked.code in (0, 1)
         if locked.code:
             assert f"locked by process {connection.info.backend_pid}" in locked.err
-
-
-@pytest.mark.parametrize(
-    "name", ["W_1M", "SILVER.W_1M", '"silver"."w_1m"', "gold.w_1m", "Gold.w_1M"]
-)
-def test_every_spelling_of_a_name_is_the_same_rollup(
-    server: PostgresServer, database: str, name: str
-) -> None:
-    url = server.url(database)
-    make_source(url, "raw.w")
-    created = tsrollup(
-        "create", "w", "w_1m", "1 minute", "--change-tracking", "window",
-        "--look-back-window", "3650 days", url=url,
-    )  # fmt: skip
-    assert created.code == 0, created.err
-    (ran,) = tsrollup("run", name, "--json", url=url).json()
-    assert (ran["target"], ran["batches"]) == ("silver.w_1m", 1)
-    assert len(tsrollup("log", name, "--json", url=url).json()) == 1
-    assert tsrollup("refresh", name, "2026-01-01", "2026-01-02", url=url).code == 0
-    assert tsrollup("drop", name, url=url).code == 0
 
 
 def test_an_early_interrupt_is_no_traceback() -> None:

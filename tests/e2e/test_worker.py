@@ -12,7 +12,7 @@ import pytest
 from command_line import start_tsrollup, tsrollup
 from servers import new_pool_folder
 from tsrollup import embedded
-from tsrollup.flyway.project import migrate_project
+from tsrollup.migrations import migrate_project
 
 
 @pytest.fixture

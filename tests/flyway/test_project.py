@@ -14,7 +14,7 @@ from flyway.scenario import STRUCTURE
 from servers import PostgresServer
 from tsrollup import flyway
 from tsrollup.flyway.conf_files import parse_conf
-from tsrollup.flyway.project import PARTS, migrate_project
+from tsrollup.migrations import PARTS, migrate_project
 
 PGDB = ROOT / "src" / "tsrollup" / "pgdb"
 CONF = "-configFiles=src/tsrollup/pgdb/flyway-{}.conf"

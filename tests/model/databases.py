@@ -2,7 +2,14 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import psycopg
+
+T = TypeVar("T")
 
 
 class Databases:
@@ -34,15 +41,29 @@ class Databases:
 
     def _work(self) -> None:
         while not self._ended.is_set():
-            while not self._used.empty():
-                self._drop(self._used.get())
+            self._drop_used()
             if self._ready.full():
                 self._ended.wait(0.02)
                 continue
             try:
-                self._ready.put(self._make())
+                self._ready.put(_patiently(self._make))
             except Exception as error:
                 self._ready.put(error)
                 return
+        self._drop_used()
+
+    def _drop_used(self) -> None:
         while not self._used.empty():
-            self._drop(self._used.get())
+            _patiently(partial(self._drop, self._used.get()))
+
+
+def _patiently(act: Callable[[], T]) -> T:
+    """A story may have made the server crash, which is back soon."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            return act()
+        except psycopg.OperationalError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)

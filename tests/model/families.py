@@ -4,7 +4,7 @@ from model.script import Session
 from model.world import Choices, World
 
 TIME_TYPES = ["timestamptz", "timestamptz", "timestamp", "date"]
-SHAPES = ["plain", "range", "range", "range_list", "inherits", "list"]
+SHAPES = ["plain", "range", "range", "range_list", "inherits", "list", "list"]
 COLUMNS = (
     "ts {time}, device text, site numeric, value integer, amount numeric(12, 2),"
     " level double precision, note varchar(8), owner integer"

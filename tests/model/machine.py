@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from model.accidents import ACCIDENTS
 from model.families import make_family
-from model.replay import Reducer, Stage
-from model.rollups import ROLLUPS, create, run
+from model.people import PEOPLE, renew
+from model.replay import Reducer
+from model.rollups import ROLLUPS, create, create_child, run
 from model.script import BlockedError, FaultError
 from model.structure import STRUCTURE
 from model.transactions import TRANSACTIONS
@@ -21,9 +23,19 @@ TOPICS = {
     "structure": STRUCTURE,
     "rollups": ROLLUPS,
     "transactions": TRANSACTIONS,
+    "people": PEOPLE,
+    "accidents": ACCIDENTS,
 }
 # Rows matter more than anything else; then runs.
-WEIGHTS = {"writes": 4, "structure": 2, "rollups": 3, "transactions": 1}
+WEIGHTS = {
+    "writes": 10,
+    "structure": 8,
+    "rollups": 7,
+    "transactions": 3,
+    "people": 2,
+    "accidents": 1,
+}
+OFTEN = {"update": 6, "delete": 3, "move": 4, "merge_mixed": 4, "create_child": 4, "truncate": 1}
 
 
 def chosen_operations() -> dict[str, dict[str, Operation]]:
@@ -33,6 +45,16 @@ def chosen_operations() -> dict[str, dict[str, Operation]]:
         if topic not in WITHOUT
     }
     return {topic: operations for topic, operations in chosen.items() if operations}
+
+
+def _some_of(
+    operations: dict[str, dict[str, Operation]], choices: Choices
+) -> dict[str, dict[str, Operation]]:
+    """What a story does often: of everything a little would seldom come together."""
+    return {
+        topic: {name: those[name] for name in choices.some(list(those), 1, 1 + len(those) // 2)}
+        for topic, those in operations.items()
+    }
 
 
 class Story(RuleBasedStateMachine):
@@ -47,33 +69,48 @@ class Story(RuleBasedStateMachine):
         super().__init__()
         self.fault: FaultError | None = None
         self.settling = False
-        self.database = type(self).reducer.take()
-        self.stage = Stage(type(self).reducer.url_of(self.database))
+        self.choices = Choices(0)
+        self.runs = 0  # of a hundred steps, so many are followed by a run
+        self._left = ExitStack()
+        self.stage = self._left.enter_context(type(self).reducer.stage())
         self.world = self.stage.world
 
-    @initialize(data=st.data())
-    def begin(self, data: st.DataObject) -> None:
-        choices = Choices(data)
+    @initialize(number=st.integers(0, 2**60))
+    def begin(self, number: int) -> None:
+        choices = self.choices = Choices(number)
         with self._watched():
+            self.operations = _some_of(type(self).operations, choices)
             make_family(self.world, self.world.sessions["a"], choices)
-            WRITES["insert_series"](self.world, choices)
+            for _ in range(3):
+                WRITES["insert_series"](self.world, choices)
+            self.runs = choices.pick([20, 50, 80])
             create(self.world, choices)
+            if choices.chance(40):
+                create_child(self.world, choices)
+            if choices.chance(60):
+                run(self.world, choices)
 
-    @rule(data=st.data())
-    def step(self, data: st.DataObject) -> None:
+    @rule()
+    def step(self) -> None:
         if self.fault is not None:
             return
-        choices = Choices(data)
+        choices = self.choices
         topic = choices.pick([t for t in self.operations for _ in range(WEIGHTS[t])])
-        name = choices.pick(list(self.operations[topic]))
+        name = choices.pick([n for n in self.operations[topic] for _ in range(OFTEN.get(n, 2))])
         with self._watched():
             self.world.count(f"did {name}")
             self.operations[topic][name](self.world, choices)
             self.stage.invariant.check()
-            # Most that can go wrong does so where buckets are stored.
-            if topic != "rollups" and choices.chance(25):
+            # Most that can go wrong does so where buckets are stored. And a run after a restore is
+            # what the documentation asks for.
+            if name == "restore" or (topic != "rollups" and choices.chance(self.runs)):
+                if choices.chance(30):
+                    WRITES["insert_series"](self.world, choices)  # so that there is something
                 run(self.world, choices)
                 self.stage.invariant.check()
+                if topic == "structure":
+                    renew(self.world, choices)
+                    self.stage.invariant.check()
 
     def teardown(self) -> None:
         events = list(self.world.script.events)
@@ -87,8 +124,7 @@ class Story(RuleBasedStateMachine):
                 self.found(type(self).reducer.reduce(events, self.fault, self.settling))
         finally:
             self.totals.update(self.world.counts)
-            self.stage.close()
-            type(self).reducer.drop(self.database)
+            self._left.close()
 
     @contextmanager
     def _watched(self) -> Iterator[None]:

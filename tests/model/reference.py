@@ -11,6 +11,17 @@ NUMBERS = {"smallint", "integer", "bigint", "numeric"} | FLOATS
 CALENDAR = "'0001-01-01 00:00+00'::timestamptz", "'10000-01-01 00:00+00'::timestamptz"
 
 
+# The last seal of a rollup and of those that it reads: what the monitor says as well, which costs
+# a hundred times as much.
+EXACT_SINCE = """(
+    WITH RECURSIVE line AS (
+        SELECT parent_id, sealed_before FROM silver.rollup_config WHERE id = {id}
+        UNION ALL
+        SELECT c.parent_id, c.sealed_before
+        FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id)
+    SELECT coalesce(max(sealed_before)::text, '-infinity') FROM line)"""
+
+
 @dataclass(frozen=True)
 class Width:
     """As people write it; `months` where it is made of months, else 0."""
@@ -51,6 +62,7 @@ class Spec:
     dimensions: tuple[Column, ...]
     metrics: tuple[tuple[Column, str], ...]
     parent: int | None = None
+    since: str = "-infinity"  # what is older is not compared
 
     @property
     def columns(self) -> set[Column]:

@@ -1,36 +1,50 @@
 """Tells a story again without hypothesis, and leaves out what its fault does not need."""
 
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import Any
 
+from model.accidents import killed, restored
+from model.databases import Databases
 from model.invariant import Invariant
+from model.people import followed
 from model.reference import Spec
 from model.rollups import engine, noticed
 from model.script import BlockedError, Event, FaultError, Script, Session
 from model.transactions import end_one, prepare
 from model.world import World
+from servers import PostgresServer
 
 
 @dataclass
 class Stage:
     """A database with its sessions, for one telling."""
 
-    url: str
+    server: PostgresServer
+    database: str
+    alone: bool
     names: tuple[str, ...] = ("a", "b")
     world: World = field(init=False)
     invariant: Invariant = field(init=False)
 
     def __post_init__(self) -> None:
         script = Script()
-        sessions = {name: Session(name, self.url, script) for name in self.names}
-        self.world = World(script, sessions, Session("observer", self.url, Script()))
+        url = self.server.url(self.database)
+        sessions = {name: Session(name, url, script) for name in self.names}
+        self.world = World(
+            script,
+            sessions,
+            Session("observer", url, Script()),
+            self.server,
+            [self.database],
+            self.alone,
+        )
         self.invariant = Invariant(self.world)
 
     def close(self) -> None:
-        for session in [*self.world.sessions.values(), self.world.observer]:
+        for session in self.world.everybody():
             session.close()
 
     def settle(self) -> None:
@@ -62,6 +76,8 @@ class Stage:
         world = self.world
         if do == "catalogue_changed":
             world.catalogue_changed(*arguments)
+        elif do == "restored":
+            restored(world, *arguments)
         elif do != "nothing":
             name, *arguments = arguments
             self._again_in(world.sessions[name], do, arguments)
@@ -78,6 +94,10 @@ class Stage:
             "add_root": lambda name: world.add_root(session, name),
             "prepare": lambda name: prepare(world, session, name),
             "end_one": lambda how: end_one(world, session, how),
+            "become": session.become,
+            "reconnect": session.open_again,
+            "killed": lambda *how: killed(world, session, *how),
+            "followed": lambda: followed(world, session),
             "register": lambda spec: self._register(session, spec),
         }
         if do == "begin" and session.in_transaction:
@@ -102,9 +122,9 @@ class Stage:
 class Reducer:
     """Leaves out events as long as the same kind of fault remains."""
 
-    take: Callable[[], str]
-    drop: Callable[[str], None]
-    url_of: Callable[[str], str]
+    databases: Databases
+    server: PostgresServer
+    alone: bool
     seconds: float
     # Hypothesis tells the failing story once more, to be sure.
     known: dict[str, FaultError] = field(default_factory=dict)
@@ -137,20 +157,26 @@ class Reducer:
         return best
 
     def _tell(self, events: list[Event], kind: str, settled: bool) -> FaultError | None:
-        database = self.take()
-        try:
-            with closing(Stage(self.url_of(database))) as stage:
-                try:
-                    for event in events:
-                        with suppress(BlockedError):
-                            stage.again(event)
-                    stage.invariant.check()
-                    if settled:
-                        stage.settle()
-                except FaultError as fault:
-                    return fault if fault.kind == kind else None
-                except Exception:
-                    return None  # what the rest needs was left out
-        finally:
-            self.drop(database)
+        with self.stage() as stage:
+            try:
+                for event in events:
+                    with suppress(BlockedError):
+                        stage.again(event)
+                stage.invariant.check()
+                if settled:
+                    stage.settle()
+            except FaultError as fault:
+                return fault if fault.kind == kind else None
+            except Exception:
+                return None  # what the rest needs was left out
         return None
+
+    @contextmanager
+    def stage(self) -> Iterator[Stage]:
+        stage = Stage(self.server, self.databases.take(), self.alone)
+        try:
+            yield stage
+        finally:
+            stage.close()
+            for name in stage.world.databases:
+                self.databases.drop(name)

@@ -27,7 +27,11 @@ WIDTHS = [
     Width("1 year", 12),
     Width("1 day 12 hours"),
 ]
-WIDTHS = [w for w in WIDTHS if w.text not in WITHOUT]
+# Wide ones hide much.
+WIDTHS = [w for w in [*WIDTHS, *WIDTHS[1:6], *WIDTHS[1:5]] if w.text not in WITHOUT]
+# In the window that is read again, whoever looks back from this century.
+WINDOW_FROM = "1970-01-01 00:00+00"
+WINDOWS = [w for w in ("1 day", "2 days", "400 days") if f"window {w}" not in WITHOUT]
 AS_OF = ["", "'infinity'", "'2026-03-02 12:00+00'", "'2026-06-01 00:00+00'"]
 
 
@@ -89,6 +93,7 @@ def create_child(world: World, choices: Choices) -> None:
             tuple(choices.some(parent.dimensions)),
             tuple((named[c], a) for c, names in metrics.items() for a in names),
             number,
+            parent.since,
         ),
     )
 
@@ -126,7 +131,7 @@ def add_metric(world: World, choices: Choices) -> None:
 
 
 def pause(world: World, choices: Choices) -> None:
-    how = choices.pick(["pause_rollup", "resume_rollup", "reset_rollup_retry"])
+    how = choices.pick(["pause_rollup", "resume_rollup", "resume_rollup", "reset_rollup_retry"])
     _on_rollup(world, choices, f"SELECT silver.{how}({{}})")
 
 
@@ -134,7 +139,12 @@ def alter(world: World, choices: Choices) -> None:
     if not world.observer.look("SELECT to_regproc('silver.alter_rollup') IS NOT NULL")[0][0]:
         return
     change = choices.pick(
-        ["settle_delay => '3 hours'", "processing_window => '1 day'", "chunk_interval => '1 year'"]
+        [
+            "settle_delay => '3 hours'",
+            f"processing_window => '{choices.pick(WINDOWS)}'",
+            "chunk_interval => '1 year'",
+            "chunk_interval => '1 day'",
+        ]
     )
     _on_rollup(world, choices, f"SELECT silver.alter_rollup({{}}, {change})")
 
@@ -201,16 +211,43 @@ def partition(world: World, choices: Choices) -> None:
     engine(world, session, f"SELECT silver.partition_source('{root.name}', '{width}')")
 
 
+def stray(world: World, choices: Choices) -> None:
+    """Rows for which there is no partition yet, the width changed, and maintenance."""
+    session = world.session(choices)
+    root = choices.pick([t for t in world.root_tables(session) if t.column("ts")])
+    width, other = (
+        choices.pick(["1 day", "7 days"]),
+        choices.pick(["3 days", "1 month", "12 hours"]),
+    )
+    days = [choices.number(6, 28) for _ in range(choices.number(1, 4))]
+    rows = ", ".join(f"('2026-03-{day:02} 10:00+00')" for day in days)
+    session.run(f"INSERT INTO {root.name} (ts) VALUES {rows}", ("23", "42P01", "42703"))
+    engine(world, session, f"SELECT silver.partition_source('{root.name}', '{width}')")
+    if choices.chance(50):
+        engine(world, session, f"SELECT silver.partition_source('{root.name}', '{other}')")
+    maintain(world, choices)
+
+
+def optimize(world: World, choices: Choices) -> None:
+    _on_rollup(
+        world,
+        choices,
+        f"SELECT silver.optimize_chunk_interval({{}}, {choices.pick([2**20, 2**28])})",
+    )
+
+
 def noticed(world: World, session: Session) -> None:
     """A run has looked at every source; nothing that anybody did before it is unseen."""
     world.script.event("noticed", session.name)
-    if world.others_idle(session) and not session.in_transaction:
+    # Only the owner of a source may put right what its DDL asks for.
+    if not session.role and world.others_idle(session) and not session.in_transaction:
         world.late = False
 
 
 def raw_rows(world: World, session: Session) -> dict[Any, int]:
     """Every row of the sources and of what refers to them, as often as it is there."""
     rows: dict[Any, int] = {}
+    session = session if session.in_transaction else world.observer
     for table in world.root_tables(session):
         time = table.column("ts")
         when = "ts::timestamp AT TIME ZONE 'UTC' < now()" if time else "false"
@@ -269,12 +306,15 @@ def _create(
         f"dimensions => '{{{dimensions}}}'",
         f"metrics => '{json.dumps(metrics)}'",
     ]
-    if not spec.parent is not None:
+    if spec.parent is None:
         arguments.append("time_column => 'ts'")
+        if choices.chance(10):
+            spec = replace(spec, since=WINDOW_FROM)
+            arguments.append("change_tracking => 'window', look_back_window => '100 years'")
     if choices.chance(20):
         arguments.append(f"settle_delay => '{choices.pick(['0', '3 hours', '400 days'])}'")
     if choices.chance(20):
-        arguments.append("processing_window => '2 days'")
+        arguments.append(f"processing_window => '{choices.pick(WINDOWS)}'")
     done = engine(
         world, session, f"SELECT silver.create_rollup_table({', '.join(arguments)})::oid::bigint"
     )
@@ -290,6 +330,8 @@ def _metrics(root: Table, dimensions: Sequence[str], choices: Choices) -> dict[s
         if column.type in NUMBERS | FLOATS:
             usable = ["sum", "avg", *usable]
         metrics[column.name] = choices.some(usable, 1, 3)
+    if any(c.name == "value" and c.type in NUMBERS for c in free):
+        metrics.setdefault("value", ["sum"])  # what most writes change
     return metrics
 
 
@@ -320,4 +362,6 @@ ROLLUPS: dict[str, Operation] = {
     "maintain": maintain,
     "retain": retain,
     "partition": partition,
+    "stray": stray,
+    "optimize": optimize,
 }

@@ -1,17 +1,31 @@
 """DDL on the sources. What fires no trigger is for the next run to notice: `late`."""
 
+import re
+
+from model.accidents import killed
+from model.reference import Live
 from model.script import Session
 from model.world import WITHOUT, Choices, Operation, Table, World
+from model.writes import some_change
 
 # PostgreSQL has its own reasons to refuse DDL; none of them are ours.
 REFUSED = ("0A000", "2B", "42", "55", "23", "22")
 CASTS = {
-    "integer": ["bigint", "numeric", "bigint USING value::bigint * 2", "double precision"],
+    "integer": ["bigint", "numeric", "double precision"],
     "numeric": ["numeric(20, 4)", "numeric", "double precision"],
     "double precision": ["real", "numeric"],
-    "character varying": ["varchar(20)", "text", "varchar(20) USING upper(note)"],
-    "text": ["varchar(30)", "text USING lower(device)"],
+    "character varying": ["varchar(20)", "text"],
+    "text": ["varchar(30)"],
     "bigint": ["numeric", "integer"],
+}
+# Of the same type, with other values.
+CHANGED = {
+    "integer": "{0} * 2 + 1",
+    "numeric": "{0} + 0.5",
+    "double precision": "{0} / 2 + 1",
+    "character varying": "upper({0}) || 'z'",
+    "text": "lower({0}) || 'z'",
+    "bigint": "{0} + 3",
 }
 
 
@@ -24,13 +38,13 @@ def add_column(world: World, choices: Choices) -> None:
 
 def drop_column(world: World, choices: Choices) -> None:
     session, root = _root(world, choices)
-    column = choices.pick([c for _, c in root.columns if c.name != "ts"])
+    column = _column(world, root, choices)
     _alter(world, session, root, f"DROP COLUMN {column.ident}")
 
 
 def replace_column(world: World, choices: Choices) -> None:
     session, root = _root(world, choices)
-    column = choices.pick([c for _, c in root.columns if c.name != "ts"])
+    column = _column(world, root, choices)
     default = " DEFAULT 7" if column.type in ("integer", "bigint", "numeric") else " DEFAULT 'x'"
     if column.type == "double precision":
         default = " DEFAULT 0.25"
@@ -45,9 +59,9 @@ def replace_column(world: World, choices: Choices) -> None:
 
 def rename_column(world: World, choices: Choices) -> None:
     session, root = _root(world, choices)
-    column = choices.pick(
-        [c for _, c in root.columns if c.name != "ts" or "rename time" not in WITHOUT]
-    )
+    column = _column(world, root, choices)
+    if choices.chance(15) and "rename time" not in WITHOUT:
+        column = choices.pick([c for _, c in root.columns])
     new = column.name + "_b" if not column.name.endswith("_b") else column.name[:-2]
     _alter(world, session, root, f"RENAME COLUMN {column.ident} TO {new}")
 
@@ -64,10 +78,12 @@ def swap_columns(world: World, choices: Choices) -> None:
 
 def retype_column(world: World, choices: Choices) -> None:
     session, root = _root(world, choices)
-    known = [c for _, c in root.columns if c.type in CASTS]
-    if known:
-        column = choices.pick(known)
-        to = choices.pick([x for x in CASTS[column.type] if "USING" not in x or column.name in x])
+    column = _column(world, root, choices)
+    if column.type in CASTS:
+        changing = f"{column.type} USING {CHANGED.get(column.type, column.ident)}"
+        to = changing.format(column.ident)
+        if choices.chance(50):
+            to = choices.pick(CASTS[column.type])
         _alter(world, session, root, f"ALTER COLUMN {column.ident} TYPE {to}")
 
 
@@ -127,13 +143,17 @@ def split(world: World, choices: Choices) -> None:
     parts = [
         t
         for t in world.tables(session)
-        if t.parent == root.oid and t.kind == "r" and "'2026-03-03" in (t.bound or "")
+        if t.parent == root.oid and t.kind == "r" and t.bound and t.bound.count("'2026-") == 2
     ]
     if session.in_transaction or not parts:
         return
     a, b = world.new_name("half_"), world.new_name("half_")
-    low, middle, high = (_bound(world, x) for x in ("2026-03-03", "2026-03-04", "2026-03-05"))
-    old = parts[0].name
+    part = choices.pick(parts)
+    low, high = re.findall(r"'.*?'", part.bound or "")
+    ((middle,),) = session.look(
+        f"SELECT quote_literal({low}::{world.time_type} + ({high}::{world.time_type} - {low}) / 2)"
+    )
+    old = part.name
     session.begin("READ COMMITTED")
     for statement in (
         f"ALTER TABLE {root.name} DETACH PARTITION {old}",
@@ -161,6 +181,8 @@ def persistence(world: World, choices: Choices) -> None:
             is not None
         ):
             world.catalogue_changed()
+            if not table.unlogged and world.alone and world.all_idle() and choices.chance(30):
+                killed(world, session, "SELECT 1", 0, "crash")
 
 
 def row_security(world: World, choices: Choices) -> None:
@@ -179,8 +201,7 @@ def triggers_off(world: World, choices: Choices) -> None:
     world.catalogue_changed(late=True)
     if session.run(f"ALTER TABLE {table.name} DISABLE TRIGGER USER", REFUSED) is None:
         return
-    if table.column("ts") and table.column("value"):
-        session.run(f"INSERT INTO {table.name} (ts, value) VALUES ({choices.time()}, 9)", REFUSED)
+    session.run(some_change(table, choices), REFUSED)
     if choices.chance(30):
         session.run(f"ALTER TABLE {table.name} ENABLE TRIGGER USER", REFUSED)
 
@@ -210,6 +231,16 @@ def rename_table(world: World, choices: Choices) -> None:
 def _root(world: World, choices: Choices) -> tuple[Session, Table]:
     session = world.session(choices)
     return session, choices.pick(world.root_tables(session))
+
+
+def _column(world: World, root: Table, choices: Choices) -> Live:
+    """Not the time column; mostly one that a rollup reads."""
+    numbers = {
+        c.number for spec in world.specs.values() if spec.root == root.oid for c in spec.columns
+    }
+    free = [(n, c) for n, c in root.columns if c.name != "ts"]
+    used = [c for n, c in free if n in numbers]
+    return choices.pick(used if used and choices.chance(70) else [c for _, c in free])
 
 
 def _alter(

@@ -13,12 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, Verbosity, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from model.databases import Databases
 from model.machine import Story, chosen_operations
+from model.people import MAY
 from model.replay import Reducer
 from model.script import FaultError
 from servers import PostgresServer
@@ -81,6 +83,9 @@ def _settings() -> settings:
 
 @pytest.fixture
 def databases(server: PostgresServer, template: str) -> Iterator[Databases]:
+    with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as connection:
+        for role in (*MAY, "tsrollup_reader"):
+            connection.execute(f'GRANT {role} TO "{server.user}"'.encode())
     made = Databases(lambda: server.create_database(template), server.drop_database)
     yield made
     made.close()
@@ -90,6 +95,6 @@ def _story(server: PostgresServer, databases: Databases, counts: Counter[str]) -
     class Here(Story):
         totals = counts
         operations = chosen_operations()
-        reducer = Reducer(databases.take, databases.drop, server.url, SHRINKING_SECONDS)
+        reducer = Reducer(databases, server, MINUTES > 0, SHRINKING_SECONDS)
 
     return Here

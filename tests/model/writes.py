@@ -1,14 +1,16 @@
 """DML of every kind: through the root, a partition, a child, a view, a foreign key."""
 
 from model.reference import NUMBERS, Live
+from model.rollups import run
 from model.script import Session
-from model.world import Choices, Operation, Table, World
+from model.world import MOMENTS, Choices, Operation, Table, World
 
 # No partition for it, a check, a duplicate, a foreign key, out of range, the same row twice, a
 # column or table that another session changed.
 REFUSED = ("23", "22003", "22008", "22001", "21000", "42703", "42P10", "428C9")
 DEVICES = ["'a'", "'b'", "NULL", "'A'", "''"]
 FLOATS = ["0.25", "-1.5", "1e15", "0.1", "'NaN'", "'Infinity'", "NULL"]
+STEPS = ["1 hour", "1 day", "-1 day", "3 hours", "25 days"]
 VALUES = ["0", "1", "-3", "7", "NULL"]
 
 
@@ -54,7 +56,7 @@ def insert_series(world: World, choices: Choices) -> None:
         return
     names = ", ".join(["ts", *(c.ident for c in columns)])
     values = ", ".join(value_for(c, choices) for c in columns)
-    low, _ = choices.span()
+    low = choices.pick(MOMENTS[1:11] if choices.chance(80) else MOMENTS)
     step = choices.pick(["1 second", "17 minutes", "1 hour", "1 day"])
     session.run(
         f"INSERT INTO {table.name} ({names}) SELECT timestamptz '{low}' AT TIME ZONE 'UTC' + i *"
@@ -130,6 +132,43 @@ def merge(world: World, choices: Choices) -> None:
     )
 
 
+def merge_mixed(world: World, choices: Choices) -> None:
+    """All that MERGE can do, in one statement, on what is partitioned if anything is.
+
+    Some times move, to other buckets and partitions; new rows go beside them, mostly before them:
+    what a trigger sees depends on the order. Most can go wrong where the buckets are stored.
+    """
+    session = world.session(choices)
+    if choices.chance(60):
+        run(world, choices)
+    if choices.chance(60):
+        session.run("SET enable_hashjoin TO off; SET enable_mergejoin TO off")
+    roots = [t for t in world.root_tables(session) if t.column("ts") and t.column("device")]
+    table = choices.pick([t for t in roots if t.partition_key] or roots)
+    low, high = choices.span()
+    given = {"ts": "s.ts", "device": "s.device"} | ({"value": "4"} if table.column("value") else {})
+    # Where there are partitions, or none of it would be done.
+    new = ", ".join(
+        f"('{choices.pick(MOMENTS[1:11])}', {choices.pick(DEVICES)}, 9)" for _ in range(4)
+    )
+    n = "abs(hashtext(concat(ts, device))) % 3" if choices.chance(60) else "0"
+    step = choices.pick(["1 hour", "3 hours", "-2 hours", "1 day", "-1 day", "2 days"])
+    actions = [
+        f"WHEN MATCHED AND s.n = 0 THEN UPDATE SET ts = t.ts + interval '{step}'",
+        "WHEN MATCHED AND s.n = 1 THEN DELETE",
+        f"WHEN MATCHED AND s.n = 2 THEN UPDATE SET {_assignment(table, choices, 't.')}",
+        f"WHEN NOT MATCHED THEN INSERT ({', '.join(given)}) VALUES ({', '.join(given.values())})",
+    ]
+    chosen = actions if choices.chance(50) else choices.some(actions, 2)
+    session.run(
+        f"MERGE INTO {table.name} AS t USING (SELECT v.ts::{world.time_type}, v.device, v.n FROM"
+        f" (VALUES {new}) AS v (ts, device, n) UNION ALL SELECT DISTINCT ts, device,"
+        f" {n} FROM {table.name} WHERE ts >= '{low}' AND ts < '{high}') AS s"
+        " ON t.ts = s.ts AND t.device IS NOT DISTINCT FROM s.device " + " ".join(chosen),
+        REFUSED,
+    )
+
+
 def copy(world: World, choices: Choices) -> None:
     session, table = _target(world, choices, views=False)
     columns = _columns(table, choices)
@@ -140,7 +179,7 @@ def copy(world: World, choices: Choices) -> None:
         for _ in range(choices.number(1, 3))
     ]
     names = ", ".join(c.ident for c in columns)
-    session.copy(f"COPY {table.name} ({names}) FROM stdin", lines, (*REFUSED, "22P02"))
+    session.copy(f"COPY {table.name} ({names}) FROM stdin", lines, (*REFUSED, "22P02", "0A000"))
 
 
 def truncate(world: World, choices: Choices) -> None:
@@ -182,11 +221,20 @@ def replicated(world: World, choices: Choices) -> None:
     session, table = _target(world, choices)
     if session.run("SET session_replication_role = replica", ("42501",)) is None:
         return
-    session.run(
-        f"UPDATE {table.name} SET {_assignment(table, choices)} WHERE {_condition(table, choices)}",
-        REFUSED,
-    )
+    session.run(some_change(table, choices), REFUSED)
     session.run("SET session_replication_role = origin")
+
+
+def some_change(table: Table, choices: Choices) -> str:
+    """One that is sure to change a sum, should the table have rows there."""
+    where = f"WHERE {_condition(table, choices)}"
+    changes = [f"DELETE FROM {table.name} {where}"]
+    if table.column("ts"):
+        changes += [
+            f"UPDATE {table.name} SET ts = ts + interval '{choices.pick(STEPS)}' {where}",
+            f"INSERT INTO {table.name} (ts) VALUES ('{choices.pick(MOMENTS[1:11])}')",
+        ]
+    return choices.pick(changes)
 
 
 def _target(world: World, choices: Choices, views: bool = True) -> tuple[Session, Table]:
@@ -220,10 +268,8 @@ def _columns(table: Table, choices: Choices) -> list[Live]:
 
 def _assignment(table: Table, choices: Choices, alias: str = "") -> str:
     column = choices.pick([c for _, c in table.columns])
-    if column.name == "ts" and choices.chance(60):
-        return (
-            f"ts = {alias}ts + interval '{choices.pick(['1 hour', '1 day', '-1 day', '25 days'])}'"
-        )
+    if table.column("ts") and choices.chance(40):
+        return f"ts = {alias}ts + interval '{choices.pick(STEPS)}'"
     if column.type in NUMBERS and column.name not in ("owner", "site") and choices.chance(30):
         return f"{column.ident} = {alias}{column.ident} + 1"
     return f"{column.ident} = {value_for(column, choices)}"
@@ -248,6 +294,7 @@ WRITES: dict[str, Operation] = {
     "delete": delete,
     "move": move,
     "merge": merge,
+    "merge_mixed": merge_mixed,
     "copy": copy,
     "truncate": truncate,
     "cascade": cascade,

@@ -6,6 +6,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from conftest import Connect
+from rollup_checks import refresh_everything
+
 CREATE = (
     "SELECT silver.create_rollup_table(source_table_name => {source}, target_schema => {schema},"
     " target_table_name => {table}, rollup_table_interval => {interval}, time_column => {time},"
@@ -327,3 +330,44 @@ def test_a_metric_for_a_rollup_that_lost_a_column_is_one_clear_line(db: psycopg.
         db.execute("SELECT silver.add_rollup_metric('readings_1h', '{\"m\": [\"sum\"]}')")
     assert (failure.value.sqlstate or "").startswith("TR")
     assert "device" in (failure.value.diag.message_primary or "")
+
+
+@pytest.mark.parametrize("read", ["gold.readings_1h", "silver.readings_1h"])
+def test_what_reads_a_rollup_that_is_to_be_dropped_is_named(
+    db: psycopg.Connection, read: str
+) -> None:
+    db.execute("CREATE TABLE raw.readings (ts timestamptz, n integer)")
+    db.execute("SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')")
+    db.execute(f"CREATE VIEW raw.report AS SELECT row_count FROM {read}".encode())
+    with pytest.raises(psycopg.Error, match=r"cannot be dropped: view raw\.report") as failure:
+        db.execute("SELECT silver.drop_rollup('readings_1h')")
+    assert failure.value.sqlstate == "TR003"
+    assert "CASCADE" not in str(failure.value)
+    if read.startswith("silver"):
+        db.execute("SELECT silver.drop_rollup('readings_1h', keep_table => true)")
+        db.execute("SELECT * FROM raw.report")
+    else:
+        db.execute("DROP VIEW raw.report; SELECT silver.drop_rollup('readings_1h')")
+
+
+def test_who_holds_the_lock_of_a_source_is_named(db: psycopg.Connection, connect: Connect) -> None:
+    db.execute("CREATE TABLE raw.readings (ts timestamptz, n integer)")
+    db.execute("SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')")
+    db.execute("SELECT silver.perform_rollup()")
+    db.execute("INSERT INTO raw.readings VALUES ('2026-03-01 00:00+00', 1)")
+    stranger = connect()
+    stranger.execute(
+        "SELECT pg_advisory_lock(rollup_engine.source_lock_key(id)) FROM rollup_engine.source"
+    )
+    pid = stranger.info.backend_pid
+    rows = db.execute("SELECT status, error_message FROM silver.perform_rollup()").fetchall()
+    assert [row[0] for row in rows] == ["partial"]
+    assert f"session {pid}" in rows[0][1]
+    monitor = "SELECT health, reason, next_step FROM silver.timeseries_operations_monitor"
+    ((health, reason, next_step),) = db.execute(monitor).fetchall()
+    assert health == "lagging"
+    assert reason.startswith(f"session {pid} holds the lock of raw.readings")
+    assert f"pg_terminate_backend({pid})" in next_step
+    stranger.close()
+    refresh_everything(db)
+    assert db.execute(monitor).fetchall() == [("ok", None, None)]

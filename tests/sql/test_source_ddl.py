@@ -1,6 +1,8 @@
 """DDL on a source fires no trigger. Every read of gold equals the GROUP BY, or the monitor says
 `invalid`, children included; after the next run it equals it again, or the hint says what to do."""
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -137,6 +139,121 @@ def test_ddl_that_changes_no_answer_makes_nothing_stale(
     assert not is_stale(rolled_up)
 
 
+GENERATED = """
+    CREATE FUNCTION raw.twice(integer) RETURNS integer IMMUTABLE RETURN $1 * 2;
+    CREATE COLLATION raw.mine FROM "C";
+    CREATE DOMAIN raw.level AS integer;
+    CREATE TABLE raw.g (ts timestamptz NOT NULL, a raw.level, device text COLLATE raw.mine,
+        b integer GENERATED ALWAYS AS (raw.twice(a)) STORED) PARTITION BY RANGE (ts);
+    CREATE TABLE raw.g_1 PARTITION OF raw.g FOR VALUES FROM ('2026-03-01') TO ('2026-03-02');
+    CREATE TABLE raw.g_2 PARTITION OF raw.g FOR VALUES FROM ('2026-03-02') TO ('2026-03-03');
+    INSERT INTO raw.g (ts, a, device)
+    SELECT timestamptz '2026-03-01 12:00+00' + make_interval(mins => 7 * i), i, 'd' || i % 3
+    FROM generate_series(0, 199) AS i;
+    GRANT USAGE ON SCHEMA raw TO PUBLIC;
+"""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER FUNCTION raw.twice(integer) RENAME TO doubled",
+        "ALTER COLLATION raw.mine RENAME TO yours",
+        "ALTER DOMAIN raw.level RENAME TO height",
+        "ALTER TABLE raw.g_1 RENAME TO g_first",
+        "ALTER TRIGGER tsrollup_update_1 ON raw.g RENAME TO something_else",
+        "ALTER TABLE raw.g ALTER a SET NOT NULL, ALTER a SET DEFAULT 1",
+        "ALTER TABLE raw.g DETACH PARTITION raw.g_1; SELECT silver.perform_rollup();"
+        "ALTER TABLE raw.g ATTACH PARTITION raw.g_1"
+        " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02')",
+        "GRANT SELECT (a) ON raw.g_1 TO tsrollup_operator; VACUUM FULL raw.g_1",
+    ],
+)
+def test_what_makes_a_rollup_invalid_is_over_with_the_next_run(
+    db: psycopg.Connection, change: str
+) -> None:
+    """What the monitor compares, a run looks at."""
+    db.execute(GENERATED)
+    db.execute("SELECT silver.create_rollup_table('raw.g', 'silver', 'g_1h', '1 hour')")
+    refresh_everything(db)
+    for statement in change.split(";"):
+        db.execute(statement.encode())
+    refresh_everything(db)
+    assert problems(db) == []
+    db.execute("UPDATE raw.g SET a = a + 1 WHERE ts < '2026-03-01 15:00+00'")
+    refresh_everything(db)
+    assert healths(db) == {"ok"}
+    assert_settled(db, "g_1h")
+
+
+def test_a_detachment_that_was_cancelled_and_finished(
+    rolled_up: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+) -> None:
+    reader = connect(autocommit=False)
+    reader.execute("SELECT FROM raw.t")
+    rolled_up.execute("SET statement_timeout = '500ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        rolled_up.execute("ALTER TABLE raw.t DETACH PARTITION raw.t_1 CONCURRENTLY")
+    rolled_up.execute("RESET statement_timeout")
+    reader.close()
+    for statement in ("SELECT", "ALTER TABLE raw.t DETACH PARTITION raw.t_1 FINALIZE"):
+        rolled_up.execute(statement.encode())
+        refresh_everything(rolled_up)
+        assert problems(rolled_up) == []
+        assert_settled(rolled_up, *ROLLUPS)
+
+
+CAPTURE = (
+    "SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid), tgenabled, tgparentid = 0"
+    " FROM pg_trigger WHERE tgfoid = 'rollup_engine.capture_1()'::regprocedure ORDER BY 1, 2"
+)
+
+
+def test_promise_b_triggers_under_another_condition(rolled_up: psycopg.Connection) -> None:
+    made = rolled_up.execute(CAPTURE).fetchall()
+    for table, name, definition, enabled, is_own in made:
+        if not is_own:
+            continue  # it follows that of the source
+        other = re.sub(r"( WHEN \(.*\))?(?= EXECUTE)", " WHEN (false)", definition, count=1)
+        rolled_up.execute(other.replace("CREATE", "CREATE OR REPLACE", 1).encode())
+        mode = {"A": "ALWAYS", "R": "REPLICA"}[enabled]
+        rolled_up.execute(f'ALTER TABLE {table} ENABLE {mode} TRIGGER "{name}"'.encode())
+    assert healths(rolled_up) == {"invalid"}
+    rolled_up.execute("SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source")
+    assert healths(rolled_up) == {"invalid"}
+    rolled_up.execute("UPDATE raw.t SET a = a + 1")
+    refresh_everything(rolled_up)
+    assert problems(rolled_up) == []
+    assert_settled(rolled_up, *ROLLUPS)
+    assert rolled_up.execute(CAPTURE).fetchall() == made
+
+
+def test_conditions_of_triggers_over_all_types(db: psycopg.Connection) -> None:
+    """A trigger that was made just now is as it was made, whatever its condition compares."""
+    (types,) = db.execute(
+        "SELECT array_agg(opcintype::regtype::text) FROM pg_opclass AS c"
+        " JOIN pg_am AS m ON m.oid = opcmethod JOIN pg_type AS t ON t.oid = opcintype"
+        " WHERE amname = 'hash' AND opcdefault AND opcnamespace = 'pg_catalog'::regnamespace"
+        " AND typtype = 'b' AND typcategory <> 'Z'"
+    ).fetchone() or ([],)
+    assert len(types) > 20
+    db.execute("CREATE TYPE raw.mood AS ENUM ('sad'); CREATE DOMAIN raw.at AS timestamptz")
+    types += ["raw.mood", "raw.at", "char(3)", "varchar(9)", "numeric(9,2)[]", "int4range"]
+    for number in range(3):
+        columns = [(f"\"{x} (x) ::text, 'old'\"", x) for x in types[number::3]]
+        db.execute(
+            "CREATE TABLE raw.k{} (ts raw.at, {}) PARTITION BY HASH (ts, {})".format(
+                number, ", ".join(map(" ".join, columns)), ", ".join(x for x, _ in columns)
+            ).encode()
+        )
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', time_column => 'ts',"
+            " dimensions => '{}', metrics => '{}')",
+            [f"raw.k{number}", f"k{number}_1h"],
+        )
+    assert problems(db) == []
+
+
 def gold(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
     return connection.execute(
         "SELECT bucket, device, row_count, a_sum, a_avg, b_sum, w_min FROM gold.t_1d ORDER BY 1, 2"
@@ -267,7 +384,7 @@ TYPED = """
         ts timestamptz, mood types.mood, deep types.outer, inner_one types.inner, a types.level);
     INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + make_interval(mins => 11 * i),
         CASE i % 2 WHEN 0 THEN 'sad' ELSE 'glad' END::types.mood,
-        (ARRAY[(i % 3, i % 2)]::types.inner[], 'sad')::types.outer, (i % 3, i % 5)::types.inner, i
+        (ARRAY[(i % 3, i % 2)]::types.inner[], 'sad')::types.outer, (i % 7, i % 5)::types.inner, i
     FROM generate_series(0, 200) AS i;
 """
 
@@ -302,6 +419,29 @@ def test_promise_b_types_that_are_renamed_or_lose_a_part(
     refresh_everything(db)
     assert healths(db) == {"ok"}
     assert_settled(db, *ROLLUPS)
+
+
+def test_promise_f_sealed_keys_that_become_equal(db: psycopg.Connection) -> None:
+    """They are added up, and indexes, whose order they had, find all of them."""
+    db.execute(TYPED)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions =>"
+        ' \'{deep, inner_one}\', metrics => \'{"a": ["avg", "first", "last", "max"]}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    db.execute("UPDATE silver.rollup_config SET sealed_before = '2026-03-02 00:00+00'")
+    db.execute("ALTER TYPE types.inner DROP ATTRIBUTE y")
+    refresh_everything(db)
+    assert problems(db) == []
+    db.execute("UPDATE silver.rollup_config SET sealed_before = NULL")
+    assert_settled(db, *ROLLUPS)
+    db.execute("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off")
+    for table in ROLLUPS:
+        assert db.execute(
+            f"SELECT count(*) - (SELECT count(*) FROM silver.{table}) FROM silver.{table} AS s"
+            f" JOIN silver.{table} AS t USING (bucket, deep, inner_one)".encode()
+        ).fetchall() == [(0,)]
 
 
 def test_promise_b_columns_of_a_child_that_change_places(db: psycopg.Connection) -> None:
@@ -483,3 +623,73 @@ def test_a_partition_that_left_is_invalid_at_once(db: psycopg.Connection, statem
     refresh_everything(db)
     assert db.execute(health).fetchall() == [("ok",)]
     assert_settled(db, "left_1h", "left_1d")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "CREATE TABLE raw.t ({columns})",
+        "CREATE TABLE raw.t ({columns}) PARTITION BY LIST (k);"
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES IN (1);"
+        "CREATE TABLE raw.t_0 PARTITION OF raw.t DEFAULT",
+        "CREATE TABLE raw.top ({columns}) PARTITION BY LIST (k);"
+        "CREATE TABLE raw.t PARTITION OF raw.top DEFAULT",
+    ],
+    ids=["plain", "partitioned", "a partition"],
+)
+def test_the_time_column_is_changed_as_without_rollups(db: psycopg.Connection, table: str) -> None:
+    """No trigger of ours depends on it; nor does it, however it is changed, stop a write."""
+    db.execute(table.format(columns="ts timestamp, k integer, v integer").encode())
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamp '2026-03-01' + make_interval(mins => 10 * i), i % 2, i"
+        " FROM generate_series(0, 199) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', 'ts',"
+        " dimensions => '{k}')"
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    top = "raw.top" if "raw.top" in table else "raw.t"
+
+    def write() -> None:
+        for statement in (
+            "INSERT INTO raw.t (k, v) VALUES (1, 1000)",
+            "UPDATE {top} SET v = v + 1",
+            "UPDATE {top} SET k = 1 - k WHERE v % 3 = 0",
+            "MERGE INTO {top} AS t USING (SELECT 1) AS s ON t.v % 5 = 0"
+            " WHEN MATCHED THEN UPDATE SET k = 1 - k",
+            "DELETE FROM raw.t WHERE v % 7 = 0",
+        ):
+            db.execute(statement.format(top=top).encode())
+
+    for change, undo in (
+        (
+            "ALTER ts TYPE timestamptz USING ts AT TIME ZONE 'UTC'",
+            "ALTER ts TYPE timestamp USING ts AT TIME ZONE 'UTC'",
+        ),
+        ("RENAME ts TO happened_at", ""),
+        ("DROP happened_at", "ADD {column} timestamp DEFAULT '2026-03-05 00:30'"),
+        ("ALTER {column} TYPE text", "ALTER {column} TYPE timestamp USING {column}::timestamp"),
+    ):
+        column = db.execute("SELECT time_column FROM silver.rollup_config").fetchone()
+        assert column
+        db.execute(f"ALTER TABLE {top} {change.format(column=column[0])}".encode())
+        assert healths(db) == {"invalid"}
+        write()
+        assert healths(db) == {"invalid"}
+        db.execute("SELECT silver.perform_rollup()")
+        if undo:
+            assert healths(db) == {"invalid"}
+            hints = {hint for _, _, hint in problems(db)}
+            assert any(
+                words in hint for hint in hints for words in ("ADD COLUMN it", "change it back")
+            )
+            write()
+            db.execute(f"ALTER TABLE {top} {undo.format(column=column[0])}".encode())
+        write()
+        db.execute("SELECT silver.perform_rollup()")
+        db.execute(RESET)
+        refresh_everything(db)
+        assert healths(db) == {"ok"}, problems(db)
+        assert_settled(db, *ROLLUPS)

@@ -7,7 +7,7 @@ import pytest
 
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer
-from tsrollup.flyway.project import migrate_project
+from tsrollup.migrations import migrate_project
 
 FULL_STACK = {"pg_partman", "ltree", "btree_gin", "hypopg", "pg_stat_statements"}
 

@@ -12,7 +12,7 @@ from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_settled
 from servers import PostgresServer
 from tsrollup.flyway.clean import clean
-from tsrollup.flyway.project import migrate_project, project_configuration
+from tsrollup.migrations import migrate_project, project_configuration
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "src/tsrollup/pgdb/migrations").rglob("*.sql"))
 

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from servers import PostgresServer
 from tsrollup.flyway import Configuration, FlywayError, baseline, migrate, repair
-from tsrollup.flyway.project import project_configuration
+from tsrollup.migrations import project_configuration
 
 SCHEMAS = {"raw", "silver", "gold", "partman", "rollup_engine"}
 

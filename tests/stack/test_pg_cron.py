@@ -12,7 +12,7 @@ from psycopg import sql
 from command_line import tsrollup
 from servers import PostgresServer
 from tsrollup.flyway import FlywayError, clean, migrate, validate
-from tsrollup.flyway.project import Part, migrate_project, project_configuration
+from tsrollup.migrations import Part, migrate_project, project_configuration
 
 TASKS = {"rollups", "retries", "maintenance", "cleanup"}
 

@@ -485,3 +485,17 @@ def test_promise_g_a_rollup_of_a_partition_absorbs_before_its_rows_go(
     assert total(db, "gold.parts_1h") == 241
     assert sealed(db)["parts_1h"] == (0, day(8))
     assert_equal_to_group_by(db, "parts_1h")
+
+
+def test_late_rows_of_a_source_that_is_kept_after_all_are_not_said_to_go(
+    source: psycopg.Connection,
+) -> None:
+    refresh_everything(source)
+    source.execute("SELECT silver.set_retention('raw.readings', '5 days')")
+    assert ("raw.readings", "sealed") in maintain(source)
+    source.execute("SELECT silver.set_retention('raw.readings', NULL)")
+    source.execute("INSERT INTO raw.readings VALUES (%s, 1, 1)", [day(2)])
+    refresh_everything(source)
+    hints = source.execute("SELECT DISTINCT hint FROM silver.error_log").fetchall()
+    assert len(hints) == 1
+    assert hints[0][0].startswith("rows are in the source, which is kept for ever")

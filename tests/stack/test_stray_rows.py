@@ -212,3 +212,23 @@ def test_a_generated_column_of_its_own_is_not_computed_anew(
     before = identity(source)
     assert "generated column twice" in dict(maintain(source))["skipped"]
     assert identity(source) == before
+
+
+def test_a_row_for_time_that_a_rollup_of_the_whole_has_sealed_stays(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.q (d text, ts timestamptz) PARTITION BY LIST (d);"
+        "CREATE TABLE raw.q_a PARTITION OF raw.q FOR VALUES IN ('a') PARTITION BY RANGE (ts)"
+    )
+    db.execute("SELECT silver.partition_source('raw.q_a', '1 day')")
+    db.execute("SELECT silver.create_rollup_table('raw.q', 'silver', 'q_1h', '1 hour')")
+    db.execute(
+        "UPDATE silver.rollup_config SET sealed_before = date_bin('1 hour', now() - interval"
+        " '5 days', '2000-01-01')"
+    )
+    db.execute(
+        "INSERT INTO raw.q SELECT 'a', now() - i * interval '3 days'"
+        " FROM unnest('{1,3}'::integer[]) AS i"
+    )
+    db.execute("SELECT silver.maintain_timeseries_tables()")
+    left = "SELECT min(ts) < now() - interval '8 days', count(*) FROM raw.q_a_default"
+    assert db.execute(left).fetchall() == [(True, 1)]

@@ -145,6 +145,24 @@ def test_partitions_that_are_too_wide_for_the_keep_are_named(source: psycopg.Con
     assert "up to 365 days wide, so rows stay that much longer than 30 days" in heard[0]
     assert "raw.y25, goes after 2026-01-31 00:00:00+00" in heard[0]
     assert heard[1] == "raw.y26 has no end, and is never dropped"
+    source.execute(
+        "SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')"
+    )
+    monitor = "SELECT health, reason FROM silver.timeseries_operations_monitor"
+    assert source.execute(monitor).fetchall() == [("ok", heard[0])]
+
+
+def test_a_default_partition_below_the_top_has_no_end_to_speak_of(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.parts (d text, ts timestamptz) PARTITION BY LIST (d);"
+        "CREATE TABLE raw.parts_a PARTITION OF raw.parts FOR VALUES IN ('a')"
+        " PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.parts_a_rest PARTITION OF raw.parts_a DEFAULT"
+    )
+    heard = notices(db)
+    db.execute("SELECT silver.set_retention('raw.parts', '30 days')")
+    assert heard == []
+    assert db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall() == []
 
 
 def test_statistics_with_infinities_and_open_partitions_size_all_the_same(

@@ -15,4 +15,5 @@ def demo(context: typer.Context) -> None:
 
     It works on the tables raw.flights and raw.weather and makes them anew each time.
     """
-    story.tell(invocation(context))
+    call = invocation(context)
+    story.tell(call.url, call.console)

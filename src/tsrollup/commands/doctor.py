@@ -5,8 +5,8 @@ from dataclasses import asdict
 import typer
 from psycopg.rows import dict_row
 
-from tsrollup.commands.invocation import CronDatabase, invocation, on_the_same_server
-from tsrollup.connection import connect
+from tsrollup.commands.invocation import CronDatabase, invocation
+from tsrollup.connection import connect, on_the_same_server
 from tsrollup.doctor import Finding, examine, examine_jobs, home_of_pg_cron
 from tsrollup.errors import TsrollupError
 
@@ -22,8 +22,8 @@ def doctor(context: typer.Context, cron_database: CronDatabase = None) -> None:
         findings = examine(connection)
         home = cron_database or home_of_pg_cron(connection)
     if home:
-        findings += _jobs(on_the_same_server(call.url(), home))
-    call.print_rows([asdict(finding) for finding in findings])
+        findings += _jobs(on_the_same_server(call.url, home))
+    call.console.print_rows([asdict(finding) for finding in findings])
     problems = [finding for finding in findings if finding.verdict == "problem"]
     if problems:
         first = problems[0]

@@ -9,16 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from tsrollup import flyway
-from tsrollup.commands.invocation import (
-    CronDatabase,
-    Invocation,
-    invocation,
-    on_the_same_server,
-)
+from tsrollup.commands.invocation import CronDatabase, Invocation, invocation
+from tsrollup.connection import on_the_same_server
 from tsrollup.errors import TsrollupError
 from tsrollup.flyway import Configuration, output
 from tsrollup.flyway.logs import logged_to_console
-from tsrollup.flyway.project import project_configurations
+from tsrollup.migrations import project_configurations, refuse_newer_database
 
 
 class Extra(StrEnum):
@@ -31,12 +27,15 @@ Placeholders = Annotated[
     typer.Option("--placeholder", help="name=value, over what the .conf files say; repeatable."),
 ]
 
-# A command on one configuration: its result as JSON, having printed what people read.
-Run = Callable[[Configuration], output.Json]
+Say = Callable[[str], None]
+# A command on one configuration: its result as JSON, having said what people read.
+Run = Callable[[Configuration, Say], output.Json]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (migrate, info, validate, repair, baseline, clean):
+    for run in (migrate, info, validate, repair):
+        app.command(run.__name__, help=run.__doc__)(_on_each_configuration(run))
+    for command in (baseline, clean):
         app.command()(command)
     app.command(
         "flyway",
@@ -48,73 +47,33 @@ def register(app: typer.Typer) -> None:
     )(flyway_command)
 
 
-def migrate(
-    context: typer.Context,
-    cron_database: CronDatabase = None,
-    with_: With = None,
-    placeholders: Placeholders = None,
-) -> None:
+def migrate(configuration: Configuration, say: Say) -> output.Json:
     """Apply the pending migrations."""
-    call = invocation(context)
-
-    def run(configuration: Configuration) -> output.Json:
-        result = flyway.migrate(configuration)
-        version = result.target_schema_version or result.initial_schema_version
-        call.say(f"{result.migrations_executed} migrations applied; at version {version}")
-        return output.migrate_json(result, configuration)
-
-    _on_each(call, run, cron_database, with_, placeholders)
+    result = flyway.migrate(configuration)
+    version = result.target_schema_version or result.initial_schema_version
+    say(f"{result.migrations_executed} migrations applied; at version {version}")
+    return output.migrate_json(result, configuration)
 
 
-def info(
-    context: typer.Context,
-    cron_database: CronDatabase = None,
-    with_: With = None,
-    placeholders: Placeholders = None,
-) -> None:
+def info(configuration: Configuration, say: Say) -> output.Json:
     """Show every migration and its state."""
-    call = invocation(context)
-
-    def run(configuration: Configuration) -> output.Json:
-        result = flyway.info(configuration)
-        call.say(output.info_text(result))
-        return output.info_json(result, configuration)
-
-    _on_each(call, run, cron_database, with_, placeholders)
+    result = flyway.info(configuration)
+    say(output.info_text(result))
+    return output.info_json(result, configuration)
 
 
-def validate(
-    context: typer.Context,
-    cron_database: CronDatabase = None,
-    with_: With = None,
-    placeholders: Placeholders = None,
-) -> None:
+def validate(configuration: Configuration, say: Say) -> output.Json:
     """Compare the applied migrations with the installed ones."""
-    call = invocation(context)
-
-    def run(configuration: Configuration) -> output.Json:
-        result = flyway.validate(configuration)
-        call.say(f"{result.count} migrations are as they were applied")
-        return output.validate_json(result.database, result.count)
-
-    _on_each(call, run, cron_database, with_, placeholders)
+    result = flyway.validate(configuration)
+    say(f"{result.count} migrations are as they were applied")
+    return output.validate_json(result.database, result.count)
 
 
-def repair(
-    context: typer.Context,
-    cron_database: CronDatabase = None,
-    with_: With = None,
-    placeholders: Placeholders = None,
-) -> None:
+def repair(configuration: Configuration, say: Say) -> output.Json:
     """Bring the history back in line with the installed migrations."""
-    call = invocation(context)
-
-    def run(configuration: Configuration) -> output.Json:
-        result = flyway.repair(configuration)
-        call.say("; ".join(result.actions) or "nothing to repair")
-        return output.repair_json(result)
-
-    _on_each(call, run, cron_database, with_, placeholders)
+    result = flyway.repair(configuration)
+    say("; ".join(result.actions) or "nothing to repair")
+    return output.repair_json(result)
 
 
 def baseline(
@@ -126,14 +85,12 @@ def baseline(
 ) -> None:
     """Start a history without running the migrations up to a version."""
 
-    call = invocation(context)
-
-    def run(configuration: Configuration) -> output.Json:
+    def run(configuration: Configuration, say: Say) -> output.Json:
         result = flyway.baseline(replace(configuration, baseline_version=version))
-        call.say(f"baseline {version}" if result.written else f"baseline {version} was there")
+        say(f"baseline {version}" if result.written else f"baseline {version} was there")
         return output.baseline_json(result)
 
-    _on_each(call, run, cron_database, with_, placeholders)
+    _on_each(invocation(context), run, cron_database, with_, placeholders)
 
 
 def clean(
@@ -147,24 +104,38 @@ def clean(
     placeholders: Placeholders = None,
 ) -> None:
     """Drop what the migrations made. Source tables in raw stay."""
-    call = invocation(context)
 
-    def run(configuration: Configuration) -> output.Json:
+    def run(configuration: Configuration, say: Say) -> output.Json:
         chosen = replace(configuration, clean_disabled=not force)
         try:
             result = flyway.clean(chosen)
         except flyway.CleanDisabledError as error:
             raise TsrollupError(error.message, "add --force to drop it, for good") from error
-        call.say(f"gone: schema {', '.join([*result.cleaned, *result.dropped]) or '(none)'}")
+        say(f"gone: schema {', '.join([*result.cleaned, *result.dropped]) or '(none)'}")
         return output.clean_json(result)
 
     given = [*(placeholders or []), *(["clean_rollups=true"] if rollups else [])]
-    _on_each(call, run, cron_database, with_, given, backwards=True)
+    _on_each(invocation(context), run, cron_database, with_, given, backwards=True)
 
 
 def flyway_command(context: typer.Context) -> None:
     """A Flyway command line, word for word: flyway -configFiles=... migrate."""
     raise typer.Exit(flyway.main(context.args))
+
+
+def _on_each_configuration(run: Run) -> Callable[..., None]:
+    def command(
+        context: typer.Context,
+        cron_database: CronDatabase = None,
+        with_: With = None,
+        placeholders: Placeholders = None,
+    ) -> None:
+        call = invocation(context)
+        if run in (migrate, repair):
+            refuse_newer_database(call.url)
+        _on_each(call, run, cron_database, with_, placeholders)
+
+    return command
 
 
 def _on_each(
@@ -176,25 +147,25 @@ def _on_each(
     *,
     backwards: bool = False,
 ) -> None:
-    url = call.url()
-    cron_url = None if cron_database is None else on_the_same_server(url, cron_database)
+    console = call.console
+    cron_url = None if cron_database is None else on_the_same_server(call.url, cron_database)
     values = dict(_name_and_value(item) for item in placeholders or [])
     documents: dict[str, Any] = {}
     with (
-        project_configurations(url, cron_url, bool(with_), values) as configurations,
-        logged_to_console(quiet=call.json, progress_to=sys.stderr),
+        project_configurations(call.url, cron_url, bool(with_), values) as configurations,
+        logged_to_console(quiet=console.as_json, progress_to=sys.stderr),
     ):
         parts = list(configurations.items())
         for part, configuration in reversed(parts) if backwards else parts:
-            call.say(f"[{part}]")
-            documents[part] = _in_one_line(run, configuration)
-    if call.json:
-        call.print_json(documents)
+            console.say(f"[{part}]")
+            documents[part] = _in_one_line(run, configuration, console.say)
+    if console.as_json:
+        console.print_json(documents)
 
 
-def _in_one_line(run: Run, configuration: Configuration) -> output.Json:
+def _in_one_line(run: Run, configuration: Configuration, say: Say) -> output.Json:
     try:
-        return run(configuration)
+        return run(configuration, say)
     except flyway.FlywayError as error:
         lines = (" ".join(line.split()) for line in error.message.splitlines())
         raise TsrollupError("; ".join(lines), error.hint) from error

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 import typer
 from psycopg import Connection
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tsrollup import rollups
-from tsrollup.commands.invocation import Invocation, invocation
+from tsrollup.commands.invocation import invocation
+from tsrollup.console import Console, progress
 from tsrollup.errors import TsrollupError
 
 Target = Annotated[
@@ -104,24 +104,22 @@ def create(
         "retention": retention,
         "if_not_exists": if_not_exists or None,
     }
-    with call.connection() as connection:
-        rollups.require_installed(connection)
+    with call.installed() as connection:
         schema, table = rollups.split_target(connection, target)
         made = rollups.create(connection, source, schema, table, width, options)
         view = rollups.live_view(connection, made)
-    if call.json:
-        call.print_json({"target_table": made, "live_view": view})
+    if call.console.as_json:
+        call.console.print_json({"target_table": made, "live_view": view})
     else:
-        call.say(f"created {made}; read it at {view}, fill it with: tsrollup run {made}")
+        call.console.say(f"created {made}; read it at {view}, fill it with: tsrollup run {made}")
 
 
 def run(context: typer.Context, target: AnyTarget = None) -> None:
     """Refresh what is due now, newest first, and say what was done."""
     call = invocation(context)
-    with call.connection() as connection:
-        rollups.require_installed(connection)
-        summaries = rollups.summarise(_with_progress(call, connection, target))
-    _print_summaries(call, summaries)
+    with call.installed() as connection:
+        summaries = rollups.summarise(_with_progress(call.console, connection, target))
+    _print_summaries(call.console, summaries)
 
 
 def refresh(
@@ -132,10 +130,9 @@ def refresh(
 ) -> None:
     """Recompute a range of a rollup, stale or not."""
     call = invocation(context)
-    with call.connection() as connection:
-        rollups.require_installed(connection)
+    with call.installed() as connection:
         summaries = rollups.refresh(connection, target, from_time, to_time)
-    _print_summaries(call, summaries)
+    _print_summaries(call.console, summaries)
 
 
 def drop(
@@ -147,20 +144,18 @@ def drop(
 ) -> None:
     """Drop a rollup, its live view and its table."""
     call = invocation(context)
-    with call.connection() as connection:
-        rollups.require_installed(connection)
+    with call.installed() as connection:
         rollups.drop(connection, target, keep_table)
-    call.say(f"dropped {target}")
+    call.console.say(f"dropped {target}")
 
 
 def status(context: typer.Context) -> None:
     """Show the health of every rollup."""
     call = invocation(context)
-    with call.connection() as connection:
-        rollups.require_installed(connection)
+    with call.installed() as connection:
         rows = rollups.monitor(connection)
     empty = "no rollups yet; make one with: tsrollup create"
-    call.print_rows(rows, STATUS_FOR_PEOPLE, empty)
+    call.console.print_rows(rows, STATUS_FOR_PEOPLE, empty)
 
 
 def log(
@@ -171,18 +166,17 @@ def log(
 ) -> None:
     """Show the newest refreshes, or failures."""
     call = invocation(context)
-    with call.connection() as connection:
-        rollups.require_installed(connection)
+    with call.installed() as connection:
         rows = rollups.log(connection, target, errors, limit)
     if errors:
-        call.print_rows(rows, FAILURES_FOR_PEOPLE, empty="no failures")
+        call.console.print_rows(rows, FAILURES_FOR_PEOPLE, empty="no failures")
     else:
-        call.print_rows(rows, REFRESHES_FOR_PEOPLE, empty="nothing was refreshed yet")
+        call.console.print_rows(rows, REFRESHES_FOR_PEOPLE, empty="nothing was refreshed yet")
 
 
-def _print_summaries(call: Invocation, summaries: list[rollups.RunSummary]) -> None:
+def _print_summaries(console: Console, summaries: list[rollups.RunSummary]) -> None:
     rows = [asdict(summary) for summary in summaries]
-    call.print_rows(rows, SUMMARY_FOR_PEOPLE, empty="no rollups to run")
+    console.print_rows(rows, SUMMARY_FOR_PEOPLE, empty="no rollups to run")
     failed = [summary for summary in summaries if summary.error]
     if failed:
         raise TsrollupError(
@@ -205,18 +199,12 @@ def _parse_metrics(text: str | None) -> dict[str, Any] | None:
 
 
 def _with_progress(
-    call: Invocation, connection: Connection[Any], target: str | None
+    console: Console, connection: Connection[Any], target: str | None
 ) -> Iterator[rollups.Batch]:
-    columns = (
-        TextColumn("refreshing"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("buckets"),
-        TimeElapsedColumn(),
-    )
-    shown = call.talk.is_terminal and not call.json
-    with Progress(*columns, console=call.talk, transient=True, disable=not shown) as progress:
-        task = progress.add_task("run", total=rollups.stale_buckets(connection, target))
+    shown = console.talk.is_terminal and not console.as_json
+    with progress(console.talk, "buckets", transient=True, disable=not shown) as bar:
+        total = rollups.stale_buckets(connection, target) if shown else None
+        task = bar.add_task("refreshing", total=total)
         for batch in rollups.run(connection, target):
-            progress.advance(task, batch.buckets)
+            bar.advance(task, batch.buckets)
             yield batch

@@ -31,37 +31,37 @@ def start(
     print_url: Annotated[bool, typer.Option("--print-url", help="Print the URL only.")] = False,
 ) -> None:
     """Start the server, or find it running; recover it where it was killed."""
-    call = invocation(context)
+    console = invocation(context).console
     started = embedded.start(data_dir, port)
     if print_url:
         typer.echo(started.url)
-    elif call.json:
-        call.print_json(
+    elif console.as_json:
+        console.print_json(
             {"url": started.url, "port": started.port, "data_dir": str(started.data_dir)}
         )
     else:
-        call.say(f"PostgreSQL runs on port {started.port}, data in {started.data_dir}")
-        call.say(started.url)
+        console.say(f"PostgreSQL runs on port {started.port}, data in {started.data_dir}")
+        console.say(started.url)
 
 
 @server.command()
 def stop(context: typer.Context, data_dir: DataDir = None) -> None:
     """Stop the server; clients are disconnected, nothing committed is lost."""
-    call = invocation(context)
+    console = invocation(context).console
     stopped = embedded.stop(data_dir)
-    if call.json:
-        call.print_json({"stopped": stopped})
+    if console.as_json:
+        console.print_json({"stopped": stopped})
     else:
-        call.say("stopped" if stopped else "no server was running")
+        console.say("stopped" if stopped else "no server was running")
 
 
 @server.command()
 def status(context: typer.Context, data_dir: DataDir = None) -> None:
     """Say whether the server runs, where, and its URL."""
-    call = invocation(context)
+    console = invocation(context).console
     found = embedded.status(data_dir)
-    if call.json:
-        call.print_json(
+    if console.as_json:
+        console.print_json(
             {
                 "running": found.server is not None,
                 "data_dir": str(found.data_dir),
@@ -73,15 +73,15 @@ def status(context: typer.Context, data_dir: DataDir = None) -> None:
             }
         )
     elif found.server:
-        call.say(
+        console.say(
             f"PostgreSQL {found.version} runs on port {found.server.port}, process {found.pid},"
             f" data in {found.data_dir}"
         )
-        call.say(found.server.url)
+        console.say(found.server.url)
     elif found.exists:
-        call.say(f"stopped, data in {found.data_dir}; start it with: tsrollup server start")
+        console.say(f"stopped, data in {found.data_dir}; start it with: tsrollup server start")
     else:
-        call.say(f"no data in {found.data_dir} yet; make it with: tsrollup server start")
+        console.say(f"no data in {found.data_dir} yet; make it with: tsrollup server start")
 
 
 @server.command()

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from tsrollup import rollups
 from tsrollup.commands.invocation import invocation
 from tsrollup.worker import Schedule, work
 
@@ -31,9 +30,7 @@ def worker(
     Several workers, and pg_cron beside them, may run at once.
     """
     call = invocation(context)
-    url = call.url()
-    with call.connection() as connection:
-        rollups.require_installed(connection)
+    with call.installed() as connection:
         database = connection.info.dbname
     stop = threading.Event()
 
@@ -45,5 +42,5 @@ def worker(
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
     log = logging.getLogger("tsrollup.worker")
     log.info("working on database %s", database)
-    work(url, Schedule(every, retry_every, maintain_every, budget), stop)
+    work(call.url, Schedule(every, retry_every, maintain_every, budget), stop)
     log.info("stopped")

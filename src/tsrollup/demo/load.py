@@ -5,9 +5,8 @@ from importlib.resources import files
 
 import psycopg
 from psycopg import sql
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from tsrollup.commands.invocation import Invocation
+from tsrollup.console import Console, progress
 from tsrollup.demo import data
 from tsrollup.errors import TsrollupError
 
@@ -49,24 +48,17 @@ def create_tables(connection: psycopg.Connection) -> None:
     connection.execute((files("tsrollup.demo") / "tables.sql").read_bytes())
 
 
-def load(call: Invocation, connection: psycopg.Connection) -> None:
+def load(console: Console, connection: psycopg.Connection) -> None:
     """COPY both files into their tables, with a progress bar where there is a terminal."""
-    with Progress(
-        TextColumn("  {task.description:<12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("rows"),
-        TimeElapsedColumn(),
-        console=call.out,
-    ) as progress:
+    with progress(console.out, "rows") as bar:
         for table, columns, rows, total in (
             ("flights", data.FLIGHT_COLUMNS, data.flights(), data.FLIGHTS),
             ("weather", data.WEATHER_COLUMNS, data.weather(), data.WEATHER),
         ):
-            task = progress.add_task(table, total=total)
+            task = bar.add_task(f"   {table:<12}", total=total)
             for _ in _copied(connection, table, columns, rows):
-                progress.advance(task, ADVANCE_EVERY)
-            progress.update(task, completed=total)
+                bar.advance(task, ADVANCE_EVERY)
+            bar.update(task, completed=total)
     connection.execute("ANALYZE raw.flights, raw.weather")
 
 

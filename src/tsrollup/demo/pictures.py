@@ -4,9 +4,8 @@ from typing import Any
 
 import psycopg
 from psycopg.rows import dict_row
-from rich.console import Console
 
-from tsrollup.commands.invocation import table_of
+from tsrollup.console import Console
 from tsrollup.demo import data
 from tsrollup.demo.chart import print_bars
 
@@ -54,16 +53,16 @@ def show(console: Console, connection: psycopg.Connection) -> None:
         }
         for row in _rows(connection, CARRIERS)
     ]
-    console.print()
-    console.print(table_of(rows, "The least punctual carriers (gold.flights_monthly)"))
-    console.print()
+    console.out.print()
+    console.print_table(rows, "The least punctual carriers (gold.flights_monthly)")
+    console.out.print()
     print_bars(
-        console,
+        console.out,
         "Mean departure delay by month (gold.flights_monthly)",
         "min",
         [(row["month"], row["mean_delay"]) for row in _rows(connection, MONTHS)],
     )
-    console.print()
+    console.out.print()
     weather = [
         {
             "month": row["month"],
@@ -74,7 +73,7 @@ def show(console: Console, connection: psycopg.Connection) -> None:
         }
         for row in _rows(connection, WEATHER)
     ]
-    console.print(table_of(weather, "Newark's weather (gold.weather_monthly)"))
+    console.print_table(weather, "Newark's weather (gold.weather_monthly)")
 
 
 def _rows(connection: psycopg.Connection, query: str) -> list[dict[str, Any]]:

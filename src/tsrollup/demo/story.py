@@ -6,16 +6,15 @@ import sys
 from pathlib import Path
 
 import psycopg
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tsrollup import rollups
-from tsrollup.commands.invocation import Invocation, table_of
 from tsrollup.connection import connect, read_url
+from tsrollup.console import Console, progress
 from tsrollup.demo import load, pictures
 from tsrollup.demo.comparison import compare
 from tsrollup.demo.definitions import ROLLUPS
 from tsrollup.errors import TsrollupError
-from tsrollup.flyway.project import migrate_project
+from tsrollup.migrations import migrate_project
 
 # A year's schedule is late to arrive, a broken sensor is mended, a carrier's day is withdrawn.
 LATE_FLIGHTS = """
@@ -36,20 +35,19 @@ WHERE scheduled >= '2013-11-28' AND scheduled < '2013-11-29' AND dep_delay IS NU
 """
 
 
-def tell(call: Invocation) -> None:
-    url = call.url()
-    call.say(f"1. Migrations, on {_place(url)}")
+def tell(url: str, console: Console) -> None:
+    console.say(f"1. Migrations, on {_place(url)}")
     migrated = migrate_project(url)
     applied = sum(result.migrations_executed for result in migrated.values())
-    call.say(f"   {applied} applied" if applied else "   all in place")
+    console.say(f"   {applied} applied" if applied else "   all in place")
     with connect(url) as connection:
         _be_alone(connection)
-        _load(call, connection)
-        _create(call, connection)
-        _refresh(call, connection)
-        pictures.show(call.out, connection)
-        _change(call, connection)
-    _say_what_next(call, url)
+        _load(console, connection)
+        _create(console, connection)
+        _refresh(console, connection)
+        pictures.show(console, connection)
+        _change(console, connection)
+    _say_what_next(console, url)
 
 
 def _be_alone(connection: psycopg.Connection) -> None:
@@ -62,33 +60,33 @@ def _be_alone(connection: psycopg.Connection) -> None:
         )
 
 
-def _load(call: Invocation, connection: psycopg.Connection) -> None:
+def _load(console: Console, connection: psycopg.Connection) -> None:
     dropped = load.remove_earlier_run(connection)
-    call.say("\n2. Raw data: what left New York in 2013, and the weather there")
+    console.say("\n2. Raw data: what left New York in 2013, and the weather there")
     if dropped:
-        call.say(f"   starting anew: dropped {dropped} rollups of an earlier run")
+        console.say(f"   starting anew: dropped {dropped} rollups of an earlier run")
     load.create_tables(connection)
-    load.load(call, connection)
+    load.load(console, connection)
 
 
-def _create(call: Invocation, connection: psycopg.Connection) -> None:
-    call.say("\n3. Rollups: a daily one reads the hourly one, a monthly one reads the daily one")
+def _create(console: Console, connection: psycopg.Connection) -> None:
+    console.say("\n3. Rollups: a daily one reads the hourly one, a monthly one reads the daily one")
     for rollup in ROLLUPS:
         rollups.create(
             connection, rollup.source, "silver", rollup.table, rollup.width, rollup.options
         )
-        call.say(f"   silver.{rollup.table:<16} <- {rollup.source:<22} gold.{rollup.table}")
-    _say_comparison(call, connection, "Nothing is stored yet, and yet the live views are exact:")
+        console.say(f"   silver.{rollup.table:<16} <- {rollup.source:<22} gold.{rollup.table}")
+    _say_comparison(console, connection, "Nothing is stored yet, and yet the live views are exact:")
 
 
-def _refresh(call: Invocation, connection: psycopg.Connection) -> None:
-    call.say("\n4. Refresh")
-    _run(call, connection)
-    _say_comparison(call, connection, "Now the tables hold it, and the views read them:")
+def _refresh(console: Console, connection: psycopg.Connection) -> None:
+    console.say("\n4. Refresh")
+    _run(console, connection)
+    _say_comparison(console, connection, "Now the tables hold it, and the views read them:")
 
 
-def _change(call: Invocation, connection: psycopg.Connection) -> None:
-    call.say("\n5. History changes: late rows, corrections, deletions")
+def _change(console: Console, connection: psycopg.Connection) -> None:
+    console.say("\n5. History changes: late rows, corrections, deletions")
     wind_before = pictures.strongest_wind(connection)
     for text, statement in (
         ("late flights arrive for 8 to 10 March", LATE_FLIGHTS),
@@ -97,45 +95,39 @@ def _change(call: Invocation, connection: psycopg.Connection) -> None:
         ("cancelled flights of Thanksgiving are deleted", WITHDRAWN_FLIGHTS),
     ):
         changed = connection.execute(statement).rowcount
-        call.say(f"   {changed:>5,} {'row: ' if changed == 1 else 'rows:'} {text}")
+        console.say(f"   {changed:>5,} {'row: ' if changed == 1 else 'rows:'} {text}")
     wind = pictures.strongest_wind(connection)
-    call.say(f"   Newark's strongest wind of February is {wind:.0f} mph, no more {wind_before:.0f}")
-    _say_comparison(
-        call, connection, "Before any refresh the tables are behind, the live views are exact:"
+    console.say(
+        f"   Newark's strongest wind of February is {wind:.0f} mph, no more {wind_before:.0f}"
     )
-    call.say("\n6. Refresh again: only the buckets that changed")
-    _run(call, connection)
-    _say_comparison(call, connection, "And the tables are exact again:")
+    _say_comparison(
+        console, connection, "Before any refresh the tables are behind, the live views are exact:"
+    )
+    console.say("\n6. Refresh again: only the buckets that changed")
+    _run(console, connection)
+    _say_comparison(console, connection, "And the tables are exact again:")
 
 
-def _run(call: Invocation, connection: psycopg.Connection) -> None:
-    with Progress(
-        TextColumn("   buckets"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=call.out,
-    ) as progress:
-        task = progress.add_task("refresh", total=rollups.stale_buckets(connection))
+def _run(console: Console, connection: psycopg.Connection) -> None:
+    with progress(console.out, "buckets") as bar:
+        task = bar.add_task("   refresh", total=rollups.stale_buckets(connection))
         batches = []
         for batch in rollups.run(connection):
             batches.append(batch)
             done = sum(one.buckets for one in batches)
-            progress.update(task, completed=done, total=done + rollups.stale_buckets(connection))
+            bar.update(task, completed=done, total=done + rollups.stale_buckets(connection))
     summaries = rollups.summarise(batches)
-    call.out.print(
-        table_of(
-            [
-                {
-                    "rollup": summary.target,
-                    "buckets": summary.buckets,
-                    "rows written": summary.rows_written,
-                    "rows deleted": summary.rows_deleted,
-                    "seconds": round(summary.seconds, 2),
-                }
-                for summary in summaries
-            ]
-        )
+    console.print_table(
+        [
+            {
+                "rollup": summary.target,
+                "buckets": summary.buckets,
+                "rows written": summary.rows_written,
+                "rows deleted": summary.rows_deleted,
+                "seconds": round(summary.seconds, 2),
+            }
+            for summary in summaries
+        ]
     )
     failed = [summary for summary in summaries if summary.error]
     if failed:
@@ -144,9 +136,9 @@ def _run(call: Invocation, connection: psycopg.Connection) -> None:
         )
 
 
-def _say_comparison(call: Invocation, connection: psycopg.Connection, text: str) -> None:
-    call.say(f"\n   {text}")
-    with call.out.status("comparing each with the GROUP BY over the raw table"):
+def _say_comparison(console: Console, connection: psycopg.Connection, text: str) -> None:
+    console.say(f"\n   {text}")
+    with console.out.status("comparing each with the GROUP BY over the raw table"):
         found = compare(connection)
     rows = [
         {
@@ -157,7 +149,7 @@ def _say_comparison(call: Invocation, connection: psycopg.Connection, text: str)
         }
         for one in found
     ]
-    call.out.print(table_of(rows))
+    console.print_table(rows)
     wrong = [one.rollup for one in found if one.gold_differs]
     if wrong:
         raise TsrollupError(
@@ -165,10 +157,10 @@ def _say_comparison(call: Invocation, connection: psycopg.Connection, text: str)
         )
 
 
-def _say_what_next(call: Invocation, url: str) -> None:
+def _say_what_next(console: Console, url: str) -> None:
     command = _this_command()
-    call.say(f"\nThe data stays at\n   {url}")
-    call.say("Commands to try next:")
+    console.say(f"\nThe data stays at\n   {url}")
+    console.say("Commands to try next:")
     for line in (
         f"{command} status",
         f"{command} log silver.flights_daily",
@@ -177,7 +169,7 @@ def _say_what_next(call: Invocation, url: str) -> None:
         f"{command} doctor",
         f"{command} server stop",
     ):
-        call.say(f"   {line}")
+        console.say(f"   {line}")
 
 
 def _this_command() -> str:

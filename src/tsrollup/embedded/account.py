@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tsrollup.errors import TsrollupError
-from tsrollup.settings import Settings
 
 UNPRIVILEGED = ("postgres", "nobody")
+YES = ("1", "true", "yes", "on")
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def require_passage(account: Account, path: Path) -> None:
     if not account.dropped:
         return
     closed = [folder for folder in path.parents if not _may_pass(account, folder.stat())]
-    if closed and not Settings().open_folders:
+    if closed and os.environ.get("TSROLLUP_OPEN_FOLDERS", "").lower() not in YES:
         raise TsrollupError(
             f"account {pwd.getpwuid(account.uid).pw_name}, which runs the server, cannot pass"
             f" {closed[0]}",

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from tsrollup.errors import TsrollupError
-from tsrollup.settings import Settings
 
 
 def default_data_dir() -> Path:
@@ -13,9 +12,9 @@ def default_data_dir() -> Path:
 
     Root's own home is closed to the account that its server runs as, hence /var/lib.
     """
-    configured = Settings().data_dir
+    configured = os.environ.get("TSROLLUP_DATA_DIR")
     if configured:
-        return configured
+        return Path(configured)
     if os.geteuid() == 0:
         return Path("/var/lib/tsrollup")
     home = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"

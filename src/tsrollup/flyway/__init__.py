@@ -1,24 +1,30 @@
 """A migration runner that keeps Flyway's history: either can carry on what the other began."""
 
-from .baseline import baseline
-from .clean import clean
-from .command_line import main
-from .configuration import Configuration
-from .errors import CleanDisabledError, ConfigurationError, FlywayError, MigrateError, ValidateError
-from .info import info
-from .migrate import migrate
-from .repair import repair
-from .results import (
+from tsrollup.flyway.baseline import baseline
+from tsrollup.flyway.clean import clean
+from tsrollup.flyway.command_line import main
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import (
+    CleanDisabledError,
+    ConfigurationError,
+    FlywayError,
+    ValidateError,
+)
+from tsrollup.flyway.info import info
+from tsrollup.flyway.migrate import migrate
+from tsrollup.flyway.repair import repair
+from tsrollup.flyway.results import (
     BaselineResult,
     CleanResult,
     InfoResult,
+    MigrateError,
     MigrateResult,
     RepairResult,
     ValidateResult,
 )
-from .sources import load_configuration
-from .states import MigrationInfo, State
-from .validate import validate
+from tsrollup.flyway.sources import load_configuration
+from tsrollup.flyway.states import MigrationInfo, State
+from tsrollup.flyway.validate import validate
 
 __all__ = [
     "BaselineResult",

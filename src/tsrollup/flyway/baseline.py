@@ -2,12 +2,12 @@
 
 import logging
 
-from .configuration import Configuration
-from .errors import FlywayError
-from .names import Version
-from .results import BaselineResult
-from .schemas import create_history, create_missing_schemas
-from .session import Session, open_session
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import FlywayError
+from tsrollup.flyway.names import Version
+from tsrollup.flyway.results import BaselineResult
+from tsrollup.flyway.schemas import create_history, create_missing_schemas
+from tsrollup.flyway.session import Session, open_session
 
 log = logging.getLogger(__name__)
 

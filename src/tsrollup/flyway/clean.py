@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from psycopg import sql
 
-from .configuration import Configuration
-from .errors import CleanDisabledError
-from .results import CleanResult
-from .session import Session, open_session
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import CleanDisabledError
+from tsrollup.flyway.results import CleanResult
+from tsrollup.flyway.session import Session, open_session
 
 log = logging.getLogger(__name__)
 

@@ -7,19 +7,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from tsrollup.errors import TsrollupError
-
-from . import output
-from .baseline import baseline
-from .clean import clean
-from .configuration import Configuration, Value
-from .errors import ConfigurationError, FlywayError, MigrateError
-from .info import info
-from .logs import logged_to_console
-from .migrate import migrate
-from .repair import repair
-from .results import MigrateResult
-from .sources import load_configuration
-from .validate import MismatchError, validate
+from tsrollup.flyway import output
+from tsrollup.flyway.baseline import baseline
+from tsrollup.flyway.clean import clean
+from tsrollup.flyway.configuration import Configuration, Value
+from tsrollup.flyway.errors import ConfigurationError, FlywayError
+from tsrollup.flyway.info import info
+from tsrollup.flyway.logs import logged_to_console
+from tsrollup.flyway.migrate import migrate
+from tsrollup.flyway.repair import repair
+from tsrollup.flyway.results import MigrateError, MigrateResult
+from tsrollup.flyway.sources import load_configuration
+from tsrollup.flyway.validate import MismatchError, validate
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .configuration import Value
-from .errors import ConfigurationError
+from tsrollup.flyway.configuration import Value
+from tsrollup.flyway.errors import ConfigurationError
 
 _ENVIRONMENT_VARIABLE = re.compile(r"\$\{([A-Za-z0-9_]+)\}")
 _RESOLVER = re.compile(r"\$\{env\.([^}]+)\}")

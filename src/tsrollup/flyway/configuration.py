@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from .errors import ConfigurationError
+from tsrollup.flyway.errors import ConfigurationError
 
 Value = str | Sequence[str]
 

@@ -15,9 +15,8 @@ from psycopg.pq import TransactionStatus
 
 from tsrollup.connection import CONNECTION_PARAMETERS, describe, read_url
 from tsrollup.errors import TsrollupError
-
-from .configuration import Configuration
-from .errors import ConfigurationError, FlywayError
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import ConfigurationError, FlywayError
 
 _JDBC = re.compile(
     r"jdbc:postgresql:(?://(?P<hosts>[^/?]*)/?)?(?P<database>[^?]*)(?:\?(?P<query>.*))?"

@@ -1,11 +1,6 @@
 """Errors of the migration runner: one message, and the code that JSON output carries."""
 
-from typing import TYPE_CHECKING
-
 from tsrollup.errors import TsrollupError
-
-if TYPE_CHECKING:
-    from .results import MigrateResult
 
 
 class FlywayError(TsrollupError):
@@ -32,10 +27,3 @@ class ValidateError(FlywayError):
     """Applied and local migrations disagree."""
 
     code = "VALIDATE_ERROR"
-
-
-class MigrateError(FlywayError):
-    """A migration script failed; `result` is what was done before it."""
-
-    code = "FAILED_VERSIONED_MIGRATION"
-    result: "MigrateResult | None" = None

@@ -9,10 +9,10 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
-from .configuration import Configuration
-from .database import Database
-from .errors import FlywayError
-from .names import Version
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.database import Database
+from tsrollup.flyway.errors import FlywayError
+from tsrollup.flyway.names import Version
 
 SCHEMA_DESCRIPTION = "<< Flyway Schema Creation >>"
 SYNTHETIC = frozenset({"SCHEMA", "BASELINE", "DELETE"})

@@ -1,10 +1,10 @@
 """info: every migration and its state."""
 
-from .configuration import Configuration
-from .results import InfoResult
-from .schemas import non_empty_schemas
-from .session import open_session
-from .states import current
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.results import InfoResult
+from tsrollup.flyway.schemas import non_empty_schemas
+from tsrollup.flyway.session import open_session
+from tsrollup.flyway.states import current
 
 
 def info(configuration: Configuration) -> InfoResult:

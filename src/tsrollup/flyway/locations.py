@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from .configuration import Configuration
-from .errors import ConfigurationError, FlywayError
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import ConfigurationError, FlywayError
 
 log = logging.getLogger(__name__)
 

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from .baseline import write_baseline
-from .configuration import Configuration
-from .errors import FlywayError, MigrateError
-from .migrations import Migration
-from .results import AppliedScript, MigrateResult
-from .schemas import create_history, create_missing_schemas, non_empty_schemas
-from .scripts import ParsedScript
-from .session import Session, open_session
-from .states import MigrationInfo, State, category, current
-from .validate import ignores_all, validate_session
+from tsrollup.flyway.baseline import write_baseline
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import FlywayError
+from tsrollup.flyway.migrations import Migration
+from tsrollup.flyway.results import AppliedScript, MigrateError, MigrateResult
+from tsrollup.flyway.schemas import create_history, create_missing_schemas, non_empty_schemas
+from tsrollup.flyway.scripts import ParsedScript
+from tsrollup.flyway.session import Session, open_session
+from tsrollup.flyway.states import MigrationInfo, State, category, current
+from tsrollup.flyway.validate import ignores_all, validate_session
 
 log = logging.getLogger(__name__)
 

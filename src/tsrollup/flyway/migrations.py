@@ -7,14 +7,14 @@ from dataclasses import replace as replace_fields
 from functools import cached_property
 from pathlib import Path
 
-from .callbacks import EVENTS
-from .checksum import checksum
-from .conf_files import decode, parse_conf, read_text
-from .configuration import Configuration
-from .errors import ConfigurationError, FlywayError
-from .locations import find_scripts
-from .names import Name, Naming, Version
-from .placeholders import replace
+from tsrollup.flyway.callbacks import EVENTS
+from tsrollup.flyway.checksum import checksum
+from tsrollup.flyway.conf_files import decode, parse_conf, read_text
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import ConfigurationError, FlywayError
+from tsrollup.flyway.locations import find_scripts
+from tsrollup.flyway.names import Name, Naming, Version
+from tsrollup.flyway.placeholders import replace
 
 log = logging.getLogger(__name__)
 

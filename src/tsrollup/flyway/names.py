@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import total_ordering
 from typing import Literal
 
-from .errors import FlywayError
+from tsrollup.flyway.errors import FlywayError
 
 Kind = Literal["versioned", "baseline", "repeatable", "callback"]
 
@@ -97,9 +97,6 @@ class Naming:
             if filename.lower().endswith(suffix.lower()):
                 return filename[: len(filename) - len(suffix)]
         return None
-
-    def has_suffix(self, filename: str) -> bool:
-        return self._without_suffix(filename) is not None
 
     def _read(self, filename: str, prefix: str, kind: Kind, rest: str) -> Name:
         place = rest.find(self.separator)

@@ -4,12 +4,18 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from .configuration import Configuration
-from .errors import FlywayError
-from .results import BaselineResult, CleanResult, InfoResult, MigrateResult, RepairResult
-from .states import MigrationInfo, category
-from .tables import ascii_table
-from .validate import MismatchError
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import FlywayError
+from tsrollup.flyway.results import (
+    BaselineResult,
+    CleanResult,
+    InfoResult,
+    MigrateResult,
+    RepairResult,
+)
+from tsrollup.flyway.states import MigrationInfo, category
+from tsrollup.flyway.tables import ascii_table
+from tsrollup.flyway.validate import MismatchError
 
 # The release whose JSON this is.
 FLYWAY_VERSION = "11.8.2"

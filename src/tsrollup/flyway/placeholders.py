@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from .errors import FlywayError
+from tsrollup.flyway.errors import FlywayError
 
 
 def replace(text: str, values: Mapping[str, str], prefix: str, suffix: str) -> str:

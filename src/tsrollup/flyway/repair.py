@@ -4,13 +4,13 @@ import logging
 
 from psycopg import sql
 
-from .configuration import Configuration
-from .history import SYNTHETIC, Applied, shorten_description
-from .migrations import Migration
-from .results import RepairedMigration, RepairResult
-from .session import Session, open_session
-from .states import MigrationInfo, State
-from .validate import is_ignored
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.history import SYNTHETIC, Applied, shorten_description
+from tsrollup.flyway.migrations import Migration
+from tsrollup.flyway.results import RepairedMigration, RepairResult
+from tsrollup.flyway.session import Session, open_session
+from tsrollup.flyway.states import MigrationInfo, State
+from tsrollup.flyway.validate import is_ignored
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
-"""What the commands return; the field names in camel case are those of the JSON output."""
+"""What the commands return, or raise half-way."""
 
 from dataclasses import dataclass, field
 
-from .states import MigrationInfo
+from tsrollup.flyway.errors import FlywayError
+from tsrollup.flyway.states import MigrationInfo
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class MigrateResult:
     @property
     def migrations_executed(self) -> int:
         return len(self.migrations)
+
+
+class MigrateError(FlywayError):
+    """A migration script failed; `result` is what was done before it."""
+
+    code = "FAILED_VERSIONED_MIGRATION"
+    result: MigrateResult | None = None
 
 
 @dataclass(frozen=True)

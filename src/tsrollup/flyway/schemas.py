@@ -4,8 +4,8 @@ import logging
 
 from psycopg import sql
 
-from .errors import FlywayError
-from .session import Session
+from tsrollup.flyway.errors import FlywayError
+from tsrollup.flyway.session import Session
 
 log = logging.getLogger(__name__)
 

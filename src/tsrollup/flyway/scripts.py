@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 import psycopg
 
-from .database import Database
-from .errors import FlywayError, MigrateError
-from .migrations import Script
-from .statements import Statement, split
-from .tables import ascii_table
+from tsrollup.flyway.database import Database
+from tsrollup.flyway.errors import FlywayError
+from tsrollup.flyway.migrations import Script
+from tsrollup.flyway.results import MigrateError
+from tsrollup.flyway.statements import Statement, split
+from tsrollup.flyway.tables import ascii_table
 
 log = logging.getLogger(__name__)
 

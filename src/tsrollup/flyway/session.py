@@ -10,14 +10,19 @@ from pathlib import Path
 import psycopg
 
 from tsrollup.connection import describe
-
-from .configuration import Configuration
-from .database import Database
-from .errors import ConfigurationError, FlywayError
-from .history import History
-from .migrations import Migration, Script, check_names, find_callbacks, find_migrations
-from .scripts import ParsedScript
-from .states import MigrationInfo, examine
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.database import Database
+from tsrollup.flyway.errors import ConfigurationError, FlywayError
+from tsrollup.flyway.history import History
+from tsrollup.flyway.migrations import (
+    Migration,
+    Script,
+    check_names,
+    find_callbacks,
+    find_migrations,
+)
+from tsrollup.flyway.scripts import ParsedScript
+from tsrollup.flyway.states import MigrationInfo, examine
 
 log = logging.getLogger(__name__)
 

@@ -6,8 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .conf_files import merge_toml, parse_conf, parse_toml, read_text, toml_parameters
-from .configuration import (
+from tsrollup.flyway.conf_files import (
+    merge_toml,
+    parse_conf,
+    parse_toml,
+    read_text,
+    toml_parameters,
+)
+from tsrollup.flyway.configuration import (
     KEYS,
     WITHOUT_EFFECT,
     Configuration,
@@ -15,7 +21,7 @@ from .configuration import (
     configuration_from,
     split_list,
 )
-from .errors import ConfigurationError
+from tsrollup.flyway.errors import ConfigurationError
 
 _CONF_NAMES = ("flyway.conf",)
 _TOML_NAMES = ("flyway.toml", "flyway.user.toml")

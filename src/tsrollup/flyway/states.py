@@ -4,48 +4,44 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from .configuration import Configuration
-from .errors import FlywayError
-from .history import BASELINES, SYNTHETIC, Applied
-from .migrations import Migration
-from .names import EMPTY, Version
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import FlywayError
+from tsrollup.flyway.history import BASELINES, SYNTHETIC, Applied
+from tsrollup.flyway.migrations import Migration
+from tsrollup.flyway.names import EMPTY, Version
 
 
 class State(Enum):
-    """Flyway's states: (shown as, has a script or counts as one, is applied, is failed)."""
+    """Flyway's states: (shown as, is applied, is failed)."""
 
-    PENDING = ("Pending", True, False, False)
-    ABOVE_TARGET = ("Above Target", True, False, False)
-    BELOW_BASELINE = ("Below Baseline", True, False, False)
-    BASELINE_IGNORED = ("Ignored (Baseline)", True, False, False)
-    BASELINE = ("Baseline", True, True, False)
-    IGNORED = ("Ignored", True, False, False)
-    MISSING_SUCCESS = ("Missing", False, True, False)
-    MISSING_FAILED = ("Failed (Missing)", False, True, True)
-    SUCCESS = ("Success", True, True, False)
-    FAILED = ("Failed", True, True, True)
-    OUT_OF_ORDER = ("Out of Order", True, True, False)
-    FUTURE_SUCCESS = ("Future", False, True, False)
-    FUTURE_FAILED = ("Failed (Future)", False, True, True)
-    OUTDATED = ("Outdated", True, True, False)
-    SUPERSEDED = ("Superseded", True, True, False)
-    DELETED = ("Deleted", False, True, False)
+    PENDING = ("Pending", False, False)
+    ABOVE_TARGET = ("Above Target", False, False)
+    BELOW_BASELINE = ("Below Baseline", False, False)
+    BASELINE_IGNORED = ("Ignored (Baseline)", False, False)
+    BASELINE = ("Baseline", True, False)
+    IGNORED = ("Ignored", False, False)
+    MISSING_SUCCESS = ("Missing", True, False)
+    MISSING_FAILED = ("Failed (Missing)", True, True)
+    SUCCESS = ("Success", True, False)
+    FAILED = ("Failed", True, True)
+    OUT_OF_ORDER = ("Out of Order", True, False)
+    FUTURE_SUCCESS = ("Future", True, False)
+    FUTURE_FAILED = ("Failed (Future)", True, True)
+    OUTDATED = ("Outdated", True, False)
+    SUPERSEDED = ("Superseded", True, False)
+    DELETED = ("Deleted", True, False)
 
     @property
     def shown(self) -> str:
         return str(self.value[0])
 
     @property
-    def is_resolved(self) -> bool:
+    def is_applied(self) -> bool:
         return bool(self.value[1])
 
     @property
-    def is_applied(self) -> bool:
-        return bool(self.value[2])
-
-    @property
     def is_failed(self) -> bool:
-        return bool(self.value[3])
+        return bool(self.value[2])
 
 
 @dataclass(frozen=True)

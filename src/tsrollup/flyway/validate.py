@@ -3,13 +3,13 @@
 import logging
 from dataclasses import dataclass
 
-from .configuration import Configuration
-from .errors import ConfigurationError, ValidateError
-from .history import BASELINES, SYNTHETIC, shorten_description
-from .names import Version
-from .results import ValidateResult
-from .session import Session, open_session
-from .states import MigrationInfo, State
+from tsrollup.flyway.configuration import Configuration
+from tsrollup.flyway.errors import ConfigurationError, ValidateError
+from tsrollup.flyway.history import BASELINES, SYNTHETIC, shorten_description
+from tsrollup.flyway.names import Version
+from tsrollup.flyway.results import ValidateResult
+from tsrollup.flyway.session import Session, open_session
+from tsrollup.flyway.states import MigrationInfo, State
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,6 @@ AS $$
     FROM rollup_engine.retention AS t
     JOIN pg_class AS c ON c.oid = t.relation
     CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
-    UNION ALL
-    SELECT r.target_table::text, true, w.problem, w.hint
-    FROM silver.rollup_config AS r
-    CROSS JOIN LATERAL rollup_engine.subscription_warnings(r) AS w
 $$;
 COMMENT ON FUNCTION silver.validate_rollup_config() IS 'Checks every rollup: relations, query, rights, unique index, capture triggers. A row per problem with what to do, or one row that says the rollup is valid; a problem of a valid one, or of a table with retention, is a warning.';
 

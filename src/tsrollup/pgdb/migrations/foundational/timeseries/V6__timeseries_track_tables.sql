@@ -166,8 +166,11 @@ COMMENT ON COLUMN silver.rollup_config.status IS 'active, paused, retrying or pa
 COMMENT ON COLUMN silver.rollup_config.refresh_sql IS 'The GROUP BY that the rollup stands for, for people to read.';
 COMMENT ON COLUMN silver.rollup_config.created_at IS 'When it was created.';
 
+-- No foreign keys to silver from here on: pg_restore -a loads one schema after the other, by name.
+-- They would take row locks, too, that make writers wait.
+
 CREATE TABLE rollup_engine.rollup_column (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED,
+    rollup_id integer NOT NULL,
     position integer NOT NULL,
     column_name name NOT NULL,
     kind text NOT NULL CHECK (kind IN ('bucket', 'dimension', 'state', 'finished')),
@@ -183,7 +186,7 @@ COMMENT ON TABLE rollup_engine.rollup_column IS 'Columns of a rollup: dimensions
 COMMENT ON COLUMN rollup_engine.rollup_column.outgrown_by IS 'Type that the expression has since its source was changed, where data_type may not hold it: rebuild_rollup mends that.';
 
 CREATE TABLE rollup_engine.ltree_dimension (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    rollup_id integer NOT NULL,
     dimension name NOT NULL,
     levels integer[] NOT NULL,
     PRIMARY KEY (rollup_id, dimension)
@@ -253,7 +256,6 @@ COMMENT ON COLUMN silver.error_log.attempted_query IS 'The query that the rollup
 COMMENT ON COLUMN silver.error_log.attempt IS 'Which attempt in a row it was.';
 
 -- The machinery -------------------------------------------------------------------
--- No foreign keys: they would take row locks that make writers wait.
 
 CREATE TABLE rollup_engine.change_log (
     source_id integer NOT NULL,
@@ -287,7 +289,7 @@ CREATE INDEX stale_range_rollup_idx ON rollup_engine.stale_range (rollup_id, cel
 COMMENT ON TABLE rollup_engine.stale_range IS 'Where a rollup''s table does not hold what its source says: whole buckets, each row inside one cell.';
 
 CREATE TABLE rollup_engine.failed_bucket (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    rollup_id integer NOT NULL,
     bucket timestamptz NOT NULL,
     attempts integer NOT NULL DEFAULT 1,
     failed_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -299,7 +301,7 @@ CREATE TABLE rollup_engine.failed_bucket (
 COMMENT ON TABLE rollup_engine.failed_bucket IS 'Buckets that cannot be stored for what is in them; they stay stale while the rest is stored, and are tried again with a backoff of their own.';
 
 CREATE TABLE rollup_engine.rollup_partition (
-    rollup_id integer NOT NULL REFERENCES silver.rollup_config ON DELETE CASCADE,
+    rollup_id integer NOT NULL,
     partition regclass NOT NULL,
     from_time timestamptz NOT NULL,
     to_time timestamptz NOT NULL,
@@ -311,6 +313,9 @@ CREATE INDEX rollup_partition_generation_idx ON rollup_engine.rollup_partition (
 COMMENT ON TABLE rollup_engine.rollup_partition IS 'Partitions of rollup tables, noted before anything is stored in them: a plan that does not know one yet computes its range from the source.';
 COMMENT ON COLUMN rollup_engine.rollup_partition.made_by IS 'The transaction that noted it.';
 COMMENT ON COLUMN rollup_engine.rollup_partition.generation IS 'Plans of this and later generations of the rollup know it; the largest number until a later transaction sets it.';
+
+CREATE MATERIALIZED VIEW rollup_engine.restored AS SELECT pg_current_xact_id() AS ended_by;
+COMMENT ON MATERIALIZED VIEW rollup_engine.restored IS 'The transaction that ended the restore of this database, or made it. Nothing else is to refresh it.';
 
 CREATE TABLE rollup_engine.partition_set (
     relation regclass PRIMARY KEY,
@@ -391,6 +396,7 @@ INSERT INTO rollup_engine.aggregate (name, states, finish, numeric_only) VALUES
     ('first', '{first}', NULL, false),
     ('last', '{last}', NULL, false);
 
+-- pg_restore refreshes materialized views after all else, in parallel as well: a restored one holds when.
 -- What functions hand to each other ------------------------------------------------
 
 CREATE TYPE rollup_engine.batch AS (
@@ -401,6 +407,7 @@ CREATE TYPE rollup_engine.batch AS (
     rows_written bigint,
     rows_deleted bigint,
     ranges tstzmultirange,
+    cells timestamptz[],
     error_code text,
     error_message text
 );

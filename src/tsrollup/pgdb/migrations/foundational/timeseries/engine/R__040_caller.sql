@@ -54,6 +54,8 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.must_rest() IS 'Whether nothing is to be done here now; says so.';
 
+-- Cells ---------------------------------------------------------------------------------------
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_may_commit(p_refusal text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

@@ -25,9 +25,32 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_generated_time(p_source rollup_engi
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT attgenerated <> '' FROM pg_attribute WHERE attrelid = p_source.relation AND attname = p_source.time_column
+    SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_source.relation AND attname = p_source.time_column AND attgenerated <> '')
 $$;
 COMMENT ON FUNCTION rollup_engine.has_generated_time(rollup_engine.source) IS 'Whether the time of a row is computed from its other columns.';
+
+-- MERGE ---------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_merge(p_source_id integer, p_context text, p_query text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- Below the trigger's own line: who runs the statement, from the inside; nobody where it is the client's.
+    v_callers constant text := substr(p_context, strpos(p_context || chr(10), chr(10)) + 1);
+BEGIN
+    -- The statement itself, unless it was prepared, or is in a function that does not show it.
+    IF (CASE v_callers WHEN '' THEN coalesce(p_query ~* 'merge|execute', true)
+        ELSE v_callers NOT LIKE 'SQL statement "%' OR v_callers ~* 'merge|execute' END)
+    THEN
+        PERFORM set_config('rollup_engine.merging_' || p_source_id, 'on', true);
+    ELSIF v_callers = '' THEN  -- others may run inside a MERGE
+        PERFORM set_config('rollup_engine.merging_' || p_source_id, 'off', true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.note_merge(integer, text, text) IS
+'Switches the row triggers for MERGE on before a statement that may be one, by PG_CONTEXT and current_query() in its trigger; off before one that is not.';
 
 -- The capture function of a source ----------------------------------------------------
 
@@ -47,7 +70,7 @@ AS $$
         END IF;
         v_low := date_bin(v_grain, v_low, v_origin);
         v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
-        {unless_computed_later}IF v_high - v_low <= greatest(16, v_rows / 100) * v_grain THEN
+        IF v_high - v_low <= greatest(16, v_rows / 100) * v_grain THEN
             v_changed := tstzmultirange(tstzrange(v_low, v_high));
         ELSIF v_high IS NOT NULL THEN
             LOOP
@@ -62,14 +85,7 @@ AS $$
             END LOOP;
         END IF;
     $sql$,
-        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
-            -- Of a row on its way to a partition with other columns, NEW TABLE may have what was there before
-            -- generated columns were computed.
-            'unless_computed_later', CASE WHEN rollup_engine.has_generated_time(p_source) THEN rollup_engine.fill($sql$IF
-                (SELECT relkind FROM pg_class WHERE oid = TG_RELID) = 'p' AND EXISTS (SELECT FROM {rows} WHERE {time} IS NULL)
-            THEN
-                v_changed := rollup_engine.everything();
-            ELS$sql$, jsonb_build_object('rows', p_rows, 'time', quote_ident(p_source.time_column))) ELSE '' END))
+        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type)))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
 
@@ -83,20 +99,20 @@ AS $$
     SELECT rollup_engine.fill($sql$
         IF TG_OP <> 'INSERT' THEN v_low := {old}; END IF;
         IF TG_OP <> 'DELETE' THEN v_high := {new}; END IF;
-        IF TG_WHEN = 'BEFORE' THEN
+        IF TG_OP = 'UPDATE' AND TG_NARGS = 0 THEN
             PERFORM set_config('rollup_engine.moving_{id}', 'on', true);
         END IF;
         v_seen := current_setting('rollup_engine.logged_{id}', true);
         v_bins := concat(' ', extract(epoch FROM date_bin(v_grain, v_low, v_origin)), ' ', extract(epoch FROM date_bin(v_grain, v_high, v_origin)), ' ');
         IF strpos(v_seen, v_bins) > 0 THEN
-            RETURN NEW;
+            RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
         END IF;
         SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
         FROM (
             SELECT date_bin(v_grain, ts, v_origin) AS bin FROM (VALUES (v_low), (v_high)) AS moved (ts)
             WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00'
         ) AS bins;
-        IF TG_WHEN = 'BEFORE' AND {is_generated} THEN  -- its time is computed after this trigger
+        IF TG_WHEN = 'BEFORE' AND TG_OP <> 'DELETE' AND {is_generated} THEN  -- its time is computed after this trigger
             v_changed := rollup_engine.everything();
         END IF;
     $sql$,
@@ -130,6 +146,11 @@ DECLARE
     v_seen text;
     v_bins text;
 BEGIN
+    IF TG_WHEN = 'BEFORE' AND TG_LEVEL = 'STATEMENT' THEN
+        GET DIAGNOSTICS v_seen = PG_CONTEXT;
+        PERFORM rollup_engine.note_merge({id}, v_seen, current_query());
+        RETURN NULL;
+    END IF;
     BEGIN
         IF TG_LEVEL = 'ROW' THEN
 {row}
@@ -152,7 +173,7 @@ BEGIN
     IF v_bins IS NOT NULL THEN
         PERFORM set_config('rollup_engine.logged_{id}', left(concat(v_bins, v_seen), 400), true);
     END IF;
-    RETURN NEW;
+    RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
 END
 $body$, jsonb_build_object(
         'id', p_source.id,

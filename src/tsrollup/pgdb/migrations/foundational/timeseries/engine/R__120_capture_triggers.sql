@@ -5,107 +5,6 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
--- The family of a source -----------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION rollup_engine.source_tree(p_relation regclass) RETURNS SETOF regclass
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- UNION: a table may be reached on two paths.
-    WITH RECURSIVE tree AS (
-        SELECT p_relation::oid AS oid
-        UNION
-        SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid AND NOT i.inhdetachpending
-    )
-    SELECT oid::regclass FROM tree
-$$;
-COMMENT ON FUNCTION rollup_engine.source_tree(regclass) IS 'The table and every partition below it: source_members without the bounds, for a tenth of its time.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.source_members(p_relation regclass, p_time_column name DEFAULT NULL)
-RETURNS TABLE (member regclass, from_time timestamptz, to_time timestamptz)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-    SET timezone = 'UTC'
-    SET datestyle = 'ISO'
-AS $$
-    WITH RECURSIVE tree AS (
-        SELECT p_relation::oid AS oid, timestamptz '-infinity' AS from_time, timestamptz 'infinity' AS to_time
-        UNION
-        SELECT i.inhrelid,
-            greatest(t.from_time, coalesce(b.bounds[1]::timestamptz, '-infinity')),
-            least(t.to_time, coalesce(b.bounds[2]::timestamptz, 'infinity'))
-        FROM tree AS t
-        JOIN pg_inherits AS i ON i.inhparent = t.oid AND NOT i.inhdetachpending
-        JOIN pg_class AS c ON c.oid = i.inhrelid
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN k.name = p_time_column OR p_time_column IS NULL AND k.name = ANY (rollup_engine.time_columns(t.oid::regclass))
-                THEN ARRAY[
-                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM [(]''([^'']*)''[)]'),
-                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(]''([^'']*)''[)]')]
-            END AS bounds
-            FROM rollup_engine.partition_column(t.oid::regclass) AS k (name)
-        ) AS b
-    )
-    SELECT oid::regclass, min(tree.from_time), max(tree.to_time) FROM tree GROUP BY oid
-$$;
-COMMENT ON FUNCTION rollup_engine.source_members(regclass, name) IS
-'The table and every partition below it, each with the range of time it can hold: of that time column, else of whatever time it is partitioned by.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.source_ancestors(p_relation regclass) RETURNS SETOF regclass
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH RECURSIVE tree AS (
-        SELECT member FROM rollup_engine.source_tree(p_relation) AS t (member)
-    ), above AS (
-        SELECT i.inhparent AS oid, 1 AS height
-        FROM tree JOIN pg_inherits AS i ON i.inhrelid = tree.member
-        WHERE i.inhparent NOT IN (SELECT member FROM tree)
-        UNION
-        SELECT i.inhparent, above.height + 1 FROM above JOIN pg_inherits AS i ON i.inhrelid = above.oid
-    )
-    SELECT oid::regclass FROM above GROUP BY oid ORDER BY max(height) DESC
-$$;
-COMMENT ON FUNCTION rollup_engine.source_ancestors(regclass) IS 'Every table above the source, or above a table below it, the topmost first: a statement that names one of them writes rows of the source.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.kept_elsewhere(p_relation regclass, p_time_column name) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_family constant regclass[] := ARRAY(
-        SELECT rollup_engine.source_ancestors(p_relation) UNION ALL SELECT rollup_engine.source_tree(p_relation));
-    v_hypertables regclass;
-    v_found regclass;
-BEGIN
-    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
-        EXECUTE 'SELECT logicalrelid FROM pg_catalog.pg_dist_partition WHERE logicalrelid = ANY ($1) LIMIT 1' INTO v_found USING v_family;
-    END IF;
-    IF v_found IS NOT NULL THEN
-        RETURN format('%s is distributed by Citus: its rows are in shards, where its triggers do not fire', v_found);
-    END IF;
-    -- Whoever made it, its rows are read with the rights of the machinery: a plain table of a superuser's only.
-    SELECT c.oid INTO v_hypertables
-    FROM pg_class AS c
-    JOIN pg_roles AS o ON o.oid = c.relowner AND o.rolsuper
-    WHERE c.relnamespace::regnamespace::text = '_timescaledb_catalog' AND c.relname = 'hypertable' AND c.relkind = 'r';
-    IF v_hypertables IS NOT NULL THEN
-        EXECUTE format('SELECT f FROM %s AS h JOIN pg_class AS c ON c.relname = h.table_name AND c.relnamespace::regnamespace::text = quote_ident(h.schema_name)
-            JOIN unnest($1) AS f ON f = c.oid LIMIT 1', v_hypertables) INTO v_found USING v_family;
-    END IF;
-    IF v_found IS NOT NULL THEN
-        RETURN format('%s is a hypertable of TimescaleDB: its chunks change, are compressed and dropped without firing triggers', v_found);
-    END IF;
-    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = p_time_column AND attgenerated = 'v') THEN
-        RETURN format('triggers do not see its time column %I, which is generated and not stored', p_time_column);
-    END IF;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.kept_elsewhere(regclass, name) IS 'Why triggers on the table would not see its rows change, though it looks like an ordinary one; NULL when they do.';
-
--- Its triggers --------------------------------------------------------------------------
-
 CREATE OR REPLACE FUNCTION rollup_engine.move_condition(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -114,7 +13,7 @@ AS $$
     -- lack an equality, or have one that a restored dump does not find, the text is compared.
     SELECT string_agg(format(
         CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typcategory IN ('B', 'D', 'N', 'S', 'T')
-        THEN 'OLD.%1$I IS DISTINCT FROM NEW.%1$I' ELSE 'OLD.%1$I::text IS DISTINCT FROM NEW.%1$I::text' END,
+        THEN 'old.%1$I IS DISTINCT FROM new.%1$I' ELSE 'old.%1$I::text IS DISTINCT FROM new.%1$I::text' END,
         a.attname), ' OR ' ORDER BY a.attnum)
     FROM pg_depend AS d
     JOIN pg_attribute AS a ON a.attrelid = d.objid AND a.attnum = d.objsubid
@@ -124,12 +23,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.move_condition(regclass) IS 'When an updated row may move between the partitions of the table; NULL when it has none.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.firing_mode(p_type smallint) RETURNS text
+    LANGUAGE sql IMMUTABLE
+RETURN CASE WHEN p_type IN (29, 31) THEN 'REPLICA' ELSE 'ALWAYS' END;
+COMMENT ON FUNCTION rollup_engine.firing_mode(smallint) IS 'How a capture trigger of that pg_trigger.tgtype is enabled.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.wanted_triggers(p_source rollup_engine.source)
-RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint, tgenabled "char")
+RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT f.member, f.is_ancestor, k.tgtype::smallint, k.tgenabled::"char"
+    SELECT f.member, f.is_ancestor, k.tgtype::smallint
     FROM (
         SELECT a.member, true AS is_ancestor FROM rollup_engine.source_ancestors(p_source.relation) AS a (member)
         UNION ALL
@@ -138,53 +42,69 @@ AS $$
     JOIN pg_class AS c ON c.oid = f.member
     -- Row triggers are cloned to partitions.
     CROSS JOIN LATERAL (SELECT NOT f.is_ancestor AND (NOT c.relispartition OR f.member = p_source.relation) AS is_top) AS t
-    CROSS JOIN LATERAL (SELECT t.is_top, t.is_top AND (c.relkind = 'p' OR c.relispartition) AS is_divided) AS m
+    CROSS JOIN LATERAL (SELECT c.relkind = 'p' OR c.relispartition AS is_divided) AS d
     CROSS JOIN LATERAL (VALUES
         -- What is inserted through a parent that is not partitioned stays in the parent.
-        (4, 'A', NOT f.is_ancestor OR c.relkind = 'p'),
-        (16, 'A', true),
-        (8, 'A', true),
+        (4, NOT f.is_ancestor OR c.relkind = 'p'),
+        (16, true),
+        (8, true),
         -- TRUNCATE fires on every table that it empties.
-        (32, 'A', NOT f.is_ancestor),
-        (19, 'A', c.relkind = 'p'),
-        (17, 'A', m.is_divided),
-        (5, 'A', m.is_divided AND EXISTS (
-            SELECT FROM pg_trigger AS g JOIN pg_proc AS p ON p.oid = g.tgfoid
-            WHERE g.tgtype & 7 = 7 AND p.pronamespace <> 'rollup_engine'::regnamespace
-                AND g.tgrelid IN (SELECT rollup_engine.source_tree(p_source.relation)))),
-        (29, 'R', m.is_top)
-    ) AS k (tgtype, tgenabled, is_wanted)
+        (32, NOT f.is_ancestor),
+        (18, c.relkind = 'p'),
+        (19, c.relkind = 'p'),
+        (7, c.relkind = 'p' AND NOT c.relispartition),
+        (29, t.is_top AND NOT d.is_divided),
+        (31, t.is_top AND d.is_divided)
+    ) AS k (tgtype, is_wanted)
     WHERE k.is_wanted AND p_source.change_tracking = 'trigger'
 $$;
-COMMENT ON FUNCTION rollup_engine.wanted_triggers(rollup_engine.source) IS 'The capture triggers that a source needs, from the top, by their pg_trigger.tgtype; trigger_sql says what each is for.';
+COMMENT ON FUNCTION rollup_engine.wanted_triggers(rollup_engine.source) IS 'The capture triggers that a source needs, from the top, by their pg_trigger.tgtype; trigger_definition says what each is for.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.trigger_definition(p_source rollup_engine.source, p_member regclass, p_type smallint) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- As pg_get_triggerdef writes it, but for casts and parentheses.
+    SELECT rollup_engine.fill(t.definition || ' EXECUTE FUNCTION rollup_engine.capture_{id}(' || t.argument || ')',
+        jsonb_build_object('id', p_source.id, 'table', p_member,
+            'moved', rollup_engine.move_condition(p_member)))
+    FROM (VALUES
+        (4, 'AFTER INSERT ON {table} REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT', ''),
+        (16, 'AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
+        (8, 'AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT', ''),
+        (32, 'AFTER TRUNCATE ON {table} FOR EACH STATEMENT', ''),
+        (18, 'BEFORE UPDATE ON {table} FOR EACH STATEMENT', ''),
+        -- MERGE fires no statement trigger for the halves of a move between partitions. Of columns, only
+        -- those of the key are in a condition: nobody can drop or retype these anyway.
+        (19, 'BEFORE UPDATE ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.merging_{id}'', true) = ''on'' AND ({moved}))', ''),
+        -- A trigger of the user's that fires before INSERT changes a row that MERGE moves once more. And only
+        -- where partitions have a trigger before INSERT does NEW TABLE hold what was stored: else 16 to 18 may
+        -- put an inserted row in an updated one's place, and all of them a row whose generated columns are not yet computed.
+        (7, 'BEFORE INSERT ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.moving_{id}'', true) = ''on'')', ''),
+        -- Workers of logical replication fire row triggers only, and only those for replicas. Of those that
+        -- fire after writes to a partition the server warns, row by row, until its parallel workers stop for ever.
+        (29, 'AFTER INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica'''),
+        (31, 'BEFORE INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica''')
+    ) AS t (type, definition, argument)
+    WHERE t.type = p_type
+$$;
+COMMENT ON FUNCTION rollup_engine.trigger_definition(rollup_engine.source, regclass, smallint) IS 'When and where one capture trigger fires, and what it runs.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.trigger_sql(p_source rollup_engine.source, p_member regclass, p_type smallint) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.fill(
-        'CREATE TRIGGER {name} ' || t.definition || ' EXECUTE FUNCTION rollup_engine.capture_{id}(' || t.argument || ')',
-        jsonb_build_object('id', p_source.id, 'table', p_member,
-            'name', quote_ident(format('%s_%s', t.name, p_source.id) || CASE p_type WHEN 19 THEN '_' || p_member::oid ELSE '' END),
-            'moved', rollup_engine.move_condition(p_member), 'time', quote_ident(p_source.time_column)))
+    SELECT format('CREATE OR REPLACE TRIGGER %I %s', format('%s_%s', t.name, p_source.id) || CASE WHEN p_type IN (7, 19) THEN '_' || p_member::oid ELSE '' END,
+        rollup_engine.trigger_definition(p_source, p_member, p_type))
     FROM (VALUES
-        (4, 'tsrollup_insert', 'AFTER INSERT ON {table} REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT', ''),
-        (16, 'tsrollup_update', 'AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
-        (8, 'tsrollup_delete', 'AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT', ''),
-        (32, 'tsrollup_truncate', 'AFTER TRUNCATE ON {table} FOR EACH STATEMENT', ''),
-        -- MERGE fires no statement trigger for the halves of a move between partitions. Its name, one for
-        -- each level, sorts last: after triggers that change the row.
-        (19, '~tsrollup_move', 'BEFORE UPDATE ON {table} FOR EACH ROW WHEN ({moved})', ''),
-        -- MERGE that inserts and then updates may hand the inserted row to NEW TABLE in the updated one's place.
-        (17, 'tsrollup_time', 'AFTER UPDATE ON {table} FOR EACH ROW WHEN (OLD.{time} IS DISTINCT FROM NEW.{time})', ''),
-        -- A trigger of the user's that fires before INSERT changes a row that MERGE moves once more.
-        (5, 'tsrollup_moved', 'AFTER INSERT ON {table} FOR EACH ROW WHEN (current_setting(''rollup_engine.moving_{id}'', true) = ''on'')', ''),
-        -- Workers of logical replication fire row triggers only, and only those for replicas.
-        (29, 'tsrollup_replica', 'AFTER INSERT OR UPDATE OR DELETE ON {table} FOR EACH ROW', '''replica''')
-    ) AS t (type, name, definition, argument)
+        (4, 'tsrollup_insert'), (16, 'tsrollup_update'), (8, 'tsrollup_delete'), (32, 'tsrollup_truncate'), (18, 'tsrollup_merge'),
+        (29, 'tsrollup_replica'),
+        -- These sort last: after triggers that change the row. The first two are one for each level.
+        (19, '~tsrollup_move'), (7, '~tsrollup_moved'), (31, '~tsrollup_replica')
+    ) AS t (type, name)
     WHERE t.type = p_type
 $$;
-COMMENT ON FUNCTION rollup_engine.trigger_sql(rollup_engine.source, regclass, smallint) IS 'Makes one capture trigger.';
+COMMENT ON FUNCTION rollup_engine.trigger_sql(rollup_engine.source, regclass, smallint) IS 'Makes one capture trigger, in the place of another one of its name.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.capture_triggers(p_source rollup_engine.source) RETURNS SETOF pg_trigger
     LANGUAGE sql STABLE
@@ -194,17 +114,30 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_triggers(rollup_engine.source) IS 'The capture triggers that a source has, clones of row triggers among them.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_as_made(p_source rollup_engine.source, p_trigger pg_trigger) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT regexp_replace(substr(pg_get_triggerdef(p_trigger.oid), length(format('CREATE TRIGGER %I ', p_trigger.tgname)) + 1), w.noise, '', 'g')
+        = regexp_replace(rollup_engine.trigger_definition(p_source, p_trigger.tgrelid, p_trigger.tgtype), w.noise, '', 'g')
+    FROM (VALUES ('[()]|::[a-z" ]*[a-z"]')) AS w (noise)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_as_made(rollup_engine.source, pg_trigger) IS 'Whether a capture trigger with a condition has its own.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.missing_triggers(p_source rollup_engine.source)
-RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint, tgenabled "char")
+RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT w.*
     FROM rollup_engine.wanted_triggers(p_source) AS w
     WHERE (w.member, w.tgtype) NOT IN (
-        SELECT g.tgrelid, g.tgtype FROM rollup_engine.capture_triggers(p_source) AS g WHERE g.tgparentid = 0)
+        SELECT g.tgrelid, g.tgtype FROM rollup_engine.capture_triggers(p_source) AS g
+        WHERE g.tgparentid = 0 AND g.tgattr = ''
+            -- Asked of few: those of partitions have no condition.
+            AND CASE WHEN g.tgtype IN (7, 19) THEN rollup_engine.is_as_made(p_source, g) ELSE g.tgqual IS NULL END)
 $$;
-COMMENT ON FUNCTION rollup_engine.missing_triggers(rollup_engine.source) IS 'Capture triggers that a table of the family lacks.';
+COMMENT ON FUNCTION rollup_engine.missing_triggers(rollup_engine.source) IS 'Capture triggers that a table of the family lacks, or has something else in the place of.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_unwatched_above(p_source_id integer, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -230,11 +163,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.stray_triggers(p_source rollup_engine.s
 AS $$
     SELECT g.tgrelid, g.tgname
     FROM rollup_engine.capture_triggers(p_source) AS g
-    WHERE g.tgparentid = 0
-        AND g.tgrelid NOT IN (
-            SELECT rollup_engine.source_ancestors(p_source.relation) UNION ALL SELECT rollup_engine.source_tree(p_source.relation))
+    WHERE g.tgparentid = 0 AND (g.tgrelid, g.tgtype) NOT IN (SELECT w.member, w.tgtype FROM rollup_engine.wanted_triggers(p_source) AS w)
 $$;
-COMMENT ON FUNCTION rollup_engine.stray_triggers(rollup_engine.source) IS 'Capture triggers on tables that have left the family.';
+COMMENT ON FUNCTION rollup_engine.stray_triggers(rollup_engine.source) IS 'Capture triggers on tables that have left the family, or have another place in it now.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.capture_gaps(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE
@@ -248,12 +179,12 @@ AS $$
     WHERE EXISTS (SELECT FROM rollup_engine.source_ancestors(p_source.relation)) AND m.is_ancestor
     HAVING count(*) > 0
     UNION ALL
-    SELECT format('trigger %I of %s sorts after capture: a row that it changes in a MERGE is missed', g.tgname, min(g.tgrelid)::regclass),
+    SELECT format('trigger %I of %s sorts after capture: a row that it changes in a MERGE, or as a subscriber, is missed', g.tgname, min(g.tgrelid)::regclass),
         format('ALTER TRIGGER %I ON %s RENAME TO a name without the ~, or other high characters, at its beginning', g.tgname, min(g.tgrelid)::regclass)
     FROM rollup_engine.capture_triggers(p_source) AS own
-    JOIN pg_trigger AS g ON g.tgrelid = own.tgrelid AND g.tgname > own.tgname AND g.tgtype & 19 = 19 AND g.tgenabled <> 'D'
+    JOIN pg_trigger AS g ON g.tgrelid = own.tgrelid AND g.tgname > own.tgname AND g.tgtype & 3 = 3 AND g.tgtype & own.tgtype & 20 > 0 AND g.tgenabled <> 'D'
     JOIN pg_proc AS f ON f.oid = g.tgfoid AND f.pronamespace <> 'rollup_engine'::regnamespace
-    WHERE own.tgtype = 19
+    WHERE own.tgtype & 3 = 3
     GROUP BY g.tgname
     UNION ALL
     SELECT k.reason, 'drop the rollup, or create it with change_tracking => ''window'''
@@ -286,7 +217,7 @@ BEGIN
             WHERE g.tgrelid = v_missing.member AND g.tgtype = v_missing.tgtype AND g.tgparentid = 0
                 AND g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id));
             EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', v_missing.member,
-                CASE v_missing.tgenabled WHEN 'A' THEN 'ALWAYS' ELSE 'REPLICA' END, v_name);
+                rollup_engine.firing_mode(v_missing.tgtype), v_name);
         END IF;
     END LOOP;
 END

@@ -28,15 +28,14 @@ AS $$
     LEFT JOIN LATERAL (
         SELECT a.attname, a.attnum FROM pg_attribute AS a
         WHERE a.attrelid = p_source.relation AND a.attnum > 0 AND NOT a.attisdropped
-            AND (a.attname = c.column_name
-                OR CASE WHEN p_source.relation::oid = p_source.relation_oid THEN a.attnum = c.attnum ELSE a.attname = c.current_name END)
-        ORDER BY a.attname = c.column_name DESC
+            AND (a.attname IN (c.column_name, c.current_name) OR a.attnum = c.attnum AND p_source.relation::oid = p_source.relation_oid)
+        ORDER BY a.attname = c.column_name DESC, a.attnum = c.attnum AND p_source.relation::oid = p_source.relation_oid DESC
         LIMIT 1
     ) AS a ON true
     WHERE c.source_id = p_source.id
 $$;
 COMMENT ON FUNCTION rollup_engine.resolved_columns(rollup_engine.source) IS
-'The column to read for each name that rollups use: the one of that name, else the one that had it, under its new name; NULL when both are gone.';
+'The column to read for each name that rollups use: the one of that name, else the one that had it, under its new name, else one that came in that one''s place; NULL when all are gone.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.type_parts(p_type oid) RETURNS text
     LANGUAGE sql STABLE
@@ -86,6 +85,7 @@ AS $$
         FROM pg_trigger AS g
         LEFT JOIN tree ON tree.member = g.tgrelid
         WHERE g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id))
+            AND (tree.member IS NOT NULL OR g.tgrelid IN (SELECT rollup_engine.source_ancestors(p_source.relation)))
         GROUP BY 1
     )
     SELECT p_source.id, c.oid, c.relkind::text || c.relpersistence::text, coalesce(a.columns, '{}'), coalesce(a.attributes, '{}'), coalesce(a.numbers, '{}'),
@@ -103,9 +103,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.shape_trace(p_source rollup_engine.sour
 AS $$
     SELECT md5(concat(
         current_setting('server_version_num'),
-        (SELECT string_agg(concat_ws(' ', c.column_name, c.current_name, format_type(a.atttypid, NULL), rollup_engine.type_parts(a.atttypid)), ',' ORDER BY c.column_name)
+        (SELECT string_agg(concat_ws(' ', c.column_name, c.current_name, format_type(a.atttypid, NULL), rollup_engine.type_parts(a.atttypid),
+                nullif(a.attcollation, 0)::regcollation), ',' ORDER BY c.column_name)
             FROM rollup_engine.source_column AS c LEFT JOIN pg_attribute AS a ON a.attrelid = p_source.relation AND a.attname = c.current_name
             WHERE c.source_id = p_source.id),
+        -- What they call may be renamed. Those of partitions are mostly one.
+        (SELECT string_agg(pg_get_expr(e.adbin, e.adrelid), ',' ORDER BY e.adbin::text)
+            FROM (
+                SELECT DISTINCT ON (d.adbin::text) d.adbin, d.adrelid
+                FROM rollup_engine.source_tree(p_source.relation) AS t (member)
+                JOIN pg_attribute AS a ON a.attrelid = t.member AND a.attgenerated <> ''
+                JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                ORDER BY d.adbin::text, d.adrelid
+            ) AS e),
         string_agg(concat(c.oid, c.relkind, c.relpersistence, c.relfilenode, ' ',
             (SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
             (SELECT string_agg(g.xmin::text, ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
@@ -115,6 +125,54 @@ AS $$
     JOIN pg_class AS c ON c.oid = t.member
 $$;
 COMMENT ON FUNCTION rollup_engine.shape_trace(rollup_engine.source) IS 'A digest that changes with the shape, for a tenth of its time; by transaction numbers and files, so that it changes without it as well.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_noted_here(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_source.relation::oid = p_source.relation_oid AND EXISTS (
+        SELECT FROM rollup_engine.source_shape
+        WHERE source_id = p_source.id AND member = p_source.relation_oid AND server = current_setting('server_version_num')::integer / 10000)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_noted_here(rollup_engine.source) IS
+'Whether the shape was noted in this very database: transaction numbers, files and numbers of columns tell nothing after a restore or an upgrade.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.restored_age() RETURNS integer
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    -- An upgrade copies the view; foreign keys, made anew, come after all columns and triggers as well.
+    v_age constant integer := (SELECT age(xmin) FROM pg_constraint WHERE conrelid = 'rollup_engine.source_shape'::regclass AND contype = 'f');
+BEGIN
+    RETURN least(v_age, (SELECT age(ended_by::xid) FROM rollup_engine.restored));
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+    RETURN v_age;  -- the schema alone was restored
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.restored_age() IS 'How many transactions ago the catalogue of this database was as a restore, an upgrade or the migrations have left it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.touched_since_restore(p_source rollup_engine.source) RETURNS SETOF regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT f.relation
+    FROM rollup_engine.restored_age() AS r (age), (
+        SELECT rollup_engine.source_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
+    ) AS f (relation)
+    WHERE (EXISTS (
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = f.relation AND age(a.xmin) < r.age
+                AND a.attname IN (SELECT current_name FROM rollup_engine.source_column WHERE source_id = p_source.id))
+        OR EXISTS (
+            SELECT FROM pg_trigger AS g
+            WHERE g.tgrelid = f.relation AND age(g.xmin) < r.age
+                AND g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id))))
+        -- What was made since is a new partition: its rows are taken in as such.
+        AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = f.relation AND a.attname = 'ctid' AND age(a.xmin) < r.age)
+$$;
+COMMENT ON FUNCTION rollup_engine.touched_since_restore(rollup_engine.source) IS
+'Tables of the family of a source whose columns or capture triggers were changed after the restore that brought them here.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.shape_changes(p_source rollup_engine.source, p_shapes rollup_engine.source_shape[]) RETURNS SETOF text
     LANGUAGE sql STABLE
@@ -130,29 +188,23 @@ AS $$
     UNION ALL
     SELECT CASE
         WHEN n.kind <> s.kind THEN format('%s is another kind of table now', s.member::regclass)
-        WHEN NOT s.columns @> n.columns OR o.moved THEN format('columns of %s were changed', s.member::regclass)
+        WHEN NOT s.columns @> n.columns OR h.is_here AND NOT s.numbers @> n.numbers THEN format('columns of %s were changed', s.member::regclass)
         WHEN NOT s.triggers @> n.triggers THEN format('capture triggers of %s were changed', s.member::regclass)
         ELSE format('columns of %s were rewritten', s.member::regclass)
     END
     FROM unnest(p_shapes) AS s
+    CROSS JOIN LATERAL rollup_engine.is_noted_here(p_source) AS h (is_here)
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id
-        AND n.member = CASE WHEN s.member = p_source.relation::oid THEN p_source.relation_oid ELSE s.member END
-    CROSS JOIN LATERAL (
-        -- What carries transaction numbers or files tells nothing after a restore or an upgrade.
-        SELECT n.member = s.member AND n.server = s.server AS same_place
-    ) AS p
-    CROSS JOIN LATERAL (
-        -- Elsewhere they are counted anew, in the same order.
-        SELECT CASE WHEN p.same_place THEN NOT s.numbers @> n.numbers
-            ELSE array_agg(a.key ORDER BY a.value::integer) <> array_agg(a.key ORDER BY b.value::integer) END AS moved
-        FROM jsonb_each_text(n.numbers) AS a JOIN jsonb_each_text(s.numbers) AS b USING (key)
-    ) AS o
+        AND n.member = CASE WHEN s.member = p_source.relation::oid THEN p_source.relation_oid WHEN h.is_here THEN s.member END
     WHERE n.kind <> s.kind
         OR NOT s.columns @> n.columns
-        OR o.moved
-        OR p.same_place AND NOT s.triggers @> n.triggers
-        -- ALTER TYPE ... USING does both; VACUUM FULL and SET STATISTICS one of them.
-        OR p.same_place AND n.file <> s.file AND NOT s.attributes @> n.attributes
+        OR h.is_here AND (NOT s.numbers @> n.numbers OR NOT s.triggers @> n.triggers
+            -- ALTER TYPE ... USING does both; VACUUM FULL and SET STATISTICS one of them.
+            OR n.file <> s.file AND NOT s.attributes @> n.attributes)
+    UNION ALL
+    SELECT format('columns or capture triggers of %s were changed after a restore, and before the first run', t.relation)
+    FROM rollup_engine.touched_since_restore(p_source) AS t (relation)
+    WHERE NOT rollup_engine.is_noted_here(p_source)
 $$;
 COMMENT ON FUNCTION rollup_engine.shape_changes(rollup_engine.source, rollup_engine.source_shape[]) IS 'What differs from the noted shape, in words.';
 
@@ -188,90 +240,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.note_shape(integer, rollup_engine.source_shape[]) IS 'Remembers the shape that a drain has found.';
 
--- A source that is gone -----------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION rollup_engine.is_relation(p_relation regclass) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT EXISTS (SELECT FROM pg_class WHERE oid = p_relation)
-$$;
-COMMENT ON FUNCTION rollup_engine.is_relation(regclass) IS 'False for a table that was dropped since.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE
-        WHEN to_regclass(p_source.relation_name) IS NULL
-        THEN format('restore or create %s: the next run takes it up again; or drop its rollups with silver.drop_rollup', p_source.relation_name)
-        WHEN NOT has_table_privilege('${owner_role}', to_regclass(p_source.relation_name), 'SELECT')
-        THEN format('GRANT SELECT ON %s TO %I: the next run takes it up again', p_source.relation_name, '${owner_role}')
-        ELSE format('the next run takes up the new %s if it has the columns of the old one; or drop the rollups with silver.drop_rollup', p_source.relation_name)
-    END
-$$;
-COMMENT ON FUNCTION rollup_engine.gone_hint(rollup_engine.source) IS 'What to do about a source that was dropped.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.fail_if_gone(p_rollup silver.rollup_config) RETURNS void
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_source rollup_engine.source;
-BEGIN
-    IF rollup_engine.is_relation(p_rollup.source_table) THEN
-        RETURN;
-    END IF;
-    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
-    IF p_rollup.parent_id IS NULL THEN
-        PERFORM rollup_engine.fail('TR002', format('%s, which %s reads, was dropped', v_source.relation_name, p_rollup.target_name),
-            rollup_engine.gone_hint(v_source));
-    END IF;
-    PERFORM rollup_engine.fail('TR002', format('%s, which %s reads, was dropped',
-            (SELECT target_name FROM silver.rollup_config WHERE id = p_rollup.parent_id), p_rollup.target_name),
-        'drop both rollups with silver.drop_rollup and create them anew');
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.fail_if_gone(silver.rollup_config) IS 'A clear error when what a rollup reads was dropped.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.relink_source(p_source_id integer) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_source rollup_engine.source;
-    v_new regclass;
-BEGIN
-    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-    IF rollup_engine.is_relation(v_source.relation) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
-        RETURN;
-    END IF;
-    -- A table that lacks a column, or has another kind of time, is another table.
-    SELECT c.oid INTO v_new
-    FROM pg_class AS c
-    WHERE c.oid = to_regclass(v_source.relation_name)
-        AND (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
-        AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
-        AND NOT EXISTS (
-            SELECT FROM rollup_engine.source_column AS k
-            WHERE k.source_id = p_source_id AND NOT EXISTS (
-                SELECT FROM pg_attribute AS a
-                WHERE a.attrelid = c.oid AND a.attname = k.current_name
-                    AND (a.attname <> v_source.time_column OR rollup_engine.base_type(a.atttypid) = v_source.time_type)))
-        AND NOT EXISTS (
-            SELECT FROM rollup_engine.source AS s
-            WHERE (s.relation, s.time_column, s.change_tracking) = (c.oid, v_source.time_column, v_source.change_tracking));
-    IF v_new IS NULL THEN
-        RETURN;
-    END IF;
-    UPDATE silver.dimension_config SET source_table = v_new WHERE source_table = v_source.relation;
-    UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
-    UPDATE rollup_engine.source SET relation = v_new WHERE id = p_source_id;
-    PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.relink_source(integer) IS 'Takes up a source that was dropped and is there again under its name, with its columns; all of it is stale.';
-
 -- Triggers that do not always fire ---------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.mend_triggers(p_source_id integer) RETURNS void
@@ -287,7 +255,7 @@ BEGIN
     FOR v_trigger IN
         SELECT g.tgrelid::regclass AS relation, g.tgname, t.mode, m.from_time, m.to_time
         FROM rollup_engine.capture_triggers(v_source) AS g
-        CROSS JOIN LATERAL (SELECT CASE g.tgtype WHEN 29 THEN 'REPLICA' ELSE 'ALWAYS' END AS mode) AS t
+        CROSS JOIN LATERAL (SELECT rollup_engine.firing_mode(g.tgtype) AS mode) AS t
         LEFT JOIN rollup_engine.source_members(v_source.relation, v_source.time_column) AS m ON m.member = g.tgrelid
         WHERE g.tgenabled <> left(t.mode, 1)::"char" AND pg_has_role((SELECT relowner FROM pg_class WHERE oid = g.tgrelid), 'USAGE')
     LOOP

@@ -4,6 +4,17 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.source_lock_holder(p_source_id integer) RETURNS integer
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT min(l.pid)
+    FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
+        AND (l.classid::bigint << 32 | l.objid::bigint) = rollup_engine.source_lock_key(p_source_id)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_lock_holder(integer) IS 'The other session that keeps drains of a source out, NULL when there is none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.source_extent(p_source rollup_engine.source, p_from timestamptz, p_to timestamptz) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -169,7 +180,9 @@ BEGIN
             CASE WHEN v_rows > 0 THEN format('%s late rows were kept out of sealed time', v_rows)
             ELSE 'late changes were kept out of sealed time, with no row left to count' END,
             format('they lie between %s and %s; the rollup is sealed before %s', lower(v_late), upper(v_late), v_since),
-            'rows are in the source until their partition is removed; nothing needs to be done'
+            CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
+                THEN 'rows are in the source until their partition is removed; nothing needs to be done'
+                ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END
         FROM late;
     END LOOP;
 END
@@ -213,6 +226,7 @@ BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     -- A row trigger of this transaction logs again what is taken from the log here.
     PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);
+    PERFORM rollup_engine.take_in_touched(p_source_id);
     v_changed := rollup_engine.partition_changes(v_source);
     WITH moved AS (
         DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS writer

@@ -22,6 +22,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer, p
 AS $$
 DECLARE
     v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id, p_planned);
+    v_extent tstzmultirange;
     v_rollup silver.rollup_config;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
@@ -31,8 +32,12 @@ BEGIN
     IF NOT rollup_engine.is_wide(v_rollup.bucket_width, v_stale) THEN
         RETURN v_stale;
     END IF;
+    v_extent := rollup_engine.data_extent(v_rollup, v_stale, false);
     -- What is finite was clipped when it was marked: its gaps need no search at every read.
-    RETURN rollup_engine.data_extent(v_rollup, v_stale, NOT (isfinite(lower(v_stale)) AND isfinite(upper(v_stale))));
+    IF NOT (isfinite(lower(v_stale)) AND isfinite(upper(v_stale))) AND rollup_engine.bucket_count(v_rollup.bucket_width, v_extent) > 100000 THEN
+        v_extent := rollup_engine.data_extent(v_rollup, v_extent, true);
+    END IF;
+    RETURN v_extent;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint) IS 'The stale set, clipped to where there is data, without the tail of a window.';
@@ -66,7 +71,9 @@ BEGIN
     -- A bucket costs about as much to plan as 300 rows to read. One by one, a filter on
     -- the bucket reaches the source; a small source is read in one piece instead.
     -- The view asks twice, so the answer must come from the snapshot: pg_class is updated in place.
-    RETURN v_buckets <= 32 OR v_rollup.source_rows > least(2000000, 300 * v_buckets);
+    -- Of scattered ranges there would be about as many pieces.
+    RETURN v_buckets <= greatest(32, 2 * (SELECT count(*) FROM unnest(p_stale)))
+        OR v_buckets <= 1000000 AND v_rollup.source_rows > least(2000000, 300 * v_buckets);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';

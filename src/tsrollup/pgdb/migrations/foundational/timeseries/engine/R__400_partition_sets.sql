@@ -219,7 +219,7 @@ DECLARE
     v_by_partman constant boolean := rollup_engine.is_partmans(p_set);
     v_rollup silver.rollup_config;
 BEGIN
-    v_rollup.target_table := p_set.relation;
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE target_table = p_set.relation;
     v_rollup.chunk_interval := p_set.chunk_interval;
     -- pg_partman goes on from a partition that is there.
     PERFORM rollup_engine.ensure_partitions(v_rollup, tstzmultirange(tstzrange(p_now,

@@ -109,18 +109,37 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_partitions(p_table regclass) RETUR
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_id constant integer := (SELECT id FROM silver.rollup_config WHERE target_table = p_table);
+    v_rollup silver.rollup_config;
+    v_gone tstzmultirange;
+    v_came tstzmultirange;
 BEGIN
-    DELETE FROM rollup_engine.rollup_partition AS p
-    WHERE rollup_id = v_id AND (partition, from_time, to_time) NOT IN (
-        SELECT m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m);
-    INSERT INTO rollup_engine.rollup_partition (rollup_id, partition, from_time, to_time)
-    SELECT v_id, m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m
-    WHERE m.member <> p_table
-    ON CONFLICT DO NOTHING;
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE target_table = p_table;
+    WITH gone AS (
+        DELETE FROM rollup_engine.rollup_partition AS p
+        WHERE rollup_id = v_rollup.id AND (partition, from_time, to_time) NOT IN (
+            SELECT m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m)
+        RETURNING from_time, to_time
+    )
+    SELECT coalesce(range_agg(tstzrange(from_time, to_time)), '{}') INTO v_gone FROM gone;
+    WITH came AS (
+        INSERT INTO rollup_engine.rollup_partition (rollup_id, partition, from_time, to_time)
+        SELECT v_rollup.id, m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m
+        WHERE m.member <> p_table
+        ON CONFLICT DO NOTHING
+        RETURNING partition, from_time, to_time
+    ), guarded AS MATERIALIZED (
+        SELECT *, rollup_engine.guard_table(partition) FROM came
+    )
+    -- Nothing was stored there before it was noted: rows came with it.
+    SELECT coalesce(range_agg(tstzrange(from_time, to_time)) FILTER (WHERE pg_relation_size(partition) > 0), '{}') INTO v_came FROM guarded;
+    IF NOT isempty(v_gone + v_came) THEN
+        PERFORM rollup_engine.mark_touched(v_rollup, v_gone + v_came);
+        PERFORM rollup_engine.record_lost_buckets(v_rollup, v_gone - v_came);
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.note_partitions(regclass) IS 'Notes the partitions of a rollup table; the caller holds the lock of whoever attaches one.';
+COMMENT ON FUNCTION rollup_engine.note_partitions(regclass) IS
+'Notes and guards the partitions of a rollup table, and has computed anew what went or came with some that people detached, dropped or attached; the caller holds the lock of whoever attaches one.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.unsettled_partitions(p_rollup_id integer) RETURNS SETOF rollup_engine.rollup_partition
     LANGUAGE sql
@@ -161,24 +180,86 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.settle_partitions(integer) IS 'Gives partitions that came by earlier transactions their generation, so that plans count on them; false when there was nothing to do.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.ensure_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS boolean
+CREATE OR REPLACE FUNCTION rollup_engine.lacks_partitions(p_rollup_id integer, p_ranges tstzmultirange) RETURNS boolean
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT coalesce(p_ranges <@ range_agg(tstzrange(from_time, to_time)), false)
+    FROM rollup_engine.rollup_partition
+    WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_ranges
+$$;
+COMMENT ON FUNCTION rollup_engine.lacks_partitions(integer, tstzmultirange) IS 'Whether no partition that was noted holds some part of the ranges.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partition_width(p_rollup silver.rollup_config, p_free tstzmultirange) RETURNS interval
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_missing tstzmultirange := rollup_engine.uncovered(p_rollup.target_table, p_ranges);
+    v_most constant double precision := greatest(30, p_rollup.source_rows / 1000000);
+    -- Doubled for as many gaps again: late rows may come one by one.
+    v_width interval := p_rollup.chunk_interval * 2 ^ least(20, floor((SELECT count(*) FROM unnest(p_free)) / v_most));
+BEGIN
+    WHILE v_width < interval '36000 days' AND v_most < (
+        SELECT count(DISTINCT silver.time_bucket(v_width, from_time)) FROM rollup_engine.stale_range
+        WHERE rollup_id = p_rollup.id AND from_time <@ p_free)
+    LOOP
+        v_width := 2 * v_width;
+    END LOOP;
+    RETURN CASE WHEN rollup_engine.is_too_wide(v_width, rollup_engine.keep_of(p_rollup.target_table))
+            OR (SELECT is_named FROM rollup_engine.partition_set WHERE relation = p_rollup.target_table)
+        THEN p_rollup.chunk_interval ELSE v_width END;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_width(silver.rollup_config, tstzmultirange) IS
+'Width of partitions to be made in free time: chunk_interval, but for sparse data, and where nobody named it, so wide that what is stale needs no more than 30, or one for a million rows of the source.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partitions_for(p_ranges tstzmultirange, p_free tstzmultirange, p_width interval) RETURNS SETOF tstzrange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT DISTINCT part
+    FROM rollup_engine.buckets_in(p_width, rollup_engine.bucket_align(p_width, p_ranges)) AS chunk
+    CROSS JOIN LATERAL unnest(p_free * tstzmultirange(tstzrange(chunk, rollup_engine.bucket_next(p_width, chunk)))) AS part
+    WHERE part && p_ranges
+$$;
+COMMENT ON FUNCTION rollup_engine.partitions_for(tstzmultirange, tstzmultirange, interval) IS 'Partitions for the ranges, on the grid of the width, in the time that is free.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.ensure_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_with_next boolean DEFAULT false) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_free tstzmultirange := rollup_engine.uncovered(p_rollup.target_table, p_ranges);
+    v_missing tstzmultirange;
+    v_width interval;
+    v_tail tstzmultirange;
     v_range tstzrange;
 BEGIN
     -- In this order: what covers the ranges now is noted, whoever made it.
-    IF isempty(v_missing) AND NOT rollup_engine.has_unnoted_partitions(p_rollup.target_table) THEN
+    IF isempty(v_free) AND NOT rollup_engine.has_unnoted_partitions(p_rollup.target_table) THEN
         RETURN false;
     END IF;
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_rollup.target_table);
-    v_missing := rollup_engine.uncovered(p_rollup.target_table, p_ranges);
+    v_free := rollup_engine.uncovered(p_rollup.target_table, rollup_engine.everything());
+    -- With those that are next, since each transaction that makes some costs plans and snapshots.
+    SELECT v_free * (p_ranges + coalesce(range_agg(tstzrange(from_time, to_time)), '{}')) INTO v_missing
+    FROM rollup_engine.stale_range
+    WHERE rollup_id = p_rollup.id AND from_time < upper(p_ranges) AND from_time >= coalesce(p_rollup.sealed_before, '-infinity')
+        AND p_with_next AND NOT isempty(p_ranges * v_free);
+    v_width := rollup_engine.partition_width(p_rollup, v_free);
+    -- About now, partitions are of the width that maintenance chose; pg_partman goes on from the last one.
+    SELECT tstzmultirange(tstzrange(silver.time_bucket(v_width, now()),
+        CASE WHEN NOT rollup_engine.is_partmans(s) THEN rollup_engine.bucket_ceil(v_width, now()) END))
+    INTO v_tail FROM rollup_engine.partition_set AS s WHERE s.relation = p_rollup.target_table;
     FOR v_range IN
-        SELECT unnest(rollup_engine.uncovered(p_rollup.target_table,
-            tstzmultirange(tstzrange(chunk, rollup_engine.bucket_next(p_rollup.chunk_interval, chunk)))))
-        FROM rollup_engine.buckets_in(p_rollup.chunk_interval, rollup_engine.bucket_align(p_rollup.chunk_interval, v_missing)) AS chunk
+        SELECT part
+        FROM (
+            SELECT rollup_engine.partitions_for(v_missing - coalesce(v_tail, '{}'), v_free, v_width)
+            UNION ALL
+            SELECT rollup_engine.partitions_for(v_missing * v_tail, v_free, p_rollup.chunk_interval)
+        ) AS p (part)
+        ORDER BY part DESC
+        LIMIT 30
     LOOP
         PERFORM rollup_engine.add_partition(p_rollup.target_table, lower(v_range), upper(v_range), p_rollup.chunk_interval);
     END LOOP;
@@ -186,6 +267,7 @@ BEGIN
     RETURN NOT isempty(v_missing);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.ensure_partitions(silver.rollup_config, tstzmultirange) IS 'Makes the partitions that the ranges need, on the grid of chunk_interval, between those that exist; false when all were there.';
+COMMENT ON FUNCTION rollup_engine.ensure_partitions(silver.rollup_config, tstzmultirange, boolean) IS
+'Makes partitions that the ranges need, and those for what is stale before them, newest first and some thirty at once, between those that exist; false when all that the ranges need were there.';
 
 RESET ROLE;

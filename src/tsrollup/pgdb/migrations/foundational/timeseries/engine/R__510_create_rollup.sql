@@ -123,8 +123,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.default_cell_width(p_width interval) RE
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- 1,440 buckets (a day of minutes), but no more than a century.
-    SELECT p_width * greatest(1, least(1440, floor(extract(epoch FROM interval '36000 days') / extract(epoch FROM p_width)))::integer)
+    -- 1,440 buckets (a day of minutes) and a minute at least, but no more than a century.
+    SELECT p_width * greatest(1, least(
+        greatest(1440, ceil(60 / extract(epoch FROM p_width))),
+        floor(extract(epoch FROM interval '36000 days') / extract(epoch FROM p_width))))::integer
 $$;
 COMMENT ON FUNCTION rollup_engine.default_cell_width(interval) IS 'Width of the cells of a rollup.';
 
@@ -156,7 +158,7 @@ BEGIN
     r.dimensions := rollup_engine.resolve_dimensions(r.source_table, r.time_column, r.parent_id, p_dimensions);
     r.metrics := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, p_metrics);
     r.cell_width := rollup_engine.default_cell_width(r.bucket_width);
-    r.chunk_interval := coalesce(r.chunk_interval, greatest('1 minute', least(30 * r.cell_width, greatest(r.cell_width, '36000 days'))));
+    r.chunk_interval := coalesce(r.chunk_interval, least(30 * r.cell_width, greatest(r.cell_width, '36000 days')));
     r.current_window := coalesce(r.processing_window, r.cell_width);
     r.source_rows := rollup_engine.estimated_rows(r.source_table);
     RETURN r;

@@ -9,12 +9,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.remove_rollup(p_rollup_id integer, p_ke
 AS $$
 DECLARE
     v_rollup silver.rollup_config;
+    v_member regclass;
+    v_dependents text;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
     -- In the order of a refresh: what it has claimed is waited for before its table is locked.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
-    DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;  -- a replica session cascades nothing
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
     DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup_id), format('view_%s', p_rollup_id));
     PERFORM rollup_engine.forget_partition_set(v_rollup.target_table);
@@ -25,8 +26,22 @@ BEGIN
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
         EXECUTE format(CASE WHEN p_keep_table THEN 'LOCK TABLE %s' ELSE 'DROP TABLE %s' END, v_rollup.target_table);
     END IF;
-    -- What was marked, or put back, by those who were waited for.
+    FOR v_member IN
+        SELECT g.tgrelid FROM pg_trigger AS g
+        WHERE g.tgrelid IN (SELECT rollup_engine.source_tree(v_rollup.target_table)) AND g.tgfoid = 'rollup_engine.guard_rollup()'::regprocedure
+    LOOP
+        EXECUTE format('DROP TRIGGER tsrollup_guard ON %s', v_member);
+    END LOOP;
+    -- What was marked, put back or noted by those who were waited for as well.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.ltree_dimension WHERE rollup_id = p_rollup_id;
+EXCEPTION WHEN dependent_objects_still_exist THEN
+    GET STACKED DIAGNOSTICS v_dependents = PG_EXCEPTION_DETAIL;
+    PERFORM rollup_engine.fail('TR003', format('%s cannot be dropped: %s', v_rollup.target_table, replace(v_dependents, E'\n', ', ')),
+        'drop that first, or have it read something else; with keep_table => true the table stays, and what reads that');
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what belongs to one rollup.';

@@ -82,28 +82,14 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.follow_columns(silver.rollup_config) IS 'Has a rollup read the columns of its source as they are called and typed now.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.empty_where_keys_may_unite(p_rollup silver.rollup_config) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF EXISTS (
-        SELECT FROM rollup_engine.rollup_column AS c JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_table AND a.attname = c.column_name
-        WHERE c.rollup_id = p_rollup.id AND c.kind = 'dimension' AND rollup_engine.type_parts(a.atttypid) IS NOT NULL)
-    THEN
-        EXECUTE format('DELETE FROM %s WHERE bucket >= $1', p_rollup.target_table) USING coalesce(p_rollup.sealed_before, '-infinity');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.empty_where_keys_may_unite(silver.rollup_config) IS
-'Deletes the rows that are not sealed of a rollup by a composite type, or one made of others: as it loses an attribute, keys become equal. Called where all is marked stale.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.follow_source(p_source rollup_engine.source) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_source rollup_engine.source := p_source;
+    v_shapes rollup_engine.source_shape[];
+    v_other_parts name[];
     v_rollup silver.rollup_config;
 BEGIN
     SELECT coalesce(max(current_name), v_source.time_column) INTO v_source.time_column
@@ -113,7 +99,16 @@ BEGIN
     WHERE c.source_id = p_source.id AND c.column_name = r.column_name AND r.current_name IS NOT NULL;
     -- Bounds of partitions are those of the time column.
     UPDATE rollup_engine.source SET time_column = v_source.time_column, partitioning = NULL WHERE id = p_source.id;
-    PERFORM rollup_engine.note_shape(p_source.id, ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s));
+    v_shapes := ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s);
+    v_other_parts := ARRAY(
+        SELECT c.column_name
+        FROM rollup_engine.source_column AS c
+        JOIN rollup_engine.source_shape AS n ON n.source_id = c.source_id AND n.member = v_source.relation_oid
+        JOIN unnest(v_shapes) AS s ON s.member = v_source.relation
+        JOIN pg_attribute AS a ON a.attrelid = v_source.relation AND a.attname = c.current_name
+        WHERE c.source_id = p_source.id AND n.columns -> c.current_name <> s.columns -> c.current_name
+            AND rollup_engine.type_parts(a.atttypid) IS NOT NULL);
+    PERFORM rollup_engine.note_shape(p_source.id, v_shapes);
     IF v_source.change_tracking = 'trigger' THEN
         PERFORM rollup_engine.write_generated(format('capture_%s', v_source.id), rollup_engine.capture_function_sql(v_source));
     END IF;
@@ -124,7 +119,7 @@ BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
         v_rollup.time_column := CASE v_rollup.depth WHEN 0 THEN v_source.time_column ELSE v_rollup.time_column END;
         PERFORM rollup_engine.follow_columns(v_rollup);
-        PERFORM rollup_engine.empty_where_keys_may_unite(v_rollup);
+        PERFORM rollup_engine.unite_keys(v_rollup) WHERE v_rollup.dimensions && v_other_parts;
     END LOOP;
 END
 $$;

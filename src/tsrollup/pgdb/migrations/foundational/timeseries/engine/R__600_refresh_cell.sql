@@ -1,4 +1,4 @@
--- Refreshing one batch in one cell: lock the cell, claim stale rows by id, look at
+-- Refreshing one batch: lock its cell or sparse cells, claim stale rows by id, look at
 -- parent and seal, recompute whole buckets, clear exactly what was claimed.
 --
 -- Each step is a statement of its own with a snapshot of its own, in this order:
@@ -8,71 +8,7 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
--- What to do ---------------------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION rollup_engine.parent_stale(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
-    LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- Volatile, for a snapshot newer than the claim. The log need not be looked at: its drain
-    -- marks parent and child at once.
-    SELECT coalesce(rollup_engine.bucket_align(p_rollup.bucket_width, range_agg(tstzrange(from_time, to_time))), '{}')
-    FROM (
-        SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id
-        UNION ALL
-        SELECT from_time, to_time FROM rollup_engine.unsettled_partitions(p_rollup.parent_id)
-    ) AS s
-    WHERE tstzrange(from_time, to_time) && p_ranges
-$$;
-COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config, tstzmultirange) IS 'Buckets of a rollup in the ranges that its parent cannot answer yet.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.failing_ranges(p_rollup silver.rollup_config) RETURNS tstzmultirange
-    LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup.bucket_width, bucket))), '{}')
-    FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp()
-$$;
-COMMENT ON FUNCTION rollup_engine.failing_ranges(silver.rollup_config) IS 'Buckets that failed, and whose next attempt has not come.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.newest_part(p_ranges tstzmultirange, p_width interval, p_window interval) RETURNS tstzmultirange
-    LANGUAGE plpgsql IMMUTABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_left interval := p_window;
-    v_range tstzrange;
-    v_part tstzmultirange := '{}';
-BEGIN
-    FOR v_range IN SELECT r FROM unnest(p_ranges) AS r ORDER BY lower(r) DESC LOOP
-        IF upper(v_range) - lower(v_range) > v_left THEN
-            v_range := tstzrange(greatest(lower(v_range), least(
-                silver.time_bucket(p_width, upper(v_range) - v_left),
-                silver.time_bucket(p_width, upper(v_range) - interval '1 microsecond'))), upper(v_range));
-        END IF;
-        v_part := v_part + tstzmultirange(v_range);
-        v_left := v_left - (upper(v_range) - lower(v_range));
-        EXIT WHEN v_left <= '0';
-    END LOOP;
-    RETURN v_part;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.newest_part(tstzmultirange, interval, interval) IS 'The newest whole buckets of the ranges, about as much time as the window and at least one bucket.';
-
 -- Recompute ----------------------------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION rollup_engine.has_time_index(p_relation regclass, p_column name) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT EXISTS (
-        SELECT FROM pg_index AS i
-        JOIN pg_class AS c ON c.oid = i.indexrelid
-        JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = p_relation AND a.attname = p_column AND i.indpred IS NULL AND i.indisvalid)
-$$;
-COMMENT ON FUNCTION rollup_engine.has_time_index(regclass, name) IS 'Whether a btree of the table starts with the column.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.planned_rows(p_rollup silver.rollup_config, p_from timestamptz, p_to timestamptz) RETURNS double precision
     LANGUAGE plpgsql
@@ -94,8 +30,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.goes_per_bucket(p_rollup silver.rollup_
 AS $$
 DECLARE
     v_hull constant tstzrange := range_merge(p_ranges);
+    v_buckets constant bigint := rollup_engine.bucket_count(p_rollup.bucket_width, p_ranges);
 BEGIN
-    IF p_rollup.query_shape <> 'auto' THEN
+    IF v_buckets > 10000 THEN
+        RETURN false;  -- hardly any of them holds anything
+    ELSIF p_rollup.query_shape <> 'auto' THEN
         RETURN p_rollup.query_shape = 'per_bucket';
     ELSIF rollup_engine.bucket_next(p_rollup.bucket_width, lower(v_hull)) >= upper(v_hull) THEN
         RETURN false;  -- a single bucket: the shapes are the same
@@ -104,8 +43,7 @@ BEGIN
     ELSIF (SELECT count(*) FROM unnest(p_ranges)) > 8 THEN
         RETURN true;  -- scattered: better than reading all that lies between
     END IF;
-    RETURN rollup_engine.planned_rows(p_rollup, lower(v_hull), upper(v_hull))
-        > 50 * rollup_engine.bucket_count(p_rollup.bucket_width, tstzmultirange(v_hull));
+    RETURN rollup_engine.planned_rows(p_rollup, lower(v_hull), upper(v_hull)) > 50 * v_buckets;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.goes_per_bucket(silver.rollup_config, tstzmultirange) IS
@@ -131,7 +69,7 @@ BEGIN
     IF p_empty THEN
         RETURN rollup_engine.insert_sql(p_rollup, v_fresh);
     ELSIF p_scattered THEN
-        v_touched := v_touched || ' AND t.bucket = ANY ($4)';
+        v_touched := v_touched || CASE WHEN p_per_bucket THEN ' AND t.bucket = ANY ($4)' ELSE ' AND t.bucket <@ $3' END;
     END IF;
     RETURN rollup_engine.upsert_sql(p_rollup, v_fresh, v_touched);
 END
@@ -145,7 +83,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.recompute(p_rollup silver.rollup_config
 AS $$
 DECLARE
     v_hull constant tstzrange := range_merge(p_ranges);
-    v_buckets constant timestamptz[] := ARRAY(SELECT rollup_engine.buckets_in(p_rollup.bucket_width, p_ranges));
+    v_per_bucket constant boolean := rollup_engine.goes_per_bucket(p_rollup, p_ranges);
     v_stored boolean;
     v_batch rollup_engine.batch;
 BEGIN
@@ -154,19 +92,31 @@ BEGIN
     -- Nobody else writes here while the cell is locked: what is empty stays empty.
     EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
     INTO v_stored USING lower(v_hull), upper(v_hull);
-    EXECUTE rollup_engine.batch_sql(p_rollup, rollup_engine.goes_per_bucket(p_rollup, p_ranges),
-        p_ranges <> tstzmultirange(v_hull), NOT v_stored)
+    PERFORM rollup_engine.set_refreshing(true);
+    EXECUTE rollup_engine.batch_sql(p_rollup, v_per_bucket, p_ranges <> tstzmultirange(v_hull), NOT v_stored)
     INTO v_batch.rows_written, v_batch.rows_deleted
-    USING lower(v_hull), upper(v_hull), p_ranges, v_buckets;
+    USING lower(v_hull), upper(v_hull), p_ranges,
+        CASE WHEN v_per_bucket THEN ARRAY(SELECT rollup_engine.buckets_in(p_rollup.bucket_width, p_ranges)) END;
+    PERFORM rollup_engine.set_refreshing(false);
     v_batch.outcome := 'refreshed';
     v_batch.from_time := lower(v_hull);
     v_batch.to_time := upper(v_hull);
-    v_batch.buckets := cardinality(v_buckets);
+    v_batch.buckets := rollup_engine.bucket_count(p_rollup.bucket_width, p_ranges);
     v_batch.ranges := p_ranges;
     RETURN v_batch;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.recompute(silver.rollup_config, tstzmultirange) IS 'Recomputes whole buckets from the source and stores what changed.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.newer_half(p_ranges tstzmultirange, p_width interval) RETURNS tstzmultirange
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Of two months of different lengths, half the time may reach into both.
+    SELECT CASE WHEN half = p_ranges THEN rollup_engine.newest_part(p_ranges, p_width, '1 microsecond') ELSE half END
+    FROM rollup_engine.newest_part(p_ranges, p_width, (SELECT sum(upper(r) - lower(r)) / 2 FROM unnest(p_ranges) AS r)) AS half
+$$;
+COMMENT ON FUNCTION rollup_engine.newer_half(tstzmultirange, interval) IS 'About the newer half of the buckets of the ranges, of two or more.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.recompute_what_can_be(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.batch
     LANGUAGE plpgsql
@@ -174,8 +124,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.recompute_what_can_be(p_rollup silver.r
 AS $$
 DECLARE
     v_ranges tstzmultirange := p_ranges;
-    v_buckets constant timestamptz[] := ARRAY(SELECT b FROM rollup_engine.buckets_in(p_rollup.bucket_width, p_ranges) AS b ORDER BY b DESC);
-    v_count integer := cardinality(v_buckets);
     v_detail text;
     v_hint text;
     v_context text;
@@ -185,20 +133,21 @@ BEGIN
             RETURN rollup_engine.recompute(p_rollup, v_ranges);
         -- Of what is in the data. Other errors no smaller batch would escape.
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded OR raise_exception THEN
-            IF v_count = 1 THEN
+            IF rollup_engine.bucket_next(p_rollup.bucket_width, lower(v_ranges)) = upper(v_ranges) THEN
                 GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
-                RETURN rollup_engine.record_failed_bucket(p_rollup, v_buckets[1], SQLSTATE, SQLERRM, v_detail, v_hint, v_context);
+                RETURN rollup_engine.record_failed_bucket(p_rollup, lower(v_ranges), SQLSTATE, SQLERRM, v_detail, v_hint, v_context);
             END IF;
         END;
-        v_count := v_count / 2;
-        v_ranges := (SELECT range_agg(tstzrange(b, rollup_engine.bucket_next(p_rollup.bucket_width, b))) FROM unnest(v_buckets[:v_count]) AS b);
+        v_ranges := rollup_engine.newer_half(v_ranges, p_rollup.bucket_width);
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.recompute_what_can_be(silver.rollup_config, tstzmultirange) IS
 'Recomputes the ranges; where their data is at fault, the newest half, quarter, ... of their buckets. One bucket that fails alone is recorded.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.clear_claimed(p_rollup silver.rollup_config, p_cell timestamptz, p_ids bigint[], p_done tstzmultirange) RETURNS void
+-- The batch ---------------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.clear_claimed(p_rollup silver.rollup_config, p_ids bigint[], p_done tstzmultirange) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -206,14 +155,44 @@ AS $$
     WITH cleared AS (
         DELETE FROM rollup_engine.stale_range
         WHERE id = ANY (p_ids) AND tstzrange(from_time, to_time) && p_done
-        RETURNING from_time, to_time
+        RETURNING cell, from_time, to_time
     )
     INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time)
-    SELECT p_rollup.id, p_cell, lower(r), upper(r)
+    SELECT p_rollup.id, cell, lower(r), upper(r)
     FROM cleared, unnest(tstzmultirange(tstzrange(from_time, to_time)) - p_done) AS r
 $$;
-COMMENT ON FUNCTION rollup_engine.clear_claimed(silver.rollup_config, timestamptz, bigint[], tstzmultirange) IS
+COMMENT ON FUNCTION rollup_engine.clear_claimed(silver.rollup_config, bigint[], tstzmultirange) IS
 'Clears the claimed rows by id; what of them was not recomputed is put back.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_what_is_held(p_rollup silver.rollup_config, p_todo tstzmultirange) RETURNS rollup_engine.batch
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_held tstzmultirange := p_todo;
+    v_part tstzmultirange := rollup_engine.newest_part(p_todo, p_rollup.bucket_width, p_rollup.current_window);
+    v_batch rollup_engine.batch;
+BEGIN
+    -- Time that holds nothing is done, however long it is, and needs no partition.
+    IF v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup.id, v_part) THEN
+        v_held := rollup_engine.up_to_newest_row(p_rollup, p_todo);
+        v_part := rollup_engine.newest_part(v_held, p_rollup.bucket_width, p_rollup.current_window);
+    END IF;
+    IF isempty(v_held) THEN
+        v_batch := ROW('refreshed', lower(p_todo), upper(p_todo), 0, 0, 0, '{}');
+    ELSIF rollup_engine.ensure_partitions(p_rollup, v_part, true) THEN
+        -- Filled by a later transaction, so that who attaches another one need not wait for the batch.
+        v_batch.outcome := 'prepared';
+    ELSE
+        v_batch := rollup_engine.recompute_what_can_be(p_rollup, v_part);
+    END IF;
+    v_batch.ranges := coalesce(v_batch.ranges, '{}') + (p_todo - v_held);
+    v_batch.buckets := v_batch.buckets + rollup_engine.bucket_count(p_rollup.bucket_width, p_todo - v_held);
+    RETURN v_batch;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.refresh_what_is_held(silver.rollup_config, tstzmultirange) IS
+'Recomputes the newest of the ranges, as many as the window allows, from the newest bucket on that holds something; what is empty after it is done as well.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.refresh_cell(p_rollup_id integer, p_cell timestamptz, p_within tstzrange) RETURNS rollup_engine.batch
     LANGUAGE plpgsql SECURITY DEFINER
@@ -222,13 +201,16 @@ AS $$
 DECLARE
     v_rollup silver.rollup_config;
     v_batch rollup_engine.batch;
+    v_cells timestamptz[];
     v_ids bigint[];
     v_claimed tstzmultirange;
     v_sealed tstzmultirange;
     v_todo tstzmultirange;
 BEGIN
-    -- 1. the cell
-    IF NOT rollup_engine.try_lock_cell(p_rollup_id, p_cell) THEN
+    -- 1. the cells
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    v_cells := rollup_engine.lock_cells(v_rollup, p_cell, p_within);
+    IF v_cells = '{}' THEN
         v_batch.outcome := 'busy';
         RETURN v_batch;
     END IF;
@@ -236,7 +218,7 @@ BEGIN
     SELECT array_agg(id), range_agg(tstzrange(from_time, to_time)) INTO v_ids, v_claimed
     FROM (
         SELECT id, from_time, to_time FROM rollup_engine.stale_range
-        WHERE rollup_id = p_rollup_id AND cell = p_cell AND tstzrange(from_time, to_time) && p_within
+        WHERE rollup_id = p_rollup_id AND cell = ANY (v_cells) AND tstzrange(from_time, to_time) && p_within
         FOR UPDATE SKIP LOCKED
     ) AS s;
     -- 3. parent and seal
@@ -249,22 +231,19 @@ BEGIN
         v_todo := v_todo - rollup_engine.parent_stale(v_rollup, v_todo);
         v_batch.outcome := CASE WHEN isempty(v_todo) THEN 'waiting' END;
     END IF;
-    v_todo := rollup_engine.newest_part(v_todo, v_rollup.bucket_width, v_rollup.current_window);
     -- 4. recompute
     IF isempty(v_todo) OR v_todo IS NULL THEN
         v_batch.outcome := coalesce(v_batch.outcome, 'nothing');
-    ELSIF rollup_engine.ensure_partitions(v_rollup, v_todo) THEN
-        -- Filled by a later transaction, so that who attaches another one need not wait for the batch.
-        v_batch.outcome := 'prepared';
     ELSE
-        v_batch := rollup_engine.recompute_what_can_be(v_rollup, v_todo);
+        v_batch := rollup_engine.refresh_what_is_held(v_rollup, v_todo);
     END IF;
+    v_batch.cells := v_cells;
     -- 5. clear
-    PERFORM rollup_engine.clear_claimed(v_rollup, p_cell, v_ids, v_sealed + coalesce(v_batch.ranges, '{}'));
+    PERFORM rollup_engine.clear_claimed(v_rollup, v_ids, v_sealed + coalesce(v_batch.ranges, '{}'));
     RETURN v_batch;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.refresh_cell(integer, timestamptz, tstzrange) IS
-'Refreshes the newest stale buckets of a cell that lie within the range, as many as the window allows.';
+'Refreshes the newest stale buckets of a cell, and of sparse ones before it, that lie within the range, as many as the window allows.';
 
 RESET ROLE;

@@ -57,8 +57,9 @@ BEGIN
         v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
         IF v_step.outcome <> 'drained' THEN
             RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(
-                'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet',
-                (SELECT relation FROM rollup_engine.source WHERE id = v_source_id))))::rollup_engine.undrained;
+                'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet%s',
+                (SELECT relation FROM rollup_engine.source WHERE id = v_source_id),
+                '; it is session ' || rollup_engine.source_lock_holder(v_source_id))))::rollup_engine.undrained;
         END IF;
     END LOOP;
 END
@@ -87,7 +88,7 @@ BEGIN
             v_result.buckets := v_result.buckets + (v_step.batch).buckets;
             v_result.rows_written := v_result.rows_written + (v_step.batch).rows_written;
             v_result.rows_deleted := v_result.rows_deleted + (v_step.batch).rows_deleted;
-            v_cells := CASE WHEN v_step.cell = ANY (v_cells) THEN v_cells ELSE v_cells || v_step.cell END;
+            v_cells := ARRAY(SELECT unnest(v_cells) UNION SELECT unnest((v_step.batch).cells));
             EXIT WHEN cardinality(v_cells) >= 500;  -- each holds a lock until the transaction ends
         ELSIF v_step.outcome <> 'bucket_failed' THEN
             v_tried := v_tried || v_step.cell;

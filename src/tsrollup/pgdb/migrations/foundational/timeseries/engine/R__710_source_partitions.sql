@@ -171,7 +171,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.stray_rows(p_set rollup_engine.partitio
 AS $$
     -- What is sealed stays: its partitions were dropped, and are not to come back.
     SELECT format('%s WHERE %I >= %L AND %2$I < ''9999-01-01''', rollup_engine.default_partition(p_set.relation), p_set.control, greatest(
-        '0001-01-03', (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_table = p_set.relation AND isfinite(sealed_before))))
+        '0001-01-03', (
+            SELECT max(sealed_before) FROM silver.rollup_config
+            WHERE (rollup_engine.lies_in(p_set.relation, source_table) OR rollup_engine.lies_in(source_table, p_set.relation)) AND isfinite(sealed_before))))
     WHERE rollup_engine.default_partition(p_set.relation) IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.stray_rows(rollup_engine.partition_set) IS 'FROM and WHERE of the rows of a default partition that have a place elsewhere; NULL without one.';

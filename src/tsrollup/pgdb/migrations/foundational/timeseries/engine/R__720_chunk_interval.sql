@@ -41,6 +41,7 @@ BEGIN
             END IF;
             IF rollup_engine.is_empty(v_member) THEN
                 -- Detached, foreign keys that refer to the whole table let go of it.
+                DELETE FROM rollup_engine.rollup_partition WHERE partition = v_member;
                 EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', p_relation, v_member);
                 EXECUTE format('DROP TABLE %s', v_member);
             END IF;

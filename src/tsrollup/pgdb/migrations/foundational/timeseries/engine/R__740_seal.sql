@@ -37,14 +37,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.time_partitions(regclass) IS 'Every partition below a table, at any depth, with the range of time that it can hold.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.lies_in(p_table regclass, p_relation regclass) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT p_table = p_relation OR EXISTS (SELECT FROM pg_partition_ancestors(p_table) AS a WHERE a.relid = p_relation)
-$$;
-COMMENT ON FUNCTION rollup_engine.lies_in(regclass, regclass) IS 'Whether a table is the other one, or a partition of it at any depth.';
-
 -- Rollups that read the relation itself, or some of its partitions; those further down read their
 -- tables, not this one.
 CREATE OR REPLACE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SETOF silver.rollup_config

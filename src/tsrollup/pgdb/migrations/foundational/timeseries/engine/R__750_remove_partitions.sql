@@ -54,7 +54,9 @@ BEGIN
         FOR v_trigger IN
             SELECT tgname FROM pg_trigger
             WHERE tgrelid = v_member AND tgparentid = 0 AND tgfoid IN (
-                SELECT to_regprocedure(format('rollup_engine.capture_%s()', id)) FROM rollup_engine.source)
+                SELECT to_regprocedure(format('rollup_engine.capture_%s()', id)) FROM rollup_engine.source
+                UNION ALL
+                SELECT 'rollup_engine.guard_rollup()'::regprocedure)
         LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, v_member);
         END LOOP;
@@ -81,6 +83,7 @@ BEGIN
         PERFORM rollup_engine.ensure_default_partition(v_parent);
     END IF;
     DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.source_tree(p_old.member));
+    DELETE FROM rollup_engine.rollup_partition WHERE partition IN (SELECT rollup_engine.source_tree(p_old.member));
     -- Detached first: a foreign key to the table holds on to no partition that nothing refers to.
     EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', v_parent, v_name);
     IF p_retention.archive THEN
@@ -218,8 +221,10 @@ BEGIN
     RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
     v_border := (SELECT silver.time_bucket(r.bucket_width, v_border) FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
     IF v_border IS NOT NULL AND NOT p_retention.archive THEN
+        PERFORM rollup_engine.set_refreshing(true);
         EXECUTE format('DELETE FROM %s WHERE bucket < $1', p_retention.relation) USING v_border;
         GET DIAGNOSTICS v_deleted = ROW_COUNT;
+        PERFORM rollup_engine.set_refreshing(false);
         IF v_deleted > 0 THEN
             action := 'deleted';
             detail := format('%s rows before %s', v_deleted, v_border);

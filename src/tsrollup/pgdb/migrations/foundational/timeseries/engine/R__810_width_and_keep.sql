@@ -61,7 +61,7 @@ AS $$
         FROM rollup_engine.keep_of(p_relation) AS k (keep)
         CROSS JOIN LATERAL rollup_engine.source_members(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
-        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND m.member IS DISTINCT FROM rollup_engine.default_partition(p_relation)
+        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partdefid = m.member)
     )
     SELECT format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest, %s, goes after %s',
             p_relation, justify_hours(max(to_time - from_time)), min(keep),

@@ -11,7 +11,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.trigger_problems(p_source rollup_engine
 AS $$
     SELECT * FROM rollup_engine.capture_gaps(p_source)
     UNION ALL
-    SELECT format('%s lacks capture triggers', string_agg(DISTINCT member::text, ', ')),
+    SELECT format('%s lacks capture triggers, or has them under another condition', string_agg(DISTINCT member::text, ', ')),
         'run SELECT silver.perform_rollup() as the owner of the source, which adds them; until then writes straight into it are missed'
     FROM rollup_engine.missing_triggers(p_source)
     WHERE NOT is_ancestor
@@ -19,9 +19,9 @@ AS $$
     UNION ALL
     SELECT format('capture triggers of %s are not enabled always', string_agg(DISTINCT g.tgrelid::regclass::text, ', ')),
         format('as the owner: ALTER TABLE %s ENABLE %s TRIGGER %I, and the same for each',
-            min(g.tgrelid::regclass::text), min(CASE g.tgtype WHEN 29 THEN 'REPLICA' ELSE 'ALWAYS' END), min(g.tgname::text))
+            min(g.tgrelid::regclass::text), min(rollup_engine.firing_mode(g.tgtype)), min(g.tgname::text))
     FROM rollup_engine.capture_triggers(p_source) AS g
-    WHERE g.tgenabled <> CASE g.tgtype WHEN 29 THEN 'R' ELSE 'A' END::"char"
+    WHERE g.tgenabled <> left(rollup_engine.firing_mode(g.tgtype), 1)::"char"
     HAVING count(*) > 0
 $$;
 COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing, do not always fire, or do not see everything.';
@@ -130,6 +130,15 @@ AS $$
     WHERE rollup_engine.is_relation(p_rollup.target_table)
         AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = p_rollup.target_table AND indisunique AND indisvalid AND indnullsnotdistinct)
     UNION ALL
+    SELECT format('rows of %s may have been changed by hand since the last run: %s', p_rollup.target_table,
+            string_agg(format('%s %s', t.member, t.problem), ', ' ORDER BY t.member)),
+        CASE WHEN count(c.oid) > 0 THEN format('ALTER TABLE %s OWNER TO %I, or detach it; the next run guards it', min(c.oid)::regclass, '${owner_role}')
+            ELSE 'the next run takes that in: SELECT * FROM silver.perform_rollup()' END
+    FROM rollup_engine.touched_partitions(p_rollup.id, p_rollup.target_table) AS t
+    LEFT JOIN pg_class AS c ON c.oid = t.member AND NOT pg_has_role('${owner_role}', c.relowner, 'USAGE')
+    WHERE rollup_engine.is_relation(p_rollup.target_table)
+    HAVING count(*) > 0
+    UNION ALL
     SELECT p.problem, p.hint
     FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
     WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL
@@ -152,24 +161,6 @@ AS $$
     CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o
 $$;
 COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.subscription_warnings(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- A fault of the server: row triggers of partitions make a parallel apply worker warn of each row, until
-    -- it waits for its leader and its leader for it.
-    SELECT format('%s is partitioned and takes in subscription %I, whose parallel workers may stop for ever there', s.relation, u.subname),
-        format('ALTER SUBSCRIPTION %I SET (streaming = on)', u.subname)
-    FROM rollup_engine.source AS s
-    JOIN pg_partitioned_table AS p ON p.partrelid = s.relation
-    JOIN pg_subscription AS u ON u.substream::text = 'p' AND EXISTS (
-        SELECT FROM pg_subscription_rel AS r
-        JOIN rollup_engine.source_tree(s.relation) AS t (member) ON t.member = r.srrelid
-        WHERE r.srsubid = u.oid)
-    WHERE s.id = p_rollup.source_id AND s.change_tracking = 'trigger' AND p_rollup.parent_id IS NULL
-$$;
-COMMENT ON FUNCTION rollup_engine.subscription_warnings(silver.rollup_config) IS 'Subscriptions that a rollup''s capture may bring to a stop.';
 
 -- The monitor ---------------------------------------------------------------------------------
 
@@ -213,27 +204,53 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.buckets_per_second(text) IS 'Speed of the last ten batches.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.health_reason(p_rollup silver.rollup_config, p_health text, OUT reason text, OUT next_step text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT problem, hint
+    FROM (
+        SELECT 1, p.problem, p.hint FROM rollup_engine.rollup_problems(p_rollup) AS p WHERE p_health = 'invalid'
+        UNION ALL
+        SELECT 2, format('session %s holds the lock of %s: what changed there is not taken in', h.pid, s.relation),
+            format('when it does not end by itself: SELECT pg_terminate_backend(%s)', h.pid)
+        FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.source_lock_holder(s.id) AS h (pid)
+        WHERE s.id = p_rollup.source_id AND p_health = 'lagging' AND h.pid IS NOT NULL
+        UNION ALL
+        SELECT 3, w.problem, w.hint
+        FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
+        WHERE t.relation = p_rollup.target_table OR rollup_engine.lies_in(p_rollup.source_table, t.relation)
+    ) AS r (place, problem, hint)
+    ORDER BY place
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.health_reason(silver.rollup_config, text) IS 'The first thing that people should know of a rollup with that health, and what to do about it; NULL when there is nothing.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.monitor()
 RETURNS TABLE (
     target_table text, source_table text, health text, lag interval, stale_ranges bigint, stale_buckets bigint,
     rows_per_second double precision, success_rate double precision, time_to_catch_up interval,
-    last_run_at timestamptz, next_retry_at timestamptz, last_error text, sealed_late_rows bigint, exact_since timestamptz
+    last_run_at timestamptz, next_retry_at timestamptz, last_error text, sealed_late_rows bigint, exact_since timestamptz,
+    reason text, next_step text
 )
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT r.target_table::text, coalesce(CASE WHEN r.parent_id IS NULL THEN o.relation_name END, r.source_table::text), rollup_engine.rollup_health(r, s.settled),
+    SELECT r.target_table::text, coalesce(CASE WHEN r.parent_id IS NULL THEN o.relation_name END, r.source_table::text), h.health,
         CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
         (SELECT count(*) FROM unnest(s.stale)),
         rollup_engine.bucket_count(r.bucket_width, s.stale),
         r.rows_per_second,
         l.succeeded::float8 / nullif(l.succeeded + e.failed, 0),
         make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
-        r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id)
+        r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id),
+        n.reason, n.next_step
     FROM silver.rollup_config AS r
     JOIN rollup_engine.source AS o ON o.id = r.source_id
     CROSS JOIN LATERAL (SELECT rollup_engine.known_stale_set(r.id) AS stale) AS f
     CROSS JOIN LATERAL (SELECT f.stale, f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) AS settled) AS s
+    CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled) AS health OFFSET 0) AS h
+    LEFT JOIN LATERAL rollup_engine.health_reason(r, h.health) AS n ON true
     CROSS JOIN LATERAL (
         SELECT count(*) AS succeeded FROM silver.refresh_log AS l
         WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
@@ -248,7 +265,7 @@ COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monit
 
 CREATE OR REPLACE VIEW silver.timeseries_operations_monitor AS
 SELECT target_table, source_table, health, lag, stale_ranges, stale_buckets, rows_per_second, success_rate, time_to_catch_up,
-    last_run_at, next_retry_at, last_error, sealed_late_rows, exact_since
+    last_run_at, next_retry_at, last_error, sealed_late_rows, exact_since, reason, next_step
 FROM rollup_engine.monitor();
 COMMENT ON VIEW silver.timeseries_operations_monitor IS 'How every rollup is doing, a row each; read it from a dashboard or an alert.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.target_table IS 'The rollup''s table.';
@@ -265,5 +282,7 @@ COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a 
 COMMENT ON COLUMN silver.timeseries_operations_monitor.last_error IS 'Last error on record, with its SQLSTATE.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it or what it reads is sealed. NULL: everywhere.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.reason IS 'Why it is invalid; who holds up its source while it is lagging; or that partitions are too wide for how long its table or source is kept.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.next_step IS 'What to do about the reason.';
 
 RESET ROLE;

@@ -17,7 +17,7 @@ AS $$
         UNION ALL
         SELECT 'TABLE', oid::regclass::text, relowner::regrole, relacl FROM pg_class
         WHERE relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace)
-            AND relkind IN ('r', 'p', 'v') AND relowner = '"${owner_role}"'::regrole
+            AND relkind IN ('r', 'p', 'v', 'm') AND relowner = '"${owner_role}"'::regrole
     ), default_rights (scope, kind, rights) AS (
         SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %s ', defaclrole::regrole)
                 || CASE WHEN defaclnamespace = 0 THEN '' ELSE format('IN SCHEMA %s ', defaclnamespace::regnamespace) END,

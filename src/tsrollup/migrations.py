@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from .conf_files import parse_conf, read_text
-from .configuration import Configuration, configuration_from
-from .database import Database
-from .errors import ConfigurationError
-from .migrate import migrate
-from .results import MigrateResult
+from tsrollup.connection import connect
+from tsrollup.flyway.conf_files import parse_conf, read_text
+from tsrollup.flyway.configuration import Configuration, configuration_from
+from tsrollup.flyway.database import Database
+from tsrollup.flyway.errors import ConfigurationError
+from tsrollup.flyway.migrate import migrate
+from tsrollup.flyway.results import MigrateResult
+from tsrollup.installation import refuse_newer
 
 Part = Literal["postgres", "foundational", "payload"]
 PARTS: tuple[Part, ...] = ("postgres", "foundational", "payload")
@@ -70,8 +72,16 @@ def migrate_project(
     placeholders: Mapping[str, str] | None = None,
 ) -> dict[Part, MigrateResult]:
     """Apply the project's migrations; the arguments are those of project_configurations."""
+    refuse_newer_database(url)
     with project_configurations(url, cron_database, payload, placeholders) as configurations:
         return {part: migrate(configuration) for part, configuration in configurations.items()}
+
+
+def refuse_newer_database(url: str) -> None:
+    """What this program would bring up, a later release has brought further: it would take the
+    later one's functions for changed ones and put its own in their place."""
+    with connect(url) as connection:
+        refuse_newer(connection)
 
 
 def _read(folder: Path, part: Part) -> Configuration:

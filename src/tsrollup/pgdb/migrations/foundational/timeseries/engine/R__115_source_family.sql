@@ -1,0 +1,112 @@
+-- The family of a source: the tables below it, whose rows are its own, and those above it, through
+-- which they are written as well.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.source_tree(p_relation regclass) RETURNS SETOF regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- UNION: a table may be reached on two paths.
+    WITH RECURSIVE tree AS (
+        SELECT p_relation::oid AS oid
+        UNION
+        SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid AND NOT i.inhdetachpending
+    )
+    SELECT oid::regclass FROM tree
+$$;
+COMMENT ON FUNCTION rollup_engine.source_tree(regclass) IS 'The table and every partition below it: source_members without the bounds, for a tenth of its time.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.source_members(p_relation regclass, p_time_column name DEFAULT NULL)
+RETURNS TABLE (member regclass, from_time timestamptz, to_time timestamptz)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    WITH RECURSIVE tree AS (
+        SELECT p_relation::oid AS oid, timestamptz '-infinity' AS from_time, timestamptz 'infinity' AS to_time
+        UNION
+        SELECT i.inhrelid,
+            greatest(t.from_time, coalesce(b.bounds[1]::timestamptz, '-infinity')),
+            least(t.to_time, coalesce(b.bounds[2]::timestamptz, 'infinity'))
+        FROM tree AS t
+        JOIN pg_inherits AS i ON i.inhparent = t.oid AND NOT i.inhdetachpending
+        JOIN pg_class AS c ON c.oid = i.inhrelid
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN k.name = p_time_column OR p_time_column IS NULL AND k.name = ANY (rollup_engine.time_columns(t.oid::regclass))
+                THEN ARRAY[
+                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM [(]''([^'']*)''[)]'),
+                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(]''([^'']*)''[)]')]
+            END AS bounds
+            FROM rollup_engine.partition_column(t.oid::regclass) AS k (name)
+        ) AS b
+    )
+    SELECT oid::regclass, min(tree.from_time), max(tree.to_time) FROM tree GROUP BY oid
+$$;
+COMMENT ON FUNCTION rollup_engine.source_members(regclass, name) IS
+'The table and every partition below it, each with the range of time it can hold: of that time column, else of whatever time it is partitioned by.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.source_ancestors(p_relation regclass) RETURNS SETOF regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE tree AS (
+        SELECT member FROM rollup_engine.source_tree(p_relation) AS t (member)
+    ), above AS (
+        SELECT i.inhparent AS oid, 1 AS height
+        FROM tree JOIN pg_inherits AS i ON i.inhrelid = tree.member
+        WHERE i.inhparent NOT IN (SELECT member FROM tree)
+        UNION
+        SELECT i.inhparent, above.height + 1 FROM above JOIN pg_inherits AS i ON i.inhrelid = above.oid
+    )
+    SELECT oid::regclass FROM above GROUP BY oid ORDER BY max(height) DESC
+$$;
+COMMENT ON FUNCTION rollup_engine.source_ancestors(regclass) IS 'Every table above the source, or above a table below it, the topmost first: a statement that names one of them writes rows of the source.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.kept_elsewhere(p_relation regclass, p_time_column name) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_family constant regclass[] := ARRAY(
+        SELECT rollup_engine.source_ancestors(p_relation) UNION ALL SELECT rollup_engine.source_tree(p_relation));
+    v_hypertables regclass;
+    v_found regclass;
+BEGIN
+    IF to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL THEN
+        EXECUTE 'SELECT logicalrelid FROM pg_catalog.pg_dist_partition WHERE logicalrelid = ANY ($1) LIMIT 1' INTO v_found USING v_family;
+    END IF;
+    IF v_found IS NOT NULL THEN
+        RETURN format('%s is distributed by Citus: its rows are in shards, where its triggers do not fire', v_found);
+    END IF;
+    -- Whoever made it, its rows are read with the rights of the machinery: a plain table of a superuser's only.
+    SELECT c.oid INTO v_hypertables
+    FROM pg_class AS c
+    JOIN pg_roles AS o ON o.oid = c.relowner AND o.rolsuper
+    WHERE c.relnamespace::regnamespace::text = '_timescaledb_catalog' AND c.relname = 'hypertable' AND c.relkind = 'r';
+    IF v_hypertables IS NOT NULL THEN
+        EXECUTE format('SELECT f FROM %s AS h JOIN pg_class AS c ON c.relname = h.table_name AND c.relnamespace::regnamespace::text = quote_ident(h.schema_name)
+            JOIN unnest($1) AS f ON f = c.oid LIMIT 1', v_hypertables) INTO v_found USING v_family;
+    END IF;
+    IF v_found IS NOT NULL THEN
+        RETURN format('%s is a hypertable of TimescaleDB: its chunks change, are compressed and dropped without firing triggers', v_found);
+    END IF;
+    IF EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = p_time_column AND attgenerated = 'v') THEN
+        RETURN format('triggers do not see its time column %I, which is generated and not stored', p_time_column);
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.kept_elsewhere(regclass, name) IS 'Why triggers on the table would not see its rows change, though it looks like an ordinary one; NULL when they do.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lies_in(p_table regclass, p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_table = p_relation OR EXISTS (SELECT FROM pg_partition_ancestors(p_table) AS a WHERE a.relid = p_relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.lies_in(regclass, regclass) IS 'Whether a table is the other one, or a partition of it at any depth.';
+
+RESET ROLE;

@@ -1,0 +1,88 @@
+-- A source that was dropped: what is said of it, and taking it up again under its name.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_relation(p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM pg_class WHERE oid = p_relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_relation(regclass) IS 'False for a table that was dropped since.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN to_regclass(p_source.relation_name) IS NULL
+        THEN format('restore or create %s: the next run takes it up again; or drop its rollups with silver.drop_rollup', p_source.relation_name)
+        WHEN NOT has_table_privilege('${owner_role}', to_regclass(p_source.relation_name), 'SELECT')
+        THEN format('GRANT SELECT ON %s TO %I: the next run takes it up again', p_source.relation_name, '${owner_role}')
+        ELSE format('the next run takes up the new %s if it has the columns of the old one; or drop the rollups with silver.drop_rollup', p_source.relation_name)
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.gone_hint(rollup_engine.source) IS 'What to do about a source that was dropped.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.fail_if_gone(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+BEGIN
+    IF rollup_engine.is_relation(p_rollup.source_table) THEN
+        RETURN;
+    END IF;
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
+    IF p_rollup.parent_id IS NULL THEN
+        PERFORM rollup_engine.fail('TR002', format('%s, which %s reads, was dropped', v_source.relation_name, p_rollup.target_name),
+            rollup_engine.gone_hint(v_source));
+    END IF;
+    PERFORM rollup_engine.fail('TR002', format('%s, which %s reads, was dropped',
+            (SELECT target_name FROM silver.rollup_config WHERE id = p_rollup.parent_id), p_rollup.target_name),
+        'drop both rollups with silver.drop_rollup and create them anew');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.fail_if_gone(silver.rollup_config) IS 'A clear error when what a rollup reads was dropped.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.relink_source(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    v_new regclass;
+BEGIN
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+    IF rollup_engine.is_relation(v_source.relation) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
+        RETURN;
+    END IF;
+    -- A table that lacks a column, or has another kind of time, is another table.
+    SELECT c.oid INTO v_new
+    FROM pg_class AS c
+    WHERE c.oid = to_regclass(v_source.relation_name)
+        AND (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
+        AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.source_column AS k
+            WHERE k.source_id = p_source_id AND NOT EXISTS (
+                SELECT FROM pg_attribute AS a
+                WHERE a.attrelid = c.oid AND a.attname = k.current_name
+                    AND (a.attname <> v_source.time_column OR rollup_engine.base_type(a.atttypid) = v_source.time_type)))
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.source AS s
+            WHERE (s.relation, s.time_column, s.change_tracking) = (c.oid, v_source.time_column, v_source.change_tracking));
+    IF v_new IS NULL THEN
+        RETURN;
+    END IF;
+    UPDATE silver.dimension_config SET source_table = v_new WHERE source_table = v_source.relation;
+    UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
+    UPDATE rollup_engine.source SET relation = v_new WHERE id = p_source_id;
+    PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.relink_source(integer) IS 'Takes up a source that was dropped and is there again under its name, with its columns; all of it is stale.';
+
+RESET ROLE;

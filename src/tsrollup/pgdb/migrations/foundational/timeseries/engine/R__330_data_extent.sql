@@ -1,0 +1,122 @@
+-- Where there is anything: what is marked stale goes by the rows that exist, not by the buckets
+-- between them.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.has_time_index(p_relation regclass, p_column name) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_index AS i
+        JOIN pg_class AS c ON c.oid = i.indexrelid
+        JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
+        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+        WHERE i.indrelid = p_relation AND a.attname = p_column AND i.indpred IS NULL AND i.indisvalid)
+$$;
+COMMENT ON FUNCTION rollup_engine.has_time_index(regclass, name) IS 'Whether a btree of the table starts with the column.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.known_times(p_rollup silver.rollup_config, p_within tstzrange)
+RETURNS TABLE (relation regclass, time_column name, time_type regtype, low text, high text, times text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE line AS (
+        SELECT p_rollup.id, p_rollup.parent_id, p_rollup.target_table
+        UNION ALL
+        SELECT c.id, c.parent_id, c.target_table FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
+    ), bounds AS (
+        SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
+    ), kept AS (
+        SELECT line.target_table AS relation, name 'bucket' AS time_column, 'timestamptz'::regtype AS time_type, low, high FROM line, bounds
+        UNION ALL
+        -- Its time column may have been renamed since the last run.
+        SELECT s.relation, coalesce(c.current_name, s.time_column), s.time_type,
+            greatest(low, '0001-01-01 00:00:00+00'), least(high, '10000-01-01 00:00:00+00')
+        FROM bounds, rollup_engine.source AS s
+        LEFT JOIN LATERAL (
+            SELECT current_name FROM rollup_engine.resolved_columns(s) WHERE noted_name = s.time_column LIMIT 1) AS c ON true
+        WHERE s.id = p_rollup.source_id AND rollup_engine.is_relation(s.relation)
+    )
+    SELECT NULL, NULL, 'timestamptz'::regtype, NULL, NULL, format(
+        '(SELECT from_time AS f, to_time - interval ''1 microsecond'' AS t FROM rollup_engine.stale_range WHERE rollup_id = %s AND from_time < %L AND to_time > %L) AS known',
+        line.id, high, low)
+    FROM line, bounds
+    UNION ALL
+    SELECT relation, time_column, time_type, l.low, l.high,
+        format('(SELECT %1$I AS f, %1$I AS t FROM %2$s WHERE %1$I >= %3$s AND %1$I < %4$s) AS known', time_column, relation, l.low, l.high)
+    FROM kept CROSS JOIN LATERAL (SELECT rollup_engine.time_literal(low, time_type), rollup_engine.time_literal(high, time_type)) AS l (low, high)
+$$;
+COMMENT ON FUNCTION rollup_engine.known_times(silver.rollup_config, tstzrange) IS
+'All that a rollup may hold or come to hold in a range: stale ranges and stored buckets of it and those that it reads, and the rows of its source; first and last time, f and t, of each.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.extent_sql(p_rollup silver.rollup_config, p_within tstzrange, p_bin interval DEFAULT NULL) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    -- A large table with an index is not read, but looked into: from one bin that holds something to the
+    -- next. The bins double after every 300, since where there are so many the gaps matter little.
+    SELECT string_agg(rollup_engine.fill(
+        'SELECT {utc_f} AS f, {utc_t} AS t FROM (' || CASE
+            WHEN p_bin IS NULL THEN 'SELECT min(f) AS f, max(t) AS t FROM {times}'
+            WHEN rollup_engine.has_time_index(relation, time_column) AND rollup_engine.estimated_rows(relation) > 1000000 THEN
+                'WITH RECURSIVE jump (f, next, n) AS (
+                    SELECT NULL::{type}, {low}, 0
+                    UNION ALL
+                    SELECT m.f, date_bin({bin} * 2 ^ (n / 300), m.f, {origin}) + {bin} * 2 ^ (n / 300), n + 1
+                    FROM jump CROSS JOIN LATERAL (
+                        SELECT min({column})::{type} AS f FROM {relation} WHERE {column} >= next AND {column} < {high}) AS m
+                    WHERE m.f IS NOT NULL
+                )
+                SELECT f, m.t FROM jump CROSS JOIN LATERAL (
+                    SELECT max({column})::{type} AS t FROM {relation} WHERE {column} >= f AND {column} < least(next, {high})) AS m'
+            ELSE 'SELECT min(f) AS f, max(t) AS t FROM {times} GROUP BY date_bin({bin}, f, {origin})' END
+        || ') AS found WHERE f IS NOT NULL',
+        jsonb_build_object(
+            'utc_f', rollup_engine.utc_expression('f', time_type), 'utc_t', rollup_engine.utc_expression('t', time_type),
+            'times', times, 'relation', relation, 'column', quote_ident(time_column), 'low', low, 'high', high,
+            'type', CASE time_type WHEN 'timestamptz'::regtype THEN 'timestamptz' ELSE 'timestamp' END,
+            'bin', format('interval %L', p_bin),
+            'origin', rollup_engine.time_literal('2000-01-03 00:00:00+00', time_type))), ' UNION ALL ')
+    FROM rollup_engine.known_times(p_rollup, p_within)
+$$;
+COMMENT ON FUNCTION rollup_engine.extent_sql(silver.rollup_config, tstzrange, interval) IS
+'One query for the first and last time of all that is known in a range: of each kind as a whole, or of each kind in each bin.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.data_extent(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_search_gaps boolean) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_ranges constant tstzmultirange := rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges);
+    v_bin constant interval := make_interval(secs => extract(epoch FROM p_rollup.cell_width)::double precision);
+    v_agg constant text := 'SELECT range_agg(tstzrange(f, t + interval ''1 microsecond'')) FROM (%s) AS times';
+    v_range tstzrange;
+    v_extent tstzmultirange;
+    v_found tstzmultirange := '{}';
+BEGIN
+    -- All in the snapshot of who asks: a bucket that a refresh is storing is seen as stale or as stored.
+    FOR v_range IN
+        SELECT unnest(CASE WHEN p_search_gaps AND (SELECT count(*) FROM unnest(v_ranges)) <= 16
+            THEN v_ranges ELSE tstzmultirange(range_merge(v_ranges)) END)
+    LOOP
+        EXECUTE format(v_agg, rollup_engine.extent_sql(p_rollup, v_range)) INTO v_extent;
+        v_extent := tstzmultirange(range_merge(v_extent));
+        IF p_search_gaps AND rollup_engine.bucket_count(p_rollup.cell_width, v_extent) > 64 THEN
+            EXECUTE format(v_agg, rollup_engine.extent_sql(p_rollup, range_merge(v_extent), v_bin)) INTO v_extent;
+        END IF;
+        v_found := v_found + coalesce(v_extent, '{}');
+    END LOOP;
+    RETURN v_ranges * rollup_engine.bucket_align(p_rollup.bucket_width, v_found);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.data_extent(silver.rollup_config, tstzmultirange, boolean) IS
+'The ranges in whole buckets, finite: without what lies before and after all that the rollup holds or can come to hold, and, where that is more than some cells, without the empty ones.';
+
+RESET ROLE;

@@ -1,0 +1,140 @@
+-- What a batch takes on: its cells, and of their stale buckets those that it can do, the newest first.
+-- Sparse cells go together, and time that holds nothing costs nothing.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.sparse_cells(p_rollup silver.rollup_config, p_cell timestamptz, p_within tstzrange) RETURNS SETOF timestamptz
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Of the same partition: who reads and writes what lies between cells plans with all that is there.
+    SELECT cell
+    FROM (
+        SELECT cell, sum(stale) OVER (ORDER BY cell DESC) AS stale
+        FROM (
+            SELECT s.cell, sum(s.stale) AS stale
+            FROM (
+                SELECT s.cell, s.to_time - s.from_time AS stale
+                FROM rollup_engine.rollup_partition AS p
+                JOIN rollup_engine.stale_range AS s ON s.rollup_id = p.rollup_id AND s.cell >= p.from_time AND s.cell <= p_cell
+                WHERE p.rollup_id = p_rollup.id AND p.from_time <= p_cell AND p.to_time > p_cell
+                    AND tstzrange(s.from_time, s.to_time) && p_within
+                ORDER BY s.cell DESC
+                LIMIT 1000
+            ) AS s
+            GROUP BY s.cell
+        ) AS c
+    ) AS c
+    WHERE stale <= least(p_rollup.current_window, p_rollup.cell_width) / 8 AND cell < p_cell
+    ORDER BY cell DESC
+    LIMIT 63
+$$;
+COMMENT ON FUNCTION rollup_engine.sparse_cells(silver.rollup_config, timestamptz, tstzrange) IS 'Cells before the cell that a batch can do as well, since so little of them is stale.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lock_cells(p_rollup silver.rollup_config, p_cell timestamptz, p_within tstzrange) RETURNS timestamptz[]
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_cells timestamptz[] := '{}';
+BEGIN
+    IF rollup_engine.try_lock_cell(p_rollup.id, p_cell) THEN
+        v_cells := ARRAY(
+            SELECT p_cell UNION ALL
+            SELECT cell FROM rollup_engine.sparse_cells(p_rollup, p_cell, p_within) AS cell WHERE rollup_engine.try_lock_cell(p_rollup.id, cell));
+    END IF;
+    RETURN v_cells;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_cells(silver.rollup_config, timestamptz, tstzrange) IS 'Locks the cell and what sparse cells before it can be had; none when another worker has the cell.';
+
+-- What to do ---------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.parent_stale(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Volatile, for a snapshot newer than the claim. The log need not be looked at: its drain
+    -- marks parent and child at once.
+    SELECT coalesce(rollup_engine.bucket_align(p_rollup.bucket_width, range_agg(tstzrange(from_time, to_time))), '{}')
+    FROM (
+        SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id
+        UNION ALL
+        SELECT from_time, to_time FROM rollup_engine.unsettled_partitions(p_rollup.parent_id)
+    ) AS s
+    WHERE tstzrange(from_time, to_time) && p_ranges
+$$;
+COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config, tstzmultirange) IS 'Buckets of a rollup in the ranges that its parent cannot answer yet.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.failing_ranges(p_rollup silver.rollup_config) RETURNS tstzmultirange
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup.bucket_width, bucket))), '{}')
+    FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp()
+$$;
+COMMENT ON FUNCTION rollup_engine.failing_ranges(silver.rollup_config) IS 'Buckets that failed, and whose next attempt has not come.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.newest_part(p_ranges tstzmultirange, p_width interval, p_window interval) RETURNS tstzmultirange
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_left interval := p_window;
+    v_range tstzrange;
+    v_part tstzmultirange := '{}';
+BEGIN
+    FOR v_range IN SELECT r FROM unnest(p_ranges) AS r ORDER BY lower(r) DESC LOOP
+        IF upper(v_range) - lower(v_range) > v_left THEN
+            v_range := tstzrange(greatest(lower(v_range), least(
+                silver.time_bucket(p_width, upper(v_range) - v_left),
+                silver.time_bucket(p_width, upper(v_range) - interval '1 microsecond'))), upper(v_range));
+        END IF;
+        v_part := v_part + tstzmultirange(v_range);
+        v_left := v_left - (upper(v_range) - lower(v_range));
+        EXIT WHEN v_left <= '0';
+    END LOOP;
+    RETURN v_part;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.newest_part(tstzmultirange, interval, interval) IS 'The newest whole buckets of the ranges, about as much time as the window and at least one bucket.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.newest_time_sql(p_relation regclass, p_column name, p_type regtype, p_condition text, p_from_each text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.fill(
+        CASE WHEN rollup_engine.has_time_index(p_relation, p_column)
+        THEN 'SELECT max({utc}) FROM unnest($3) AS r CROSS JOIN LATERAL (SELECT max({column}) AS t FROM {relation} WHERE {condition} AND {each}) AS newest'
+        ELSE 'SELECT max({utc}) FROM (SELECT {column} AS t FROM {relation} WHERE {condition}) AS known WHERE {utc} <@ $3' END,
+        jsonb_build_object('relation', p_relation, 'column', quote_ident(p_column), 'utc', rollup_engine.utc_expression('t', p_type),
+            'condition', p_condition, 'each', p_from_each))
+$$;
+COMMENT ON FUNCTION rollup_engine.newest_time_sql(regclass, name, regtype, text, text) IS 'Query for the newest time of a table in the ranges $3, whose hull is from $1 to $2.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.up_to_newest_row(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_time_type constant regtype := (
+        SELECT CASE WHEN p_rollup.parent_id IS NULL THEN time_type ELSE 'timestamptz' END FROM rollup_engine.source WHERE id = p_rollup.source_id);
+    v_newest timestamptz;
+    v_stored timestamptz;
+BEGIN
+    PERFORM rollup_engine.hear_invalidations();
+    EXECUTE rollup_engine.newest_time_sql(p_rollup.source_table, p_rollup.time_column, v_time_type,
+        rollup_engine.time_condition(p_rollup, '$1', '$2'), rollup_engine.time_condition(p_rollup, 'lower(r)', 'upper(r)'))
+    INTO v_newest USING lower(p_ranges), upper(p_ranges), p_ranges;
+    EXECUTE rollup_engine.newest_time_sql(p_rollup.target_table, 'bucket', 'timestamptz',
+        'bucket >= $1 AND bucket < $2', 'bucket >= lower(r) AND bucket < upper(r)')
+    INTO v_stored USING lower(p_ranges), upper(p_ranges), p_ranges;
+    RETURN p_ranges * tstzmultirange(tstzrange(NULL, rollup_engine.bucket_next(p_rollup.bucket_width,
+        silver.time_bucket(p_rollup.bucket_width, coalesce(greatest(v_newest, v_stored), '-infinity')))));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.up_to_newest_row(silver.rollup_config, tstzmultirange) IS
+'The ranges without what lies after the newest bucket of theirs for which there are rows in the source or in the table. Volatile, for a snapshot newer than the claim.';
+
+RESET ROLE;
