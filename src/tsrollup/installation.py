@@ -24,15 +24,16 @@ def misfit(connection: psycopg.Connection[Any]) -> TsrollupError | None:
     database = connection.info.dbname
     with pinned(connection), connection.cursor(row_factory=tuple_row) as cursor:
         begun, ended, readable = cursor.execute(INSTALLED).fetchone() or (False, False, False)
-        if not (begun and ended):
-            missing = f"database {database} is not migrated to the end"
-            return TsrollupError(
-                missing if begun else f"tsrollup is not installed in database {database}",
-                "run tsrollup migrate",
-            )
-        if not readable:
+        if not begun:
+            missing = f"tsrollup is not installed in database {database}"
+            return TsrollupError(missing, "run tsrollup migrate")
+        if ended and not readable:
             return None
-        (version,) = cursor.execute("SELECT silver.version()").fetchone() or ("",)
+        query = "SELECT silver.version()" if ended else "SELECT NULL"
+        (version,) = cursor.execute(query).fetchone() or (None,)
+    if version is None:
+        half = f"database {database} is not migrated to the end"
+        return TsrollupError(half, "run tsrollup migrate")
     differs = f"database {database} is of tsrollup {version}, this program is {__version__}"
     if _numbers(version) < _numbers(__version__):
         return TsrollupError(differs, "run tsrollup migrate")

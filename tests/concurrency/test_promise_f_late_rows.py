@@ -39,7 +39,7 @@ def source(db: psycopg.Connection) -> psycopg.Connection:
 
 
 def actions(db: psycopg.Connection[Any]) -> list[str]:
-    rows = db.execute("SELECT * FROM rollup_engine.maintain(NULL, %s)", [NOW]).fetchall()
+    rows = db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, %s)", [NOW]).fetchall()
     assert not [row for row in rows if row[1] == "failed"], rows
     return [row[1] for row in rows if row[1] in ("sealed", "dropped", "deleted")]
 

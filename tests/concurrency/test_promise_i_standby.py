@@ -173,7 +173,7 @@ def test_promise_b_a_standbys_reader_planned_before_a_partition_came(pair: Pair)
 
 def maintain(connection: psycopg.Connection[Any]) -> list[str]:
     rows = connection.execute(
-        "SELECT action FROM rollup_engine.maintain('raw.readings', '2026-04-01')"
+        "SELECT action FROM rollup_engine.run_maintenance('raw.readings', '2026-04-01')"
         " WHERE action IN ('sealed', 'dropped')"
     ).fetchall()
     return [action for (action,) in rows]

@@ -14,7 +14,8 @@ Connect = Callable[..., psycopg.Connection[Any]]
 
 WORK = {
     "old partitions": "SELECT * FROM silver.maintain_timeseries_tables('raw.m')",
-    "partitions ahead": "SELECT * FROM rollup_engine.maintain('raw.m', now() + interval '9 days')",
+    "partitions ahead": "SELECT * FROM"
+    " rollup_engine.run_maintenance('raw.m', now() + interval '9 days')",
 }
 
 

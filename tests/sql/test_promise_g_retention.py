@@ -55,7 +55,7 @@ def days(db: psycopg.Connection) -> psycopg.Connection:
 
 def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str]]:
     rows = db.execute(
-        "SELECT target, action, detail FROM rollup_engine.maintain(NULL, %s)", [now]
+        "SELECT target, action, detail FROM rollup_engine.run_maintenance(NULL, %s)", [now]
     ).fetchall()
     assert not [row for row in rows if row[1] == "failed"], rows
     return [

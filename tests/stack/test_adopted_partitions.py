@@ -39,7 +39,7 @@ def maintain(db: psycopg.Connection) -> None:
 def made_for(db: psycopg.Connection, time: datetime) -> str | None:
     """The partition that a row of that time goes to, None for the default one."""
     row = db.execute(
-        "SELECT member::text FROM rollup_engine.source_members('raw.readings')"
+        "SELECT member::text FROM rollup_engine.partition_bounds('raw.readings')"
         " WHERE isfinite(from_time) AND from_time <= %s AND to_time > %s",
         [time, time],
     ).fetchone()
@@ -50,7 +50,7 @@ def test_narrower_partitions_of_an_adopted_set_are_made_ahead(adopted: psycopg.C
     adopted.execute("SELECT silver.partition_source('readings', '1 day')")
     maintain(adopted)
     row = adopted.execute(
-        "SELECT max(to_time) FROM rollup_engine.source_members('raw.readings')"
+        "SELECT max(to_time) FROM rollup_engine.partition_bounds('raw.readings')"
         " WHERE isfinite(to_time)"
     ).fetchone()
     assert row
@@ -75,7 +75,7 @@ def test_a_row_of_the_far_future_keeps_nobody_from_making_the_next_partition(
     adopted.execute("INSERT INTO raw.readings VALUES ('9500-01-01', 1)")
     maintain(adopted)
     ahead = adopted.execute(
-        "SELECT member::text FROM rollup_engine.source_members('raw.readings')"
+        "SELECT member::text FROM rollup_engine.partition_bounds('raw.readings')"
         " WHERE from_time > now() AND to_time < '9000-01-01'"
     ).fetchall()
     for (name,) in ahead:  # as if they had passed

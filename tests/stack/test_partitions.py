@@ -45,7 +45,7 @@ def insert(db: psycopg.Connection[Any], *times: object) -> None:
 
 
 def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str, str]]:
-    rows = db.execute("SELECT * FROM rollup_engine.maintain(NULL, %s)", [now]).fetchall()
+    rows = db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, %s)", [now]).fetchall()
     assert not [row for row in rows if row[1] == "failed"], rows
     return rows
 
@@ -195,7 +195,7 @@ def test_the_width_of_partitions_to_come_can_change(db: psycopg.Connection, inte
         insert(db, later)
         assert default_rows(db) == 0
     widths = db.execute(
-        "SELECT DISTINCT to_time - from_time FROM rollup_engine.source_members('raw.readings')"
+        "SELECT DISTINCT to_time - from_time FROM rollup_engine.partition_bounds('raw.readings')"
         " WHERE isfinite(from_time) AND from_time > %s",
         [NOW + timedelta(days=8)],
     ).fetchall()
@@ -416,7 +416,7 @@ def test_a_partition_that_a_view_reads_stays_when_the_width_changes(
     db.execute("SELECT silver.partition_source('readings', '1 day')")
     ahead = (
         "SELECT member::oid::regclass::text, to_time - from_time FROM"
-        " rollup_engine.source_members('raw.readings')"
+        " rollup_engine.partition_bounds('raw.readings')"
         " WHERE isfinite(from_time) AND from_time > %s ORDER BY from_time LIMIT 2"
     )
     (seen, _), _ = db.execute(ahead, [NOW]).fetchall()

@@ -27,7 +27,7 @@ def test_every_table_and_view_is_read_in_every_state(rollups: psycopg.Connection
     rollups.execute("SELECT silver.set_retention('readings_1m', '1 day')")
     for _ in range(3):
         rollups.execute(
-            "SELECT rollup_engine.maintain(NULL, %s)", [datetime(2026, 3, 10, tzinfo=UTC)]
+            "SELECT rollup_engine.run_maintenance(NULL, %s)", [datetime(2026, 3, 10, tzinfo=UTC)]
         )
         _read_everything(rollups)
     row = rollups.execute("SELECT count(sealed_before) FROM silver.rollup_config").fetchone()

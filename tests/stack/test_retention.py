@@ -59,7 +59,7 @@ def fill(db: psycopg.Connection[Any], start: datetime, end: datetime) -> None:
 
 def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str]]:
     """Removals and seals of a run: (table, action)."""
-    rows = db.execute("SELECT * FROM rollup_engine.maintain(NULL, %s)", [now]).fetchall()
+    rows = db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, %s)", [now]).fetchall()
     assert not [row for row in rows if row[1] == "failed"], rows
     return [row[:2] for row in rows if row[1] in ("sealed", "dropped", "archived", "deleted")]
 
@@ -229,7 +229,9 @@ def test_a_writer_that_commits_while_the_seal_waits_for_it_is_absorbed(
     refresh_everything(source)
     writer = connect(autocommit=False)
     writer.execute("INSERT INTO raw.readings VALUES ('2026-03-02 10:30+00', 1, 1)")
-    sealing = Background(connect(), "SELECT rollup_engine.maintain('raw.readings', %s)", [NOW])
+    sealing = Background(
+        connect(), "SELECT rollup_engine.run_maintenance('raw.readings', %s)", [NOW]
+    )
     with contextlib.suppress(AssertionError):  # it may have given up already
         sealing.wait_until_blocked(source)
     writer.commit()
@@ -479,7 +481,7 @@ def test_promise_g_a_rollup_of_a_partition_absorbs_before_its_rows_go(
         assert maintain(db) == []
     refresh_everything(db)
     assert maintain(db) == [("raw.parts", "sealed")]
-    dropped = db.execute("SELECT action FROM rollup_engine.maintain('raw.parts', %s)", [NOW])
+    dropped = db.execute("SELECT action FROM rollup_engine.run_maintenance('raw.parts', %s)", [NOW])
     assert ("dropped",) in dropped.fetchall()
     refresh_everything(db)
     assert total(db, "gold.parts_1h") == 241

@@ -155,7 +155,7 @@ def test_an_operator_cannot_make_time_run_out(
     db.execute("CALL silver.run_rollups()")
     operator = connect(user=logins["operator"])
     for _ in range(2):
-        operator.execute("SELECT * FROM rollup_engine.maintain('readings_1h', '9000-01-01')")
+        operator.execute("SELECT * FROM rollup_engine.run_maintenance('readings_1h', '9000-01-01')")
     operator.execute("SELECT rollup_engine.clean_logs('infinity')")
     assert db.execute("SELECT count(*) FROM silver.readings_1h").fetchone() == (1,)
     assert db.execute("SELECT count(*) FROM silver.refresh_log").fetchone() == (1,)

@@ -125,7 +125,7 @@ def run(server: PostgresServer, db: psycopg.Connection[Any], script: str) -> Non
 
 def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str]]:
     rows = db.execute(
-        "SELECT action, detail FROM rollup_engine.maintain('raw.readings', %s)", [now]
+        "SELECT action, detail FROM rollup_engine.run_maintenance('raw.readings', %s)", [now]
     ).fetchall()
     assert not [row for row in rows if row[0] == "failed"], rows
     return rows

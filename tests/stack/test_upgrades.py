@@ -16,7 +16,7 @@ import tsrollup
 from rollup_checks import assert_equal_to_group_by, assert_settled
 from servers import PostgresServer
 from tsrollup.flyway import FlywayError, MigrateResult, migrate
-from tsrollup.flyway.project import project_configuration
+from tsrollup.migrations import project_configuration
 
 Connect = Callable[..., psycopg.Connection]
 LIVE_VIEW = "engine/R__320_live_view.sql"

@@ -34,7 +34,7 @@ def notices(db: psycopg.Connection[Any]) -> list[str]:
 
 def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> dict[str, str]:
     rows = db.execute(
-        "SELECT target, action, detail FROM rollup_engine.maintain(NULL, %s)", [now]
+        "SELECT target, action, detail FROM rollup_engine.run_maintenance(NULL, %s)", [now]
     ).fetchall()
     assert not [row for row in rows if row[1] == "failed"], rows
     return {action: detail for target, action, detail in rows if target == "raw.readings"}

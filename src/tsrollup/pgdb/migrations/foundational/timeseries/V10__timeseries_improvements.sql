@@ -63,7 +63,7 @@ BEGIN
             CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples::bigint END, s.n_dead_tup,
             pg_table_size(c.oid), pg_indexes_size(c.oid),
             greatest(s.last_vacuum, s.last_autovacuum), greatest(s.last_analyze, s.last_autoanalyze)
-        FROM rollup_engine.source_members(v_relation) AS m
+        FROM rollup_engine.partition_bounds(v_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r'
         LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
         ORDER BY m.from_time, m.member::text;

@@ -399,7 +399,7 @@ INSERT INTO rollup_engine.aggregate (name, states, finish, numeric_only) VALUES
 -- pg_restore refreshes materialized views after all else, in parallel as well: a restored one holds when.
 -- What functions hand to each other ------------------------------------------------
 
-CREATE TYPE rollup_engine.batch AS (
+CREATE TYPE rollup_engine.refresh_batch AS (
     outcome text,
     from_time timestamptz,
     to_time timestamptz,
@@ -411,22 +411,22 @@ CREATE TYPE rollup_engine.batch AS (
     error_code text,
     error_message text
 );
-COMMENT ON TYPE rollup_engine.batch IS
+COMMENT ON TYPE rollup_engine.refresh_batch IS
 'What became of a batch: refreshed, nothing (to do in that cell), busy (another worker has the cell), waiting (for the parent), prepared (its partitions were made: commit and call again), bucket_failed (one bucket cannot be stored).';
 
-CREATE TYPE rollup_engine.step AS (
+CREATE TYPE rollup_engine.refresh_step_result AS (
     outcome text,
     cell timestamptz,
-    batch rollup_engine.batch,
+    batch rollup_engine.refresh_batch,
     error_code text,
     error_message text
 );
-COMMENT ON TYPE rollup_engine.step IS 'What a step did in which cell; outcome NULL when no cell is left to try.';
+COMMENT ON TYPE rollup_engine.refresh_step_result IS 'What a step did in which cell; outcome NULL when no cell is left to try.';
 
 CREATE TYPE rollup_engine.undrained AS (source_id integer, outcome text, error_code text, error_message text);
 COMMENT ON TYPE rollup_engine.undrained IS 'A source whose changes were not taken in, and why: busy, which is no error, or failed.';
 
-CREATE TYPE rollup_engine.result AS (
+CREATE TYPE rollup_engine.run_result AS (
     target text,
     status text,
     buckets bigint,
@@ -437,13 +437,13 @@ CREATE TYPE rollup_engine.result AS (
     error_code text,
     error_message text
 );
-COMMENT ON TYPE rollup_engine.result IS 'What a run did for a rollup.';
+COMMENT ON TYPE rollup_engine.run_result IS 'What a run did for a rollup.';
 
 CREATE TYPE rollup_engine.old_partition AS (member regclass, title text, path text, from_time timestamptz, to_time timestamptz);
 COMMENT ON TYPE rollup_engine.old_partition IS 'A partition that may go: its time, and all that this rests on.';
 
-CREATE TYPE rollup_engine.action AS (target text, action text, detail text);
-COMMENT ON TYPE rollup_engine.action IS 'A thing that maintenance did.';
+CREATE TYPE rollup_engine.maintenance_action AS (target text, action text, detail text);
+COMMENT ON TYPE rollup_engine.maintenance_action IS 'A thing that maintenance did.';
 
 CREATE TYPE rollup_engine.bell AS ();
 COMMENT ON TYPE rollup_engine.bell IS 'Locked by hear_invalidations, and by nothing for longer than a call.';

@@ -55,12 +55,12 @@ BEGIN
     PERFORM rollup_engine.check_options(r);
     PERFORM rollup_engine.check_target(target_schema, target_table_name);
     r := rollup_engine.describe_rollup(r, source_table_name, time_column, dimensions, metrics);
-    PERFORM rollup_engine.check_source_access(r.source_table);
+    PERFORM rollup_engine.grant_source_access(r.source_table);
     IF r.change_tracking = 'trigger' AND r.parent_id IS NULL THEN
         PERFORM rollup_engine.check_capture(r.source_table, r.time_column);
     END IF;
 
-    v_source := rollup_engine.lock_source(r);
+    v_source := rollup_engine.attach_source(r);
     r.source_id := v_source.id;
     r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
     UPDATE rollup_engine.partition_set AS s SET is_named = create_rollup_table.chunk_interval IS NOT NULL WHERE s.relation = r.target_table;

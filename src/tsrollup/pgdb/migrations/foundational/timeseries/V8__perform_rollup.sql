@@ -50,7 +50,7 @@ CREATE FUNCTION silver.perform_rollup(
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM rollup_engine.perform($1, $2, $3)
+    SELECT * FROM rollup_engine.run_all_due($1, $2, $3)
 $$;
 COMMENT ON FUNCTION silver.perform_rollup(text, integer, timestamptz) IS
 'Refreshes the stale buckets that had settled by as_of, newest first, of one rollup or of all, in the caller''s transaction; a row per rollup. status: ok, partial (more is left: another worker has it, the limit was reached, another run holds the source, or single buckets failed: error_message tells), waiting_for_parent, failed (see error_log), retrying, parked or paused.';
@@ -63,7 +63,7 @@ RETURNS TABLE (
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM rollup_engine.refresh_range($1, $2, $3)
+    SELECT * FROM rollup_engine.run_range($1, $2, $3)
 $$;
 COMMENT ON FUNCTION silver.refresh_rollup(text, timestamptz, timestamptz) IS
 'Recomputes the buckets of a rollup that touch the range, stale or not, settled or not, after what is stale of its parents there. A row per rollup refreshed.';
@@ -77,7 +77,7 @@ CREATE PROCEDURE silver.run_rollups(
 AS $$
 BEGIN
     -- No SET clause, since it commits.
-    CALL rollup_engine.run_until_due(target, time_budget, as_of);
+    CALL rollup_engine.run_within_budget(target, time_budget, as_of);
 END
 $$;
 COMMENT ON PROCEDURE silver.run_rollups(text, interval, timestamptz) IS
@@ -97,7 +97,7 @@ AS $$
         WHERE status = 'retrying' AND next_retry_at <= clock_timestamp()
         ORDER BY depth, id
     ) AS due
-    CROSS JOIN LATERAL rollup_engine.perform(due.name, NULL, clock_timestamp()) AS p
+    CROSS JOIN LATERAL rollup_engine.run_all_due(due.name, NULL, clock_timestamp()) AS p
 $$;
 COMMENT ON FUNCTION silver.handle_rollup_retries() IS 'Tries again every failed rollup whose time has come; a row each, as perform_rollup returns.';
 

@@ -92,7 +92,7 @@ RETURNS TABLE (target text, action text, detail text)
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM rollup_engine.maintain($1, now())
+    SELECT * FROM rollup_engine.run_maintenance($1, now())
 $$;
 COMMENT ON FUNCTION silver.maintain_timeseries_tables(text) IS
 'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, indexed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else, somebody uses it, another run is at work, or rows stay in a default partition) or failed (see error_log).';

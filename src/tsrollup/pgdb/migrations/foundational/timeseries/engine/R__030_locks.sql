@@ -101,7 +101,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.try_lock_cell(integer, timestamptz) IS 'Keeps an older recompute from overwriting a newer one: held until the batch is committed.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.is_past(p_transaction xid8) RETURNS boolean
+CREATE OR REPLACE FUNCTION rollup_engine.is_seen_by_all(p_transaction xid8) RETURNS boolean
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -122,6 +122,6 @@ AS $$
             -- Restored from a dump, it is a number of another server's.
             AND p_transaction < pg_snapshot_xmax(pg_current_snapshot()))
 $$;
-COMMENT ON FUNCTION rollup_engine.is_past(xid8) IS 'Whether every snapshot in use is newer than a transaction.';
+COMMENT ON FUNCTION rollup_engine.is_seen_by_all(xid8) IS 'Whether every snapshot in use is newer than a transaction.';
 
 RESET ROLE;

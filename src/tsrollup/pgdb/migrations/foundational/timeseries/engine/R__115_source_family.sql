@@ -4,7 +4,7 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.source_tree(p_relation regclass) RETURNS SETOF regclass
+CREATE OR REPLACE FUNCTION rollup_engine.partition_tree(p_relation regclass) RETURNS SETOF regclass
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -16,9 +16,9 @@ AS $$
     )
     SELECT oid::regclass FROM tree
 $$;
-COMMENT ON FUNCTION rollup_engine.source_tree(regclass) IS 'The table and every partition below it: source_members without the bounds, for a tenth of its time.';
+COMMENT ON FUNCTION rollup_engine.partition_tree(regclass) IS 'The table and every partition below it: source_members without the bounds, for a tenth of its time.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.source_members(p_relation regclass, p_time_column name DEFAULT NULL)
+CREATE OR REPLACE FUNCTION rollup_engine.partition_bounds(p_relation regclass, p_time_column name DEFAULT NULL)
 RETURNS TABLE (member regclass, from_time timestamptz, to_time timestamptz)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -45,7 +45,7 @@ AS $$
     )
     SELECT oid::regclass, min(tree.from_time), max(tree.to_time) FROM tree GROUP BY oid
 $$;
-COMMENT ON FUNCTION rollup_engine.source_members(regclass, name) IS
+COMMENT ON FUNCTION rollup_engine.partition_bounds(regclass, name) IS
 'The table and every partition below it, each with the range of time it can hold: of that time column, else of whatever time it is partitioned by.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.source_ancestors(p_relation regclass) RETURNS SETOF regclass
@@ -53,7 +53,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.source_ancestors(p_relation regclass) R
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH RECURSIVE tree AS (
-        SELECT member FROM rollup_engine.source_tree(p_relation) AS t (member)
+        SELECT member FROM rollup_engine.partition_tree(p_relation) AS t (member)
     ), above AS (
         SELECT i.inhparent AS oid, 1 AS height
         FROM tree JOIN pg_inherits AS i ON i.inhrelid = tree.member
@@ -71,7 +71,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.kept_elsewhere(p_relation regclass, p_t
 AS $$
 DECLARE
     v_family constant regclass[] := ARRAY(
-        SELECT rollup_engine.source_ancestors(p_relation) UNION ALL SELECT rollup_engine.source_tree(p_relation));
+        SELECT rollup_engine.source_ancestors(p_relation) UNION ALL SELECT rollup_engine.partition_tree(p_relation));
     v_hypertables regclass;
     v_found regclass;
 BEGIN

@@ -37,7 +37,7 @@ AS $$
     FROM (
         SELECT a.member, true AS is_ancestor FROM rollup_engine.source_ancestors(p_source.relation) AS a (member)
         UNION ALL
-        SELECT t.member, false FROM rollup_engine.source_tree(p_source.relation) AS t (member)
+        SELECT t.member, false FROM rollup_engine.partition_tree(p_source.relation) AS t (member)
     ) AS f
     JOIN pg_class AS c ON c.oid = f.member
     -- Row triggers are cloned to partitions.

@@ -67,7 +67,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.current_shape(p_source rollup_engine.so
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH tree AS MATERIALIZED (
-        SELECT member FROM rollup_engine.source_tree(p_source.relation) AS m (member)
+        SELECT member FROM rollup_engine.partition_tree(p_source.relation) AS m (member)
     ), columns AS (
         SELECT a.attrelid,
             jsonb_object_agg(a.attname, concat_ws(' ', format_type(a.atttypid, a.atttypmod),
@@ -111,7 +111,7 @@ AS $$
         (SELECT string_agg(pg_get_expr(e.adbin, e.adrelid), ',' ORDER BY e.adbin::text)
             FROM (
                 SELECT DISTINCT ON (d.adbin::text) d.adbin, d.adrelid
-                FROM rollup_engine.source_tree(p_source.relation) AS t (member)
+                FROM rollup_engine.partition_tree(p_source.relation) AS t (member)
                 JOIN pg_attribute AS a ON a.attrelid = t.member AND a.attgenerated <> ''
                 JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
                 ORDER BY d.adbin::text, d.adrelid
@@ -120,7 +120,7 @@ AS $$
             (SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
             (SELECT string_agg(g.xmin::text, ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
     FROM (
-        SELECT rollup_engine.source_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
+        SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
     ) AS t (member)
     JOIN pg_class AS c ON c.oid = t.member
 $$;
@@ -158,7 +158,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.touched_since_restore(p_source rollup_e
 AS $$
     SELECT f.relation
     FROM rollup_engine.restored_age() AS r (age), (
-        SELECT rollup_engine.source_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
+        SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
     ) AS f (relation)
     WHERE (EXISTS (
             SELECT FROM pg_attribute AS a
@@ -256,7 +256,7 @@ BEGIN
         SELECT g.tgrelid::regclass AS relation, g.tgname, t.mode, m.from_time, m.to_time
         FROM rollup_engine.capture_triggers(v_source) AS g
         CROSS JOIN LATERAL (SELECT rollup_engine.firing_mode(g.tgtype) AS mode) AS t
-        LEFT JOIN rollup_engine.source_members(v_source.relation, v_source.time_column) AS m ON m.member = g.tgrelid
+        LEFT JOIN rollup_engine.partition_bounds(v_source.relation, v_source.time_column) AS m ON m.member = g.tgrelid
         WHERE g.tgenabled <> left(t.mode, 1)::"char" AND pg_has_role((SELECT relowner FROM pg_class WHERE oid = g.tgrelid), 'USAGE')
     LOOP
         BEGIN

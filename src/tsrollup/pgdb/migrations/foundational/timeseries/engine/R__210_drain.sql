@@ -38,7 +38,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.partition_fingerprint(p_relation regcla
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT md5(string_agg(format('%s %s', c.oid, c.relpartbound), ',' ORDER BY c.oid))
-    FROM rollup_engine.source_tree(p_relation) AS t (member) JOIN pg_class AS c ON c.oid = t.member
+    FROM rollup_engine.partition_tree(p_relation) AS t (member) JOIN pg_class AS c ON c.oid = t.member
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_fingerprint(regclass) IS 'Changes whenever a partition comes, goes, or gets other bounds.';
 
@@ -47,7 +47,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.remember_partitions(p_source rollup_eng
     SET search_path = pg_catalog, pg_temp
 AS $$
     INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
-    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column)
+    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.partition_bounds(p_source.relation, p_source.time_column)
     ON CONFLICT DO NOTHING
     RETURNING *
 $$;
@@ -78,7 +78,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.record_gone_partitions(rollup_engine.source, tstzmultirange) IS 'Reports partitions that somebody took away from a source, where the rollups hold buckets of them.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
+CREATE OR REPLACE FUNCTION rollup_engine.take_partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -96,7 +96,7 @@ BEGIN
     WITH gone AS (
         DELETE FROM rollup_engine.source_partition
         WHERE source_id = p_source.id AND (partition, from_time, to_time) NOT IN (
-            SELECT member, m.from_time, m.to_time FROM rollup_engine.source_members(p_source.relation, p_source.time_column) AS m)
+            SELECT member, m.from_time, m.to_time FROM rollup_engine.partition_bounds(p_source.relation, p_source.time_column) AS m)
         RETURNING from_time, to_time
     )
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_gone FROM gone;
@@ -115,7 +115,7 @@ BEGIN
     RETURN v_changed;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.partition_changes(rollup_engine.source) IS
+COMMENT ON FUNCTION rollup_engine.take_partition_changes(rollup_engine.source) IS
 'Ranges of data in partitions that were attached or given other bounds since the last call; what was detached or dropped is marked here. None of it fires a trigger: such changes show when the next drain finds them.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.exact_since(p_rollup_id integer) RETURNS timestamptz
@@ -227,7 +227,7 @@ BEGIN
     -- A row trigger of this transaction logs again what is taken from the log here.
     PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);
     PERFORM rollup_engine.take_in_touched(p_source_id);
-    v_changed := rollup_engine.partition_changes(v_source);
+    v_changed := rollup_engine.take_partition_changes(v_source);
     WITH moved AS (
         DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS writer
     )
@@ -317,7 +317,7 @@ BEGIN
     FOR v_member IN
         SELECT w.member, w.is_ancestor, m.from_time, m.to_time
         FROM (SELECT DISTINCT member, is_ancestor FROM rollup_engine.missing_triggers(v_source)) AS w
-        LEFT JOIN rollup_engine.source_members(v_source.relation, v_source.time_column) AS m ON m.member = w.member
+        LEFT JOIN rollup_engine.partition_bounds(v_source.relation, v_source.time_column) AS m ON m.member = w.member
         ORDER BY w.is_ancestor DESC
     LOOP
         BEGIN

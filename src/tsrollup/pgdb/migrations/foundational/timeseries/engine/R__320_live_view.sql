@@ -48,7 +48,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.estimated_rows(p_relation regclass) RET
 AS $$
     -- Never analysed: about a hundred bytes a row.
     SELECT coalesce(sum(CASE WHEN c.reltuples < 0 THEN pg_relation_size(c.oid) / 100.0 ELSE c.reltuples END), 0)
-    FROM rollup_engine.source_tree(p_relation) AS t (member)
+    FROM rollup_engine.partition_tree(p_relation) AS t (member)
     JOIN pg_class AS c ON c.oid = t.member AND c.relkind IN ('r', 'm', 'f')
 $$;
 COMMENT ON FUNCTION rollup_engine.estimated_rows(regclass) IS 'Rows of a table and its partitions, by the planner''s statistics.';

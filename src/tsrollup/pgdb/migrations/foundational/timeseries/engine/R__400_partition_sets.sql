@@ -58,7 +58,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.partman_keys(p_relation regclass) RETUR
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT array_agg(rollup_engine.partman_key(m))
-    FROM rollup_engine.source_tree(p_relation) AS m JOIN pg_partitioned_table AS p ON p.partrelid = m
+    FROM rollup_engine.partition_tree(p_relation) AS m JOIN pg_partitioned_table AS p ON p.partrelid = m
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_keys(regclass) IS 'The names pg_partman knows a table, and those below it that are divided in turn, by.';
 

@@ -52,7 +52,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.uncovered(p_table regclass, p_ranges ts
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT p_ranges - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
-    FROM rollup_engine.source_members(p_table, 'bucket')
+    FROM rollup_engine.partition_bounds(p_table, 'bucket')
     WHERE member <> p_table AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partdefid = member)
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The part of the ranges that no partition but a default one holds.';
@@ -117,13 +117,13 @@ BEGIN
     WITH gone AS (
         DELETE FROM rollup_engine.rollup_partition AS p
         WHERE rollup_id = v_rollup.id AND (partition, from_time, to_time) NOT IN (
-            SELECT m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m)
+            SELECT m.member, m.from_time, m.to_time FROM rollup_engine.partition_bounds(p_table, 'bucket') AS m)
         RETURNING from_time, to_time
     )
     SELECT coalesce(range_agg(tstzrange(from_time, to_time)), '{}') INTO v_gone FROM gone;
     WITH came AS (
         INSERT INTO rollup_engine.rollup_partition (rollup_id, partition, from_time, to_time)
-        SELECT v_rollup.id, m.member, m.from_time, m.to_time FROM rollup_engine.source_members(p_table, 'bucket') AS m
+        SELECT v_rollup.id, m.member, m.from_time, m.to_time FROM rollup_engine.partition_bounds(p_table, 'bucket') AS m
         WHERE m.member <> p_table
         ON CONFLICT DO NOTHING
         RETURNING partition, from_time, to_time

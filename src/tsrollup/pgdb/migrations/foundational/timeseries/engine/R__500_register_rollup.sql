@@ -70,7 +70,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.column_types(silver.rollup_config) IS 'Asks PostgreSQL itself for the type of every expression of a rollup, through a view that lives for a moment.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.describe_columns(p_rollup silver.rollup_config) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.infer_column_types(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -86,9 +86,9 @@ EXCEPTION WHEN undefined_function OR undefined_column OR datatype_mismatch OR in
         'leave that column out: name dimensions that have an equality, and metrics that suit their columns');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.describe_columns(silver.rollup_config) IS 'Records the types of the columns that were just planned.';
+COMMENT ON FUNCTION rollup_engine.infer_column_types(silver.rollup_config) IS 'Records the types of the columns that were just planned.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.add_columns(p_rollup silver.rollup_config) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.record_columns(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -122,10 +122,10 @@ BEGIN
     FROM rollup_engine.plan_columns(p_rollup, v_time_type) AS p
     WHERE NOT EXISTS (
         SELECT FROM rollup_engine.rollup_column AS c WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name);
-    PERFORM rollup_engine.describe_columns(p_rollup);
+    PERFORM rollup_engine.infer_column_types(p_rollup);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.add_columns(silver.rollup_config) IS 'Records the columns that the rollup''s metrics ask for and that it does not have.';
+COMMENT ON FUNCTION rollup_engine.record_columns(silver.rollup_config) IS 'Records the columns that the rollup''s metrics ask for and that it does not have.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.create_storage(p_rollup silver.rollup_config, p_table text) RETURNS regclass
     LANGUAGE plpgsql
@@ -174,7 +174,7 @@ DECLARE
     v_rollup silver.rollup_config := p_rollup;
 BEGIN
     v_rollup.id := nextval(pg_get_serial_sequence('silver.rollup_config', 'id'));
-    PERFORM rollup_engine.add_columns(v_rollup);
+    PERFORM rollup_engine.record_columns(v_rollup);
     v_rollup.target_table := rollup_engine.create_storage(v_rollup, p_table);
     v_rollup.target_view := rollup_engine.create_view(v_rollup, p_view);
     v_rollup.sealed_before := rollup_engine.inherited_seal(v_rollup);

@@ -7,7 +7,7 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_source_access(p_source regclass) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.grant_source_access(p_source regclass) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -33,7 +33,7 @@ BEGIN
     EXECUTE format('GRANT SELECT ON %s TO "${owner_role}"', p_source);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_source_access(regclass) IS 'An error unless the caller owns the source and may create rollups; grants the machinery SELECT on it.';
+COMMENT ON FUNCTION rollup_engine.grant_source_access(regclass) IS 'An error unless the caller owns the source and may create rollups; grants the machinery SELECT on it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_capture(p_source regclass, p_time_column name) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -48,7 +48,7 @@ BEGIN
             ELSE format('%s %s it is %s', c.oid::regclass, f.side, CASE c.relpersistence WHEN 't' THEN 'temporary' ELSE 'unlogged' END) END
         INTO v_reason
         FROM (
-            SELECT t.member, 'below' FROM rollup_engine.source_tree(p_source) AS t (member)
+            SELECT t.member, 'below' FROM rollup_engine.partition_tree(p_source) AS t (member)
             UNION ALL
             SELECT a.member, 'above' FROM rollup_engine.source_ancestors(p_source) AS a (member)
         ) AS f (member, side)
@@ -166,7 +166,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.describe_rollup(silver.rollup_config, text, text, text[], jsonb) IS 'The checked description of a rollup to come.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.lock_source(p_rollup silver.rollup_config) RETURNS rollup_engine.source
+CREATE OR REPLACE FUNCTION rollup_engine.attach_source(p_rollup silver.rollup_config) RETURNS rollup_engine.source
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -181,6 +181,6 @@ BEGIN
     RETURN v_source;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.lock_source(silver.rollup_config) IS 'The tracked source of a rollup to come, made where it is new; keeps drains out until the end of the transaction.';
+COMMENT ON FUNCTION rollup_engine.attach_source(silver.rollup_config) IS 'The tracked source of a rollup to come, made where it is new; keeps drains out until the end of the transaction.';
 
 RESET ROLE;

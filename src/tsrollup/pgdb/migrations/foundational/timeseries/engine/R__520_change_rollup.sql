@@ -28,7 +28,7 @@ BEGIN
     END IF;
     FOR v_member IN
         SELECT g.tgrelid FROM pg_trigger AS g
-        WHERE g.tgrelid IN (SELECT rollup_engine.source_tree(v_rollup.target_table)) AND g.tgfoid = 'rollup_engine.guard_rollup()'::regprocedure
+        WHERE g.tgrelid IN (SELECT rollup_engine.partition_tree(v_rollup.target_table)) AND g.tgfoid = 'rollup_engine.guard_rollup()'::regprocedure
     LOOP
         EXECUTE format('DROP TRIGGER tsrollup_guard ON %s', v_member);
     END LOOP;
@@ -101,7 +101,7 @@ BEGIN
     SELECT r.metrics || jsonb_object_agg(key, (
         SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
     INTO r.metrics FROM jsonb_each(v_added);
-    PERFORM rollup_engine.add_columns(r);
+    PERFORM rollup_engine.record_columns(r);
     EXECUTE format('LOCK TABLE %s', r.target_view);  -- and its table, in the order of those who read it
     FOR v_column IN
         SELECT column_name, data_type FROM rollup_engine.rollup_column AS c

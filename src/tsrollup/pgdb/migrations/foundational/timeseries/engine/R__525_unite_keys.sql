@@ -48,7 +48,7 @@ BEGIN
     PERFORM rollup_engine.set_refreshing(true);
     EXECUTE rollup_engine.united_rows_sql(p_rollup);
     PERFORM rollup_engine.set_refreshing(false);
-    FOR v_leaf IN SELECT c.oid FROM rollup_engine.source_tree(p_rollup.target_table) AS t (member) JOIN pg_class AS c ON c.oid = t.member AND c.relkind = 'r' LOOP
+    FOR v_leaf IN SELECT c.oid FROM rollup_engine.partition_tree(p_rollup.target_table) AS t (member) JOIN pg_class AS c ON c.oid = t.member AND c.relkind = 'r' LOOP
         EXECUTE format('REINDEX TABLE %s', v_leaf);
     END LOOP;
 END

@@ -77,7 +77,7 @@ $$;
 COMMENT ON FUNCTION rollup_engine.batch_sql(silver.rollup_config, boolean, boolean, boolean) IS
 'The statement that recomputes a batch. $1, $2: its hull; $3: its ranges; $4: its buckets.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.recompute(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.batch
+CREATE OR REPLACE FUNCTION rollup_engine.recompute(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -85,7 +85,7 @@ DECLARE
     v_hull constant tstzrange := range_merge(p_ranges);
     v_per_bucket constant boolean := rollup_engine.goes_per_bucket(p_rollup, p_ranges);
     v_stored boolean;
-    v_batch rollup_engine.batch;
+    v_batch rollup_engine.refresh_batch;
 BEGIN
     -- Its own statements are planned now, and know all partitions that the claim may rest on.
     PERFORM rollup_engine.hear_invalidations();
@@ -118,7 +118,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.newer_half(tstzmultirange, interval) IS 'About the newer half of the buckets of the ranges, of two or more.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.recompute_what_can_be(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.batch
+CREATE OR REPLACE FUNCTION rollup_engine.recompute_what_can_be(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -164,14 +164,14 @@ $$;
 COMMENT ON FUNCTION rollup_engine.clear_claimed(silver.rollup_config, bigint[], tstzmultirange) IS
 'Clears the claimed rows by id; what of them was not recomputed is put back.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.refresh_what_is_held(p_rollup silver.rollup_config, p_todo tstzmultirange) RETURNS rollup_engine.batch
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_what_is_held(p_rollup silver.rollup_config, p_todo tstzmultirange) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_held tstzmultirange := p_todo;
     v_part tstzmultirange := rollup_engine.newest_part(p_todo, p_rollup.bucket_width, p_rollup.current_window);
-    v_batch rollup_engine.batch;
+    v_batch rollup_engine.refresh_batch;
 BEGIN
     -- Time that holds nothing is done, however long it is, and needs no partition.
     IF v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup.id, v_part) THEN
@@ -194,13 +194,13 @@ $$;
 COMMENT ON FUNCTION rollup_engine.refresh_what_is_held(silver.rollup_config, tstzmultirange) IS
 'Recomputes the newest of the ranges, as many as the window allows, from the newest bucket on that holds something; what is empty after it is done as well.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.refresh_cell(p_rollup_id integer, p_cell timestamptz, p_within tstzrange) RETURNS rollup_engine.batch
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_cell(p_rollup_id integer, p_cell timestamptz, p_within tstzrange) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_rollup silver.rollup_config;
-    v_batch rollup_engine.batch;
+    v_batch rollup_engine.refresh_batch;
     v_cells timestamptz[];
     v_ids bigint[];
     v_claimed tstzmultirange;

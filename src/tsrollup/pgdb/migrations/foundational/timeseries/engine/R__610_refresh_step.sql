@@ -6,7 +6,7 @@ SET LOCAL ROLE "${owner_role}";
 
 -- After a batch --------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION rollup_engine.adapted_window(p_rollup silver.rollup_config, p_batch rollup_engine.batch, p_elapsed interval) RETURNS interval
+CREATE OR REPLACE FUNCTION rollup_engine.adapted_window(p_rollup silver.rollup_config, p_batch rollup_engine.refresh_batch, p_elapsed interval) RETURNS interval
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -22,10 +22,10 @@ AS $$
             ELSE p_rollup.current_window
         END))
 $$;
-COMMENT ON FUNCTION rollup_engine.adapted_window(silver.rollup_config, rollup_engine.batch, interval) IS
+COMMENT ON FUNCTION rollup_engine.adapted_window(silver.rollup_config, rollup_engine.refresh_batch, interval) IS
 'Window of the next batch, so that it takes about target_batch_duration; between a bucket and processing_window (or a cell).';
 
-CREATE OR REPLACE FUNCTION rollup_engine.record_batch(p_rollup_id integer, p_batch rollup_engine.batch, p_started timestamptz) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.record_batch(p_rollup_id integer, p_batch rollup_engine.refresh_batch, p_started timestamptz) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -44,7 +44,7 @@ AS $$
         parked_at = NULL
     WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id FOR NO KEY UPDATE SKIP LOCKED);
 $$;
-COMMENT ON FUNCTION rollup_engine.record_batch(integer, rollup_engine.batch, timestamptz) IS 'Logs a refreshed batch and adapts the rollup''s window.';
+COMMENT ON FUNCTION rollup_engine.record_batch(integer, rollup_engine.refresh_batch, timestamptz) IS 'Logs a refreshed batch and adapts the rollup''s window.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.record_success(p_rollup_id integer) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -107,7 +107,7 @@ COMMENT ON FUNCTION rollup_engine.failure_hint(silver.rollup_config, text, text)
 
 CREATE OR REPLACE FUNCTION rollup_engine.record_failed_bucket(
     p_rollup silver.rollup_config, p_bucket timestamptz, p_code text, p_message text, p_detail text, p_hint text, p_context text
-) RETURNS rollup_engine.batch
+) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
@@ -115,7 +115,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.record_failed_bucket(
 AS $$
 DECLARE
     v_message constant text := format('bucket %s: %s', p_bucket, p_message);
-    v_batch rollup_engine.batch;
+    v_batch rollup_engine.refresh_batch;
 BEGIN
     WITH failed AS (
         INSERT INTO rollup_engine.failed_bucket AS f (rollup_id, bucket, next_retry_at, error_code, error_message)
@@ -160,14 +160,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.pick_cell(integer, tstzrange, timestamptz[]) IS 'The newest cell with stale buckets in the range that was not tried yet.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.refresh_step(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS rollup_engine.step
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_step(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_started constant timestamptz := clock_timestamp();
-    v_step rollup_engine.step;
-    v_batch rollup_engine.batch;
+    v_step rollup_engine.refresh_step_result;
+    v_batch rollup_engine.refresh_batch;
     v_detail text;
     v_hint text;
     v_context text;
@@ -207,12 +207,12 @@ $$;
 COMMENT ON FUNCTION rollup_engine.refresh_step(integer, tstzrange, timestamptz[]) IS
 'Refreshes one batch of a rollup, in its newest stale cell that was not tried; a failure is recorded, and undone.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz) RETURNS rollup_engine.step
+CREATE OR REPLACE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz) RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_step rollup_engine.step;
+    v_step rollup_engine.refresh_step_result;
     v_detail text;
     v_hint text;
     v_context text;

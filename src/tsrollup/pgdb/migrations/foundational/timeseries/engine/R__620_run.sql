@@ -42,13 +42,13 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.is_due(silver.rollup_config, boolean) IS 'False while paused, parked, waiting for its next attempt (unless it was asked for by name), or during a migrate.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.drain_all(p_target text, p_now timestamptz, p_windows integer[] DEFAULT NULL) RETURNS SETOF rollup_engine.undrained
+CREATE OR REPLACE FUNCTION rollup_engine.drain_sources_of(p_target text, p_now timestamptz, p_windows integer[] DEFAULT NULL) RETURNS SETOF rollup_engine.undrained
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_source_id integer;
-    v_step rollup_engine.step;
+    v_step rollup_engine.refresh_step_result;
 BEGIN
     FOR v_source_id IN SELECT DISTINCT source_id FROM rollup_engine.run_order(p_target) ORDER BY 1 LOOP
         PERFORM rollup_engine.relink_source(v_source_id);
@@ -64,17 +64,17 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.drain_all(text, timestamptz, integer[]) IS
+COMMENT ON FUNCTION rollup_engine.drain_sources_of(text, timestamptz, integer[]) IS
 'Drains the sources of the named rollup, or all, and returns those where it could not. Windows are read again of the sources given, NULL for all.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.refresh_within(p_rollup silver.rollup_config, p_within tstzrange, p_max_batches integer) RETURNS rollup_engine.result
+CREATE OR REPLACE FUNCTION rollup_engine.refresh_within(p_rollup silver.rollup_config, p_within tstzrange, p_max_batches integer) RETURNS rollup_engine.run_result
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_started constant timestamptz := clock_timestamp();
-    v_result rollup_engine.result := ROW(p_rollup.target_table::text, 'ok', 0, 0, 0, 0, NULL, NULL, NULL);
-    v_step rollup_engine.step;
+    v_result rollup_engine.run_result := ROW(p_rollup.target_table::text, 'ok', 0, 0, 0, 0, NULL, NULL, NULL);
+    v_step rollup_engine.refresh_step_result;
     v_tried timestamptz[] := '{}';
     v_cells timestamptz[] := '{}';
     v_batches integer := 0;
@@ -119,8 +119,8 @@ $$;
 COMMENT ON FUNCTION rollup_engine.ranges_undrained(integer, tstzrange) IS 'Logged changes in the range that no drain has taken in.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.with_undrained(
-    p_result rollup_engine.result, p_rollup silver.rollup_config, p_within tstzrange, p_undrained rollup_engine.undrained[]
-) RETURNS rollup_engine.result
+    p_result rollup_engine.run_result, p_rollup silver.rollup_config, p_within tstzrange, p_undrained rollup_engine.undrained[]
+) RETURNS rollup_engine.run_result
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -143,10 +143,10 @@ BEGIN
     RETURN p_result;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.with_undrained(rollup_engine.result, silver.rollup_config, tstzrange, rollup_engine.undrained[]) IS
+COMMENT ON FUNCTION rollup_engine.with_undrained(rollup_engine.run_result, silver.rollup_config, tstzrange, rollup_engine.undrained[]) IS
 'The result, which is not ok where changes of the source were not taken in.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.perform(p_target text, p_max_batches integer, p_as_of timestamptz) RETURNS SETOF rollup_engine.result
+CREATE OR REPLACE FUNCTION rollup_engine.run_all_due(p_target text, p_max_batches integer, p_as_of timestamptz) RETURNS SETOF rollup_engine.run_result
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -155,7 +155,7 @@ DECLARE
     v_undrained rollup_engine.undrained[];
     v_rollup silver.rollup_config;
     v_within tstzrange;
-    v_result rollup_engine.result;
+    v_result rollup_engine.run_result;
 BEGIN
     PERFORM rollup_engine.check_isolation();
     IF p_max_batches < 1 THEN
@@ -163,7 +163,7 @@ BEGIN
     ELSIF rollup_engine.must_rest() THEN
         RETURN;
     END IF;
-    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, v_as_of) AS u);
+    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_sources_of(p_target, v_as_of) AS u);
     FOR v_rollup IN SELECT * FROM rollup_engine.run_order(p_target) LOOP
         v_within := rollup_engine.settled_range(v_rollup, v_as_of);
         IF rollup_engine.is_due(v_rollup, p_target IS NOT NULL) THEN
@@ -180,9 +180,9 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.perform(text, integer, timestamptz) IS 'What perform_rollup does.';
+COMMENT ON FUNCTION rollup_engine.run_all_due(text, integer, timestamptz) IS 'What perform_rollup does.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.refresh_range(p_target text, p_from timestamptz, p_to timestamptz) RETURNS SETOF rollup_engine.result
+CREATE OR REPLACE FUNCTION rollup_engine.run_range(p_target text, p_from timestamptz, p_to timestamptz) RETURNS SETOF rollup_engine.run_result
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -198,7 +198,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM silver.mark_stale(v_target.target_table::text, p_from, p_to);
-    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, clock_timestamp()) AS u);
+    v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_sources_of(p_target, clock_timestamp()) AS u);
     v_range := range_merge(rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to))));
     FOR v_rollup IN
         SELECT * FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(v_target.id)) ORDER BY depth
@@ -207,6 +207,6 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.refresh_range(text, timestamptz, timestamptz) IS 'What refresh_rollup does.';
+COMMENT ON FUNCTION rollup_engine.run_range(text, timestamptz, timestamptz) IS 'What refresh_rollup does.';
 
 RESET ROLE;

@@ -17,7 +17,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.warn_of_undrained(rollup_engine.undrained[]) IS 'A WARNING for every source that a run could not drain.';
 
-CREATE OR REPLACE PROCEDURE rollup_engine.run_until_due(p_target text, p_budget interval, p_as_of timestamptz)
+CREATE OR REPLACE PROCEDURE rollup_engine.run_within_budget(p_target text, p_budget interval, p_as_of timestamptz)
     LANGUAGE plpgsql
 AS $$
 DECLARE
@@ -26,7 +26,7 @@ DECLARE
     v_path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     v_deadline pg_catalog.timestamptz;
     v_rollup silver.rollup_config;
-    v_step rollup_engine.step;
+    v_step rollup_engine.refresh_step_result;
     v_tried pg_catalog.timestamptz[];
     v_id integer;
     v_progress boolean := true;
@@ -57,7 +57,7 @@ BEGIN
             PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         END IF;
         v_progress := false;
-        v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_all(p_target, coalesce(p_as_of, v_began), v_windows) AS u ORDER BY u.outcome);
+        v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_sources_of(p_target, coalesce(p_as_of, v_began), v_windows) AS u ORDER BY u.outcome);
         v_windows := ARRAY(SELECT u.source_id FROM unnest(v_undrained) AS u);  -- read once a run, changes as they come
         COMMIT;
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
@@ -88,6 +88,6 @@ BEGIN
     PERFORM rollup_engine.warn_of_undrained(v_undrained);
 END
 $$;
-COMMENT ON PROCEDURE rollup_engine.run_until_due(text, interval, timestamptz) IS 'Drains and refreshes in turn, a batch each, and commits each, until nothing is due or the time is spent.';
+COMMENT ON PROCEDURE rollup_engine.run_within_budget(text, interval, timestamptz) IS 'Drains and refreshes in turn, a batch each, and commits each, until nothing is due or the time is spent.';
 
 RESET ROLE;

@@ -123,7 +123,7 @@ BEGIN
     THEN
         v_identity := 'f';
     END IF;
-    FOR v_leaf IN SELECT rollup_engine.source_tree(p_partition) LOOP
+    FOR v_leaf IN SELECT rollup_engine.partition_tree(p_partition) LOOP
         SELECT c.relname INTO v_index
         FROM pg_index AS x
         JOIN pg_partition_tree(x.indexrelid) AS t ON true
@@ -149,10 +149,10 @@ DECLARE
     v_source rollup_engine.source;
 BEGIN
     FOR v_source IN SELECT * FROM rollup_engine.source WHERE relation IN (SELECT pg_partition_ancestors(p_relation)) LOOP
-        PERFORM rollup_engine.add_triggers(v_source, m) FROM rollup_engine.source_tree(p_partition) AS m;
+        PERFORM rollup_engine.add_triggers(v_source, m) FROM rollup_engine.partition_tree(p_partition) AS m;
         INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
         SELECT v_source.id, m.member, m.from_time, m.to_time
-        FROM rollup_engine.source_members(v_source.relation, v_source.time_column) AS m WHERE m.member IN (SELECT rollup_engine.source_tree(p_partition))
+        FROM rollup_engine.partition_bounds(v_source.relation, v_source.time_column) AS m WHERE m.member IN (SELECT rollup_engine.partition_tree(p_partition))
         ON CONFLICT DO NOTHING;
     END LOOP;
 END

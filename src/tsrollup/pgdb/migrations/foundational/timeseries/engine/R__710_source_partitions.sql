@@ -25,7 +25,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.move_obstacle(p_relation regclass) RETU
 AS $$
     WITH tree AS MATERIALIZED (
         SELECT m.member::oid AS id, false AS is_above
-        FROM rollup_engine.source_tree(rollup_engine.default_partition(p_relation)) AS m (member)
+        FROM rollup_engine.partition_tree(rollup_engine.default_partition(p_relation)) AS m (member)
         UNION ALL
         SELECT a.relid, true FROM pg_partition_ancestors(p_relation) AS a
     )
@@ -79,7 +79,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.newest_partition(p_relation regclass) R
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT m.member
-    FROM rollup_engine.source_members(p_relation) AS m
+    FROM rollup_engine.partition_bounds(p_relation) AS m
     JOIN pg_inherits AS i ON i.inhrelid = m.member AND i.inhparent = p_relation
     WHERE m.member IS DISTINCT FROM rollup_engine.default_partition(p_relation)
     ORDER BY m.to_time DESC
@@ -99,7 +99,7 @@ BEGIN
     -- The default partition alone is not enough: who waits there has listed the partitions already,
     -- and goes on without the new one.
     PERFORM rollup_engine.lock_out(p_set.relation);
-    PERFORM rollup_engine.lock_out(m) FROM rollup_engine.source_tree(rollup_engine.default_partition(p_set.relation)) AS m;
+    PERFORM rollup_engine.lock_out(m) FROM rollup_engine.partition_tree(rollup_engine.default_partition(p_set.relation)) AS m;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.lock_set(rollup_engine.partition_set) IS 'What whoever attaches a partition to a source holds.';
@@ -113,7 +113,7 @@ BEGIN
     PERFORM rollup_engine.lock_out(r.target_table)
     FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id
     WHERE s.relation IN (
-        SELECT relid FROM pg_partition_ancestors(p_set.relation) UNION ALL SELECT rollup_engine.source_tree(p_set.relation));
+        SELECT relid FROM pg_partition_ancestors(p_set.relation) UNION ALL SELECT rollup_engine.partition_tree(p_set.relation));
     RETURN rollup_engine.outlives(p_snapshots);
 EXCEPTION WHEN lock_not_available THEN
     RETURN false;
@@ -252,7 +252,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.uncovered_in_source(p_set rollup_engine
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT p_ranges - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
-    FROM rollup_engine.source_members(p_set.relation, p_set.control)
+    FROM rollup_engine.partition_bounds(p_set.relation, p_set.control)
     WHERE member <> p_set.relation AND member IS DISTINCT FROM rollup_engine.default_partition(p_set.relation)
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered_in_source(rollup_engine.partition_set, tstzmultirange) IS 'The part of the ranges that no partition of a source but the default one holds.';
@@ -307,7 +307,7 @@ BEGIN
     USING p_set.partman_parent;
     RETURN (
         SELECT coalesce(max(to_time) <= p_now + v_premake * p_set.chunk_interval, true)
-        FROM rollup_engine.source_members(p_set.relation) WHERE isfinite(to_time));
+        FROM rollup_engine.partition_bounds(p_set.relation) WHERE isfinite(to_time));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_is_behind(rollup_engine.partition_set, timestamptz) IS 'Whether pg_partman would make partitions of a table: users are not to wait for nothing.';
@@ -317,12 +317,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.premake_by_partman_for_source(p_set rol
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_members constant regclass[] := ARRAY(SELECT rollup_engine.source_tree(p_set.relation));
+    v_members constant regclass[] := ARRAY(SELECT rollup_engine.partition_tree(p_set.relation));
     v_new regclass;
 BEGIN
     PERFORM rollup_engine.lock_set(p_set);
     PERFORM rollup_engine.premake_by_partman(p_set);
-    FOR v_new IN SELECT m FROM rollup_engine.source_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
+    FOR v_new IN SELECT m FROM rollup_engine.partition_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
         PERFORM rollup_engine.share_owner(p_set.relation, v_new);
         PERFORM rollup_engine.share_identity(p_set.relation, v_new);
         PERFORM rollup_engine.watch_partition(p_set.relation, v_new);

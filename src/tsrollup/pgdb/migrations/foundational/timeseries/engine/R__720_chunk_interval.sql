@@ -29,7 +29,7 @@ DECLARE
     v_member regclass;
 BEGIN
     FOR v_member IN
-        SELECT m.member FROM rollup_engine.source_members(p_relation) AS m
+        SELECT m.member FROM rollup_engine.partition_bounds(p_relation) AS m
         JOIN pg_inherits AS i ON i.inhrelid = m.member AND i.inhparent = p_relation
         WHERE isfinite(m.from_time) AND m.from_time > p_now AND rollup_engine.is_empty(m.member)
     LOOP
@@ -111,7 +111,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT max(to_time) INTO v_end
-    FROM rollup_engine.source_members(p_set.relation)
+    FROM rollup_engine.partition_bounds(p_set.relation)
     WHERE isfinite(to_time);
     IF v_end IS NULL THEN
         RETURN;

@@ -31,7 +31,7 @@ RETURNS TABLE (member regclass, level integer, is_leaf boolean, from_time timest
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT m.member, t.level, t.isleaf, m.from_time, m.to_time
-    FROM rollup_engine.source_members(p_relation, rollup_engine.time_partition_column(p_relation)) AS m
+    FROM rollup_engine.partition_bounds(p_relation, rollup_engine.time_partition_column(p_relation)) AS m
     JOIN pg_partition_tree(p_relation) AS t ON t.relid = m.member
     WHERE m.member <> p_relation
 $$;
@@ -79,7 +79,7 @@ BEGIN
         -- Attached by hand: the next drain will find it.
         SELECT m.from_time
         FROM rollup_engine.tracked_sources(p_relation) AS t
-        CROSS JOIN LATERAL rollup_engine.source_members(t.relation, t.time_column) AS m
+        CROSS JOIN LATERAL rollup_engine.partition_bounds(t.relation, t.time_column) AS m
         WHERE (t.id, m.member, m.from_time, m.to_time) NOT IN (
             SELECT p.source_id, p.partition, p.from_time, p.to_time FROM rollup_engine.source_partition AS p)
         UNION ALL

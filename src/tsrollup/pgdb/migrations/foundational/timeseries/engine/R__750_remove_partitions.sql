@@ -49,7 +49,7 @@ DECLARE
 BEGIN
     -- From the top: what partitions have by way of a parent goes with the parent's.
     FOR v_member IN
-        SELECT m FROM rollup_engine.source_tree(p_partition) AS m ORDER BY (SELECT count(*) FROM pg_partition_ancestors(m))
+        SELECT m FROM rollup_engine.partition_tree(p_partition) AS m ORDER BY (SELECT count(*) FROM pg_partition_ancestors(m))
     LOOP
         FOR v_trigger IN
             SELECT tgname FROM pg_trigger
@@ -74,7 +74,7 @@ DECLARE
     v_name constant text := p_old.member::text;
     v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_old.member);
 BEGIN
-    IF NOT (SELECT bool_and(rollup_engine.try_lock_out(m)) FROM (SELECT v_parent UNION ALL SELECT rollup_engine.source_tree(p_old.member)) AS t (m))
+    IF NOT (SELECT bool_and(rollup_engine.try_lock_out(m)) FROM (SELECT v_parent UNION ALL SELECT rollup_engine.partition_tree(p_old.member)) AS t (m))
         OR NOT rollup_engine.may_be_removed(p_retention.relation, p_old)
     THEN
         RETURN NULL;
@@ -82,8 +82,8 @@ BEGIN
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.ensure_default_partition(v_parent);
     END IF;
-    DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.source_tree(p_old.member));
-    DELETE FROM rollup_engine.rollup_partition WHERE partition IN (SELECT rollup_engine.source_tree(p_old.member));
+    DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.partition_tree(p_old.member));
+    DELETE FROM rollup_engine.rollup_partition WHERE partition IN (SELECT rollup_engine.partition_tree(p_old.member));
     -- Detached first: a foreign key to the table holds on to no partition that nothing refers to.
     EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', v_parent, v_name);
     IF p_retention.archive THEN
@@ -213,7 +213,7 @@ DECLARE
     v_deleted bigint;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    IF p_retention.keep IS NULL OR NOT isfinite(p_retention.sealed_before) OR NOT rollup_engine.is_past(p_retention.sealed_by) THEN
+    IF p_retention.keep IS NULL OR NOT isfinite(p_retention.sealed_before) OR NOT rollup_engine.is_seen_by_all(p_retention.sealed_by) THEN
         RETURN;
     END IF;
     -- Counts what came late to what is about to go.

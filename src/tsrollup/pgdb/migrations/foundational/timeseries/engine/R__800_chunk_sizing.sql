@@ -36,7 +36,7 @@ AS $$
     SELECT sum(bytes) / sum(seconds)
     FROM (
         SELECT sum(pg_total_relation_size(m.member)) AS bytes, extract(epoch FROM max(upper(e.extent)) - min(lower(e.extent))) AS seconds
-        FROM rollup_engine.source_members(p_relation) AS m
+        FROM rollup_engine.partition_bounds(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r' AND c.reltuples >= 1000
         CROSS JOIN LATERAL rollup_engine.statistics_extent(m.member, p_column) AS e (extent)
         WHERE isfinite(m.from_time) AND upper(e.extent) > lower(e.extent)
@@ -153,7 +153,7 @@ DECLARE
 BEGIN
     FOR v_member IN
         SELECT s.relid
-        FROM rollup_engine.source_tree(p_relation) AS t (member)
+        FROM rollup_engine.partition_tree(p_relation) AS t (member)
         JOIN pg_stat_all_tables AS s ON s.relid = t.member
         JOIN pg_class AS c ON c.oid = s.relid AND c.relkind = 'r'
         WHERE s.n_mod_since_analyze > 0.1 * greatest(c.reltuples, 100) OR c.reltuples < 0 AND pg_relation_size(c.oid) > 0

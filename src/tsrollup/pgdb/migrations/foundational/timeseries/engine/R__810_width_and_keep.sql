@@ -59,7 +59,7 @@ AS $$
     WITH partition AS (
         SELECT m.member, m.from_time, m.to_time, k.keep
         FROM rollup_engine.keep_of(p_relation) AS k (keep)
-        CROSS JOIN LATERAL rollup_engine.source_members(p_relation) AS m
+        CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
         WHERE k.keep IS NOT NULL AND m.member <> p_relation AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partdefid = m.member)
     )

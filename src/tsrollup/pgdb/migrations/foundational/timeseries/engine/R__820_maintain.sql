@@ -12,7 +12,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.record_maintenance_failure(text, text, text, text, text) IS 'Logs a step of maintenance that failed.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partition_set, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE OR REPLACE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partition_set, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
@@ -29,22 +29,22 @@ BEGIN
             SELECT * INTO p_set FROM rollup_engine.partition_set WHERE relation = p_set.relation;
             v_done := rollup_engine.maintenance_step(p_set, v_step, p_now);
             IF v_done IS NOT NULL THEN
-                RETURN NEXT ROW(v_target, v_step, v_done)::rollup_engine.action;
+                RETURN NEXT ROW(v_target, v_step, v_done)::rollup_engine.maintenance_action;
             END IF;
         EXCEPTION
             WHEN lock_not_available THEN
-                RETURN NEXT ROW(v_target, 'skipped', format('not %s, for somebody uses it; the next run tries again', v_step))::rollup_engine.action;
+                RETURN NEXT ROW(v_target, 'skipped', format('not %s, for somebody uses it; the next run tries again', v_step))::rollup_engine.maintenance_action;
             WHEN OTHERS THEN
                 GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
                 PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
-                RETURN NEXT ROW(v_target, 'failed', format('not %s: %s', v_step, SQLERRM))::rollup_engine.action;
+                RETURN NEXT ROW(v_target, 'failed', format('not %s: %s', v_step, SQLERRM))::rollup_engine.maintenance_action;
         END;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.maintain_set(rollup_engine.partition_set, text[], timestamptz) IS 'Takes the steps for one table; one that fails stops no other.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.retain(p_retention rollup_engine.retention, p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE OR REPLACE FUNCTION rollup_engine.apply_retention(p_retention rollup_engine.retention, p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
@@ -64,22 +64,22 @@ BEGIN
         RETURN;
     END IF;
     FOR v_removed IN SELECT * FROM rollup_engine.remove_due(v_retention, p_now) LOOP
-        RETURN NEXT ROW(v_target, v_removed.action, v_removed.detail)::rollup_engine.action;
+        RETURN NEXT ROW(v_target, v_removed.action, v_removed.detail)::rollup_engine.maintenance_action;
     END LOOP;
     v_border := rollup_engine.seal(v_retention, p_now);
     IF v_border IS NOT NULL THEN
-        RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_border))::rollup_engine.action;
+        RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_border))::rollup_engine.maintenance_action;
     END IF;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
     PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
-    RETURN NEXT ROW(v_target, 'failed', format('retention: %s', SQLERRM))::rollup_engine.action;
+    RETURN NEXT ROW(v_target, 'failed', format('retention: %s', SQLERRM))::rollup_engine.maintenance_action;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.retain(rollup_engine.retention, timestamptz) IS 'Removes what an earlier run sealed, then seals what is due.';
+COMMENT ON FUNCTION rollup_engine.apply_retention(rollup_engine.retention, timestamptz) IS 'Removes what an earlier run sealed, then seals what is due.';
 
 -- Rollup tables belong to the owner role, for whom these two stand in; the names are looked up.
-CREATE OR REPLACE FUNCTION rollup_engine.maintain_rollup(p_rollup_id integer, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE OR REPLACE FUNCTION rollup_engine.maintain_rollup(p_rollup_id integer, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -91,7 +91,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.maintain_rollup(integer, text[], timestamptz) IS 'Maintains the table of a rollup.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.retain_rollup(p_rollup_id integer, p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE OR REPLACE FUNCTION rollup_engine.retain_rollup(p_rollup_id integer, p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -105,7 +105,7 @@ BEGIN
     SELECT t.* INTO v_retention
     FROM silver.rollup_config AS r JOIN rollup_engine.retention AS t ON t.relation = r.target_table WHERE r.id = p_rollup_id;
     IF FOUND THEN
-        RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, rollup_engine.trusted_time(p_now));
+        RETURN QUERY SELECT * FROM rollup_engine.apply_retention(v_retention, rollup_engine.trusted_time(p_now));
     END IF;
 END
 $$;
@@ -126,7 +126,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass) IS 'As whom to maintain a table that the caller may not act for, NULL when it may.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE OR REPLACE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -139,14 +139,14 @@ BEGIN
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_steps, p_now);
         ELSIF 'premade' = ANY (p_steps) THEN
-            RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s', v_owner))::rollup_engine.action;
+            RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s', v_owner))::rollup_engine.maintenance_action;
         END IF;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.maintain_sources(regclass, text[], timestamptz) IS 'Maintains the sources that were handed over, as the caller.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.retain_sources(p_relation regclass, p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE OR REPLACE FUNCTION rollup_engine.retain_sources(p_relation regclass, p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -157,9 +157,9 @@ BEGIN
     FOR v_retention IN SELECT t.* FROM rollup_engine.source_retentions() AS t WHERE p_relation IS NULL OR t.relation = p_relation LOOP
         v_owner := rollup_engine.foreign_owner(v_retention.relation);
         IF v_owner IS NULL THEN
-            RETURN QUERY SELECT * FROM rollup_engine.retain(v_retention, p_now);
+            RETURN QUERY SELECT * FROM rollup_engine.apply_retention(v_retention, p_now);
         ELSE
-            RETURN NEXT ROW(v_retention.relation::text, 'skipped', format('retention: run maintenance as %s', v_owner))::rollup_engine.action;
+            RETURN NEXT ROW(v_retention.relation::text, 'skipped', format('retention: run maintenance as %s', v_owner))::rollup_engine.maintenance_action;
         END IF;
     END LOOP;
 END
@@ -185,7 +185,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.source_retentions() IS 'Sources whose old partitions are removed.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.maintain(p_target text, p_now timestamptz) RETURNS SETOF rollup_engine.action
+CREATE OR REPLACE FUNCTION rollup_engine.run_maintenance(p_target text, p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -201,7 +201,7 @@ BEGIN
         RETURN;
     END IF;
     IF NOT pg_try_advisory_xact_lock(hashtextextended('tsrollup maintenance', 0)) THEN
-        RETURN NEXT ROW(p_target, 'skipped', 'another run of maintenance is at work')::rollup_engine.action;
+        RETURN NEXT ROW(p_target, 'skipped', 'another run of maintenance is at work')::rollup_engine.maintenance_action;
         RETURN;
     END IF;
     IF p_target IS NOT NULL AND rollup_engine.find_rollup_id(p_target) IS NULL THEN
@@ -223,7 +223,7 @@ BEGIN
     END IF;
     v_cleaned := rollup_engine.clean_logs(p_now);
     IF v_cleaned IS NOT NULL THEN
-        RETURN NEXT ROW(NULL, 'cleaned', v_cleaned)::rollup_engine.action;
+        RETURN NEXT ROW(NULL, 'cleaned', v_cleaned)::rollup_engine.maintenance_action;
     END IF;
     FOREACH v_id IN ARRAY v_ids LOOP
         RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, '{resized,premade}', p_now);
@@ -235,6 +235,6 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.maintain(text, timestamptz) IS 'What maintain_timeseries_tables does.';
+COMMENT ON FUNCTION rollup_engine.run_maintenance(text, timestamptz) IS 'What maintain_timeseries_tables does.';
 
 RESET ROLE;

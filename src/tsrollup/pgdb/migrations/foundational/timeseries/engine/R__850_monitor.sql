@@ -76,7 +76,7 @@ AS $$
                 CASE WHEN c.relispartition THEN 'DETACH PARTITION' ELSE 'NO INHERIT' END,
                 CASE WHEN c.relispartition THEN c.oid::regclass ELSE i.inhparent::regclass END) END
         || '; or drop the rollups and create them anew with change_tracking => ''window'''
-    FROM rollup_engine.source_tree(p_source.relation) AS t (member)
+    FROM rollup_engine.partition_tree(p_source.relation) AS t (member)
     JOIN pg_class AS c ON c.oid = t.member AND (c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p')
     LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
     WHERE p_source.change_tracking = 'trigger'
@@ -89,7 +89,7 @@ AS $$
         'the next run takes that in: SELECT * FROM silver.perform_rollup()'
     FROM rollup_engine.source_partition AS p
     WHERE p.source_id = p_source.id AND p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
-        AND p.partition NOT IN (SELECT rollup_engine.source_tree(p_source.relation))
+        AND p.partition NOT IN (SELECT rollup_engine.partition_tree(p_source.relation))
     HAVING count(*) > 0
     UNION ALL
     SELECT u.changes || ' since the last run', 'the next run takes that in: SELECT * FROM silver.perform_rollup(), as the owner of the table'

@@ -63,7 +63,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.storage_statistics(
 AS $$
     SELECT count(*) FILTER (WHERE c.oid <> p_relation), rollup_engine.estimated_rows(p_relation)::bigint, sum(s.n_dead_tup)::bigint,
         sum(pg_table_size(c.oid))::bigint, sum(pg_indexes_size(c.oid))::bigint, max(greatest(s.last_analyze, s.last_autoanalyze))
-    FROM rollup_engine.source_tree(p_relation) AS t (member)
+    FROM rollup_engine.partition_tree(p_relation) AS t (member)
     JOIN pg_class AS c ON c.oid = t.member
     LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
 $$;

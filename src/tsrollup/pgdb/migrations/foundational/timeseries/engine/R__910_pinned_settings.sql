@@ -24,7 +24,7 @@ BEGIN
             AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
             AND NOT EXISTS (SELECT FROM rollup_engine.generated_text AS g WHERE g.name = p.proname)  -- these bring theirs
             AND (p.pronamespace = 'silver'::regnamespace OR p.prosecdef
-                OR p.proname IN ('drain_all', 'data_extent', 'source_extent'))
+                OR p.proname IN ('drain_sources_of', 'data_extent', 'source_extent'))
             AND (p.proparallel <> 's' OR NOT p.prosecdef)
     LOOP
         EXECUTE format('ALTER FUNCTION %s %s', v_function, rollup_engine.pinned_settings());

@@ -48,7 +48,7 @@ AS $$
     -- Rollups come and go without a migrate.
     SELECT format('ALTER TABLE %s OWNER TO "${owner_role}"', t.relation)
     FROM (
-        SELECT member FROM silver.rollup_config, rollup_engine.source_tree(target_table) AS m (member)
+        SELECT member FROM silver.rollup_config, rollup_engine.partition_tree(target_table) AS m (member)
         UNION ALL
         SELECT target_view FROM silver.rollup_config
     ) AS t (relation)
@@ -62,7 +62,7 @@ AS $$
     SELECT format('GRANT SELECT ON %s TO "${reader_role}", "${operator_role}"', target_view) FROM silver.rollup_config
     UNION ALL
     SELECT format('GRANT SELECT ON %s TO "${operator_role}"', m.member)
-    FROM silver.rollup_config AS r, rollup_engine.source_tree(r.target_table) AS m (member)
+    FROM silver.rollup_config AS r, rollup_engine.partition_tree(r.target_table) AS m (member)
     JOIN pg_class AS c ON c.oid = m.member AND c.relnamespace = 'silver'::regnamespace
     UNION ALL
     SELECT DISTINCT format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', c.relnamespace::regnamespace)
