@@ -44,7 +44,7 @@ def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
     with pinned(connection):
         error = misfit(connection)
         if error is None:
-            checks += [_history, _privileges, _rollups, _health, _undrained]
+            checks += [_history, _generated, _privileges, _rollups, _health, _undrained]
         findings = [finding for check in checks for finding in check(connection)]
     if error:
         next_step = (error.hint or "").removeprefix("run ")
@@ -147,6 +147,20 @@ def _history(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
         yield Finding("installation", "problem", "a migration failed", "tsrollup info")
     else:
         yield Finding("installation", "ok", f"migrated to version {row['version']}")
+
+
+def _generated(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    function = "rollup_engine.outdated_texts()"
+    if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
+        return
+    outdated = _value(connection, f"SELECT array_agg(f ORDER BY f) AS v FROM {function} AS f")
+    if outdated:
+        yield Finding(
+            "generated functions",
+            "advice",
+            f"{', '.join(outdated)}: written for another release or server",
+            "tsrollup migrate",
+        )
 
 
 def _privileges(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:

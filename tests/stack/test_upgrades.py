@@ -11,10 +11,12 @@ from threading import Thread
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 import tsrollup
 from rollup_checks import assert_equal_to_group_by, assert_settled
 from servers import PostgresServer
+from tsrollup.doctor import examine
 from tsrollup.flyway import FlywayError, MigrateResult, migrate
 from tsrollup.migrations import project_configuration
 
@@ -135,6 +137,11 @@ def test_generated_text_of_another_release_is_found(
     assert outdated() == []
     filled.execute("UPDATE rollup_engine.generated_text SET digest = '' WHERE name <> 'live_1'")
     assert outdated() == ["capture_1", "live_2", "view_1", "view_2"]
+    with psycopg.connect(release.url, row_factory=dict_row) as connection:
+        findings = examine(connection)
+    (finding,) = [each for each in findings if each.check == "generated functions"]
+    assert (finding.verdict, finding.next_step) == ("advice", "tsrollup migrate")
+    assert finding.found.startswith("capture_1, live_2, view_1, view_2: ")
     assert release.migrate().migrations_executed == 0
     assert outdated() == []
 

@@ -45,7 +45,7 @@ BEGIN
     GRANT EXECUTE ON FUNCTION
         rollup_engine.detailed_statistics(text), rollup_engine.statement_statistics(text[]),
         rollup_engine.log_change(integer, timestamptz, timestamptz), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz),
-        rollup_engine.source_lock_holder(integer),
+        rollup_engine.source_lock_holder(integer), rollup_engine.outdated_texts(),
         rollup_engine.drain_step(integer, timestamptz),
         rollup_engine.relink_source(integer),
         rollup_engine.refresh_step(integer, tstzrange, timestamptz[]),
