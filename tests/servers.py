@@ -29,7 +29,10 @@ DEBIAN15_EXTENSIONS = ("hypopg", "pg_cron", "pg_partman", "pgtap", "plpgsql_chec
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
 TEST_ROLE = "tsrollup_test"
 # What scripts/fetch-partman5 fetched; for the tests that are marked with `partman`.
-PARTMAN5 = Path(__file__).parent.parent / ".cache" / "partman5"
+CACHE = Path(__file__).parent.parent / ".cache"
+PARTMAN5 = CACHE / "partman5"
+# What scripts/fetch-postgres fetched, for the tests in tests/sql.
+PLAIN = ("postgres-16", "postgres-17")
 
 # A crash of the machine may cost these servers their data; a crash of the server must not.
 SETTINGS = {
@@ -126,6 +129,7 @@ class ServerPool:
             "embedded": lambda folder: _start_embedded("embedded", folder, {}),
             "partman5": _start_with_partman5,
             "debian15": _start_debian15,
+            **dict.fromkeys(PLAIN, _start_plain),
             "dsn": lambda _: _describe_dsn(self.test_dsn or ""),
         }
         record = self.folder / f"{name}.json"
@@ -155,8 +159,8 @@ class ServerPool:
             server = PostgresServer(**json.loads(record.read_text()))
             if server.name in ("embedded", "partman5"):
                 embedded.stop(server.data_dir)
-            elif server.name == "debian15" and server.data_dir:
-                _run_as_owner(Path(server.data_dir), "pg_ctl", "stop", "-m", "immediate", "-w")
+            elif server.name == "debian15" or server.name in PLAIN:
+                _stop(server)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -171,6 +175,10 @@ def found_servers(test_dsn: str | None) -> list[str]:
 
 def found_partman_servers() -> list[str]:
     return ["partman5"] if (PARTMAN5 / "extension" / "pg_partman.control").exists() else []
+
+
+def found_plain_servers() -> list[str]:
+    return [name for name in PLAIN if (CACHE / name / "bin" / "postgres").exists()]
 
 
 def bindir_of(server: PostgresServer) -> Path:
@@ -191,6 +199,8 @@ def missing_on_debian15() -> list[str]:
         return ["postgresql-15"]
     controls = Path("/usr/share/postgresql/15/extension")
     missing = [x for x in DEBIAN15_EXTENSIONS if not (controls / f"{x}.control").exists()]
+    if found_plain_servers() != list(PLAIN):
+        missing.append("what scripts/fetch-postgres fetches")
     return missing if PGBOUNCER else [*missing, "pgbouncer"]
 
 
@@ -218,26 +228,13 @@ def _start_with_partman5(folder: Path) -> PostgresServer:
 
 
 def _start_debian15(folder: Path) -> PostgresServer:
-    folder.mkdir()
-    account_for(folder).own(folder)
-    _run_as_owner(folder, "initdb", "-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C")
-    port = free_port()
     preloaded = ["pg_stat_statements"]
-    settings = {
-        **SETTINGS,
-        "port": str(port),
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",
-        "timezone": "UTC",
-    }
+    settings = {}
     if "pg_cron" not in missing_on_debian15():
         preloaded.append("pg_cron")
-        settings["cron.database_name"] = "postgres"
-        settings["cron.use_background_workers"] = "on"
+        settings = {"cron.database_name": "postgres", "cron.use_background_workers": "on"}
     settings["shared_preload_libraries"] = ",".join(preloaded)
-    with (folder / "postgresql.conf").open("a") as conf:
-        conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-    _run_as_owner(folder, "pg_ctl", "start", "-w", "-l", str(folder / "server.log"))
+    port = _start_cluster(DEBIAN15, folder, settings)
     server = PostgresServer(
         "debian15", 15, f"host=127.0.0.1 port={port}", TEST_ROLE, "postgres", str(folder)
     )
@@ -247,6 +244,46 @@ def _start_debian15(folder: Path) -> PostgresServer:
             connection.execute("CREATE EXTENSION pg_cron")
             connection.execute(f"GRANT USAGE ON SCHEMA cron TO {TEST_ROLE} WITH GRANT OPTION")
     return server
+
+
+def _start_plain(folder: Path) -> PostgresServer:
+    # The server's account may not look into the checkout.
+    shutil.copytree(CACHE / folder.name, _plain_home(folder))
+    port = _start_cluster(_plain_home(folder) / "bin", folder, {})
+    version = int(folder.name.removeprefix("postgres-"))
+    conninfo = f"host=127.0.0.1 port={port}"
+    return PostgresServer(folder.name, version, conninfo, "postgres", "postgres", str(folder))
+
+
+def _plain_home(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}-files")
+
+
+def _start_cluster(bindir: Path, folder: Path, further: dict[str, str]) -> int:
+    """Makes and starts a cluster in the folder, as its account; returns its port."""
+    folder.mkdir()
+    account_for(folder).own(folder)
+    options = ("-A", "trust", "-U", "postgres", "-E", "UTF8", "--locale=C")
+    _run_as_owner(folder, bindir / "initdb", *options)
+    port = free_port()
+    settings = {
+        **SETTINGS,
+        "port": str(port),
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "timezone": "UTC",
+        **further,
+    }
+    with (folder / "postgresql.conf").open("a") as conf:
+        conf.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+    _run_as_owner(folder, bindir / "pg_ctl", "start", "-w", "-l", str(folder / "server.log"))
+    return port
+
+
+def _stop(server: PostgresServer) -> None:
+    folder = Path(server.data_dir or "")
+    bindir = DEBIAN15 if server.name == "debian15" else _plain_home(folder) / "bin"
+    _run_as_owner(folder, bindir / "pg_ctl", "stop", "-m", "immediate", "-w")
 
 
 def _describe_dsn(dsn: str) -> PostgresServer:
@@ -275,9 +312,9 @@ def _create_extensions_as_superuser(server: PostgresServer, dbname: str) -> None
             )
 
 
-def _run_as_owner(folder: Path, program: str, *arguments: str) -> None:
+def _run_as_owner(folder: Path, program: Path, *arguments: str) -> None:
     done = subprocess.run(
-        [str(DEBIAN15 / program), "-D", str(folder), *arguments],
+        [str(program), "-D", str(folder), *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -287,7 +324,7 @@ def _run_as_owner(folder: Path, program: str, *arguments: str) -> None:
         **account_for(folder).subprocess_arguments(),
     )
     if done.returncode:
-        raise RuntimeError(f"{program} failed: {done.stdout}")
+        raise RuntimeError(f"{program.name} failed: {done.stdout}")
 
 
 @cache
