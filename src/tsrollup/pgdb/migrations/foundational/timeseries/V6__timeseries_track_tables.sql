@@ -423,6 +423,9 @@ CREATE TYPE rollup_engine.refresh_step_result AS (
 );
 COMMENT ON TYPE rollup_engine.refresh_step_result IS 'What a step did in which cell; outcome NULL when no cell is left to try.';
 
+CREATE TYPE rollup_engine.failure AS (code text, message text, detail text, hint text, context text);
+COMMENT ON TYPE rollup_engine.failure IS 'An error as it was caught.';
+
 CREATE TYPE rollup_engine.undrained AS (source_id integer, outcome text, error_code text, error_message text);
 COMMENT ON TYPE rollup_engine.undrained IS 'A source whose changes were not taken in, and why: busy, which is no error, or failed.';
 

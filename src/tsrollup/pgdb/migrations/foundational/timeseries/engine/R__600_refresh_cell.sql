@@ -124,9 +124,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.recompute_what_can_be(p_rollup silver.r
 AS $$
 DECLARE
     v_ranges tstzmultirange := p_ranges;
-    v_detail text;
-    v_hint text;
-    v_context text;
+    v_failure rollup_engine.failure;
 BEGIN
     LOOP
         BEGIN
@@ -134,8 +132,10 @@ BEGIN
         -- Of what is in the data. Other errors no smaller batch would escape.
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded OR raise_exception THEN
             IF rollup_engine.bucket_next(p_rollup.bucket_width, lower(v_ranges)) = upper(v_ranges) THEN
-                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
-                RETURN rollup_engine.record_failed_bucket(p_rollup, lower(v_ranges), SQLSTATE, SQLERRM, v_detail, v_hint, v_context);
+                GET STACKED DIAGNOSTICS
+                    v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+                    v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+                RETURN rollup_engine.record_failed_bucket(p_rollup, lower(v_ranges), v_failure);
             END IF;
         END;
         v_ranges := rollup_engine.newer_half(v_ranges, p_rollup.bucket_width);

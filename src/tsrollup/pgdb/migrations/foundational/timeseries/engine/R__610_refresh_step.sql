@@ -64,14 +64,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.retry_delay(integer) IS 'How long to wait after that many failures in a row before this one.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.record_failure(
-    p_rollup_id integer, p_code text, p_message text, p_detail text, p_hint text, p_context text
-) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.record_failure(p_rollup_id integer, p_failure rollup_engine.failure) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context, attempted_query, attempt)
-    SELECT target_table::text, p_code, p_message, nullif(p_detail, ''), nullif(p_hint, ''), p_context, refresh_sql, retry_count + 1
+    SELECT rollup_engine.log_failure(target_table::text, p_failure, NULL, refresh_sql, retry_count + 1)
     FROM silver.rollup_config WHERE id = p_rollup_id;
     UPDATE silver.rollup_config
     SET last_run_at = clock_timestamp(),
@@ -80,7 +77,7 @@ AS $$
         parked_at = CASE WHEN retry_count + 1 >= 10 THEN clock_timestamp() END
     WHERE id = p_rollup_id;
 $$;
-COMMENT ON FUNCTION rollup_engine.record_failure(integer, text, text, text, text, text) IS 'Logs a failure and sets the next attempt; the tenth in a row parks the rollup.';
+COMMENT ON FUNCTION rollup_engine.record_failure(integer, rollup_engine.failure) IS 'Logs a failure and sets the next attempt; the tenth in a row parks the rollup.';
 
 -- Single buckets --------------------------------------------------------------------------
 
@@ -92,7 +89,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.failed_buckets(integer, tstzrange) IS 'Buckets of a rollup that cannot be stored for what is in them.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.failure_hint(p_rollup silver.rollup_config, p_code text, p_hint text) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.failure_hint(p_rollup silver.rollup_config, p_code text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -100,13 +97,13 @@ AS $$
         CASE WHEN p_code = '54000' AND p_rollup.dimensions <> '{}'
             THEN format('a row''s bucket and dimensions (%s) are its key, and a value of it fits up to some 2,700 bytes: group by something shorter, such as a generated column left(..., 200) or md5(...)',
                 (SELECT string_agg(quote_ident(d), ', ') FROM unnest(p_rollup.dimensions) AS d))
-            ELSE nullif(p_hint, '') END,
+        END,
         format('the other buckets are stored; when its rows are mended, SELECT silver.reset_rollup_retry(%L) tries it again at once', p_rollup.target_table))
 $$;
-COMMENT ON FUNCTION rollup_engine.failure_hint(silver.rollup_config, text, text) IS 'What to do about a bucket that fails.';
+COMMENT ON FUNCTION rollup_engine.failure_hint(silver.rollup_config, text) IS 'What to do about a bucket that fails.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.record_failed_bucket(
-    p_rollup silver.rollup_config, p_bucket timestamptz, p_code text, p_message text, p_detail text, p_hint text, p_context text
+    p_rollup silver.rollup_config, p_bucket timestamptz, p_failure rollup_engine.failure
 ) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -114,28 +111,30 @@ CREATE OR REPLACE FUNCTION rollup_engine.record_failed_bucket(
     SET datestyle = 'ISO'
 AS $$
 DECLARE
-    v_message constant text := format('bucket %s: %s', p_bucket, p_message);
+    v_failure rollup_engine.failure := p_failure;
+    v_attempts integer;
     v_batch rollup_engine.refresh_batch;
 BEGIN
+    v_failure.message := format('bucket %s: %s', p_bucket, p_failure.message);
+    v_failure.hint := CASE WHEN p_failure.code <> '54000' THEN p_failure.hint END;  -- which failure_hint knows better
     WITH failed AS (
         INSERT INTO rollup_engine.failed_bucket AS f (rollup_id, bucket, next_retry_at, error_code, error_message)
-        VALUES (p_rollup.id, p_bucket, clock_timestamp() + rollup_engine.retry_delay(0), p_code, v_message)
+        VALUES (p_rollup.id, p_bucket, clock_timestamp() + rollup_engine.retry_delay(0), v_failure.code, v_failure.message)
         ON CONFLICT (rollup_id, bucket) DO UPDATE
         SET attempts = f.attempts + 1, failed_at = clock_timestamp(), next_retry_at = clock_timestamp() + rollup_engine.retry_delay(f.attempts),
             error_code = excluded.error_code, error_message = excluded.error_message
         RETURNING attempts
     )
-    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context, attempted_query, attempt)
-    SELECT p_rollup.target_table::text, p_code, v_message, nullif(p_detail, ''), rollup_engine.failure_hint(p_rollup, p_code, p_hint),
-        p_context, p_rollup.refresh_sql, attempts
-    FROM failed;
+    SELECT attempts INTO v_attempts FROM failed;
+    PERFORM rollup_engine.log_failure(p_rollup.target_table::text, v_failure, rollup_engine.failure_hint(p_rollup, v_failure.code),
+        p_rollup.refresh_sql, v_attempts);
     v_batch.outcome := 'bucket_failed';
-    v_batch.error_code := p_code;
-    v_batch.error_message := v_message;
+    v_batch.error_code := v_failure.code;
+    v_batch.error_message := v_failure.message;
     RETURN v_batch;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.record_failed_bucket(silver.rollup_config, timestamptz, text, text, text, text, text) IS 'Logs a bucket that cannot be stored, and sets its next attempt.';
+COMMENT ON FUNCTION rollup_engine.record_failed_bucket(silver.rollup_config, timestamptz, rollup_engine.failure) IS 'Logs a bucket that cannot be stored, and sets its next attempt.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.fails_everywhere(p_rollup_id integer) RETURNS boolean
     LANGUAGE sql
@@ -168,9 +167,7 @@ DECLARE
     v_started constant timestamptz := clock_timestamp();
     v_step rollup_engine.refresh_step_result;
     v_batch rollup_engine.refresh_batch;
-    v_detail text;
-    v_hint text;
-    v_context text;
+    v_failure rollup_engine.failure;
 BEGIN
     IF rollup_engine.settle_partitions(p_rollup_id)
         OR rollup_engine.settle_partitions((SELECT parent_id FROM silver.rollup_config WHERE id = p_rollup_id)) THEN
@@ -191,15 +188,19 @@ BEGIN
         v_step.error_code := v_batch.error_code;
         v_step.error_message := v_batch.error_message;
         IF v_step.outcome = 'bucket_failed' AND rollup_engine.fails_everywhere(p_rollup_id) THEN
-            PERFORM rollup_engine.record_failure(p_rollup_id, v_step.error_code, 'one bucket after the other fails; the last: ' || v_step.error_message, NULL, NULL, NULL);
+            v_failure.code := v_step.error_code;
+            v_failure.message := 'one bucket after the other fails; the last: ' || v_step.error_message;
+            PERFORM rollup_engine.record_failure(p_rollup_id, v_failure);
             v_step.outcome := 'failed';
         END IF;
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS
-            v_step.error_code = RETURNED_SQLSTATE, v_step.error_message = MESSAGE_TEXT,
-            v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
-        PERFORM rollup_engine.record_failure(p_rollup_id, v_step.error_code, v_step.error_message, v_detail, v_hint, v_context);
+            v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+            v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+        PERFORM rollup_engine.record_failure(p_rollup_id, v_failure);
         v_step.outcome := 'failed';
+        v_step.error_code := v_failure.code;
+        v_step.error_message := v_failure.message;
     END;
     RETURN v_step;
 END
@@ -213,9 +214,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now t
 AS $$
 DECLARE
     v_step rollup_engine.refresh_step_result;
-    v_detail text;
-    v_hint text;
-    v_context text;
+    v_failure rollup_engine.failure;
 BEGIN
     v_step.outcome := CASE
         WHEN rollup_engine.is_upgrading() THEN 'busy'
@@ -226,12 +225,14 @@ BEGIN
     RETURN v_step;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS
-        v_step.error_code = RETURNED_SQLSTATE, v_step.error_message = MESSAGE_TEXT,
-        v_detail = PG_EXCEPTION_DETAIL, v_hint = PG_EXCEPTION_HINT, v_context = PG_EXCEPTION_CONTEXT;
+        v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+        v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
     -- It is tried at every run; what counts as an attempt keeps to the backoff.
-    PERFORM rollup_engine.record_failure(r.id, v_step.error_code, v_step.error_message, v_detail, v_hint, v_context)
+    PERFORM rollup_engine.record_failure(r.id, v_failure)
     FROM silver.rollup_config AS r WHERE r.source_id = p_source_id AND rollup_engine.is_due(r, false);
     v_step.outcome := 'failed';
+    v_step.error_code := v_failure.code;
+    v_step.error_message := v_failure.message;
     RETURN v_step;
 END
 $$;

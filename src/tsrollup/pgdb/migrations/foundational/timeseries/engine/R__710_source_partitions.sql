@@ -266,8 +266,7 @@ DECLARE
     v_snapshots constant text[] := rollup_engine.snapshots_in_use();  -- before anybody waits for the lock
     v_range tstzrange;
     v_added integer := 0;
-    v_detail text;
-    v_context text;
+    v_failure rollup_engine.failure;
 BEGIN
     IF isempty(v_missing) OR rollup_engine.users_waited_enough() THEN
         RETURN 0;
@@ -283,8 +282,10 @@ BEGIN
             v_added := v_added + (rollup_engine.add_source_partition(p_set, lower(v_range), upper(v_range), v_snapshots) IS NOT NULL)::integer;
         EXCEPTION WHEN integrity_constraint_violation THEN
             -- What the default partition holds does not fit: the other partitions do not wait for it.
-            GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
-            PERFORM rollup_engine.record_maintenance_failure(p_set.relation::text, SQLSTATE, SQLERRM, v_detail, v_context);
+            GET STACKED DIAGNOSTICS
+                v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+                v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+            PERFORM rollup_engine.record_maintenance_failure(p_set.relation::text, v_failure);
         END;
     END LOOP;
     RETURN v_added;

@@ -115,17 +115,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.obstacle_hint(rollup_engine.retention, text) IS 'What to do about the error that keeps a partition where it is.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.record_obstacle(p_target text, p_code text, p_message text, p_detail text, p_hint text, p_context text) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.record_obstacle(p_target text, p_failure rollup_engine.failure) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context)
-    SELECT p_target, p_code, p_message, nullif(p_detail, ''), p_hint, p_context
+    SELECT rollup_engine.log_failure(p_target, p_failure)
     WHERE NOT EXISTS (
         SELECT FROM silver.error_log
-        WHERE target_table = p_target AND error_message = p_message AND occurred_at > clock_timestamp() - interval '1 day')
+        WHERE target_table = p_target AND error_message = p_failure.message AND occurred_at > clock_timestamp() - interval '1 day')
 $$;
-COMMENT ON FUNCTION rollup_engine.record_obstacle(text, text, text, text, text, text) IS 'Logs what keeps a partition from being removed, once a day.';
+COMMENT ON FUNCTION rollup_engine.record_obstacle(text, rollup_engine.failure) IS 'Logs what keeps a partition from being removed, once a day.';
 
 -- Everything that is due -------------------------------------------------------------------------
 
@@ -166,9 +165,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.remove_partitions(p_retention rollup_en
 AS $$
 DECLARE
     v_member rollup_engine.old_partition;
-    v_detail text;
-    v_context text;
-    v_hint text;
+    v_failure rollup_engine.failure;
 BEGIN
     IF NOT EXISTS (SELECT FROM rollup_engine.removable_partitions(p_retention.relation, p_border))
         OR rollup_engine.users_waited_enough()
@@ -184,12 +181,14 @@ BEGIN
             WHEN lock_not_available THEN
                 RETURN;  -- the others would wait for the same
             WHEN OTHERS THEN
-                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
-                v_hint := rollup_engine.obstacle_hint(p_retention, SQLSTATE);
+                GET STACKED DIAGNOSTICS
+                    v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+                    v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+                v_failure.message := format('%s stays: %s', v_member.title, SQLERRM);
+                v_failure.hint := rollup_engine.obstacle_hint(p_retention, SQLSTATE);
                 action := 'skipped';
-                detail := format('%s stays: %s; %s', v_member.title, SQLERRM, v_hint);
-                PERFORM rollup_engine.record_obstacle(p_retention.relation::text, SQLSTATE,
-                    format('%s stays: %s', v_member.title, SQLERRM), v_detail, v_hint, v_context);
+                detail := concat_ws('; ', v_failure.message, v_failure.hint);
+                PERFORM rollup_engine.record_obstacle(p_retention.relation::text, v_failure);
         END;
         IF action IS NOT NULL THEN
             RETURN NEXT;

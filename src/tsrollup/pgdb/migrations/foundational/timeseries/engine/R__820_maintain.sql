@@ -3,15 +3,6 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.record_maintenance_failure(p_target text, p_code text, p_message text, p_detail text, p_context text) RETURNS void
-    LANGUAGE sql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint, context)
-    VALUES (p_target, p_code, p_message, nullif(p_detail, ''), 'maintenance of this table goes on with its next run', p_context)
-$$;
-COMMENT ON FUNCTION rollup_engine.record_maintenance_failure(text, text, text, text, text) IS 'Logs a step of maintenance that failed.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partition_set, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -21,8 +12,7 @@ DECLARE
     v_target constant text := p_set.relation::text;
     v_step text;
     v_done text;
-    v_detail text;
-    v_context text;
+    v_failure rollup_engine.failure;
 BEGIN
     FOREACH v_step IN ARRAY p_steps LOOP
         BEGIN
@@ -35,8 +25,10 @@ BEGIN
             WHEN lock_not_available THEN
                 RETURN NEXT ROW(v_target, 'skipped', format('not %s, for somebody uses it; the next run tries again', v_step))::rollup_engine.maintenance_action;
             WHEN OTHERS THEN
-                GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
-                PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
+                GET STACKED DIAGNOSTICS
+                    v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+                    v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+                PERFORM rollup_engine.record_maintenance_failure(v_target, v_failure);
                 RETURN NEXT ROW(v_target, 'failed', format('not %s: %s', v_step, SQLERRM))::rollup_engine.maintenance_action;
         END;
     END LOOP;
@@ -55,8 +47,7 @@ DECLARE
     v_retention rollup_engine.retention;
     v_removed record;
     v_border timestamptz;
-    v_detail text;
-    v_context text;
+    v_failure rollup_engine.failure;
 BEGIN
     -- As it is now, and stays until the end: whoever sets it anew waits, or has this wait for the next run.
     SELECT * INTO v_retention FROM rollup_engine.retention WHERE relation = p_retention.relation FOR NO KEY UPDATE SKIP LOCKED;
@@ -71,8 +62,10 @@ BEGIN
         RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_border))::rollup_engine.maintenance_action;
     END IF;
 EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS v_detail = PG_EXCEPTION_DETAIL, v_context = PG_EXCEPTION_CONTEXT;
-    PERFORM rollup_engine.record_maintenance_failure(v_target, SQLSTATE, SQLERRM, v_detail, v_context);
+    GET STACKED DIAGNOSTICS
+        v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+        v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+    PERFORM rollup_engine.record_maintenance_failure(v_target, v_failure);
     RETURN NEXT ROW(v_target, 'failed', format('retention: %s', SQLERRM))::rollup_engine.maintenance_action;
 END
 $$;
