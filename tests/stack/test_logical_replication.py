@@ -172,6 +172,45 @@ def test_promise_a_b_a_subscriber(
             raise AssertionError(f"{statement}: {error}") from error
 
 
+COMPUTED = """
+    CREATE TABLE raw.t (
+        id integer, base timestamptz, device integer, v integer, {computed}
+        PRIMARY KEY (id, device)
+    ) PARTITION BY LIST (device);
+    CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES IN (1);
+    CREATE TABLE raw.t_0 PARTITION OF raw.t DEFAULT;
+"""
+COMPUTED_TIME = (
+    "ts timestamp GENERATED ALWAYS AS ((base AT TIME ZONE 'UTC') + interval '1 hour') STORED,"
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "INSERT INTO raw.t VALUES (900, '2026-05-01 00:00+00', 1, 99)",
+        "UPDATE raw.t SET base = '2026-05-01 00:00+00' WHERE id = 1",
+    ],
+)
+def test_promise_a_b_a_time_that_is_computed_after_the_triggers(
+    db: psycopg.Connection, subscribe: Callable[..., Subscription], change: str
+) -> None:
+    """What the same transaction logged of deleted rows does not stand for rows without a time."""
+    db.execute(COMPUTED.format(computed=COMPUTED_TIME).encode())
+    create_rollups(db)
+    subscription = subscribe(COMPUTED.format(computed=""))
+    subscription.catch_up()
+    refresh_everything(db)
+    with subscription.publisher.transaction():
+        for deleted in (0, 50, 2):
+            subscription.publisher.execute("DELETE FROM raw.t WHERE id = %s", [deleted])
+        subscription.publisher.execute(change.encode())
+    subscription.catch_up()
+    assert_equal_to_group_by(db, "t_1h", "t_1d")
+    refresh_everything(db)
+    assert_settled(db, "t_1h", "t_1d")
+
+
 def test_promise_a_b_a_large_transaction_is_streamed(
     db: psycopg.Connection, subscribe: Callable[..., Subscription]
 ) -> None:

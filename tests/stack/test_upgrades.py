@@ -32,6 +32,12 @@ RIGHTS = """
 """
 
 
+WAITING = """
+    SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'advisory'
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
 @dataclass(frozen=True)
 class NextRelease:
     """The foundational scripts in a folder of their own."""
@@ -154,15 +160,36 @@ def test_a_migrate_waits_for_the_batch_that_is_under_way(
     release.edit(LIVE_VIEW, "SELECT bucket%5$s,", "SELECT ALL bucket%5$s,")
     upgrade = Thread(target=release.migrate)
     upgrade.start()
-    waiting = (
-        "SELECT count(*) FROM pg_locks WHERE NOT granted"
-        " AND relation = 'rollup_engine.upgrade'::regclass"
-    )
-    while filled.execute(waiting).fetchone() != (1,):
+    while filled.execute(WAITING).fetchone() != (1,):
         assert upgrade.is_alive()
+    assert filled.execute("SELECT * FROM silver.perform_rollup()").fetchall() == []
+    assert filled.execute("SELECT silver.version() IS NULL").fetchone() == (False,)
     running.commit()
     upgrade.join(60)
     assert not upgrade.is_alive()
+    assert_settled(filled, "readings_1h", "readings_1d")
+
+
+def test_a_migrate_waits_for_nobody_who_only_reads(
+    filled: psycopg.Connection, connect: Connect, release: NextRelease
+) -> None:
+    """A report and a dump go on, others read beside them, and nothing is left half done."""
+    report, reader = connect(autocommit=False), connect()
+    report.execute("SELECT silver.version(), count(*) FROM gold.readings_1h")
+    report.execute("LOCK TABLE rollup_engine.upgrade IN ACCESS SHARE MODE")
+    reader.execute("SET statement_timeout = '30s'")
+    release.edit(LIVE_VIEW, "SELECT bucket%5$s,", "SELECT ALL bucket%5$s,")
+    upgrade = Thread(target=release.migrate)
+    upgrade.start()
+    while upgrade.is_alive():
+        assert_equal_to_group_by(reader, "readings_1h", "readings_1d")
+    outdated = "SELECT array_agg(name) FROM rollup_engine.outdated_texts() AS name"
+    assert filled.execute(outdated).fetchone() == (["view_1"],)
+    filled.execute("CALL silver.run_rollups()")
+    assert_settled(filled, "readings_1h", "readings_1d")
+    report.rollback()
+    release.migrate()
+    assert filled.execute(outdated).fetchone() == (None,)
     assert_settled(filled, "readings_1h", "readings_1d")
 
 

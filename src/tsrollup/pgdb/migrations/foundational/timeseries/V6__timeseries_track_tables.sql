@@ -345,7 +345,7 @@ CREATE TABLE rollup_engine.upgrade (
     began_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE rollup_engine.upgrade IS
-'Holds a row while a migrate is under way, or has ended half way: then nothing is drained, refreshed or maintained. Whoever does that reads it, so that a migrate waits for him.';
+'Holds a row while a migrate is under way, or has ended half way: then nothing is drained, refreshed or maintained.';
 
 CREATE TABLE rollup_engine.generated_text (
     name text PRIMARY KEY,

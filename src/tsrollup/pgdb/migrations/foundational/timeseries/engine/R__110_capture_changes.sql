@@ -103,17 +103,19 @@ AS $$
             PERFORM set_config('rollup_engine.moving_{id}', 'on', true);
         END IF;
         v_seen := current_setting('rollup_engine.logged_{id}', true);
-        v_bins := concat(' ', extract(epoch FROM date_bin(v_grain, v_low, v_origin)), ' ', extract(epoch FROM date_bin(v_grain, v_high, v_origin)), ' ');
+        v_bins := CASE WHEN TG_WHEN = 'BEFORE' AND TG_OP <> 'DELETE' AND {is_generated}
+            THEN ' everything '  -- its time is computed after this trigger
+            ELSE concat(' ', extract(epoch FROM date_bin(v_grain, v_low, v_origin)), ' ', extract(epoch FROM date_bin(v_grain, v_high, v_origin)), ' ') END;
         IF strpos(v_seen, v_bins) > 0 THEN
             RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
-        END IF;
-        SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
-        FROM (
-            SELECT date_bin(v_grain, ts, v_origin) AS bin FROM (VALUES (v_low), (v_high)) AS moved (ts)
-            WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00'
-        ) AS bins;
-        IF TG_WHEN = 'BEFORE' AND TG_OP <> 'DELETE' AND {is_generated} THEN  -- its time is computed after this trigger
+        ELSIF v_bins = ' everything ' THEN
             v_changed := rollup_engine.everything();
+        ELSE
+            SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
+            FROM (
+                SELECT date_bin(v_grain, ts, v_origin) AS bin FROM (VALUES (v_low), (v_high)) AS moved (ts)
+                WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00'
+            ) AS bins;
         END IF;
     $sql$,
         jsonb_build_object('id', p_source.id,

@@ -34,7 +34,7 @@ $$;
 COMMENT ON FUNCTION rollup_engine.run_order(text) IS 'The named rollup, or all of them, parents first.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_due(p_rollup silver.rollup_config, p_named boolean) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT NOT rollup_engine.is_upgrading()

@@ -12,11 +12,15 @@ AS $$
     FROM rollup_engine.source AS s WHERE s.change_tracking = 'trigger'
     UNION ALL
     SELECT t.name, t.statement
-    FROM silver.rollup_config AS r
+    FROM (
+        -- Those who read one view lock the views below it next: in that order.
+        SELECT c.* FROM silver.rollup_config AS c
+        WHERE rollup_engine.is_relation(c.target_table) AND rollup_engine.is_relation(c.target_view)
+        ORDER BY c.depth DESC, c.id
+    ) AS r
     CROSS JOIN LATERAL (VALUES
         (format('live_%s', r.id), rollup_engine.live_function_sql(r)),
         (format('view_%s', r.id), rollup_engine.live_view_sql(r, r.target_view::text))) AS t (name, statement)
-    WHERE rollup_engine.is_relation(r.target_table) AND rollup_engine.is_relation(r.target_view)
 $$;
 COMMENT ON FUNCTION rollup_engine.generated_texts() IS 'Every generated function and view, as this release on this server would write it.';
 
@@ -32,12 +36,25 @@ $$;
 COMMENT ON FUNCTION rollup_engine.outdated_texts() IS 'Generated functions and views that a migrate would write anew: after an upgrade of the server, for one.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rewrite_generated() RETURNS void
-    LANGUAGE sql SECURITY DEFINER
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
 AS $$
-    SELECT rollup_engine.write_generated(t.name, t.statement) FROM rollup_engine.generated_texts() AS t
+DECLARE
+    v_text record;
+BEGIN
+    FOR v_text IN SELECT * FROM rollup_engine.generated_texts() LOOP
+        BEGIN
+            PERFORM rollup_engine.write_generated(v_text.name, v_text.statement);
+        EXCEPTION WHEN lock_not_available THEN
+            -- Who reads it is not waited for, as others would wait behind us. It stays right as it is.
+            RAISE NOTICE '% stays as an earlier release wrote it, for somebody is reading it', v_text.name
+                USING HINT = 'migrate once more when it is read less: until then reads are right, and may be slower';
+        END;
+    END LOOP;
+END
 $$;
-COMMENT ON FUNCTION rollup_engine.rewrite_generated() IS 'Writes generated functions and views anew where their text differs.';
+COMMENT ON FUNCTION rollup_engine.rewrite_generated() IS 'Writes generated functions and views anew where their text differs, but for those that somebody is reading.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.regenerate() RETURNS void
     LANGUAGE plpgsql

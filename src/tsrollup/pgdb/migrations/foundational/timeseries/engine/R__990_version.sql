@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION silver.version() RETURNS text
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT '0.1.0' WHERE NOT rollup_engine.is_upgrading()
+    SELECT '0.1.0' WHERE NOT EXISTS (SELECT FROM rollup_engine.upgrade)
 $$;
 COMMENT ON FUNCTION silver.version() IS
 'Version of tsrollup that migrated this database; NULL while a migrate is under way, or has ended half way.';
