@@ -182,9 +182,17 @@ CREATE OR REPLACE FUNCTION rollup_engine.fill(p_template text, p_values jsonb) R
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- In one pass: a name that is filled in may hold a mark itself.
-    SELECT string_agg(coalesce(p_values ->> substring(part FROM '^[{]([a-z0-9_]+)[}]$'), part), '' ORDER BY position)
-    FROM regexp_split_to_table(p_template, '(?=[{][a-z0-9_]+[}])|(?<=[{][a-z0-9_]+[}])') WITH ORDINALITY AS s (part, position)
+    -- In one pass: a name that is filled in may hold a mark itself. Each part but the first follows a brace.
+    SELECT string_agg(
+        CASE
+            WHEN position = 1 THEN part
+            WHEN strpos(part, '}') = 0 OR p_values ->> name IS NULL THEN '{' || part
+            ELSE (p_values ->> name) || substr(part, length(name) + 2)
+        END, '' ORDER BY position)
+    FROM (
+        SELECT part, position, split_part(part, '}', 1) AS name
+        FROM string_to_table(p_template, '{') WITH ORDINALITY AS s (part, position)
+    ) AS parts
 $$;
 COMMENT ON FUNCTION rollup_engine.fill(text, jsonb) IS 'The template with its {marks} replaced by the values of that name.';
 

@@ -284,41 +284,42 @@ AS $$
     -- Compared first, since ON CONFLICT locks, and so writes, even the rows that it leaves alone. A
     -- NULL in the key never joins: ON CONFLICT finds those rows, and grouping (by which NULLs are
     -- equal) tells the vanished from the rest.
-    SELECT format($sql$
+    SELECT rollup_engine.fill($sql$
 WITH compared AS MATERIALIZED (
-    SELECT %3$s, t.tableoid, t.ctid
+    SELECT {either}, t.tableoid, t.ctid
     FROM (
-        %5$s
+        {fresh}
     ) AS f
-    FULL JOIN (SELECT t.*, t.tableoid, t.ctid FROM %1$s AS t WHERE %6$s) AS t
-        ON %4$s
-    WHERE f.bucket IS NULL OR t.bucket IS NULL OR %7$s
+    FULL JOIN (SELECT t.*, t.tableoid, t.ctid FROM {target} AS t WHERE {touched}) AS t
+        ON {same_key}
+    WHERE f.bucket IS NULL OR t.bucket IS NULL OR {changed}
 ), written AS (
-    INSERT INTO %1$s AS t (%2$s) SELECT %2$s FROM compared WHERE row_count IS NOT NULL
-    ON CONFLICT (%8$s) DO UPDATE SET (%2$s) = ROW(%9$s)
-    WHERE %10$s
+    INSERT INTO {target} AS t ({columns}) SELECT {columns} FROM compared WHERE row_count IS NOT NULL
+    ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW({excluded})
+    WHERE {still_changed}
     RETURNING 1
 ), vanished AS (
     SELECT max(tableoid) AS part, max(ctid) AS tid
-    FROM compared GROUP BY %8$s HAVING count(row_count) = 0
+    FROM compared GROUP BY {key} HAVING count(row_count) = 0
 ), removed AS (
-    DELETE FROM %1$s AS t USING vanished AS v
-    WHERE %6$s AND t.tableoid = v.part AND t.ctid = v.tid
+    DELETE FROM {target} AS t USING vanished AS v
+    WHERE {touched} AND t.tableoid = v.part AND t.ctid = v.tid
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM removed)
-$sql$,
-        p_rollup.target_table,
-        rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
-        (SELECT string_agg(format(CASE kind WHEN 'state' THEN 'f.%1$I' ELSE 'coalesce(f.%1$I, t.%1$I) AS %1$I' END, column_name), ', ' ORDER BY position)
-         FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state')),
-        rollup_engine.key_condition(p_rollup),
-        p_fresh,
-        p_touched,
-        rollup_engine.change_condition(p_rollup.id, 'f'),
-        rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'),
-        rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}', 'excluded.'),
-        rollup_engine.change_condition(p_rollup.id, 'excluded'))
+$sql$, jsonb_build_object(
+        'target', p_rollup.target_table,
+        'columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
+        'either', (
+            SELECT string_agg(format(CASE kind WHEN 'state' THEN 'f.%1$I' ELSE 'coalesce(f.%1$I, t.%1$I) AS %1$I' END, column_name), ', ' ORDER BY position)
+            FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state')),
+        'same_key', rollup_engine.key_condition(p_rollup),
+        'fresh', p_fresh,
+        'touched', p_touched,
+        'changed', rollup_engine.change_condition(p_rollup.id, 'f'),
+        'key', rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'),
+        'excluded', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}', 'excluded.'),
+        'still_changed', rollup_engine.change_condition(p_rollup.id, 'excluded')))
 $$;
 COMMENT ON FUNCTION rollup_engine.upsert_sql(silver.rollup_config, text, text) IS
 'Stores fresh rows over what is there: inserts what is new, updates what changed, deletes what vanished; returns rows written and deleted. p_touched is a condition on t.bucket for the recomputed buckets.';

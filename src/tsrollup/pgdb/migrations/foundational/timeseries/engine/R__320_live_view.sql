@@ -153,40 +153,40 @@ CREATE OR REPLACE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollu
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format($sql$
-CREATE OR REPLACE FUNCTION rollup_engine.live_%1$s(p_from timestamptz, p_to timestamptz) RETURNS SETOF %2$s
+    SELECT rollup_engine.fill($sql$
+CREATE OR REPLACE FUNCTION rollup_engine.live_{id}(p_from timestamptz, p_to timestamptz) RETURNS SETOF {target}
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 100 COST 10000
     SET search_path = pg_catalog, pg_temp
-    %4$s
-AS %3$L
-$sql$,
-        p_rollup.id,
-        p_rollup.target_table,
-        format($body$
+    {settings}
+AS {body}
+$sql$, jsonb_build_object(
+        'id', p_rollup.id,
+        'target', p_rollup.target_table,
+        'settings', rollup_engine.pinned_settings(),
+        'body', quote_literal(rollup_engine.fill($body$
 DECLARE
     -- Whole buckets, whatever is asked for: who may call this may not read single rows.
-    v_from constant timestamptz := silver.time_bucket(interval %6$L, p_from);
+    v_from constant timestamptz := silver.time_bucket(interval {width}, p_from);
     v_relation constant text := (
         SELECT coalesce(p.target_view, r.source_table)
         FROM silver.rollup_config AS r LEFT JOIN silver.rollup_config AS p ON p.id = r.parent_id
-        WHERE r.id = %2$s);
+        WHERE r.id = {id});
 BEGIN
     IF v_relation ~ '^[0-9]+$' THEN
-        PERFORM rollup_engine.fail_if_gone(r) FROM silver.rollup_config AS r WHERE r.id = %2$s;
+        PERFORM rollup_engine.fail_if_gone(r) FROM silver.rollup_config AS r WHERE r.id = {id};
     END IF;
-    RETURN QUERY EXECUTE format('SELECT %%s FROM %%s WHERE %%s GROUP BY %%s', %1$L, v_relation || %3$L, %4$L, %5$L)
-    USING v_from, CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil(%6$L, p_to) ELSE v_from END;
+    RETURN QUERY EXECUTE format('SELECT %s FROM %s WHERE %s GROUP BY %s', {columns}, v_relation || {alias}, {condition}, {groups})
+    USING v_from, CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil({width}, p_to) ELSE v_from END;
 END
-$body$,
-            rollup_engine.live_select_list(p_rollup.id),
-            p_rollup.id,
+$body$, jsonb_build_object(
+            'id', p_rollup.id,
+            'width', quote_literal(p_rollup.bucket_width),
+            'columns', quote_literal(rollup_engine.live_select_list(p_rollup.id)),
             -- By place: whoever owns the parent's view may rename its columns.
-            CASE WHEN p_rollup.parent_id IS NULL THEN ''
-            ELSE format(' AS tsrollup_parent (%s)', rollup_engine.column_names(p_rollup.parent_id, '{bucket,dimension,state,finished}')) END,
-            rollup_engine.time_condition(p_rollup, '$1', '$2'),
-            rollup_engine.group_list(p_rollup),
-            p_rollup.bucket_width),
-        rollup_engine.pinned_settings())
+            'alias', quote_literal(CASE WHEN p_rollup.parent_id IS NULL THEN ''
+                ELSE format(' AS tsrollup_parent (%s)', rollup_engine.column_names(p_rollup.parent_id, '{bucket,dimension,state,finished}')) END),
+            'condition', quote_literal(rollup_engine.time_condition(p_rollup, '$1', '$2')),
+            'groups', quote_literal(rollup_engine.group_list(p_rollup)))))))
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from the parent''s live view.';
 
@@ -197,14 +197,14 @@ AS $$
     -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
     -- nearly all rows to pass <> 1, and few to pass = 0.
     -- Sub-selects cost less than a join; but with them a view is never read in parallel before 17.
-    SELECT format(
+    SELECT rollup_engine.fill(
         CASE WHEN current_setting('server_version_num')::integer >= 170000
-        THEN 'FROM %1$s
-WHERE bucket < (SELECT first FROM rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)))
-    OR width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)))) %% 2 <> 1'
-        ELSE 'FROM %1$s, rollup_engine.stale_edges(%2$s, rollup_engine.planned_partitions(%2$s)) AS e (tsrollup_first, tsrollup_edges)
-WHERE bucket < tsrollup_first OR width_bucket(bucket, tsrollup_edges) %% 2 <> 1'
-        END, p_rollup.target_table, p_rollup.id)
+        THEN 'FROM {target}
+WHERE bucket < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))
+    OR width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) % 2 <> 1'
+        ELSE 'FROM {target}, rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})) AS e (tsrollup_first, tsrollup_edges)
+WHERE bucket < tsrollup_first OR width_bucket(bucket, tsrollup_edges) % 2 <> 1'
+        END, jsonb_build_object('target', p_rollup.target_table, 'id', p_rollup.id))
 $$;
 COMMENT ON FUNCTION rollup_engine.fresh_rows_sql(silver.rollup_config) IS 'FROM and WHERE of the stored rows outside the stale set.';
 
@@ -212,31 +212,32 @@ CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_co
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format($sql$
-CREATE OR REPLACE VIEW %1$s AS
-SELECT bucket%5$s, %2$s %3$s
+    SELECT rollup_engine.fill($sql$
+CREATE OR REPLACE VIEW {view} AS
+SELECT bucket AS {bucket}, {columns} {fresh_rows}
 UNION ALL
-SELECT b.bucket, %2$s
-FROM rollup_engine.stale_buckets(%4$s, rollup_engine.planned_partitions(%4$s)) AS b (bucket, tsrollup_next)
-CROSS JOIN LATERAL rollup_engine.live_%4$s(b.bucket, b.tsrollup_next) AS f
+SELECT b.bucket, {columns}
+FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id})) AS b (bucket, tsrollup_next)
+CROSS JOIN LATERAL rollup_engine.live_{id}(b.bucket, b.tsrollup_next) AS f
 UNION ALL
-SELECT f.bucket, %2$s
-FROM rollup_engine.stale_spans(%4$s, rollup_engine.planned_partitions(%4$s)) AS s (tsrollup_from, tsrollup_to)
-CROSS JOIN LATERAL rollup_engine.live_%4$s(s.tsrollup_from, s.tsrollup_to) AS f
-$sql$,
-        p_view,
-        (SELECT string_agg(
-            format(CASE kind WHEN 'finished' THEN '%1$s AS %3$I' ELSE '%2$I AS %3$I' END, expression, column_name, coalesce(attname, column_name)),
-            ', ' ORDER BY position)
-         FROM (
-            -- The view's owner may have renamed its columns, which keep their places.
-            SELECT *, row_number() OVER (ORDER BY position) AS place FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id
-         ) AS c
-         LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
-         WHERE c.kind <> 'bucket'),
-        rollup_engine.fresh_rows_sql(p_rollup),
-        p_rollup.id,
-        coalesce((SELECT format(' AS %I', attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1), ' AS bucket'))
+SELECT f.bucket, {columns}
+FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id})) AS s (tsrollup_from, tsrollup_to)
+CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
+$sql$, jsonb_build_object(
+        'id', p_rollup.id,
+        'view', p_view,
+        'fresh_rows', rollup_engine.fresh_rows_sql(p_rollup),
+        -- The view's owner may have renamed its columns, which keep their places.
+        'bucket', coalesce((SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1), 'bucket'),
+        'columns', (
+            SELECT string_agg(
+                format(CASE kind WHEN 'finished' THEN '%1$s AS %3$I' ELSE '%2$I AS %3$I' END, expression, column_name, coalesce(attname, column_name)),
+                ', ' ORDER BY position)
+            FROM (
+                SELECT *, row_number() OVER (ORDER BY position) AS place FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id
+            ) AS c
+            LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
+            WHERE c.kind <> 'bucket')))
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text) IS 'Text of the live view.';
 
