@@ -14,26 +14,33 @@ from tsrollup.errors import TsrollupError
 INSTALLED = (
     "SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = n.oid AND relname = 'rollup_config'),"
     " EXISTS (SELECT FROM pg_proc WHERE pronamespace = n.oid AND proname = 'version'),"
-    " has_schema_privilege(n.oid, 'USAGE')"
+    " has_schema_privilege(n.oid, 'USAGE'),"
+    " EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('rollup_engine')"
+    "  AND relname = 'upgrade' AND has_table_privilege(oid, 'SELECT')"
+    "  AND has_schema_privilege(relnamespace, 'USAGE'))"
     " FROM pg_namespace AS n WHERE n.nspname = 'silver'"
 )
+UPGRADING = "SELECT EXISTS (SELECT FROM rollup_engine.upgrade)"
 
 
 def misfit(connection: psycopg.Connection[Any]) -> TsrollupError | None:
     """What keeps this program from working on a database; None where nothing does."""
     database = connection.info.dbname
     with pinned(connection), connection.cursor(row_factory=tuple_row) as cursor:
-        begun, ended, readable = cursor.execute(INSTALLED).fetchone() or (False, False, False)
-        if not begun:
-            missing = f"tsrollup is not installed in database {database}"
-            return TsrollupError(missing, "run tsrollup migrate")
-        if ended and not readable:
+        row = cursor.execute(INSTALLED).fetchone()
+        begun, ended, readable, watched = row or (False, False, False, False)
+        if watched:
+            (upgrading,) = cursor.execute(UPGRADING).fetchone() or (False,)
+            ended = ended and not upgrading
+        if not (begun and ended):
+            missing = f"database {database} is not migrated to the end"
+            return TsrollupError(
+                missing if begun else f"tsrollup is not installed in database {database}",
+                "run tsrollup migrate",
+            )
+        if not readable:
             return None
-        query = "SELECT silver.version()" if ended else "SELECT NULL"
-        (version,) = cursor.execute(query).fetchone() or (None,)
-    if version is None:
-        half = f"database {database} is not migrated to the end"
-        return TsrollupError(half, "run tsrollup migrate")
+        (version,) = cursor.execute("SELECT silver.version()").fetchone() or ("",)
     differs = f"database {database} is of tsrollup {version}, this program is {__version__}"
     if _numbers(version) < _numbers(__version__):
         return TsrollupError(differs, "run tsrollup migrate")

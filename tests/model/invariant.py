@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from model.reference import EXACT_SINCE, Binding, Spec, difference_query
+from model.reference import EXACT_SINCE, Binding, Spec, difference_query, renamed
 from model.script import BlockedError, FaultError, Row, Session
 from model.world import Table, World
 
@@ -165,12 +165,15 @@ class Invariant:
 
 def _bindings(spec: Spec, root: Table) -> list[Binding]:
     """What a rollup may go by: its columns by number, or by name where that one is gone; or the
-    other way round, should one have taken another's name."""
+    other way round, should one have taken another's name. Or by the name that one had last."""
     live = root.live
     by_number = {c.number: live.get(c.number) or root.column(c.name) for c in spec.columns}
     by_name = {c.number: root.column(c.name) or live.get(c.number) for c in spec.columns}
+    by_last_name = {
+        c.number: by_name[c.number] or root.column(renamed(c.name)) for c in spec.columns
+    }
     found: list[Binding] = []
-    for binding in (by_number, by_name):
+    for binding in (by_number, by_name, by_last_name):
         known = {number: column for number, column in binding.items() if column}
         if len(known) == len(binding) and known not in found:
             found.append(known)
