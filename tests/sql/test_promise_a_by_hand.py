@@ -141,6 +141,50 @@ def test_promise_a_partitions_that_people_take_or_bring_are_noticed(
         settled.execute(f"DELETE FROM {_partition(settled, level)}".encode())
 
 
+def test_promise_a_a_partition_that_is_divided_itself_makes_it_invalid(
+    settled: psycopg.Connection,
+) -> None:
+    for statement in (
+        "CREATE TABLE silver.sub (LIKE silver.readings_1m INCLUDING ALL)"
+        " PARTITION BY RANGE (bucket)",
+        "CREATE TABLE silver.sub_1 PARTITION OF silver.sub"
+        " FOR VALUES FROM ('2010-01-01') TO ('2010-06-01')",
+        "INSERT INTO silver.sub_1 (bucket, device, row_count) VALUES ('2010-02-01', 'forged', 1)",
+        "ALTER TABLE silver.readings_1m ATTACH PARTITION silver.sub"
+        " FOR VALUES FROM ('2010-01-01') TO ('2011-01-01')",
+    ):
+        settled.execute(statement.encode())
+    for _ in range(2):
+        assert _healths(settled) == {"invalid"}
+        refresh_everything(settled)
+    hints = {
+        hint
+        for (hint,) in settled.execute(
+            "SELECT hint FROM silver.validate_rollup_config() WHERE NOT is_valid"
+        )
+    }
+    assert hints == {"ALTER TABLE silver.readings_1m DETACH PARTITION silver.sub"}
+    settled.execute(hints.pop().encode())
+    refresh_everything(settled)
+    assert _healths(settled) == {"ok"}
+    assert_settled(settled, *LEVELS)
+
+
+def test_promise_a_a_guard_of_somebody_elses_is_none(settled: psycopg.Connection) -> None:
+    for statement in (
+        "CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql"
+        " AS 'BEGIN RETURN NULL; END'",
+        "CREATE OR REPLACE TRIGGER tsrollup_guard BEFORE DELETE ON silver.readings_1m"
+        " EXECUTE FUNCTION public.nothing()",
+        "DELETE FROM silver.readings_1m",
+    ):
+        settled.execute(statement.encode())
+    assert _healths(settled) == {"invalid"}
+    refresh_everything(settled)
+    assert _healths(settled) == {"ok"}
+    assert_settled(settled, *LEVELS)
+
+
 def test_promise_a_a_partition_of_a_stranger_makes_it_invalid(
     settled: psycopg.Connection,
 ) -> None:

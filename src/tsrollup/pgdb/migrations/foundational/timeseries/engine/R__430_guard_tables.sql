@@ -61,6 +61,15 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.guard_table(regclass) IS 'Guards a table of a rollup; false when somebody writes to it, or it is somebody else''s.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_guard(p_trigger pg_trigger) RETURNS boolean
+    LANGUAGE sql STABLE
+BEGIN ATOMIC
+    -- 62: BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE, for each statement.
+    SELECT (p_trigger).tgname = 'tsrollup_guard' AND (p_trigger).tgfoid = 'rollup_engine.guard_rollup()'::regprocedure
+        AND (p_trigger).tgtype = 62 AND (p_trigger).tgenabled IN ('O', 'A');
+END;
+COMMENT ON FUNCTION rollup_engine.is_guard(pg_trigger) IS 'Whether a trigger keeps hands off a table of a rollup.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.touched_partitions(p_rollup_id integer, p_table regclass)
 RETURNS TABLE (member regclass, from_time timestamptz, to_time timestamptz, problem text)
     LANGUAGE sql STABLE
@@ -79,7 +88,7 @@ BEGIN ATOMIC
         WHERE p.rollup_id = p_rollup_id
     ) AS n (member, from_time, to_time)
     WHERE NOT EXISTS (
-        SELECT FROM pg_trigger AS g WHERE g.tgrelid = n.member AND g.tgname = 'tsrollup_guard' AND g.tgenabled IN ('O', 'A'))
+        SELECT FROM pg_trigger AS g WHERE g.tgrelid = n.member AND rollup_engine.is_guard(g))
     UNION ALL
     SELECT c.member, NULL, NULL, 'attached with rows'
     FROM (
@@ -132,7 +141,7 @@ BEGIN
             SELECT r.target_table::oid UNION ALL SELECT inhrelid FROM pg_inherits WHERE inhparent = r.target_table AND NOT inhdetachpending) AS t (oid))
         IS DISTINCT FROM (SELECT sum(CASE WHEN g.tgrelid IS NULL THEN 1 ELSE t.oid::bigint END) FROM (
             SELECT r.target_table::oid UNION ALL SELECT partition FROM rollup_engine.rollup_partition WHERE rollup_id = r.id) AS t (oid)
-            LEFT JOIN pg_trigger AS g ON g.tgrelid = t.oid AND g.tgname = 'tsrollup_guard' AND g.tgenabled IN ('O', 'A'));
+            LEFT JOIN pg_trigger AS g ON g.tgrelid = t.oid AND rollup_engine.is_guard(g));
     IF NOT FOUND THEN
         RETURN;
     END IF;

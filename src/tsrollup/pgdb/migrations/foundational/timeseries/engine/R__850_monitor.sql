@@ -131,13 +131,18 @@ AS $$
         AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = p_rollup.target_table AND indisunique AND indisvalid AND indnullsnotdistinct)
     UNION ALL
     SELECT format('rows of %s may have been changed by hand since the last run: %s', p_rollup.target_table,
-            string_agg(format('%s %s', t.member, t.problem), ', ' ORDER BY t.member)),
+            string_agg(format('%s %s', CASE WHEN rollup_engine.is_relation(t.member) THEN t.member::text ELSE 'a partition' END, t.problem), ', ' ORDER BY t.member)),
         CASE WHEN count(c.oid) > 0 THEN format('ALTER TABLE %s OWNER TO %I, or detach it; the next run guards it', min(c.oid)::regclass, '${owner_role}')
             ELSE 'the next run takes that in: SELECT * FROM silver.perform_rollup()' END
     FROM rollup_engine.touched_partitions(p_rollup.id, p_rollup.target_table) AS t
     LEFT JOIN pg_class AS c ON c.oid = t.member AND NOT pg_has_role('${owner_role}', c.relowner, 'USAGE')
     WHERE rollup_engine.is_relation(p_rollup.target_table)
     HAVING count(*) > 0
+    UNION ALL
+    SELECT format('%s, a partition of %s, is no ordinary table', c.oid::regclass, i.inhparent::regclass),
+        format('ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, c.oid::regclass)
+    FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = p_rollup.target_table AND c.relkind <> 'r'
     UNION ALL
     SELECT p.problem, p.hint
     FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
