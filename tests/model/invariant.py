@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from model.reference import EXACT_SINCE, Binding, Spec, difference_query, renamed
+from model.reference import EXACT_SINCE, Binding, Spec, difference_query
 from model.script import BlockedError, FaultError, Row, Session
 from model.world import Table, World
 
@@ -95,7 +95,13 @@ class Invariant:
     ) -> list[Row]:
         """By the columns as they were numbered, or, should one be gone, by their names."""
         found: list[Row] = []
-        for binding in _bindings(spec, root):
+        noted = session.look(
+            "SELECT column_name, current_name FROM rollup_engine.source_column AS c"
+            " JOIN silver.rollup_config AS r USING (source_id) WHERE r.target_view = %s::regclass"
+            " OR r.target_table = %s::regclass",
+            [relation, relation],
+        )
+        for binding in _bindings(spec, root, dict(noted)):
             query = difference_query(spec, binding, root.name, relation, stored, since)
             try:
                 with session.connection.transaction(force_rollback=True):
@@ -163,17 +169,16 @@ class Invariant:
         return self.world.script.fault(what, f"{text}\nvalidate says {verdict or 'valid'}")
 
 
-def _bindings(spec: Spec, root: Table) -> list[Binding]:
+def _bindings(spec: Spec, root: Table, noted: dict[str, str]) -> list[Binding]:
     """What a rollup may go by: its columns by number, or by name where that one is gone; or the
-    other way round, should one have taken another's name. Or by the name that one had last."""
+    other way round, should one have taken another's name. Or, as a later rename of such a one is
+    followed too, by the names that the last run noted."""
     live = root.live
     by_number = {c.number: live.get(c.number) or root.column(c.name) for c in spec.columns}
     by_name = {c.number: root.column(c.name) or live.get(c.number) for c in spec.columns}
-    by_last_name = {
-        c.number: by_name[c.number] or root.column(renamed(c.name)) for c in spec.columns
-    }
+    by_note = {c.number: root.column(noted.get(c.name, c.name)) for c in spec.columns}
     found: list[Binding] = []
-    for binding in (by_number, by_name, by_last_name):
+    for binding in (by_number, by_name, by_note):
         known = {number: column for number, column in binding.items() if column}
         if len(known) == len(binding) and known not in found:
             found.append(known)

@@ -42,11 +42,6 @@ class Width:
         )
 
 
-def renamed(name: str) -> str:
-    """What rename_column makes of a name, and of that one."""
-    return name.removesuffix("_b") if name.endswith("_b") else f"{name}_b"
-
-
 @dataclass(frozen=True)
 class Column:
     """A column of the root table, by number and by the name that it had."""

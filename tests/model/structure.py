@@ -3,7 +3,7 @@
 import re
 
 from model.accidents import killed
-from model.reference import Live, renamed
+from model.reference import Live
 from model.script import Session
 from model.world import WITHOUT, Choices, Operation, Table, World
 from model.writes import some_change
@@ -62,7 +62,8 @@ def rename_column(world: World, choices: Choices) -> None:
     column = _column(world, root, choices)
     if choices.chance(15) and "rename time" not in WITHOUT:
         column = choices.pick([c for _, c in root.columns])
-    _alter(world, session, root, f"RENAME COLUMN {column.ident} TO {renamed(column.name)}")
+    new = column.name + "_b" if not column.name.endswith("_b") else column.name[:-2]
+    _alter(world, session, root, f"RENAME COLUMN {column.ident} TO {new}")
 
 
 def swap_columns(world: World, choices: Choices) -> None:
