@@ -268,3 +268,23 @@ def _widest(connection: psycopg.Connection[Any], rollup: str) -> int:
         " ON r.id = p.rollup_id WHERE r.target_table = %s::regclass",
         rollup,
     )
+
+
+def test_partitions_that_a_plan_does_not_know_are_read_where_there_are_rows(
+    db: psycopg.Connection,
+) -> None:
+    """They are wide where data is sparse; perform_rollup fills them before others know of them."""
+    db.execute("CREATE TABLE raw.far (ts timestamptz, v integer)")
+    db.execute(
+        "INSERT INTO raw.far SELECT '1950-01-01'::timestamptz + n * interval '413 days', n"
+        " FROM generate_series(1, 60) AS n"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.far', 'silver', 'far_1h', '1 hour')")
+    db.execute("SELECT silver.perform_rollup()")
+    row = db.execute(
+        "SELECT rollup_engine.bucket_count('1 hour', rollup_engine.finite_stale_set(1, 0)),"
+        " (SELECT count(*) FROM gold.far_1h)"
+    ).fetchone()
+    assert row
+    assert row[0] <= 2 * 60
+    assert row[1] == 60

@@ -33,8 +33,12 @@ BEGIN
         RETURN v_stale;
     END IF;
     v_extent := rollup_engine.data_extent(v_rollup, v_stale, false);
-    -- What is finite was clipped when it was marked: its gaps need no search at every read.
-    IF NOT (isfinite(lower(v_stale)) AND isfinite(upper(v_stale))) AND rollup_engine.bucket_count(v_rollup.bucket_width, v_extent) > 100000 THEN
+    -- What is finite was clipped when it was marked: its gaps need no search at every read. A
+    -- partition that the plan does not know was not.
+    IF rollup_engine.bucket_count(v_rollup.bucket_width, v_extent) > 100000
+        AND (NOT (isfinite(lower(v_stale)) AND isfinite(upper(v_stale)))
+            OR EXISTS (SELECT FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id AND generation > p_planned))
+    THEN
         v_extent := rollup_engine.data_extent(v_rollup, v_extent, true);
     END IF;
     RETURN v_extent;
