@@ -143,6 +143,49 @@ def test_whatever_keeps_a_rollup_behind_keeps_raw(
     assert total(source) == (239 if obstacle == "above" else 240)
 
 
+@pytest.mark.parametrize(
+    "done",
+    [
+        "ALTER TABLE raw.readings ALTER level TYPE int USING level + 1000",
+        "ALTER TABLE raw.readings_2 DISABLE TRIGGER ALL",
+        "ALTER TABLE raw.readings DISABLE TRIGGER ALL; UPDATE raw.readings SET level = 9;"
+        " ALTER TABLE raw.readings ENABLE TRIGGER ALL",
+        "ALTER TABLE silver.readings_1h DISABLE TRIGGER ALL",
+    ],
+)
+def test_promise_g_nothing_is_sealed_while_something_is_to_be_taken_in(
+    source: psycopg.Connection, done: str
+) -> None:
+    """DDL that no run has seen yet: health is `invalid`, and what is sealed could not follow."""
+    refresh_everything(source)
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    source.execute(done.encode())
+    assert maintain(source) == []
+    rows = source.execute(
+        "SELECT detail FROM rollup_engine.run_maintenance('raw.readings', %s)"
+        " WHERE action = 'skipped'",
+        [NOW],
+    ).fetchall()
+    assert rows
+    assert rows[0][0].startswith("nothing is sealed: silver.readings_1h is not valid: ")
+    refresh_everything(source)
+    assert maintain(source) == [("raw.readings", "sealed")]
+    assert_equal_to_group_by(source, "readings_1h", "readings_1d")
+
+
+def test_partitions_that_set_retention_makes_narrower_are_no_change(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.r (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
+    db.execute("SELECT silver.partition_source('raw.r', '1 day')")
+    db.execute("SELECT silver.create_rollup_table('raw.r', 'silver', 'r_1h', '1 hour')")
+    db.execute("INSERT INTO raw.r VALUES (now() - interval '2 hours', 1)")
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.r', '3 days')")
+    problems = "SELECT problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    assert db.execute(problems).fetchall() == []
+
+
 def test_the_bucket_across_the_border_is_absorbed_before_raw_is_dropped(
     source: psycopg.Connection,
 ) -> None:

@@ -194,6 +194,18 @@ def test_a_migrate_waits_for_nobody_who_only_reads(
     assert_settled(filled, "readings_1h", "readings_1d")
 
 
+def test_a_view_that_its_owner_changed_stops_nothing(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    filled.execute("ALTER VIEW gold.readings_1d SET SCHEMA public")
+    release.edit(LIVE_VIEW, *OTHER_TEXT)
+    release.migrate()
+    outdated = "SELECT array_agg(name) FROM rollup_engine.outdated_texts() AS name"
+    assert filled.execute(outdated).fetchone() == (["view_2"],)
+    filled.execute("CALL silver.run_rollups()")
+    assert_settled(filled, "readings_1h", "public.readings_1d")
+
+
 def test_runs_rest_until_a_migrate_has_ended(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:

@@ -42,6 +42,7 @@ BEGIN
             IF rollup_engine.is_empty(v_member) THEN
                 -- Detached, foreign keys that refer to the whole table let go of it.
                 DELETE FROM rollup_engine.rollup_partition WHERE partition = v_member;
+                DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.partition_tree(v_member));
                 EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', p_relation, v_member);
                 EXECUTE format('DROP TABLE %s', v_member);
             END IF;

@@ -161,7 +161,24 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.wait_for_writers(regclass, timestamptz) IS 'Waits for whoever writes to the partitions before a time, and keeps them out until the end of the transaction.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.seal(p_retention rollup_engine.retention, p_now timestamptz) RETURNS timestamptz
+-- What is sealed is never computed again: not while something is to be taken in, or is wrong.
+CREATE OR REPLACE FUNCTION rollup_engine.seal_obstacle(p_relation regclass) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT format('%s is not valid: %s', r.target_table, p.problem)
+        FROM silver.rollup_config AS r
+        CROSS JOIN LATERAL rollup_engine.rollup_problems(r) AS p
+        WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation)
+        ORDER BY r.depth, r.id
+        LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.seal_obstacle(regclass) IS 'Why a table that is due must not be sealed; NULL when nothing is wrong.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.seal(p_retention rollup_engine.retention, p_now timestamptz, OUT border timestamptz, OUT obstacle text)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '300ms'
@@ -176,24 +193,26 @@ BEGIN
     IF v_border IS NULL OR EXISTS (
         SELECT FROM rollup_engine.tracked_sources(p_retention.relation) AS s WHERE NOT rollup_engine.try_lock_source(s.id))
     THEN
-        RETURN NULL;
+        RETURN;
     END IF;
     SELECT max(rollup_engine.bucket_ceil(r.bucket_width, v_border)) INTO v_straddling FROM rollup_engine.readers(p_retention.relation) AS r;
     -- Nobody but the machinery writes to rollup tables, and the lock on their source keeps drains out.
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.wait_for_writers(p_retention.relation, greatest(v_border, v_straddling));
     END IF;
-    IF NOT rollup_engine.absorbs(p_retention.relation, v_border, rollup_engine.unabsorbed_from(p_retention.relation, p_now), p_now) THEN
-        RETURN NULL;
+    obstacle := rollup_engine.seal_obstacle(p_retention.relation);
+    IF obstacle IS NULL
+        AND rollup_engine.absorbs(p_retention.relation, v_border, rollup_engine.unabsorbed_from(p_retention.relation, p_now), p_now)
+    THEN
+        PERFORM rollup_engine.write_seal(p_retention.relation, v_border);
+        border := v_border;
     END IF;
-    PERFORM rollup_engine.write_seal(p_retention.relation, v_border);
-    RETURN v_border;
 EXCEPTION WHEN lock_not_available THEN
-    RETURN NULL;  -- somebody writes there; the next run tries again
+    NULL;  -- somebody writes there; the next run tries again
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.seal(rollup_engine.retention, timestamptz) IS
-'Seals a table as far as retention asks for it and its rollups have absorbed it; returns the new border, NULL when there is none.';
+'Seals a table as far as retention asks for it and its rollups have absorbed it; the new border, NULL when there is none, and what keeps it from one that is due.';
 
 -- A rollup made later starts where its source is still whole.
 CREATE OR REPLACE FUNCTION rollup_engine.inherited_seal(p_rollup silver.rollup_config) RETURNS timestamptz

@@ -46,7 +46,7 @@ DECLARE
     v_target constant text := p_retention.relation::text;
     v_retention rollup_engine.retention;
     v_removed record;
-    v_border timestamptz;
+    v_seal record;
     v_failure rollup_engine.failure;
 BEGIN
     -- As it is now, and stays until the end: whoever sets it anew waits, or has this wait for the next run.
@@ -57,9 +57,11 @@ BEGIN
     FOR v_removed IN SELECT * FROM rollup_engine.remove_due(v_retention, p_now) LOOP
         RETURN NEXT ROW(v_target, v_removed.action, v_removed.detail)::rollup_engine.maintenance_action;
     END LOOP;
-    v_border := rollup_engine.seal(v_retention, p_now);
-    IF v_border IS NOT NULL THEN
-        RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_border))::rollup_engine.maintenance_action;
+    SELECT * INTO v_seal FROM rollup_engine.seal(v_retention, p_now);
+    IF v_seal.border IS NOT NULL THEN
+        RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_seal.border))::rollup_engine.maintenance_action;
+    ELSIF v_seal.obstacle IS NOT NULL THEN
+        RETURN NEXT ROW(v_target, 'skipped', format('nothing is sealed: %s', v_seal.obstacle))::rollup_engine.maintenance_action;
     END IF;
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS

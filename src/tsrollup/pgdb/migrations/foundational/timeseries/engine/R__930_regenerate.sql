@@ -46,15 +46,19 @@ BEGIN
     FOR v_text IN SELECT * FROM rollup_engine.generated_texts() LOOP
         BEGIN
             PERFORM rollup_engine.write_generated(v_text.name, v_text.statement);
-        EXCEPTION WHEN lock_not_available THEN
+        EXCEPTION
             -- Who reads it is not waited for, as others would wait behind us. It stays right as it is.
-            RAISE NOTICE '% stays as an earlier release wrote it, for somebody is reading it', v_text.name
-                USING HINT = 'migrate once more when it is read less: until then reads are right, and may be slower';
+            WHEN lock_not_available THEN
+                RAISE NOTICE '% stays as an earlier release wrote it, for somebody is reading it', v_text.name
+                    USING HINT = 'migrate once more when it is read less: until then reads are right, and may be slower';
+            -- Its owner may have made something else of it: that stops nothing else.
+            WHEN OTHERS THEN
+                RAISE NOTICE '% stays as an earlier release wrote it: %', v_text.name, SQLERRM;
         END;
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.rewrite_generated() IS 'Writes generated functions and views anew where their text differs, but for those that somebody is reading.';
+COMMENT ON FUNCTION rollup_engine.rewrite_generated() IS 'Writes generated functions and views anew where their text differs, but for those that somebody is reading, or has changed.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.regenerate() RETURNS void
     LANGUAGE plpgsql
