@@ -128,6 +128,7 @@ def add_metric(world: World, choices: Choices) -> None:
     if done:
         more = tuple(m for m in added if m not in spec.metrics)
         world.register(session, done[0][1], replace(spec, metrics=spec.metrics + more))
+        world.catalogue_changed()
 
 
 def pause(world: World, choices: Choices) -> None:

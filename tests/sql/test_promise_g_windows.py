@@ -146,3 +146,29 @@ def test_promise_b_a_window_ends_nowhere(windowed: psycopg.Connection) -> None:
     windowed.execute("CALL silver.run_rollups(as_of => 'infinity')")
     windowed.execute("UPDATE raw.w SET v = 3 WHERE ts > now()")
     assert_equal_to_group_by(windowed, "w_1h", "w_1d")
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        "INSERT INTO silver.w_1h (bucket, row_count) VALUES (now() - interval '6 days', 9)",
+        "ALTER TABLE silver.w_1h DISABLE TRIGGER ALL",
+        "ALTER TABLE raw.w ALTER v TYPE int USING v + 1",
+    ],
+)
+def test_promise_g_what_the_source_need_not_hold_any_more_is_not_computed_anew(
+    windowed: psycopg.Connection, done: str
+) -> None:
+    """Sources with windows trim themselves; the rollup's rows from before are all there is."""
+    write_a_week(windowed)
+    windowed.execute("CALL silver.run_rollups()")
+    windowed.execute("DELETE FROM raw.w WHERE ts < now() - interval '3 days'")
+    windowed.execute("CALL silver.run_rollups()")
+    count = "SELECT sum(row_count) FROM gold.w_1h WHERE row_count <> 9"
+    assert windowed.execute(count).fetchone() == (24 * 7,)
+    windowed.execute(done.encode())
+    assert windowed.execute(count).fetchone() == (24 * 7,)
+    windowed.execute("CALL silver.run_rollups()")
+    assert windowed.execute(count).fetchone() == (24 * 7,)
+    health = "SELECT health FROM silver.timeseries_operations_monitor ORDER BY 1"
+    assert ("invalid",) not in windowed.execute(health).fetchall()

@@ -80,7 +80,7 @@ BEGIN
     UPDATE silver.dimension_config SET source_table = v_new WHERE source_table = v_source.relation;
     UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
     UPDATE rollup_engine.source SET relation = v_new WHERE id = p_source_id;
-    PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
+    PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.relink_source(integer) IS 'Takes up a source that was dropped and is there again under its name, with its columns; all of it is stale.';

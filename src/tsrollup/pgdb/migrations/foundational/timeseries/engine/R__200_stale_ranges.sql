@@ -116,6 +116,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.log_doubt(p_source_id integer, p_from timestamptz, p_to timestamptz) RETURNS void
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What lies before a window the source need not hold any more: the rollup's rows are all there is.
+    SELECT rollup_engine.log_change(p_source_id, lower(r), upper(r))
+    FROM unnest(tstzmultirange(tstzrange(p_from, p_to)) * coalesce(rollup_engine.look_back_range(p_source_id, now()), rollup_engine.everything())) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.log_doubt(integer, timestamptz, timestamptz) IS
+'Logs a range as changed of which nobody knows what became of it, as far as the source can say it anew.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp

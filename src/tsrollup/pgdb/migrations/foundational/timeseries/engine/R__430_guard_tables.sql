@@ -24,7 +24,7 @@ BEGIN
     IF NOT FOUND THEN
         RETURN NULL;  -- it is no rollup's any more, or, while a dump is being loaded, not yet
     ELSIF TG_OP = 'INSERT' THEN
-        PERFORM rollup_engine.log_change(v_rollup.source_id, coalesce(v_rollup.from_time, '-infinity'), coalesce(v_rollup.to_time, 'infinity'));
+        PERFORM rollup_engine.log_doubt(v_rollup.source_id, coalesce(v_rollup.from_time, '-infinity'), coalesce(v_rollup.to_time, 'infinity'));
         RETURN NULL;
     END IF;
     PERFORM rollup_engine.fail('TR003', format('%s holds what refreshes have computed: no %s by hand', v_rollup.target_table, TG_OP),
@@ -108,7 +108,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.mark_touched(p_rollup silver.rollup_con
 AS $$
     -- Who reads it keeps what is sealed here: that could not be computed again.
     SELECT rollup_engine.mark_rollups(
-        ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id)), p_ranges * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)), p_clip => true)
+        ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id)),
+        p_ranges * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL))
+            * coalesce(rollup_engine.look_back_range(p_rollup.source_id, now()), rollup_engine.everything()),
+        p_clip => true)
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_touched(silver.rollup_config, tstzmultirange) IS 'Has a rollup and all that read it computed anew where its rows were touched.';
 

@@ -166,7 +166,7 @@ BEGIN
     v_shapes := ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s);
     IF EXISTS (SELECT FROM rollup_engine.shape_changes(v_source, v_shapes)) THEN
         PERFORM rollup_engine.follow_source(v_source);
-        PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
+        PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
     ELSE
         PERFORM rollup_engine.note_shape(p_source_id, v_shapes);
     END IF;

@@ -170,8 +170,10 @@ BEGIN
     RETURN (
         SELECT format('%s is not valid: %s', r.target_table, p.problem)
         FROM silver.rollup_config AS r
-        CROSS JOIN LATERAL rollup_engine.rollup_problems(r) AS p
-        WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation)
+        CROSS JOIN LATERAL rollup_engine.data_problems(r) AS p
+        WHERE r.id IN (
+            SELECT rollup_engine.with_ancestors(c.id) FROM silver.rollup_config AS c
+            WHERE c.target_table = p_relation OR rollup_engine.lies_in(c.source_table, p_relation))
         ORDER BY r.depth, r.id
         LIMIT 1);
 END

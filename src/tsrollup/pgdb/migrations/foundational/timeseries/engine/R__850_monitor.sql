@@ -98,7 +98,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.source_problems(rollup_engine.source) IS 'What keeps the rollups of a source from being exact.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.own_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+CREATE OR REPLACE FUNCTION rollup_engine.data_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -147,12 +147,20 @@ AS $$
     SELECT p.problem, p.hint
     FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
     WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.data_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.own_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT problem, hint FROM rollup_engine.data_problems(p_rollup)
     UNION ALL
     SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
     UNION ALL
     SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
 $$;
-COMMENT ON FUNCTION rollup_engine.own_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads.';
+COMMENT ON FUNCTION rollup_engine.own_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads, or will.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE
