@@ -97,9 +97,9 @@ class Invariant:
         found: list[Row] = []
         noted = session.look(
             "SELECT column_name, current_name FROM rollup_engine.source_column AS c"
-            " JOIN silver.rollup_config AS r USING (source_id) WHERE r.target_view = %s::regclass"
-            " OR r.target_table = %s::regclass",
-            [relation, relation],
+            " JOIN silver.rollup_config AS r USING (source_id) WHERE to_regclass(%s)"
+            " IN (r.target_table, r.target_view)",
+            [relation],
         )
         for binding in _bindings(spec, root, dict(noted)):
             query = difference_query(spec, binding, root.name, relation, stored, since)

@@ -170,6 +170,26 @@ def test_promise_a_a_partition_that_is_divided_itself_makes_it_invalid(
     assert_settled(settled, *LEVELS)
 
 
+def test_promise_c_an_unlogged_partition_is_told_before_a_crash_empties_it(
+    settled: psycopg.Connection,
+) -> None:
+    partition = _partition(settled, "readings_1m")
+    settled.execute(f"ALTER TABLE {partition} SET UNLOGGED".encode())
+    assert _healths(settled) == {"invalid"}
+    settled.execute("SET session_replication_role = replica")  # as a crash does, past the guard
+    settled.execute(f"DELETE FROM {partition}".encode())
+    settled.execute("RESET session_replication_role")
+    row = settled.execute(
+        "SELECT hint FROM silver.validate_rollup_config() WHERE NOT is_valid LIMIT 1"
+    ).fetchone()
+    assert row
+    for step in row[0].split("; and, if the server has crashed since, "):
+        settled.execute(step.encode())
+    refresh_everything(settled)
+    assert _healths(settled) == {"ok"}
+    assert_settled(settled, *LEVELS)
+
+
 def test_promise_a_a_guard_of_somebody_elses_is_none(settled: psycopg.Connection) -> None:
     for statement in (
         "CREATE FUNCTION public.nothing() RETURNS trigger LANGUAGE plpgsql"

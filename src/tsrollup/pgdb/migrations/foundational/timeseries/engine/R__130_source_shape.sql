@@ -146,8 +146,8 @@ DECLARE
     v_age constant integer := (SELECT age(xmin) FROM pg_constraint WHERE conrelid = 'rollup_engine.source_shape'::regclass AND contype = 'f');
 BEGIN
     RETURN least(v_age, (SELECT age(ended_by::xid) FROM rollup_engine.restored));
-EXCEPTION WHEN object_not_in_prerequisite_state THEN
-    RETURN v_age;  -- the schema alone was restored
+EXCEPTION WHEN object_not_in_prerequisite_state OR undefined_table THEN
+    RETURN v_age;  -- the schema alone was restored, or without its materialized views
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.restored_age() IS 'How many transactions ago the catalogue of this database was as a restore, an upgrade or the migrations have left it.';

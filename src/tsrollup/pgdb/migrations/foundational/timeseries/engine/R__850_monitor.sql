@@ -132,10 +132,12 @@ AS $$
     UNION ALL
     SELECT format('rows of %s may have been changed by hand since the last run: %s', p_rollup.target_table,
             string_agg(format('%s %s', CASE WHEN rollup_engine.is_relation(t.member) THEN t.member::text ELSE 'a partition' END, t.problem), ', ' ORDER BY t.member)),
-        CASE WHEN count(c.oid) > 0 THEN format('ALTER TABLE %s OWNER TO %I, or detach it; the next run guards it', min(c.oid)::regclass, '${owner_role}')
+        CASE WHEN count(i.inhrelid) > 0 THEN format('ALTER TABLE %s DETACH PARTITION %s FINALIZE', p_rollup.target_table, min(i.inhrelid)::regclass)
+            WHEN count(c.oid) > 0 THEN format('ALTER TABLE %s OWNER TO %I, or detach it; the next run guards it', min(c.oid)::regclass, '${owner_role}')
             ELSE 'the next run takes that in: SELECT * FROM silver.perform_rollup()' END
     FROM rollup_engine.touched_partitions(p_rollup.id, p_rollup.target_table) AS t
     LEFT JOIN pg_class AS c ON c.oid = t.member AND NOT pg_has_role('${owner_role}', c.relowner, 'USAGE')
+    LEFT JOIN pg_inherits AS i ON i.inhrelid = t.member AND i.inhdetachpending
     WHERE rollup_engine.is_relation(p_rollup.target_table)
     HAVING count(*) > 0
     UNION ALL
@@ -143,6 +145,12 @@ AS $$
         format('ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, c.oid::regclass)
     FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
     WHERE i.inhparent = p_rollup.target_table AND c.relkind <> 'r'
+    UNION ALL
+    SELECT format('%s, a partition of %s, is unlogged: a crash empties it', p.partition, p_rollup.target_table),
+        format('ALTER TABLE %s SET LOGGED; and, if the server has crashed since, SELECT silver.mark_stale(%L, %L, %L)',
+            p.partition, p_rollup.target_table, p.from_time, p.to_time)
+    FROM rollup_engine.rollup_partition AS p JOIN pg_class AS c ON c.oid = p.partition
+    WHERE p.rollup_id = p_rollup.id AND c.relpersistence = 'u'
     UNION ALL
     SELECT p.problem, p.hint
     FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
