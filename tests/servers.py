@@ -177,10 +177,6 @@ def found_partman_servers() -> list[str]:
     return ["partman5"] if (PARTMAN5 / "extension" / "pg_partman.control").exists() else []
 
 
-def found_plain_servers() -> list[str]:
-    return [name for name in PLAIN if (CACHE / name / "bin" / "postgres").exists()]
-
-
 def bindir_of(server: PostgresServer) -> Path:
     """Where pg_dump and friends of its version are, if anywhere."""
     return DEBIAN15 if server.version == 15 and DEBIAN15.is_dir() else embedded.bindir()
@@ -199,8 +195,6 @@ def missing_on_debian15() -> list[str]:
         return ["postgresql-15"]
     controls = Path("/usr/share/postgresql/15/extension")
     missing = [x for x in DEBIAN15_EXTENSIONS if not (controls / f"{x}.control").exists()]
-    if found_plain_servers() != list(PLAIN):
-        missing.append("what scripts/fetch-postgres fetches")
     return missing if PGBOUNCER else [*missing, "pgbouncer"]
 
 
