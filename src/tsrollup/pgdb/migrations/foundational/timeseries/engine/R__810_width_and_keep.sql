@@ -66,7 +66,9 @@ AS $$
     SELECT format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest, %s, goes after %s',
             p_relation, justify_hours(max(to_time - from_time)), min(keep),
             (SELECT member FROM partition ORDER BY to_time LIMIT 1), min(to_time) + min(keep)),
-        'those that are there stay as they are; partition_source makes those to come narrower'
+        'those that are there stay as they are; ' || CASE WHEN EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation)
+            THEN 'its chunk_interval in silver.rollup_config makes those to come narrower'
+            ELSE 'partition_source makes those to come narrower' END
     FROM partition
     WHERE isfinite(from_time) AND isfinite(to_time) AND rollup_engine.is_too_wide(to_time - from_time, keep)
     HAVING count(*) > 0
