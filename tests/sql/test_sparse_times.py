@@ -288,3 +288,15 @@ def test_partitions_that_a_plan_does_not_know_are_read_where_there_are_rows(
     assert row
     assert row[0] <= 2 * 60
     assert row[1] == 60
+
+
+def test_an_index_on_a_parent_is_none_of_what_inherits_from_it(db: psycopg.Connection) -> None:
+    """Rows are looked for one by one only where each look is an index's."""
+    db.execute("CREATE TABLE raw.i (ts timestamptz)")
+    db.execute("CREATE INDEX ON raw.i (ts)")
+    has_index = "SELECT rollup_engine.has_time_index('raw.i', 'ts')"
+    assert db.execute(has_index).fetchone() == (True,)
+    db.execute("CREATE TABLE raw.i_1 () INHERITS (raw.i)")
+    assert db.execute(has_index).fetchone() == (False,)
+    db.execute("CREATE INDEX ON raw.i_1 (ts)")
+    assert db.execute(has_index).fetchone() == (True,)

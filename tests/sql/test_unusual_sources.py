@@ -92,6 +92,30 @@ def test_promise_b_a_source_partitioned_by_an_expression(db: psycopg.Connection)
     )
 
 
+def test_promise_b_a_merge_moves_a_row_by_a_key_that_stays_equal(db: psycopg.Connection) -> None:
+    for statement in (
+        "CREATE TABLE raw.k (id int, ts timestamptz, v int, k numeric)"
+        " PARTITION BY LIST ((k::text))",
+        "CREATE TABLE raw.k_1 PARTITION OF raw.k FOR VALUES IN ('1.0')",
+        "CREATE TABLE raw.k_0 PARTITION OF raw.k DEFAULT",
+        "INSERT INTO raw.k SELECT i, '2026-01-01'::timestamptz + i * interval '3 hours', i, 1.0"
+        " FROM generate_series(1, 4) AS i",
+        "SELECT silver.create_rollup_table('raw.k', 'silver', 'k_1h', '1 hour',"
+        " time_column => 'ts', metrics => '{\"v\": [\"sum\"]}')",
+    ):
+        db.execute(statement.encode())
+    refresh_everything(db)
+    db.execute(
+        "MERGE INTO raw.k USING (VALUES (2)) AS x (i) ON id = i"
+        " WHEN MATCHED THEN UPDATE SET k = 1.00, v = v + 1000, ts = ts + interval '5 days'"
+    )
+    assert_equal_to_group_by(db, "k_1h")
+    refresh_everything(db)
+    assert_settled(db, "k_1h")
+    problems = "SELECT problem FROM silver.validate_rollup_config() WHERE problem IS NOT NULL"
+    assert db.execute(problems).fetchall() == []
+
+
 def test_promise_b_a_generated_time_column(db: psycopg.Connection) -> None:
     db.execute(
         """

@@ -10,14 +10,17 @@ CREATE OR REPLACE FUNCTION rollup_engine.move_condition(p_relation regclass) RET
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Columns of the key, inside its expressions as well, depend on the table itself. Of types that may
-    -- lack an equality, or have one that a restored dump does not find, the text is compared.
+    -- lack an equality, have one that a restored dump does not find, or call equal what an expression
+    -- tells apart (1.0 and 1.00), the text is compared.
     SELECT string_agg(format(
-        CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace AND t.typcategory IN ('B', 'D', 'N', 'S', 'T')
-        THEN 'old.%1$I IS DISTINCT FROM new.%1$I' ELSE 'old.%1$I::text IS DISTINCT FROM new.%1$I::text' END,
+        CASE WHEN a.atttypid IN (
+            'int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'oid'::regtype, 'bool'::regtype,
+            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
+        THEN 'old.%1$I IS DISTINCT FROM new.%1$I'
+        ELSE 'old.%1$I::text COLLATE "C" IS DISTINCT FROM new.%1$I::text COLLATE "C"' END,
         a.attname), ' OR ' ORDER BY a.attnum)
     FROM pg_depend AS d
     JOIN pg_attribute AS a ON a.attrelid = d.objid AND a.attnum = d.objsubid
-    JOIN pg_type AS t ON t.oid = a.atttypid
     WHERE d.classid = 'pg_class'::regclass AND d.objid = p_relation AND d.deptype = 'i'
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_relation AND d.refobjsubid = 0
 $$;
