@@ -176,9 +176,9 @@ def test_promise_c_an_unlogged_partition_is_told_before_a_crash_empties_it(
     partition = _partition(settled, "readings_1m")
     settled.execute(f"ALTER TABLE {partition} SET UNLOGGED".encode())
     assert _healths(settled) == {"invalid"}
-    settled.execute("SET session_replication_role = replica")  # as a crash does, past the guard
+    settled.execute("SET rollup_engine.refreshing = 'on'")  # as a crash does, past the guard
     settled.execute(f"DELETE FROM {partition}".encode())
-    settled.execute("RESET session_replication_role")
+    settled.execute("RESET rollup_engine.refreshing")
     row = settled.execute(
         "SELECT hint FROM silver.validate_rollup_config() WHERE NOT is_valid LIMIT 1"
     ).fetchone()
