@@ -22,6 +22,8 @@ def day(number: int) -> datetime:
 
 
 def add_days(db: psycopg.Connection[Any], parent: str, name: str, below: str = "") -> None:
+    # Autovacuum would hold a partition that is to go.
+    below = below or "WITH (autovacuum_enabled = off)"
     for number in DAYS:
         db.execute(
             f"CREATE TABLE raw.{name}_{number} PARTITION OF raw.{parent}"
