@@ -116,13 +116,21 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.told_by_source(p_source_id integer) RETURNS tstzmultirange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What lies before a window the source need not hold any more: the rollup's rows are all there is.
+    SELECT coalesce(rollup_engine.look_back_range(p_source_id, now()), rollup_engine.everything())
+$$;
+COMMENT ON FUNCTION rollup_engine.told_by_source(integer) IS 'The time that rollups may have to be computed anew for, when nobody knows what became of their rows.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.log_doubt(p_source_id integer, p_from timestamptz, p_to timestamptz) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- What lies before a window the source need not hold any more: the rollup's rows are all there is.
     SELECT rollup_engine.log_change(p_source_id, lower(r), upper(r))
-    FROM unnest(tstzmultirange(tstzrange(p_from, p_to)) * coalesce(rollup_engine.look_back_range(p_source_id, now()), rollup_engine.everything())) AS r
+    FROM unnest(tstzmultirange(tstzrange(p_from, p_to)) * rollup_engine.told_by_source(p_source_id)) AS r
 $$;
 COMMENT ON FUNCTION rollup_engine.log_doubt(integer, timestamptz, timestamptz) IS
 'Logs a range as changed of which nobody knows what became of it, as far as the source can say it anew.';

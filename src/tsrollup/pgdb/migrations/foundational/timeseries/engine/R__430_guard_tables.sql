@@ -109,8 +109,7 @@ AS $$
     -- Who reads it keeps what is sealed here: that could not be computed again.
     SELECT rollup_engine.mark_rollups(
         ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id)),
-        p_ranges * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL))
-            * coalesce(rollup_engine.look_back_range(p_rollup.source_id, now()), rollup_engine.everything()),
+        p_ranges * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) * rollup_engine.told_by_source(p_rollup.source_id),
         p_clip => true)
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_touched(silver.rollup_config, tstzmultirange) IS 'Has a rollup and all that read it computed anew where its rows were touched.';
