@@ -162,11 +162,11 @@ def compare_all(connection: psycopg.Connection[Row], stored: bool) -> None:
 
 
 BINDING: Binding = {
-    1: Live("ts", "timestamp with time zone"),
-    2: Live("device", "text"),
-    3: Live("v", "integer"),
+    Column(1, "ts"): Live("ts", "timestamp with time zone"),
+    Column(2, "device"): Live("device", "text"),
+    Column(3, "v"): Live("v", "integer"),
 }
-_COLUMNS = {live.name: Column(n, live.name) for n, live in BINDING.items()}
+_COLUMNS = {column.name: column for column in BINDING}
 
 
 def _spec(name: str) -> Spec:

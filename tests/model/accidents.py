@@ -6,7 +6,6 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import psycopg
@@ -130,16 +129,9 @@ def _moved(spec: Spec, old: Table, new: Table) -> Spec:
 
     def column(one: Column) -> Column:
         live = old.live.get(one.number)
-        number = numbers[live.name] if live else GONE + one.number % GONE
-        return replace(one, number=number)
+        return Column(numbers[live.name] if live else GONE + one.number % GONE, one.name)
 
-    return replace(
-        spec,
-        root=new.oid,
-        time=column(spec.time),
-        dimensions=tuple(column(d) for d in spec.dimensions),
-        metrics=tuple((column(c), a) for c, a in spec.metrics),
-    )
+    return spec.at(new.oid, column)
 
 
 def _dump_and_restore(world: World, source: str, copy: str, how: str) -> None:

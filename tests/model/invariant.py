@@ -58,7 +58,7 @@ class Invariant:
             ((since,),) = session.look(f"SELECT {EXACT_SINCE.format(id=number)}")
             if not self.world.late and spec.root in roots:
                 for relation, stored in self._relations(session, number, names):
-                    rows = self._differences(
+                    rows, query = self._differences(
                         session,
                         spec,
                         roots[spec.root],
@@ -68,9 +68,8 @@ class Invariant:
                     )
                     self.world.count("compared")
                     if rows and self._health(session)[names[0].split(".")[-1]] != "invalid":
-                        raise self._fault(
-                            session, number, "the table differs" if stored else "gold differs", rows
-                        )
+                        what = "the table differs" if stored else "gold differs"
+                        raise self._fault(session, number, what, rows, query)
             if session is self.world.observer:
                 self._check_sealed(session, number, names[0], since)
 
@@ -92,9 +91,11 @@ class Invariant:
 
     def _differences(
         self, session: Session, spec: Spec, root: Table, relation: str, stored: bool, since: str
-    ) -> list[Row]:
-        """By the columns as they were numbered, or, should one be gone, by their names."""
+    ) -> tuple[list[Row], str]:
+        """And the query that shows them. By the columns as they were numbered, or, should one be
+        gone, by their names."""
         found: list[Row] = []
+        query = ""
         noted = session.look(
             "SELECT column_name, current_name FROM rollup_engine.source_column AS c"
             " JOIN silver.rollup_config AS r USING (source_id) WHERE to_regclass(%s)"
@@ -108,11 +109,11 @@ class Invariant:
                     found = session.look(query.replace("%", "%%"), [])
             except psycopg.Error as error:
                 if error.sqlstate == "42P01" and session is not self.world.observer:
-                    return []  # dropped since this snapshot was taken
+                    return [], ""  # dropped since this snapshot was taken
                 found = [(f"ERROR {error.sqlstate}", str(error).splitlines()[0])]
             if not found:
-                return []
-        return found or [("no column of the source stands for what it was made of",)]
+                return [], ""
+        return found or [("no column of the source stands for what it was made of",)], query
 
     def _check_sealed(self, session: Session, number: int, table: str, since: str) -> None:
         seen = self.sealed.setdefault(number, Sealed())
@@ -159,14 +160,16 @@ class Invariant:
             self.world.count(f"health {health}")
         return {table.split(".")[-1].strip('"'): health for table, health in rows}
 
-    def _fault(self, session: Session, number: int, what: str, rows: list[Row]) -> FaultError:
+    def _fault(
+        self, session: Session, number: int, what: str, rows: list[Row], query: str = ""
+    ) -> FaultError:
         spec = self.world.specs[number]
         text = f"{spec.name}, read by session {session.name}"
         text += "".join(f"\n{tuple(map(str, row))}" for row in rows[:5])
         verdict = session.look(
             "SELECT problem, hint FROM silver.validate_rollup_config() WHERE NOT is_valid"
         )
-        return self.world.script.fault(what, f"{text}\nvalidate says {verdict or 'valid'}")
+        return self.world.script.fault(what, f"{text}\nvalidate says {verdict or 'valid'}", query)
 
 
 def _bindings(spec: Spec, root: Table, noted: dict[str, str]) -> list[Binding]:
@@ -174,12 +177,12 @@ def _bindings(spec: Spec, root: Table, noted: dict[str, str]) -> list[Binding]:
     other way round, should one have taken another's name. Or, as a later rename of such a one is
     followed too, by the names that the last run noted."""
     live = root.live
-    by_number = {c.number: live.get(c.number) or root.column(c.name) for c in spec.columns}
-    by_name = {c.number: root.column(c.name) or live.get(c.number) for c in spec.columns}
-    by_note = {c.number: root.column(noted.get(c.name, c.name)) for c in spec.columns}
+    by_number = {c: live.get(c.number) or root.column(c.name) for c in spec.columns}
+    by_name = {c: root.column(c.name) or live.get(c.number) for c in spec.columns}
+    by_note = {c: root.column(noted.get(c.name, c.name)) for c in spec.columns}
     found: list[Binding] = []
     for binding in (by_number, by_name, by_note):
-        known = {number: column for number, column in binding.items() if column}
+        known = {column: now for column, now in binding.items() if now}
         if len(known) == len(binding) and known not in found:
             found.append(known)
     return found

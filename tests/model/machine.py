@@ -132,8 +132,6 @@ class Story(RuleBasedStateMachine):
         one, with the script."""
         try:
             yield
-        except FaultError as fault:
-            self.fault = fault
         except BlockedError:
             self.world.count("blocked")
             for session in self.world.sessions.values():
@@ -141,4 +139,4 @@ class Story(RuleBasedStateMachine):
         except Exception as error:
             if type(error).__module__.startswith("hypothesis"):
                 raise
-            self.fault = self.world.script.fault(f"{type(error).__name__}", str(error))
+            self.fault = self.world.script.fault_of(error)

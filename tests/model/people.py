@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from model.rollups import ROLLUPS, create, create_child, engine, noticed, run
+from model.rollups import ROLLUPS, create, create_child, engine, ran, run
 from model.script import Session
 from model.world import Choices, Operation, World
 from model.writes import WRITES
@@ -49,18 +49,22 @@ def reader(world: World, choices: Choices) -> None:
     if session.in_transaction or not rollups:
         return
     table, view = choices.pick(list(rollups.values()))
-    text = f"SELECT count(*), sum(row_count) FROM {view}"
     health = world.observer.look(
         "SELECT health FROM silver.timeseries_operations_monitor WHERE target_table = %s", [table]
     )
     if health == [("invalid",)]:
         return
-    own = session.run(text)
-    session.become("tsrollup_reader")
-    read = session.run(text)
-    session.become("")
-    if own != read:
-        raise world.script.fault("a reader sees something else", f"{own}, {read}")
+    read_by_both(world, session, f"SELECT count(*), sum(row_count) FROM {view}")
+
+
+def read_by_both(world: World, session: Session, text: str) -> None:
+    with world.script.one_event("read_by_both", session.name, text):
+        own = session.run(text)
+        session.become("tsrollup_reader")
+        read = session.run(text)
+        session.become("")
+        if own != read:
+            raise world.script.fault("a reader sees something else", f"{own}, {read}")
 
 
 def follow_hints(world: World, choices: Choices) -> None:
@@ -81,8 +85,7 @@ def renew(world: World, choices: Choices) -> None:
         if any("row level security" in problem for _, problem in rows):
             session.run(f"ALTER TABLE {table.name} DISABLE ROW LEVEL SECURITY", ("42",))
         if table.unlogged:
-            session.run(f"ALTER TABLE {table.name} SET LOGGED", ("42", "55"))
-            world.catalogue_changed()
+            world.changed(session, f"ALTER TABLE {table.name} SET LOGGED", ("42", "55"))
     for target in sorted({row[0] for row in rows}, reverse=True):
         engine(world, session, f"SELECT silver.drop_rollup('{target}')")
     create(world, choices)
@@ -102,8 +105,7 @@ def _follow(world: World, session: Session) -> None:
         session.run(f"SELECT silver.resume_rollup('{table}')", ("TR",))
     tried: Counter[tuple[str, str]] = Counter()
     for _ in range(12):
-        engine(world, session, "SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
-        noticed(world, session)
+        ran(world, session, "SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
         calls = _calls(world)
         if not calls:
             return
@@ -112,8 +114,7 @@ def _follow(world: World, session: Session) -> None:
         tried[problem, call] += 1
         if tried[problem, call] > 2:
             raise world.script.fault("a hint does not help", f"{problem}\n{call}")
-        session.run(call, ("TR",))
-        world.catalogue_changed(late=True)
+        world.changed(session, call, ("TR",), late=True)
     raise world.script.fault("hints without end", str(tried))
 
 

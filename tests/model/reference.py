@@ -4,7 +4,8 @@ Nothing here uses the SQL or the arithmetic of the engine. A rollup is what it w
 (`Spec`); its columns are known by number, so that a rename is followed.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 FLOATS = {"real", "double precision"}
 NUMBERS = {"smallint", "integer", "bigint", "numeric"} | FLOATS
@@ -61,12 +62,22 @@ class Spec:
     width: Width
     dimensions: tuple[Column, ...]
     metrics: tuple[tuple[Column, str], ...]
-    parent: int | None = None
+    parent: str | None = None  # its name
     since: str = "-infinity"  # what is older is not compared
 
     @property
     def columns(self) -> set[Column]:
         return {self.time, *self.dimensions, *(c for c, _ in self.metrics)}
+
+    def at(self, root: int, moved: Callable[[Column], Column]) -> "Spec":
+        """The same of another table, whose columns have other numbers."""
+        return replace(
+            self,
+            root=root,
+            time=moved(self.time),
+            dimensions=tuple(map(moved, self.dimensions)),
+            metrics=tuple((moved(c), a) for c, a in self.metrics),
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class Live:
         return '"' + self.name.replace('"', '""') + '"'
 
 
-Binding = dict[int, Live]
+Binding = dict[Column, Live]
 
 
 def difference_query(
@@ -92,7 +103,7 @@ def difference_query(
     wrong = ["e.n IS DISTINCT FROM g.n", "g.copies <> 1"]
     shown = ["e.n AS raw_rows", "g.n AS rollup_rows"]
     for i, (column, aggregate) in _metrics(spec, stored):
-        wrong.append(f"NOT coalesce({_same(i, binding[column.number], aggregate)}, false)")
+        wrong.append(f"NOT coalesce({_same(i, binding[column], aggregate)}, false)")
         shown.append(f"e.m{i} AS raw_{column.name}_{aggregate}, g.m{i} AS rollup_m{i}")
     return f"""
 WITH expected AS MATERIALIZED ({expected_query(spec, binding, root, stored)}),
@@ -104,16 +115,16 @@ ORDER BY 1 LIMIT 5"""
 
 
 def expected_query(spec: Spec, binding: Binding, root: str, stored: bool = False) -> str:
-    time = _utc(binding[spec.time.number])
+    time = _utc(binding[spec.time])
     dimensions = [f"d{i}" for i in range(len(spec.dimensions))]
     inner = [f"{spec.width.bucket(time)} AS b", f"{time} AS t"]
-    inner += [f"{_key(binding[c.number])} AS d{i}" for i, c in enumerate(spec.dimensions)]
-    inner += [f"{binding[c.number].ident} AS c{i}" for i, (c, _) in _metrics(spec, stored)]
+    inner += [f"{_key(binding[c])} AS d{i}" for i, c in enumerate(spec.dimensions)]
+    inner += [f"{binding[c].ident} AS c{i}" for i, (c, _) in _metrics(spec, stored)]
     keys = ", ".join(["b", *dimensions])
     outer = [keys, "count(*)::numeric AS n"]
     for i, (column, aggregate) in _metrics(spec, stored):
-        outer.append(f"{_aggregate(i, binding[column.number], aggregate)} AS m{i}")
-        outer.append(f"{_scale(i, binding[column.number], aggregate)} AS a{i}")
+        outer.append(f"{_aggregate(i, binding[column], aggregate)} AS m{i}")
+        outer.append(f"{_scale(i, binding[column], aggregate)} AS a{i}")
     return f"""
     SELECT {", ".join(outer)} FROM (
         SELECT *, min(t) OVER w AS first_time, max(t) OVER w AS last_time FROM (
@@ -126,13 +137,12 @@ def expected_query(spec: Spec, binding: Binding, root: str, stored: bool = False
 def _got_query(spec: Spec, binding: Binding, relation: str, stored: bool) -> str:
     columns = ["bucket AS b"]
     columns += [
-        f"{_key(Live(c.name, binding[c.number].type))} AS d{i}"
-        for i, c in enumerate(spec.dimensions)
+        f"{_key(Live(c.name, binding[c].type))} AS d{i}" for i, c in enumerate(spec.dimensions)
     ]
     columns.append("row_count::numeric AS n")
     for i, (column, aggregate) in _metrics(spec, stored):
         value = Live(f"{column.name}_{aggregate}", "").ident
-        columns.append(f"{_comparable(value, binding[column.number], aggregate)} AS m{i}")
+        columns.append(f"{_comparable(value, binding[column], aggregate)} AS m{i}")
     keys = ", ".join(str(n + 1) for n in range(1 + len(spec.dimensions)))
     return (
         f"SELECT *, count(*) OVER (PARTITION BY {_names(spec)}) AS copies"

@@ -2,16 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from model.accidents import killed, restored
 from model.databases import Databases
 from model.invariant import Invariant
-from model.people import followed
-from model.reference import Spec
-from model.rollups import engine, noticed
+from model.people import followed, read_by_both
+from model.rollups import created, engine, metric_added, ran
 from model.script import BlockedError, Event, FaultError, Script, Session
 from model.transactions import end_one, prepare
 from model.world import World
@@ -62,10 +62,7 @@ class Stage:
             session.run(f"SELECT silver.resume_rollup('{table}')", ("TR",))
             session.run(f"SELECT silver.reset_rollup_retry('{table}')", ("TR",))
         for _ in range(30):
-            rows = engine(
-                world, session, "SELECT * FROM silver.perform_rollup(as_of => 'infinity')"
-            )
-            noticed(world, session)
+            rows = ran(world, session, "SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
             if not any(row[5] for row in rows or []):
                 break
         self.invariant.settled()
@@ -73,102 +70,112 @@ class Stage:
     def again(self, event: Event) -> None:
         """Does an event of another telling."""
         do, *arguments = event
-        world = self.world
-        if do == "catalogue_changed":
-            world.catalogue_changed(*arguments)
-        elif do == "restored":
-            restored(world, *arguments)
-        elif do != "nothing":
+        if do == "restored":
+            restored(self.world, *arguments)
+        else:
             name, *arguments = arguments
-            self._again_in(world.sessions[name], do, arguments)
+            self._again_in(self.world.sessions[name], do, arguments)
 
     def _again_in(self, session: Session, do: str, arguments: list[Any]) -> None:
-        world = self.world
         actions: dict[str, Callable[..., Any]] = {
             "run": session.run,
             "copy": session.copy,
             "begin": session.begin,
             "end": session.end,
-            "engine": lambda text: engine(world, session, text),
-            "noticed": lambda: noticed(world, session),
-            "add_root": lambda name: world.add_root(session, name),
-            "prepare": lambda name: prepare(world, session, name),
-            "end_one": lambda how: end_one(world, session, how),
             "become": session.become,
             "reconnect": session.open_again,
-            "killed": lambda *how: killed(world, session, *how),
-            "followed": lambda: followed(world, session),
-            "register": lambda spec: self._register(session, spec),
+        }
+        of_world: dict[str, Callable[..., Any]] = {
+            "add_root": World.add_root,
+            "changed": World.changed,
+            "created": created,
+            "end_one": end_one,
+            "engine": engine,
+            "followed": followed,
+            "killed": killed,
+            "metric_added": metric_added,
+            "prepare": prepare,
+            "ran": ran,
+            "read_by_both": read_by_both,
         }
         if do == "begin" and session.in_transaction:
             return
         if do == "end" and not session.in_transaction:
             return
-        actions[do](*arguments)
-
-    def _register(self, session: Session, spec: Spec) -> None:
-        ((table, root, columns),) = session.look(
-            "SELECT to_regclass('silver.' || %s)::oid::bigint, to_regclass(%s)::oid::bigint,"
-            " ARRAY(SELECT attname::text FROM pg_attribute"
-            " WHERE attrelid = to_regclass('gold.' || %s))",
-            [spec.name, spec.root_name, spec.name],
-        )
-        if table and root:
-            there = tuple((c, a) for c, a in spec.metrics if f"{c.name}_{a}" in columns)
-            self.world.register(session, table, replace(spec, root=root, metrics=there))
+        if do in actions:
+            actions[do](*arguments)
+        else:
+            of_world[do](self.world, session, *arguments)
 
 
 @dataclass
 class Reducer:
-    """Leaves out events as long as the same kind of fault remains."""
+    """Leaves out events as long as the same kind of fault remains. The whole story is kept."""
 
     databases: Databases
     server: PostgresServer
     alone: bool
     seconds: float
+    folder: Path
     # Hypothesis tells the failing story once more, to be sure.
     known: dict[str, FaultError] = field(default_factory=dict)
 
     def reduce(self, events: list[Event], fault: FaultError, settled: bool) -> FaultError:
         key = str(fault)
         if key not in self.known:
-            self.known[key] = self._shortest(events, fault, settled)
+            place = self.folder / f"{len(self.known) + 1}"
+            whole = place.with_suffix(".whole.sql")
+            whole.write_text(key)
+            events, every = self._shortest(events, fault.kind, settled)
+            # What is told is what fails by itself, in a database that nobody has seen before.
+            short = self.tell(events, fault.kind, settled, every) if events else None
+            remark = f"-- The whole story: {whole}\n"
+            if short is None:
+                remark = f"-- Told again, this did not come again.\n{remark}"
+            self.known[key] = FaultError(f"{short or fault}{remark}", fault.kind)
+            place.with_suffix(".sql").write_text(str(self.known[key]))
         return self.known[key]
 
-    def _shortest(self, events: list[Event], fault: FaultError, settled: bool) -> FaultError:
+    def _shortest(self, events: list[Event], kind: str, settled: bool) -> tuple[list[Event], bool]:
+        """And whether its checks have to be made after every event; no events if it never failed
+        again."""
         until = monotonic() + self.seconds
-        best = self._tell(events, fault.kind, settled)
-        if best is None:
-            return fault  # it was a matter of what the checks in between saw
+        every = self.tell(events, kind, settled, False) is None
+        if every and self.tell(events, kind, settled, True) is None:
+            return [], every
         size = max(1, len(events) // 2)
         while monotonic() < until:
             n = 0
             shorter = False
             while n < len(events) and monotonic() < until:
                 fewer = events[:n] + events[n + size :]
-                found = self._tell(fewer, fault.kind, settled)
-                if found is None:
+                if self.tell(fewer, kind, settled, every) is None:
                     n += size
                 else:
-                    best, events, shorter = found, fewer, True
+                    events, shorter = fewer, True
             if size == 1 and not shorter:
                 break
             size = max(1, size // 2)
-        return best
+        return events, every
 
-    def _tell(self, events: list[Event], kind: str, settled: bool) -> FaultError | None:
+    def tell(self, events: list[Event], kind: str, settled: bool, every: bool) -> FaultError | None:
         with self.stage() as stage:
+            another = False
             try:
-                for event in events:
+                for n, event in enumerate(events, 1):
+                    # An event that goes wrong ends its story: before its end it is another one.
+                    another = n < len(events)
                     with suppress(BlockedError):
                         stage.again(event)
+                    another = False
+                    if every:
+                        stage.invariant.check()
                 stage.invariant.check()
                 if settled:
                     stage.settle()
-            except FaultError as fault:
-                return fault if fault.kind == kind else None
-            except Exception:
-                return None  # what the rest needs was left out
+            except Exception as error:
+                fault = stage.world.script.fault_of(error)
+                return fault if fault.kind == kind and not another else None
         return None
 
     @contextmanager

@@ -92,7 +92,7 @@ def create_child(world: World, choices: Choices) -> None:
             choices.pick(WIDTHS),
             tuple(choices.some(parent.dimensions)),
             tuple((named[c], a) for c, names in metrics.items() for a in names),
-            number,
+            parent.name,
             parent.since,
         ),
     )
@@ -118,16 +118,22 @@ def add_metric(world: World, choices: Choices) -> None:
     if any(c.name == column and c != columns[column] for c in spec.columns):
         return
     metrics = json.dumps({column: names})
-    added = tuple((columns[column], a) for a in names)
-    done = engine(
-        world,
-        session,
-        f"SELECT silver.add_rollup_metric('{rollups[number][0]}', '{metrics}'),"
-        f" '{rollups[number][0]}'::regclass::oid::bigint",
-    )
-    if done:
-        more = tuple(m for m in added if m not in spec.metrics)
-        world.register(session, done[0][1], replace(spec, metrics=spec.metrics + more))
+    text = f"SELECT silver.add_rollup_metric('{rollups[number][0]}', '{metrics}')"
+    metric_added(world, session, text, spec.name, column, names)
+
+
+def metric_added(
+    world: World, session: Session, text: str, name: str, column: str, aggregates: Sequence[str]
+) -> None:
+    with world.script.one_event("metric_added", session.name, text, name, column, aggregates):
+        spec = world.spec_named(name)
+        if engine(world, session, text) is None or spec is None:
+            return
+        root = next(t for t in world.root_tables(session) if t.oid == spec.root)
+        one = next(Column(n, c.name) for n, c in root.columns if c.name == column)
+        more = tuple((one, a) for a in aggregates if (one, a) not in spec.metrics)
+        number = next(n for n, s in world.specs.items() if s is spec)
+        world.specs[number] = replace(spec, metrics=spec.metrics + more)
         world.catalogue_changed()
 
 
@@ -174,17 +180,18 @@ def perform(world: World, choices: Choices) -> None:
     rollups = world.rollups(session)
     if rollups and choices.chance(30):
         given.append(f"target => '{choices.pick(list(rollups.values()))[0]}'")
-    done = engine(world, session, f"SELECT * FROM silver.perform_rollup({', '.join(given)})")
-    if done is not None and "target" not in str(given):
-        noticed(world, session)
+    text = f"SELECT * FROM silver.perform_rollup({', '.join(given)})"
+    if "target =>" in text:
+        engine(world, session, text)
+    else:
+        ran(world, session, text)
 
 
 def run(world: World, choices: Choices) -> None:
     session = world.session(choices)
     as_of = choices.pick(AS_OF)
     argument = f"as_of => {as_of}" if as_of else ""
-    if engine(world, session, f"CALL silver.run_rollups({argument})") is not None:
-        noticed(world, session)
+    ran(world, session, f"CALL silver.run_rollups({argument})")
 
 
 def retry(world: World, choices: Choices) -> None:
@@ -237,12 +244,15 @@ def optimize(world: World, choices: Choices) -> None:
     )
 
 
-def noticed(world: World, session: Session) -> None:
-    """A run has looked at every source; nothing that anybody did before it is unseen."""
-    world.script.event("noticed", session.name)
-    # Only the owner of a source may put right what its DDL asks for.
-    if not session.role and world.others_idle(session) and not session.in_transaction:
-        world.late = False
+def ran(world: World, session: Session, text: str) -> list[Row] | None:
+    """A run looks at every source; nothing that anybody did before it is unseen after it."""
+    with world.script.one_event("ran", session.name, text):
+        rows = engine(world, session, text)
+        # Only the owner of a source may put right what its DDL asks for.
+        alone = world.others_idle(session) and not session.in_transaction
+        if rows is not None and not session.role and alone:
+            world.late = False
+        return rows
 
 
 def raw_rows(world: World, session: Session) -> dict[Any, int]:
@@ -316,11 +326,22 @@ def _create(
         arguments.append(f"settle_delay => '{choices.pick(['0', '3 hours', '400 days'])}'")
     if choices.chance(20):
         arguments.append(f"processing_window => '{choices.pick(WINDOWS)}'")
-    done = engine(
-        world, session, f"SELECT silver.create_rollup_table({', '.join(arguments)})::oid::bigint"
-    )
-    if done:
-        world.register(session, done[0][0], spec)
+    text = f"SELECT silver.create_rollup_table({', '.join(arguments)})::oid::bigint"
+    created(world, session, text, spec)
+
+
+def created(world: World, session: Session, text: str, spec: Spec) -> None:
+    """Remembers it with the table that has that name now, and the columns that have those."""
+    with world.script.one_event("created", session.name, text, spec):
+        done = engine(world, session, text)
+        parent = world.spec_named(spec.parent)
+        root = next((t for t in world.tables(session) if t.name == spec.root_name), None)
+        if done and parent:
+            known = {c.name: c for c in parent.columns}
+            world.register(session, done[0][0], spec.at(parent.root, lambda c: known[c.name]))
+        elif done and root and not spec.parent:
+            columns = {c.name: Column(n, c.name) for n, c in root.columns}
+            world.register(session, done[0][0], spec.at(root.oid, lambda c: columns[c.name]))
 
 
 def _metrics(root: Table, dimensions: Sequence[str], choices: Choices) -> dict[str, list[str]]:

@@ -1,5 +1,6 @@
 """Sessions that keep what they ran as a script for psql, so that a failure can be pasted."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,8 @@ class BlockedError(Exception):
     """Nothing to do it to: no such thing, or another session's transaction has it locked."""
 
 
-# What was done, to be done again: a function of `replay.ACTIONS`, and what it was given.
+# What was done, to be done again: a name that `Stage.again` knows, and what it was given. All that
+# the model concludes from it belongs to it, so that leaving it out leaves that out as well.
 Event = tuple[Any, ...]
 
 
@@ -49,6 +51,11 @@ class Script:
     def one_event(self, *event: Any) -> Iterator[None]:
         """What happens inside is one thing to do again."""
         self.event(*event)
+        with self.no_event():
+            yield
+
+    @contextmanager
+    def no_event(self) -> Iterator[None]:
         before, self.silent = self.silent, True
         try:
             yield
@@ -65,9 +72,16 @@ class Script:
         if self.lines:
             self.lines[-1] += "".join(f"\n--   {line}" for line in text.splitlines()[:4])
 
-    def fault(self, kind: str, what: str = "") -> FaultError:
+    def fault_of(self, error: Exception) -> FaultError:
+        if isinstance(error, FaultError):
+            return error
+        return self.fault(type(error).__name__, str(error))
+
+    def fault(self, kind: str, what: str = "", query: str = "") -> FaultError:
+        """The query shows it, in the same database."""
         comment = f"FAULT: {kind}: {what}".replace("\n", "\n--   ")
-        return FaultError("\n".join(["", *self.lines, f"-- {comment}", ""]), kind)
+        shown = [query.strip() + ";"] if query else []
+        return FaultError("\n".join(["", *self.lines, f"-- {comment}", *shown, ""]), kind)
 
 
 class Session:
@@ -177,12 +191,15 @@ class Session:
         if self.connection.closed:
             raise self.script.fault("the connection broke", text) from None
         if self.in_transaction:
-            with self.script.one_event("nothing"):
+            with self.script.no_event():  # it comes of itself again
                 self.end("ROLLBACK TO SAVEPOINT s" if self.savepoint else "ROLLBACK")
         if self.role and "row-level security" in text:
             return
         if not any(state.startswith(x) for x in ("55P03", "40001", "25P02", *expected)):
-            raise self.script.fault(f"an error that nobody should see, {state}", text) from None
+            # Numbers are those of objects, mostly.
+            first = re.sub(r"\d+", "0", text.split("\n")[0])
+            kind = f"an error that nobody should see, {state} {first}"
+            raise self.script.fault(kind, text) from None
 
     def _in_no_transaction(self) -> None:
         self.savepoint = False

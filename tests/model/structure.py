@@ -133,8 +133,8 @@ def detach(world: World, choices: Choices) -> None:
         _alter(world, session, parent, f"DETACH PARTITION {table.name}")
     elif fate == "detach":
         _alter(world, session, parent, "NO INHERIT", table=table.name, suffix=f" {parent.name}")
-    elif session.run(f"DROP TABLE {table.name}", REFUSED) is not None:
-        world.catalogue_changed(late=True)
+    else:
+        world.changed(session, f"DROP TABLE {table.name}", REFUSED, late=True)
 
 
 def split(world: World, choices: Choices) -> None:
@@ -162,10 +162,9 @@ def split(world: World, choices: Choices) -> None:
         f"INSERT INTO {root.name} SELECT * FROM {old}",
         f"DROP TABLE {old}",
     ):
-        if session.run(statement, REFUSED) is None:
+        if not world.changed(session, statement, REFUSED, late=True):
             return
     session.end("COMMIT")
-    world.catalogue_changed(late=True)
 
 
 def persistence(world: World, choices: Choices) -> None:
@@ -173,16 +172,11 @@ def persistence(world: World, choices: Choices) -> None:
     plain = [t for t in world.tables(session) if t.kind == "r"]
     if plain:
         table = choices.pick(plain)
-        if (
-            session.run(
-                f"ALTER TABLE {table.name} SET {'LOGGED' if table.unlogged else 'UNLOGGED'}",
-                REFUSED,
-            )
-            is not None
-        ):
-            world.catalogue_changed()
-            if not table.unlogged and world.alone and world.all_idle() and choices.chance(30):
-                killed(world, session, "SELECT 1", 0, "crash")
+        to = "LOGGED" if table.unlogged else "UNLOGGED"
+        done = world.changed(session, f"ALTER TABLE {table.name} SET {to}", REFUSED)
+        alone = world.alone and world.all_idle()
+        if done and not table.unlogged and alone and choices.chance(30):
+            killed(world, session, "SELECT 1", 0, "crash")
 
 
 def row_security(world: World, choices: Choices) -> None:
@@ -198,20 +192,19 @@ def triggers_off(world: World, choices: Choices) -> None:
     table = choices.pick(world.tables(session))
     if session.in_transaction:
         return
-    world.catalogue_changed(late=True)
-    if session.run(f"ALTER TABLE {table.name} DISABLE TRIGGER USER", REFUSED) is None:
+    off, on = (f"ALTER TABLE {table.name} {x} TRIGGER USER" for x in ("DISABLE", "ENABLE"))
+    if not world.changed(session, off, REFUSED, late=True):
         return
     session.run(some_change(table, choices), REFUSED)
     if choices.chance(30):
-        session.run(f"ALTER TABLE {table.name} ENABLE TRIGGER USER", REFUSED)
+        world.changed(session, on, REFUSED, late=True)
 
 
 def rewrite(world: World, choices: Choices) -> None:
     session = world.session(choices)
     table = choices.pick(world.tables(session))
     command = choices.pick(["VACUUM FULL {}", "VACUUM {}", "ANALYZE {}", "REINDEX TABLE {}"])
-    session.run(command.format(table.name), (*REFUSED, "25001"))
-    world.catalogue_changed()
+    world.changed(session, command.format(table.name), (*REFUSED, "25001"))
 
 
 def rename_table(world: World, choices: Choices) -> None:
@@ -253,10 +246,8 @@ def _alter(
     table: str = "",
     suffix: str = "",
 ) -> None:
-    done = session.run(f"ALTER TABLE {table or target.name} {action}{suffix}", REFUSED)
-    if done is None:
-        return
-    world.catalogue_changed(late)
+    text = f"ALTER TABLE {table or target.name} {action}{suffix}"
+    world.changed(session, text, REFUSED, late)
 
 
 def _bound(world: World, day: str) -> str:

@@ -2,8 +2,8 @@
 
 A fixed seed, so that nobody's change fails for what another one did; `make model MINUTES=n` goes
 on from a fresh one as well, which is printed: set TSROLLUP_MODEL_SEED to it to see the same again.
-A failure is a script for psql. With TSROLLUP_MODEL_SCRIPTS=folder the first one ends nothing: each
-becomes a file there.
+A failure is a script for psql, shortened, that names the file of the whole story. With
+TSROLLUP_MODEL_SCRIPTS=folder the first one ends nothing: all are kept there.
 """
 
 import os
@@ -39,7 +39,7 @@ SEEDS = {"fixed": FIXED, "fresh": FRESH} if MINUTES else {"fixed": FIXED}
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("first_seed", SEEDS.values(), ids=SEEDS.keys())
 def test_promise_a_b_c_h_model(
-    server: PostgresServer, databases: Databases, first_seed: int
+    server: PostgresServer, databases: Databases, tmp_path: Path, first_seed: int
 ) -> None:
     totals: Counter[str] = Counter()
     faults: list[str] = []
@@ -48,10 +48,8 @@ def test_promise_a_b_c_h_model(
         if not SCRIPTS:
             raise fault
         faults.append(fault.kind)
-        name = f"{server.name}-{first_seed}-{len(faults)}.sql"
-        (Path(SCRIPTS) / name).write_text(str(fault))
 
-    story = _story(server, databases, totals)
+    story = _story(server, databases, totals, _folder(tmp_path, server, first_seed))
     story.found = staticmethod(found)
     until = time.monotonic() + SECONDS / 2
     number = first_seed
@@ -91,10 +89,18 @@ def databases(server: PostgresServer, template: str) -> Iterator[Databases]:
     made.close()
 
 
-def _story(server: PostgresServer, databases: Databases, counts: Counter[str]) -> type[Story]:
+def _folder(tmp_path: Path, server: PostgresServer, first_seed: int) -> Path:
+    folder = Path(SCRIPTS or tmp_path) / f"{server.name}-{first_seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _story(
+    server: PostgresServer, databases: Databases, counts: Counter[str], folder: Path
+) -> type[Story]:
     class Here(Story):
         totals = counts
         operations = chosen_operations()
-        reducer = Reducer(databases, server, MINUTES > 0, SHRINKING_SECONDS)
+        reducer = Reducer(databases, server, MINUTES > 0, SHRINKING_SECONDS, folder)
 
     return Here

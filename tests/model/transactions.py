@@ -54,8 +54,7 @@ def end(world: World, choices: Choices) -> None:
         return
     how = choices.pick(["COMMIT", "COMMIT", "ROLLBACK", "PREPARE"])
     if how == "PREPARE":
-        name = world.new_name(f"model_{session.connection.info.dbname}_")
-        prepare(world, session, name)
+        prepare(world, session)
     else:
         session.end(how, ENDED)
 
@@ -75,8 +74,10 @@ def end_prepared(world: World, choices: Choices) -> None:
         end_one(world, session, choices.pick(["COMMIT", "ROLLBACK"]))
 
 
-def prepare(world: World, session: Session, name: str) -> None:
-    with world.script.one_event("prepare", session.name, name):
+def prepare(world: World, session: Session) -> None:
+    with world.script.one_event("prepare", session.name):
+        # The server knows these names, whatever the database.
+        name = world.new_name(f"model_{session.connection.info.dbname}_")
         if session.end(f"PREPARE TRANSACTION '{name}'", (*ENDED, "0A000")):
             world.prepared.append(name)
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from model.reference import Binding, Live, Spec
+from model.reference import Live, Spec
 from model.script import BlockedError, Script, Session
 from servers import PostgresServer
 
@@ -109,7 +109,7 @@ class Table:
     columns: tuple[tuple[int, Live], ...]
 
     @property
-    def live(self) -> Binding:
+    def live(self) -> dict[int, Live]:
         return dict(self.columns)
 
     def column(self, name: str) -> Live | None:
@@ -141,11 +141,13 @@ class World:
 
     def register(self, session: Session, table: int, spec: Spec) -> None:
         """Remembers what a rollup, known by the oid of its table, was created as."""
-        self.script.event("register", session.name, spec)
         ((number,),) = session.look(
             "SELECT id FROM silver.rollup_config WHERE target_table = %s::bigint::oid", [table]
         )
         self.specs[number] = spec
+
+    def spec_named(self, name: str | None) -> Spec | None:
+        return next((s for s in self.specs.values() if s.name == name), None)
 
     def count(self, what: str) -> None:
         self.counts[what] = self.counts.get(what, 0) + 1
@@ -172,10 +174,19 @@ class World:
             s.in_transaction for s in self.sessions.values() if s is not session
         )
 
+    def changed(
+        self, session: Session, text: str, expected: Sequence[str] = (), late: bool = False
+    ) -> bool:
+        """DDL, and what it means for those who look; whether it was done."""
+        with self.script.one_event("changed", session.name, text, tuple(expected), late):
+            done = session.run(text, expected) is not None
+            if done:
+                self.catalogue_changed(late)
+            return done
+
     def catalogue_changed(self, late: bool = False) -> None:
         """Snapshots that are open see the new catalogue with old data: no comparison in them.
         Late is what fires no trigger: the next run sees it, and until then nothing is compared."""
-        self.script.event("catalogue_changed", late)
         self.late = self.late or late
         for session in self.sessions.values():
             if session.isolation != "READ COMMITTED":

@@ -185,8 +185,7 @@ def copy(world: World, choices: Choices) -> None:
 def truncate(world: World, choices: Choices) -> None:
     session = world.session(choices)
     table = choices.pick([*reversed(world.tables(session))])
-    if session.run(f"TRUNCATE {table.name}", ("0A000", "55006")) is not None:
-        world.catalogue_changed()
+    world.changed(session, f"TRUNCATE {table.name}", ("0A000", "55006"))
 
 
 def cascade(world: World, choices: Choices) -> None:
