@@ -148,6 +148,18 @@ def test_promise_b_a_window_ends_nowhere(windowed: psycopg.Connection) -> None:
     assert_equal_to_group_by(windowed, "w_1h", "w_1d")
 
 
+def test_promise_b_the_calendar_ends_inside_the_last_bucket(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.w (ts timestamptz, v integer);"
+        "INSERT INTO raw.w VALUES (now(), 1), ('9999-12-20', 2), ('9999-12-31 23:59:59+00', 3);"
+        "SELECT silver.create_rollup_table('raw.w', 'silver', 'w', '30 days',"
+        " change_tracking => 'window', look_back_window => '100 years')"
+    )
+    assert_equal_to_group_by(db, "w")
+    db.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert_equal_to_group_by(db, "w")
+
+
 @pytest.mark.parametrize(
     "done",
     [

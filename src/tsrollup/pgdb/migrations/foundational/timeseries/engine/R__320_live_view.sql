@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.window_tail(p_width interval) RETURNS t
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_width, now()), '10000-01-01 00:00:00+00'))
+    SELECT tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_width, now()), 'infinity'))
 $$;
 COMMENT ON FUNCTION rollup_engine.window_tail(interval) IS 'The buckets ahead of now, where window tracking may find rows at any time.';
 
