@@ -56,7 +56,7 @@ class Invariant:
         for number, names in self.world.rollups(session).items():
             spec = self.world.specs[number]
             ((since,),) = session.look(f"SELECT {EXACT_SINCE.format(id=number)}")
-            if not self.world.late and spec.root in roots:
+            if spec.root in roots:
                 for relation, stored in self._relations(session, number, names):
                     rows, query = self._differences(
                         session,

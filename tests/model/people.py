@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 
-from model.rollups import ROLLUPS, create, create_child, engine, ran, run
+from model.rollups import ROLLUPS, create, create_child, engine, run
 from model.script import Session
 from model.world import Choices, Operation, World
 from model.writes import WRITES
@@ -105,7 +105,7 @@ def _follow(world: World, session: Session) -> None:
         session.run(f"SELECT silver.resume_rollup('{table}')", ("TR",))
     tried: Counter[tuple[str, str]] = Counter()
     for _ in range(12):
-        ran(world, session, "SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
+        engine(world, session, "SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
         calls = _calls(world)
         if not calls:
             return
@@ -114,7 +114,7 @@ def _follow(world: World, session: Session) -> None:
         tried[problem, call] += 1
         if tried[problem, call] > 2:
             raise world.script.fault("a hint does not help", f"{problem}\n{call}")
-        world.changed(session, call, ("TR",), late=True)
+        world.changed(session, call, ("TR",))
     raise world.script.fault("hints without end", str(tried))
 
 

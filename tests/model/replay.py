@@ -11,7 +11,7 @@ from model.accidents import killed, restored
 from model.databases import Databases
 from model.invariant import Invariant
 from model.people import followed, read_by_both
-from model.rollups import created, engine, metric_added, ran
+from model.rollups import created, engine, metric_added
 from model.script import BlockedError, Event, FaultError, Script, Session
 from model.transactions import end_one, prepare
 from model.world import World
@@ -62,7 +62,9 @@ class Stage:
             session.run(f"SELECT silver.resume_rollup('{table}')", ("TR",))
             session.run(f"SELECT silver.reset_rollup_retry('{table}')", ("TR",))
         for _ in range(30):
-            rows = ran(world, session, "SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
+            rows = engine(
+                world, session, "SELECT * FROM silver.perform_rollup(as_of => 'infinity')"
+            )
             if not any(row[5] for row in rows or []):
                 break
         self.invariant.settled()
@@ -95,7 +97,6 @@ class Stage:
             "killed": killed,
             "metric_added": metric_added,
             "prepare": prepare,
-            "ran": ran,
             "read_by_both": read_by_both,
         }
         if do == "begin" and session.in_transaction:

@@ -180,18 +180,14 @@ def perform(world: World, choices: Choices) -> None:
     rollups = world.rollups(session)
     if rollups and choices.chance(30):
         given.append(f"target => '{choices.pick(list(rollups.values()))[0]}'")
-    text = f"SELECT * FROM silver.perform_rollup({', '.join(given)})"
-    if "target =>" in text:
-        engine(world, session, text)
-    else:
-        ran(world, session, text)
+    engine(world, session, f"SELECT * FROM silver.perform_rollup({', '.join(given)})")
 
 
 def run(world: World, choices: Choices) -> None:
     session = world.session(choices)
     as_of = choices.pick(AS_OF)
     argument = f"as_of => {as_of}" if as_of else ""
-    ran(world, session, f"CALL silver.run_rollups({argument})")
+    engine(world, session, f"CALL silver.run_rollups({argument})")
 
 
 def retry(world: World, choices: Choices) -> None:
@@ -242,17 +238,6 @@ def optimize(world: World, choices: Choices) -> None:
         choices,
         f"SELECT silver.optimize_chunk_interval({{}}, {choices.pick([2**20, 2**28])})",
     )
-
-
-def ran(world: World, session: Session, text: str) -> list[Row] | None:
-    """A run looks at every source; nothing that anybody did before it is unseen after it."""
-    with world.script.one_event("ran", session.name, text):
-        rows = engine(world, session, text)
-        # Only the owner of a source may put right what its DDL asks for.
-        alone = world.others_idle(session) and not session.in_transaction
-        if rows is not None and not session.role and alone:
-            world.late = False
-        return rows
 
 
 def raw_rows(world: World, session: Session) -> dict[Any, int]:

@@ -1,4 +1,4 @@
-"""DDL on the sources. What fires no trigger is for the next run to notice: `late`."""
+"""DDL on the sources. What fires no trigger the next run notices; health is invalid until then."""
 
 import re
 
@@ -33,7 +33,7 @@ def add_column(world: World, choices: Choices) -> None:
     session, root = _root(world, choices)
     name = world.new_name("added_")
     kind = choices.pick(["integer", "integer DEFAULT 7", "text DEFAULT 'x'", "numeric"])
-    _alter(world, session, root, f"ADD COLUMN {name} {kind}", late=False)
+    _alter(world, session, root, f"ADD COLUMN {name} {kind}")
 
 
 def drop_column(world: World, choices: Choices) -> None:
@@ -134,7 +134,7 @@ def detach(world: World, choices: Choices) -> None:
     elif fate == "detach":
         _alter(world, session, parent, "NO INHERIT", table=table.name, suffix=f" {parent.name}")
     else:
-        world.changed(session, f"DROP TABLE {table.name}", REFUSED, late=True)
+        world.changed(session, f"DROP TABLE {table.name}", REFUSED)
 
 
 def split(world: World, choices: Choices) -> None:
@@ -162,7 +162,7 @@ def split(world: World, choices: Choices) -> None:
         f"INSERT INTO {root.name} SELECT * FROM {old}",
         f"DROP TABLE {old}",
     ):
-        if not world.changed(session, statement, REFUSED, late=True):
+        if not world.changed(session, statement, REFUSED):
             return
     session.end("COMMIT")
 
@@ -183,7 +183,7 @@ def row_security(world: World, choices: Choices) -> None:
     session = world.session(choices)
     table = choices.pick(world.tables(session))
     how = choices.pick(["ENABLE", "DISABLE", "DISABLE", "FORCE", "NO FORCE"])
-    _alter(world, session, table, f"{how} ROW LEVEL SECURITY", late=False)
+    _alter(world, session, table, f"{how} ROW LEVEL SECURITY")
 
 
 def triggers_off(world: World, choices: Choices) -> None:
@@ -193,11 +193,11 @@ def triggers_off(world: World, choices: Choices) -> None:
     if session.in_transaction:
         return
     off, on = (f"ALTER TABLE {table.name} {x} TRIGGER USER" for x in ("DISABLE", "ENABLE"))
-    if not world.changed(session, off, REFUSED, late=True):
+    if not world.changed(session, off, REFUSED):
         return
     session.run(some_change(table, choices), REFUSED)
     if choices.chance(30):
-        world.changed(session, on, REFUSED, late=True)
+        world.changed(session, on, REFUSED)
 
 
 def rewrite(world: World, choices: Choices) -> None:
@@ -213,12 +213,12 @@ def rename_table(world: World, choices: Choices) -> None:
     schema, name = table.name.split(".")
     if choices.chance(70):
         name = name[:-4] if name.endswith("_new") else f"{name}_new"
-        _alter(world, session, table, f"RENAME TO {name}", late=False)
+        _alter(world, session, table, f"RENAME TO {name}")
         return
     session.run("CREATE SCHEMA IF NOT EXISTS app")
     session.run("GRANT USAGE ON SCHEMA app TO PUBLIC")
     other = "raw" if schema == "app" else "app"
-    _alter(world, session, table, f"SET SCHEMA {other}", late=False)
+    _alter(world, session, table, f"SET SCHEMA {other}")
 
 
 def _root(world: World, choices: Choices) -> tuple[Session, Table]:
@@ -242,12 +242,11 @@ def _alter(
     target: Table,
     action: str,
     *,
-    late: bool = True,
     table: str = "",
     suffix: str = "",
 ) -> None:
     text = f"ALTER TABLE {table or target.name} {action}{suffix}"
-    world.changed(session, text, REFUSED, late)
+    world.changed(session, text, REFUSED)
 
 
 def _bound(world: World, day: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from model.databases import Databases
 from model.reference import Column, Spec, Width
 from model.replay import Reducer, Stage
-from model.rollups import created, metric_added, ran
+from model.rollups import created, engine, metric_added
 from model.script import FaultError
 from servers import PostgresServer, bindir_of
 
@@ -68,13 +68,13 @@ def tell(stage: Stage) -> None:
     spec = Spec("roll_1", 0, "raw.story", ts, Width("1 hour"), (device,), ((value, "sum"),))
     created(world, a, CREATE, spec)
     a.copy("COPY raw.story FROM stdin", ["2026-03-01 12:00+00\ta\tx\t1", "2026-03-02\tb\ty\t2"])
-    ran(world, a, RUN)
-    world.changed(a, SWAP, late=True)
-    ran(world, a, RUN)
+    engine(world, a, RUN)
+    world.changed(a, SWAP)
+    engine(world, a, RUN)
     add = """SELECT silver.add_rollup_metric('silver.roll_1', '{"note": ["min"]}')"""
     metric_added(world, a, add, "roll_1", "note", ["min"])
-    world.changed(a, "ALTER TABLE raw.story RENAME COLUMN value TO amount", late=True)
-    ran(world, a, RUN)
+    world.changed(a, "ALTER TABLE raw.story RENAME COLUMN value TO amount")
+    engine(world, a, RUN)
     stage.invariant.check()
     b.begin("READ COMMITTED")
     b.run("INSERT INTO raw.story (ts) VALUES ('2026-03-03')")

@@ -17,10 +17,8 @@ from servers import PostgresServer
 
 T = TypeVar("T")
 
-# Topics, operations, widths and times to leave out: to look past a fault that is known. What no run
-# has seen before a dump is not seen after the restore.
-KNOWN = "late restore"
-WITHOUT = set(filter(None, os.environ.get("TSROLLUP_MODEL_WITHOUT", KNOWN).split(",")))
+# Topics, operations, widths and times to leave out: to look past a fault that is known.
+WITHOUT = set(filter(None, os.environ.get("TSROLLUP_MODEL_WITHOUT", "").split(",")))
 
 # Edges of buckets, cells, partitions, days and the calendar; UTC, whatever the session says.
 MOMENTS = [
@@ -129,7 +127,6 @@ class World:
     time_type: str = "timestamptz"
     roots: list[int] = field(default_factory=list)
     specs: dict[int, Spec] = field(default_factory=dict)
-    late: bool = False
     made: int = 0
     prepared: list[str] = field(default_factory=list)
     only: Session | None = None  # who does everything at the moment
@@ -169,25 +166,16 @@ class World:
     def all_idle(self) -> bool:
         return not self.prepared and not any(s.in_transaction for s in self.sessions.values())
 
-    def others_idle(self, session: Session) -> bool:
-        return not self.prepared and not any(
-            s.in_transaction for s in self.sessions.values() if s is not session
-        )
-
-    def changed(
-        self, session: Session, text: str, expected: Sequence[str] = (), late: bool = False
-    ) -> bool:
+    def changed(self, session: Session, text: str, expected: Sequence[str] = ()) -> bool:
         """DDL, and what it means for those who look; whether it was done."""
-        with self.script.one_event("changed", session.name, text, tuple(expected), late):
+        with self.script.one_event("changed", session.name, text, tuple(expected)):
             done = session.run(text, expected) is not None
             if done:
-                self.catalogue_changed(late)
+                self.catalogue_changed()
             return done
 
-    def catalogue_changed(self, late: bool = False) -> None:
-        """Snapshots that are open see the new catalogue with old data: no comparison in them.
-        Late is what fires no trigger: the next run sees it, and until then nothing is compared."""
-        self.late = self.late or late
+    def catalogue_changed(self) -> None:
+        """Snapshots that are open see the new catalogue with old data: no comparison in them."""
         for session in self.sessions.values():
             if session.isolation != "READ COMMITTED":
                 session.comparable = False
