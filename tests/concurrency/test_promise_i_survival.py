@@ -178,6 +178,27 @@ def test_promise_i_ddl_between_a_restore_and_the_first_run(
         assert restored.execute(INVALID).fetchall() == []
 
 
+def test_promise_i_no_other_column_is_taken_for_one_that_was_gone_before(
+    db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str]
+) -> None:
+    """The restored table numbers its columns anew."""
+    db.execute(PARTITIONED)
+    db.execute("ALTER TABLE raw.t DROP v")
+    run = "CALL silver.run_rollups(as_of => 'infinity')"
+    db.execute(run)
+    with psycopg.connect(server.url(restore()), autocommit=True) as restored:
+        restored.execute(run)
+        restored.execute("ALTER TABLE raw.t ADD x integer")
+        restored.execute("SELECT silver.reset_rollup_retry('t_1h')")
+        restored.execute(run)
+        assert restored.execute(INVALID).fetchall() != []
+        restored.execute("ALTER TABLE raw.t ADD v integer DEFAULT 7")
+        restored.execute("SELECT silver.reset_rollup_retry('t_1h')")
+        refresh_everything(restored)
+        assert restored.execute(INVALID).fetchall() == []
+        assert_settled(restored, "t_1h")
+
+
 @pytest.mark.parametrize("options", [(), ("--disable-triggers",)], ids=["fired", "disabled"])
 @pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "in two"])
 def test_promise_i_a_dump_taken_apart(

@@ -232,9 +232,10 @@ AS $$
     ON CONFLICT (source_id, member) DO UPDATE
     SET (kind, columns, attributes, numbers, file, triggers, server)
         = ROW(excluded.kind, excluded.columns, excluded.attributes, excluded.numbers, excluded.file, excluded.triggers, excluded.server);
-    UPDATE rollup_engine.source_column AS c SET attnum = r.attnum
+    -- The number of a column that is gone may be another one's after a restore.
+    UPDATE rollup_engine.source_column AS c SET attnum = coalesce(r.attnum, 0)
     FROM rollup_engine.source AS s, rollup_engine.resolved_columns(s) AS r
-    WHERE s.id = p_source_id AND c.source_id = s.id AND c.column_name = r.column_name AND c.attnum <> r.attnum;
+    WHERE s.id = p_source_id AND c.source_id = s.id AND c.column_name = r.column_name AND c.attnum <> coalesce(r.attnum, 0);
     UPDATE rollup_engine.source SET relation_oid = relation, relation_name = relation::text
     WHERE id = p_source_id AND (relation_oid, relation_name) IS DISTINCT FROM (relation::oid, relation::text);
 $$;
