@@ -6,41 +6,42 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.machine import describe_machine
-from benchmarks.measure import Result, Sample, median
-from benchmarks.reading import hierarchy, live_reads, long_log, many_dimensions, much_stale
-from benchmarks.refreshing import first_refresh, late_rows, one_late_row
-from benchmarks.workbench import TimescaleWorkbench, Workbench, open_workbench
-from benchmarks.writing import copy_batches
+from benchmarks import report
+from benchmarks.machine import describe_load, describe_machine
+from benchmarks.measure import Finding, Steps
+from benchmarks.parts import long_log, much_stale, one_device, scattered, six_hours
+from benchmarks.reading import hierarchy, live_reads, many_dimensions
+from benchmarks.refreshing import first_refresh, late_rows, one_late_row, two_workers
+from benchmarks.steady import long_snapshot, nothing_to_do
+from benchmarks.timescale import TimescaleWorkbench
+from benchmarks.workbench import Sizes, Workbench, open_workbench
+from benchmarks.writing import copy_batches, single_rows
 from tsrollup import embedded
 from tsrollup.errors import TsrollupError
 
-BENCHMARKS: dict[str, Callable[[Workbench], Iterator[Result]]] = {
-    function.__name__: function
-    for function in (
-        first_refresh, late_rows, one_late_row, hierarchy,
-        live_reads, copy_batches, much_stale, long_log, many_dimensions,
-    )
-}  # fmt: skip
-OF_TIMESCALE = ("first_refresh", "late_rows", "one_late_row", "live_reads", "copy_batches")
+# Those that TimescaleDB can do as well.
+SHARED: tuple[Callable[[Workbench], Steps], ...] = (
+    first_refresh, late_rows, one_late_row, live_reads, hierarchy, six_hours, scattered,
+    one_device, much_stale, long_snapshot, copy_batches, single_rows,
+)  # fmt: skip
+OURS: tuple[Callable[[Workbench], Steps], ...] = (
+    two_workers, long_log, many_dimensions, nothing_to_do,
+)  # fmt: skip
+BENCHMARKS = {function.__name__: function for function in (*SHARED, *OURS)}
 
 
 def main() -> int:
     options = _parse()
     console = Console(stderr=options.json, highlight=False, soft_wrap=True)
-    chosen = options.only or list(BENCHMARKS)
     try:
-        with _server(options.url) as url:
-            runs = [_run(options, Workbench, url, chosen, console)]
-        if options.timescale_url:
-            both = [name for name in chosen if name in OF_TIMESCALE]
-            url = options.timescale_url
-            runs.append(_run(options, TimescaleWorkbench, url, both, console))
+        with ExitStack() as stack:
+            runs = _run(_open(options, stack), options.only or list(BENCHMARKS), console)
     except TsrollupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -49,35 +50,35 @@ def main() -> int:
     return 0
 
 
-def _run(
-    options: argparse.Namespace,
-    kind: type[Workbench],
-    url: str,
-    names: Sequence[str],
-    console: Console,
-) -> dict[str, object]:
-    with open_workbench(kind, url, options.days, options.devices, options.rounds) as bench:
-        machine = describe_machine(bench.session)
-        for name, fact in machine.items():
-            console.print(f"{name:>32}: {fact}")
-        results = []
-        for name in names:
-            for result in BENCHMARKS[name](bench):
-                results.append(_raw(result))
-                console.print(_line(result))
-    return {"by": kind.__name__, "machine": machine, "results": results}
-
-
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--url", help="a server to make a database on; else an embedded one")
-    parser.add_argument("--timescale-url", help="a server with TimescaleDB, for the same work")
-    parser.add_argument("--days", type=int, default=4, help="days of data (4)")
-    parser.add_argument("--devices", type=int, default=100, help="devices (100)")
-    parser.add_argument("--rounds", type=int, default=3, help="repetitions (3)")
+    parser.add_argument(
+        "--timescale-url",
+        help="a server with TimescaleDB, for the same work in turn; without --url both run there",
+    )
+    for size in fields(Sizes):
+        about = f"{size.metadata['help']} ({size.default})"
+        parser.add_argument(f"--{size.name}", type=int, default=size.default, help=about)
     parser.add_argument("--only", action="append", choices=BENCHMARKS, help="this one; repeatable")
     parser.add_argument("--json", action="store_true", help="raw figures on stdout, in seconds")
     return parser.parse_args()
+
+
+def _open(options: argparse.Namespace, stack: ExitStack) -> list[Workbench]:
+    sizes = Sizes(**{size.name: getattr(options, size.name) for size in fields(Sizes)})
+    url = stack.enter_context(_server(options.url or options.timescale_url))
+    benches = [stack.enter_context(open_workbench(Workbench, url, sizes))]
+    if options.timescale_url:
+        theirs = open_workbench(TimescaleWorkbench, options.timescale_url, sizes)
+        benches.append(stack.enter_context(theirs))
+        versions = [bench.session.value("SHOW server_version") for bench in benches]
+        if versions[0] != versions[1]:
+            raise TsrollupError(
+                f"{versions[0]} and {versions[1]}: figures of two servers do not compare",
+                "give --url of a server of the same version, or leave it out",
+            )
+    return benches
 
 
 @contextmanager
@@ -94,32 +95,49 @@ def _server(url: str | None) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _line(result: Result) -> str:
-    unit = "ms" if result.reference is None else "x "
-    text = f"{result.benchmark:>14}  {result.value:9.2f} {unit}  {result.what}"
-    if result.cpu_value is not None:
-        text += f", CPU {result.cpu_value:.2f}"
-    if result.reference is not None:
-        text += f" ({1000 * median(result.samples):.1f} / {1000 * median(result.reference):.1f} ms)"
-    if result.limit is not None:
-        text += f"  {'ok' if result.passed else 'OVER'}: limit {result.limit:g}"
-    return text
+def _run(
+    benches: Sequence[Workbench], names: Sequence[str], console: Console
+) -> list[dict[str, object]]:
+    machines = [describe_machine(bench.session) for bench in benches]
+    for name, fact in machines[0].items():
+        console.print(f"{name:>32}: {fact}")
+    for bench in benches:
+        console.print(f"{bench.system:>32}: {bench.version()}")
+    findings: list[list[Finding]] = [[] for _ in benches]
+    for name in names:
+        able = benches if BENCHMARKS[name] in SHARED else benches[:1]
+        for number, finding in take_turns(BENCHMARKS[name], able):
+            findings[number].append(finding)
+            console.print(report.line(benches[number], finding))
+    if len(benches) > 1:
+        for text in report.summary(*findings):
+            console.print(text)
+    console.print(f"load of the machine at the end: {describe_load()}")
+    return [
+        {
+            "by": bench.system,
+            "version": bench.version(),
+            "machine": machine,
+            "results": [report.raw(x) for x in found],
+        }
+        for bench, machine, found in zip(benches, machines, findings, strict=True)
+    ]
 
 
-def _raw(result: Result) -> dict[str, object]:
-    def seconds(samples: Sequence[Sample] | None) -> list[float]:
-        return [round(x.wall, 6) for x in samples or ()]
-
-    return {
-        "benchmark": result.benchmark,
-        "what": result.what,
-        "limit": result.limit,
-        "aim": result.aim,
-        "value": result.value,
-        "cpu_value": result.cpu_value,
-        "seconds": seconds(result.samples),
-        "reference_seconds": seconds(result.reference),
-    }
+def take_turns(
+    benchmark: Callable[[Workbench], Steps], benches: Sequence[Workbench]
+) -> Iterator[tuple[int, Finding]]:
+    """What each finds, by its number: a round of the one, then a round of the other."""
+    running = {number: benchmark(bench) for number, bench in enumerate(benches)}
+    while running:
+        for number, steps in list(running.items()):
+            try:
+                finding = next(steps)
+            except StopIteration:
+                del running[number]
+                continue
+            if finding is not None:
+                yield number, finding
 
 
 if __name__ == "__main__":

@@ -16,11 +16,20 @@ def describe_machine(session: Session) -> dict[str, str]:
     facts = {
         "client": f"{platform.system()}, {os.cpu_count()} CPUs, {_cpu_model()}",
         "memory": _memory(),
+        "load": describe_load(),
         "server": str(session.value("SHOW server_version")),
     }
     for name in SETTINGS:
         facts[name] = str(session.value("SELECT current_setting(%s)", name))
     return facts
+
+
+def describe_load() -> str:
+    """The load averages of 1, 5 and 15 minutes: whether neighbours disturb the figures."""
+    try:
+        return ", ".join(f"{x:.2f}" for x in os.getloadavg())
+    except OSError:
+        return "unknown"
 
 
 def _cpu_model() -> str:

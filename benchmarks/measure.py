@@ -2,13 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString
 
 import psycopg
 from psycopg.pq import ExecStatus
+
+PLANNING_LIMIT = 5  # ms, of any live read
 
 
 @dataclass(frozen=True)
@@ -17,18 +19,26 @@ class Sample:
 
     wall: float
     cpu: float | None = None
+    planning: float | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """A median in milliseconds, or the ratio to a reference that was measured in turn with it."""
+    """A median in milliseconds, or the ratio to a reference that was measured in turn with it.
+
+    `limit` is tsrollup's own, and so is `limit_ms`: a time that is enough, whatever the ratio.
+    `variant` says how, where a system has several ways to do the same; `answer`, whether what was
+    read is right.
+    """
 
     benchmark: str
     what: str
     samples: Sequence[Sample]
     reference: Sequence[Sample] | None = None
     limit: float | None = None
-    aim: float | None = None
+    limit_ms: float | None = None
+    variant: str = ""
+    answer: str = ""
 
     @property
     def value(self) -> float:
@@ -55,8 +65,33 @@ class Result:
         return statistics.median(a / b for a, b in zip(cpu, base, strict=True))
 
     @property
+    def planning(self) -> float | None:
+        """Median of the milliseconds of planning, where they are known."""
+        known = [x.planning for x in self.samples if x.planning is not None]
+        return 1000 * statistics.median(known) if known else None
+
+    @property
     def passed(self) -> bool | None:
-        return None if self.limit is None else self.value <= self.limit
+        if self.limit is None and self.limit_ms is None:
+            return None
+        return (self.planning or 0) <= PLANNING_LIMIT and (
+            (self.limit is not None and self.value <= self.limit)
+            or (self.limit_ms is not None and 1000 * median(self.samples) <= self.limit_ms)
+        )
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is no figure: whether an answer is right, or why something was not measured."""
+
+    benchmark: str
+    what: str
+    text: str
+
+
+Finding = Result | Note
+# None: a round is over, and it is the other system's turn.
+Steps = Generator[Finding | None, None, None]
 
 
 def median(samples: Sequence[Sample]) -> float:
@@ -65,16 +100,27 @@ def median(samples: Sequence[Sample]) -> float:
 
 
 def in_turn(
-    sides: Mapping[str, Callable[[], Sample]], rounds: int, warm_up: int = 0
-) -> dict[str, list[Sample]]:
-    """Run every side once a round; the order is turned round each time."""
+    sides: Mapping[str, Callable[[], Sample]], rounds: int, warm_up: int = 0, budget: float = 60
+) -> Generator[None, None, dict[str, list[Sample]]]:
+    """Run every side once a round; the order is turned round each time.
+
+    What takes more than `budget` seconds ends with the round that it is in, but one is measured.
+    """
     samples: dict[str, list[Sample]] = {name: [] for name in sides}
     names = list(sides)
+    spent = 0.0
     for number in range(warm_up + rounds):
+        if spent > budget:
+            warm_up = min(warm_up, number)
+        started = time.perf_counter()
         for name in names if number % 2 == 0 else reversed(names):
             sample = sides[name]()
             if number >= warm_up:
                 samples[name].append(sample)
+        spent += time.perf_counter() - started
+        yield
+        if spent > budget and number >= warm_up:
+            break
     return samples
 
 
@@ -114,8 +160,10 @@ class Session:
         ended = self._cpu()
         assert row is not None
         plan = row[0][0]
-        wall = (plan["Planning Time"] + plan["Execution Time"]) / 1000
-        return Sample(wall, ended - cpu if cpu is not None and ended is not None else None)
+        planning = plan["Planning Time"] / 1000
+        wall = planning + plan["Execution Time"] / 1000
+        used = ended - cpu if cpu is not None and ended is not None else None
+        return Sample(wall, used, planning)
 
     def fetched(self, query: str) -> Sample:
         """Until the client holds all rows, as text."""

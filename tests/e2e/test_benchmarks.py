@@ -3,19 +3,33 @@
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.__main__ import BENCHMARKS, take_turns
+from benchmarks.measure import Result, Sample, Steps, in_turn
+from benchmarks.report import line, summary
+from benchmarks.timescale import TimescaleWorkbench
+from benchmarks.workbench import START, Sizes, Workbench, open_workbench
 
 from servers import PostgresServer
 
 CHECKOUT = Path(__file__).parents[2]
+TINY = (
+    "--days 1 --devices 2 --rounds 1 --history 5 --fleet 10 --partitions 3 --statements 1000"
+    " --rollups 6 --seconds 1"
+)
 
 
-def test_benchmarks_run_and_report_both_sides(server: PostgresServer) -> None:
+def run_benchmarks(server: PostgresServer, names: Sequence[str]) -> list[dict[str, Any]]:
+    only = [word for name in names for word in ("--only", name)]
     done = subprocess.run(
         [
             sys.executable, "-m", "benchmarks", "--json", "--url", server.superuser_url("postgres"),
-            *"--days 1 --devices 2 --rounds 1".split(),
-            *"--only first_refresh --only late_rows --only copy_batches".split(),
+            *TINY.split(), *only,
         ],
         cwd=CHECKOUT,
         capture_output=True,
@@ -25,9 +39,83 @@ def test_benchmarks_run_and_report_both_sides(server: PostgresServer) -> None:
     assert done.returncode == 0, done.stderr
     (run,) = json.loads(done.stdout)
     assert run["machine"]["server"].startswith(str(server.version))
-    assert {x["benchmark"] for x in run["results"]} == {
-        "first_refresh",
-        "late_rows",
-        "copy_batches",
-    }
-    assert all(x["seconds"] and x["reference_seconds"] for x in run["results"])
+    results: list[dict[str, Any]] = run["results"]
+    return results
+
+
+@pytest.mark.parametrize("half", [0, 1])
+def test_every_benchmark_runs_and_reads_what_is_right(server: PostgresServer, half: int) -> None:
+    names = list(BENCHMARKS)[half::2]
+    results = run_benchmarks(server, names)
+    assert {x["benchmark"] for x in results} == set(names)
+    assert all(x["seconds"] for x in results if "note" not in x)
+    answers = [x["note"] if "note" in x else x["answer"] for x in results]
+    assert set(answers) <= {"equal", "", "not measured: no pgbench found"}
+    assert "equal" in answers
+
+
+def test_answers_are_compared_row_by_row(server: PostgresServer) -> None:
+    with open_workbench(Workbench, server.superuser_url("postgres"), Sizes(days=1)) as bench:
+        bench.create_table("raw.few", 1)
+        bench.fill("raw.few", START, bench.end, "1 hour", 2)
+        with bench.rollup("few_1m", "raw.few"):
+            bench.refresh("few_1m")
+            late = START + timedelta(minutes=90)
+            bench.session.execute("INSERT INTO raw.few VALUES (%s, 1, 20)", late)
+            assert bench.judge("", "", "few_1m", "raw.few").text == "equal"
+            bench.session.execute("UPDATE raw.few SET temp = temp + 1 WHERE device = 2")
+            stored = f"TABLE {bench.stored('few_1m')}"
+            assert bench.compare(stored, bench.grouped("raw.few")) == "25 rows DIFFER"
+
+
+def test_two_systems_take_turns() -> None:
+    turns = []
+
+    def benchmark(bench: Workbench) -> Steps:
+        def side() -> Sample:
+            turns.append(bench.system)
+            return Sample(1)
+
+        samples = yield from in_turn({"side": side}, rounds=2, warm_up=1)
+        yield Result("a", "what", samples["side"])
+
+    ours, theirs = (x.__new__(x) for x in (Workbench, TimescaleWorkbench))
+    found = list(take_turns(benchmark, [ours, theirs]))
+    assert turns == ["tsrollup", "TimescaleDB"] * 3
+    assert [(number, finding.what) for number, finding in found] == [(0, "what"), (1, "what")]
+
+
+def test_what_takes_too_long_is_measured_once() -> None:
+    measured = []
+
+    def benchmark() -> Steps:
+        sides = {"side": lambda: Sample(1)}
+        measured.append((yield from in_turn(sides, rounds=9, warm_up=2, budget=-1)))
+
+    assert list(benchmark()) == [None]
+    assert measured == [{"side": [Sample(1)]}]
+
+
+def test_limits_stand_beside_our_own_figures_only() -> None:
+    ours, theirs = (x.__new__(x) for x in (Workbench, TimescaleWorkbench))
+    result = Result("a", "read", [Sample(0.030)], [Sample(0.010)], limit=2, limit_ms=10)
+    assert line(ours, result).endswith("  OVER: limit 2 or 10 ms")
+    assert "limit" not in line(theirs, result)
+    for passing in (
+        Result("a", "read", [Sample(0.002)], [Sample(0.001)], limit=2),
+        Result("a", "read", [Sample(0.010)], [Sample(0.001)], limit=2, limit_ms=10),
+    ):
+        assert passing.passed
+    assert not Result("a", "read", [Sample(0.010, planning=0.006)], limit=20).passed
+
+
+def test_the_summary_divides_our_time_by_theirs() -> None:
+    ours = [Result("a", "read", [Sample(0.030)], [Sample(0.010)], limit=2, answer="equal")]
+    theirs = [
+        Result("a", "read", [Sample(0.060)], [Sample(0.010)], variant=variant, answer="9 DIFFER")
+        for variant in ("default", "other")
+    ]
+    assert [x.split() for x in summary(ours, theirs)][1:] == [
+        f"0.50 read, {variant} (30.00 / 60.00) 3.00 / 6.00 answers: equal / 9 DIFFER".split()
+        for variant in ("default", "other")
+    ]
