@@ -31,6 +31,7 @@ WIDTHS = [
 WIDTHS = [w for w in [*WIDTHS, *WIDTHS[1:6], *WIDTHS[1:5]] if w.text not in WITHOUT]
 # In the window that is read again, whoever looks back from this century.
 WINDOW_FROM = "1970-01-01 00:00+00"
+CHUNKS = ["7 days", "1 month", "1 year"]
 WINDOWS = [w for w in ("1 day", "2 days", "400 days") if f"window {w}" not in WITHOUT]
 AS_OF = ["", "'infinity'", "'2026-03-02 12:00+00'", "'2026-06-01 00:00+00'"]
 
@@ -99,7 +100,8 @@ def create_child(world: World, choices: Choices) -> None:
 
 
 def drop(world: World, choices: Choices) -> None:
-    _on_rollup(world, choices, "SELECT silver.drop_rollup({})")
+    kept = ", keep_table => true" if choices.chance(20) else ""
+    _on_rollup(world, choices, f"SELECT silver.drop_rollup({{}}{kept})")
 
 
 def add_metric(world: World, choices: Choices) -> None:
@@ -143,17 +145,33 @@ def pause(world: World, choices: Choices) -> None:
 
 
 def alter(world: World, choices: Choices) -> None:
-    if not world.observer.look("SELECT to_regproc('silver.alter_rollup') IS NOT NULL")[0][0]:
-        return
+    """The options that an owner may change later."""
     change = choices.pick(
         [
-            "settle_delay => '3 hours'",
-            f"processing_window => '{choices.pick(WINDOWS)}'",
-            "chunk_interval => '1 year'",
-            "chunk_interval => '1 day'",
+            f"settle_delay = '{choices.pick(['0', '3 hours'])}'",
+            f"processing_window = '{choices.pick(WINDOWS)}'",
+            f"target_batch_duration = '{choices.pick(['1 ms', '5 s'])}'",
+            f"chunk_interval = '{choices.pick(CHUNKS)}'",
         ]
     )
-    _on_rollup(world, choices, f"SELECT silver.alter_rollup({{}}, {change})")
+    named = "{}::regclass IN (target_table, target_view)"
+    _on_rollup(world, choices, f"UPDATE silver.rollup_config SET {change} WHERE {named}")
+
+
+def rebuild(world: World, choices: Choices) -> None:
+    _on_rollup(world, choices, "SELECT silver.rebuild_rollup({})")
+
+
+def look(world: World, choices: Choices) -> None:
+    """What only reads, of anything."""
+    session = world.session(choices)
+    names = [t.name for t in world.tables(session)]
+    names += [name for both in world.rollups(session).values() for name in both]
+    calls = ["get_detailed_stats('%')", "validate_rollup_config()", "timeseries_operations_monitor"]
+    calls.append(f"get_partition_stats('{choices.pick(names)}')")
+    if world.server.has("hypopg"):
+        calls.append(f"suggest_indexes('{choices.pick(names)}')")
+    engine(world, session, f"SELECT * FROM silver.{choices.pick(calls)}")
 
 
 def mark_stale(world: World, choices: Choices) -> None:
@@ -205,7 +223,8 @@ def retain(world: World, choices: Choices) -> None:
     names = [t.name for t in world.root_tables(session)]
     names += [r[0] for r in world.rollups(session).values()]
     keep = choices.pick(["NULL", "'1 day'", "'6 months'", "'30 years'", "NULL"])
-    engine(world, session, f"SELECT silver.set_retention('{choices.pick(names)}', {keep})")
+    more = f"{keep}, archive => true" if choices.chance(20) else keep
+    engine(world, session, f"SELECT silver.set_retention('{choices.pick(names)}', {more})")
 
 
 def partition(world: World, choices: Choices) -> None:
@@ -311,6 +330,8 @@ def _create(
         arguments.append(f"settle_delay => '{choices.pick(['0', '3 hours', '400 days'])}'")
     if choices.chance(20):
         arguments.append(f"processing_window => '{choices.pick(WINDOWS)}'")
+    if choices.chance(15):
+        arguments.append(f"chunk_interval => '{choices.pick(CHUNKS)}'")
     text = f"SELECT silver.create_rollup_table({', '.join(arguments)})::oid::bigint"
     created(world, session, text, spec)
 
@@ -361,6 +382,8 @@ ROLLUPS: dict[str, Operation] = {
     "add_metric": add_metric,
     "pause": pause,
     "alter": alter,
+    "rebuild": rebuild,
+    "look": look,
     "mark_stale": mark_stale,
     "refresh": refresh,
     "perform": perform,
