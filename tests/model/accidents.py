@@ -12,8 +12,8 @@ import psycopg
 
 from interleaving import Background
 from model.reference import Column, Spec
-from model.rollups import engine, raw_rows
 from model.script import BlockedError, Session
+from model.upkeep import engine, raw_rows
 from model.world import WITHOUT, Choices, Operation, Table, World
 from servers import bindir_of
 

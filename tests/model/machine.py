@@ -11,10 +11,11 @@ from model.accidents import ACCIDENTS
 from model.families import make_family
 from model.people import PEOPLE, renew
 from model.replay import Reducer
-from model.rollups import ROLLUPS, create, create_child, run
+from model.rollups import ROLLUPS, create, create_child
 from model.script import BlockedError, FaultError
 from model.structure import STRUCTURE
 from model.transactions import TRANSACTIONS
+from model.upkeep import run
 from model.world import WITHOUT, Choices, Operation
 from model.writes import WRITES
 

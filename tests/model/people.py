@@ -3,8 +3,9 @@
 import re
 from collections import Counter
 
-from model.rollups import ROLLUPS, create, create_child, engine, run
+from model.rollups import ROLLUPS, create, create_child
 from model.script import Session
+from model.upkeep import engine, run
 from model.world import Choices, Operation, World
 from model.writes import WRITES
 

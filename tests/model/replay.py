@@ -11,9 +11,10 @@ from model.accidents import killed, restored
 from model.databases import Databases
 from model.invariant import Invariant
 from model.people import followed, read_by_both
-from model.rollups import created, engine, metric_added
+from model.rollups import created, metric_added
 from model.script import BlockedError, Event, FaultError, Script, Session
 from model.transactions import end_one, prepare
+from model.upkeep import engine
 from model.world import World
 from servers import PostgresServer
 

@@ -11,8 +11,9 @@ import pytest
 from model.databases import Databases
 from model.reference import Column, Spec, Width
 from model.replay import Reducer, Stage
-from model.rollups import created, engine, metric_added
+from model.rollups import created, metric_added
 from model.script import FaultError
+from model.upkeep import engine
 from servers import PostgresServer, bindir_of
 
 # No trigger sees an UPDATE, and nobody finds that one is missing.

@@ -1,8 +1,8 @@
 """DML of every kind: through the root, a partition, a child, a view, a foreign key."""
 
 from model.reference import NUMBERS, Live
-from model.rollups import run
 from model.script import Session
+from model.upkeep import run
 from model.world import MOMENTS, Choices, Operation, Table, World
 
 # No partition for it, a check, a duplicate, a foreign key, out of range, the same row twice, a
