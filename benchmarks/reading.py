@@ -78,8 +78,10 @@ def _hierarchy_reads(bench: Workbench, state: str, end: datetime) -> Steps:
         samples = yield from in_turn(
             {"warm": planner(bench, read), "cold": _cold_reader(bench, read)}, 2 * bench.rounds
         )
+        hour = f"WHERE ts >= '{start}' AND ts < '{end}'"
+        answer = bench.compare(read, bench.grouped("raw.sparse", hour, LEVELS[level]))
         what = f"one {length} of the {level} level, {state}"
-        yield Result("hierarchy", f"{what}, ms", samples["warm"], limit=10)
+        yield Result("hierarchy", f"{what}, ms", samples["warm"], limit=10, answer=answer)
         yield Result("hierarchy", f"{what}, first read of a new connection, ms", samples["cold"])
 
 
