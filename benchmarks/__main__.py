@@ -15,7 +15,15 @@ from rich.console import Console
 from benchmarks import report
 from benchmarks.machine import describe_load, describe_machine
 from benchmarks.measure import Finding, Steps
-from benchmarks.parts import long_log, much_stale, one_device, scattered, six_hours
+from benchmarks.parts import (
+    long_log,
+    much_stale,
+    one_device,
+    open_day,
+    scattered,
+    six_hours,
+    sparse_seconds,
+)
 from benchmarks.reading import hierarchy, live_reads, many_dimensions
 from benchmarks.refreshing import first_refresh, late_rows, one_late_row, two_workers
 from benchmarks.steady import long_snapshot, nothing_to_do
@@ -28,7 +36,7 @@ from tsrollup.errors import TsrollupError
 # Those that TimescaleDB can do as well.
 SHARED: tuple[Callable[[Workbench], Steps], ...] = (
     first_refresh, late_rows, one_late_row, live_reads, hierarchy, six_hours, scattered,
-    one_device, much_stale, long_snapshot, copy_batches, single_rows,
+    one_device, open_day, much_stale, sparse_seconds, long_snapshot, copy_batches, single_rows,
 )  # fmt: skip
 OURS: tuple[Callable[[Workbench], Steps], ...] = (
     two_workers, long_log, many_dimensions, nothing_to_do,
@@ -127,16 +135,24 @@ def _run(
 def take_turns(
     benchmark: Callable[[Workbench], Steps], benches: Sequence[Workbench]
 ) -> Iterator[tuple[int, Finding]]:
-    """What each finds, by its number: a round of the one, then a round of the other."""
+    """What each finds, by its number: a round of the one, then a round of the other.
+
+    Who has measured something first waits until the others have as well.
+    """
     running = {number: benchmark(bench) for number, bench in enumerate(benches)}
+    done: list[set[str]] = [set() for _ in benches]
     while running:
+        behind = min(len(done[number]) for number in running)
         for number, steps in list(running.items()):
+            if len(done[number]) > behind:
+                continue
             try:
                 finding = next(steps)
             except StopIteration:
                 del running[number]
                 continue
             if finding is not None:
+                done[number].add(finding.what)
                 yield number, finding
 
 

@@ -28,15 +28,21 @@ class TimescaleWorkbench(Workbench):
         query = "SELECT extversion FROM pg_extension WHERE extname = 'timescaledb'"
         return str(self.session.value(query))
 
-    def create_table(self, table: str, days: int, start: datetime = START) -> None:  # noqa: ARG002
-        """Chunks of a day come with the rows."""
+    def create_table(
+        self,
+        table: str,
+        days: int,  # noqa: ARG002
+        start: datetime = START,  # noqa: ARG002
+        chunk: int = 1,
+    ) -> None:
+        """Chunks come with the rows."""
         self.session.execute(
             f"CREATE TABLE {table} (ts timestamptz NOT NULL, device integer NOT NULL,"
             " temp double precision)"
         )
         self.session.execute(
-            f"SELECT create_hypertable('{table}', 'ts', chunk_time_interval => interval '1 day',"
-            " create_default_indexes => false)"
+            f"SELECT create_hypertable('{table}', 'ts', create_default_indexes => false,"
+            f" chunk_time_interval => interval '{chunk} days')"
         )
         self.session.execute(f"CREATE INDEX ON {table} (ts)")
 

@@ -63,18 +63,18 @@ class Workbench:
     def version(self) -> str:
         return str(self.session.value("SELECT silver.version()"))
 
-    def create_table(self, table: str, days: int, start: datetime = START) -> None:
-        """(ts, device, temp), a partition a day, a btree on the time."""
+    def create_table(self, table: str, days: int, start: datetime = START, chunk: int = 1) -> None:
+        """(ts, device, temp), a partition every `chunk` days, a btree on the time."""
         self.session.execute(
             f"CREATE TABLE {table} (ts timestamptz NOT NULL, device integer NOT NULL,"
             " temp double precision) PARTITION BY RANGE (ts)"
         )
         self.session.execute(f"CREATE INDEX ON {table} (ts)")
-        for number in range(days):
+        for number in range(0, days, chunk):
             day = start + timedelta(days=number)
             self.session.execute(
                 f"CREATE TABLE {table}_{day:%Y%m%d} PARTITION OF {table}"
-                f" FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=1)}')"
+                f" FOR VALUES FROM ('{day}') TO ('{day + timedelta(days=chunk)}')"
             )
 
     def fill(self, table: str, start: datetime, end: datetime, step: str, devices: int) -> None:
