@@ -78,13 +78,13 @@ def test_two_systems_take_turns_and_wait_for_each_other() -> None:
                 turns.append(bench.system[0] + what)
                 return Sample(1)
 
-            rounds = 2 if isinstance(bench, TimescaleWorkbench) else 1
+            rounds = 4 if isinstance(bench, TimescaleWorkbench) else 1
             samples = yield from in_turn({"side": side}, rounds)
             yield Result("a", what, samples["side"])
 
     ours, theirs = (x.__new__(x) for x in (Workbench, TimescaleWorkbench))
     found = [(number, finding.what) for number, finding in take_turns(benchmark, [ours, theirs])]
-    assert " ".join(turns) == "t1 T1 T1 t2 T2 T2"
+    assert " ".join(turns) == "t1 T1 T1 T1 T1 t2 T2 T2 T2 T2"
     assert found == [(0, "1"), (1, "1"), (0, "2"), (1, "2")]
 
 
