@@ -60,6 +60,14 @@ def server(request: pytest.FixtureRequest) -> PostgresServer:
 
 
 @pytest.fixture(scope="session")
+def older_server(request: pytest.FixtureRequest, server: PostgresServer) -> PostgresServer:
+    """One of an older PostgreSQL than `server`, where there is one."""
+    if server.version <= 15 or missing_on_debian15():
+        pytest.skip("no older PostgreSQL here")
+    return _pool(request.config).get("debian15")
+
+
+@pytest.fixture(scope="session")
 def template(request: pytest.FixtureRequest, server: PostgresServer) -> str:
     """The migrated database that every test's own is cloned from."""
     return _pool(request.config).template(server)

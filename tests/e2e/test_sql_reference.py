@@ -28,9 +28,15 @@ SHORTER = {
 }
 
 FUNCTIONS = """
-SELECT p.prokind, p.proname, pg_get_function_arguments(p.oid), pg_get_function_result(p.oid),
+SELECT p.prokind, p.proname, pg_get_function_arguments(p.oid),
+       coalesce(
+           (SELECT 'TABLE(' || string_agg(
+                attname || ' ' || format_type(atttypid, atttypmod), ', ' ORDER BY attnum) || ')'
+            FROM pg_attribute
+            WHERE attrelid = t.typrelid AND t.typnamespace = 'rollup_engine'::regnamespace),
+           pg_get_function_result(p.oid)),
        obj_description(p.oid, 'pg_proc')
-FROM pg_proc AS p
+FROM pg_proc AS p JOIN pg_type AS t ON t.oid = p.prorettype
 WHERE p.pronamespace = 'silver'::regnamespace
 ORDER BY p.proname COLLATE "C", pg_get_function_arguments(p.oid) COLLATE "C"
 """

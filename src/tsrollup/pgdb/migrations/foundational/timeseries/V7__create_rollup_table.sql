@@ -35,7 +35,7 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.check_isolation();
     -- Whoever comes second sees what the first has made.
-    PERFORM pg_advisory_xact_lock(hashtextextended(format('tsrollup target %s.%s', target_schema, target_table_name), 0));
+    PERFORM pg_advisory_xact_lock(rollup_engine.lock_key('target', format('%s.%s', target_schema, target_table_name)));
     SELECT c.* INTO r
     FROM silver.rollup_config AS c JOIN pg_class AS t ON t.oid = c.target_table
     WHERE t.relname = target_table_name AND t.relnamespace::regnamespace::text = quote_ident(target_schema);

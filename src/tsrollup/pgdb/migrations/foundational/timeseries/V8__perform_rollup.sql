@@ -43,27 +43,21 @@ CREATE FUNCTION silver.perform_rollup(
     target text DEFAULT NULL,
     max_batches integer DEFAULT NULL,
     as_of timestamptz DEFAULT now()
-) RETURNS TABLE (
-    target text, status text, buckets bigint, rows_written bigint, rows_deleted bigint,
-    ranges_left bigint, duration interval, error_code text, error_message text
-)
+) RETURNS SETOF rollup_engine.run_result
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM rollup_engine.run_all_due($1, $2, $3)
+    SELECT * FROM rollup_engine.run_all_due(target, max_batches, as_of)
 $$;
 COMMENT ON FUNCTION silver.perform_rollup(text, integer, timestamptz) IS
 'Refreshes the stale buckets that had settled by as_of, newest first, of one rollup or of all, in the caller''s transaction; a row per rollup. status: ok, partial (more is left: another worker has it, the limit was reached, another run holds the source, or single buckets failed: error_message tells), waiting_for_parent, failed (see error_log), retrying, parked or paused.';
 
 CREATE FUNCTION silver.refresh_rollup(target text, from_time timestamptz, to_time timestamptz)
-RETURNS TABLE (
-    target text, status text, buckets bigint, rows_written bigint, rows_deleted bigint,
-    ranges_left bigint, duration interval, error_code text, error_message text
-)
+RETURNS SETOF rollup_engine.run_result
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM rollup_engine.run_range($1, $2, $3)
+    SELECT * FROM rollup_engine.run_range(target, from_time, to_time)
 $$;
 COMMENT ON FUNCTION silver.refresh_rollup(text, timestamptz, timestamptz) IS
 'Recomputes the buckets of a rollup that touch the range, stale or not, settled or not, after what is stale of its parents there. A row per rollup refreshed.';
@@ -84,10 +78,7 @@ COMMENT ON PROCEDURE silver.run_rollups(text, interval, timestamptz) IS
 'Refreshes the settled stale buckets of one rollup or of all, parents first, a transaction per batch, until nothing is left or the time budget is used. Any number of these may run at once. A failure is a WARNING, and on record; the others go on. Not inside a transaction or a function: there use perform_rollup.';
 
 CREATE FUNCTION silver.handle_rollup_retries()
-RETURNS TABLE (
-    target text, status text, buckets bigint, rows_written bigint, rows_deleted bigint,
-    ranges_left bigint, duration interval, error_code text, error_message text
-)
+RETURNS SETOF rollup_engine.run_result
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$

@@ -88,11 +88,11 @@ COMMENT ON FUNCTION silver.optimize_chunk_interval(text, bigint) IS
 'Width that gives the partitions of a table or rollup about target_bytes, indexes included, by the sizes and statistics of its newest ones; the present width while those cannot tell. Never beyond a tenth of what set_retention keeps. Changes nothing: maintain_timeseries_tables applies it to partitions to come where nobody named a width.';
 
 CREATE FUNCTION silver.maintain_timeseries_tables(target text DEFAULT NULL)
-RETURNS TABLE (target text, action text, detail text)
+RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM rollup_engine.run_maintenance($1, now())
+    SELECT * FROM rollup_engine.run_maintenance(target, now())
 $$;
 COMMENT ON FUNCTION silver.maintain_timeseries_tables(text) IS
 'Maintains one table or rollup, or all: fresh statistics, partitions of a sensible width made ahead, late rows out of default partitions, short logs, retention. A row for each thing it did: analyzed, indexed, resized, premade, cleaned, sealed, dropped, archived, deleted, skipped (it belongs to somebody else, somebody uses it, another run is at work, or rows stay in a default partition) or failed (see error_log).';

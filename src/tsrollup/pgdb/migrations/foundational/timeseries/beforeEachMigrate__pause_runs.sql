@@ -5,6 +5,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 
 DO $$
 DECLARE
+    -- As rollup_engine.lock_key has it, which may not be there yet.
     v_key constant bigint := hashtextextended('tsrollup upgrade', 0);
     v_timeout constant text := current_setting('lock_timeout');
     v_runs text;

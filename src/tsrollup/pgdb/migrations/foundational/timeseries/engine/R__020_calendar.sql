@@ -68,13 +68,30 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype) IS 'The time as a constant that the time column compares with by index.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.calendar() RETURNS tstzrange
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN tstzrange('0001-01-01 00:00:00+00', '10000-01-01 00:00:00+00');
+COMMENT ON FUNCTION rollup_engine.calendar() IS 'The years that have buckets: what lies outside is in none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.in_calendar(p_time text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    -- Text of no type yet: any kind of time reads it.
+    SELECT format('%1$s >= %2$L AND %1$s < %3$L', p_time, lower(c), upper(c)) FROM rollup_engine.calendar() AS c
+$$;
+COMMENT ON FUNCTION rollup_engine.in_calendar(text) IS 'Condition that an expression, a time of any type, lies in the calendar.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.calendar_range(p_from timestamptz, p_to timestamptz) RETURNS tstzrange
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT tstzrange(
-        CASE WHEN isfinite(p_from) THEN least(greatest(p_from, '0001-01-01 00:00:00+00'), '9999-12-31 00:00:00+00') ELSE p_from END,
-        CASE WHEN isfinite(p_to) THEN least(greatest(p_to, '0001-01-02 00:00:00+00'), '10000-01-01 00:00:00+00') ELSE p_to END)
+        CASE WHEN isfinite(p_from) THEN least(greatest(p_from, lower(c)), upper(c) - interval '24 hours') ELSE p_from END,
+        CASE WHEN isfinite(p_to) THEN least(greatest(p_to, lower(c) + interval '24 hours'), upper(c)) ELSE p_to END)
+    FROM rollup_engine.calendar() AS c
 $$;
 COMMENT ON FUNCTION rollup_engine.calendar_range(timestamptz, timestamptz) IS 'The range; its finite bounds moved into the years that have buckets.';
 

@@ -77,11 +77,22 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.outlives(text[]) IS 'Waits a while for snapshots to be done with; false when one of them is still in use.';
 
+-- Advisory locks ----------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.lock_key(p_kind text, p_name text DEFAULT '') RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT hashtextextended(concat_ws(' ', 'tsrollup', p_kind, nullif(p_name, '')), 0)
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_key(text, text) IS
+'Key of an advisory lock: source (drains and registers), cell (stores it), target (creates it), grants (in a schema), maintenance, upgrade (waits for runs).';
+
 CREATE OR REPLACE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT hashtextextended('tsrollup source ' || p_source_id, 0)
+    SELECT rollup_engine.lock_key('source', p_source_id::text)
 $$;
 COMMENT ON FUNCTION rollup_engine.source_lock_key(integer) IS 'Advisory lock of whoever drains a source, or registers a rollup of it.';
 
@@ -97,7 +108,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.try_lock_cell(p_rollup_id integer, p_ce
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT pg_try_advisory_xact_lock(hashtextextended(format('tsrollup cell %s %s', p_rollup_id, extract(epoch FROM p_cell)), 0))
+    SELECT pg_try_advisory_xact_lock(rollup_engine.lock_key('cell', concat(p_rollup_id, ' ', extract(epoch FROM p_cell))))
 $$;
 COMMENT ON FUNCTION rollup_engine.try_lock_cell(integer, timestamptz) IS 'Keeps an older recompute from overwriting a newer one: held until the batch is committed.';
 

@@ -33,7 +33,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_upgrading() RETURNS boolean
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- The key that beforeEachMigrate waits for. Nobody waits here: not for a migrate that is waiting, either.
-    SELECT NOT pg_try_advisory_xact_lock_shared(hashtextextended('tsrollup upgrade', 0)) OR EXISTS (SELECT FROM rollup_engine.upgrade)
+    SELECT NOT pg_try_advisory_xact_lock_shared(rollup_engine.lock_key('upgrade')) OR EXISTS (SELECT FROM rollup_engine.upgrade)
 $$;
 COMMENT ON FUNCTION rollup_engine.is_upgrading() IS 'Whether functions of two releases may be there at once. To the end of a transaction that asked, no migrate begins.';
 

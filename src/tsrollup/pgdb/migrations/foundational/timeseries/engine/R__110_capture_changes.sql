@@ -63,10 +63,10 @@ AS $$
     -- their hull is cheaper than DISTINCT.
     SELECT rollup_engine.fill($sql$
         SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high FROM (SELECT {time} AS ts FROM {rows}) AS changed;
-        IF v_low < '0001-01-01 00:00:00+00' OR v_high >= '10000-01-01 00:00:00+00' THEN
+        IF NOT ({low_is_in} AND {high_is_in}) THEN
             SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high
             FROM (SELECT {time} AS ts FROM {rows}) AS changed
-            WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00';
+            WHERE {is_in};
         END IF;
         v_low := date_bin(v_grain, v_low, v_origin);
         v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
@@ -78,14 +78,16 @@ AS $$
                 FROM (
                     SELECT DISTINCT date_bin(v_grain, ts, v_origin) AS bin
                     FROM (SELECT {time} AS ts FROM {rows}) AS changed
-                    WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00'
+                    WHERE {is_in}
                 ) AS bins;
                 EXIT WHEN (SELECT count(*) FROM unnest(v_changed)) <= 10000;
                 v_grain := 10 * v_grain;
             END LOOP;
         END IF;
     $sql$,
-        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type)))
+        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
+            'is_in', rollup_engine.in_calendar('ts'),
+            'low_is_in', rollup_engine.in_calendar('v_low'), 'high_is_in', rollup_engine.in_calendar('v_high')))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
 
@@ -114,11 +116,11 @@ AS $$
             SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
             FROM (
                 SELECT date_bin(v_grain, ts, v_origin) AS bin FROM (VALUES (v_low), (v_high)) AS moved (ts)
-                WHERE ts >= '0001-01-01 00:00:00+00' AND ts < '10000-01-01 00:00:00+00'
+                WHERE {is_in}
             ) AS bins;
         END IF;
     $sql$,
-        jsonb_build_object('id', p_source.id,
+        jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('ts'),
             'old', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'OLD.'),
             'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'NEW.'),
             'is_generated', rollup_engine.has_generated_time(p_source)))

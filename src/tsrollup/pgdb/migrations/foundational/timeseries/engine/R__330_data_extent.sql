@@ -29,10 +29,10 @@ RETURNS TABLE (relation regclass, time_column name, time_type regtype, low text,
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH RECURSIVE line AS (
-        SELECT p_rollup.id, p_rollup.parent_id, p_rollup.target_table
+    WITH line AS (
+        SELECT p_rollup.id, p_rollup.target_table  -- which may not be registered yet
         UNION ALL
-        SELECT c.id, c.parent_id, c.target_table FROM line JOIN silver.rollup_config AS c ON c.id = line.parent_id
+        SELECT id, target_table FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup.parent_id))
     ), bounds AS (
         SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
     ), kept AS (
@@ -40,7 +40,7 @@ AS $$
         UNION ALL
         -- Its time column may have been renamed since the last run.
         SELECT s.relation, coalesce(c.current_name, s.time_column), s.time_type,
-            greatest(low, '0001-01-01 00:00:00+00'), least(high, '10000-01-01 00:00:00+00')
+            greatest(low, lower(rollup_engine.calendar())), least(high, upper(rollup_engine.calendar()))
         FROM bounds, rollup_engine.source AS s
         LEFT JOIN LATERAL (
             SELECT current_name FROM rollup_engine.resolved_columns(s) WHERE noted_name = s.time_column LIMIT 1) AS c ON true

@@ -26,7 +26,7 @@ BEGIN
         RETURN;
     END IF;
     -- Of two GRANTs at once, one would fail.
-    PERFORM pg_advisory_xact_lock(hashtextextended('tsrollup grants in ' || v_schema, 0));
+    PERFORM pg_advisory_xact_lock(rollup_engine.lock_key('grants', v_schema));
     IF NOT has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', v_schema);
     END IF;

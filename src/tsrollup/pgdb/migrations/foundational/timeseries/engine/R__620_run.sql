@@ -10,7 +10,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.settled_range(p_rollup silver.rollup_co
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT tstzrange(NULL, silver.time_bucket(p_rollup.bucket_width,
-        CASE WHEN isfinite(p_as_of) THEN greatest(p_as_of, '0001-01-01 00:00:00+00') - p_rollup.settle_delay ELSE p_as_of END))
+        CASE WHEN isfinite(p_as_of) THEN greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay ELSE p_as_of END))
 $$;
 COMMENT ON FUNCTION rollup_engine.settled_range(silver.rollup_config, timestamptz) IS 'Buckets that ended at least settle_delay before the time.';
 

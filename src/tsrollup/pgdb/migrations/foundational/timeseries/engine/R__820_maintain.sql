@@ -195,7 +195,7 @@ BEGIN
     IF rollup_engine.must_rest() THEN
         RETURN;
     END IF;
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('tsrollup maintenance', 0)) THEN
+    IF NOT pg_try_advisory_xact_lock(rollup_engine.lock_key('maintenance')) THEN
         RETURN NEXT ROW(p_target, 'skipped', 'another run of maintenance is at work')::rollup_engine.maintenance_action;
         RETURN;
     END IF;

@@ -12,11 +12,10 @@ DECLARE
     v_extent tstzrange;
 BEGIN
     IF rollup_engine.has_time_index(p_relation, p_index_column) THEN
-        -- Text of no type yet: the column's own kind of time reads it.
         EXECUTE rollup_engine.fill(
-            $sql$SELECT tstzrange(min({time}), max({time}), '[]') FROM {relation}
-            WHERE {column} >= '0001-01-01 00:00:00+00' AND {column} < '10000-01-01 00:00:00+00'$sql$,
-            jsonb_build_object('time', p_time, 'relation', p_relation::text, 'column', quote_ident(p_index_column)))
+            'SELECT tstzrange(min({time}), max({time}), ''[]'') FROM {relation} WHERE {is_in}',
+            jsonb_build_object('time', p_time, 'relation', p_relation::text,
+                'is_in', rollup_engine.in_calendar(quote_ident(p_index_column))))
         INTO v_extent;
     END IF;
     RETURN v_extent;

@@ -1,0 +1,109 @@
+-- Partitions that came, went or got other bounds since the last drain: none of it fires a trigger.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.source_extent(p_source rollup_engine.source, p_from timestamptz, p_to timestamptz) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+AS $$
+DECLARE
+    v_extent tstzmultirange;
+BEGIN
+    EXECUTE format('SELECT tstzmultirange(tstzrange(min(%1$s), max(%1$s) + interval ''1 microsecond'')) FROM %2$s WHERE %3$I >= %4$s AND %3$I < %5$s HAVING count(*) > 0',
+        rollup_engine.utc_expression(p_source.time_column, p_source.time_type), p_source.relation, p_source.time_column,
+        rollup_engine.time_literal(greatest(p_from, lower(rollup_engine.calendar())), p_source.time_type),
+        rollup_engine.time_literal(least(p_to, upper(rollup_engine.calendar())), p_source.time_type))
+    INTO v_extent;
+    RETURN coalesce(v_extent, '{}');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.source_extent(rollup_engine.source, timestamptz, timestamptz) IS 'From the first to the last time of the source in a range: a partition made in advance is empty.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partition_fingerprint(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT md5(string_agg(format('%s %s', c.oid, c.relpartbound), ',' ORDER BY c.oid))
+    FROM rollup_engine.partition_tree(p_relation) AS t (member) JOIN pg_class AS c ON c.oid = t.member
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_fingerprint(regclass) IS 'Changes whenever a partition comes, goes, or gets other bounds.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.remember_partitions(p_source rollup_engine.source) RETURNS SETOF rollup_engine.source_partition
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.source_partition (source_id, partition, from_time, to_time)
+    SELECT p_source.id, member, from_time, to_time FROM rollup_engine.partition_bounds(p_source.relation, p_source.time_column)
+    ON CONFLICT DO NOTHING
+    RETURNING *
+$$;
+COMMENT ON FUNCTION rollup_engine.remember_partitions(rollup_engine.source) IS 'Notes the partitions of a source; returns those that are new.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_gone_partitions(p_source rollup_engine.source, p_gone tstzmultirange) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_gone tstzmultirange;
+    v_stored tstzrange;
+BEGIN
+    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND parent_id IS NULL ORDER BY id LOOP
+        v_gone := rollup_engine.bucket_align(v_rollup.bucket_width, p_gone) * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
+        EXECUTE format('SELECT tstzrange(min(bucket), max(bucket), ''[]'') FROM %s WHERE bucket >= $1 AND bucket < $2 AND bucket <@ $3 HAVING count(*) > 0', v_rollup.target_table)
+        INTO v_stored USING coalesce(lower(v_gone), '-infinity'), coalesce(upper(v_gone), 'infinity'), v_gone;
+        INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
+        SELECT v_rollup.target_table::text, 'TR007', format('partitions left %s, and what they held leaves the rollup', p_source.relation),
+            format('the rollup holds buckets from %s to %s there', lower(v_stored), upper(v_stored)),
+            'where old data is to go and the rollup to stay, nothing but silver.set_retention may remove partitions'
+        WHERE v_stored IS NOT NULL;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.record_gone_partitions(rollup_engine.source, tstzmultirange) IS 'Reports partitions that somebody took away from a source, where the rollups hold buckets of them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.take_partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_fingerprint constant text := rollup_engine.partition_fingerprint(p_source.relation);
+    v_changed tstzmultirange := '{}';
+    v_gone tstzmultirange;
+    v_came tstzmultirange := '{}';
+    v_member record;
+BEGIN
+    IF v_fingerprint = p_source.partitioning THEN
+        RETURN v_changed;
+    END IF;
+    UPDATE rollup_engine.source SET partitioning = v_fingerprint WHERE id = p_source.id;
+    WITH gone AS (
+        DELETE FROM rollup_engine.source_partition
+        WHERE source_id = p_source.id AND (partition, from_time, to_time) NOT IN (
+            SELECT member, m.from_time, m.to_time FROM rollup_engine.partition_bounds(p_source.relation, p_source.time_column) AS m)
+        RETURNING from_time, to_time
+    )
+    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_gone FROM gone;
+    IF v_gone IS NOT NULL THEN
+        PERFORM rollup_engine.mark_rollups(
+            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), v_gone, p_clip => true);
+    END IF;
+    FOR v_member IN SELECT * FROM rollup_engine.remember_partitions(p_source) LOOP
+        v_changed := v_changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
+        IF isfinite(v_member.from_time) OR isfinite(v_member.to_time) THEN
+            v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
+        END IF;
+    END LOOP;
+    PERFORM rollup_engine.record_late_rows(p_source, v_came - coalesce(v_gone, '{}'), 'infinity', NULL);
+    PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL;
+    RETURN v_changed;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.take_partition_changes(rollup_engine.source) IS
+'Ranges of data in partitions that were attached or given other bounds since the last call; what was detached or dropped is marked here. None of it fires a trigger: such changes show when the next drain finds them.';
+
+RESET ROLE;

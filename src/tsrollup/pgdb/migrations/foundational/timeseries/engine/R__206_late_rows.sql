@@ -1,0 +1,78 @@
+-- What was written where a rollup is sealed: counted by its border, and reported.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.exact_since(p_rollup_id integer) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What its parent no longer takes in, it never hears of.
+    SELECT max(sealed_before) FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup_id))
+$$;
+COMMENT ON FUNCTION rollup_engine.exact_since(integer) IS 'Time before which late rows no longer reach a rollup; NULL when all do.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(p_source rollup_engine.source, p_ranges tstzmultirange, p_writers xid[]) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_rows bigint;
+BEGIN
+    EXECUTE rollup_engine.fill(
+        'SELECT count(*) FROM {source} WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND ($2 IS NULL OR xmin = ANY ($2))',
+        jsonb_build_object(
+            'source', p_source.relation, 'column', quote_ident(p_source.time_column),
+            'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
+            'from', rollup_engine.time_literal(greatest(lower(p_ranges), lower(rollup_engine.calendar())), p_source.time_type),
+            'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type)))
+    INTO v_rows USING p_ranges, p_writers;
+    RETURN v_rows;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]) IS 'Rows of a source in the ranges that those transactions have written; all of them without any.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_late_rows(p_source rollup_engine.source, p_logged tstzmultirange, p_first_end timestamptz, p_writers xid[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_since timestamptz;
+    v_late tstzmultirange;
+    v_rows bigint;
+BEGIN
+    -- Each border for itself, and as it is now: a writer may have begun before it was set.
+    FOR v_since IN
+        SELECT DISTINCT e.since FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.exact_since(r.id) AS e (since)
+        WHERE r.source_id = p_source.id AND e.since > '-infinity' AND p_logged && tstzrange(NULL, e.since)
+    LOOP
+        v_late := p_logged * tstzmultirange(tstzrange(NULL, v_since));
+        v_rows := rollup_engine.count_late_rows(p_source, v_late, p_writers);
+        -- A range across the border need not have a row before it.
+        CONTINUE WHEN v_rows = 0 AND p_first_end > v_since;
+        WITH late AS (
+            UPDATE silver.rollup_config AS r SET sealed_late_rows = r.sealed_late_rows + v_rows
+            WHERE r.source_id = p_source.id AND rollup_engine.exact_since(r.id) = v_since
+            RETURNING r.target_table
+        )
+        INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
+        SELECT target_table::text, 'TR006',
+            CASE WHEN v_rows > 0 THEN format('%s late rows were kept out of sealed time', v_rows)
+            ELSE 'late changes were kept out of sealed time, with no row left to count' END,
+            format('they lie between %s and %s; the rollup is sealed before %s', lower(v_late), upper(v_late), v_since),
+            CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
+                THEN 'rows are in the source until their partition is removed; nothing needs to be done'
+                ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END
+        FROM late;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[]) IS
+'Counts and reports, for each rollup, what was written where it is sealed: of the rows that the transactions of the log wrote, those before its border.';
+
+RESET ROLE;

@@ -1,0 +1,90 @@
+-- Rows of a default partition: how many, where, and which of them stay there.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.stray_rows(p_set rollup_engine.partition_set) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    -- What is sealed stays: its partitions were dropped, and are not to come back.
+    SELECT format('%s WHERE %I >= %L AND %2$I < ''9999-01-01''', rollup_engine.default_partition(p_set.relation), p_set.control, greatest(
+        '0001-01-03', (
+            SELECT max(sealed_before) FROM silver.rollup_config
+            WHERE (rollup_engine.lies_in(p_set.relation, source_table) OR rollup_engine.lies_in(source_table, p_set.relation)) AND isfinite(sealed_before))))
+    WHERE rollup_engine.default_partition(p_set.relation) IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.stray_rows(rollup_engine.partition_set) IS 'FROM and WHERE of the rows of a default partition that have a place elsewhere; NULL without one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.stray_ranges(p_set rollup_engine.partition_set, p_limit integer) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
+    SET row_security = off
+AS $$
+DECLARE
+    v_rows constant text := rollup_engine.stray_rows(p_set);
+    v_ranges tstzmultirange;
+BEGIN
+    IF v_rows IS NULL THEN
+        RETURN '{}';
+    END IF;
+    EXECUTE rollup_engine.fill($sql$
+        SELECT range_agg(tstzrange(chunk, rollup_engine.bucket_next({width}, chunk)))
+        FROM (SELECT DISTINCT silver.time_bucket({width}, {time}::timestamptz) AS chunk FROM {rows} ORDER BY 1 DESC LIMIT $1) AS chunks
+        $sql$, jsonb_build_object('width', quote_literal(p_set.chunk_interval), 'time', quote_ident(p_set.control), 'rows', v_rows))
+    INTO v_ranges
+    USING p_limit;
+    RETURN coalesce(v_ranges, '{}');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stray_ranges(rollup_engine.partition_set, integer) IS 'Chunks, newest first, of the rows that sit in a default partition.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.staying_rows(p_set rollup_engine.partition_set, p_is_left boolean DEFAULT false) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+    SET row_security = off
+AS $$
+DECLARE
+    v_obstacle constant text := rollup_engine.move_obstacle(p_set.relation);
+    v_first timestamptz;
+    v_last timestamptz;
+BEGIN
+    IF (v_obstacle IS NOT NULL OR p_is_left) AND rollup_engine.stray_rows(p_set) IS NOT NULL THEN
+        EXECUTE format('SELECT min(%1$I), max(%1$I) FROM %2$s', p_set.control, rollup_engine.stray_rows(p_set)) INTO v_first, v_last;
+    END IF;
+    RETURN format('rows from %s to %s stay in %s, where they are read as ever, but are not dropped by retention: ', v_first, v_last, rollup_engine.default_partition(p_set.relation))
+        || CASE WHEN v_obstacle IS NULL THEN 'somebody uses the table, or a snapshot from before, or they are many; the next run goes on'
+            ELSE format('to move them is to delete and insert them, and %s; take that away for a run of maintenance, or move them yourself', v_obstacle) END
+    WHERE v_first IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.staying_rows(rollup_engine.partition_set, boolean) IS 'Which rows of a default partition have to stay there, or are left there by a run, and why; NULL when there are none.';
+
+-- What is sealed before they have partitions would never be dropped.
+CREATE OR REPLACE FUNCTION rollup_engine.strays_from(p_relation regclass) RETURNS timestamptz
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET row_security = off
+AS $$
+DECLARE
+    v_set rollup_engine.partition_set;
+    v_from timestamptz;
+BEGIN
+    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_relation AND is_source;
+    IF rollup_engine.stray_rows(v_set) IS NOT NULL AND rollup_engine.move_obstacle(p_relation) IS NULL THEN
+        EXECUTE format('SELECT min(%I) FROM %s', v_set.control, rollup_engine.stray_rows(v_set)) INTO v_from;
+    END IF;
+    RETURN coalesce(v_from, 'infinity');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.strays_from(regclass) IS 'The first time in a default partition that maintenance will still give a partition of its own.';
+
+RESET ROLE;

@@ -1,0 +1,184 @@
+-- What keeps a rollup from being right: asked by validation, the monitor, and whoever seals.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.trigger_problems(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM rollup_engine.capture_gaps(p_source)
+    UNION ALL
+    SELECT format('%s lacks capture triggers, or has them under another condition', string_agg(DISTINCT member::text, ', ')),
+        'run SELECT silver.perform_rollup() as the owner of the source, which adds them; until then writes straight into it are missed'
+    FROM rollup_engine.missing_triggers(p_source)
+    WHERE NOT is_ancestor
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT format('capture triggers of %s are not enabled always', string_agg(DISTINCT g.tgrelid::regclass::text, ', ')),
+        format('as the owner: ALTER TABLE %s ENABLE %s TRIGGER %I, and the same for each',
+            min(g.tgrelid::regclass::text), min(rollup_engine.firing_mode(g.tgtype)), min(g.tgname::text))
+    FROM rollup_engine.capture_triggers(p_source) AS g
+    WHERE g.tgenabled <> left(rollup_engine.firing_mode(g.tgtype), 1)::"char"
+    HAVING count(*) > 0
+$$;
+COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing, do not always fire, or do not see everything.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.query_problem(p_rollup_id integer) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_time constant timestamptz := '2000-01-01 00:00:00+00';
+BEGIN
+    EXECUTE format('SELECT FROM rollup_engine.live_%s($1, $1)', p_rollup_id) USING v_time;
+    EXECUTE (SELECT rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$1') FROM silver.rollup_config AS r WHERE r.id = p_rollup_id) USING v_time;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLERRM;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.query_problem(integer) IS 'Why the rollup''s query does not run, NULL when it does; tried on an empty range.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.source_problems(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s was dropped', p_source.relation_name), rollup_engine.gone_hint(p_source)
+    WHERE NOT rollup_engine.is_relation(p_source.relation)
+    UNION ALL
+    SELECT format('%I may not read %s', '${owner_role}', c.oid::regclass),
+        format('GRANT USAGE ON SCHEMA %s TO %I; GRANT SELECT ON %s TO %2$I', c.relnamespace::regnamespace, '${owner_role}', c.oid::regclass)
+    FROM pg_class AS c
+    WHERE c.oid = p_source.relation
+        AND NOT (has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', c.oid, 'SELECT'))
+    UNION ALL
+    SELECT format('column %I of %s, which its rollups read, is gone', c.noted_name, p_source.relation),
+        format('ALTER TABLE %s ADD COLUMN it again; or drop the rollups that read it and create them anew', p_source.relation)
+    FROM rollup_engine.resolved_columns(p_source) AS c
+    WHERE c.current_name IS NULL AND rollup_engine.is_relation(p_source.relation)
+    UNION ALL
+    SELECT format('time column %I of %s was %s and is %s now', a.attname, p_source.relation, p_source.time_type, a.atttypid::regtype),
+        'change it back, or drop the rollup and create it anew'
+    FROM pg_attribute AS a
+    WHERE a.attrelid = p_source.relation AND a.attname = p_source.time_column AND NOT a.attisdropped
+        AND rollup_engine.base_type(a.atttypid) <> p_source.time_type
+    UNION ALL
+    SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
+    FROM pg_class AS c WHERE c.oid = p_source.relation AND c.relrowsecurity
+    UNION ALL
+    SELECT format('changes of %s cannot be tracked: it is %s', c.oid::regclass,
+            CASE WHEN c.relkind = 'f' THEN 'a foreign table' WHEN c.relpersistence = 'u' THEN 'unlogged' ELSE 'temporary' END),
+        CASE WHEN c.relkind = 'r' AND c.relpersistence = 'u' THEN format('ALTER TABLE %s SET LOGGED', c.oid::regclass)
+            ELSE format('ALTER TABLE %s %s %s', CASE WHEN c.relispartition THEN i.inhparent::regclass ELSE c.oid::regclass END,
+                CASE WHEN c.relispartition THEN 'DETACH PARTITION' ELSE 'NO INHERIT' END,
+                CASE WHEN c.relispartition THEN c.oid::regclass ELSE i.inhparent::regclass END) END
+        || '; or drop the rollups and create them anew with change_tracking => ''window'''
+    FROM rollup_engine.partition_tree(p_source.relation) AS t (member)
+    JOIN pg_class AS c ON c.oid = t.member AND (c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p')
+    LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
+    WHERE p_source.change_tracking = 'trigger'
+    UNION ALL
+    SELECT t.problem, t.hint
+    FROM rollup_engine.trigger_problems(p_source) AS t
+    WHERE p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
+    UNION ALL
+    SELECT format('%s partitions of %s were detached or dropped since the last run', count(*), p_source.relation),
+        'the next run takes that in: SELECT * FROM silver.perform_rollup()'
+    FROM rollup_engine.source_partition AS p
+    WHERE p.source_id = p_source.id AND p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
+        AND p.partition NOT IN (SELECT rollup_engine.partition_tree(p_source.relation))
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT u.changes || ' since the last run', 'the next run takes that in: SELECT * FROM silver.perform_rollup(), as the owner of the table'
+    FROM rollup_engine.unseen_changes(p_source) AS u (changes)
+    WHERE u.changes IS NOT NULL AND rollup_engine.is_relation(p_source.relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_problems(rollup_engine.source) IS 'What keeps the rollups of a source from being exact.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.data_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('its %s is gone', relation.role), 'SELECT silver.drop_rollup(...) removes what is left; then create it anew'
+    FROM (VALUES ('table', p_rollup.target_table), ('live view', p_rollup.target_view)) AS relation (role, id)
+    WHERE NOT rollup_engine.is_relation(relation.id)
+    UNION ALL
+    SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
+            string_agg(format('%I as %s', column_name, data_type), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
+        format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table)
+    FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT format('its query fails: %s', q.problem), 'undo the change of the source''s columns or rights, or drop the rollup and create it anew'
+    FROM rollup_engine.query_problem(p_rollup.id) AS q (problem)
+    WHERE q.problem IS NOT NULL AND rollup_engine.is_relation(p_rollup.source_table)
+    UNION ALL
+    SELECT format('column %I of %s was renamed or dropped', c.column_name, p_rollup.target_table),
+        format('rename it back to %I; for a dropped one, drop the rollup and create it anew', c.column_name)
+    FROM rollup_engine.rollup_column AS c
+    WHERE c.rollup_id = p_rollup.id AND c.kind <> 'finished' AND rollup_engine.is_relation(p_rollup.target_table)
+        AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = p_rollup.target_table AND a.attname = c.column_name)
+    UNION ALL
+    SELECT format('%s has row level security that its owner is subject to', c.oid::regclass), format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass)
+    FROM pg_class AS c WHERE c.oid = p_rollup.target_table AND c.relrowsecurity AND c.relforcerowsecurity
+    UNION ALL
+    SELECT format('%s has no valid unique index on bucket and dimensions', p_rollup.target_table),
+        format('CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT', p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'))
+    WHERE rollup_engine.is_relation(p_rollup.target_table)
+        AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = p_rollup.target_table AND indisunique AND indisvalid AND indnullsnotdistinct)
+    UNION ALL
+    SELECT format('rows of %s may have been changed by hand since the last run: %s', p_rollup.target_table,
+            string_agg(format('%s %s', CASE WHEN rollup_engine.is_relation(t.member) THEN t.member::text ELSE 'a partition' END, t.problem), ', ' ORDER BY t.member)),
+        CASE WHEN count(i.inhrelid) > 0 THEN format('ALTER TABLE %s DETACH PARTITION %s FINALIZE', p_rollup.target_table, min(i.inhrelid)::regclass)
+            WHEN count(c.oid) > 0 THEN format('ALTER TABLE %s OWNER TO %I, or detach it; the next run guards it', min(c.oid)::regclass, '${owner_role}')
+            ELSE 'the next run takes that in: SELECT * FROM silver.perform_rollup()' END
+    FROM rollup_engine.touched_partitions(p_rollup.id, p_rollup.target_table) AS t
+    LEFT JOIN pg_class AS c ON c.oid = t.member AND NOT pg_has_role('${owner_role}', c.relowner, 'USAGE')
+    LEFT JOIN pg_inherits AS i ON i.inhrelid = t.member AND i.inhdetachpending
+    WHERE rollup_engine.is_relation(p_rollup.target_table)
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT format('%s, a partition of %s, is no ordinary table', c.oid::regclass, i.inhparent::regclass),
+        format('ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, c.oid::regclass)
+    FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+    WHERE i.inhparent = p_rollup.target_table AND c.relkind <> 'r'
+    UNION ALL
+    SELECT format('%s, a partition of %s, is unlogged: a crash empties it', p.partition, p_rollup.target_table),
+        format('ALTER TABLE %s SET LOGGED; and, if the server has crashed since, SELECT silver.mark_stale(%L, %L, %L)',
+            p.partition, p_rollup.target_table, p.from_time, p.to_time)
+    FROM rollup_engine.rollup_partition AS p JOIN pg_class AS c ON c.oid = p.partition
+    WHERE p.rollup_id = p_rollup.id AND c.relpersistence = 'u'
+    UNION ALL
+    SELECT p.problem, p.hint
+    FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
+    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.data_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.own_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT problem, hint FROM rollup_engine.data_problems(p_rollup)
+    UNION ALL
+    SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+    UNION ALL
+    SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.own_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads, or will.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT problem, hint FROM rollup_engine.own_problems(p_rollup)
+    UNION ALL
+    SELECT format('%s, which it reads, is not valid: %s', c.target_name, o.problem), o.hint
+    FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id)
+    JOIN silver.rollup_config AS c ON c.id = a.id AND c.id <> p_rollup.id
+    CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o
+$$;
+COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads.';
+
+RESET ROLE;

@@ -1,0 +1,132 @@
+"""A database of every earlier release, brought up to this one, is as a fresh one is."""
+
+from collections.abc import Callable
+
+import psycopg
+import pytest
+from psycopg.rows import dict_row
+
+from kept_releases import VIEWS, kept_releases, play_scene, restore_release
+from rollup_checks import assert_equal_to_group_by
+from schema_listing import listing
+from servers import PostgresServer
+from tsrollup.doctor import examine
+from tsrollup.migrations import migrate_project
+
+TEXTS = {
+    "functions": r"""
+        SELECT p.oid::regprocedure::text,
+            regexp_replace(pg_get_functiondef(p.oid), ' AS \w+', '', 'g'),  -- a dump adds aliases
+            ARRAY(SELECT unnest(coalesce(p.proacl, acldefault('f', p.proowner)))::text ORDER BY 1)
+        FROM pg_proc AS p
+        WHERE p.pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
+            AND p.prokind IN ('f', 'p')
+        ORDER BY 1""",
+    "views": """
+        SELECT c.oid::regclass::text, pg_get_viewdef(c.oid),
+            ARRAY(SELECT unnest(c.relacl)::text ORDER BY 1)
+        FROM pg_class AS c
+        WHERE c.relkind = 'v' AND c.relnamespace IN ('silver'::regnamespace, 'gold'::regnamespace)
+        ORDER BY 1""",
+    "generated": "SELECT name, digest FROM rollup_engine.generated_text ORDER BY 1",
+    "capture": r"""
+        SELECT c.relname::text, regexp_replace(t.tgname, '_\d+$', '_oid'), t.tgtype, t.tgenabled
+        FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+        WHERE c.relnamespace = 'raw'::regnamespace AND NOT c.relispartition AND NOT t.tgisinternal
+        ORDER BY 1, 2""",
+    "history": """
+        SELECT script, checksum FROM rollup_engine.schema_history_foundational
+        WHERE success ORDER BY script COLLATE "C", installed_rank DESC""",
+}
+STATE = {
+    "seals": "SELECT target_table::text, sealed_before, status FROM silver.rollup_config"
+    " ORDER BY 1",
+    "stale": "SELECT rollup_id, from_time, to_time FROM rollup_engine.stale_range"
+    " WHERE from_time < '2026-04-01' ORDER BY 1, 2",
+    "log": "SELECT source_id, from_time, to_time FROM rollup_engine.change_log ORDER BY 1, 2, 3",
+    "errors": "SELECT target_table, error_code, error_message FROM silver.error_log ORDER BY 1, 2",
+}
+
+
+@pytest.fixture(params=kept_releases())
+def upgraded(
+    request: pytest.FixtureRequest,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    template: str,  # noqa: ARG001  a dump takes no roles along
+) -> str:
+    database = make_database()
+    restore_release(request.param, server.superuser_url(database))
+    migrate_project(server.superuser_url(database))
+    return server.superuser_url(database)
+
+
+@pytest.fixture
+def fresh(server: PostgresServer, make_database: Callable[..., str]) -> str:
+    database = make_database()
+    migrate_project(server.superuser_url(database))
+    play_scene(server, server.superuser_url(database))
+    return server.superuser_url(database)
+
+
+def answers(connection: psycopg.Connection) -> dict[str, list[tuple[object, ...]]]:
+    return {
+        view: connection.execute(
+            f"SELECT t::text FROM gold.{view} AS t ORDER BY 1".encode()
+        ).fetchall()
+        for view in VIEWS
+    }
+
+
+def assert_exact(connection: psycopg.Connection) -> None:
+    """By raw rows where they are still there, and level by level where they are not."""
+    assert_equal_to_group_by(connection, "readings_15m", '"Odd 1d"', "polled_1w")
+    for finer, coarser, width, device in (
+        ("readings_15m", "readings_1h", "hour", "device"),
+        ("readings_1h", "readings_1mon", "month", "NULL::text"),
+    ):
+        wanted = (
+            f"SELECT date_trunc('{width}', bucket), {device}, sum(row_count), sum(temp_sum),"
+            f" sum(amount_sum), min(temp_min), max(temp_max) FROM gold.{finer} GROUP BY 1, 2"
+        )
+        found = (
+            f"SELECT bucket, {device}, row_count, temp_sum, amount_sum, temp_min, temp_max"
+            f" FROM gold.{coarser}"
+        )
+        differing = f"(({wanted}) EXCEPT ({found})) UNION ALL (({found}) EXCEPT ({wanted}))"
+        assert connection.execute(differing.encode()).fetchall() == [], coarser
+
+
+def test_an_upgraded_database_is_as_a_fresh_one(upgraded: str, fresh: str) -> None:
+    with (
+        psycopg.connect(upgraded, autocommit=True) as old,
+        psycopg.connect(fresh, autocommit=True) as new,
+    ):
+        for name, query in (TEXTS | STATE).items():
+            assert (
+                old.execute(query.encode()).fetchall() == new.execute(query.encode()).fetchall()
+            ), name
+        assert listing(old) == listing(new)
+        for connection in (old, new):
+            connection.execute("RESET search_path")
+            assert_exact(connection)
+        assert answers(old) == answers(new)
+        with psycopg.connect(upgraded, row_factory=dict_row) as seen:
+            problems = [x.check for x in examine(seen) if x.verdict == "problem"]
+        assert problems == ["silver.loud_1h"]
+
+
+def test_an_upgraded_database_goes_on_where_it_was(upgraded: str) -> None:
+    with psycopg.connect(upgraded, autocommit=True) as db:
+        sealed = (
+            "SELECT count(*), sum(row_count) FROM silver.readings_15m WHERE bucket < '2026-03-04'"
+        )
+        before = db.execute(sealed.encode()).fetchone()
+        db.execute("SELECT silver.resume_rollup('silver.readings_1h')")
+        db.execute("UPDATE raw.readings SET amount = -1 WHERE device = 'd2'")
+        assert_exact(db)
+        db.execute("CALL silver.run_rollups()")
+        assert_exact(db)
+        stale = db.execute(STATE["stale"].encode()).fetchall()
+        assert [rollup_id for rollup_id, *_ in stale] == [6]  # of a bucket that cannot be computed
+        assert db.execute(sealed.encode()).fetchone() == before != (0, None)
