@@ -32,6 +32,7 @@ def windowed(db: psycopg.Connection) -> psycopg.Connection:
     )
     db.execute("SELECT silver.create_rollup_table('w_1h', 'silver', 'w_1d', '1 day')")
     db.execute("CALL silver.run_rollups(as_of => now() - interval '8 days')")
+    db.execute("UPDATE rollup_engine.source SET window_read_at = now() - interval '8 days'")
     return db
 
 
@@ -184,3 +185,73 @@ def test_promise_g_what_the_source_need_not_hold_any_more_is_not_computed_anew(
     assert windowed.execute(count).fetchone() == (24 * 7,)
     health = "SELECT health FROM silver.timeseries_operations_monitor ORDER BY 1"
     assert ("invalid",) not in windowed.execute(health).fetchall()
+
+
+@pytest.mark.parametrize(
+    "done",
+    [
+        "SELECT silver.add_rollup_metric('w_1h', '{\"v\": [\"avg\"]}')",
+        "ALTER TABLE raw.w ALTER v TYPE bigint; SELECT silver.rebuild_rollup('silver.w_1h')",
+        "DROP TABLE raw.w_0, raw.w_1, raw.w_2",
+        "ALTER TABLE raw.w DETACH PARTITION raw.w_1",
+    ],
+)
+def test_promise_g_history_from_before_the_window_stays(
+    windowed: psycopg.Connection, done: str
+) -> None:
+    write_a_week(windowed)
+    windowed.execute("CALL silver.run_rollups()")
+    windowed.execute("DELETE FROM raw.w WHERE ts < now() - interval '3 days'")
+    windowed.execute(done.encode())
+    for _ in range(2):
+        assert [total(windowed, f"gold.{name}") for name in ("w_1h", "w_1d")] == [24 * 7, 24 * 7]
+        windowed.execute("CALL silver.run_rollups()")
+    windowed.execute("SELECT silver.mark_stale('w_1h', '-infinity', 'infinity')")
+    assert total(windowed) < 24 * 7  # who asks for it gets what the source still holds
+
+
+def test_promise_g_history_outlives_a_view_that_is_made_anew(db: psycopg.Connection) -> None:
+    """As foreign tables are, whenever what they stand for gets another shape."""
+    view = "CREATE VIEW raw.seen AS SELECT * FROM raw.w; GRANT SELECT ON raw.seen TO tsrollup_owner"
+    db.execute("CREATE TABLE raw.w (ts timestamptz, v int)")
+    db.execute(view.encode())
+    write_a_week(db)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'w_1h', '1 hour',"
+        " time_column => 'ts', change_tracking => 'window', look_back_window => '1 day')"
+    )
+    db.execute("CALL silver.run_rollups()")
+    db.execute("DELETE FROM raw.w WHERE ts < now() - interval '3 days'")
+    db.execute("DROP VIEW raw.seen")
+    db.execute(view.encode())
+    db.execute("CALL silver.run_rollups()")
+    assert total(db) == 24 * 7
+    assert db.execute("SELECT error_code FROM silver.error_log").fetchall() == []
+
+
+def test_promise_g_partitions_of_a_rollup_that_are_gone_are_filled_from_the_source(
+    windowed: psycopg.Connection,
+) -> None:
+    write_a_week(windowed)
+    windowed.execute("CALL silver.run_rollups()")
+    partitions = "SELECT string_agg(inhrelid::regclass::text, ', ') FROM pg_inherits"
+    of_rollup = f"{partitions} WHERE inhparent = 'silver.w_1h'::regclass"
+    (names,) = windowed.execute(of_rollup.encode()).fetchone() or ("",)
+    windowed.execute(f"DROP TABLE {names}".encode())
+    windowed.execute("CALL silver.run_rollups()")
+    assert total(windowed) == 24 * 7
+    assert_equal_to_group_by(windowed, "w_1h")
+    codes = windowed.execute("SELECT DISTINCT error_code FROM silver.error_log").fetchall()
+    assert codes == [("TR007",)]
+
+
+def test_promise_g_no_run_takes_back_what_another_has_read(windowed: psycopg.Connection) -> None:
+    write_a_week(windowed)
+    windowed.execute("CALL silver.run_rollups()")
+    windowed.execute("DELETE FROM raw.w WHERE ts < now() - interval '3 days'")
+    past = "now() - interval '30 days'"
+    windowed.execute(f"SELECT silver.perform_rollup('w_1h', as_of => {past})".encode())
+    windowed.execute(f"CALL silver.run_rollups(as_of => {past})".encode())
+    assert total(windowed) == 24 * 7
+    windowed.execute("CALL silver.run_rollups()")
+    assert total(windowed) == 24 * 7

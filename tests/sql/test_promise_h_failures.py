@@ -324,3 +324,34 @@ def test_promise_h_a_drain_that_fails_is_on_record_with_every_rollup(
     assert db.execute("SELECT DISTINCT status FROM silver.rollup_config").fetchall() == [
         ("active",)
     ]
+
+
+def test_promise_h_a_source_that_somebody_keeps_locked_stops_no_other(
+    db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    """A change of a table that takes an hour, say. It is no failure, and no attempt."""
+    create_hierarchy(db)
+    db.execute(
+        "CREATE TABLE raw.plain (ts timestamptz, v integer);"
+        "CREATE TABLE raw.other (ts timestamptz, v integer);"
+        "SELECT silver.create_rollup_table(t, 'silver', t || '_1h', '1 hour')"
+        " FROM unnest('{plain,other}'::text[]) AS t;"
+        "INSERT INTO raw.plain VALUES ('2026-03-01', 1);"
+        "INSERT INTO raw.other VALUES ('2026-03-01', 1)".encode()
+    )
+    levels = {f"silver.{name}" for name in LEVELS}
+    holder = connect(autocommit=False)
+    holder.execute("LOCK TABLE raw.readings, raw.plain IN ACCESS EXCLUSIVE MODE")
+    done = dict(db.execute(PERFORM, [None]).fetchall())
+    assert done.pop("silver.other_1h") == "ok"
+    assert done.pop("silver.plain_1h") == "partial"
+    assert done.keys() == levels
+    assert set(done.values()) <= {"partial", "waiting_for_parent"}
+    db.execute("INSERT INTO raw.other VALUES ('2026-03-02', 1)")
+    db.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert_settled(db, "other_1h")
+    holder.rollback()
+    logged = db.execute("SELECT error_message FROM silver.error_log").fetchall()
+    assert logged == []
+    refresh_everything(db)
+    assert_settled(db, *LEVELS, "plain_1h", "other_1h")

@@ -146,6 +146,79 @@ def test_promise_b_a_generated_time_column(db: psycopg.Connection) -> None:
         assert caught.value.sqlstate == "TR004"
 
 
+def test_promise_b_keys_that_read_the_same_under_the_settings_of_a_writer(
+    db: psycopg.Connection,
+) -> None:
+    """Whether a row moves is no question of how its key is written as text."""
+    for statement in (
+        "CREATE TABLE raw.k (id int, ts timestamptz, v int, k float8) PARTITION BY RANGE (k)",
+        "CREATE TABLE raw.k_1 PARTITION OF raw.k FOR VALUES FROM (0) TO (0.3)",
+        "CREATE TABLE raw.k_2 PARTITION OF raw.k FOR VALUES FROM (0.3) TO (1)",
+        "INSERT INTO raw.k SELECT i, '2026-01-01', i, 0.2999999999999999"
+        " FROM generate_series(1, 4) AS i",
+        "SELECT silver.create_rollup_table('raw.k', 'silver', 'k_1h', '1 hour',"
+        " time_column => 'ts', metrics => '{\"v\": [\"sum\"]}')",
+    ):
+        db.execute(statement.encode())
+    refresh_everything(db)
+    db.execute("SET extra_float_digits = 0")
+    db.execute(
+        "MERGE INTO raw.k USING (VALUES (2)) AS x (i) ON id = i"
+        " WHEN MATCHED THEN UPDATE SET k = 0.3, v = v + 1000, ts = ts + interval '5 days'"
+    )
+    assert_equal_to_group_by(db, "k_1h")
+    refresh_everything(db)
+    assert_settled(db, "k_1h")
+
+
+def test_promise_b_a_time_that_is_generated_in_a_partition_only(db: psycopg.Connection) -> None:
+    """Up to PostgreSQL 15 a partition may compute what its parent takes from the writer."""
+    time = "ts timestamp GENERATED ALWAYS AS (base + interval '1 day') STORED"
+    for statement in (
+        "CREATE TABLE raw.k (id int, base timestamp, ts timestamp, v int, k int)"
+        " PARTITION BY LIST (k)",
+        "CREATE TABLE raw.k_2 PARTITION OF raw.k FOR VALUES IN (2)",
+        "INSERT INTO raw.k (id, ts, v, k) VALUES (2, '2026-03-01', 1, 2)",
+        "SELECT silver.create_rollup_table('raw.k', 'silver', 'k_1h', '1 hour',"
+        " time_column => 'ts', metrics => '{\"v\": [\"sum\"]}')",
+        f"CREATE TABLE raw.k_1 (id int, base timestamp, {time}, v int, k int)",
+    ):
+        db.execute(statement.encode())
+    attach = "ALTER TABLE raw.k ATTACH PARTITION raw.k_1 FOR VALUES IN (1)"
+    if db.info.server_version >= 160000:
+        with pytest.raises(psycopg.Error, match="generated"):
+            db.execute(attach)
+        return
+    db.execute(attach)
+    refresh_everything(db)
+    db.execute(
+        "MERGE INTO raw.k USING (VALUES (2)) AS x (i) ON id = i"
+        " WHEN MATCHED THEN UPDATE SET k = 1, base = '2026-07-10', ts = '2026-01-01'"
+    )
+    assert_equal_to_group_by(db, "k_1h")
+    refresh_everything(db)
+    assert_settled(db, "k_1h")
+
+
+def test_promise_b_a_time_of_a_domain(db: psycopg.Connection) -> None:
+    for statement in (
+        "CREATE DOMAIN raw.moment AS timestamptz",
+        "CREATE DOMAIN raw.reading AS integer NOT NULL",
+        "CREATE TABLE raw.t (ts raw.moment, k integer, v integer, w raw.reading DEFAULT 1)"
+        " PARTITION BY RANGE (ts)",
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')",
+        "CREATE TABLE raw.t_2 PARTITION OF raw.t FOR VALUES FROM ('2026-03-01') TO ('2026-04-01')",
+        f"INSERT INTO raw.t {HOURS}",
+    ):
+        db.execute(statement.encode())
+    create_rollups(db, ", 'ts', metrics => '{\"v\": [\"sum\"]}'")
+    late = "INSERT INTO raw.t VALUES ('2026-03-01 01:30+00', 1, 1), ('2026-03-01 05:30+00', 1, 1)"
+    follow(db, late, "UPDATE raw.t SET ts = ts + interval '25 hours'")
+    with pytest.raises(psycopg.Error, match="takes no NULL") as caught:
+        db.execute("SELECT silver.add_rollup_metric('t_1h', '{\"w\": [\"first\"]}')")
+    assert caught.value.sqlstate == "TR004"
+
+
 def test_promise_b_a_generated_time_in_a_partition_with_other_columns(
     db: psycopg.Connection,
 ) -> None:

@@ -66,7 +66,7 @@ BEGIN
     UPDATE rollup_engine.partition_set AS s SET is_named = create_rollup_table.chunk_interval IS NOT NULL WHERE s.relation = r.target_table;
     PERFORM rollup_engine.add_triggers(v_source);
     PERFORM rollup_engine.look_at_source(v_source.id);
-    PERFORM rollup_engine.mark_new(r.id);
+    PERFORM rollup_engine.mark_new(r.id, rollup_engine.everything());
     PERFORM rollup_engine.check_window_keep(r.source_table);
     PERFORM rollup_engine.warn_of_partman_retention(r.source_table);
     RETURN r.target_table;
@@ -124,7 +124,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb) IS
-'Adds aggregates to a rollup: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there. The caller is a member of the owner role, or may SELECT the columns of the source itself.';
+'Adds aggregates to a rollup: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there, and so do those before the window of a source that is tracked by one (mark_stale has them computed from what the source still holds). The caller is a member of the owner role, or may SELECT the columns of the source itself.';
 
 CREATE FUNCTION silver.rebuild_rollup(target text) RETURNS void
     LANGUAGE plpgsql
@@ -146,10 +146,10 @@ BEGIN
         PERFORM rollup_engine.rebuild_one(v_rollup);
         PERFORM silver.reset_rollup_retry(v_rollup.target_table::text);  -- it failed for what is mended
     END LOOP;
-    PERFORM rollup_engine.mark_new(id) FROM unnest(v_ids) AS id;
+    PERFORM rollup_engine.mark_new(id, rollup_engine.told_by_source(v_source_id)) FROM unnest(v_ids) AS id;
 END
 $$;
 COMMENT ON FUNCTION silver.rebuild_rollup(text) IS
-'After the types of a source''s columns changed, or after it was dropped and restored: gives a rollup and all that read it the types of now, and has all of it recomputed. Sealed rows are kept, converted.';
+'After the types of a source''s columns changed, or after it was dropped and restored: gives a rollup and all that read it the types of now, and has all of it recomputed. Sealed rows, and those before the window of a source that is tracked by one, are kept, converted.';
 
 RESET ROLE;

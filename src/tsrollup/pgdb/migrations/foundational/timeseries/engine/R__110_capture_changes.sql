@@ -14,7 +14,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.utc_expression(p_column name, p_type re
 AS $$
     SELECT format(
         CASE p_type
-            WHEN 'timestamptz'::regtype THEN '%s%I'
+            WHEN 'timestamptz'::regtype THEN '%s%I::timestamptz'  -- it may be of a domain
             WHEN 'timestamp'::regtype THEN '(%s%I AT TIME ZONE ''UTC'')'
             ELSE '(%s%I::timestamp AT TIME ZONE ''UTC'')'
         END, p_row, p_column)
@@ -25,7 +25,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_generated_time(p_source rollup_engi
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_source.relation AND attname = p_source.time_column AND attgenerated <> '')
+    -- Up to PostgreSQL 15 that of a partition may be, though its parent's is not.
+    SELECT EXISTS (
+        SELECT FROM pg_attribute
+        WHERE attrelid IN (SELECT p_source.relation UNION ALL SELECT relid FROM pg_partition_tree(p_source.relation))
+            AND attname = p_source.time_column AND attgenerated <> '')
 $$;
 COMMENT ON FUNCTION rollup_engine.has_generated_time(rollup_engine.source) IS 'Whether the time of a row is computed from its other columns.';
 

@@ -9,20 +9,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.move_condition(p_relation regclass) RET
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Columns of the key, inside its expressions as well, depend on the table itself. Of types that may
-    -- lack an equality, have one that a restored dump does not find, or call equal what an expression
-    -- tells apart (1.0 and 1.00), the text is compared.
-    SELECT string_agg(format(
-        CASE WHEN a.atttypid IN (
-            'int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'oid'::regtype, 'bool'::regtype,
-            'date'::regtype, 'timestamp'::regtype, 'timestamptz'::regtype)
-        THEN 'old.%1$I IS DISTINCT FROM new.%1$I'
-        ELSE 'old.%1$I::text COLLATE "C" IS DISTINCT FROM new.%1$I::text COLLATE "C"' END,
-        a.attname), ' OR ' ORDER BY a.attnum)
+    -- Columns of the key, inside its expressions as well, depend on the table itself. Compared bit by bit:
+    -- a type may lack an equality, or call equal what an expression tells apart (1.0 and 1.00), and its
+    -- text is another one under other settings.
+    SELECT format('record_image_ne(ROW(%s), ROW(%s))',
+        string_agg(format('old.%I', a.attname), ', ' ORDER BY a.attnum), string_agg(format('new.%I', a.attname), ', ' ORDER BY a.attnum))
     FROM pg_depend AS d
     JOIN pg_attribute AS a ON a.attrelid = d.objid AND a.attnum = d.objsubid
     WHERE d.classid = 'pg_class'::regclass AND d.objid = p_relation AND d.deptype = 'i'
         AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p_relation AND d.refobjsubid = 0
+    HAVING count(*) > 0
 $$;
 COMMENT ON FUNCTION rollup_engine.move_condition(regclass) IS 'When an updated row may move between the partitions of the table; NULL when it has none.';
 

@@ -106,9 +106,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.look_back_range(p_source_id integer, p_
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- From where the last run stopped, however long ago. No end: rows are newer than the transaction
-    -- that sees them, and clocks of devices go ahead.
-    SELECT tstzmultirange(tstzrange(least(s.window_read_at, CASE WHEN isfinite(p_now) THEN p_now ELSE now() END) - max(r.look_back_window), 'infinity'))
+    -- From where the last run stopped, however long ago: no run takes back what another has read. No end:
+    -- rows are newer than the transaction that sees them, and clocks of devices go ahead.
+    SELECT tstzmultirange(tstzrange(least(s.window_read_at, now()) - max(r.look_back_window), 'infinity'))
     FROM rollup_engine.source AS s
     JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
     WHERE s.id = p_source_id AND s.change_tracking = 'window' AND p_now IS NOT NULL

@@ -72,6 +72,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.take_partition_changes(p_source rollup_
 AS $$
 DECLARE
     v_fingerprint constant text := rollup_engine.partition_fingerprint(p_source.relation);
+    v_told constant tstzmultirange := rollup_engine.told_by_source(p_source.id);
     v_changed tstzmultirange := '{}';
     v_gone tstzmultirange;
     v_came tstzmultirange := '{}';
@@ -89,6 +90,7 @@ BEGIN
     )
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_gone FROM gone;
     IF v_gone IS NOT NULL THEN
+        v_gone := v_gone * v_told;
         PERFORM rollup_engine.mark_rollups(
             ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), v_gone, p_clip => true);
     END IF;
@@ -98,9 +100,12 @@ BEGIN
             v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
         END IF;
     END LOOP;
+    IF p_source.change_tracking = 'trigger' THEN  -- its text may rest on columns of partitions
+        PERFORM rollup_engine.write_generated(format('capture_%s', p_source.id), rollup_engine.capture_function_sql(p_source));
+    END IF;
     PERFORM rollup_engine.record_late_rows(p_source, v_came - coalesce(v_gone, '{}'), 'infinity', NULL);
-    PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL;
-    RETURN v_changed;
+    PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL AND p_source.change_tracking = 'trigger';
+    RETURN v_changed * v_told;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.take_partition_changes(rollup_engine.source) IS

@@ -26,7 +26,7 @@ BEGIN
     IF v_window IS NULL THEN
         RETURN '{}';
     END IF;
-    UPDATE rollup_engine.source SET window_read_at = least(v_now, now()) WHERE id = p_source_id;
+    UPDATE rollup_engine.source SET window_read_at = greatest(window_read_at, least(v_now, now())) WHERE id = p_source_id;
     -- What lies ahead is no bucket to store; the window of a later run will hold it.
     RETURN v_window * tstzmultirange(tstzrange(NULL, v_now, '[]'));
 END

@@ -134,7 +134,7 @@ BEGIN
     SELECT coalesce(range_agg(tstzrange(from_time, to_time)) FILTER (WHERE pg_relation_size(partition) > 0), '{}') INTO v_came FROM guarded;
     IF NOT isempty(v_gone + v_came) THEN
         PERFORM rollup_engine.mark_touched(v_rollup, v_gone + v_came);
-        PERFORM rollup_engine.record_lost_buckets(v_rollup, v_gone - v_came);
+        PERFORM rollup_engine.mark_lost(v_rollup, v_gone - v_came);
     END IF;
 END
 $$;

@@ -114,20 +114,28 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_touched(silver.rollup_config, tstzmultirange) IS 'Has a rollup and all that read it computed anew where its rows were touched.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.record_lost_buckets(p_rollup silver.rollup_config, p_gone tstzmultirange) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.mark_lost(p_rollup silver.rollup_config, p_gone tstzmultirange) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
+    -- A source that need not hold them any more may do so: they can only come back. Who reads them has its own.
+    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup.id], p_gone * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)), p_clip => true);
     INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
-    SELECT p_rollup.target_table::text, 'TR007', format('partitions left %s, and its sealed buckets with them', p_rollup.target_table),
-        format('from %s to %s; what is sealed cannot be computed again', lower(lost), upper(lost)),
+    SELECT p_rollup.target_table::text, 'TR007', format('partitions left %s, and its %s with them', p_rollup.target_table, l.what),
+        format('from %s to %s; %s', lower(lost), upper(lost), l.remedy),
         'attach them again; where old buckets are to go, nothing but silver.set_retention may remove partitions'
-    FROM (SELECT p_gone * tstzmultirange(tstzrange(NULL, p_rollup.sealed_before)) AS lost) AS l
-    WHERE p_rollup.sealed_before IS NOT NULL AND NOT isempty(lost)
+    FROM (VALUES
+        ('sealed buckets', 'what is sealed cannot be computed again',
+            p_gone * CASE WHEN p_rollup.sealed_before IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(NULL, p_rollup.sealed_before)) END),
+        ('buckets from before the window', 'what the source still holds there is computed anew',
+            p_gone * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) - rollup_engine.told_by_source(p_rollup.source_id))
+    ) AS l (what, remedy, lost)
+    WHERE NOT isempty(lost)
 $$;
-COMMENT ON FUNCTION rollup_engine.record_lost_buckets(silver.rollup_config, tstzmultirange) IS 'Reports partitions that somebody took away from a rollup where it is sealed.';
+COMMENT ON FUNCTION rollup_engine.mark_lost(silver.rollup_config, tstzmultirange) IS
+'Has computed anew what went with partitions that somebody took away from a rollup, and reports where that may not bring it back.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.take_in_touched(p_source_id integer) RETURNS void
     LANGUAGE plpgsql

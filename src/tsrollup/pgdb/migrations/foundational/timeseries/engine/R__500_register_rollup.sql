@@ -209,15 +209,15 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_row_security(regclass) IS 'An error for a source that hides rows from some.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.mark_new(p_rollup_id integer) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.mark_new(p_rollup_id integer, p_ranges tstzmultirange) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT rollup_engine.check_row_security(s.relation)
     FROM silver.rollup_config AS c JOIN rollup_engine.source AS s ON s.id = c.source_id
     WHERE c.id = p_rollup_id;
-    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], rollup_engine.everything());
+    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], p_ranges);
 $$;
-COMMENT ON FUNCTION rollup_engine.mark_new(integer) IS 'Marks all data stale for one rollup.';
+COMMENT ON FUNCTION rollup_engine.mark_new(integer, tstzmultirange) IS 'Marks data stale for one rollup that is new, or has other columns now.';
 
 RESET ROLE;

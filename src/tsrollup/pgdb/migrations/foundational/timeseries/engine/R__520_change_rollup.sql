@@ -109,14 +109,19 @@ BEGIN
             AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r.target_table AND attname = c.column_name)
         ORDER BY c.position
     LOOP
-        EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', r.target_table, v_column.column_name, v_column.data_type);
+        BEGIN
+            EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', r.target_table, v_column.column_name, v_column.data_type);
+        EXCEPTION WHEN not_null_violation OR check_violation THEN
+            PERFORM rollup_engine.fail('TR004', format('%I is of %s, which takes no NULL: what rows that are stored hold until they are computed anew', v_column.column_name, v_column.data_type),
+                'create another rollup, with this metric from the start');
+        END;
     END LOOP;
     PERFORM rollup_engine.create_view(r, r.target_view::text);
     UPDATE silver.rollup_config AS c
     SET metrics = r.metrics, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE c.id = r.id;
     PERFORM rollup_engine.look_at_source(r.source_id);  -- the new columns as well
-    PERFORM rollup_engine.mark_new(r.id);
+    PERFORM rollup_engine.mark_new(r.id, rollup_engine.told_by_source(r.source_id));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.add_metrics(bigint) IS 'Does what a request asks for, if who made it may.';

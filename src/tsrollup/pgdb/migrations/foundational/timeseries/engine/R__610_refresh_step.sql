@@ -159,9 +159,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.pick_cell(integer, tstzrange, timestamptz[]) IS 'The newest cell with stale buckets in the range that was not tried yet.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.locked_step(p_source_id integer) RETURNS rollup_engine.refresh_step_result
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_step rollup_engine.refresh_step_result;
+BEGIN
+    v_step.outcome := 'locked';
+    v_step.error_code := '55P03';
+    SELECT format('somebody keeps %s locked: what changed there is taken in when that ends', relation) INTO v_step.error_message
+    FROM rollup_engine.source WHERE id = p_source_id;
+    RETURN v_step;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.locked_step(integer) IS 'What a step comes to that had to wait too long for a lock on a source: no failure, and nothing for others to wait for.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.refresh_step(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '1s'  -- other rollups wait behind it
 AS $$
 DECLARE
     v_started constant timestamptz := clock_timestamp();
@@ -193,7 +210,9 @@ BEGIN
             PERFORM rollup_engine.record_failure(p_rollup_id, v_failure);
             v_step.outcome := 'failed';
         END IF;
-    EXCEPTION WHEN OTHERS THEN
+    EXCEPTION WHEN lock_not_available THEN
+        RETURN rollup_engine.locked_step((SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id));
+    WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS
             v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
             v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
@@ -211,6 +230,7 @@ COMMENT ON FUNCTION rollup_engine.refresh_step(integer, tstzrange, timestamptz[]
 CREATE OR REPLACE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz) RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '1s'  -- other sources wait behind it
 AS $$
 DECLARE
     v_step rollup_engine.refresh_step_result;
@@ -223,7 +243,9 @@ BEGIN
         ELSE 'drained'
     END;
     RETURN v_step;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN lock_not_available THEN
+    RETURN rollup_engine.locked_step(p_source_id);
+WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS
         v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
         v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
@@ -237,6 +259,6 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.drain_step(integer, timestamptz) IS
-'Drains a source: drained, busy (somebody else is at it, and there are changes to take in) or failed, which is recorded with every rollup of the source.';
+'Drains a source: drained, busy (somebody else is at it, and there are changes to take in), locked, or failed, which is recorded with every rollup of the source.';
 
 RESET ROLE;

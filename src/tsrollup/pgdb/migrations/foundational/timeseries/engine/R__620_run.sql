@@ -51,10 +51,14 @@ DECLARE
     v_step rollup_engine.refresh_step_result;
 BEGIN
     FOR v_source_id IN SELECT DISTINCT source_id FROM rollup_engine.run_order(p_target) ORDER BY 1 LOOP
-        PERFORM rollup_engine.relink_source(v_source_id);
-        PERFORM rollup_engine.watch_new_partitions(v_source_id);
-        PERFORM rollup_engine.mend_triggers(v_source_id);
-        v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
+        BEGIN
+            PERFORM rollup_engine.relink_source(v_source_id);
+            PERFORM rollup_engine.watch_new_partitions(v_source_id);
+            PERFORM rollup_engine.mend_triggers(v_source_id);
+            v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
+        EXCEPTION WHEN lock_not_available THEN
+            v_step := rollup_engine.locked_step(v_source_id);
+        END;
         IF v_step.outcome <> 'drained' THEN
             RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(
                 'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet%s',
@@ -95,7 +99,7 @@ BEGIN
             v_result.status := CASE v_step.outcome WHEN 'failed' THEN 'failed' WHEN 'waiting' THEN 'waiting_for_parent' ELSE v_result.status END;
             v_result.error_code := v_step.error_code;
             v_result.error_message := v_step.error_message;
-            EXIT WHEN v_step.outcome = 'failed';
+            EXIT WHEN v_step.outcome IN ('failed', 'locked');
         END IF;
     END LOOP;
     IF v_result.error_code IS NULL THEN

@@ -79,7 +79,7 @@ BEGIN
                     RAISE WARNING 'rollup % failed: %', v_rollup.target_table, v_step.error_message USING ERRCODE = v_step.error_code;
                 END IF;
                 v_progress := v_progress OR coalesce(v_step.outcome IN ('refreshed', 'bucket_failed'), false);
-                EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed', 'bucket_failed');
+                EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed', 'bucket_failed', 'locked');
                 CONTINUE WHEN v_step.outcome = 'prepared';
                 v_tried := v_tried || v_step.cell;
             END LOOP;
