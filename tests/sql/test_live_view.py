@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+import pytest
 
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, refresh_everything
@@ -44,23 +45,37 @@ def test_promise_b_partitions_are_there_before_their_rows(db: psycopg.Connection
     assert row == (True,)
 
 
-def test_a_child_reads_whole_ranges_where_its_parent_does(db: psycopg.Connection) -> None:
-    """Bucket by bucket, each would have the parent compute all of its range again."""
-    db.execute("CREATE TABLE raw.small (ts timestamptz, value integer)")
+def test_a_read_of_one_bucket_computes_no_other_at_any_depth(db: psycopg.Connection) -> None:
+    """Before the first fill everything is stale, and one bucket of January cannot be computed."""
+    db.execute("CREATE TABLE raw.small (ts timestamptz, value double precision)")
     db.execute(
         "INSERT INTO raw.small SELECT timestamptz '2026-01-01 00:00+00' + n * interval '1 hour', n"
         " FROM generate_series(0, 24 * 90) AS n"
     )
-    db.execute("SELECT silver.create_rollup_table('raw.small', 'silver', 'small_1d', '1 day')")
-    db.execute("SELECT silver.create_rollup_table('small_1d', 'silver', 'small_1mon', '1 month')")
-    ways = db.execute(
-        "SELECT r.target_table::text, (SELECT count(*) FROM rollup_engine.stale_buckets(r.id)),"
-        " (SELECT count(*) FROM rollup_engine.stale_spans(r.id))"
-        " FROM silver.rollup_config AS r ORDER BY r.id"
-    ).fetchall()
-    assert ways == [("silver.small_1d", 0, 1), ("silver.small_1mon", 0, 1)]
-    row = db.execute("SELECT count(*), sum(value_sum) FROM gold.small_1mon").fetchone()
-    assert row == (4, 24 * 90 * (24 * 90 + 1) // 2)
+    db.execute("INSERT INTO raw.small VALUES ('2026-01-05', 1e308), ('2026-01-05', 1e308)")
+    source = "raw.small"
+    for name, width in (("small_1h", "1 hour"), ("small_1d", "1 day"), ("small_1mon", "1 month")):
+        db.execute("SELECT silver.create_rollup_table(%s, 'silver', %s, %s)", [source, name, width])
+        source = name
+    february = "SELECT row_count FROM gold.small_1mon WHERE bucket = '2026-02-01 00:00+00'"
+    assert db.execute(february).fetchall() == [(24 * 28,)]
+    with pytest.raises(psycopg.errors.NumericValueOutOfRange):
+        db.execute("SELECT * FROM gold.small_1mon")
+
+
+def test_promise_b_scattered_changes_at_every_depth(db: psycopg.Connection) -> None:
+    """So many that what lies between them is read with them, and not told twice."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute(
+        "INSERT INTO raw.readings (ts, device, count) SELECT timestamptz '2026-03-01 21:00+00'"
+        " + make_interval(mins => 9 * n), 'd1', 1 FROM generate_series(0, 40) AS n"
+    )
+    assert_equal_to_group_by(db, *LEVELS)
+    spans = "SELECT count(*) FROM silver.rollup_config AS r, rollup_engine.stale_spans(r.id)"
+    assert db.execute(spans + " WHERE r.bucket_width = '1 minute'").fetchone() == (1,)
+    db.execute("SELECT silver.perform_rollup('readings_1m', as_of => 'infinity')")
+    assert_equal_to_group_by(db, *LEVELS)
 
 
 def test_promise_b_read_in_parallel_within_the_writers_transaction(

@@ -135,7 +135,7 @@ $$;
 COMMENT ON FUNCTION rollup_engine.log_doubt(integer, timestamptz, timestamptz) IS
 'Logs a range as changed of which nobody knows what became of it, as far as the source can say it anew.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
+CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL, p_within tstzrange DEFAULT '(,)') RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -146,12 +146,12 @@ DECLARE
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_stale
-    FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within;
     -- A long log says the same again and again: grouping is cheaper than range_agg.
     SELECT range_agg(tstzrange(l.from_time, l.to_time)) INTO v_logged
     FROM (
         SELECT from_time, max(to_time) AS to_time FROM rollup_engine.change_log
-        WHERE source_id = v_rollup.source_id GROUP BY from_time
+        WHERE source_id = v_rollup.source_id AND tstzrange(from_time, to_time) && p_within GROUP BY from_time
         UNION ALL
         SELECT lower(c), upper(c)
         FROM rollup_engine.rollup_partition AS p, rollup_engine.calendar_range(p.from_time, p.to_time) AS c
@@ -171,10 +171,10 @@ BEGIN
     IF v_rollup.sealed_before IS NOT NULL THEN
         v_stale := v_stale * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
     END IF;
-    RETURN coalesce(v_stale, '{}');
+    RETURN coalesce(v_stale, '{}') * tstzmultirange(p_within);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_set(integer, bigint) IS
-'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source, or everywhere while a table above the source is not watched; and, for a plan of that generation, the partitions that it does not know.';
+COMMENT ON FUNCTION rollup_engine.stale_set(integer, bigint, tstzrange) IS
+'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source, or everywhere while a table above the source is not watched; and, for a plan of that generation, the partitions that it does not know. Within a range of whole buckets, if one is given.';
 
 RESET ROLE;

@@ -23,22 +23,23 @@ AS $$
 DECLARE
     v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id, p_planned);
     v_extent tstzmultirange;
+    v_is_unclipped boolean;
     v_rollup silver.rollup_config;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     IF v_rollup.change_tracking = 'window' THEN
         v_stale := v_stale - rollup_engine.window_tail(v_rollup.bucket_width);
     END IF;
-    IF NOT rollup_engine.is_wide(v_rollup.bucket_width, v_stale) THEN
+    -- What is finite was clipped when it was marked, and needs no search at every read. A partition that
+    -- the plan does not know was not.
+    v_is_unclipped := NOT (isfinite(coalesce(lower(v_stale), '-infinity')) AND isfinite(coalesce(upper(v_stale), 'infinity')))
+        OR rollup_engine.bucket_count(v_rollup.bucket_width, v_stale) > 32
+            AND EXISTS (SELECT FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id AND generation > p_planned);
+    IF isempty(v_stale) OR NOT (v_is_unclipped OR rollup_engine.is_wide(v_rollup.bucket_width, v_stale)) THEN
         RETURN v_stale;
     END IF;
     v_extent := rollup_engine.data_extent(v_rollup, v_stale, false);
-    -- What is finite was clipped when it was marked: its gaps need no search at every read. A
-    -- partition that the plan does not know was not.
-    IF rollup_engine.bucket_count(v_rollup.bucket_width, v_extent) > 100000
-        AND (NOT (isfinite(lower(v_stale)) AND isfinite(upper(v_stale)))
-            OR EXISTS (SELECT FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id AND generation > p_planned))
-    THEN
+    IF v_is_unclipped AND rollup_engine.bucket_count(v_rollup.bucket_width, v_extent) > 10000 THEN
         v_extent := rollup_engine.data_extent(v_rollup, v_extent, true);
     END IF;
     RETURN v_extent;
@@ -62,22 +63,15 @@ CREATE OR REPLACE FUNCTION rollup_engine.reads_by_bucket(p_rollup_id integer, p_
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_rollup silver.rollup_config;
-    v_buckets bigint;
+    v_buckets constant bigint := rollup_engine.bucket_count((SELECT bucket_width FROM silver.rollup_config WHERE id = p_rollup_id), p_stale);
 BEGIN
-    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-    -- Where the parent computes whole ranges, it would do so again for every bucket.
-    IF v_rollup.parent_id IS NOT NULL
-        AND NOT rollup_engine.reads_by_bucket(v_rollup.parent_id, rollup_engine.finite_stale_set(v_rollup.parent_id)) THEN
-        RETURN false;
-    END IF;
-    v_buckets := rollup_engine.bucket_count(v_rollup.bucket_width, p_stale);
-    -- A bucket costs about as much to plan as 300 rows to read. One by one, a filter on
-    -- the bucket reaches the source; a small source is read in one piece instead.
+    -- A bucket costs about as much to plan as 300 rows to read, at each level. One by one, a filter on
+    -- the bucket reaches the source; a small source is read in one piece instead. Before a first fill
+    -- the rows are at the root.
     -- The view asks twice, so the answer must come from the snapshot: pg_class is updated in place.
-    -- Of scattered ranges there would be about as many pieces.
-    RETURN v_buckets <= greatest(32, 2 * (SELECT count(*) FROM unnest(p_stale)))
-        OR v_buckets <= 1000000 AND v_rollup.source_rows > least(2000000, 300 * v_buckets);
+    RETURN v_buckets <= 32 OR v_buckets <= 1000000 AND (
+        SELECT max(source_rows) > least(2000000, 300 * count(*) * v_buckets)
+        FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup_id)));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';
@@ -100,7 +94,15 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz)
+CREATE OR REPLACE FUNCTION rollup_engine.in_few_pieces(p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN (SELECT count(*) FROM unnest(p_ranges)) <= 16 THEN p_ranges ELSE tstzmultirange(range_merge(p_ranges)) END
+$$;
+COMMENT ON FUNCTION rollup_engine.in_few_pieces(tstzmultirange) IS 'The ranges, or what reaches from the first to the last of many: read at once, with what lies between, it costs less.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -116,11 +118,11 @@ BEGIN
         v_stale := v_stale + rollup_engine.window_tail(v_rollup.bucket_width);
     END IF;
     IF NOT isempty(v_stale) THEN
-        RETURN QUERY SELECT lower(r), upper(r) FROM unnest(v_stale) AS r;
+        RETURN QUERY SELECT lower(r), upper(r), v_stale FROM unnest(rollup_engine.in_few_pieces(v_stale)) AS r;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Stale ranges that the live view computes whole.';
+COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Ranges that the live view computes whole, and which of their buckets are stale.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.stale_edges(p_rollup_id integer, p_planned bigint, OUT first timestamptz, OUT edges timestamptz[])
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
@@ -153,6 +155,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.live_select_list(integer) IS 'Expressions over the source in the types of the table.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.live_parent_sql(p_parent silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- By a range, where a filter on the bucket reaches the source at any depth; the view has one only at its top.
+    SELECT rollup_engine.fill($sql$(
+    SELECT {columns} FROM {table} WHERE bucket >= $1 AND bucket < $2 AND NOT bucket <@ $3
+    UNION ALL
+    SELECT {fresh_columns}
+    FROM unnest(rollup_engine.in_few_pieces($3)) AS r CROSS JOIN LATERAL rollup_engine.live_{id}(lower(r), upper(r)) AS f
+    WHERE f.bucket <@ $3
+) AS tsrollup_parent$sql$, jsonb_build_object('id', p_parent.id, 'table', p_parent.target_table,
+        'columns', rollup_engine.column_names(p_parent.id, '{bucket,dimension,state}'),
+        'fresh_columns', rollup_engine.column_names(p_parent.id, '{bucket,dimension,state}', 'f.')))
+$$;
+COMMENT ON FUNCTION rollup_engine.live_parent_sql(silver.rollup_config) IS
+'FROM item: the states of a rollup from $1 to $2 in the snapshot of who asks, its stale set there being $3.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -169,30 +189,33 @@ $sql$, jsonb_build_object(
         'settings', rollup_engine.pinned_settings(),
         'body', quote_literal(rollup_engine.fill($body$
 DECLARE
+    v_rollup silver.rollup_config;
+    v_parent silver.rollup_config;
     -- Whole buckets, whatever is asked for: who may call this may not read single rows.
     v_from constant timestamptz := silver.time_bucket(interval {width}, p_from);
-    v_relation constant text := (
-        SELECT coalesce(p.target_view, r.source_table)
-        FROM silver.rollup_config AS r LEFT JOIN silver.rollup_config AS p ON p.id = r.parent_id
-        WHERE r.id = {id});
+    v_to constant timestamptz := CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil(interval {width}, p_to) ELSE v_from END;
+    v_stale tstzmultirange;
 BEGIN
-    IF v_relation ~ '^[0-9]+$' THEN
-        PERFORM rollup_engine.fail_if_gone(r) FROM silver.rollup_config AS r WHERE r.id = {id};
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = {id};
+    SELECT * INTO v_parent FROM silver.rollup_config WHERE id = v_rollup.parent_id;
+    IF v_rollup.source_table::text ~ '^[0-9]+$' THEN
+        PERFORM rollup_engine.fail_if_gone(v_rollup);
+    ELSIF v_parent.id IS NOT NULL THEN
+        PERFORM rollup_engine.hear_invalidations();  -- the plan that is made next knows every partition
+        v_stale := rollup_engine.stale_set(v_parent.id, NULL, tstzrange(v_from, v_to));
     END IF;
-    RETURN QUERY EXECUTE format('SELECT %s FROM %s WHERE %s GROUP BY %s', {columns}, v_relation || {alias}, {condition}, {groups})
-    USING v_from, CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil({width}, p_to) ELSE v_from END;
+    RETURN QUERY EXECUTE format('SELECT %s FROM %s WHERE %s GROUP BY %s', {columns},
+        CASE WHEN v_parent.id IS NULL THEN v_rollup.source_table::text ELSE rollup_engine.live_parent_sql(v_parent) END, {condition}, {groups})
+    USING v_from, v_to, v_stale;
 END
 $body$, jsonb_build_object(
             'id', p_rollup.id,
             'width', quote_literal(p_rollup.bucket_width),
             'columns', quote_literal(rollup_engine.live_select_list(p_rollup.id)),
-            -- By place: whoever owns the parent's view may rename its columns.
-            'alias', quote_literal(CASE WHEN p_rollup.parent_id IS NULL THEN ''
-                ELSE format(' AS tsrollup_parent (%s)', rollup_engine.column_names(p_rollup.parent_id, '{bucket,dimension,state,finished}')) END),
             'condition', quote_literal(rollup_engine.time_condition(p_rollup, '$1', '$2')),
             'groups', quote_literal(rollup_engine.group_list(p_rollup)))))))
 $$;
-COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from the parent''s live view.';
+COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from what its parent says there.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.fresh_rows_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
@@ -225,8 +248,9 @@ FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id})) A
 CROSS JOIN LATERAL rollup_engine.live_{id}(b.bucket, b.tsrollup_next) AS f
 UNION ALL
 SELECT f.bucket, {columns}
-FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id})) AS s (tsrollup_from, tsrollup_to)
+FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id})) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
 CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
+WHERE f.bucket <@ s.tsrollup_stale
 $sql$, jsonb_build_object(
         'id', p_rollup.id,
         'view', p_view,

@@ -22,7 +22,7 @@ BEGIN
 
     -- Whoever may read a view may have it answered; without USAGE on the schema nobody calls them otherwise.
     GRANT EXECUTE ON FUNCTION
-        rollup_engine.stale_set(integer, bigint), rollup_engine.stale_edges(integer, bigint),
+        rollup_engine.stale_set(integer, bigint, tstzrange), rollup_engine.stale_edges(integer, bigint),
         rollup_engine.stale_buckets(integer, bigint), rollup_engine.stale_spans(integer, bigint),
         rollup_engine.planned_partitions(integer), rollup_engine.monitor()
     TO PUBLIC;
