@@ -332,12 +332,12 @@ def test_promise_h_a_source_that_somebody_keeps_locked_stops_no_other(
     """A change of a table that takes an hour, say. It is no failure, and no attempt."""
     create_hierarchy(db)
     db.execute(
-        "CREATE TABLE raw.plain (ts timestamptz, v integer);"
-        "CREATE TABLE raw.other (ts timestamptz, v integer);"
-        "SELECT silver.create_rollup_table(t, 'silver', t || '_1h', '1 hour')"
-        " FROM unnest('{plain,other}'::text[]) AS t;"
-        "INSERT INTO raw.plain VALUES ('2026-03-01', 1);"
-        "INSERT INTO raw.other VALUES ('2026-03-01', 1)".encode()
+        b"CREATE TABLE raw.plain (ts timestamptz, v integer);"
+        b"CREATE TABLE raw.other (ts timestamptz, v integer);"
+        b"SELECT silver.create_rollup_table(t, 'silver', t || '_1h', '1 hour')"
+        b" FROM unnest('{plain,other}'::text[]) AS t;"
+        b"INSERT INTO raw.plain VALUES ('2026-03-01', 1);"
+        b"INSERT INTO raw.other VALUES ('2026-03-01', 1)"
     )
     levels = {f"silver.{name}" for name in LEVELS}
     holder = connect(autocommit=False)

@@ -143,6 +143,20 @@ def test_whatever_keeps_a_rollup_behind_keeps_raw(
     assert total(source) == (239 if obstacle == "above" else 240)
 
 
+def test_what_an_older_snapshot_keeps_is_told(source: psycopg.Connection, connect: Connect) -> None:
+    refresh_everything(source)
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    report = connect(autocommit=False)
+    report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    report.execute("SELECT 1 FROM raw.readings LIMIT 0")
+    assert maintain(source) == [("raw.readings", "sealed")]
+    query = "SELECT action, detail FROM rollup_engine.run_maintenance('raw.readings', %s)"
+    told = dict(source.execute(query, [NOW]).fetchall())["skipped"]
+    assert "goes when no snapshot is older than the seal" in told
+    report.rollback()
+    assert {action for _, action in maintain(source)} == {"dropped"}
+
+
 @pytest.mark.parametrize(
     "done",
     [

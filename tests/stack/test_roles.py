@@ -231,6 +231,31 @@ def test_a_table_above_the_source_takes_its_owner_as_well(
             superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
+def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rollups(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """PostgreSQL clones row triggers to it, and asks him for a right to their function."""
+    owner = logins["nobody"]
+    db.execute("CREATE TABLE raw.days (ts timestamptz, v integer) PARTITION BY RANGE (ts)")
+    db.execute("CREATE TABLE raw.days_1 PARTITION OF raw.days DEFAULT")
+    db.execute("SELECT silver.create_rollup_table('raw.days', 'silver', 'days_1h', '1 hour')")
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(f"ALTER TABLE raw.days OWNER TO {owner}".encode())
+        superuser.execute(f"GRANT USAGE, CREATE ON SCHEMA raw TO {owner}".encode())
+    try:
+        connect(user=owner).execute(
+            "CREATE TABLE raw.days_2 PARTITION OF raw.days"
+            " FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+            "CREATE TABLE raw.days_3 (LIKE raw.days); ALTER TABLE raw.days"
+            " ATTACH PARTITION raw.days_3 FOR VALUES FROM ('2026-04-01') TO ('2026-05-01');"
+            "INSERT INTO raw.days VALUES ('2026-03-05', 1), ('2026-04-05', 1)"
+        )
+        assert db.execute("SELECT count(*) FROM gold.days_1h").fetchone() == (2,)
+    finally:
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(f"DROP OWNED BY {owner} CASCADE".encode())
+
+
 def test_changes_of_a_writer_are_captured_though_it_sees_nothing_of_the_machinery(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection
 ) -> None:

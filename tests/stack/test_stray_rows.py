@@ -214,6 +214,26 @@ def test_a_generated_column_of_its_own_is_not_computed_anew(
     assert identity(source) == before
 
 
+def test_a_generated_column_that_calls_a_function_of_the_users_is_not_computed_anew(
+    db: psycopg.Connection,
+) -> None:
+    """It may say something else by now; what is stored stays as it is."""
+    db.execute(
+        "CREATE FUNCTION raw.price(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';"
+        "CREATE TABLE raw.g (ts timestamptz, v int,"
+        " price int GENERATED ALWAYS AS (raw.price(v)) STORED) PARTITION BY RANGE (ts)"
+    )
+    db.execute("SELECT silver.partition_source('raw.g', '1 day')")
+    db.execute(f"INSERT INTO raw.g VALUES ('{STRAY}', 1)".encode())
+    db.execute(
+        "CREATE OR REPLACE FUNCTION raw.price(int) RETURNS int LANGUAGE sql IMMUTABLE"
+        " AS 'SELECT $1 * 3'"
+    )
+    done = db.execute("SELECT action, detail FROM silver.maintain_timeseries_tables('raw.g')")
+    assert "generated column price of raw.g_default calls" in dict(done.fetchall())["skipped"]
+    assert db.execute("SELECT price FROM raw.g").fetchall() == [(2,)]
+
+
 def test_a_row_for_time_that_a_rollup_of_the_whole_has_sealed_stays(db: psycopg.Connection) -> None:
     db.execute(
         "CREATE TABLE raw.q (d text, ts timestamptz) PARTITION BY LIST (d);"

@@ -69,6 +69,13 @@ AS $$
     JOIN pg_attribute AS o ON o.attrelid = p_relation AND o.attname = a.attname
     LEFT JOIN pg_attrdef AS e ON e.adrelid = o.attrelid AND e.adnum = o.attnum
     WHERE pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM pg_get_expr(e.adbin, e.adrelid)
+    UNION ALL
+    SELECT format('generated column %I of %s calls %s, which may say something else now', a.attname, a.attrelid::regclass, pg_describe_object(p.refclassid, p.refobjid, 0))
+    FROM tree AS t
+    JOIN pg_attribute AS a ON a.attrelid = t.id AND NOT t.is_above AND a.attgenerated = 's'
+    JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    JOIN pg_depend AS p ON p.classid = 'pg_attrdef'::regclass AND p.objid = d.oid
+        AND p.refclassid IN ('pg_proc'::regclass, 'pg_operator'::regclass)  -- PostgreSQL's own are not noted
     LIMIT 1
 $$;
 COMMENT ON FUNCTION rollup_engine.move_obstacle(regclass) IS

@@ -212,7 +212,13 @@ DECLARE
     v_deleted bigint;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    IF p_retention.keep IS NULL OR NOT isfinite(p_retention.sealed_before) OR NOT rollup_engine.is_seen_by_all(p_retention.sealed_by) THEN
+    IF p_retention.keep IS NULL OR NOT isfinite(p_retention.sealed_before)
+        OR p_retention.sealed_by IS NOT DISTINCT FROM pg_current_xact_id_if_assigned() THEN
+        RETURN;
+    ELSIF NOT rollup_engine.is_seen_by_all(p_retention.sealed_by) THEN
+        action := 'skipped';
+        detail := format('what was sealed before %s goes when no snapshot is older than the seal: of a long transaction, a dump, a standby or a replication slot', p_retention.sealed_before);
+        RETURN NEXT;
         RETURN;
     END IF;
     -- Counts what came late to what is about to go.
