@@ -151,8 +151,8 @@ def test_what_an_older_snapshot_keeps_is_told(source: psycopg.Connection, connec
     report.execute("SELECT 1 FROM raw.readings LIMIT 0")
     assert maintain(source) == [("raw.readings", "sealed")]
     query = "SELECT action, detail FROM rollup_engine.run_maintenance('raw.readings', %s)"
-    told = dict(source.execute(query, [NOW]).fetchall())["skipped"]
-    assert "goes when no snapshot is older than the seal" in told
+    told: dict[str, str] = dict(source.execute(query, [NOW]).fetchall())
+    assert "goes when no snapshot is older than the seal" in told["skipped"]
     report.rollback()
     assert {action for _, action in maintain(source)} == {"dropped"}
 

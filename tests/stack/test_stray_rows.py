@@ -229,8 +229,9 @@ def test_a_generated_column_that_calls_a_function_of_the_users_is_not_computed_a
         "CREATE OR REPLACE FUNCTION raw.price(int) RETURNS int LANGUAGE sql IMMUTABLE"
         " AS 'SELECT $1 * 3'"
     )
-    done = db.execute("SELECT action, detail FROM silver.maintain_timeseries_tables('raw.g')")
-    assert "generated column price of raw.g_default calls" in dict(done.fetchall())["skipped"]
+    query = "SELECT detail FROM silver.maintain_timeseries_tables('raw.g') WHERE action = 'skipped'"
+    ((told,),) = db.execute(query).fetchall()
+    assert "generated column price of raw.g_default calls" in told
     assert db.execute("SELECT price FROM raw.g").fetchall() == [(2,)]
 
 
