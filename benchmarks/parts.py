@@ -144,7 +144,7 @@ def sparse_seconds(bench: Workbench) -> Steps:
         fill = _bounded(lambda: bench.session.timed(lambda: bench.refresh("rare_1s", end)))
         yield Result("sparse_seconds", f"storing {rows:,} of them, ms", [fill()], limit=10_000)
         bench.session.execute("RESET statement_timeout")
-        yield from read("stored")
+        yield from read("afterwards")
     bench.session.execute("DROP TABLE raw.rare")
 
 

@@ -35,6 +35,7 @@ def nothing_to_do(bench: Workbench) -> Steps:
         },
         3 * bench.rounds,
         warm_up=1,
+        budget=20,
     )
     of = f"{count} rollups with nothing to do"
     ten = min(10, count // 2)
