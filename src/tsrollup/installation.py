@@ -17,10 +17,14 @@ INSTALLED = (
     " has_schema_privilege(n.oid, 'USAGE'),"
     " EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('rollup_engine')"
     "  AND relname = 'upgrade' AND has_table_privilege(oid, 'SELECT')"
+    "  AND has_schema_privilege(relnamespace, 'USAGE')),"
+    " EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('rollup_engine')"
+    "  AND relname = 'aggregate' AND has_table_privilege(oid, 'SELECT')"
     "  AND has_schema_privilege(relnamespace, 'USAGE'))"
     " FROM pg_namespace AS n WHERE n.nspname = 'silver'"
 )
 UPGRADING = "SELECT EXISTS (SELECT FROM rollup_engine.upgrade)"
+HAS_ROWS = "SELECT EXISTS (SELECT FROM rollup_engine.aggregate)"
 
 
 def misfit(connection: psycopg.Connection[Any]) -> TsrollupError | None:
@@ -28,7 +32,14 @@ def misfit(connection: psycopg.Connection[Any]) -> TsrollupError | None:
     database = connection.info.dbname
     with pinned(connection), connection.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(INSTALLED).fetchone()
-        begun, ended, readable, watched = row or (False, False, False, False)
+        begun, ended, readable, watched, filled = row or (False,) * 5
+        if filled and cursor.execute(HAS_ROWS).fetchone() == (False,):
+            return TsrollupError(
+                f"database {database} has the tables of tsrollup without their rows:"
+                " its schema was restored without its data",
+                "restore the data of the same dump (pg_restore -a),"
+                " or run tsrollup clean and tsrollup migrate",
+            )
         if watched:
             (upgrading,) = cursor.execute(UPGRADING).fetchone() or (False,)
             ended = ended and not upgrading

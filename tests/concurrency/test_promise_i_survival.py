@@ -15,6 +15,8 @@ from interleaving import Background, pause_refreshes_of
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer, bindir_of
+from tsrollup.flyway import FlywayError
+from tsrollup.installation import misfit
 from tsrollup.migrations import migrate_project
 
 CHANGES = (
@@ -245,6 +247,8 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
 ) -> None:
     create_hierarchy(db)
     db.execute("SELECT silver.perform_rollup('readings_1m', as_of => 'infinity')")
+    db.execute("GRANT SELECT (bucket) ON gold.readings_1d TO tsrollup_writer WITH GRANT OPTION")
+    db.execute("SELECT rollup_engine.note_rights()")
     _run(
         server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
     )
@@ -259,6 +263,8 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
     with psycopg.connect(server.url(copy), autocommit=True) as restored:
         given = {statement for _, statement in restored.execute(rights).fetchall()}
         assert given == {statement for _, statement in db.execute(rights).fetchall()}
+        column = "SELECT has_column_privilege('tsrollup_writer', 'gold.readings_1d', 'bucket', %s)"
+        assert restored.execute(column, ["SELECT WITH GRANT OPTION"]).fetchone() == (True,)
     with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
         restored.execute("SET ROLE tsrollup_operator")
         restored.execute("CALL silver.run_rollups(as_of => 'infinity')")
@@ -266,6 +272,35 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
         assert_settled(restored, *LEVELS)
         restored.execute("SET ROLE tsrollup_reader")
         restored.execute("SELECT * FROM gold.readings_1d")
+
+
+def test_promise_i_a_schema_without_its_rows_says_so(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """Rather than answering for rollups that it knows nothing of, or migrating half way."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    dump, url = str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
+    _run(server, "pg_dump", "-Fc", "-f", dump, url)
+    copy = make_database()
+    _run(server, "pg_restore", "-s", "-d", server.superuser_url(copy), dump)
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
+        with pytest.raises(psycopg.Error, match="nothing is known of rollup"):
+            restored.execute(f"SELECT * FROM gold.{LEVELS[0]}".encode())
+        error = misfit(restored)
+        assert error
+        assert "restored without its data" in error.message
+    with pytest.raises(FlywayError, match="restored without its data"):
+        migrate_project(server.superuser_url(copy))
+    _run(server, "pg_restore", "-a", "-d", server.superuser_url(copy), dump)
+    migrate_project(server.superuser_url(copy))
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
+        assert misfit(restored) is None
+        refresh_everything(restored)
+        assert_settled(restored, *LEVELS)
 
 
 def test_promise_i_the_source_alone_restored_over_a_live_database(

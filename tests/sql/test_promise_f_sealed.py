@@ -63,3 +63,26 @@ def _below(connection: psycopg.Connection[Any], level: str) -> list[Any]:
         ).fetchall()
         for query in (shown, stored)
     ]
+
+
+def test_late_rows_are_told_of_by_whole_grains(db: psycopg.Connection) -> None:
+    """Also where an attached partition, whose rows are counted by themselves, ends within one."""
+    for statement in (
+        "CREATE TABLE raw.t (ts timestamptz NOT NULL, device int) PARTITION BY LIST (device)",
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES IN (1)",
+        "CREATE TABLE raw.t_2 (LIKE raw.t)",
+        "INSERT INTO raw.t VALUES ('2026-03-01 01:00+00', 1)",
+        "INSERT INTO raw.t_2 VALUES ('2026-03-01 09:10+00', 2), ('2026-03-01 10:20:00.5+00', 2)",
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')",
+    ):
+        db.execute(statement.encode())
+    refresh_everything(db)
+    db.execute("UPDATE silver.rollup_config SET sealed_before = %s", [BORDER])
+    db.execute("ALTER TABLE raw.t ATTACH PARTITION raw.t_2 FOR VALUES IN (2)")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-01 10:40+00', 1)")
+    refresh_everything(db)
+    details = db.execute(
+        "SELECT detail FROM silver.error_log WHERE error_code = 'TR006' ORDER BY id"
+    ).fetchall()
+    assert len(details) == 1
+    assert "between 2026-03-01 10:00:00+00 and 2026-03-01 11:00:00+00;" in details[0][0]

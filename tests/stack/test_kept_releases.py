@@ -35,7 +35,8 @@ TEXTS = {
         WHERE c.relnamespace = 'raw'::regnamespace AND NOT c.relispartition AND NOT t.tgisinternal
         ORDER BY 1, 2""",
     "history": """
-        SELECT script, checksum FROM rollup_engine.schema_history_foundational
+        SELECT DISTINCT ON (script COLLATE "C") script, checksum
+        FROM rollup_engine.schema_history_foundational
         WHERE success ORDER BY script COLLATE "C", installed_rank DESC""",
 }
 STATE = {

@@ -346,6 +346,18 @@ def test_a_reader_in_a_transaction_is_not_disturbed(
     assert partitions(source) == set(range(8, 13))
 
 
+def test_an_archive_has_a_schema_of_its_own(db: psycopg.Connection) -> None:
+    """Its name would be cut to that of the schema itself."""
+    schema = "s" * 56
+    db.execute(f"CREATE SCHEMA {schema}".encode())
+    db.execute(
+        f"CREATE TABLE {schema}.t (ts timestamptz NOT NULL) PARTITION BY RANGE (ts)".encode()
+    )
+    with pytest.raises(psycopg.Error, match="no room for _archive"):
+        db.execute("SELECT silver.set_retention(%s, '3 days', archive => true)", [f"{schema}.t"])
+    db.execute("SELECT silver.set_retention(%s, '3 days')", [f"{schema}.t"])
+
+
 def test_partitions_can_be_archived_instead(source: psycopg.Connection) -> None:
     source.execute("SELECT silver.set_retention('readings', '3 days', archive => true)")
     refresh_everything(source)

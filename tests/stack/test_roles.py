@@ -8,7 +8,7 @@ import pytest
 from psycopg import errors, sql
 
 from conftest import Connect
-from rollup_checks import assert_equal_to_group_by
+from rollup_checks import assert_equal_to_group_by, refresh_everything
 from servers import PostgresServer
 
 # What each role may do; everything else it may not. `owner` is a member of the owner role that
@@ -340,6 +340,74 @@ def test_an_operator_reads_no_single_row_whatever_range_it_asks_for(
     noon = "2026-03-02 12:00:03+00"
     assert operator.execute(empty.encode(), (noon, noon)).fetchone() == (0,)
     assert_equal_to_group_by(db, "rows_1h", "rows_1w", "rows_1mon")
+
+
+def test_an_operator_learns_no_times_of_rows(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection
+) -> None:
+    """Logged as changed, rows are told of by whole buckets, however finely it asks."""
+    rows = "('2026-03-05 05:17:23.123456+00'), ('2026-03-05 05:41:09.000001+00')"
+    ids: list[int] = []
+    for name, width in (("hourly", "1 hour"), ("monthly", "1 month")):
+        db.execute(f"CREATE TABLE raw.{name} (ts timestamptz)".encode())
+        db.execute(f"INSERT INTO raw.{name} VALUES {rows}".encode())
+        create = "SELECT silver.create_rollup_table(%s, 'silver', %s, %s::interval)"
+        db.execute(create, [f"raw.{name}", f"{name}_1", width])
+        source = "SELECT id FROM rollup_engine.source WHERE relation = %s::regclass"
+        (row,) = db.execute(source, [f"raw.{name}"]).fetchall()
+        ids += row
+    refresh_everything(db)
+    operator = connect(user=logins["operator"])
+
+    def told(source: int, first: str, last: str) -> int:
+        query = "SELECT rollup_engine.ranges_undrained(%s, tstzrange(%s, %s))"
+        row = operator.execute(query, [source, f"{first}+00", f"{last}+00"]).fetchone()
+        assert row
+        return int(row[0])
+
+    log = "SELECT rollup_engine.log_extent(%s, 0::regclass, %s, %s)"
+    day = "2026-03-05"
+    operator.execute(log, [ids[0], f"{day} 05:10+00", f"{day} 05:20+00"])
+    logged = "SELECT from_time, to_time FROM rollup_engine.change_log WHERE source_id = %s"
+    hour = db.execute("SELECT timestamptz '2026-03-05 05:00+00', timestamptz '2026-03-05 06:00+00'")
+    assert db.execute(logged, [ids[0]]).fetchall() == hour.fetchall()
+    for time in ("05:00:01", "05:17:23.1", "05:17:24", "05:41:09.00001", "05:59:59"):
+        assert told(ids[0], f"{day} 05:00", f"{day} {time}") == 1
+        assert told(ids[0], f"{day} {time}", f"{day} 06:00") == 1
+    assert told(ids[0], f"{day} 04:00", f"{day} 05:00") == 0
+    assert told(ids[0], f"{day} 06:00", f"{day} 07:00") == 0
+    finer = "SELECT rollup_engine.log_change(%s, %s, %s)"
+    operator.execute(finer, [ids[0], f"{day} 07:30:01+00", f"{day} 07:30:02+00"])
+    assert told(ids[0], f"{day} 07:40", f"{day} 07:41") == 1
+
+    operator.execute(log, [ids[1], "2026-03-10 00:00+00", "2026-03-11 00:00+00"])
+    assert told(ids[1], "2026-03-20 00:00", "2026-03-21 00:00") == 1
+    assert told(ids[1], "2026-04-01 00:00", "2026-05-01 00:00") == 0
+    assert_equal_to_group_by(db, "hourly_1", "monthly_1")
+
+
+def test_a_view_made_anew_keeps_its_owner(
+    server: PostgresServer, logins: dict[str, str], db: psycopg.Connection
+) -> None:
+    name = sql.Identifier(logins["nobody"])
+    with psycopg.connect(server.superuser_url(db.info.dbname), autocommit=True) as postgres:
+        for statement in (
+            "GRANT {} TO tsrollup_owner",
+            "GRANT CREATE ON SCHEMA gold TO {}",
+            "GRANT ALL ON silver.readings_1h TO {}",
+            "ALTER VIEW gold.readings_1h OWNER TO {}",
+        ):
+            postgres.execute(sql.SQL(statement).format(name))
+        try:
+            db.execute("ALTER TABLE raw.readings ALTER level TYPE numeric")
+            db.execute("SELECT silver.rebuild_rollup('silver.readings_1h')")
+            row = db.execute(
+                "SELECT relowner::regrole::text FROM pg_class"
+                " WHERE oid = 'gold.readings_1h'::regclass"
+            ).fetchone()
+            assert row == (logins["nobody"],)
+        finally:
+            postgres.execute(sql.SQL("DROP OWNED BY {}").format(name))
 
 
 def test_nobody_calls_with_the_owners_rights_what_only_the_machinery_should(

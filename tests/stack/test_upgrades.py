@@ -83,6 +83,13 @@ def filled(db: psycopg.Connection) -> psycopg.Connection:
     return db
 
 
+def heard(connection: psycopg.Connection) -> list[str]:
+    """What the server says from now on."""
+    notices: list[str] = []
+    connection.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+    return notices
+
+
 def digests(db: psycopg.Connection) -> dict[str, str]:
     return dict(db.execute("SELECT name, digest FROM rollup_engine.generated_text").fetchall())
 
@@ -130,9 +137,30 @@ def test_a_new_function_is_the_operators_to_call(
 def test_what_reads_the_same_takes_no_lock(filled: psycopg.Connection, connect: Connect) -> None:
     reader = connect(autocommit=False)
     reader.execute("LOCK TABLE gold.readings_1h, gold.readings_1d IN ACCESS EXCLUSIVE MODE")
+    reader.execute(
+        "LOCK TABLE silver.timeseries_operations_monitor, silver.rollup_config"
+        " IN SHARE ROW EXCLUSIVE MODE"
+    )
+    notices = heard(filled)
     filled.execute("SET lock_timeout = '2s'")
     filled.execute("SELECT rollup_engine.regenerate()")
+    assert notices == []
     reader.rollback()
+
+
+def test_who_keeps_a_text_as_it_was_is_named(filled: psycopg.Connection, connect: Connect) -> None:
+    reader = connect(autocommit=False)
+    reader.execute("SELECT count(*) FROM silver.timeseries_operations_monitor, gold.readings_1h")
+    reader.execute("LOCK TABLE silver.rollup_config IN ROW EXCLUSIVE MODE")
+    filled.execute("UPDATE rollup_engine.generated_text SET digest = ''")
+    notices = heard(filled)
+    filled.execute("SELECT rollup_engine.regenerate()")
+    wanted = ("trigger_chunk_interval", "view_1", "view_monitor")
+    assert sorted(notices) == [
+        f"{name} stays as an earlier release wrote it,"
+        f" for it is used by the sessions {reader.info.backend_pid}"
+        for name in wanted
+    ]
 
 
 def test_generated_text_of_another_release_is_found(
@@ -144,12 +172,13 @@ def test_generated_text_of_another_release_is_found(
 
     assert outdated() == []
     filled.execute("UPDATE rollup_engine.generated_text SET digest = '' WHERE name <> 'live_1'")
-    assert outdated() == ["capture_1", "live_2", "view_1", "view_2"]
+    own = ["trigger_chunk_interval", "view_monitor"]
+    assert set(outdated()) == {"capture_1", "live_2", "view_1", "view_2", *own}
     with psycopg.connect(release.url, row_factory=dict_row) as connection:
         findings = examine(connection)
     (finding,) = [each for each in findings if each.check == "generated functions"]
     assert (finding.verdict, finding.next_step) == ("advice", "tsrollup migrate")
-    assert finding.found.startswith("capture_1, live_2, view_1, view_2: ")
+    assert finding.found.startswith("capture_1, live_2, ")
     assert release.migrate().migrations_executed == 0
     assert outdated() == []
 
@@ -194,6 +223,57 @@ def test_a_migrate_waits_for_nobody_who_only_reads(
     assert_settled(filled, "readings_1h", "readings_1d")
 
 
+def test_a_migrate_waits_for_nobody_who_watches_or_pauses(
+    filled: psycopg.Connection, connect: Connect, release: NextRelease
+) -> None:
+    watching, pausing, reader = connect(autocommit=False), connect(autocommit=False), connect()
+    watching.execute("SELECT * FROM silver.timeseries_operations_monitor")
+    pausing.execute("SELECT silver.pause_rollup('readings_1d')")
+    reader.execute("SET statement_timeout = '30s'")
+    monitor, trigger = "engine/R__850_monitor.sql", "engine/R__720_chunk_interval.sql"
+    release.edit(monitor, "SELECT target_table, source", "SELECT ALL target_table, source")
+    release.edit(trigger, "ROW EXECUTE FUNCTION rollup", "ROW WHEN (true) EXECUTE FUNCTION rollup")
+    assert release.migrate().migrations_executed == 2
+    reader.execute("SELECT * FROM silver.timeseries_operations_monitor")
+    outdated = "SELECT array_agg(name ORDER BY name) FROM rollup_engine.outdated_texts() AS name"
+    kept = ["trigger_chunk_interval", "view_monitor"]
+    assert filled.execute(outdated).fetchone() == (kept,)
+    watching.rollback()
+    pausing.rollback()
+    release.migrate()
+    assert filled.execute(outdated).fetchone() == (None,)
+    filled.execute("SELECT * FROM silver.timeseries_operations_monitor")
+    filled.execute("CALL silver.run_rollups()")
+    assert_settled(filled, "readings_1h", "readings_1d")
+
+
+def test_a_script_that_needs_a_table_in_use_gives_up(
+    filled: psycopg.Connection, connect: Connect, release: NextRelease
+) -> None:
+    """Others would wait behind it."""
+    pausing = connect(autocommit=False)
+    pausing.execute("SET idle_in_transaction_session_timeout = '20s'")
+    pausing.execute("SELECT silver.pause_rollup('readings_1d')")
+    lock = "\nLOCK TABLE silver.rollup_config;\nRESET ROLE;"
+    release.edit("engine/R__600_refresh_cell.sql", "\nRESET ROLE;", lock)
+    with pytest.raises(FlywayError, match="lock timeout"):
+        release.migrate()
+    pausing.rollback()
+    release.migrate()
+    filled.execute("CALL silver.run_rollups()")
+    assert_settled(filled, "readings_1h", "readings_1d")
+
+
+def test_a_monitor_that_was_dropped_is_there_after_a_migrate(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    filled.execute("DROP VIEW silver.timeseries_operations_monitor")
+    release.migrate()
+    query = "SELECT has_table_privilege('tsrollup_reader', %s, 'SELECT')"
+    monitor = "silver.timeseries_operations_monitor"
+    assert filled.execute(query, [monitor]).fetchone() == (True,)
+
+
 def test_a_view_that_its_owner_changed_stops_nothing(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:
@@ -214,8 +294,7 @@ def test_runs_rest_until_a_migrate_has_ended(
     with pytest.raises(FlywayError, match="division by zero"):
         release.migrate()
 
-    notices: list[str] = []
-    filled.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+    notices = heard(filled)
     filled.execute("CALL silver.run_rollups()")
     assert filled.execute("SELECT * FROM silver.perform_rollup()").fetchall() == []
     assert filled.execute("SELECT * FROM silver.maintain_timeseries_tables()").fetchall() == []

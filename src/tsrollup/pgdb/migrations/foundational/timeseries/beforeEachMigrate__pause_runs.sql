@@ -16,7 +16,7 @@ BEGIN
     SET LOCAL ROLE "${owner_role}";
     IF NOT EXISTS (SELECT FROM rollup_engine.upgrade) THEN
         IF NOT pg_try_advisory_xact_lock(v_key) THEN
-            SELECT string_agg(pid::text, ', ') INTO v_runs
+            SELECT string_agg(coalesce(pid::text, 'of prepared transactions (pg_prepared_xacts)'), ', ') INTO v_runs
             FROM pg_locks
             WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND (classid::bigint << 32 | objid::bigint) = v_key
                 AND database = (SELECT oid FROM pg_database WHERE datname = current_database());
@@ -28,9 +28,14 @@ BEGIN
         INSERT INTO rollup_engine.upgrade DEFAULT VALUES;
     END IF;
     SET LOCAL ROLE NONE;
+    -- Who waits for a lock of a table that is in use has others wait behind him: no script does so for long,
+    -- nor until a deadlock ends a user's statement.
+    IF v_timeout = '0' THEN
+        PERFORM set_config('lock_timeout', '500ms', true);
+    END IF;
 EXCEPTION WHEN lock_not_available THEN
     RAISE EXCEPTION USING ERRCODE = '55P03',
         MESSAGE = format('runs have not ended within a minute: those of the sessions %s', v_runs),
-        HINT = 'migrate again when they have, or end them: SELECT pg_terminate_backend(pid)';
+        HINT = 'migrate again when they have, or end them: SELECT pg_terminate_backend(pid), or ROLLBACK PREPARED';
 END
 $$;

@@ -18,4 +18,18 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.write_generated(text, text) IS 'Runs the CREATE OR REPLACE of a generated function or view, unless it was run already.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.write_missing(p_name text, p_statement text, p_is_there boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT p_is_there THEN
+        DELETE FROM rollup_engine.generated_text WHERE name = p_name;
+        PERFORM rollup_engine.write_generated(p_name, p_statement);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.write_missing(text, text, boolean) IS
+'Makes a view or trigger of the machinery itself, the first time or when somebody has dropped it. Where it is there, people use it: the end of a migrate writes it anew, without waiting for them.';
+
 RESET ROLE;

@@ -1,4 +1,4 @@
--- A source that was dropped: what is said of it, and taking it up again under its name.
+-- A source, or a live view, that was dropped: what is said of it; and taking a source up again under its name.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -25,6 +25,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.gone_hint(rollup_engine.source) IS 'What to do about a source that was dropped.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.check_view(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT rollup_engine.is_relation(p_rollup.target_view) THEN
+        PERFORM rollup_engine.fail('TR002', format('the live view of %s is gone', p_rollup.target_name),
+            format('SELECT silver.rebuild_rollup(%L) makes it anew', p_rollup.target_table));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_view(silver.rollup_config) IS 'A clear error when somebody has dropped the live view of a rollup.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.fail_if_gone(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -32,7 +45,10 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
 BEGIN
-    IF rollup_engine.is_relation(p_rollup.source_table) THEN
+    IF NOT rollup_engine.is_relation(p_rollup.target_table) THEN
+        PERFORM rollup_engine.fail('TR002', format('the table of %s is gone', p_rollup.target_name),
+            format('SELECT silver.drop_rollup(%L) removes what is left; then create it anew', p_rollup.target_table));
+    ELSIF rollup_engine.is_relation(p_rollup.source_table) THEN
         RETURN;
     END IF;
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
@@ -45,7 +61,7 @@ BEGIN
         'drop both rollups with silver.drop_rollup and create them anew');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.fail_if_gone(silver.rollup_config) IS 'A clear error when what a rollup reads was dropped.';
+COMMENT ON FUNCTION rollup_engine.fail_if_gone(silver.rollup_config) IS 'A clear error when the table of a rollup, or what it reads, was dropped.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.relink_source(p_source_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER

@@ -145,6 +145,10 @@ DECLARE
     v_stale tstzmultirange;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF NOT FOUND THEN
+        PERFORM rollup_engine.fail('TR002', format('nothing is known of rollup %s here', p_rollup_id),
+            'this transaction is older than the rollup: begin another; or the schema was restored without its data: restore that, too');
+    END IF;
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_stale
     FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within;
     -- A long log says the same again and again: grouping is cheaper than range_agg.

@@ -21,6 +21,15 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.source_extent(rollup_engine.source, timestamptz, timestamptz) IS 'From the first to the last time of the source in a range: a partition made in advance is empty.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.told_width(p_source_id integer) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT bucket_width FROM silver.rollup_config WHERE source_id = p_source_id AND parent_id IS NULL ORDER BY bucket_width LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.told_width(integer) IS
+'The narrowest buckets of a source''s rollups: of its rows an operator is told no more than which of them hold some, as gold tells.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.partition_fingerprint(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

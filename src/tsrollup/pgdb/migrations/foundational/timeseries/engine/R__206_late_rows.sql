@@ -64,11 +64,12 @@ BEGIN
         SELECT target_table::text, 'TR006',
             CASE WHEN v_rows > 0 THEN format('%s late rows were kept out of sealed time', v_rows)
             ELSE 'late changes were kept out of sealed time, with no row left to count' END,
-            format('they lie between %s and %s; the rollup is sealed before %s', lower(v_late), upper(v_late), v_since),
+            format('they lie between %s and %s; the rollup is sealed before %s', lower(told), upper(told), v_since),
             CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
                 THEN 'rows are in the source until their partition is removed; nothing needs to be done'
                 ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END
-        FROM late;
+        -- In whole grains: what was attached is cut out of them to the microsecond.
+        FROM late, rollup_engine.bucket_align(p_source.grain, v_late) AS told;
     END LOOP;
 END
 $$;

@@ -94,14 +94,15 @@ AS $$
     -- A drain that knew it without triggers had its rows stored: some may be gone since.
     INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
     SELECT s.id, lower(r), upper(r)
-    FROM rollup_engine.source AS s, unnest(
-        CASE WHEN EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)
-        THEN tstzmultirange(tstzrange(p_from, p_to))
-        -- Whole grains: an operator must not learn more of single rows than gold tells.
-        ELSE rollup_engine.source_extent(s, silver.time_bucket(s.grain, p_from), rollup_engine.bucket_ceil(s.grain, p_to)) END) AS r
+    FROM rollup_engine.source AS s, rollup_engine.told_width(s.id) AS width,
+        rollup_engine.bucket_align(width, tstzmultirange(tstzrange(p_from, p_to))) AS asked,
+        unnest(CASE WHEN EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)
+            THEN asked
+            ELSE rollup_engine.bucket_align(width, rollup_engine.source_extent(s, lower(asked), upper(asked)))
+                * tstzmultirange(rollup_engine.calendar()) END) AS r
     WHERE s.id = p_source_id
 $$;
-COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed.';
+COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed, in whole buckets.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.drop_stray_triggers(p_source rollup_engine.source) RETURNS void
     LANGUAGE plpgsql

@@ -240,7 +240,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_co
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT rollup_engine.fill($sql$
-CREATE OR REPLACE VIEW {view} AS
+CREATE OR REPLACE VIEW {view}{options} AS
 SELECT bucket AS {bucket}, {columns} {fresh_rows}
 UNION ALL
 SELECT b.bucket, {columns}
@@ -254,6 +254,8 @@ WHERE f.bucket <@ s.tsrollup_stale
 $sql$, jsonb_build_object(
         'id', p_rollup.id,
         'view', p_view,
+        -- Written anew without them, it would lose those that its owner has set.
+        'options', coalesce((SELECT format(' WITH (%s)', array_to_string(reloptions, ', ')) FROM pg_class WHERE oid = p_rollup.target_view AND reloptions <> '{}'), ''),
         'fresh_rows', rollup_engine.fresh_rows_sql(p_rollup),
         -- The view's owner may have renamed its columns, which keep their places.
         'bucket', coalesce((SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1), 'bucket'),

@@ -154,12 +154,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.create_view(p_rollup silver.rollup_conf
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_is_new constant boolean := to_regclass(p_view) IS NULL;
 BEGIN
     PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
     PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), rollup_engine.live_view_sql(p_rollup, p_view));
-    EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, format('Live view of %s: equals the GROUP BY over its source at any time.', p_rollup.target_table));
     EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
-    EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_view);
+    IF v_is_new THEN  -- then they are its owner's to change
+        EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, format('Live view of %s: equals the GROUP BY over its source at any time.', p_rollup.target_table));
+        EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_view);
+    END IF;
     RETURN p_view::regclass;
 END
 $$;

@@ -102,7 +102,8 @@ BEGIN
         SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
     INTO r.metrics FROM jsonb_each(v_added);
     PERFORM rollup_engine.record_columns(r);
-    EXECUTE format('LOCK TABLE %s', r.target_view);  -- and its table, in the order of those who read it
+    PERFORM rollup_engine.check_view(r);
+    PERFORM rollup_engine.lock_views(ARRAY[r.id]);
     FOR v_column IN
         SELECT column_name, data_type FROM rollup_engine.rollup_column AS c
         WHERE c.rollup_id = r.id AND c.kind = 'state'

@@ -1,5 +1,4 @@
--- Following a source whose columns changed: what a drain takes in by itself, and rebuilding a
--- rollup whose table can no longer hold what its source says.
+-- Following a source whose columns changed: what a drain takes in by itself.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -186,95 +185,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.look_at_source(integer) IS 'Keeps drains out until the end of the transaction, and takes in what DDL has changed.';
-
--- Rebuilding ---------------------------------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION rollup_engine.check_no_view_depends(p_rollup silver.rollup_config) RETURNS void
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_views text;
-BEGIN
-    SELECT string_agg(DISTINCT r.ev_class::regclass::text, ', ') INTO v_views
-    FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid
-    WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
-        AND d.refobjid IN (p_rollup.target_view, p_rollup.target_table) AND r.ev_class NOT IN (p_rollup.target_view, p_rollup.target_table);
-    IF v_views IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR003', format('%s must be made anew with other types, and %s reads it', p_rollup.target_view, v_views),
-            'drop what reads it, rebuild the rollup, and create that again');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.check_no_view_depends(silver.rollup_config) IS 'An error that names the views which keep a live view from being made anew.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.replace_view(p_rollup silver.rollup_config, p_changes text) RETURNS regclass
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_name constant text := p_rollup.target_view::text;
-    v_rights constant aclitem[] := (SELECT relacl FROM pg_class WHERE oid = p_rollup.target_view);
-    v_columns constant name[] := ARRAY(SELECT attname FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum > 0 ORDER BY attnum);
-    v_rollup silver.rollup_config := p_rollup;
-    v_statement text;
-BEGIN
-    PERFORM rollup_engine.check_no_view_depends(p_rollup);
-    EXECUTE format('DROP VIEW %s', v_name);
-    DELETE FROM rollup_engine.generated_text WHERE name = format('view_%s', p_rollup.id);
-    EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
-    v_rollup.target_view := rollup_engine.create_view(p_rollup, v_name);
-    FOR v_statement IN
-        SELECT format('ALTER VIEW %s RENAME COLUMN %I TO %I', v_name, a.attname, v_columns[a.attnum])
-        FROM pg_attribute AS a WHERE a.attrelid = v_rollup.target_view AND a.attnum > 0 AND a.attname <> v_columns[a.attnum]
-        UNION ALL
-        SELECT format('GRANT %s ON %s TO %s', r.privilege_type, v_name, CASE r.grantee WHEN 0 THEN 'PUBLIC' ELSE r.grantee::regrole::text END)
-            || CASE WHEN r.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
-        FROM aclexplode(v_rights) AS r WHERE r.grantee <> r.grantor
-    LOOP
-        EXECUTE v_statement;
-    END LOOP;
-    RETURN v_rollup.target_view;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.replace_view(silver.rollup_config, text) IS
-'Changes the table of a rollup in a way that its live view stands in the way of: the view is made anew, with the names of its columns and the rights on it.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_config) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    SET intervalstyle = 'postgres'
-AS $$
-DECLARE
-    v_rollup silver.rollup_config := p_rollup;
-    v_changes text;
-BEGIN
-    PERFORM rollup_engine.fail_if_gone(p_rollup);
-    EXECUTE format('LOCK TABLE %s', p_rollup.target_view);  -- and its table, in the order of those who read it
-    PERFORM rollup_engine.plan_again(p_rollup);
-    WITH changed AS (
-        UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
-        FROM rollup_engine.column_types(p_rollup) AS t
-        WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND t.data_type <> c.data_type
-        RETURNING c.position, c.column_name, c.data_type
-    )
-    SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', column_name, data_type), ', ' ORDER BY position)
-    INTO v_changes FROM changed;
-    UPDATE rollup_engine.rollup_column AS c
-    SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression)
-    FROM rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p
-    WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.kind = 'finished';
-    v_rollup.target_view := CASE WHEN v_changes IS NULL
-        THEN rollup_engine.create_view(p_rollup, p_rollup.target_view::text)
-        ELSE rollup_engine.replace_view(p_rollup, v_changes) END;
-    UPDATE silver.rollup_config
-    SET target_view = v_rollup.target_view, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
-    WHERE id = p_rollup.id;
-EXCEPTION WHEN cannot_coerce OR invalid_text_representation OR undefined_function OR undefined_column OR datatype_mismatch THEN
-    PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
-        format('SELECT silver.drop_rollup(%L), and create it anew without what is gone', p_rollup.target_table));
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.rebuild_one(silver.rollup_config) IS 'Gives the table and the live view of a rollup the types that its source has now. Stored rows are converted.';
 
 RESET ROLE;

@@ -75,7 +75,7 @@ AS $$
         retry_count = retry_count + 1,
         next_retry_at = clock_timestamp() + rollup_engine.retry_delay(retry_count),
         parked_at = CASE WHEN retry_count + 1 >= 10 THEN clock_timestamp() END
-    WHERE id = p_rollup_id;
+    WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id FOR NO KEY UPDATE SKIP LOCKED);
 $$;
 COMMENT ON FUNCTION rollup_engine.record_failure(integer, rollup_engine.failure) IS 'Logs a failure and sets the next attempt; the tenth in a row parks the rollup.';
 
@@ -168,8 +168,7 @@ DECLARE
 BEGIN
     v_step.outcome := 'locked';
     v_step.error_code := '55P03';
-    SELECT format('somebody keeps %s locked: what changed there is taken in when that ends', relation) INTO v_step.error_message
-    FROM rollup_engine.source WHERE id = p_source_id;
+    v_step.error_message := rollup_engine.locked_message(p_source_id) || ': what changed there is taken in when that ends';
     RETURN v_step;
 END
 $$;
@@ -186,16 +185,16 @@ DECLARE
     v_batch rollup_engine.refresh_batch;
     v_failure rollup_engine.failure;
 BEGIN
-    IF rollup_engine.settle_partitions(p_rollup_id)
-        OR rollup_engine.settle_partitions((SELECT parent_id FROM silver.rollup_config WHERE id = p_rollup_id)) THEN
-        v_step.outcome := 'prepared';
-        RETURN v_step;
-    END IF;
-    v_step.cell := rollup_engine.pick_cell(p_rollup_id, p_within, p_tried);
-    IF v_step.cell IS NULL THEN
-        RETURN v_step;
-    END IF;
     BEGIN
+        IF rollup_engine.settle_partitions(p_rollup_id)
+            OR rollup_engine.settle_partitions((SELECT parent_id FROM silver.rollup_config WHERE id = p_rollup_id)) THEN
+            v_step.outcome := 'prepared';
+            RETURN v_step;
+        END IF;
+        v_step.cell := rollup_engine.pick_cell(p_rollup_id, p_within, p_tried);
+        IF v_step.cell IS NULL THEN
+            RETURN v_step;
+        END IF;
         v_batch := rollup_engine.refresh_cell(p_rollup_id, v_step.cell, p_within);
         IF v_batch.outcome = 'refreshed' THEN
             PERFORM rollup_engine.record_batch(p_rollup_id, v_batch, v_started);

@@ -118,9 +118,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.ranges_undrained(p_source_id integer, p
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT count(*) FROM rollup_engine.change_log WHERE source_id = p_source_id AND tstzrange(from_time, to_time) && p_within
+    SELECT count(*)
+    FROM rollup_engine.change_log,
+        rollup_engine.bucket_align(rollup_engine.told_width(p_source_id), tstzmultirange(p_within)) AS asked
+    WHERE source_id = p_source_id AND tstzrange(from_time, to_time) && asked
 $$;
-COMMENT ON FUNCTION rollup_engine.ranges_undrained(integer, tstzrange) IS 'Logged changes in the range that no drain has taken in.';
+COMMENT ON FUNCTION rollup_engine.ranges_undrained(integer, tstzrange) IS 'Logged changes in the buckets of the range that no drain has taken in.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.with_undrained(
     p_result rollup_engine.run_result, p_rollup silver.rollup_config, p_within tstzrange, p_undrained rollup_engine.undrained[]

@@ -32,6 +32,7 @@ DECLARE
     v_progress boolean := true;
     v_undrained rollup_engine.undrained[];
     v_windows integer[];
+    v_locked integer[] := '{}';  -- left to the next run
     v_began pg_catalog.timestamptz;
 BEGIN
     BEGIN
@@ -63,7 +64,7 @@ BEGIN
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         -- In turn, a batch each, so that a long first fill starves nobody.
-        FOREACH v_id IN ARRAY ARRAY(SELECT o.id FROM rollup_engine.run_order(p_target) AS o) LOOP
+        FOREACH v_id IN ARRAY ARRAY(SELECT o.id FROM rollup_engine.run_order(p_target) AS o WHERE o.id <> ALL (v_locked)) LOOP
             v_tried := '{}';
             LOOP
                 SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = v_id;
@@ -75,9 +76,10 @@ BEGIN
                 COMMIT;
                 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
                 PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
-                IF v_step.outcome IN ('failed', 'bucket_failed') THEN
+                IF v_step.outcome IN ('failed', 'bucket_failed', 'locked') THEN
                     RAISE WARNING 'rollup % failed: %', v_rollup.target_table, v_step.error_message USING ERRCODE = v_step.error_code;
                 END IF;
+                v_locked := CASE v_step.outcome WHEN 'locked' THEN v_locked || v_id ELSE v_locked END;
                 v_progress := v_progress OR coalesce(v_step.outcome IN ('refreshed', 'bucket_failed'), false);
                 EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed', 'bucket_failed', 'locked');
                 CONTINUE WHEN v_step.outcome = 'prepared';

@@ -162,7 +162,16 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.follow_chunk_interval() IS 'Has partitions to come follow a rollup''s chunk_interval, which somebody named.';
 
-CREATE OR REPLACE TRIGGER follow_chunk_interval AFTER UPDATE OF chunk_interval ON silver.rollup_config
-    FOR EACH ROW EXECUTE FUNCTION rollup_engine.follow_chunk_interval();
+CREATE OR REPLACE FUNCTION rollup_engine.chunk_trigger_sql() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'CREATE OR REPLACE TRIGGER follow_chunk_interval AFTER UPDATE OF chunk_interval ON silver.rollup_config
+    FOR EACH ROW EXECUTE FUNCTION rollup_engine.follow_chunk_interval()'
+$$;
+COMMENT ON FUNCTION rollup_engine.chunk_trigger_sql() IS 'Text of the trigger: who changes the configuration is not waited for, so the end of a migrate writes it anew.';
+
+SELECT rollup_engine.write_missing('trigger_chunk_interval', rollup_engine.chunk_trigger_sql(),
+    EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'silver.rollup_config'::regclass AND tgname = 'follow_chunk_interval'));
 
 RESET ROLE;

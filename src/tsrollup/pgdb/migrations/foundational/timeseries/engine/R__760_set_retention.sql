@@ -37,6 +37,10 @@ AS $$
 DECLARE
     v_schema constant text := rollup_engine.archive_schema(p_relation);
 BEGIN
+    IF octet_length((parse_ident(v_schema))[1]) > 63 THEN
+        PERFORM rollup_engine.fail('TR001', format('the schema %s has no room for _archive behind its name', v_schema),
+            'retention without archive drops partitions; or ALTER SCHEMA ... RENAME to a name of 55 bytes at most');
+    END IF;
     IF to_regnamespace(v_schema) IS NULL THEN
         EXECUTE format('CREATE SCHEMA %s', v_schema);
         EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO "${owner_role}"', v_schema);

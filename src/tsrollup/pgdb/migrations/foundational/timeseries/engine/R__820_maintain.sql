@@ -82,7 +82,7 @@ AS $$
     FROM silver.rollup_config AS r
     JOIN rollup_engine.partition_set AS s ON s.relation = r.target_table
     CROSS JOIN LATERAL rollup_engine.maintain_set(s, p_steps, rollup_engine.trusted_time(p_now)) AS a
-    WHERE r.id = p_rollup_id
+    WHERE r.id = p_rollup_id AND rollup_engine.is_relation(r.target_table)
 $$;
 COMMENT ON FUNCTION rollup_engine.maintain_rollup(integer, text[], timestamptz) IS 'Maintains the table of a rollup.';
 

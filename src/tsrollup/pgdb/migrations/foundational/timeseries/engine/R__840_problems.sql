@@ -100,9 +100,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.data_problems(p_rollup silver.rollup_co
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('its %s is gone', relation.role), 'SELECT silver.drop_rollup(...) removes what is left; then create it anew'
-    FROM (VALUES ('table', p_rollup.target_table), ('live view', p_rollup.target_view)) AS relation (role, id)
-    WHERE NOT rollup_engine.is_relation(relation.id)
+    SELECT 'its table is gone', format('SELECT silver.drop_rollup(%L) removes what is left; then create it anew', p_rollup.target_table)
+    WHERE NOT rollup_engine.is_relation(p_rollup.target_table)
+    UNION ALL
+    SELECT 'its live view is gone', format('SELECT silver.rebuild_rollup(%L) makes it anew; rights that were given on it must be given again', p_rollup.target_table)
+    WHERE rollup_engine.is_relation(p_rollup.target_table) AND NOT rollup_engine.is_relation(p_rollup.target_view)
     UNION ALL
     SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
             string_agg(format('%I as %s', column_name, data_type), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
@@ -122,6 +124,13 @@ AS $$
     UNION ALL
     SELECT format('%s has row level security that its owner is subject to', c.oid::regclass), format('ALTER TABLE %s NO FORCE ROW LEVEL SECURITY', c.oid::regclass)
     FROM pg_class AS c WHERE c.oid = p_rollup.target_table AND c.relrowsecurity AND c.relforcerowsecurity
+    UNION ALL
+    SELECT format('trigger %I of %s may change what refreshes store there', g.tgname, g.tgrelid::regclass),
+        format('DROP TRIGGER %I ON %s; and SELECT silver.mark_stale(%L, ''-infinity'', ''infinity'') if it has', g.tgname, g.tgrelid::regclass, p_rollup.target_table)
+    FROM pg_trigger AS g
+    -- BEFORE, for each row; clones are told of with what they are cloned from.
+    WHERE g.tgtype & 3 = 3 AND g.tgparentid = 0 AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+        AND g.tgrelid IN (SELECT rollup_engine.partition_tree(p_rollup.target_table))
     UNION ALL
     SELECT format('%s has no valid unique index on bucket and dimensions', p_rollup.target_table),
         format('CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT', p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'))

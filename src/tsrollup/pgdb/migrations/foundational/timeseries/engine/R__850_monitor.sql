@@ -102,10 +102,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monitor shows.';
 
-CREATE OR REPLACE VIEW silver.timeseries_operations_monitor AS
+CREATE OR REPLACE FUNCTION rollup_engine.monitor_view_sql() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'CREATE OR REPLACE VIEW silver.timeseries_operations_monitor AS
 SELECT target_table, source_table, health, lag, stale_ranges, stale_buckets, rows_per_second, success_rate, time_to_catch_up,
     last_run_at, next_retry_at, last_error, sealed_late_rows, exact_since, reason, next_step
-FROM rollup_engine.monitor();
+FROM rollup_engine.monitor()'
+$$;
+COMMENT ON FUNCTION rollup_engine.monitor_view_sql() IS 'Text of the monitor: who reads it is not waited for, so the end of a migrate writes it anew.';
+
+SELECT rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
 COMMENT ON VIEW silver.timeseries_operations_monitor IS 'How every rollup is doing, a row each; read it from a dashboard or an alert.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.target_table IS 'The rollup''s table.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.source_table IS 'What it reads.';

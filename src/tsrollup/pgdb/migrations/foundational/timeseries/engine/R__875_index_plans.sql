@@ -40,6 +40,7 @@ BEGIN
     FROM silver.rollup_config AS c
     WHERE c.id = rollup_engine.find_rollup_id(p_name);
     IF relation IS NOT NULL THEN
+        PERFORM rollup_engine.check_view(c) FROM silver.rollup_config AS c WHERE c.target_table = relation;
         RETURN;
     END IF;
 

@@ -26,6 +26,7 @@ BEGIN
         rollup_engine.stale_buckets(integer, bigint), rollup_engine.stale_spans(integer, bigint),
         rollup_engine.planned_partitions(integer), rollup_engine.monitor()
     TO PUBLIC;
+    PERFORM rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
 
     GRANT SELECT ON rollup_engine.source, rollup_engine.upgrade TO "${operator_role}";

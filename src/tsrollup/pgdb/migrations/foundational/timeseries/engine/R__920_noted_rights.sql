@@ -15,7 +15,7 @@ AS $$
         SELECT 'ROUTINE', oid::regprocedure::text, proowner::regrole, proacl FROM pg_proc
         WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace) AND proowner = '"${owner_role}"'::regrole
         UNION ALL
-        SELECT 'TABLE', oid::regclass::text, relowner::regrole, relacl FROM pg_class
+        SELECT 'TABLE', oid::regclass::text, relowner::regrole, NULL FROM pg_class
         WHERE relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace)
             AND relkind IN ('r', 'p', 'v', 'm') AND relowner = '"${owner_role}"'::regrole
     ), default_rights (scope, kind, rights) AS (
@@ -30,8 +30,10 @@ AS $$
     UNION ALL
     SELECT 2, format('REVOKE ALL ON %s %s FROM PUBLIC', kind, name) FROM object WHERE kind = 'ROUTINE' AND rights IS NOT NULL
     UNION ALL
-    SELECT 3, format('GRANT %s ON %s %s TO %s', a.privilege_type, kind, name, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END)
+    SELECT 3, format('GRANT %s ON %s %s TO %s', a.privilege_type, kind, name, rollup_engine.grantee_name(a.grantee))
     FROM object, aclexplode(rights) AS a WHERE a.grantee <> a.grantor
+    UNION ALL
+    SELECT 3, rollup_engine.grants_sql(name::regclass) FROM object WHERE kind = 'TABLE'
     UNION ALL
     SELECT 2, format('%sREVOKE EXECUTE ON ROUTINES FROM PUBLIC', scope) FROM default_rights
     WHERE kind = 'ROUTINES' AND (rights).defaclnamespace = 0
@@ -50,7 +52,7 @@ AS $$
     FROM (
         SELECT member FROM silver.rollup_config, rollup_engine.partition_tree(target_table) AS m (member)
         UNION ALL
-        SELECT target_view FROM silver.rollup_config
+        SELECT target_view FROM silver.rollup_config WHERE rollup_engine.is_relation(target_view)
     ) AS t (relation)
     UNION ALL
     SELECT format('ALTER FUNCTION rollup_engine.capture_%s() OWNER TO "${owner_role}"', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
@@ -59,7 +61,7 @@ AS $$
     UNION ALL
     SELECT format('GRANT EXECUTE ON FUNCTION rollup_engine.capture_%s() TO PUBLIC', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
     UNION ALL
-    SELECT format('GRANT SELECT ON %s TO "${reader_role}", "${operator_role}"', target_view) FROM silver.rollup_config
+    SELECT format('GRANT SELECT ON %s TO "${reader_role}", "${operator_role}"', target_view) FROM silver.rollup_config WHERE rollup_engine.is_relation(target_view)
     UNION ALL
     SELECT format('GRANT SELECT ON %s TO "${operator_role}"', m.member)
     FROM silver.rollup_config AS r, rollup_engine.partition_tree(r.target_table) AS m (member)

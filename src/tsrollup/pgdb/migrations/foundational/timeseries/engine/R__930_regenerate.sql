@@ -11,6 +11,8 @@ AS $$
     SELECT format('capture_%s', s.id), rollup_engine.capture_function_sql(s)
     FROM rollup_engine.source AS s WHERE s.change_tracking = 'trigger'
     UNION ALL
+    VALUES ('view_monitor', rollup_engine.monitor_view_sql()), ('trigger_chunk_interval', rollup_engine.chunk_trigger_sql())
+    UNION ALL
     SELECT t.name, t.statement
     FROM (
         -- Those who read one view lock the views below it next: in that order.
@@ -35,6 +37,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.outdated_texts() IS 'Generated functions and views that a migrate would write anew: after an upgrade of the server, for one.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.users_of(p_name text) RETURNS text
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.lock_holders(CASE p_name
+        WHEN 'view_monitor' THEN 'silver.timeseries_operations_monitor'::regclass
+        WHEN 'trigger_chunk_interval' THEN 'silver.rollup_config'::regclass
+        ELSE (SELECT target_view FROM silver.rollup_config WHERE format('view_%s', id) = p_name) END)
+$$;
+COMMENT ON FUNCTION rollup_engine.users_of(text) IS 'The sessions that use a generated view, or what a generated trigger is on.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.rewrite_generated() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -47,10 +60,10 @@ BEGIN
         BEGIN
             PERFORM rollup_engine.write_generated(v_text.name, v_text.statement);
         EXCEPTION
-            -- Who reads it is not waited for, as others would wait behind us. It stays right as it is.
+            -- Who uses it is not waited for, as others would wait behind us. It stays right as it is.
             WHEN lock_not_available THEN
-                RAISE NOTICE '% stays as an earlier release wrote it, for somebody is reading it', v_text.name
-                    USING HINT = 'migrate once more when it is read less: until then reads are right, and may be slower';
+                RAISE NOTICE '% stays as an earlier release wrote it, for it is used by the sessions %', v_text.name, rollup_engine.users_of(v_text.name)
+                    USING HINT = 'migrate once more when they have ended: until then reads are right, and may be slower';
             -- Its owner may have made something else of it: that stops nothing else.
             WHEN OTHERS THEN
                 RAISE NOTICE '% stays as an earlier release wrote it: %', v_text.name, SQLERRM;

@@ -1,0 +1,65 @@
+-- Tables and views that people use: who does, and keeping them out for a change.
+--
+-- Who reads a view locks those below it next, some of the tables before their views. So all that a
+-- change needs is locked before it begins, the uppermost first, and let go of again before a
+-- deadlock could end anybody else's statement.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.lock_holders(p_relation regclass) RETURNS text
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(string_agg(DISTINCT coalesce(l.pid::text, 'of prepared transactions (pg_prepared_xacts)'), ', '), 'that have ended by now')
+    FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+    WHERE l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() AND l.relation IN (SELECT rollup_engine.partition_tree(p_relation))
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_holders(regclass) IS 'The sessions that use a table, one of its partitions, or a view.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.locked_message(p_source_id integer) RETURNS text
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(
+        CASE WHEN count(*) > 0 THEN format('%s is locked by session %s', min(l.relation::regclass::text), coalesce(min(l.pid)::text, 'of a prepared transaction (pg_prepared_xacts)')) END,
+        format('somebody holds what is needed for the rollups of %s', (SELECT relation FROM rollup_engine.source WHERE id = p_source_id)))
+    FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+    WHERE l.granted AND l.mode = 'AccessExclusiveLock' AND l.pid IS DISTINCT FROM pg_backend_pid() AND l.relation IN (
+        SELECT rollup_engine.partition_tree(relation) FROM rollup_engine.source WHERE id = p_source_id
+        UNION ALL
+        SELECT rollup_engine.partition_tree(target_table) FROM silver.rollup_config WHERE source_id = p_source_id)
+$$;
+COMMENT ON FUNCTION rollup_engine.locked_message(integer) IS 'Who keeps a source, or a rollup of it, to himself.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lock_views(p_rollup_ids integer[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_until constant timestamptz := clock_timestamp() + interval '1 minute';
+    v_relations constant regclass[] := ARRAY(
+        SELECT CASE WHEN rollup_engine.is_relation(target_view) THEN target_view ELSE target_table END
+        FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) AND rollup_engine.is_relation(target_table) ORDER BY depth DESC, id);
+    v_relation regclass;
+BEGIN
+    LOOP
+        BEGIN
+            FOREACH v_relation IN ARRAY v_relations LOOP
+                EXECUTE format('LOCK TABLE %s', v_relation);  -- of a view its table as well
+            END LOOP;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > v_until THEN
+                PERFORM rollup_engine.fail('55P03', format('%s is in use: by the sessions %s', v_relation, rollup_engine.lock_holders(v_relation)),
+                    'try again when they have ended, or end them: SELECT pg_terminate_backend(pid)');
+            END IF;
+        END;
+        PERFORM pg_sleep(0.1);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_views(integer[]) IS 'Keeps everybody from the live views and tables of rollups until the end of the transaction; waits a minute for those who read them.';
+
+RESET ROLE;

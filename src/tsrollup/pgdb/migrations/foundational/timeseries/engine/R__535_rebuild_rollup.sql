@@ -1,0 +1,164 @@
+-- Rebuilding a rollup whose table can no longer hold what its source says, or whose live view is
+-- gone. A view that must be made anew keeps what people have made of it.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.grantee_name(p_role oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE p_role WHEN 0 THEN 'PUBLIC' ELSE p_role::regrole::text END
+$$;
+COMMENT ON FUNCTION rollup_engine.grantee_name(oid) IS 'Who has a right, as GRANT and REVOKE name him.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.grants_sql(p_relation regclass) RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('GRANT %s%s ON TABLE %s TO %s', a.privilege_type, o.columns, p_relation, rollup_engine.grantee_name(a.grantee))
+        || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+    FROM (
+        SELECT relacl, '' FROM pg_class WHERE oid = p_relation
+        UNION ALL
+        SELECT attacl, format(' (%I)', attname) FROM pg_attribute WHERE attrelid = p_relation AND NOT attisdropped
+    ) AS o (rights, columns)
+    CROSS JOIN LATERAL aclexplode(o.rights) AS a
+    WHERE a.grantee <> a.grantor
+$$;
+COMMENT ON FUNCTION rollup_engine.grants_sql(regclass) IS 'The rights on a table or view and on its columns, as statements that give them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.view_keeping_sql(p_view regclass) RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('ALTER VIEW %s OWNER TO %s', oid::regclass, relowner::regrole) FROM pg_class
+    WHERE oid = p_view AND relowner <> '"${owner_role}"'::regrole
+    UNION ALL
+    SELECT rollup_engine.grants_sql(p_view)
+    UNION ALL
+    SELECT format('COMMENT ON %s IS %L', CASE d.objsubid WHEN 0 THEN format('VIEW %s', p_view) ELSE format('COLUMN %s.%I', p_view, a.attname) END, d.description)
+    FROM pg_description AS d LEFT JOIN pg_attribute AS a ON a.attrelid = d.objoid AND a.attnum = d.objsubid
+    WHERE d.classoid = 'pg_class'::regclass AND d.objoid = p_view
+$$;
+COMMENT ON FUNCTION rollup_engine.view_keeping_sql(regclass) IS
+'Statements that give a live view made anew the owner, the rights and the comments that it has; names of columns and options are in its text.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_no_view_depends(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_dependents text;
+BEGIN
+    SELECT string_agg(DISTINCT CASE WHEN r.ev_class <> p_rollup.target_view THEN r.ev_class::regclass::text
+        ELSE pg_describe_object(d.classid, d.objid, d.objsubid) END, ', ') INTO v_dependents
+    FROM pg_depend AS d LEFT JOIN pg_rewrite AS r ON d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid
+    WHERE d.refclassid = 'pg_class'::regclass AND CASE d.refobjid
+        -- Triggers and rules that people gave it as well, which would go with it.
+        WHEN p_rollup.target_view THEN d.deptype IN ('n', 'a') AND (r.ev_class = p_rollup.target_view AND r.rulename = '_RETURN') IS NOT TRUE
+        WHEN p_rollup.target_table THEN r.ev_class NOT IN (p_rollup.target_view, p_rollup.target_table)
+        END;
+    IF v_dependents IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR003', format('%s must be given other types, and %s rests on it or on its live view', p_rollup.target_table, v_dependents),
+            'drop what rests on it, rebuild the rollup, and create that again');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_no_view_depends(silver.rollup_config) IS 'An error that names the views and other things which keep a live view from being made anew.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.replace_view(p_rollup silver.rollup_config, p_changes text) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name constant text := p_rollup.target_view::text;
+    v_text constant text := rollup_engine.live_view_sql(p_rollup, v_name);
+    v_kept constant text[] := ARRAY(SELECT rollup_engine.view_keeping_sql(p_rollup.target_view));
+    v_statement text;
+BEGIN
+    PERFORM rollup_engine.check_no_view_depends(p_rollup);
+    EXECUTE format('DROP VIEW %s', v_name);
+    DELETE FROM rollup_engine.generated_text WHERE name = format('view_%s', p_rollup.id);
+    EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
+    PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
+    PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), v_text);
+    FOR v_statement IN
+        -- What every new view has: who has lost it is not given it again.
+        SELECT format('REVOKE ALL ON %s FROM %s', v_name, rollup_engine.grantee_name(a.grantee))
+        FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+        WHERE c.oid = v_name::regclass AND a.grantee <> c.relowner
+        UNION ALL
+        SELECT unnest(v_kept)
+    LOOP
+        EXECUTE v_statement;
+    END LOOP;
+    RETURN v_name::regclass;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.replace_view(silver.rollup_config, text) IS
+'Changes the table of a rollup in a way that its live view stands in the way of: the view is made anew as people have it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.restore_view(p_rollup silver.rollup_config, p_changes text) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name constant text := (SELECT format('gold.%I', relname) FROM pg_class WHERE oid = p_rollup.target_table);
+BEGIN
+    IF to_regclass(v_name) IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR003', format('%s is in the way of the live view of %s', v_name, p_rollup.target_table),
+            format('drop or rename it; then SELECT silver.rebuild_rollup(%L)', p_rollup.target_table));
+    ELSIF p_changes IS NOT NULL THEN
+        PERFORM rollup_engine.check_no_view_depends(p_rollup);
+        EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
+    END IF;
+    DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup.id), format('view_%s', p_rollup.id));
+    RAISE NOTICE '% is made anew: rights that were given on it are gone with the old one', v_name
+        USING HINT = 'grant them again';
+    RETURN rollup_engine.create_view(p_rollup, v_name);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.restore_view(silver.rollup_config, text) IS
+'Makes a live view that somebody has dropped anew, as a new rollup has it, after a change of the rollup''s table.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_is_gone constant boolean := NOT rollup_engine.is_relation(p_rollup.target_view);
+    v_view regclass;
+    v_changes text;
+BEGIN
+    PERFORM rollup_engine.fail_if_gone(p_rollup);
+    PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id)));  -- those of whoever comes next, too
+    PERFORM rollup_engine.plan_again(p_rollup);
+    WITH changed AS (
+        UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
+        FROM rollup_engine.column_types(p_rollup) AS t
+        WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND t.data_type <> c.data_type
+        RETURNING c.position, c.column_name, c.data_type
+    )
+    SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', column_name, data_type), ', ' ORDER BY position)
+    INTO v_changes FROM changed;
+    UPDATE rollup_engine.rollup_column AS c
+    SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression)
+    FROM rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p
+    WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.kind = 'finished';
+    v_view := CASE
+        WHEN v_is_gone THEN rollup_engine.restore_view(p_rollup, v_changes)
+        WHEN v_changes IS NULL THEN rollup_engine.create_view(p_rollup, p_rollup.target_view::text)
+        ELSE rollup_engine.replace_view(p_rollup, v_changes) END;
+    UPDATE silver.rollup_config
+    SET target_view = v_view, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
+    WHERE id = p_rollup.id;
+EXCEPTION WHEN cannot_coerce OR invalid_text_representation OR undefined_function OR undefined_column OR datatype_mismatch THEN
+    PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
+        format('SELECT silver.drop_rollup(%L), and create it anew without what is gone', p_rollup.target_table));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.rebuild_one(silver.rollup_config) IS 'Gives the table and the live view of a rollup the types that its source has now. Stored rows are converted.';
+
+RESET ROLE;

@@ -1,0 +1,118 @@
+"""Promise h beside DDL and readers: who locks one table stops no other rollup, and nobody's
+statement is ended by a deadlock with a rollup that is changed."""
+
+from collections.abc import Callable
+from threading import Thread
+from time import monotonic
+
+import psycopg
+import pytest
+
+from rollup_checks import assert_settled, refresh_everything
+
+Connect = Callable[..., psycopg.Connection]
+STALE = """
+    SELECT DISTINCT r.target_table::text FROM silver.rollup_config AS r
+    JOIN rollup_engine.stale_range AS s ON s.rollup_id = r.id ORDER BY 1
+"""
+WAITS = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation IS NOT NULL AND pid = %s"
+
+
+@pytest.fixture
+def two_sources(db: psycopg.Connection) -> psycopg.Connection:
+    for statement in (
+        "CREATE TABLE raw.p (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)",
+        "CREATE TABLE raw.p_1 PARTITION OF raw.p FOR VALUES FROM ('2026-03-01') TO ('2026-04-01')",
+        "CREATE TABLE raw.t (ts timestamptz NOT NULL, v int)",
+        "SELECT silver.create_rollup_table('raw.p', 'silver', 'p_1h', '1 hour')",
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')",
+        "SELECT silver.create_rollup_table('silver.t_1h', 'silver', 't_1d', '1 day')",
+        "CALL silver.run_rollups()",
+        "CREATE TABLE raw.p_2 PARTITION OF raw.p FOR VALUES FROM ('2026-04-01') TO ('2026-05-01')",
+        "INSERT INTO raw.p VALUES ('2026-03-05 05:00+00', 1)",
+        "INSERT INTO raw.t VALUES ('2026-03-05 05:00+00', 1), ('2026-01-05 05:00+00', 2)",
+        "SET statement_timeout = '60s'",
+    ):
+        db.execute(statement.encode())
+    return db
+
+
+@pytest.mark.parametrize("statement", ["CALL silver.run_rollups(time_budget => '5s')", "perform"])
+@pytest.mark.parametrize("table", ["raw.p", "raw.t"])
+def test_promise_h_who_locks_one_source_stops_no_other(
+    two_sources: psycopg.Connection, connect: Connect, table: str, statement: str
+) -> None:
+    others = {"raw.p": {"silver.t_1h", "silver.t_1d"}, "raw.t": {"silver.p_1h"}}[table]
+    locking = connect(autocommit=False)
+    locking.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+    said: list[str] = []
+    two_sources.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+    if statement == "perform":
+        rows = two_sources.execute(
+            "SELECT target, status, error_message FROM silver.perform_rollup()"
+        ).fetchall()
+        assert {target for target, status, _ in rows if status == "ok"} >= others
+        said += [message for _, _, message in rows if message]
+    else:
+        began = monotonic()
+        two_sources.execute(statement.encode())
+        assert monotonic() - began < 30
+    locked = f"{table} is locked by session {locking.info.backend_pid}"
+    assert any(locked in message for message in said)
+    stale = {target for (target,) in two_sources.execute(STALE).fetchall()}
+    assert not stale & others
+    locking.rollback()
+    refresh_everything(two_sources)
+    assert_settled(two_sources, "p_1h", "t_1h", "t_1d")
+    assert two_sources.execute("SELECT error_message FROM silver.error_log").fetchall() == []
+
+
+def test_promise_h_a_failure_that_cannot_be_counted_stops_nothing(
+    two_sources: psycopg.Connection, connect: Connect
+) -> None:
+    pausing = connect(autocommit=False)
+    pausing.execute("SELECT silver.pause_rollup('p_1h')")
+    two_sources.execute("DROP TABLE raw.p")
+    two_sources.execute("CALL silver.run_rollups(time_budget => '5s')")
+    assert_settled(two_sources, "t_1h", "t_1d")
+    errors = "SELECT DISTINCT target_table, error_code FROM silver.error_log"
+    assert two_sources.execute(errors).fetchall() == [("silver.p_1h", "TR002")]
+
+
+@pytest.mark.parametrize("views", [("t_1d", "t_1h"), ("t_1h", "t_1d")], ids=" then ".join)
+@pytest.mark.parametrize(
+    "change",
+    [
+        "SELECT silver.rebuild_rollup('silver.t_1h')",
+        """SELECT silver.add_rollup_metric('silver.t_1h', '{"v": ["first"]}')""",
+    ],
+    ids=["rebuild", "add a metric"],
+)
+def test_promise_j_no_reader_is_ended_by_a_rollup_that_is_changed(
+    two_sources: psycopg.Connection, connect: Connect, change: str, views: tuple[str, str]
+) -> None:
+    refresh_everything(two_sources)
+    reader, watcher = connect(autocommit=False), connect()
+    first, second = views
+    reader.execute(f"SELECT * FROM silver.{first}, gold.{first}".encode())
+    failed: list[psycopg.Error] = []
+
+    def make_the_change() -> None:
+        try:
+            two_sources.execute(change.encode())
+        except psycopg.Error as error:
+            failed.append(error)
+
+    changing = Thread(target=make_the_change)
+    changing.start()
+    while changing.is_alive() and watcher.execute(
+        WAITS, [two_sources.info.backend_pid]
+    ).fetchone() == (0,):
+        pass
+    reader.execute(f"SELECT * FROM gold.{second}".encode())
+    reader.commit()
+    changing.join(60)
+    assert not changing.is_alive()
+    assert failed == []
+    refresh_everything(two_sources)
+    assert_settled(two_sources, "t_1h", "t_1d")
