@@ -20,11 +20,18 @@ INSTALLED = (
     "  AND has_schema_privilege(relnamespace, 'USAGE')),"
     " EXISTS (SELECT FROM pg_class WHERE relnamespace = to_regnamespace('rollup_engine')"
     "  AND relname = 'aggregate' AND has_table_privilege(oid, 'SELECT')"
-    "  AND has_schema_privilege(relnamespace, 'USAGE'))"
+    "  AND has_schema_privilege(relnamespace, 'USAGE')),"
+    " EXISTS (SELECT FROM pg_proc WHERE pronamespace = to_regnamespace('rollup_engine')"
+    "  AND proname = 'missing_roles' AND has_function_privilege(oid, 'EXECUTE')"
+    "  AND has_schema_privilege(pronamespace, 'USAGE'))"
     " FROM pg_namespace AS n WHERE n.nspname = 'silver'"
 )
 UPGRADING = "SELECT EXISTS (SELECT FROM rollup_engine.upgrade)"
 HAS_ROWS = "SELECT EXISTS (SELECT FROM rollup_engine.aggregate)"
+MISSING_ROLES = (
+    "SELECT string_agg(quote_ident(r), ', '), string_agg(format('CREATE ROLE %I', r), '; ')"
+    " FROM unnest(rollup_engine.missing_roles()) AS r"
+)
 
 
 def misfit(connection: psycopg.Connection[Any]) -> TsrollupError | None:
@@ -32,7 +39,14 @@ def misfit(connection: psycopg.Connection[Any]) -> TsrollupError | None:
     database = connection.info.dbname
     with pinned(connection), connection.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(INSTALLED).fetchone()
-        begun, ended, readable, watched, filled = row or (False,) * 5
+        begun, ended, readable, watched, filled, knows_roles = row or (False,) * 6
+        if knows_roles:
+            missing, create = cursor.execute(MISSING_ROLES).fetchone() or (None, None)
+            if missing:
+                return MissingRolesError(
+                    f"this server lacks the group roles of database {database}: {missing}",
+                    f"{create}; then run tsrollup migrate, which gives them their rights",
+                )
         if filled and cursor.execute(HAS_ROWS).fetchone() == (False,):
             return TsrollupError(
                 f"database {database} has the tables of tsrollup without their rows:"
@@ -44,9 +58,9 @@ def misfit(connection: psycopg.Connection[Any]) -> TsrollupError | None:
             (upgrading,) = cursor.execute(UPGRADING).fetchone() or (False,)
             ended = ended and not upgrading
         if not (begun and ended):
-            missing = f"database {database} is not migrated to the end"
+            half_way = f"database {database} is not migrated to the end"
             return TsrollupError(
-                missing if begun else f"tsrollup is not installed in database {database}",
+                half_way if begun else f"tsrollup is not installed in database {database}",
                 "run tsrollup migrate",
             )
         if not readable:
@@ -64,6 +78,10 @@ class NewerDatabaseError(TsrollupError):
     """The database was migrated by a later release, whose rules this one does not know."""
 
 
+class MissingRolesError(TsrollupError):
+    """The database came from a server whose group roles this one does not have."""
+
+
 def require_installed(connection: psycopg.Connection[Any]) -> None:
     """Refuse a database that this program does not fit, and say what to do."""
     error = misfit(connection)
@@ -74,7 +92,7 @@ def require_installed(connection: psycopg.Connection[Any]) -> None:
 def refuse_newer(connection: psycopg.Connection[Any]) -> None:
     """For what brings a database up itself."""
     error = misfit(connection)
-    if isinstance(error, NewerDatabaseError):
+    if isinstance(error, NewerDatabaseError | MissingRolesError):
         raise error
 
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from conftest import Connect
-from rollup_checks import refresh_everything
+from rollup_checks import assert_settled, refresh_everything
 
 CREATE = (
     "SELECT silver.create_rollup_table(source_table_name => {source}, target_schema => {schema},"
@@ -319,6 +320,27 @@ def test_a_source_that_the_machinery_may_not_read_any_more_says_what_to_grant(
     ).fetchone() == (True,)
 
 
+def test_a_rollup_in_a_schema_that_the_machinery_may_not_use_says_what_to_grant(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.readings (ts timestamptz, n integer)")
+    db.execute("SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')")
+    db.execute("SELECT silver.create_rollup_table('readings_1h', 'silver', 'readings_1d', '1 day')")
+    refresh_everything(db)
+    db.execute("CREATE SCHEMA app; ALTER TABLE silver.readings_1h SET SCHEMA app")
+    db.execute("INSERT INTO raw.readings VALUES ('2026-03-01 00:00+00', 1)")
+    rows = db.execute(
+        "SELECT reason, next_step FROM silver.timeseries_operations_monitor"
+    ).fetchall()
+    assert [reason for reason, _ in rows if "may not use schema app" not in reason] == []
+    ((next_step,),) = {(row[1],) for row in rows}
+    db.execute(next_step.encode())
+    refresh_everything(db)
+    assert_settled(db, "app.readings_1h", "readings_1d")
+    healths = db.execute("SELECT health FROM silver.timeseries_operations_monitor").fetchall()
+    assert healths == [("ok",), ("ok",)]
+
+
 def test_a_metric_for_a_rollup_that_lost_a_column_is_one_clear_line(db: psycopg.Connection) -> None:
     db.execute("CREATE TABLE raw.readings (ts timestamptz, device text, n integer, m integer)")
     db.execute(
@@ -369,5 +391,29 @@ def test_who_holds_the_lock_of_a_source_is_named(db: psycopg.Connection, connect
     assert reason.startswith(f"session {pid} holds the lock of raw.readings")
     assert f"pg_terminate_backend({pid})" in next_step
     stranger.close()
+    refresh_everything(db)
+    assert db.execute(monitor).fetchall() == [("ok", None, None)]
+
+
+def test_a_prepared_transaction_that_holds_the_lock_of_a_source_is_named(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.readings (ts timestamptz, n integer)")
+    db.execute("SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')")
+    db.execute("SELECT silver.perform_rollup()")
+    db.execute("BEGIN")
+    db.execute("SELECT silver.perform_rollup()")
+    name = f"it's {db.info.dbname}"
+    db.execute(sql.SQL("PREPARE TRANSACTION {}").format(name))
+    db.execute("INSERT INTO raw.readings VALUES ('2026-03-01 00:00+00', 1)")
+    rows = db.execute("SELECT status, error_message FROM silver.perform_rollup()").fetchall()
+    assert [row[0] for row in rows] == ["partial"]
+    quoted = name.replace("'", "''")
+    assert f"prepared transaction '{quoted}'" in rows[0][1]
+    monitor = "SELECT health, reason, next_step FROM silver.timeseries_operations_monitor"
+    ((health, reason, next_step),) = db.execute(monitor).fetchall()
+    assert health == "lagging"
+    assert reason.startswith(f"prepared transaction '{quoted}' holds the lock of raw.readings")
+    db.execute(next_step.partition(", or ")[2].encode())
     refresh_everything(db)
     assert db.execute(monitor).fetchall() == [("ok", None, None)]

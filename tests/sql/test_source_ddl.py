@@ -349,6 +349,55 @@ def test_an_open_range_after_the_time_column_was_renamed(
     assert_settled(rolled_up, *ROLLUPS)
 
 
+def test_a_retyped_time_column_is_told_before_what_follows_from_it(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamp, v integer)")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-01', 1), ('2026-03-01 00:30', 2)")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour',"
+        ' metrics => \'{"v": ["first"]}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    retype = "ALTER TABLE raw.t ALTER ts TYPE {} USING ts AT TIME ZONE 'UTC'"
+    db.execute(retype.format("timestamptz").encode())
+    for _ in range(2):
+        rows = db.execute(
+            "SELECT health, reason, next_step FROM silver.timeseries_operations_monitor"
+        ).fetchall()
+        assert len(rows) == 2
+        for health, reason, next_step in rows:
+            assert health == "invalid"
+            assert "time column ts of raw.t was timestamp" in reason
+            assert next_step.startswith("change it back")
+        db.execute("CALL silver.run_rollups()")
+    db.execute(retype.format("timestamp").encode())
+    db.execute(RESET.encode())
+    refresh_everything(db)
+    assert healths(db) == {"ok"}
+    assert_settled(db, *ROLLUPS)
+
+
+def test_a_trigger_is_not_mended_before_deferred_checks_of_the_same_transaction(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.t (id integer PRIMARY KEY, ts timestamptz, v integer)")
+    db.execute("INSERT INTO raw.t SELECT i, '2026-03-01', i FROM generate_series(1, 9) AS i")
+    db.execute("CREATE TABLE raw.u (id integer REFERENCES raw.t DEFERRABLE INITIALLY DEFERRED)")
+    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.t DISABLE TRIGGER tsrollup_insert_1")
+    with db.transaction():
+        db.execute("DELETE FROM raw.t WHERE id = 1")
+        db.execute("INSERT INTO raw.t VALUES (10, '2026-03-02', 10)")
+        db.execute("SELECT * FROM silver.perform_rollup()")
+        assert healths(db) == {"invalid"}
+    refresh_everything(db)
+    assert healths(db) == {"ok"}
+    assert_settled(db, "t_1h")
+
+
 def test_row_security_on_a_rollup_table_is_invalid(rolled_up: psycopg.Connection) -> None:
     rolled_up.execute("ALTER TABLE silver.t_1h ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY")
     assert healths(rolled_up) == {"invalid"}

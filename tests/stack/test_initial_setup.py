@@ -12,8 +12,10 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from servers import PostgresServer
+from tsrollup.errors import TsrollupError
 from tsrollup.flyway import Configuration, FlywayError, baseline, migrate, repair
-from tsrollup.migrations import project_configuration
+from tsrollup.installation import misfit
+from tsrollup.migrations import migrate_project, project_configuration
 
 SCHEMAS = {"raw", "silver", "gold", "partman", "rollup_engine"}
 
@@ -269,3 +271,25 @@ def database_settings(setup: Setup) -> list[str] | None:
         f" WHERE datname = '{setup.database}' AND setrole = 0"
     )
     return rows[0][0] if rows else None  # type: ignore[return-value]
+
+
+def test_a_server_without_the_group_roles_is_told_which_to_create(setup: Setup) -> None:
+    """As after a restore on another server."""
+    url = setup.server.superuser_url(setup.database)
+    migrate_project(url, placeholders=setup.roles())
+    lost = list(setup.roles().values())
+    for role in lost:
+        setup.as_superuser(f'ALTER ROLE {role} RENAME TO "{quoted(role)}"')
+    with psycopg.connect(url, autocommit=True) as connection:
+        error = misfit(connection)
+    assert error
+    assert ", ".join(lost) in error.message
+    with pytest.raises(TsrollupError, match="lacks the group roles"):
+        migrate_project(url, placeholders=setup.roles())
+    statements, _, _ = (error.hint or "").rpartition("; then run tsrollup migrate")
+    assert all(f"CREATE ROLE {role}" in statements for role in lost)
+    setup.as_superuser(statements)
+    migrate_project(url, placeholders=setup.roles())
+    with psycopg.connect(url, autocommit=True) as connection:
+        assert misfit(connection) is None
+        assert connection.execute("SELECT rollup_engine.has_rights()").fetchone() == (True,)

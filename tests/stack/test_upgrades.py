@@ -326,3 +326,23 @@ def test_a_run_that_is_under_way_rests_as_well(filled: psycopg.Connection) -> No
     row = filled.execute("SELECT count(*) FROM rollup_engine.upgrade").fetchone()
     assert row == (1,), "no batch follows the one in which the upgrade began"
     assert_equal_to_group_by(filled, "readings_1h", "readings_1d")
+
+
+def test_a_run_that_is_under_way_reads_nothing_that_a_migrate_has_changed(
+    filled: psycopg.Connection,
+) -> None:
+    filled.execute(
+        "CREATE FUNCTION public.begin_upgrade() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER"
+        " AS $$ BEGIN INSERT INTO rollup_engine.upgrade DEFAULT VALUES;"
+        " EXECUTE 'CREATE OR REPLACE FUNCTION rollup_engine.run_order(p_target text)"
+        " RETURNS SETOF silver.rollup_config LANGUAGE plpgsql"
+        " AS ''BEGIN RAISE EXCEPTION USING MESSAGE = ''''of another release''''; END''';"
+        " RETURN NULL; END $$"
+    )
+    filled.execute(
+        "CREATE TRIGGER begin_upgrade AFTER INSERT ON silver.refresh_log"
+        " EXECUTE FUNCTION public.begin_upgrade()"
+    )
+    filled.execute("CALL silver.run_rollups(time_budget => '10 s')")
+    with pytest.raises(psycopg.Error, match="of another release"):
+        filled.execute("SELECT rollup_engine.run_order(NULL)")

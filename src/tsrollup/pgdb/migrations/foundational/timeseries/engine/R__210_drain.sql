@@ -15,6 +15,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.source_lock_holder(integer) IS 'The other session that keeps drains of a source out, NULL when there is none.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.source_lock_prepared(p_source_id integer) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- It has no session, but its own number locked as well.
+    SELECT min(x.gid)
+    FROM pg_locks AS l
+    JOIN pg_locks AS own ON own.pid IS NULL AND own.virtualtransaction = l.virtualtransaction AND own.locktype = 'transactionid'
+    JOIN pg_prepared_xacts AS x ON x.transaction = own.transactionid AND x.database = current_database()
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.pid IS NULL
+        AND (l.classid::bigint << 32 | l.objid::bigint) = rollup_engine.source_lock_key(p_source_id)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_lock_prepared(integer) IS 'The prepared transaction that keeps drains of a source out, NULL when there is none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.read_window(p_source_id integer, p_now timestamptz) RETURNS tstzmultirange
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

@@ -186,6 +186,8 @@ DECLARE
     v_failure rollup_engine.failure;
 BEGIN
     BEGIN
+        PERFORM rollup_engine.fail_if_gone(r) FROM silver.rollup_config AS r
+        WHERE r.id = p_rollup_id AND NOT rollup_engine.is_relation(r.target_table);
         IF rollup_engine.settle_partitions(p_rollup_id)
             OR rollup_engine.settle_partitions((SELECT parent_id FROM silver.rollup_config WHERE id = p_rollup_id)) THEN
             v_step.outcome := 'prepared';

@@ -50,6 +50,9 @@ DECLARE
     v_source_id integer;
     v_step rollup_engine.refresh_step_result;
 BEGIN
+    IF rollup_engine.is_upgrading() THEN
+        RETURN;  -- before it reads what a migrate may change
+    END IF;
     FOR v_source_id IN SELECT DISTINCT source_id FROM rollup_engine.run_order(p_target) ORDER BY 1 LOOP
         BEGIN
             PERFORM rollup_engine.relink_source(v_source_id);
@@ -63,7 +66,8 @@ BEGIN
             RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(
                 'another run, or a change of its rollups, holds %s: what changed there lately is not taken in yet%s',
                 (SELECT relation FROM rollup_engine.source WHERE id = v_source_id),
-                '; it is session ' || rollup_engine.source_lock_holder(v_source_id))))::rollup_engine.undrained;
+                coalesce('; it is session ' || rollup_engine.source_lock_holder(v_source_id),
+                    '; it is prepared transaction ' || quote_literal(rollup_engine.source_lock_prepared(v_source_id))))))::rollup_engine.undrained;
         END IF;
     END LOOP;
 END

@@ -63,6 +63,7 @@ BEGIN
         COMMIT;
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        EXIT WHEN rollup_engine.is_upgrading();
         -- In turn, a batch each, so that a long first fill starves nobody.
         FOREACH v_id IN ARRAY ARRAY(SELECT o.id FROM rollup_engine.run_order(p_target) AS o WHERE o.id <> ALL (v_locked)) LOOP
             v_tried := '{}';

@@ -106,6 +106,16 @@ AS $$
     SELECT 'its live view is gone', format('SELECT silver.rebuild_rollup(%L) makes it anew; rights that were given on it must be given again', p_rollup.target_table)
     WHERE rollup_engine.is_relation(p_rollup.target_table) AND NOT rollup_engine.is_relation(p_rollup.target_view)
     UNION ALL
+    -- Before what follows from them.
+    SELECT p.problem, p.hint
+    FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
+    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL
+    UNION ALL
+    SELECT format('%I may not use schema %s, where %s is', '${owner_role}', c.relnamespace::regnamespace, c.oid::regclass),
+        format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', c.relnamespace::regnamespace, '${owner_role}')
+    FROM pg_class AS c
+    WHERE c.oid = p_rollup.target_table AND NOT has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE')
+    UNION ALL
     SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
             string_agg(format('%I as %s', column_name, data_type), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
         format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table)
@@ -158,10 +168,6 @@ AS $$
             p.partition, p_rollup.target_table, p.from_time, p.to_time)
     FROM rollup_engine.rollup_partition AS p JOIN pg_class AS c ON c.oid = p.partition
     WHERE p.rollup_id = p_rollup.id AND c.relpersistence = 'u'
-    UNION ALL
-    SELECT p.problem, p.hint
-    FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
-    WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.data_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads.';
 
@@ -181,12 +187,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT problem, hint FROM rollup_engine.own_problems(p_rollup)
-    UNION ALL
+    -- Before what follows from them.
     SELECT format('%s, which it reads, is not valid: %s', c.target_name, o.problem), o.hint
     FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id)
     JOIN silver.rollup_config AS c ON c.id = a.id AND c.id <> p_rollup.id
     CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o
+    UNION ALL
+    SELECT problem, hint FROM rollup_engine.own_problems(p_rollup)
 $$;
 COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads.';
 

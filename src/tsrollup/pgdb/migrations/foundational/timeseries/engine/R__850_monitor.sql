@@ -56,6 +56,11 @@ AS $$
         FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.source_lock_holder(s.id) AS h (pid)
         WHERE s.id = p_rollup.source_id AND p_health = 'lagging' AND h.pid IS NOT NULL
         UNION ALL
+        SELECT 2, format('prepared transaction %L holds the lock of %s: what changed there is not taken in', h.gid, s.relation),
+            format('COMMIT PREPARED %L, or ROLLBACK PREPARED %1$L', h.gid)
+        FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.source_lock_prepared(s.id) AS h (gid)
+        WHERE s.id = p_rollup.source_id AND p_health = 'lagging' AND h.gid IS NOT NULL
+        UNION ALL
         SELECT 3, w.problem, w.hint
         FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
         WHERE t.relation = p_rollup.target_table OR rollup_engine.lies_in(p_rollup.source_table, t.relation)

@@ -84,6 +84,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.has_rights() IS 'Whether the group roles have what a restore without rights takes from them.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.missing_roles() RETURNS name[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(r ORDER BY place)
+    FROM unnest('{"${owner_role}","${operator_role}","${writer_role}","${reader_role}"}'::name[]) WITH ORDINALITY AS g (r, place)
+    WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = r)
+$$;
+COMMENT ON FUNCTION rollup_engine.missing_roles() IS 'Group roles that a server to which a dump was brought does not have; NULL for none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.note_rights() RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
