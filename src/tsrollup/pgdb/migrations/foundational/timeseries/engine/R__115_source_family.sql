@@ -5,7 +5,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.partition_tree(p_relation regclass) RETURNS SETOF regclass
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE ROWS 10  -- few enough to look each up in the catalogue rather than read it
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- UNION: a table may be reached on two paths.
@@ -49,7 +49,7 @@ COMMENT ON FUNCTION rollup_engine.partition_bounds(regclass, name) IS
 'The table and every partition below it, each with the range of time it can hold: of that time column, else of whatever time it is partitioned by.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.source_ancestors(p_relation regclass) RETURNS SETOF regclass
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH RECURSIVE tree AS (

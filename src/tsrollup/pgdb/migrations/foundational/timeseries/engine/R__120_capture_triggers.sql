@@ -106,10 +106,14 @@ $$;
 COMMENT ON FUNCTION rollup_engine.trigger_sql(rollup_engine.source, regclass, smallint) IS 'Makes one capture trigger, in the place of another one of its name.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.capture_triggers(p_source rollup_engine.source) RETURNS SETOF pg_trigger
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE ROWS 10
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM pg_trigger WHERE tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id))
+    -- By what depends on the function: triggers have no index by it.
+    SELECT g.*
+    FROM pg_depend AS d JOIN pg_trigger AS g ON g.oid = d.objid
+    WHERE d.classid = 'pg_trigger'::regclass AND d.refclassid = 'pg_proc'::regclass
+        AND d.refobjid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_triggers(rollup_engine.source) IS 'The capture triggers that a source has, clones of row triggers among them.';
 
