@@ -212,7 +212,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.unseen_changes(p_source rollup_engine.s
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(change, '; ') FROM rollup_engine.shape_changes(p_source, ARRAY(SELECT s FROM rollup_engine.current_shape(p_source) AS s)) AS change
+    SELECT CASE WHEN rollup_engine.shape_trace(p_source) IS DISTINCT FROM p_source.trace THEN (
+        SELECT string_agg(change, '; ') FROM rollup_engine.shape_changes(p_source, ARRAY(SELECT s FROM rollup_engine.current_shape(p_source) AS s)) AS change)
+    END
 $$;
 COMMENT ON FUNCTION rollup_engine.unseen_changes(rollup_engine.source) IS 'What was changed of a source by DDL since the last drain, NULL when nothing was.';
 

@@ -72,9 +72,9 @@ AS $$
     SELECT format('%s is kept for %s, and read again for %s', p_relation, k.keep, max(r.look_back_window)),
         format('keep it for as long: SELECT silver.set_retention(%L, %L)', p_relation, max(r.look_back_window))
     FROM rollup_engine.retention AS k
-    JOIN rollup_engine.tracked_sources(p_relation) AS s ON s.change_tracking = 'window'
+    JOIN LATERAL rollup_engine.tracked_sources(k.relation) AS s ON s.change_tracking = 'window'
     JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
-    WHERE k.relation = p_relation AND EXISTS (SELECT FROM rollup_engine.readers(p_relation))
+    WHERE k.relation = p_relation AND EXISTS (SELECT FROM rollup_engine.readers(k.relation))
     GROUP BY k.keep
     HAVING k.keep < max(r.look_back_window)
 $$;
