@@ -234,7 +234,8 @@ def test_a_table_above_the_source_takes_its_owner_as_well(
 def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rollups(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
 ) -> None:
-    """PostgreSQL clones row triggers to it, and asks him for a right to their function."""
+    """PostgreSQL clones row triggers to it, and asks him for a right to their function, which
+    nobody else has: on a table of his own it would run his types as the owner role."""
     owner = logins["nobody"]
     db.execute("CREATE TABLE raw.days (ts timestamptz, v integer) PARTITION BY RANGE (ts)")
     db.execute("CREATE TABLE raw.days_1 PARTITION OF raw.days DEFAULT")
@@ -242,7 +243,10 @@ def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rol
     with connect(user=server.superuser) as superuser:
         superuser.execute(f"ALTER TABLE raw.days OWNER TO {owner}".encode())
         superuser.execute(f"GRANT USAGE, CREATE ON SCHEMA raw TO {owner}".encode())
+    allowed = "SELECT has_function_privilege(%s, 'rollup_engine.capture_' || id || '()', 'EXECUTE')"
+    of_days = f"{allowed} FROM rollup_engine.source WHERE relation = 'raw.days'::regclass"
     try:
+        db.execute("SELECT silver.perform_rollup('days_1h')")
         connect(user=owner).execute(
             "CREATE TABLE raw.days_2 PARTITION OF raw.days"
             " FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
@@ -251,6 +255,8 @@ def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rol
             "INSERT INTO raw.days VALUES ('2026-03-05', 1), ('2026-04-05', 1)"
         )
         assert db.execute("SELECT count(*) FROM gold.days_1h").fetchone() == (2,)
+        for role in ("reader", "writer", "operator"):
+            assert db.execute(of_days, [logins[role]]).fetchone() == (False,)
     finally:
         with connect(user=server.superuser) as superuser:
             superuser.execute(f"DROP OWNED BY {owner} CASCADE".encode())

@@ -141,8 +141,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.capture_{id}() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
-AS {body};
-GRANT EXECUTE ON FUNCTION rollup_engine.capture_{id}() TO PUBLIC  -- asked of whoever makes a partition: row triggers are cloned
+AS {body}
 $sql$, jsonb_build_object('id', p_source.id, 'body', quote_literal(rollup_engine.fill($body$
 #variable_conflict use_column
 DECLARE

@@ -116,7 +116,7 @@ AS $$
                 JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
                 ORDER BY d.adbin::text, d.adrelid
             ) AS e),
-        string_agg(concat(c.oid, c.relkind, c.relpersistence, c.relfilenode, ' ',
+        string_agg(concat(c.oid, c.relowner, c.relkind, c.relpersistence, c.relfilenode, ' ',
             (SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
             (SELECT string_agg(g.xmin::text, ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
     FROM (

@@ -143,6 +143,28 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.rename_logs(integer) IS 'Has the logs of a rollup whose table was renamed or moved go by its new name.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.let_owners_clone(p_source rollup_engine.source) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_capture constant regprocedure := to_regprocedure(format('rollup_engine.capture_%s()', p_source.id));
+    v_owner regrole;
+BEGIN
+    -- Whoever makes a partition clones the row triggers of its parent, and is asked for a right to their
+    -- function. Others would put it on tables of theirs: it runs as the owner role.
+    FOR v_owner IN
+        SELECT DISTINCT c.relowner
+        FROM (SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)) AS f (member)
+        JOIN pg_class AS c ON c.oid = f.member
+        WHERE NOT has_function_privilege(c.relowner, v_capture, 'EXECUTE')
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', v_capture, v_owner);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.let_owners_clone(rollup_engine.source) IS 'Lets the owners of a source, and of the tables above and below it, make partitions that have its capture triggers.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.absorb_shape(p_source_id integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -161,6 +183,7 @@ BEGIN
     IF v_trace = v_source.trace THEN
         RETURN;
     END IF;
+    PERFORM rollup_engine.let_owners_clone(v_source);
     -- Compared and noted from one look: what changes after it is found by the next.
     v_shapes := ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s);
     IF EXISTS (SELECT FROM rollup_engine.shape_changes(v_source, v_shapes)) THEN

@@ -59,7 +59,7 @@ AS $$
     UNION ALL
     SELECT format('ALTER FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) OWNER TO "${owner_role}"', id) FROM silver.rollup_config
     UNION ALL
-    SELECT format('GRANT EXECUTE ON FUNCTION rollup_engine.capture_%s() TO PUBLIC', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
+    SELECT format('REVOKE ALL ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
     UNION ALL
     SELECT format('GRANT SELECT ON %s TO "${reader_role}", "${operator_role}"', target_view) FROM silver.rollup_config WHERE rollup_engine.is_relation(target_view)
     UNION ALL
