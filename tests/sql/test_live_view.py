@@ -95,3 +95,22 @@ def test_promise_b_read_in_parallel_within_the_writers_transaction(
     plan = writer.execute("EXPLAIN SELECT sum(count_sum) FROM gold.readings_1m").fetchall()
     assert any("Parallel" in line for (line,) in plan), plan
     assert_equal_to_group_by(writer, *LEVELS)
+
+
+def test_promise_b_a_report_from_before_a_metric_was_added(
+    db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    """It knows nothing of the new column, which the child's function reads."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute("UPDATE raw.readings SET count = 9 WHERE device = 'd1'")
+    report = connect(autocommit=False)
+    report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    report.execute("SELECT 1 FROM raw.readings LIMIT 0")
+    for name in LEVELS:
+        db.execute("SELECT silver.add_rollup_metric(%s, '{\"count\": [\"last\"]}')", [name])
+    db.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    raw = report.execute("SELECT count(*)::integer, sum(count) FROM raw.readings").fetchone()
+    for name in LEVELS:
+        read = f"SELECT sum(row_count)::integer, sum(count_sum)::bigint FROM gold.{name}"
+        assert report.execute(read.encode()).fetchone() == raw, name

@@ -155,23 +155,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.live_select_list(integer) IS 'Expressions over the source in the types of the table.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.live_parent_sql(p_parent silver.rollup_config) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.live_source_sql(p_parent_id integer) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- By a range, where a filter on the bucket reaches the source at any depth; the view has one only at its top.
-    SELECT rollup_engine.fill($sql$(
-    SELECT {columns} FROM {table} WHERE bucket >= $1 AND bucket < $2 AND NOT bucket <@ $3
+    -- The columns are written out: an older snapshot knows nothing of those that were added since.
+    SELECT CASE WHEN p_parent_id IS NULL THEN '%s' ELSE rollup_engine.fill($sql$(
+    SELECT {columns} FROM %s WHERE bucket >= $1 AND bucket < $2 AND NOT bucket <@ $3
     UNION ALL
     SELECT {fresh_columns}
     FROM unnest(rollup_engine.in_few_pieces($3)) AS r CROSS JOIN LATERAL rollup_engine.live_{id}(lower(r), upper(r)) AS f
     WHERE f.bucket <@ $3
-) AS tsrollup_parent$sql$, jsonb_build_object('id', p_parent.id, 'table', p_parent.target_table,
-        'columns', rollup_engine.column_names(p_parent.id, '{bucket,dimension,state}'),
-        'fresh_columns', rollup_engine.column_names(p_parent.id, '{bucket,dimension,state}', 'f.')))
+) AS tsrollup_parent$sql$, jsonb_build_object('id', p_parent_id,
+        'columns', replace(rollup_engine.column_names(p_parent_id, '{bucket,dimension,state}'), '%', '%%'),
+        'fresh_columns', replace(rollup_engine.column_names(p_parent_id, '{bucket,dimension,state}', 'f.'), '%', '%%'))) END
 $$;
-COMMENT ON FUNCTION rollup_engine.live_parent_sql(silver.rollup_config) IS
-'FROM item: the states of a rollup from $1 to $2 in the snapshot of who asks, its stale set there being $3.';
+COMMENT ON FUNCTION rollup_engine.live_source_sql(integer) IS
+'FROM item, with a mark for the table: it itself where it is raw; of a rollup the states from $1 to $2 in the snapshot of who asks, its stale set there being $3.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
@@ -190,28 +191,26 @@ $sql$, jsonb_build_object(
         'body', quote_literal(rollup_engine.fill($body$
 DECLARE
     v_rollup silver.rollup_config;
-    v_parent silver.rollup_config;
     -- Whole buckets, whatever is asked for: who may call this may not read single rows.
     v_from constant timestamptz := silver.time_bucket(interval {width}, p_from);
     v_to constant timestamptz := CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil(interval {width}, p_to) ELSE v_from END;
     v_stale tstzmultirange;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = {id};
-    SELECT * INTO v_parent FROM silver.rollup_config WHERE id = v_rollup.parent_id;
     IF v_rollup.source_table::text ~ '^[0-9]+$' THEN
         PERFORM rollup_engine.fail_if_gone(v_rollup);
-    ELSIF v_parent.id IS NOT NULL THEN
+    ELSIF v_rollup.parent_id IS NOT NULL THEN
         PERFORM rollup_engine.hear_invalidations();  -- the plan that is made next knows every partition
-        v_stale := rollup_engine.stale_set(v_parent.id, NULL, tstzrange(v_from, v_to));
+        v_stale := rollup_engine.stale_set(v_rollup.parent_id, NULL, tstzrange(v_from, v_to));
     END IF;
-    RETURN QUERY EXECUTE format('SELECT %s FROM %s WHERE %s GROUP BY %s', {columns},
-        CASE WHEN v_parent.id IS NULL THEN v_rollup.source_table::text ELSE rollup_engine.live_parent_sql(v_parent) END, {condition}, {groups})
+    RETURN QUERY EXECUTE format('SELECT %s FROM %s WHERE %s GROUP BY %s', {columns}, format({source}, v_rollup.source_table), {condition}, {groups})
     USING v_from, v_to, v_stale;
 END
 $body$, jsonb_build_object(
             'id', p_rollup.id,
             'width', quote_literal(p_rollup.bucket_width),
             'columns', quote_literal(rollup_engine.live_select_list(p_rollup.id)),
+            'source', quote_literal(rollup_engine.live_source_sql(p_rollup.parent_id)),
             'condition', quote_literal(rollup_engine.time_condition(p_rollup, '$1', '$2')),
             'groups', quote_literal(rollup_engine.group_list(p_rollup)))))))
 $$;
