@@ -150,6 +150,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.rebuild_rollup(text) IS
-'After the types of a source''s columns changed, or after it was dropped and restored: gives a rollup and all that read it the types of now, and has all of it recomputed. Sealed rows, and those before the window of a source that is tracked by one, are kept, converted.';
+'After the types of a source''s columns changed, or it or a live view was dropped: gives a rollup and all that read it the types of now and live views, and has all of it recomputed. Sealed rows, and those before the window of a source that is tracked by one, are kept, converted.';
 
 RESET ROLE;
