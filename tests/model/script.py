@@ -75,7 +75,7 @@ class Script:
     def fault_of(self, error: Exception) -> FaultError:
         if isinstance(error, FaultError):
             return error
-        return self.fault(type(error).__name__, str(error))
+        return self.fault(f"{type(error).__name__} {_gist(str(error))}", str(error))
 
     def fault(self, kind: str, what: str = "", query: str = "") -> FaultError:
         """The query shows it, in the same database."""
@@ -198,12 +198,15 @@ class Session:
         if self.role and "row-level security" in text:
             return
         if not any(state.startswith(x) for x in ("55P03", "40001", "25P02", *expected)):
-            # Numbers are those of objects, mostly, or the database's name.
-            first = re.sub(r"test_\w+|\d+", "0", text.split("\n")[0])
-            kind = f"an error that nobody should see, {state} {first}"
+            kind = f"an error that nobody should see, {state} {_gist(text)}"
             raise self.script.fault(kind, text) from None
 
     def _in_no_transaction(self) -> None:
         self.savepoint = False
         self.isolation = ""
         self.comparable = True
+
+
+def _gist(error: str) -> str:
+    """Numbers are those of objects, mostly, or in the database's name."""
+    return re.sub(r"test_\w+|\d+", "0", error.split("\n")[0])

@@ -52,20 +52,19 @@ def reducer_of(server: PostgresServer, tmp_path: Path) -> Iterator[Callable[[str
         def make(template: str) -> Reducer:
             made = Databases(lambda: server.create_database(template), server.drop_database)
             left.callback(made.close)
-            return Reducer(made, server, False, 60, tmp_path)
+            return Reducer(made, server, False, 250, tmp_path)
 
         yield make
 
 
 def tell(stage: Stage) -> None:
-    """Much that does not matter: columns numbered anew, names that change, runs, transactions."""
+    """Much that does not matter: columns that change names, runs, a transaction."""
     world = stage.world
     a, b = world.sessions["a"], world.sessions["b"]
     a.run("CREATE TABLE raw.remarks (ts timestamptz)")
     a.run("CREATE TABLE raw.story (ts timestamptz, device text, note text, value integer)")
     world.add_root(a, "raw.story")
-    world.changed(a, "ALTER TABLE raw.story DROP COLUMN value, ADD COLUMN value integer")
-    ts, device, value = Column(1, "ts"), Column(2, "device"), Column(5, "value")
+    ts, device, value = Column(1, "ts"), Column(2, "device"), Column(4, "value")
     spec = Spec("roll_1", 0, "raw.story", ts, Width("1 hour"), (device,), ((value, "sum"),))
     created(world, a, CREATE, spec)
     a.copy("COPY raw.story FROM stdin", ["2026-03-01 12:00+00\ta\tx\t1", "2026-03-02\tb\ty\t2"])
@@ -74,8 +73,6 @@ def tell(stage: Stage) -> None:
     engine(world, a, RUN)
     add = """SELECT silver.add_rollup_metric('silver.roll_1', '{"note": ["min"]}')"""
     metric_added(world, a, add, "roll_1", "note", ["min"])
-    world.changed(a, "ALTER TABLE raw.story RENAME COLUMN value TO amount")
-    engine(world, a, RUN)
     stage.invariant.check()
     b.begin("READ COMMITTED")
     b.run("INSERT INTO raw.story (ts) VALUES ('2026-03-03')")
@@ -85,6 +82,7 @@ def tell(stage: Stage) -> None:
     stage.invariant.check()
 
 
+@pytest.mark.timeout(600)
 def test_shortened_story_fails_by_itself(
     server: PostgresServer,
     reducer_of: Callable[[str], Reducer],
@@ -100,7 +98,7 @@ def test_shortened_story_fails_by_itself(
     text = str(short)
     assert short.kind == fault.kind
     assert "UPDATE raw.story" in text
-    for idle in ("DROP COLUMN", "RENAME", "add_rollup_metric", "BEGIN"):
+    for idle in ("RENAME", "add_rollup_metric", "BEGIN"):
         assert idle in str(fault)
         assert idle not in text
     # Somebody with nothing but psql sees it too; and not where nothing is amiss.

@@ -135,7 +135,9 @@ def optimize(world: World, choices: Choices) -> None:
 def raw_rows(world: World, session: Session) -> dict[Any, int]:
     """Every row of the sources and of what refers to them, as often as it is there."""
     rows: dict[Any, int] = {}
-    session = session if session.in_transaction else world.observer
+    # An older snapshot knows tables by names that they have no more.
+    own = session.in_transaction and session.comparable
+    session = session if own else world.observer
     for table in world.root_tables(session):
         time = table.column("ts")
         when = "ts::timestamp AT TIME ZONE 'UTC' < now()" if time else "false"
