@@ -108,7 +108,7 @@ def test_promise_b_a_report_from_before_a_metric_was_added(
     report.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     report.execute("SELECT 1 FROM raw.readings LIMIT 0")
     for name in LEVELS:
-        db.execute("SELECT silver.add_rollup_metric(%s, '{\"count\": [\"last\"]}')", [name])
+        db.execute('SELECT silver.add_rollup_metric(%s, \'{"count": ["last"]}\')', [name])
     db.execute("CALL silver.run_rollups(as_of => 'infinity')")
     raw = report.execute("SELECT count(*)::integer, sum(count) FROM raw.readings").fetchone()
     for name in LEVELS:
