@@ -114,3 +114,34 @@ def test_promise_b_a_report_from_before_a_metric_was_added(
     for name in LEVELS:
         read = f"SELECT sum(row_count)::integer, sum(count_sum)::bigint FROM gold.{name}"
         assert report.execute(read.encode()).fetchone() == raw, name
+
+
+def test_promise_b_sparse_rows_whose_table_grows_during_a_query(
+    db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    """Both ways of computing what is stale are asked for it, one after the other: where the rows
+    lie is no question of how large the table is by now."""
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v integer, padding text)")
+    db.execute("ALTER TABLE raw.s SET (autovacuum_enabled = off)")
+    db.execute("ALTER TABLE raw.s ALTER padding SET STORAGE PLAIN")
+    db.execute("CREATE INDEX ON raw.s (ts)")
+    db.execute(
+        "INSERT INTO raw.s SELECT '2024-01-01 03:00+00'::timestamptz + d * interval '1 day'"
+        " + i * interval '1 minute', 1"
+        " FROM generate_series(0, 399) AS d, generate_series(0, 1) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.s', 'silver', 's_1m', '1 minute',"
+        ' metrics => \'{"v": ["sum"]}\')'
+    )
+    refresh_everything(db)
+    db.execute("UPDATE silver.rollup_config SET source_rows = 990000")
+    db.execute("SELECT silver.mark_stale('raw.s', '-infinity', 'infinity')")
+    with connect(autocommit=False).cursor("slow") as reader:
+        reader.execute("SELECT v_sum FROM gold.s_1m")
+        (first,) = reader.fetchone() or (0,)
+        db.execute(
+            "INSERT INTO raw.s SELECT '2024-06-01', 1, repeat('x', 8000)"
+            " FROM generate_series(1, 13000) AS i"
+        )
+        assert first + sum(value for (value,) in reader.fetchall()) == 800

@@ -102,28 +102,27 @@ COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolea
 
 -- Reading the stale set ------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION rollup_engine.look_back_range(p_source_id integer, p_now timestamptz) RETURNS tstzmultirange
+CREATE OR REPLACE FUNCTION rollup_engine.window_of(p_rollup_id integer) RETURNS tstzmultirange
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- From where the last run stopped, however long ago: no run takes back what another has read. No end:
     -- rows are newer than the transaction that sees them, and clocks of devices go ahead.
-    SELECT tstzmultirange(tstzrange(least(s.window_read_at, now()) - max(r.look_back_window), 'infinity'))
-    FROM rollup_engine.source AS s
-    JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
-    WHERE s.id = p_source_id AND s.change_tracking = 'window' AND p_now IS NOT NULL
-    GROUP BY s.id
+    SELECT tstzmultirange(tstzrange(least(s.window_read_at, now()) - r.look_back_window, 'infinity'))
+    FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id AND s.change_tracking = 'window'
+    WHERE r.id IN (SELECT rollup_engine.with_ancestors(p_rollup_id)) AND r.parent_id IS NULL
 $$;
-COMMENT ON FUNCTION rollup_engine.look_back_range(integer, timestamptz) IS 'What window tracking reads again; NULL with triggers, and for no time.';
+COMMENT ON FUNCTION rollup_engine.window_of(integer) IS 'What window tracking reads again for a rollup, by the look-back of the one at its root; NULL with triggers.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.told_by_source(p_source_id integer) RETURNS tstzmultirange
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- What lies before a window the source need not hold any more: the rollup's rows are all there is.
-    SELECT coalesce(rollup_engine.look_back_range(p_source_id, now()), rollup_engine.everything())
+    -- What lies in a window is read again anyway. Before it, the source need not hold anything any more:
+    -- the rollup's rows are all there is.
+    SELECT CASE change_tracking WHEN 'window' THEN '{}' ELSE rollup_engine.everything() END FROM rollup_engine.source WHERE id = p_source_id
 $$;
-COMMENT ON FUNCTION rollup_engine.told_by_source(integer) IS 'The time that rollups may have to be computed anew for, when nobody knows what became of their rows.';
+COMMENT ON FUNCTION rollup_engine.told_by_source(integer) IS 'The time that rollups have to be computed anew for, when nobody knows what became of their rows.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.log_doubt(p_source_id integer, p_from timestamptz, p_to timestamptz) RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -167,7 +166,7 @@ BEGIN
             AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = s.relation) AND rollup_engine.is_unwatched_above(s.id, s.relation)
     ) AS l;
     IF v_rollup.change_tracking = 'window' THEN
-        v_logged := coalesce(v_logged, '{}') + coalesce(rollup_engine.look_back_range(v_rollup.source_id, now()), '{}');
+        v_logged := coalesce(v_logged, '{}') + rollup_engine.window_of(p_rollup_id);
     END IF;
     IF v_logged IS NOT NULL THEN
         v_stale := coalesce(v_stale, '{}') + rollup_engine.bucket_align(v_rollup.bucket_width, v_logged);

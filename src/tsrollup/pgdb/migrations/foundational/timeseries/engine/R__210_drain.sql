@@ -29,23 +29,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.source_lock_prepared(integer) IS 'The prepared transaction that keeps drains of a source out, NULL when there is none.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.read_window(p_source_id integer, p_now timestamptz) RETURNS tstzmultirange
+CREATE OR REPLACE FUNCTION rollup_engine.read_windows(p_source_id integer, p_now timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_now constant timestamptz := CASE WHEN isfinite(p_now) THEN p_now ELSE now() END;
-    v_window constant tstzmultirange := rollup_engine.look_back_range(p_source_id, p_now);
 BEGIN
-    IF v_window IS NULL THEN
-        RETURN '{}';
-    END IF;
-    UPDATE rollup_engine.source SET window_read_at = greatest(window_read_at, least(v_now, now())) WHERE id = p_source_id;
     -- What lies ahead is no bucket to store; the window of a later run will hold it.
-    RETURN v_window * tstzmultirange(tstzrange(NULL, v_now, '[]'));
+    PERFORM rollup_engine.mark_rollups(ARRAY[r.id], w.ranges * tstzmultirange(tstzrange(NULL, v_now, '[]')))
+    FROM silver.rollup_config AS r CROSS JOIN LATERAL (SELECT rollup_engine.window_of(r.id) AS ranges) AS w
+    WHERE r.source_id = p_source_id AND w.ranges IS NOT NULL
+    ORDER BY r.id;
+    UPDATE rollup_engine.source SET window_read_at = greatest(window_read_at, least(v_now, now()))
+    WHERE id = p_source_id AND change_tracking = 'window';
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.read_window(integer, timestamptz) IS 'What the windows of a source have to have read again by now, which the caller marks stale; empty with triggers.';
+COMMENT ON FUNCTION rollup_engine.read_windows(integer, timestamptz) IS 'Marks stale what the windows of a source have to have read again by now; nothing with triggers.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
@@ -77,8 +77,10 @@ BEGIN
     IF v_writers IS NOT NULL THEN
         PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed, v_first_end, v_writers);  -- what was attached is counted
     END IF;
-    v_changed := v_changed + coalesce(v_logged, '{}')
-        + rollup_engine.read_window(p_source_id, p_now);
+    v_changed := v_changed + coalesce(v_logged, '{}');
+    IF p_now IS NOT NULL THEN
+        PERFORM rollup_engine.read_windows(p_source_id, p_now);
+    END IF;
     IF NOT isempty(v_changed) THEN
         PERFORM rollup_engine.mark_rollups(
             ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id), v_changed);

@@ -130,7 +130,7 @@ AS $$
         ('sealed buckets', 'what is sealed cannot be computed again',
             p_gone * CASE WHEN p_rollup.sealed_before IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(NULL, p_rollup.sealed_before)) END),
         ('buckets from before the window', 'what the source still holds there is computed anew',
-            p_gone * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) - rollup_engine.told_by_source(p_rollup.source_id))
+            p_gone * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) - coalesce(rollup_engine.window_of(p_rollup.id), p_gone))
     ) AS l (what, remedy, lost)
     WHERE NOT isempty(lost)
 $$;

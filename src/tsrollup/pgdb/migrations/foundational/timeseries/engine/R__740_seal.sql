@@ -73,8 +73,7 @@ BEGIN
         SELECT l.from_time
         FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
         UNION ALL
-        SELECT lower(rollup_engine.look_back_range(t.id, p_now))
-        FROM rollup_engine.tracked_sources(p_relation) AS t WHERE EXISTS (SELECT FROM rollup_engine.readers(p_relation))
+        SELECT lower(rollup_engine.window_of(r.id)) FROM rollup_engine.readers(p_relation) AS r
         UNION ALL
         -- Attached by hand: the next drain will find it.
         SELECT m.from_time
