@@ -342,6 +342,9 @@ def test_promise_h_a_source_that_somebody_keeps_locked_stops_no_other(
     levels = {f"silver.{name}" for name in LEVELS}
     holder = connect(autocommit=False)
     holder.execute("LOCK TABLE raw.readings, raw.plain IN ACCESS EXCLUSIVE MODE")
+    db.execute("SET statement_timeout = '1min'")
+    healths = "SELECT count(*) FROM silver.timeseries_operations_monitor WHERE health <> 'invalid'"
+    assert db.execute(healths).fetchone() == (5,)
     done: dict[str, str] = dict(db.execute(PERFORM, [None]).fetchall())
     assert done.pop("silver.other_1h") == "ok"
     assert done.pop("silver.plain_1h") == "partial"

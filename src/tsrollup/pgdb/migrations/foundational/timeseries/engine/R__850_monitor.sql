@@ -6,6 +6,7 @@ SET LOCAL ROLE "${owner_role}";
 CREATE OR REPLACE FUNCTION rollup_engine.known_stale_set(p_rollup_id integer) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '100ms'
 AS $$
 BEGIN
     RETURN rollup_engine.finite_stale_set(p_rollup_id);
