@@ -145,3 +145,29 @@ def test_promise_b_sparse_rows_whose_table_grows_during_a_query(
             " FROM generate_series(1, 13000) AS i"
         )
         assert first + sum(value for (value,) in reader.fetchall()) == 800
+
+
+def test_rollups_and_columns_of_the_names_that_the_machinery_uses_itself(
+    db: psycopg.Connection,
+) -> None:
+    names = ("e", "b", "f", "s", "r", "tsrollup_stale", "tsrollup_stored", "tsrollup_parent")
+    columns = ", ".join(f"{name} integer" for name in (*names, "p_from", "v_stale", "bucket_"))
+    db.execute(f"CREATE TABLE raw.t (ts timestamptz, {columns})".encode())
+    db.execute(
+        "INSERT INTO raw.t SELECT '2026-03-01'::timestamptz + i * interval '7 minutes', 1"
+        " FROM generate_series(1, 300) AS i"
+    )
+    source = "raw.t"
+    for hours, name in enumerate(names, 1):
+        width = f"{2**hours} hours"
+        dimensions = ["e", "r", "f", "p_from"]
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s, dimensions => %s)",
+            [source, name, width, dimensions],
+        )
+        source = f"silver.{name}"
+    for _ in range(2):
+        assert_equal_to_group_by(db, *(f"silver.{name}" for name in names))
+        refresh_everything(db)
+    db.execute("UPDATE raw.t SET e = 2 WHERE ts < '2026-03-01 03:00'")
+    assert_equal_to_group_by(db, *(f"silver.{name}" for name in names))

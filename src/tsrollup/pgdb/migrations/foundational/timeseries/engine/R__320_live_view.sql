@@ -228,7 +228,7 @@ AS $$
         THEN 'FROM {target}
 WHERE bucket < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))
     OR width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) % 2 <> 1'
-        ELSE 'FROM {target}, rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})) AS e (tsrollup_first, tsrollup_edges)
+        ELSE 'FROM {target} AS tsrollup_stored, rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})) AS tsrollup_stale (tsrollup_first, tsrollup_edges)
 WHERE bucket < tsrollup_first OR width_bucket(bucket, tsrollup_edges) % 2 <> 1'
         END, jsonb_build_object('target', p_rollup.target_table, 'id', p_rollup.id))
 $$;
