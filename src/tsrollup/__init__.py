@@ -1,3 +1,3 @@
 """Continuous aggregates for the PostgreSQL you already have."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

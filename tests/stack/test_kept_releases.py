@@ -11,6 +11,7 @@ from rollup_checks import assert_equal_to_group_by
 from schema_listing import listing
 from servers import PostgresServer
 from tsrollup.doctor import examine
+from tsrollup.installation import misfit
 from tsrollup.migrations import migrate_project
 
 TEXTS = {
@@ -58,6 +59,11 @@ def upgraded(
 ) -> str:
     database = make_database()
     restore_release(request.param, server.superuser_url(database))
+    with psycopg.connect(server.superuser_url(database)) as connection:
+        error = misfit(connection)
+    assert error
+    assert f"is of tsrollup {request.param}, this program is" in str(error)
+    assert error.hint == "run tsrollup migrate"
     migrate_project(server.superuser_url(database))
     return server.superuser_url(database)
 

@@ -5,7 +5,7 @@ SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION silver.version() RETURNS text
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN '0.1.0';
+RETURN '0.2.0.dev0';
 COMMENT ON FUNCTION silver.version() IS 'Version of tsrollup that migrated this database.';
 
 RESET ROLE;
