@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from raw_tables import LEVELS, create_hierarchy
-from rollup_checks import assert_equal_to_group_by, refresh_everything
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
 
 def test_promise_b_statistics_that_change_during_a_query(
@@ -151,8 +151,11 @@ def test_rollups_and_columns_of_the_names_that_the_machinery_uses_itself(
     db: psycopg.Connection,
 ) -> None:
     names = ("e", "b", "f", "s", "r", "tsrollup_stale", "tsrollup_stored", "tsrollup_parent")
-    columns = ", ".join(f"{name} integer" for name in (*names, "p_from", "v_stale", "bucket_"))
-    db.execute(f"CREATE TABLE raw.t (ts timestamptz, {columns})".encode())
+    others = ("t", "n", "m", "known", "newest", "changed", "bin", "moved", "v_low", "jump", "part")
+    columns = ", ".join(f"{name} integer" for name in (*names, *others, "p_from", "v_stale"))
+    times = "next timestamptz, low timestamptz, high timestamptz, ranges tstzrange"
+    db.execute(f"CREATE TABLE raw.t (ts timestamptz, {columns}, {times})".encode())
+    db.execute("CREATE INDEX ON raw.t (ts)")
     db.execute(
         "INSERT INTO raw.t SELECT '2026-03-01'::timestamptz + i * interval '7 minutes', 1"
         " FROM generate_series(1, 300) AS i"
@@ -162,12 +165,18 @@ def test_rollups_and_columns_of_the_names_that_the_machinery_uses_itself(
         width = f"{2**hours} hours"
         dimensions = ["e", "r", "f", "p_from"]
         db.execute(
-            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s, dimensions => %s)",
-            [source, name, width, dimensions],
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s, %s, %s)",
+            [source, name, width, None if hours > 1 else "ts", dimensions],
         )
         source = f"silver.{name}"
     for _ in range(2):
         assert_equal_to_group_by(db, *(f"silver.{name}" for name in names))
         refresh_everything(db)
-    db.execute("UPDATE raw.t SET e = 2 WHERE ts < '2026-03-01 03:00'")
+    db.execute("UPDATE raw.t SET e = 2, next = '2999-01-01' WHERE ts < '2026-03-01 03:00'")
     assert_equal_to_group_by(db, *(f"silver.{name}" for name in names))
+    # As it goes where a table is large.
+    db.execute("UPDATE silver.rollup_config SET source_rows = 2000000")
+    db.execute("SELECT silver.mark_stale('raw.t', '-infinity', 'infinity')")
+    db.execute("INSERT INTO raw.t (ts, next) VALUES ('1700-01-01', '2999-01-01')")
+    refresh_everything(db)
+    assert_settled(db, *(f"silver.{name}" for name in names))

@@ -69,16 +69,19 @@ AS $$
         'SELECT {utc_f} AS f, {utc_t} AS t FROM (' || CASE
             WHEN p_bin IS NULL THEN 'SELECT min(f) AS f, max(t) AS t FROM {times}'
             WHEN r.source_rows > 1000000 AND rollup_engine.has_time_index(relation, time_column) THEN
-                'WITH RECURSIVE jump (f, next, n) AS (
+                -- Names of ours beside those of a table are qualified: it may have columns called so.
+                'WITH RECURSIVE tsrollup_jump (f, next, n) AS (
                     SELECT NULL::{type}, {low}, 0
                     UNION ALL
                     SELECT m.f, date_bin({bin} * 2 ^ (n / 300), m.f, {origin}) + {bin} * 2 ^ (n / 300), n + 1
-                    FROM jump CROSS JOIN LATERAL (
-                        SELECT min({column})::{type} AS f FROM {relation} WHERE {column} >= next AND {column} < {high}) AS m
+                    FROM tsrollup_jump CROSS JOIN LATERAL (
+                        SELECT min({column})::{type} AS f FROM {relation} AS tsrollup_rows
+                        WHERE {column} >= tsrollup_jump.next AND {column} < {high}) AS m
                     WHERE m.f IS NOT NULL
                 )
-                SELECT f, m.t FROM jump CROSS JOIN LATERAL (
-                    SELECT max({column})::{type} AS t FROM {relation} WHERE {column} >= f AND {column} < least(next, {high})) AS m'
+                SELECT tsrollup_jump.f, m.t FROM tsrollup_jump CROSS JOIN LATERAL (
+                    SELECT max({column})::{type} AS t FROM {relation} AS tsrollup_rows
+                    WHERE {column} >= tsrollup_jump.f AND {column} < least(tsrollup_jump.next, {high})) AS m'
             ELSE 'SELECT min(f) AS f, max(t) AS t FROM {times} GROUP BY date_bin({bin}, f, {origin})' END
         || ') AS found WHERE f IS NOT NULL',
         jsonb_build_object(

@@ -104,9 +104,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.newest_time_sql(p_relation regclass, p_
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- Names of ours beside those of a table are qualified: it may have columns called so.
     SELECT rollup_engine.fill(
         CASE WHEN rollup_engine.has_time_index(p_relation, p_column)
-        THEN 'SELECT max({utc}) FROM unnest($3) AS r CROSS JOIN LATERAL (SELECT max({column}) AS t FROM {relation} WHERE {condition} AND {each}) AS newest'
+        THEN 'SELECT max({utc}) FROM unnest($3) AS tsrollup_each (part)
+            CROSS JOIN LATERAL (SELECT max({column}) AS t FROM {relation} AS tsrollup_rows WHERE {condition} AND {each}) AS newest'
         ELSE 'SELECT max({utc}) FROM (SELECT {column} AS t FROM {relation} WHERE {condition}) AS known WHERE {utc} <@ $3' END,
         jsonb_build_object('relation', p_relation, 'column', quote_ident(p_column), 'utc', rollup_engine.utc_expression('t', p_type),
             'condition', p_condition, 'each', p_from_each))
@@ -125,10 +127,10 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.hear_invalidations();
     EXECUTE rollup_engine.newest_time_sql(p_rollup.source_table, p_rollup.time_column, v_time_type,
-        rollup_engine.time_condition(p_rollup, '$1', '$2'), rollup_engine.time_condition(p_rollup, 'lower(r)', 'upper(r)'))
+        rollup_engine.time_condition(p_rollup, '$1', '$2'), rollup_engine.time_condition(p_rollup, 'lower(tsrollup_each.part)', 'upper(tsrollup_each.part)'))
     INTO v_newest USING lower(p_ranges), upper(p_ranges), p_ranges;
     EXECUTE rollup_engine.newest_time_sql(p_rollup.target_table, 'bucket', 'timestamptz',
-        'bucket >= $1 AND bucket < $2', 'bucket >= lower(r) AND bucket < upper(r)')
+        'bucket >= $1 AND bucket < $2', 'bucket >= lower(tsrollup_each.part) AND bucket < upper(tsrollup_each.part)')
     INTO v_stored USING lower(p_ranges), upper(p_ranges), p_ranges;
     RETURN p_ranges * tstzmultirange(tstzrange(NULL, rollup_engine.bucket_next(p_rollup.bucket_width,
         silver.time_bucket(p_rollup.bucket_width, coalesce(greatest(v_newest, v_stored), '-infinity')))));
