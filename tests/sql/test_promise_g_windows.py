@@ -276,3 +276,31 @@ def test_promise_g_every_rollup_of_a_source_has_a_window_of_its_own(
     windowed.execute("UPDATE raw.w SET v = v + 1")
     assert_equal_to_group_by(windowed, "long_1h")
     assert total(windowed) == 24 * 7
+
+
+def test_promise_g_a_look_back_that_is_taken_away_is_none(windowed: psycopg.Connection) -> None:
+    write_a_week(windowed)
+    windowed.execute("CALL silver.run_rollups()")
+    windowed.execute("DELETE FROM raw.w WHERE ts < now() - interval '3 days'")
+    windowed.execute("UPDATE silver.rollup_config SET look_back_window = NULL")
+    for _ in range(2):
+        assert total(windowed) == 24 * 7
+        windowed.execute("CALL silver.run_rollups()")
+
+
+def test_promise_f_marks_in_sealed_time_of_a_view(db: psycopg.Connection) -> None:
+    """It has no rows of known writers to count."""
+    db.execute("CREATE TABLE raw.w (ts timestamptz, v int)")
+    db.execute("CREATE VIEW raw.seen AS SELECT * FROM raw.w")
+    db.execute("GRANT SELECT ON raw.seen TO tsrollup_owner")
+    write_a_week(db)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'w_1h', '1 hour',"
+        " time_column => 'ts', change_tracking => 'window', look_back_window => '1 day')"
+    )
+    db.execute("CALL silver.run_rollups()")
+    db.execute(
+        "UPDATE silver.rollup_config SET sealed_before = date_trunc('day', now()) - '3d'::interval"
+    )
+    db.execute("SELECT silver.mark_stale('raw.seen', '-infinity', 'infinity')")
+    assert db.execute("SELECT status FROM silver.perform_rollup()").fetchall() == [("ok",)]

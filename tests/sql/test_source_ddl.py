@@ -744,3 +744,16 @@ def test_the_time_column_is_changed_as_without_rollups(db: psycopg.Connection, t
         refresh_everything(db)
         assert healths(db) == {"ok"}, problems(db)
         assert_settled(db, *ROLLUPS)
+
+
+def test_ddl_in_the_transaction_of_the_run_that_came_before_it(db: psycopg.Connection) -> None:
+    """Transaction numbers do not tell one from the other."""
+    with db.transaction():
+        db.execute("CREATE TABLE raw.s (ts timestamptz, a int, b int)")
+        db.execute("INSERT INTO raw.s SELECT '2026-03-01', 1, 100 FROM generate_series(1, 50)")
+        db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
+        db.execute("SELECT silver.perform_rollup()")
+        db.execute("ALTER TABLE raw.s DROP a")
+        db.execute("ALTER TABLE raw.s RENAME b TO a")
+    healths = "SELECT health FROM silver.timeseries_operations_monitor"
+    assert db.execute(healths).fetchall() == [("invalid",)]

@@ -257,6 +257,12 @@ def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rol
         assert db.execute("SELECT count(*) FROM gold.days_1h").fetchone() == (2,)
         for role in ("reader", "writer", "operator"):
             assert db.execute(of_days, [logins[role]]).fetchone() == (False,)
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(f"ALTER TABLE raw.days OWNER TO {server.user}".encode())
+            for name in ("days_2", "days_3"):
+                superuser.execute(f"ALTER TABLE raw.{name} OWNER TO {server.user}".encode())
+        db.execute("SELECT silver.perform_rollup('days_1h')")
+        assert db.execute(of_days, [owner]).fetchone() == (False,)
     finally:
         with connect(user=server.superuser) as superuser:
             superuser.execute(f"DROP OWNED BY {owner} CASCADE".encode())

@@ -117,14 +117,14 @@ AS $$
                 ORDER BY d.adbin::text, d.adrelid
             ) AS e),
         string_agg(concat(c.oid, c.relowner, c.relkind, c.relpersistence, c.relfilenode, ' ',
-            (SELECT string_agg(a.xmin::text, ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
-            (SELECT string_agg(g.xmin::text, ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
+            (SELECT string_agg(concat(a.attname, ' ', a.xmin), ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
+            (SELECT string_agg(concat(g.tgenabled, g.xmin), ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
     FROM (
         SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
     ) AS t (member)
     JOIN pg_class AS c ON c.oid = t.member
 $$;
-COMMENT ON FUNCTION rollup_engine.shape_trace(rollup_engine.source) IS 'A digest that changes with the shape, for a tenth of its time; by transaction numbers and files, so that it changes without it as well.';
+COMMENT ON FUNCTION rollup_engine.shape_trace(rollup_engine.source) IS 'A digest that changes with the shape, for a tenth of its time; by names, transaction numbers and files, so that it changes without it as well.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_noted_here(p_source rollup_engine.source) RETURNS boolean
     LANGUAGE sql STABLE

@@ -108,7 +108,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.window_of(p_rollup_id integer) RETURNS 
 AS $$
     -- From where the last run stopped, however long ago: no run takes back what another has read. No end:
     -- rows are newer than the transaction that sees them, and clocks of devices go ahead.
-    SELECT tstzmultirange(tstzrange(least(s.window_read_at, now()) - r.look_back_window, 'infinity'))
+    SELECT tstzmultirange(tstzrange(least(s.window_read_at, now()) - coalesce(r.look_back_window, '0'), 'infinity'))
     FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id AND s.change_tracking = 'window'
     WHERE r.id IN (SELECT rollup_engine.with_ancestors(p_rollup_id)) AND r.parent_id IS NULL
 $$;

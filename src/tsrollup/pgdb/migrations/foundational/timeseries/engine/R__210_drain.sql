@@ -74,7 +74,7 @@ BEGIN
     SELECT range_agg(tstzrange(from_time, to_time)), min(to_time),
         array_agg(writer) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id))
     INTO v_logged, v_first_end, v_writers FROM moved;
-    IF v_writers IS NOT NULL THEN
+    IF v_writers IS NOT NULL AND v_source.change_tracking = 'trigger' THEN
         PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed, v_first_end, v_writers);  -- what was attached is counted
     END IF;
     v_changed := v_changed + coalesce(v_logged, '{}');

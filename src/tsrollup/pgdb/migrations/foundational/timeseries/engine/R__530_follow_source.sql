@@ -149,17 +149,23 @@ CREATE OR REPLACE FUNCTION rollup_engine.let_owners_clone(p_source rollup_engine
 AS $$
 DECLARE
     v_capture constant regprocedure := to_regprocedure(format('rollup_engine.capture_%s()', p_source.id));
-    v_owner regrole;
+    v_owners constant oid[] := ARRAY(
+        SELECT DISTINCT c.relowner
+        FROM (SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)) AS f (member)
+        JOIN pg_class AS c ON c.oid = f.member);
+    v_statement text;
 BEGIN
     -- Whoever makes a partition clones the row triggers of its parent, and is asked for a right to their
     -- function. Others would put it on tables of theirs: it runs as the owner role.
-    FOR v_owner IN
-        SELECT DISTINCT c.relowner
-        FROM (SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)) AS f (member)
-        JOIN pg_class AS c ON c.oid = f.member
-        WHERE NOT has_function_privilege(c.relowner, v_capture, 'EXECUTE')
+    FOR v_statement IN
+        SELECT format('GRANT EXECUTE ON FUNCTION %s TO %s', v_capture, o::regrole)
+        FROM unnest(v_owners) AS o WHERE NOT has_function_privilege(o, v_capture, 'EXECUTE')
+        UNION ALL
+        SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM %s', v_capture, a.grantee::regrole)
+        FROM pg_proc AS p, aclexplode(p.proacl) AS a
+        WHERE p.oid = v_capture AND a.grantee NOT IN (0, p.proowner) AND a.grantee <> ALL (v_owners)
     LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', v_capture, v_owner);
+        EXECUTE v_statement;
     END LOOP;
 END
 $$;

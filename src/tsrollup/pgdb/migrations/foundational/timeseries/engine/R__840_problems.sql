@@ -26,7 +26,9 @@ BEGIN
         WHERE g.tgenabled <> left(rollup_engine.firing_mode(g.tgtype), 1)::"char"
         HAVING count(*) > 0;
 EXCEPTION WHEN lock_not_available THEN
-    RETURN;  -- nobody knows while somebody keeps a table locked
+    -- Nothing is sealed on a guess.
+    RETURN QUERY SELECT format('somebody keeps a table of %s locked: whether its capture triggers are there cannot be told', p_source.relation),
+        'ask again when that has ended';
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing, do not always fire, or do not see everything.';
