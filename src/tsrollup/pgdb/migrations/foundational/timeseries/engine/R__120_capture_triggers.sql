@@ -34,9 +34,10 @@ RETURNS TABLE (member regclass, is_ancestor boolean, tgtype smallint)
 AS $$
     SELECT f.member, f.is_ancestor, k.tgtype::smallint
     FROM (
-        SELECT a.member, true AS is_ancestor FROM rollup_engine.source_ancestors(p_source.relation) AS a (member)
+        SELECT a.member, true AS is_ancestor, a.place
+        FROM rollup_engine.source_ancestors(p_source.relation) WITH ORDINALITY AS a (member, place)
         UNION ALL
-        SELECT t.member, false FROM rollup_engine.partition_tree(p_source.relation) AS t (member)
+        SELECT t.member, false, t.place FROM rollup_engine.partition_tree(p_source.relation) WITH ORDINALITY AS t (member, place)
     ) AS f
     JOIN pg_class AS c ON c.oid = f.member
     -- Row triggers are cloned to partitions.
@@ -56,6 +57,7 @@ AS $$
         (31, t.is_top AND d.is_divided)
     ) AS k (tgtype, is_wanted)
     WHERE k.is_wanted AND p_source.change_tracking = 'trigger'
+    ORDER BY f.is_ancestor DESC, f.place, k.tgtype
 $$;
 COMMENT ON FUNCTION rollup_engine.wanted_triggers(rollup_engine.source) IS 'The capture triggers that a source needs, from the top, by their pg_trigger.tgtype; trigger_definition says what each is for.';
 

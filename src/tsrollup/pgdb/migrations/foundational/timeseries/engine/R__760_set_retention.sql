@@ -74,7 +74,8 @@ AS $$
     FROM rollup_engine.retention AS k
     JOIN LATERAL rollup_engine.tracked_sources(k.relation) AS s ON s.change_tracking = 'window'
     JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
-    WHERE k.relation = p_relation AND EXISTS (SELECT FROM rollup_engine.readers(k.relation))
+        AND r.id IN (SELECT rollup_engine.with_ancestors(x.id) FROM rollup_engine.readers(k.relation) AS x)
+    WHERE k.relation = p_relation
     GROUP BY k.keep
     HAVING k.keep < max(r.look_back_window)
 $$;
