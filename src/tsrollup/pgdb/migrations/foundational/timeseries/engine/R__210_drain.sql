@@ -75,8 +75,7 @@ BEGIN
         array_agg(writer) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id))
     INTO v_logged, v_first_end, v_writers FROM moved;
     IF v_writers IS NOT NULL AND v_source.change_tracking = 'trigger' THEN
-        -- What was attached is counted, and logged in whole buckets.
-        PERFORM rollup_engine.record_late_rows(v_source, v_logged - rollup_engine.bucket_align(rollup_engine.told_width(p_source_id), v_changed), v_first_end, v_writers);
+        PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed, v_first_end, v_writers);  -- what was attached is counted
     END IF;
     v_changed := v_changed + coalesce(v_logged, '{}');
     IF p_now IS NOT NULL THEN
