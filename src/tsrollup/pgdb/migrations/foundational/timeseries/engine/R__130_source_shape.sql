@@ -119,10 +119,7 @@ AS $$
         string_agg(concat(c.oid, c.relowner, c.relkind, c.relpersistence, c.relfilenode, ' ',
             (SELECT string_agg(concat(a.attname, ' ', a.xmin), ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
             (SELECT string_agg(concat(g.tgenabled, g.xmin), ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
-    FROM (
-        SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
-    ) AS t (member)
-    JOIN pg_class AS c ON c.oid = t.member
+    FROM rollup_engine.source_family(p_source.relation) AS t (member) JOIN pg_class AS c ON c.oid = t.member
 $$;
 COMMENT ON FUNCTION rollup_engine.shape_trace(rollup_engine.source) IS 'A digest that changes with the shape, for a tenth of its time; by names, transaction numbers and files, so that it changes without it as well.';
 
@@ -157,9 +154,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.touched_since_restore(p_source rollup_e
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT f.relation
-    FROM rollup_engine.restored_age() AS r (age), (
-        SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)
-    ) AS f (relation)
+    FROM rollup_engine.restored_age() AS r (age), rollup_engine.source_family(p_source.relation) AS f (relation)
     WHERE (EXISTS (
             SELECT FROM pg_attribute AS a
             WHERE a.attrelid = f.relation AND age(a.xmin) < r.age

@@ -75,20 +75,23 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.record_gone_partitions(rollup_engine.source, tstzmultirange) IS 'Reports partitions that somebody took away from a source, where the rollups hold buckets of them.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.take_partition_changes(p_source rollup_engine.source) RETURNS tstzmultirange
+-- That of 0.1.0 returned the first alone.
+DROP FUNCTION IF EXISTS rollup_engine.take_partition_changes(rollup_engine.source);
+CREATE FUNCTION rollup_engine.take_partition_changes(p_source rollup_engine.source, OUT changed tstzmultirange, OUT counted tstzmultirange)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_fingerprint constant text := rollup_engine.partition_fingerprint(p_source.relation);
     v_told constant tstzmultirange := rollup_engine.told_by_source(p_source.id);
-    v_changed tstzmultirange := '{}';
     v_gone tstzmultirange;
     v_came tstzmultirange := '{}';
     v_member record;
 BEGIN
+    changed := '{}';
+    counted := '{}';
     IF v_fingerprint = p_source.partitioning THEN
-        RETURN v_changed;
+        RETURN;
     END IF;
     UPDATE rollup_engine.source SET partitioning = v_fingerprint WHERE id = p_source.id;
     WITH gone AS (
@@ -104,7 +107,7 @@ BEGIN
             ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), v_gone, p_clip => true);
     END IF;
     FOR v_member IN SELECT * FROM rollup_engine.remember_partitions(p_source) LOOP
-        v_changed := v_changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
+        changed := changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
         IF isfinite(v_member.from_time) OR isfinite(v_member.to_time) THEN
             v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
         END IF;
@@ -112,12 +115,13 @@ BEGIN
     IF p_source.change_tracking = 'trigger' THEN  -- its text may rest on columns of partitions
         PERFORM rollup_engine.write_generated(format('capture_%s', p_source.id), rollup_engine.capture_function_sql(p_source));
     END IF;
-    PERFORM rollup_engine.record_late_rows(p_source, v_came - coalesce(v_gone, '{}'), 'infinity', NULL);
+    changed := changed * v_told;
+    counted := v_came - coalesce(v_gone, '{}');
+    PERFORM rollup_engine.record_late_rows(p_source, counted, 'infinity', NULL);
     PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL AND p_source.change_tracking = 'trigger';
-    RETURN v_changed * v_told;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.take_partition_changes(rollup_engine.source) IS
-'Ranges of data in partitions that were attached or given other bounds since the last call; what was detached or dropped is marked here. None of it fires a trigger: such changes show when the next drain finds them.';
+'Ranges of data in partitions that were attached or given other bounds since the last call, and those where the late rows of such partitions are counted by now; what was detached or dropped is marked here. None of it fires a trigger: such changes show when the next drain finds them.';
 
 RESET ROLE;

@@ -54,6 +54,7 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
     v_changed tstzmultirange;
+    v_counted tstzmultirange;
     v_logged tstzmultirange;
     v_first_end timestamptz;
     v_writers xid[];
@@ -66,7 +67,7 @@ BEGIN
     -- A row trigger of this transaction logs again what is taken from the log here.
     PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);
     PERFORM rollup_engine.take_in_touched(p_source_id);
-    v_changed := rollup_engine.take_partition_changes(v_source);
+    SELECT changed, counted INTO v_changed, v_counted FROM rollup_engine.take_partition_changes(v_source);
     WITH moved AS (
         DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS writer
     )
@@ -75,7 +76,7 @@ BEGIN
         array_agg(writer) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id))
     INTO v_logged, v_first_end, v_writers FROM moved;
     IF v_writers IS NOT NULL AND v_source.change_tracking = 'trigger' THEN
-        PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed, v_first_end, v_writers);  -- what was attached is counted
+        PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed - v_counted, v_first_end, v_writers);  -- what was attached is counted
     END IF;
     v_changed := v_changed + coalesce(v_logged, '{}');
     IF p_now IS NOT NULL THEN

@@ -151,8 +151,7 @@ DECLARE
     v_capture constant regprocedure := to_regprocedure(format('rollup_engine.capture_%s()', p_source.id));
     v_owners constant oid[] := ARRAY(
         SELECT DISTINCT c.relowner
-        FROM (SELECT rollup_engine.partition_tree(p_source.relation) UNION ALL SELECT rollup_engine.source_ancestors(p_source.relation)) AS f (member)
-        JOIN pg_class AS c ON c.oid = f.member);
+        FROM rollup_engine.source_family(p_source.relation) AS f (member) JOIN pg_class AS c ON c.oid = f.member);
     v_statement text;
 BEGIN
     -- Whoever makes a partition clones the row triggers of its parent, and is asked for a right to their

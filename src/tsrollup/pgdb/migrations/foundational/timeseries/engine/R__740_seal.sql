@@ -58,7 +58,9 @@ $$;
 COMMENT ON FUNCTION rollup_engine.tracked_sources(regclass) IS 'The tracked sources at the root of a table''s family.';
 
 -- Volatile, for a snapshot of its own: called once more when the writers are gone.
-CREATE OR REPLACE FUNCTION rollup_engine.unabsorbed_from(p_relation regclass, p_now timestamptz) RETURNS timestamptz
+-- That of 0.1.0 took a time as well.
+DROP FUNCTION IF EXISTS rollup_engine.unabsorbed_from(regclass, timestamptz);
+CREATE OR REPLACE FUNCTION rollup_engine.unabsorbed_from(p_relation regclass) RETURNS timestamptz
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -87,7 +89,7 @@ BEGIN
     RETURN coalesce(v_from, 'infinity');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.unabsorbed_from(regclass, timestamptz) IS 'Time before which every rollup of a table holds all that the table says.';
+COMMENT ON FUNCTION rollup_engine.unabsorbed_from(regclass) IS 'Time before which every rollup of a table holds all that the table says.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.absorbs(p_relation regclass, p_border timestamptz, p_unabsorbed timestamptz, p_now timestamptz) RETURNS boolean
     LANGUAGE sql STABLE
@@ -189,7 +191,7 @@ DECLARE
     v_straddling timestamptz;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    v_border := rollup_engine.due_border(p_retention, rollup_engine.unabsorbed_from(p_retention.relation, p_now),
+    v_border := rollup_engine.due_border(p_retention, rollup_engine.unabsorbed_from(p_retention.relation),
         least(p_now, rollup_engine.strays_from(p_retention.relation) + p_retention.keep));
     IF v_border IS NULL OR EXISTS (
         SELECT FROM rollup_engine.tracked_sources(p_retention.relation) AS s WHERE NOT rollup_engine.try_lock_source(s.id))
@@ -203,7 +205,7 @@ BEGIN
     END IF;
     obstacle := rollup_engine.seal_obstacle(p_retention.relation);
     IF obstacle IS NULL
-        AND rollup_engine.absorbs(p_retention.relation, v_border, rollup_engine.unabsorbed_from(p_retention.relation, p_now), p_now)
+        AND rollup_engine.absorbs(p_retention.relation, v_border, rollup_engine.unabsorbed_from(p_retention.relation), p_now)
     THEN
         PERFORM rollup_engine.write_seal(p_retention.relation, v_border);
         border := v_border;
