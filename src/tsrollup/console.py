@@ -8,9 +8,17 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from psycopg.errors import Diagnostic
 from rich.box import SIMPLE_HEAD
 from rich.console import Console as Stream
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 WIDTH_WITHOUT_TERMINAL = 160
@@ -41,6 +49,13 @@ class Console:
         """A line for people; nothing with --json."""
         if not self.as_json:
             self.out.print(text, soft_wrap=True, markup=False)
+
+    def pass_on(self, notice: Diagnostic) -> None:
+        """What the server remarks beside an answer: a line, and one for its hint."""
+        remarks = {(notice.severity or "NOTICE").lower(): notice.message_primary}
+        remarks |= {"hint": notice.message_hint} if notice.message_hint else {}
+        for kind, text in remarks.items():
+            self.talk.print(f"{kind}: {text}", soft_wrap=True, markup=False)
 
     def print_json(self, value: object) -> None:
         self.out.print(json.dumps(value, default=_plain, indent=2), soft_wrap=True, markup=False)
@@ -76,13 +91,16 @@ class Console:
 
 
 def progress(stream: Stream, unit: str, **options: Any) -> Progress:
-    """A bar for each task: what it is, how many of its `unit` are done, and for how long."""
+    """A bar for each task: what it is, how many of its `unit` are done, for how long, and how
+    long it will go on."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
+        TextColumn("to go"),
+        TimeRemainingColumn(),
         console=stream,
         **options,
     )

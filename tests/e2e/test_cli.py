@@ -34,6 +34,13 @@ def data_dir() -> Iterator[Path]:
     shutil.rmtree(parent)
 
 
+def test_remarks_of_the_server_are_passed_on(url: str) -> None:
+    made = tsrollup("create", "readings", "readings_1d", "1 day", "--json", url=url)
+    remark, hint = made.err.splitlines()
+    assert remark.startswith("notice: each read of its open bucket computes up to 1 day of rows")
+    assert hint.startswith("hint: where those are many, create a rollup of an hour or less first")
+
+
 def test_a_rollup_from_create_to_drop(url: str) -> None:
     created = tsrollup(
         "create", "readings", "readings_1h", "1 hour", "-d", "device",

@@ -128,13 +128,15 @@ def test_a_time_column_called_as_capture_calls_its_own_is_captured_finely(
     assert_equal_to_group_by(db, "named_1h")
 
 
+@pytest.mark.parametrize("name", ["tsrollup_next", "tsrollup_stale"])
 def test_a_dimension_called_as_the_live_view_calls_its_own_is_refused(
-    db: psycopg.Connection,
+    db: psycopg.Connection, name: str
 ) -> None:
-    db.execute("CREATE TABLE raw.named (ts timestamptz, tsrollup_next integer)")
+    db.execute(f"CREATE TABLE raw.named (ts timestamptz, {name} integer)".encode())
     with pytest.raises(psycopg.Error, match="the live view itself") as refusal:
         db.execute(
             "SELECT silver.create_rollup_table('named', 'silver', 'n', '1 hour',"
-            " dimensions => '{tsrollup_next}')"
+            " dimensions => ARRAY[%s])",
+            [name],
         )
     assert refusal.value.sqlstate == "TR001"

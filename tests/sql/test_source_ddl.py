@@ -312,6 +312,15 @@ def test_what_cannot_be_followed_is_invalid_at_once(rolled_up: psycopg.Connectio
         assert_settled(rolled_up, *ROLLUPS)
 
 
+def test_a_column_that_is_gone_is_asked_for_both_ways(rolled_up: psycopg.Connection) -> None:
+    """Renamed or dropped: after a restore nobody knows which of the two."""
+    rolled_up.execute("ALTER TABLE raw.t DROP b")
+    hints = {hint for _, problem, hint in problems(rolled_up) if problem.endswith("is gone")}
+    (hint,) = hints
+    assert "ALTER TABLE raw.t RENAME its new name TO b" in hint
+    assert "ADD COLUMN it again" in hint
+
+
 def test_promise_b_a_time_column_that_triggers_do_not_see(db: psycopg.Connection) -> None:
     if db.info.server_version < 180000:
         pytest.skip("this server has no virtual generated columns")

@@ -23,7 +23,11 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
     ),
     "bucket": (
         "SELECT silver.time_bucket('1 hour', now()), silver.last_value(1, now())",
-        {"reader", "operator", "owner"},
+        {"reader", "writer", "operator", "owner", "nobody"},
+    ),
+    "ask for the version": (
+        "SELECT silver.version()",
+        {"reader", "writer", "operator", "owner", "nobody"},
     ),
     "read states": ("SELECT * FROM silver.readings_1h", {"operator", "owner"}),
     "read the configuration": ("SELECT * FROM silver.rollup_config", {"operator", "owner"}),

@@ -54,6 +54,7 @@ class Invocation:
         """A connection to a database that was migrated by this program."""
         with self.connection() as connection:
             require_installed(connection)
+            connection.add_notice_handler(self.console.pass_on)
             yield connection
 
 

@@ -113,7 +113,7 @@ BEGIN
     ) AS d;
     IF p_time_column = ANY (v_dimensions) THEN
         PERFORM rollup_engine.fail('TR001', format('dimension %I is the time column', p_time_column), 'leave it out: the bucket stands for it');
-    ELSIF v_dimensions && '{tsrollup_next,tsrollup_from,tsrollup_to,tsrollup_first,tsrollup_edges}' THEN
+    ELSIF v_dimensions && '{tsrollup_next,tsrollup_from,tsrollup_to,tsrollup_stale,tsrollup_first,tsrollup_edges}' THEN
         PERFORM rollup_engine.fail('TR001', format('the live view itself has a column of the name of a dimension: %s', array_to_string(v_dimensions, ', ')),
             'rename that column, or leave it out');
     ELSIF cardinality(v_dimensions) <> (SELECT count(DISTINCT d) FROM unnest(v_dimensions) AS d) THEN
@@ -257,23 +257,25 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_chunk(interval) IS 'An error unless partitions can be of that width.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_made_of(p_width interval, p_part interval) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN rollup_engine.is_month_width(p_part)
+        THEN rollup_engine.is_month_width(p_width) AND rollup_engine.width_months(p_width) % rollup_engine.width_months(p_part) = 0
+        -- A month is made of whole days.
+        ELSE CASE WHEN rollup_engine.is_month_width(p_width) THEN 86400 ELSE extract(epoch FROM p_width) END % extract(epoch FROM p_part) = 0
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_made_of(interval, interval) IS 'Whether buckets of a width are made of whole buckets of another.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_nesting(p_parent silver.rollup_config, p_width interval) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_parent_months constant boolean := rollup_engine.is_month_width(p_parent.bucket_width);
-    v_months constant boolean := rollup_engine.is_month_width(p_width);
-    v_parent numeric := extract(epoch FROM p_parent.bucket_width);
-    v_child numeric := extract(epoch FROM p_width);
 BEGIN
-    IF v_parent_months AND v_months THEN
-        v_parent := rollup_engine.width_months(p_parent.bucket_width);
-        v_child := rollup_engine.width_months(p_width);
-    ELSIF v_months THEN
-        v_child := 86400;
-    END IF;
-    IF v_parent_months AND NOT v_months OR v_child % v_parent <> 0 THEN
+    IF NOT rollup_engine.is_made_of(p_width, p_parent.bucket_width) THEN
         PERFORM rollup_engine.fail('TR001',
             format('buckets of %s are not made of whole buckets of %s, which are %s', p_width, p_parent.target_table, p_parent.bucket_width),
             'choose a multiple of the parent''s width');

@@ -130,6 +130,37 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.default_cell_width(interval) IS 'Width of the cells of a rollup.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.advise_parent(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_parent regclass := (
+        SELECT c.target_table
+        FROM silver.rollup_config AS c JOIN rollup_engine.source AS s ON s.id = c.source_id
+        WHERE s.relation = p_rollup.source_table AND s.time_column = p_rollup.time_column AND c.change_tracking = p_rollup.change_tracking
+            AND c.dimensions @> p_rollup.dimensions
+            AND c.bucket_width < p_rollup.bucket_width AND rollup_engine.is_made_of(p_rollup.bucket_width, c.bucket_width)
+            AND NOT EXISTS (
+                SELECT m.key, unnest(f.states)
+                FROM jsonb_each(p_rollup.metrics) AS m, jsonb_array_elements_text(m.value) AS g (name)
+                JOIN rollup_engine.aggregate AS f ON f.name = g.name
+                EXCEPT
+                SELECT source_column, state FROM rollup_engine.rollup_column WHERE rollup_id = c.id AND kind = 'state')
+        ORDER BY c.bucket_width DESC, c.id
+        LIMIT 1);
+BEGIN
+    IF v_parent IS NOT NULL THEN
+        RAISE NOTICE USING MESSAGE = format('%s holds all that this rollup needs, in fewer rows than %s', v_parent, p_rollup.source_table),
+            HINT = format('drop it, and create it with %L as its source: each read of its open bucket costs less then', v_parent);
+    ELSIF p_rollup.bucket_width >= '1 day' THEN
+        RAISE NOTICE USING MESSAGE = format('each read of its open bucket computes up to %s of rows of %s', p_rollup.bucket_width, p_rollup.source_table),
+            HINT = 'where those are many, create a rollup of an hour or less first, and this one with that as its source';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.advise_parent(silver.rollup_config) IS 'A notice when a rollup that reads raw rows would do better on top of a finer one.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.describe_rollup(
     p_options silver.rollup_config, p_source text, p_time_column text, p_dimensions text[], p_metrics jsonb
 ) RETURNS silver.rollup_config
@@ -161,6 +192,9 @@ BEGIN
     r.chunk_interval := coalesce(r.chunk_interval, least(30 * r.cell_width, greatest(r.cell_width, '36000 days')));
     r.current_window := coalesce(r.processing_window, r.cell_width);
     r.source_rows := rollup_engine.estimated_rows(r.source_table);
+    IF r.parent_id IS NULL THEN
+        PERFORM rollup_engine.advise_parent(r);
+    END IF;
     RETURN r;
 END
 $$;

@@ -66,7 +66,8 @@ AS $$
         AND NOT (has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', c.oid, 'SELECT'))
     UNION ALL
     SELECT format('column %I of %s, which its rollups read, is gone', c.noted_name, p_source.relation),
-        format('ALTER TABLE %s ADD COLUMN it again; or drop the rollups that read it and create them anew', p_source.relation)
+        format('was it renamed: ALTER TABLE %s RENAME its new name TO %I; was it dropped: ADD COLUMN it again, or drop the rollups that read it and create them anew',
+            p_source.relation, c.noted_name)
     FROM rollup_engine.resolved_columns(p_source) AS c
     WHERE c.current_name IS NULL AND rollup_engine.is_relation(p_source.relation)
     UNION ALL

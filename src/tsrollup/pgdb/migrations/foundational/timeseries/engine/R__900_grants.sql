@@ -2,6 +2,8 @@
 -- nobody else's; here stands what differs, and what the operator's calls need of the machinery.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
+-- For what anybody may call there; tables and other functions of it have rights of their own.
+GRANT USAGE ON SCHEMA silver TO PUBLIC;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.grant_api() RETURNS void
