@@ -126,9 +126,10 @@ def open_day(bench: Workbench) -> Steps:
 def sparse_seconds(bench: Workbench) -> Steps:
     """Buckets of a second over years with a row every three days."""
     rows = 20 * bench.sizes.history
-    end = START + timedelta(days=3 * rows)
-    bench.create_table("raw.rare", 3 * rows, chunk=30)
-    bench.fill("raw.rare", START, end, "3 days", 1)
+    # Of the past: partitions of time to come are as wide as those that pg_partman makes ahead.
+    start = START - timedelta(days=3 * rows)
+    bench.create_table("raw.rare", 3 * rows, start, chunk=30)
+    bench.fill("raw.rare", start, START, "3 days", 1)
     live, bare = (
         f"SELECT * FROM {bench.live('rare_1s')}",
         bench.grouped("raw.rare", width="1 second"),
@@ -141,7 +142,7 @@ def sparse_seconds(bench: Workbench) -> Steps:
     with bench.rollup("rare_1s", "raw.rare", "1 second"):
         yield from read("nothing stored")
         bench.session.execute(f"SET statement_timeout = '{TIMEOUT}s'")
-        fill = _bounded(lambda: bench.session.timed(lambda: bench.refresh("rare_1s", end)))
+        fill = _bounded(lambda: bench.session.timed(lambda: bench.refresh("rare_1s", START)))
         yield Result("sparse_seconds", f"storing {rows:,} of them, ms", [fill()], limit=10_000)
         bench.session.execute("RESET statement_timeout")
         yield from read("afterwards")
