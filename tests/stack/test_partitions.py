@@ -204,6 +204,29 @@ def test_the_width_of_partitions_to_come_can_change(db: psycopg.Connection, inte
     assert_settled(db, "readings_1h")
 
 
+def test_the_width_changes_beside_many_partitions_that_people_made_ahead(
+    db: psycopg.Connection,
+) -> None:
+    create_source(db)
+    db.execute("SET timezone = 'UTC'")
+    for day in range(30):
+        bounds = [datetime(2100, 1, 1, tzinfo=UTC) + timedelta(days=d) for d in (day, day + 1)]
+        db.execute(
+            sql.SQL(
+                "CREATE TABLE {} PARTITION OF raw.readings FOR VALUES FROM ({}) TO ({})"
+            ).format(
+                sql.Identifier("raw", f"day_{day}"), sql.Identifier("raw", "readings"), *bounds
+            )
+        )
+    insert(db, datetime(2100, 1, 25, tzinfo=UTC))
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    db.execute("SELECT silver.partition_source('readings', '7 days')")
+    left = [name for name, _ in partitions(db, "raw.readings") if name.startswith("raw.day_")]
+    assert left == ["raw.day_24"]
+    maintain(db)
+    assert is_contiguous([b for b in partitions(db, "raw.readings") if b[0] != "raw.day_24"])
+
+
 def test_an_existing_partman_set_is_taken_over(
     server: PostgresServer, db: psycopg.Connection
 ) -> None:

@@ -28,10 +28,11 @@ DECLARE
     v_snapshots constant text[] := rollup_engine.snapshots_in_use();
     v_member regclass;
 BEGIN
-    FOR v_member IN
+    -- All are looked at before the first is dropped.
+    FOREACH v_member IN ARRAY ARRAY(
         SELECT m.member FROM rollup_engine.partition_bounds(p_relation) AS m
         JOIN pg_inherits AS i ON i.inhrelid = m.member AND i.inhparent = p_relation
-        WHERE isfinite(m.from_time) AND m.from_time > p_now AND rollup_engine.is_empty(m.member)
+        WHERE isfinite(m.from_time) AND m.from_time > p_now AND rollup_engine.is_empty(m.member))
     LOOP
         BEGIN
             PERFORM rollup_engine.lock_out(p_relation);
