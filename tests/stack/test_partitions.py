@@ -214,9 +214,7 @@ def test_the_width_changes_beside_many_partitions_that_people_made_ahead(
         db.execute(
             sql.SQL(
                 "CREATE TABLE {} PARTITION OF raw.readings FOR VALUES FROM ({}) TO ({})"
-            ).format(
-                sql.Identifier("raw", f"day_{day}"), sql.Identifier("raw", "readings"), *bounds
-            )
+            ).format(sql.Identifier("raw", f"day_{day}"), *bounds)
         )
     insert(db, datetime(2100, 1, 25, tzinfo=UTC))
     db.execute("SELECT silver.partition_source('readings', '1 day')")
