@@ -82,11 +82,11 @@ WRITES = {
 
 
 STALE = """
-    SELECT 'stale', id, from_time, to_time, xmin FROM rollup_engine.stale_range
+    SELECT 'stale', from_time, to_time, xmin FROM rollup_engine.stale_range
     WHERE rollup_id = %s
     UNION ALL
-    SELECT 'logged', id, from_time, to_time, xmin FROM rollup_engine.change_log
-    ORDER BY 1, 3
+    SELECT 'logged', from_time, to_time, xmin FROM rollup_engine.change_log
+    ORDER BY 1, 2
 """
 
 

@@ -74,9 +74,7 @@ AS $$
         END IF;
         v_low := date_bin(v_grain, v_low, v_origin);
         v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
-        IF v_high - v_low <= greatest(16, v_rows / 100) * v_grain THEN
-            v_changed := tstzmultirange(tstzrange(v_low, v_high));
-        ELSIF v_high IS NOT NULL THEN
+        IF v_high - v_low > greatest(16, v_rows / 100) * v_grain THEN
             LOOP
                 SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
                 FROM (
@@ -87,6 +85,7 @@ AS $$
                 EXIT WHEN (SELECT count(*) FROM unnest(v_changed)) <= 10000;
                 v_grain := 10 * v_grain;
             END LOOP;
+            v_low := NULL;
         END IF;
     $sql$,
         jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
@@ -123,6 +122,7 @@ AS $$
                 WHERE {is_in}
             ) AS bins;
         END IF;
+        v_low := NULL;
     $sql$,
         jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('ts'),
             'old', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'OLD.'),
@@ -140,7 +140,6 @@ AS $$
 CREATE OR REPLACE FUNCTION rollup_engine.capture_{id}() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    SET timezone = 'UTC'
 AS {body}
 $sql$, jsonb_build_object('id', p_source.id, 'body', quote_literal(rollup_engine.fill($body$
 #variable_conflict use_column
@@ -172,12 +171,17 @@ BEGIN
 {changed}
         END IF;
     EXCEPTION WHEN OTHERS THEN
+        v_low := NULL;
         v_changed := rollup_engine.everything();
     END;
     -- Outside of the block above, whose subtransaction is not the one that wrote the rows: the drain
     -- counts late ones by it.
-    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
-    SELECT {id}, lower(r), upper(r) FROM unnest(v_changed) AS r;
+    IF v_low IS NOT NULL THEN
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time) VALUES ({id}, v_low, v_high);
+    ELSIF v_changed IS NOT NULL THEN
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
+        SELECT {id}, lower(r), upper(r) FROM unnest(v_changed) AS r;
+    END IF;
     IF v_bins IS NOT NULL THEN
         PERFORM set_config('rollup_engine.logged_{id}', left(concat(v_bins, v_seen), 400), true);
     END IF;
@@ -185,7 +189,8 @@ BEGIN
 END
 $body$, jsonb_build_object(
         'id', p_source.id,
-        'grain', quote_literal(p_source.grain),
+        -- In hours, which no time zone makes longer or shorter.
+        'grain', quote_literal(make_interval(secs => extract(epoch FROM p_source.grain)::double precision)),
         'row', rollup_engine.capture_row_sql(p_source),
         'updated', rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u'),
         'changed', rollup_engine.capture_ranges_sql(p_source, 'changed_rows'))))))

@@ -1,0 +1,10 @@
+-- What a writer pays for: a row of the log has no number of its own, and its index no random places.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- The identity is for publications of all tables, which refuse DELETE without one.
+ALTER TABLE rollup_engine.change_log DROP COLUMN id, REPLICA IDENTITY FULL;
+CREATE INDEX change_log_source_idx ON rollup_engine.change_log (source_id);
+
+RESET ROLE;
