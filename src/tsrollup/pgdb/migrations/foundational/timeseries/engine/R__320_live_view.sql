@@ -216,46 +216,49 @@ $body$, jsonb_build_object(
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from what its parent says there.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.fresh_rows_sql(p_rollup silver.rollup_config) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
-    -- nearly all rows to pass <> 1, and few to pass = 0.
-    -- Sub-selects cost less than a join; but with them a view is never read in parallel before 17.
-    SELECT rollup_engine.fill(
-        CASE WHEN current_setting('server_version_num')::integer >= 170000
-        THEN 'FROM {target}
-WHERE bucket < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))
-    OR width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) % 2 <> 1'
-        ELSE 'FROM {target} AS tsrollup_stored, rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})) AS tsrollup_stale (tsrollup_first, tsrollup_edges)
-WHERE bucket < tsrollup_first OR width_bucket(bucket, tsrollup_edges) % 2 <> 1'
-        END, jsonb_build_object('target', p_rollup.target_table, 'id', p_rollup.id))
-$$;
-COMMENT ON FUNCTION rollup_engine.fresh_rows_sql(silver.rollup_config) IS 'FROM and WHERE of the stored rows outside the stale set.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- One condition for all arms, and none in them: so stored rows are rows of the query itself, of which it reads
+    -- the columns that it asks for; and the stale set is worked out before workers start, for whom that takes
+    -- longest. Where the first edge is infinity, nothing is stale, and nobody asks what to compute.
+    -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
+    -- nearly all rows to pass <> 1, and few to pass = 0.
     SELECT rollup_engine.fill($sql$
 CREATE OR REPLACE VIEW {view}{options} AS
-SELECT bucket AS {bucket}, {columns} {fresh_rows}
-UNION ALL
-SELECT b.bucket, {columns}
-FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id})) AS b (bucket, tsrollup_next)
-CROSS JOIN LATERAL rollup_engine.live_{id}(b.bucket, b.tsrollup_next) AS f
-UNION ALL
-SELECT f.bucket, {columns}
-FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id})) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
-CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
-WHERE f.bucket <@ s.tsrollup_stale
+SELECT bucket AS {bucket}, {columns}
+FROM (
+    SELECT {stored_columns}, bucket AS tsrollup_first, true AS tsrollup_edges FROM {target}
+    UNION ALL
+    SELECT f.*, {latest}, false
+    FROM (
+        SELECT b.bucket, {live_columns}
+        FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id})) AS b (bucket, tsrollup_next)
+        CROSS JOIN LATERAL rollup_engine.live_{id}(b.bucket, b.tsrollup_next) AS f
+    ) AS f
+    UNION ALL
+    SELECT f.*, {latest}, false
+    FROM (
+        SELECT f.bucket, {live_columns}
+        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id})) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
+        CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
+        WHERE f.bucket <@ s.tsrollup_stale
+    ) AS f
+) AS u
+WHERE (tsrollup_first < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) = tsrollup_edges
+    OR tsrollup_edges
+        AND width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) % 2 <> 1
 $sql$, jsonb_build_object(
         'id', p_rollup.id,
+        'target', p_rollup.target_table,
+        'stored_columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
+        'live_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
+        -- After all edges but infinity.
+        'latest', $sql$timestamptz '294276-12-31 23:59:59.999999+00'$sql$,
         'view', p_view,
         -- Written anew without them, it would lose those that its owner has set.
         'options', coalesce((SELECT format(' WITH (%s)', array_to_string(reloptions, ', ')) FROM pg_class WHERE oid = p_rollup.target_view AND reloptions <> '{}'), ''),
-        'fresh_rows', rollup_engine.fresh_rows_sql(p_rollup),
         -- The view's owner may have renamed its columns, which keep their places.
         'bucket', coalesce((SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1), 'bucket'),
         'columns', (
