@@ -139,11 +139,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planne
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_rollup silver.rollup_config;
+    v_rollup record;
     v_logged tstzmultirange;
     v_stale tstzmultirange;
 BEGIN
-    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    SELECT source_id, bucket_width, change_tracking, sealed_before INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     IF NOT FOUND THEN
         PERFORM rollup_engine.fail('TR002', format('nothing is known of rollup %s here', p_rollup_id),
             'this transaction is older than the rollup: begin another; or the schema was restored without its data: restore that, too');
