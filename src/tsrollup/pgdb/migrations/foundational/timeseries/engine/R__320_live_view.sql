@@ -216,6 +216,8 @@ $body$, jsonb_build_object(
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from what its parent says there.';
 
+DROP FUNCTION IF EXISTS rollup_engine.fresh_rows_sql(silver.rollup_config);
+
 CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
