@@ -97,6 +97,32 @@ def test_promise_b_read_in_parallel_within_the_writers_transaction(
     assert_equal_to_group_by(writer, *LEVELS)
 
 
+def test_a_read_where_nothing_is_stale_asks_once_and_reads_what_it_is_asked_for(
+    db: psycopg.Connection,
+) -> None:
+    """Before any worker starts; and of the stored rows only the column that is summed up."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    query = "EXPLAIN (ANALYZE, VERBOSE, COSTS OFF, TIMING OFF) SELECT sum(count_sum)"
+    rows = db.execute(f"{query} FROM gold.readings_1m".encode()).fetchall()
+    plan = [line.strip() for (line,) in rows]
+    asked = [line for line in plan if "Function Scan on rollup_engine." in line]
+    assert [("never executed" in line, line.split(".")[1].split()[0]) for line in asked] == [
+        (False, "stale_edges"),
+        (True, "stale_edges"),
+        (True, "stale_buckets"),
+        (True, "live_1"),
+        (True, "stale_spans"),
+        (True, "live_1"),
+    ]
+    scans = [i for i, line in enumerate(plan) if "Seq Scan on silver.readings_1m_p" in line]
+    assert scans
+    for scan in scans:
+        assert plan[scan + 1].startswith("Output: ")
+        assert plan[scan + 1].endswith(".count_sum")
+        assert "," not in plan[scan + 1]
+
+
 def test_promise_b_a_report_from_before_a_metric_was_added(
     db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
 ) -> None:
