@@ -266,7 +266,7 @@ BEGIN
             ELSE
                 PERFORM rollup_engine.log_extent(p_source_id, v_trigger.relation, v_trigger.from_time, v_trigger.to_time);
             END IF;
-        EXCEPTION WHEN lock_not_available OR insufficient_privilege OR object_in_use THEN
+        EXCEPTION WHEN OTHERS THEN
             NULL;  -- the rollup is invalid as long; the next run tries again, when checks deferred here are made as well
         END;
     END LOOP;

@@ -93,7 +93,13 @@ BEGIN
     IF v_new IS NULL THEN
         RETURN;
     END IF;
-    UPDATE silver.dimension_config SET source_table = v_new WHERE source_table = v_source.relation;
+    -- What is said of the new table already holds.
+    WITH noted AS (
+        DELETE FROM silver.dimension_config WHERE source_table = v_source.relation RETURNING *
+    )
+    INSERT INTO silver.dimension_config (source_table, dimension_column, description, is_active, ltree_level)
+    SELECT v_new, dimension_column, description, is_active, ltree_level FROM noted
+    ON CONFLICT DO NOTHING;
     UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
     UPDATE rollup_engine.source SET relation = v_new WHERE id = p_source_id;
     PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');

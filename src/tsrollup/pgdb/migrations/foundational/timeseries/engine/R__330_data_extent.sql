@@ -36,7 +36,8 @@ AS $$
     ), bounds AS (
         SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
     ), kept AS (
-        SELECT line.target_table AS relation, name 'bucket' AS time_column, 'timestamptz'::regtype AS time_type, low, high FROM line, bounds
+        SELECT line.target_table AS relation, name 'bucket' AS time_column, 'timestamptz'::regtype AS time_type, low, high
+        FROM bounds, line WHERE rollup_engine.is_relation(line.target_table)
         UNION ALL
         -- Its time column may have been renamed since the last run.
         SELECT s.relation, coalesce(c.current_name, s.time_column), s.time_type,

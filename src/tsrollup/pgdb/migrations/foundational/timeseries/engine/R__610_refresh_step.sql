@@ -174,6 +174,24 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.locked_step(integer) IS 'What a step comes to that had to wait too long for a lock on a source: no failure, and nothing for others to wait for.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.failed_step(p_source_id integer, p_failure rollup_engine.failure) RETURNS rollup_engine.refresh_step_result
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_step rollup_engine.refresh_step_result;
+BEGIN
+    -- It is tried at every run; what counts as an attempt keeps to the backoff.
+    PERFORM rollup_engine.record_failure(r.id, p_failure)
+    FROM silver.rollup_config AS r WHERE r.source_id = p_source_id AND rollup_engine.is_due(r, false);
+    v_step.outcome := 'failed';
+    v_step.error_code := p_failure.code;
+    v_step.error_message := p_failure.message;
+    RETURN v_step;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.failed_step(integer, rollup_engine.failure) IS 'What a step on a source comes to that failed, which is recorded with every rollup of the source.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.refresh_step(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -250,13 +268,7 @@ WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS
         v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
         v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
-    -- It is tried at every run; what counts as an attempt keeps to the backoff.
-    PERFORM rollup_engine.record_failure(r.id, v_failure)
-    FROM silver.rollup_config AS r WHERE r.source_id = p_source_id AND rollup_engine.is_due(r, false);
-    v_step.outcome := 'failed';
-    v_step.error_code := v_failure.code;
-    v_step.error_message := v_failure.message;
-    RETURN v_step;
+    RETURN rollup_engine.failed_step(p_source_id, v_failure);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.drain_step(integer, timestamptz) IS

@@ -49,6 +49,7 @@ AS $$
 DECLARE
     v_source_id integer;
     v_step rollup_engine.refresh_step_result;
+    v_failure rollup_engine.failure;
 BEGIN
     IF rollup_engine.is_upgrading() THEN
         RETURN;  -- before it reads what a migrate may change
@@ -61,6 +62,11 @@ BEGIN
             v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
         EXCEPTION WHEN lock_not_available THEN
             v_step := rollup_engine.locked_step(v_source_id);
+        WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS
+                v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+                v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+            v_step := rollup_engine.failed_step(v_source_id, v_failure);
         END;
         IF v_step.outcome <> 'drained' THEN
             RETURN NEXT ROW(v_source_id, v_step.outcome, v_step.error_code, coalesce(v_step.error_message, format(

@@ -50,7 +50,7 @@ BEGIN
         rollup_engine.log_change(integer, timestamptz, timestamptz), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz),
         rollup_engine.source_lock_holder(integer), rollup_engine.outdated_texts(),
         rollup_engine.drain_step(integer, timestamptz),
-        rollup_engine.relink_source(integer),
+        rollup_engine.relink_source(integer), rollup_engine.failed_step(integer, rollup_engine.failure),
         rollup_engine.refresh_step(integer, tstzrange, timestamptz[]),
         rollup_engine.ranges_left(integer, tstzrange),
         rollup_engine.ranges_undrained(integer, tstzrange),
