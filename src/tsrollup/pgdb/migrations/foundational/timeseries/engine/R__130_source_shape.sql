@@ -1,6 +1,9 @@
 -- What an answer depends on besides rows: columns, types, persistence, triggers. DDL changes these
 -- without firing a trigger, so each drain compares them with what the last one noted, and takes a
 -- difference as a change of all the data.
+--
+-- A row of the catalogue is told by who wrote it (xmin). A transaction may write it once more after
+-- it was noted in that same transaction: then by its place (ctid), which a VACUUM FULL changes.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -73,16 +76,20 @@ AS $$
             jsonb_object_agg(a.attname, concat_ws(' ', format_type(a.atttypid, a.atttypmod),
                 CASE WHEN a.attrelid = p_source.relation THEN rollup_engine.type_parts(a.atttypid) END, nullif(a.attcollation, 0)::regcollation,
                 nullif(a.attgenerated, ''), pg_get_expr(d.adbin, d.adrelid))) AS columns,
-            jsonb_object_agg(a.attname, a.xmin::text) AS attributes, jsonb_object_agg(a.attname, a.attnum) AS numbers
+            jsonb_object_agg(a.attname,
+                concat(a.xmin, CASE WHEN age(a.xmin) <= age(pg_current_xact_id_if_assigned()::xid) THEN a.ctid END)) AS attributes,
+            jsonb_object_agg(a.attname, a.attnum) AS numbers
         FROM tree
         JOIN pg_attribute AS a ON a.attrelid = tree.member AND NOT a.attisdropped
         LEFT JOIN pg_attrdef AS d ON a.attgenerated <> '' AND d.adrelid = a.attrelid AND d.adnum = a.attnum
         WHERE a.attname IN (SELECT current_name FROM rollup_engine.source_column WHERE source_id = p_source.id)
         GROUP BY a.attrelid
     ), triggers AS (
-        -- Those above the source count as its own.
-        SELECT coalesce(tree.member, p_source.relation) AS relation, array_agg(concat_ws(' ', g.tgrelid::oid, g.tgname, g.tgenabled, g.xmin)) AS triggers
+        -- Those above the source count as its own. Each without its place and with it.
+        SELECT coalesce(tree.member, p_source.relation) AS relation,
+            array_agg(concat_ws(' ', g.tgrelid::oid, g.tgname, g.tgenabled, g.xmin, p.place)) AS triggers
         FROM pg_trigger AS g
+        CROSS JOIN LATERAL (VALUES (NULL), (g.ctid)) AS p (place)
         LEFT JOIN tree ON tree.member = g.tgrelid
         WHERE g.tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id))
             AND (tree.member IS NOT NULL OR g.tgrelid IN (SELECT rollup_engine.source_ancestors(p_source.relation)))
@@ -116,12 +123,20 @@ AS $$
                 JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
                 ORDER BY d.adbin::text, d.adrelid
             ) AS e),
-        string_agg(concat(c.oid, c.relowner, c.relkind, c.relpersistence, c.relfilenode, ' ',
-            (SELECT string_agg(concat(a.attname, ' ', a.xmin), ' ' ORDER BY a.attnum) FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0), ':',
-            (SELECT string_agg(concat(g.tgenabled, g.xmin), ' ' ORDER BY g.tgname) FROM pg_trigger AS g WHERE g.tgrelid = c.oid)), ',' ORDER BY c.oid)))
-    FROM rollup_engine.source_family(p_source.relation) AS t (member) JOIN pg_class AS c ON c.oid = t.member
+        string_agg(concat(c.oid, c.relowner, c.relkind, c.relpersistence, c.relfilenode, ' ', a.written, ':', g.written), ',' ORDER BY c.oid)))
+        || CASE WHEN least(min(a.age), min(g.age)) <= age(pg_current_xact_id_if_assigned()::xid) THEN '?' ELSE '' END
+    FROM rollup_engine.source_family(p_source.relation) AS t (member)
+    JOIN pg_class AS c ON c.oid = t.member
+    CROSS JOIN LATERAL (
+        SELECT string_agg(concat(a.attname, ' ', a.xmin), ' ' ORDER BY a.attnum), min(age(a.xmin))
+        FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attnum > 0
+    ) AS a (written, age)
+    CROSS JOIN LATERAL (
+        SELECT string_agg(concat(g.tgenabled, g.xmin, g.ctid), ' ' ORDER BY g.tgname), min(age(g.xmin))
+        FROM pg_trigger AS g WHERE g.tgrelid = c.oid
+    ) AS g (written, age)
 $$;
-COMMENT ON FUNCTION rollup_engine.shape_trace(rollup_engine.source) IS 'A digest that changes with the shape, for a tenth of its time; by names, transaction numbers and files, so that it changes without it as well.';
+COMMENT ON FUNCTION rollup_engine.shape_trace(rollup_engine.source) IS 'A digest that changes with the shape, for a tenth of its time; by names, transaction numbers and files, so that it changes without it as well. It ends in ? where this transaction has written any of it: the next one has to look again.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_noted_here(p_source rollup_engine.source) RETURNS boolean
     LANGUAGE sql STABLE
@@ -184,16 +199,19 @@ AS $$
     SELECT CASE
         WHEN n.kind <> s.kind THEN format('%s is another kind of table now', s.member::regclass)
         WHEN NOT s.columns @> n.columns OR h.is_here AND NOT s.numbers @> n.numbers THEN format('columns of %s were changed', s.member::regclass)
-        WHEN NOT s.triggers @> n.triggers THEN format('capture triggers of %s were changed', s.member::regclass)
+        WHEN t.are_changed THEN format('capture triggers of %s were changed', s.member::regclass)
         ELSE format('columns of %s were rewritten', s.member::regclass)
     END
     FROM unnest(p_shapes) AS s
     CROSS JOIN LATERAL rollup_engine.is_noted_here(p_source) AS h (is_here)
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id
         AND n.member = CASE WHEN s.member = p_source.relation::oid THEN p_source.relation_oid WHEN h.is_here THEN s.member END
+    CROSS JOIN LATERAL (
+        SELECT NOT s.triggers @> ARRAY(SELECT g FROM unnest(n.triggers) AS g WHERE p_source.trace LIKE '%?' OR g NOT LIKE '%)')
+    ) AS t (are_changed)
     WHERE n.kind <> s.kind
         OR NOT s.columns @> n.columns
-        OR h.is_here AND (NOT s.numbers @> n.numbers OR NOT s.triggers @> n.triggers
+        OR h.is_here AND (NOT s.numbers @> n.numbers OR t.are_changed
             -- ALTER TYPE ... USING does both; VACUUM FULL and SET STATISTICS one of them.
             OR n.file <> s.file AND NOT s.attributes @> n.attributes)
     UNION ALL
