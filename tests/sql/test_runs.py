@@ -234,3 +234,12 @@ def test_promise_c_a_run_sets_the_isolation_that_it_needs(
         session.execute("SELECT silver.perform_rollup()")
     assert caught.value.sqlstate == "TR005"
     assert "default_transaction_isolation" in (caught.value.diag.message_hint or "")
+
+
+def test_a_budget_that_is_spent_before_anything_is_done(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz); INSERT INTO raw.t VALUES ('2026-01-01')")
+    db.execute("SELECT silver.create_rollup_table('t', 'silver', 't_1h', '1 hour')")
+    db.execute("CALL silver.run_rollups(time_budget => '1 microsecond')")
+    assert db.execute("SELECT FROM silver.refresh_log").fetchall() == []
+    refresh_everything(db)
+    assert_settled(db, "t_1h")

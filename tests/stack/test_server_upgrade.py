@@ -30,6 +30,7 @@ def dump(older_server: PostgresServer, tmp_path: Path) -> Iterator[Path]:
 @pytest.fixture
 def upgraded(
     server: PostgresServer,
+    older_server: PostgresServer,
     make_database: Callable[..., str],
     template: str,  # noqa: ARG001  a dump takes no roles along
     dump: Path,
@@ -40,7 +41,9 @@ def upgraded(
         if connection.execute("SELECT to_regrole(%s)", [TEST_ROLE]).fetchone() == (None,):
             connection.execute(f"CREATE ROLE {TEST_ROLE} LOGIN CREATEROLE".encode())
         connection.execute(f"GRANT tsrollup_owner TO {TEST_ROLE}".encode())
-    run_program(server, "pg_restore", "-e", "-d", url, str(dump))
+    # 16 and 17 come without programs of their own.
+    restorer = server if server.version >= 18 else older_server
+    run_program(restorer, "pg_restore", "-e", "-d", url, str(dump))
     return server.url(database, TEST_ROLE)
 
 
@@ -49,9 +52,10 @@ def generated(url: str) -> list[Finding]:
         return [x for x in examine(connection) if x.check == "generated functions"]
 
 
-def test_promise_i_a_newer_postgresql(upgraded: str) -> None:
-    (finding,) = generated(upgraded)
-    assert finding.next_step == "tsrollup migrate"
+def test_promise_i_a_newer_postgresql(server: PostgresServer, upgraded: str) -> None:
+    # From 17 on a live view is another text than on 15.
+    asked_for = ["tsrollup migrate"] if server.version >= 17 else []
+    assert [finding.next_step for finding in generated(upgraded)] == asked_for
     with psycopg.connect(upgraded, autocommit=True) as db:
         assert_equal_to_group_by(db, *FINE)
     migrate_project(upgraded)

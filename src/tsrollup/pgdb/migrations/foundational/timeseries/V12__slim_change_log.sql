@@ -5,6 +5,5 @@ SET LOCAL ROLE "${owner_role}";
 
 -- The identity is for publications of all tables, which refuse DELETE without one.
 ALTER TABLE rollup_engine.change_log DROP COLUMN id, REPLICA IDENTITY FULL;
-CREATE INDEX change_log_source_idx ON rollup_engine.change_log (source_id);
 
 RESET ROLE;

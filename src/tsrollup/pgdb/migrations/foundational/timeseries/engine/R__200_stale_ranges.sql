@@ -137,6 +137,7 @@ COMMENT ON FUNCTION rollup_engine.log_doubt(integer, timestamptz, timestamptz) I
 CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL, p_within tstzrange DEFAULT '(,)') RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
+    SET enable_seqscan = off  -- a plan that was made while a table was small lives on when it is full of dead rows
 AS $$
 DECLARE
     v_rollup record;
@@ -154,7 +155,10 @@ BEGIN
     SELECT range_agg(tstzrange(l.from_time, l.to_time)) INTO v_logged
     FROM (
         SELECT from_time, max(to_time) AS to_time FROM rollup_engine.change_log
-        WHERE source_id = v_rollup.source_id AND tstzrange(from_time, to_time) && p_within GROUP BY from_time
+        WHERE source_id = v_rollup.source_id AND tstzrange(from_time, to_time) && p_within AND writer >= coalesce((
+            SELECT b.writer FROM rollup_engine.log_border AS b
+            WHERE b.source_id = v_rollup.source_id AND b.noted_by = b.xmin ORDER BY b.writer DESC LIMIT 1), '0')
+        GROUP BY from_time
         UNION ALL
         SELECT lower(c), upper(c)
         FROM rollup_engine.rollup_partition AS p, rollup_engine.calendar_range(p.from_time, p.to_time) AS c

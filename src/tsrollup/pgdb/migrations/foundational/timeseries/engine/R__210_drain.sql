@@ -47,6 +47,19 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.read_windows(integer, timestamptz) IS 'Marks stale what the windows of a source have to have read again by now; nothing with triggers.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.note_border(p_source_id integer, p_writer xid8) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Each a row of its own: from the newest on, reads pass by none that is dead.
+    DELETE FROM rollup_engine.log_border AS b
+    WHERE b.source_id = p_source_id AND (b.writer <> p_writer OR b.noted_by IS DISTINCT FROM b.xmin);
+    INSERT INTO rollup_engine.log_border (source_id, writer) VALUES (p_source_id, p_writer) ON CONFLICT DO NOTHING;
+    UPDATE rollup_engine.log_border AS b SET noted_by = b.xmin WHERE b.source_id = p_source_id AND b.noted_by IS NULL;
+$$;
+COMMENT ON FUNCTION rollup_engine.note_border(integer, xid8) IS
+'Notes that what transactions before that one logged of a source is settled; the caller has just taken it, in a snapshot for which they had all ended.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -58,6 +71,7 @@ DECLARE
     v_logged tstzmultirange;
     v_first_end timestamptz;
     v_writers xid[];
+    v_border xid8;
 BEGIN
     IF NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN false;
@@ -69,12 +83,16 @@ BEGIN
     PERFORM rollup_engine.take_in_touched(p_source_id);
     SELECT changed, counted INTO v_changed, v_counted FROM rollup_engine.take_partition_changes(v_source);
     WITH moved AS (
-        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS writer
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS part
     )
     -- A row of the log has the transaction, or the part of one, that wrote what it speaks of.
     SELECT range_agg(tstzrange(from_time, to_time)), min(to_time),
-        array_agg(writer) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id))
-    INTO v_logged, v_first_end, v_writers FROM moved;
+        array_agg(part) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id)),
+        pg_snapshot_xmin(pg_current_snapshot())
+    INTO v_logged, v_first_end, v_writers, v_border FROM moved;
+    IF v_logged IS NOT NULL THEN
+        PERFORM rollup_engine.note_border(p_source_id, v_border);
+    END IF;
     IF v_writers IS NOT NULL AND v_source.change_tracking = 'trigger' THEN
         PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed - v_counted, v_first_end, v_writers);  -- what was attached is counted
     END IF;

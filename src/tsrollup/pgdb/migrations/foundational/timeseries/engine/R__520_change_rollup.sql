@@ -54,6 +54,7 @@ BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
     DELETE FROM rollup_engine.generated_text WHERE name = format('capture_%s', p_source_id);
     DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
+    DELETE FROM rollup_engine.log_border WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source_partition WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source WHERE id = p_source_id;
 END

@@ -30,7 +30,7 @@ DECLARE
     v_tried pg_catalog.timestamptz[];
     v_id integer;
     v_progress boolean := true;
-    v_undrained rollup_engine.undrained[];
+    v_undrained rollup_engine.undrained[] := '{}';
     v_windows integer[];
     v_locked integer[] := '{}';  -- left to the next run
     v_began pg_catalog.timestamptz;
