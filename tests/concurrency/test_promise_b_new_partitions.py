@@ -121,6 +121,23 @@ def test_promise_b_plans_count_on_a_partition_from_the_next_transaction_on(
     assert session.execute("EXPLAIN (VERBOSE, COSTS OFF) EXECUTE q").fetchall() != plan_in_between
 
 
+def test_promise_b_children_read_no_partition_of_their_parent_that_is_not_settled(
+    unfilled: psycopg.Connection,
+) -> None:
+    """It was made and filled in one transaction, whose rows are seen a moment before it is heard of
+    that there is such a partition: here its rows are not there for who reads."""
+    unfilled.execute("SELECT silver.perform_rollup('t_1m')")
+    with unfilled.transaction(force_rollback=True):
+        unfilled.execute("SELECT rollup_engine.set_refreshing(true)")
+        assert unfilled.execute("DELETE FROM silver.t_1m").rowcount > 0
+        for level in ("t_1m", "t_1h"):
+            assert unfilled.execute(READ.format(level)).fetchall() == [
+                unfilled.execute(RAW).fetchone()
+            ]
+    refresh_everything(unfilled)
+    assert_settled(unfilled, "t_1m", "t_1h")
+
+
 def test_promise_b_many_readers_while_partitions_come(
     unfilled: psycopg.Connection, connect: Connect
 ) -> None:

@@ -200,8 +200,8 @@ BEGIN
     IF v_rollup.source_table::text ~ '^[0-9]+$' THEN
         PERFORM rollup_engine.fail_if_gone(v_rollup);
     ELSIF v_rollup.parent_id IS NOT NULL THEN
-        PERFORM rollup_engine.hear_invalidations();  -- the plan that is made next knows every partition
-        v_stale := rollup_engine.stale_set(v_rollup.parent_id, NULL, tstzrange(v_from, v_to));
+        PERFORM rollup_engine.hear_invalidations();  -- the plan that is made next knows every partition that has a generation
+        v_stale := rollup_engine.stale_set(v_rollup.parent_id, 9223372036854775806, tstzrange(v_from, v_to));
     END IF;
     RETURN QUERY EXECUTE format('SELECT %s FROM %s WHERE %s GROUP BY %s', {columns}, format({source}, v_rollup.source_table), {condition}, {groups})
     USING v_from, v_to, v_stale;
