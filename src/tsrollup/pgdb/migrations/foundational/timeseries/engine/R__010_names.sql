@@ -48,25 +48,33 @@ $$;
 COMMENT ON FUNCTION rollup_engine.parse_name(text, text) IS 'Schema and table of a name written as an SQL identifier.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.find_relation(p_name text, p_default_schema text) RETURNS regclass
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT c.oid::regclass
-    FROM rollup_engine.parse_name(p_name, p_default_schema) AS parts
-    JOIN pg_namespace AS n ON n.nspname = parts[1]
-    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = parts[2]
+BEGIN
+    RETURN (
+        SELECT c.oid::regclass
+        FROM rollup_engine.parse_name(p_name, p_default_schema) AS parts
+        JOIN pg_namespace AS n ON n.nspname = parts[1]
+        JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = parts[2]);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.find_relation(text, text) IS 'The relation of that name, NULL when there is none.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.find_rollup_id(p_target text) RETURNS integer
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT r.id
-    FROM silver.rollup_config AS r
+DECLARE
+    v_relation regclass;
+BEGIN
     -- A number is how a regclass shows whose table was dropped by hand: drop_rollup must find it.
-    WHERE CASE WHEN p_target ~ '^[0-9]+$' THEN r.target_table::oid::text = p_target
-        ELSE (SELECT rollup_engine.find_relation(p_target, 'gold')) = ANY (ARRAY[r.target_table, r.target_view]) END
+    IF p_target ~ '^[0-9]+$' THEN
+        RETURN (SELECT r.id FROM silver.rollup_config AS r WHERE r.target_table::oid::text = p_target);
+    END IF;
+    v_relation := rollup_engine.find_relation(p_target, 'gold');
+    RETURN (SELECT r.id FROM silver.rollup_config AS r WHERE v_relation IN (r.target_table, r.target_view));
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.find_rollup_id(text) IS 'The rollup with that table, live view or bare name, NULL when there is none.';
 
@@ -179,11 +187,12 @@ $$;
 COMMENT ON FUNCTION rollup_engine.base_type(oid) IS 'The type under any domains.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.fill(p_template text, p_values jsonb) RETURNS text
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- In one pass: a name that is filled in may hold a mark itself. Each part but the first follows a brace.
-    SELECT string_agg(
+    RETURN string_agg(
         CASE
             WHEN position = 1 THEN part
             WHEN strpos(part, '}') = 0 OR p_values ->> name IS NULL THEN '{' || part
@@ -192,7 +201,8 @@ AS $$
     FROM (
         SELECT part, position, split_part(part, '}', 1) AS name
         FROM string_to_table(p_template, '{') WITH ORDINALITY AS s (part, position)
-    ) AS parts
+    ) AS parts;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.fill(text, jsonb) IS 'The template with its {marks} replaced by the values of that name.';
 

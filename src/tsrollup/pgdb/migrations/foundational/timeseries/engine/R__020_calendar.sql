@@ -64,15 +64,17 @@ RETURN tstzmultirange(tstzrange('-infinity', 'infinity'));
 COMMENT ON FUNCTION rollup_engine.everything() IS 'The range that stands for all time.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.time_literal(p_time timestamptz, p_type regtype) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
-    SELECT CASE p_type
+BEGIN
+    RETURN CASE p_type
         WHEN 'timestamptz'::regtype THEN format('timestamptz %L', p_time)
         ELSE format('timestamp %L', p_time AT TIME ZONE 'UTC')
-    END
+    END;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype) IS 'The time as a constant that the time column compares with by index.';
 

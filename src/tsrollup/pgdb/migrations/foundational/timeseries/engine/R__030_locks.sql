@@ -81,35 +81,23 @@ COMMENT ON FUNCTION rollup_engine.outlives(text[]) IS 'Waits a while for snapsho
 
 CREATE OR REPLACE FUNCTION rollup_engine.lock_key(p_kind text, p_name text DEFAULT '') RETURNS bigint
     LANGUAGE sql IMMUTABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT hashtextextended(concat_ws(' ', 'tsrollup', p_kind, nullif(p_name, '')), 0)
-$$;
+RETURN hashtextextended('tsrollup ' || p_kind || CASE WHEN p_name <> '' THEN ' ' || p_name ELSE '' END, 0);
 COMMENT ON FUNCTION rollup_engine.lock_key(text, text) IS
 'Key of an advisory lock: source (drains and registers), cell (stores it), target (creates it), grants (in a schema), maintenance, upgrade (waits for runs).';
 
 CREATE OR REPLACE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint
     LANGUAGE sql IMMUTABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT rollup_engine.lock_key('source', p_source_id::text)
-$$;
+RETURN rollup_engine.lock_key('source', p_source_id::text);
 COMMENT ON FUNCTION rollup_engine.source_lock_key(integer) IS 'Advisory lock of whoever drains a source, or registers a rollup of it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.try_lock_source(p_source_id integer) RETURNS boolean
     LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT pg_try_advisory_xact_lock(rollup_engine.source_lock_key(p_source_id))
-$$;
+RETURN pg_try_advisory_xact_lock(rollup_engine.source_lock_key(p_source_id));
 COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever drains a source, or registers a rollup of it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.try_lock_cell(p_rollup_id integer, p_cell timestamptz) RETURNS boolean
     LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT pg_try_advisory_xact_lock(rollup_engine.lock_key('cell', concat(p_rollup_id, ' ', extract(epoch FROM p_cell))))
-$$;
+RETURN pg_try_advisory_xact_lock(rollup_engine.lock_key('cell', concat(p_rollup_id, ' ', extract(epoch FROM p_cell))));
 COMMENT ON FUNCTION rollup_engine.try_lock_cell(integer, timestamptz) IS 'Keeps an older recompute from overwriting a newer one: held until the batch is committed.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_seen_by_all(p_transaction xid8) RETURNS boolean

@@ -29,11 +29,13 @@ $$;
 COMMENT ON FUNCTION rollup_engine.check_isolation() IS 'An error unless every statement takes a new snapshot.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_upgrading() RETURNS boolean
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- The key that beforeEachMigrate waits for. Nobody waits here: not for a migrate that is waiting, either.
-    SELECT NOT pg_try_advisory_xact_lock_shared(rollup_engine.lock_key('upgrade')) OR EXISTS (SELECT FROM rollup_engine.upgrade)
+    RETURN NOT pg_try_advisory_xact_lock_shared(rollup_engine.lock_key('upgrade')) OR EXISTS (SELECT FROM rollup_engine.upgrade);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_upgrading() IS 'Whether functions of two releases may be there at once. To the end of a transaction that asked, no migrate begins.';
 

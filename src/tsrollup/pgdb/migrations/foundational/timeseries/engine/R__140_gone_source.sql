@@ -4,10 +4,12 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_relation(p_relation regclass) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT EXISTS (SELECT FROM pg_class WHERE oid = p_relation)
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_class WHERE oid = p_relation);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_relation(regclass) IS 'False for a table that was dropped since.';
 

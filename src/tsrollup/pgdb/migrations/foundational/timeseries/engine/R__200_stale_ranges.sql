@@ -35,9 +35,10 @@ COMMENT ON FUNCTION rollup_engine.with_ancestors(integer) IS 'The rollup and eve
 -- Marking ----------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     WITH aligned AS (
         SELECT rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges)
             * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) AS ranges
@@ -64,21 +65,24 @@ AS $$
         DELETE FROM rollup_engine.stale_range WHERE id IN (SELECT unnest(held_ids) FROM merged)
     )
     INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time)
-    SELECT p_rollup.id, cell, lower(r), upper(r) FROM merged, unnest(ranges) AS r
+    SELECT p_rollup.id, cell, lower(r), upper(r) FROM merged, unnest(ranges) AS r;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_rollup(silver.rollup_config, tstzmultirange) IS
 'Makes the buckets that the finite ranges touch stale, except sealed ones. Overlapping rows that nobody holds are replaced by their union under new ids.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_wide(p_width interval, p_ranges tstzmultirange) RETURNS boolean
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE
+BEGIN
+    RETURN CASE
         WHEN isempty(p_ranges) THEN false
         WHEN isfinite(coalesce(lower(p_ranges), '-infinity')) AND isfinite(coalesce(upper(p_ranges), 'infinity'))
         THEN rollup_engine.bucket_count(p_width, p_ranges) > 10000
         ELSE true
-    END
+    END;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_wide(interval, tstzmultirange) IS 'Whether ranges are infinite, or so long that it pays to look first where there is data.';
 
@@ -183,5 +187,18 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_set(integer, bigint, tstzrange) IS
 'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source, or everywhere while a table above the source is not watched; and, for a plan of that generation, the partitions that it does not know. Within a range of whole buckets, if one is given.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.may_be_stale(p_rollup silver.rollup_config) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN p_rollup.change_tracking = 'window'
+        OR EXISTS (SELECT FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id)
+        OR EXISTS (SELECT FROM rollup_engine.change_log WHERE source_id = p_rollup.source_id)
+        OR EXISTS (SELECT FROM rollup_engine.source AS s JOIN pg_inherits AS i ON i.inhrelid = s.relation WHERE s.id = p_rollup.source_id);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.may_be_stale(silver.rollup_config) IS 'False where the stale set of a rollup, for no plan in particular, is empty without a closer look.';
 
 RESET ROLE;

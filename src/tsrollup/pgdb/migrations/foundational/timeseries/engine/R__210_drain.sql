@@ -42,32 +42,36 @@ BEGIN
     WHERE r.source_id = p_source_id AND w.ranges IS NOT NULL
     ORDER BY r.id;
     UPDATE rollup_engine.source SET window_read_at = greatest(window_read_at, least(v_now, now()))
-    WHERE id = p_source_id AND change_tracking = 'window';
+    WHERE id = p_source_id;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.read_windows(integer, timestamptz) IS 'Marks stale what the windows of a source have to have read again by now; nothing with triggers.';
+COMMENT ON FUNCTION rollup_engine.read_windows(integer, timestamptz) IS 'Marks stale what the windows of a source have to have read again by now.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.note_border(p_source_id integer, p_writer xid8) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- Each a row of its own: from the newest on, reads pass by none that is dead.
     DELETE FROM rollup_engine.log_border AS b
     WHERE b.source_id = p_source_id AND (b.writer <> p_writer OR b.noted_by IS DISTINCT FROM b.xmin);
     INSERT INTO rollup_engine.log_border (source_id, writer) VALUES (p_source_id, p_writer) ON CONFLICT DO NOTHING;
     UPDATE rollup_engine.log_border AS b SET noted_by = b.xmin WHERE b.source_id = p_source_id AND b.noted_by IS NULL;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.note_border(integer, xid8) IS
 'Notes that what transactions before that one logged of a source is settled; the caller has just taken it, in a snapshot for which they had all ended.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz) RETURNS boolean
+-- That of 0.1.0 always looked at the catalogue.
+DROP FUNCTION IF EXISTS rollup_engine.drain(integer, timestamptz);
+CREATE OR REPLACE FUNCTION rollup_engine.drain(p_source_id integer, p_now timestamptz, p_is_quiet boolean DEFAULT false) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_source rollup_engine.source;
-    v_changed tstzmultirange;
-    v_counted tstzmultirange;
+    v_changed tstzmultirange := '{}';
+    v_counted tstzmultirange := '{}';
     v_logged tstzmultirange;
     v_first_end timestamptz;
     v_writers xid[];
@@ -76,12 +80,16 @@ BEGIN
     IF NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN false;
     END IF;
-    PERFORM rollup_engine.absorb_shape(p_source_id);
+    IF NOT p_is_quiet THEN
+        PERFORM rollup_engine.absorb_shape(p_source_id);
+    END IF;
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     -- A row trigger of this transaction logs again what is taken from the log here.
     PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);
-    PERFORM rollup_engine.take_in_touched(p_source_id);
-    SELECT changed, counted INTO v_changed, v_counted FROM rollup_engine.take_partition_changes(v_source);
+    IF NOT p_is_quiet THEN
+        PERFORM rollup_engine.take_in_touched(p_source_id);
+        SELECT changed, counted INTO v_changed, v_counted FROM rollup_engine.take_partition_changes(v_source);
+    END IF;
     WITH moved AS (
         DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS part
     )
@@ -97,7 +105,7 @@ BEGIN
         PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed - v_counted, v_first_end, v_writers);  -- what was attached is counted
     END IF;
     v_changed := v_changed + coalesce(v_logged, '{}');
-    IF p_now IS NOT NULL THEN
+    IF p_now IS NOT NULL AND v_source.change_tracking = 'window' THEN
         PERFORM rollup_engine.read_windows(p_source_id, p_now);
     END IF;
     IF NOT isempty(v_changed) THEN
@@ -107,8 +115,8 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.drain(integer, timestamptz) IS
-'Moves the visible log rows of a source into stale ranges of every rollup that descends from it. False when another drain, or a registration, is at it.';
+COMMENT ON FUNCTION rollup_engine.drain(integer, timestamptz, boolean) IS
+'Moves the visible log rows of a source into stale ranges of every rollup that descends from it, and takes in what has changed in the catalogue, unless that is known to be quiet. False when another drain, or a registration, is at it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_undrained(p_source_id integer) RETURNS boolean
     LANGUAGE sql SECURITY DEFINER

@@ -128,34 +128,39 @@ $$;
 COMMENT ON FUNCTION rollup_engine.finish_expression(integer, name, text) IS 'Expression over the states of a column that finishes an aggregate.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.column_names(p_rollup_id integer, p_kinds text[], p_prefix text DEFAULT '') RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(p_prefix || quote_ident(column_name), ', ' ORDER BY position)
+BEGIN
+    RETURN string_agg(p_prefix || quote_ident(column_name), ', ' ORDER BY position)
     FROM rollup_engine.rollup_column
-    WHERE rollup_id = p_rollup_id AND kind = ANY (p_kinds)
+    WHERE rollup_id = p_rollup_id AND kind = ANY (p_kinds);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.column_names(integer, text[], text) IS 'Quoted columns of the given kinds, in order.';
 
 -- The query -------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.select_list(p_rollup_id integer, p_kinds text[]) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(format('%s AS %I', expression, column_name), ', ' ORDER BY position)
+BEGIN
+    RETURN string_agg(format('%s AS %I', expression, column_name), ', ' ORDER BY position)
     FROM rollup_engine.rollup_column
-    WHERE rollup_id = p_rollup_id AND kind = ANY (p_kinds)
+    WHERE rollup_id = p_rollup_id AND kind = ANY (p_kinds);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.select_list(integer, text[]) IS 'Expressions over the source for the columns of the given kinds.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.time_condition(p_rollup silver.rollup_config, p_from text, p_to text) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- The bounds take the column's own kind of time, so that an index or the partitions serve. Of raw rows
     -- in the buckets across year 1 and 10000, those outside count as little as in any other bucket.
-    SELECT CASE WHEN p_rollup.parent_id IS NOT NULL THEN format('%1$I >= %2$s AND %1$I < %3$s', p_rollup.time_column, p_from, p_to)
+    RETURN CASE WHEN p_rollup.parent_id IS NOT NULL THEN format('%1$I >= %2$s AND %1$I < %3$s', p_rollup.time_column, p_from, p_to)
         ELSE rollup_engine.fill(
             '{column} >= greatest({from}, {first}){zone} AND {column} < least({to}, {end}){zone}',
             jsonb_build_object('column', quote_ident(p_rollup.time_column), 'from', p_from, 'to', p_to,
@@ -163,38 +168,44 @@ AS $$
                 'end', rollup_engine.time_literal(upper(rollup_engine.calendar()), 'timestamptz'),
                 'zone', CASE WHEN s.time_type = 'timestamptz'::regtype THEN '' ELSE ' AT TIME ZONE ''UTC''' END))
     END
-    FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id
+    FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.time_condition(silver.rollup_config, text, text) IS 'Condition on the source''s time column for a range given as two timestamptz expressions.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.group_list(p_rollup silver.rollup_config) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(n::text, ', ') FROM generate_series(1, 1 + cardinality(p_rollup.dimensions)) AS n
+BEGIN
+    RETURN string_agg(n::text, ', ') FROM generate_series(1, 1 + cardinality(p_rollup.dimensions)) AS n;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.group_list(silver.rollup_config) IS 'GROUP BY list: the bucket and the dimensions, by position.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.grouped_sql(p_rollup silver.rollup_config, p_relation text, p_from text, p_to text, p_filter text DEFAULT '')
 RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT concat_ws(E'\n',
+BEGIN
+    RETURN concat_ws(E'\n',
         'SELECT ' || rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'),
         'FROM ' || p_relation,
         'WHERE ' || rollup_engine.time_condition(p_rollup, p_from, p_to) || p_filter,
-        'GROUP BY ' || rollup_engine.group_list(p_rollup))
+        'GROUP BY ' || rollup_engine.group_list(p_rollup));
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.grouped_sql(silver.rollup_config, text, text, text, text) IS 'One GROUP BY over a range.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.per_bucket_sql(p_rollup silver.rollup_config, p_relation text, p_buckets text, p_from text, p_to text)
 RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
-    SELECT concat_ws(E'\n',
+BEGIN
+    RETURN concat_ws(E'\n',
         'SELECT tsrollup_batch.bucket, ' || rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
         format('FROM unnest(%s) AS tsrollup_batch (bucket) CROSS JOIN LATERAL (', p_buckets),
         '    SELECT ' || rollup_engine.select_list(p_rollup.id, '{dimension,state}'),
@@ -204,7 +215,8 @@ AS $$
         '        AND ' || rollup_engine.time_condition(p_rollup, p_from, p_to),
         '    GROUP BY ' || (SELECT string_agg(n::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n),
         '    HAVING count(*) > 0',
-        ') AS f')
+        ') AS f');
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.per_bucket_sql(silver.rollup_config, text, text, text, text) IS 'A GROUP BY for each bucket of an array; the range lets the planner prune partitions.';
 

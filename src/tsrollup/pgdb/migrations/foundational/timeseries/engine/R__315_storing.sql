@@ -19,67 +19,75 @@ COMMENT ON FUNCTION rollup_engine.sum_differs(double precision, double precision
 'True when two sums of as many floats, with that minimum and maximum where they are known, differ by more than the order of addition can explain; a single one has no order.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.change_condition(p_rollup_id integer, p_fresh text) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH columns AS (
-        SELECT *, coalesce(state = 'sum' AND data_type = 'double precision', false) AS float_sum
-        FROM rollup_engine.rollup_column
-        WHERE rollup_id = p_rollup_id AND kind IN ('bucket', 'dimension', 'state')
-    )
-    SELECT concat_ws(' OR ',
-        format('ROW(%s)::record *<> ROW(%s)::record',
-            string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum),
-            string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum)),
-        string_agg(rollup_engine.fill('rollup_engine.sum_differs(t.{sum}, {fresh}.{sum}, {count}, {min}, {max})',
-            jsonb_build_object('fresh', quote_ident(p_fresh), 'sum', quote_ident(column_name)) || (
-                SELECT jsonb_object_agg(known.state, coalesce('t.' || quote_ident(s.column_name), known.otherwise))
-                FROM (VALUES ('count', 't.row_count'), ('min', 'NULL'), ('max', 'NULL')) AS known (state, otherwise)
-                LEFT JOIN columns AS s ON s.source_column = c.source_column AND s.state = known.state)),
-            ' OR ' ORDER BY position) FILTER (WHERE float_sum))
-    FROM columns AS c
+BEGIN
+    RETURN (
+        WITH columns AS (
+            SELECT *, coalesce(state = 'sum' AND data_type = 'double precision', false) AS float_sum
+            FROM rollup_engine.rollup_column
+            WHERE rollup_id = p_rollup_id AND kind IN ('bucket', 'dimension', 'state')
+        )
+        SELECT concat_ws(' OR ',
+            format('ROW(%s)::record *<> ROW(%s)::record',
+                string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum),
+                string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum)),
+            string_agg(rollup_engine.fill('rollup_engine.sum_differs(t.{sum}, {fresh}.{sum}, {count}, {min}, {max})',
+                jsonb_build_object('fresh', quote_ident(p_fresh), 'sum', quote_ident(column_name)) || (
+                    SELECT jsonb_object_agg(known.state, coalesce('t.' || quote_ident(s.column_name), known.otherwise))
+                    FROM (VALUES ('count', 't.row_count'), ('min', 'NULL'), ('max', 'NULL')) AS known (state, otherwise)
+                    LEFT JOIN columns AS s ON s.source_column = c.source_column AND s.state = known.state)),
+                ' OR ' ORDER BY position) FILTER (WHERE float_sum))
+        FROM columns AS c);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.change_condition(integer, text) IS
 'Whether the stored row differs from the fresh one, compared by image: equal is not enough where ''a'' equals ''A'', and json has no equality.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.insert_sql(p_rollup silver.rollup_config, p_fresh text) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format($sql$
+BEGIN
+    RETURN format($sql$
 WITH written AS (
     INSERT INTO %1$s (%2$s)
     %3$s
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM written), 0::bigint
-$sql$, p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'), p_fresh)
+$sql$, p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'), p_fresh);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.insert_sql(silver.rollup_config, text) IS 'Stores fresh rows where there are none yet; returns rows written and deleted.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.key_condition(p_rollup silver.rollup_config) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- The = of an extension's type is in a schema of its own; records find it, as GROUP BY does.
-    SELECT string_agg(format(
+    RETURN string_agg(format(
         CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN 'f.%1$I = t.%1$I' ELSE 'ROW(f.%1$I)::record = ROW(t.%1$I)::record' END,
         c.column_name), ' AND ' ORDER BY c.position)
     FROM rollup_engine.rollup_column AS c
     JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_table AND a.attname = c.column_name
     JOIN pg_type AS t ON t.oid = a.atttypid
-    WHERE c.rollup_id = p_rollup.id AND c.kind IN ('bucket', 'dimension')
+    WHERE c.rollup_id = p_rollup.id AND c.kind IN ('bucket', 'dimension');
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.key_condition(silver.rollup_config) IS 'Joins fresh rows to the stored rows of the same key.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.upsert_sql(p_rollup silver.rollup_config, p_fresh text, p_touched text) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- Compared first, since ON CONFLICT locks, and so writes, even the rows that it leaves alone. A
     -- NULL in the key never joins: ON CONFLICT finds those rows, and grouping (by which NULLs are
     -- equal) tells the vanished from the rest.
-    SELECT rollup_engine.fill($sql$
+    RETURN rollup_engine.fill($sql$
 WITH compared AS MATERIALIZED (
     SELECT {either}, t.tableoid, t.ctid
     FROM (
@@ -114,7 +122,8 @@ $sql$, jsonb_build_object(
         'changed', rollup_engine.change_condition(p_rollup.id, 'f'),
         'key', rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'),
         'excluded', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}', 'excluded.'),
-        'still_changed', rollup_engine.change_condition(p_rollup.id, 'excluded')))
+        'still_changed', rollup_engine.change_condition(p_rollup.id, 'excluded')));
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.upsert_sql(silver.rollup_config, text, text) IS
 'Stores fresh rows over what is there: inserts what is new, updates what changed, deletes what vanished; returns rows written and deleted. p_touched is a condition on t.bucket for the recomputed buckets.';

@@ -84,6 +84,25 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_retention(regclass) IS 'After how long pg_partman by itself removes partitions of a table; NULL when it does not.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.partman_removes_any() RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_found boolean := false;
+BEGIN
+    IF rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE format($sql$
+            SELECT EXISTS (SELECT FROM %1$s.part_config WHERE retention IS NOT NULL)
+                OR EXISTS (SELECT FROM %1$s.part_config_sub WHERE sub_retention IS NOT NULL)
+            $sql$, rollup_engine.partman_schema())
+        INTO v_found;
+    END IF;
+    RETURN v_found;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_removes_any() IS 'Whether pg_partman by itself removes partitions of any table.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.is_partmans(p_set rollup_engine.partition_set) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

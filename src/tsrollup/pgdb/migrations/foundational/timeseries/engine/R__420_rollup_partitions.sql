@@ -142,12 +142,15 @@ COMMENT ON FUNCTION rollup_engine.note_partitions(regclass) IS
 'Notes and guards the partitions of a rollup table, and has computed anew what went or came with some that people detached, dropped or attached; the caller holds the lock of whoever attaches one.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.unsettled_partitions(p_rollup_id integer) RETURNS SETOF rollup_engine.rollup_partition
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM rollup_engine.rollup_partition
-    WHERE rollup_id = p_rollup_id AND generation = 9223372036854775807
-        AND made_by IS DISTINCT FROM pg_current_xact_id_if_assigned()
+BEGIN
+    RETURN QUERY
+        SELECT * FROM rollup_engine.rollup_partition
+        WHERE rollup_id = p_rollup_id AND generation = 9223372036854775807
+            AND made_by IS DISTINCT FROM pg_current_xact_id_if_assigned();
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.unsettled_partitions(integer) IS 'Partitions that other transactions noted, and that sessions may not have heard of yet.';
 
@@ -180,15 +183,21 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.settle_partitions(integer) IS 'Gives partitions that came by earlier transactions their generation, so that plans count on them; false when there was nothing to do.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.lacks_partitions(p_rollup_id integer, p_ranges tstzmultirange) RETURNS boolean
-    LANGUAGE sql
+-- That of 0.1.0 believed what was noted.
+DROP FUNCTION IF EXISTS rollup_engine.lacks_partitions(integer, tstzmultirange);
+CREATE OR REPLACE FUNCTION rollup_engine.lacks_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS boolean
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT NOT coalesce(p_ranges <@ range_agg(tstzrange(from_time, to_time)), false)
-    FROM rollup_engine.rollup_partition
-    WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_ranges
+BEGIN
+    RETURN NOT coalesce(p_ranges <@ range_agg(tstzrange(p.from_time, p.to_time)), false)
+    FROM rollup_engine.rollup_partition AS p
+    JOIN pg_inherits AS i ON i.inhrelid = p.partition AND i.inhparent = p_rollup.target_table AND NOT i.inhdetachpending
+    JOIN pg_partitioned_table AS t ON t.partrelid = i.inhparent AND t.partdefid <> i.inhrelid
+    WHERE p.rollup_id = p_rollup.id AND tstzrange(p.from_time, p.to_time) && p_ranges;
+END
 $$;
-COMMENT ON FUNCTION rollup_engine.lacks_partitions(integer, tstzmultirange) IS 'Whether no partition that was noted holds some part of the ranges.';
+COMMENT ON FUNCTION rollup_engine.lacks_partitions(silver.rollup_config, tstzmultirange) IS 'Whether no partition but a default one that was noted, and is still attached, holds some part of the ranges.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partition_width(p_rollup silver.rollup_config, p_free tstzmultirange) RETURNS interval
     LANGUAGE plpgsql

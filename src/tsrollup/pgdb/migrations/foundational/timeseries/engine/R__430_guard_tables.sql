@@ -35,10 +35,12 @@ $$;
 COMMENT ON FUNCTION rollup_engine.guard_rollup() IS 'Keeps hands off the rows of a rollup''s table and its partitions.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.set_refreshing(p_is_on boolean) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT set_config('rollup_engine.refreshing', CASE WHEN p_is_on THEN 'on' ELSE '' END, true)
+BEGIN
+    PERFORM set_config('rollup_engine.refreshing', CASE WHEN p_is_on THEN 'on' ELSE '' END, true);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.set_refreshing(boolean) IS 'Whether what this transaction writes to rollup tables is the machinery''s.';
 

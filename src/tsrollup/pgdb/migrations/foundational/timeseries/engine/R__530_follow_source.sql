@@ -183,6 +183,8 @@ BEGIN
     IF NOT rollup_engine.is_relation(v_source.relation) THEN
         PERFORM rollup_engine.fail('TR002', format('%s was dropped', v_source.relation_name), rollup_engine.gone_hint(v_source));
     END IF;
+    -- What came may go again, and leave the catalogue as it was noted.
+    DELETE FROM rollup_engine.quiet_source WHERE source_id = p_source_id;
     PERFORM rollup_engine.rename_logs(p_source_id);
     v_trace := rollup_engine.shape_trace(v_source);
     IF v_trace = v_source.trace THEN

@@ -5,30 +5,33 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.sparse_cells(p_rollup silver.rollup_config, p_cell timestamptz, p_within tstzrange) RETURNS SETOF timestamptz
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Of the same partition: who reads and writes what lies between cells plans with all that is there.
-    SELECT cell
-    FROM (
-        SELECT cell, sum(stale) OVER (ORDER BY cell DESC) AS stale
+BEGIN
+    RETURN QUERY
+        -- Of the same partition: who reads and writes what lies between cells plans with all that is there.
+        SELECT cell
         FROM (
-            SELECT s.cell, sum(s.stale) AS stale
+            SELECT cell, sum(stale) OVER (ORDER BY cell DESC) AS stale
             FROM (
-                SELECT s.cell, s.to_time - s.from_time AS stale
-                FROM rollup_engine.rollup_partition AS p
-                JOIN rollup_engine.stale_range AS s ON s.rollup_id = p.rollup_id AND s.cell >= p.from_time AND s.cell <= p_cell
-                WHERE p.rollup_id = p_rollup.id AND p.from_time <= p_cell AND p.to_time > p_cell
-                    AND tstzrange(s.from_time, s.to_time) && p_within
-                ORDER BY s.cell DESC
-                LIMIT 1000
-            ) AS s
-            GROUP BY s.cell
+                SELECT s.cell, sum(s.stale) AS stale
+                FROM (
+                    SELECT s.cell, s.to_time - s.from_time AS stale
+                    FROM rollup_engine.rollup_partition AS p
+                    JOIN rollup_engine.stale_range AS s ON s.rollup_id = p.rollup_id AND s.cell >= p.from_time AND s.cell <= p_cell
+                    WHERE p.rollup_id = p_rollup.id AND p.from_time <= p_cell AND p.to_time > p_cell
+                        AND tstzrange(s.from_time, s.to_time) && p_within
+                    ORDER BY s.cell DESC
+                    LIMIT 1000
+                ) AS s
+                GROUP BY s.cell
+            ) AS c
         ) AS c
-    ) AS c
-    WHERE stale <= least(p_rollup.current_window, p_rollup.cell_width) / 8 AND cell < p_cell
-    ORDER BY cell DESC
-    LIMIT 63
+        WHERE stale <= least(p_rollup.current_window, p_rollup.cell_width) / 8 AND cell < p_cell
+        ORDER BY cell DESC
+        LIMIT 63;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.sparse_cells(silver.rollup_config, timestamptz, tstzrange) IS 'Cells before the cell that a batch can do as well, since so little of them is stale.';
 
@@ -52,27 +55,31 @@ COMMENT ON FUNCTION rollup_engine.lock_cells(silver.rollup_config, timestamptz, 
 -- What to do ---------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.parent_stale(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- Volatile, for a snapshot newer than the claim. The log need not be looked at: its drain
     -- marks parent and child at once.
-    SELECT coalesce(rollup_engine.bucket_align(p_rollup.bucket_width, range_agg(tstzrange(from_time, to_time))), '{}')
+    RETURN coalesce(rollup_engine.bucket_align(p_rollup.bucket_width, range_agg(tstzrange(from_time, to_time))), '{}')
     FROM (
         SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id
         UNION ALL
         SELECT from_time, to_time FROM rollup_engine.unsettled_partitions(p_rollup.parent_id)
     ) AS s
-    WHERE tstzrange(from_time, to_time) && p_ranges
+    WHERE tstzrange(from_time, to_time) && p_ranges;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config, tstzmultirange) IS 'Buckets of a rollup in the ranges that its parent cannot answer yet.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.failing_ranges(p_rollup silver.rollup_config) RETURNS tstzmultirange
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup.bucket_width, bucket))), '{}')
-    FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp()
+BEGIN
+    RETURN coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup.bucket_width, bucket))), '{}')
+    FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp();
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.failing_ranges(silver.rollup_config) IS 'Buckets that failed, and whose next attempt has not come.';
 

@@ -148,9 +148,10 @@ COMMENT ON FUNCTION rollup_engine.recompute_what_can_be(silver.rollup_config, ts
 -- The batch ---------------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.clear_claimed(p_rollup silver.rollup_config, p_ids bigint[], p_done tstzmultirange) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND bucket <@ p_done;
     WITH cleared AS (
         DELETE FROM rollup_engine.stale_range
@@ -159,7 +160,8 @@ AS $$
     )
     INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time)
     SELECT p_rollup.id, cell, lower(r), upper(r)
-    FROM cleared, unnest(tstzmultirange(tstzrange(from_time, to_time)) - p_done) AS r
+    FROM cleared, unnest(tstzmultirange(tstzrange(from_time, to_time)) - p_done) AS r;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.clear_claimed(silver.rollup_config, bigint[], tstzmultirange) IS
 'Clears the claimed rows by id; what of them was not recomputed is put back.';
@@ -174,13 +176,13 @@ DECLARE
     v_batch rollup_engine.refresh_batch;
 BEGIN
     -- Time that holds nothing is done, however long it is, and needs no partition.
-    IF v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup.id, v_part) THEN
+    IF v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup, v_part) THEN
         v_held := rollup_engine.up_to_newest_row(p_rollup, p_todo);
         v_part := rollup_engine.newest_part(v_held, p_rollup.bucket_width, p_rollup.current_window);
     END IF;
     IF isempty(v_held) THEN
         v_batch := ROW('refreshed', lower(p_todo), upper(p_todo), 0, 0, 0, '{}');
-    ELSIF rollup_engine.ensure_partitions(p_rollup, v_part, true) THEN
+    ELSIF rollup_engine.lacks_partitions(p_rollup, v_part) AND rollup_engine.ensure_partitions(p_rollup, v_part, true) THEN
         -- Filled by a later transaction, so that who attaches another one need not wait for the batch.
         v_batch.outcome := 'prepared';
     ELSE

@@ -7,11 +7,12 @@ SET LOCAL ROLE "${owner_role}";
 -- After a batch --------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.adapted_window(p_rollup silver.rollup_config, p_batch rollup_engine.refresh_batch, p_elapsed interval) RETURNS interval
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- Half to double at a time; a batch that was smaller than the window says little about a larger one.
-    SELECT greatest(p_rollup.bucket_width, least(
+    RETURN greatest(p_rollup.bucket_width, least(
         coalesce(p_rollup.processing_window, p_rollup.cell_width),
         CASE
             WHEN p_elapsed > p_rollup.target_batch_duration
@@ -20,15 +21,17 @@ AS $$
             WHEN p_elapsed < p_rollup.target_batch_duration / 2 AND p_batch.buckets * p_rollup.bucket_width >= p_rollup.current_window / 2
             THEN 2 * p_rollup.current_window
             ELSE p_rollup.current_window
-        END))
+        END));
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.adapted_window(silver.rollup_config, rollup_engine.refresh_batch, interval) IS
 'Window of the next batch, so that it takes about target_batch_duration; between a bucket and processing_window (or a cell).';
 
 CREATE OR REPLACE FUNCTION rollup_engine.record_batch(p_rollup_id integer, p_batch rollup_engine.refresh_batch, p_started timestamptz) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     INSERT INTO silver.refresh_log (target_table, started_at, finished_at, from_time, to_time, buckets, rows_written, rows_deleted)
     SELECT target_table::text, p_started, clock_timestamp(), p_batch.from_time, p_batch.to_time, p_batch.buckets, p_batch.rows_written, p_batch.rows_deleted
     FROM silver.rollup_config WHERE id = p_rollup_id;
@@ -43,15 +46,18 @@ AS $$
         next_retry_at = NULL,
         parked_at = NULL
     WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id FOR NO KEY UPDATE SKIP LOCKED);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.record_batch(integer, rollup_engine.refresh_batch, timestamptz) IS 'Logs a refreshed batch and adapts the rollup''s window.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.record_success(p_rollup_id integer) RETURNS void
-    LANGUAGE sql SECURITY DEFINER
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL
-    WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id AND status = 'retrying' FOR NO KEY UPDATE SKIP LOCKED)
+    WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id AND status = 'retrying' FOR NO KEY UPDATE SKIP LOCKED);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.record_success(integer) IS 'Forgets failures of a rollup that has nothing left to do: what failed was a drain that works again, or its buckets are no longer stale.';
 
@@ -149,13 +155,15 @@ $$;
 COMMENT ON FUNCTION rollup_engine.fails_everywhere(integer) IS 'Whether bucket after bucket failed with no success in between.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.pick_cell(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS timestamptz
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT cell FROM rollup_engine.stale_range
+BEGIN
+    RETURN cell FROM rollup_engine.stale_range
     WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within AND cell <> ALL (p_tried)
     ORDER BY cell DESC
-    LIMIT 1
+    LIMIT 1;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.pick_cell(integer, tstzrange, timestamptz[]) IS 'The newest cell with stale buckets in the range that was not tried yet.';
 
@@ -246,7 +254,10 @@ $$;
 COMMENT ON FUNCTION rollup_engine.refresh_step(integer, tstzrange, timestamptz[]) IS
 'Refreshes one batch of a rollup, in its newest stale cell that was not tried; a failure is recorded, and undone.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz) RETURNS rollup_engine.refresh_step_result
+-- That of 0.1.0 always looked at the catalogue.
+DROP FUNCTION IF EXISTS rollup_engine.drain_step(integer, timestamptz);
+CREATE OR REPLACE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now timestamptz, p_is_quiet boolean DEFAULT false)
+RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '1s'  -- other sources wait behind it
@@ -257,7 +268,7 @@ DECLARE
 BEGIN
     v_step.outcome := CASE
         WHEN rollup_engine.is_upgrading() THEN 'busy'
-        WHEN rollup_engine.drain(p_source_id, p_now) THEN 'drained'
+        WHEN rollup_engine.drain(p_source_id, p_now, p_is_quiet) THEN 'drained'
         WHEN rollup_engine.has_undrained(p_source_id) THEN 'busy'
         ELSE 'drained'
     END;
@@ -271,7 +282,7 @@ WHEN OTHERS THEN
     RETURN rollup_engine.failed_step(p_source_id, v_failure);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.drain_step(integer, timestamptz) IS
+COMMENT ON FUNCTION rollup_engine.drain_step(integer, timestamptz, boolean) IS
 'Drains a source: drained, busy (somebody else is at it, and there are changes to take in), locked, or failed, which is recorded with every rollup of the source.';
 
 RESET ROLE;

@@ -7,11 +7,8 @@ SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.settled_range(p_rollup silver.rollup_config, p_as_of timestamptz) RETURNS tstzrange
     LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT tstzrange(NULL, silver.time_bucket(p_rollup.bucket_width,
-        CASE WHEN isfinite(p_as_of) THEN greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay ELSE p_as_of END))
-$$;
+RETURN tstzrange(NULL, silver.time_bucket(p_rollup.bucket_width,
+    CASE WHEN isfinite(p_as_of) THEN greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay ELSE p_as_of END));
 COMMENT ON FUNCTION rollup_engine.settled_range(silver.rollup_config, timestamptz) IS 'Buckets that ended at least settle_delay before the time.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.ranges_left(p_rollup_id integer, p_within tstzrange) RETURNS bigint
@@ -24,42 +21,75 @@ $$;
 COMMENT ON FUNCTION rollup_engine.ranges_left(integer, tstzrange) IS 'Stale ranges of a rollup that reach into the range.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.run_order(p_target text) RETURNS SETOF silver.rollup_config
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT * FROM silver.rollup_config
-    WHERE p_target IS NULL OR id = (SELECT rollup_engine.rollup_id(p_target))
-    ORDER BY depth, id
+BEGIN
+    IF p_target IS NULL THEN
+        RETURN QUERY SELECT * FROM silver.rollup_config ORDER BY depth, id;
+    ELSE
+        RETURN QUERY SELECT * FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(p_target);
+    END IF;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.run_order(text) IS 'The named rollup, or all of them, parents first.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_due(p_rollup silver.rollup_config, p_named boolean) RETURNS boolean
     LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT NOT rollup_engine.is_upgrading()
-        AND (p_rollup.status = 'active' OR p_rollup.status = 'retrying' AND (p_named OR p_rollup.next_retry_at <= clock_timestamp()))
-$$;
+RETURN NOT rollup_engine.is_upgrading()
+    AND (p_rollup.status = 'active' OR p_rollup.status = 'retrying' AND (p_named OR p_rollup.next_retry_at <= clock_timestamp()));
 COMMENT ON FUNCTION rollup_engine.is_due(silver.rollup_config, boolean) IS 'False while paused, parked, waiting for its next attempt (unless it was asked for by name), or during a migrate.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.drain_sources_of(p_target text, p_now timestamptz, p_windows integer[] DEFAULT NULL) RETURNS SETOF rollup_engine.undrained
+CREATE OR REPLACE FUNCTION rollup_engine.rollups_to_refresh(p_target text, p_as_of timestamptz) RETURNS SETOF integer
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_ids constant integer[] := ARRAY(SELECT r.id FROM rollup_engine.run_order(p_target) AS r);
+BEGIN
+    RETURN QUERY
+        SELECT r.id FROM silver.rollup_config AS r
+        WHERE r.id = ANY (v_ids)
+            AND (r.status = 'retrying'
+                OR EXISTS (SELECT FROM rollup_engine.stale_range AS s WHERE s.rollup_id = r.id)
+                    AND rollup_engine.pick_cell(r.id, rollup_engine.settled_range(r, p_as_of), '{}') IS NOT NULL
+                OR EXISTS (SELECT FROM rollup_engine.rollup_partition AS p
+                    WHERE p.rollup_id IN (r.id, r.parent_id) AND p.generation = 9223372036854775807)
+                OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = r.target_table))
+        ORDER BY r.depth, r.id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.rollups_to_refresh(text, timestamptz) IS
+'The named rollup, or all, parents first, where a step finds something to do: settled stale buckets, partitions to settle, a failure to forget, or a table that is gone.';
+
+-- That of 0.1.0 looked at every source.
+DROP FUNCTION IF EXISTS rollup_engine.drain_sources_of(text, timestamptz, integer[]);
+CREATE OR REPLACE FUNCTION rollup_engine.drain_sources_of(
+    p_target text, p_now timestamptz, p_windows integer[] DEFAULT NULL, p_is_known boolean DEFAULT false
+) RETURNS SETOF rollup_engine.undrained
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_source_id integer;
+    v_is_quiet boolean;
     v_step rollup_engine.refresh_step_result;
     v_failure rollup_engine.failure;
 BEGIN
     IF rollup_engine.is_upgrading() THEN
         RETURN;  -- before it reads what a migrate may change
     END IF;
-    FOR v_source_id IN SELECT DISTINCT source_id FROM rollup_engine.run_order(p_target) ORDER BY 1 LOOP
+    FOR v_source_id, v_is_quiet IN SELECT * FROM rollup_engine.sources_to_drain(p_target, p_windows, p_is_known) LOOP
         BEGIN
-            PERFORM rollup_engine.relink_source(v_source_id);
-            PERFORM rollup_engine.watch_new_partitions(v_source_id);
-            PERFORM rollup_engine.mend_triggers(v_source_id);
-            v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END);
+            IF NOT v_is_quiet THEN
+                PERFORM rollup_engine.relink_source(v_source_id);
+                PERFORM rollup_engine.watch_new_partitions(v_source_id);
+                PERFORM rollup_engine.mend_triggers(v_source_id);
+            END IF;
+            v_step := rollup_engine.drain_step(v_source_id, CASE WHEN p_windows IS NULL OR v_source_id = ANY (p_windows) THEN p_now END, v_is_quiet);
+            IF v_step.outcome = 'drained' AND NOT v_is_quiet THEN
+                PERFORM rollup_engine.note_quiet(v_source_id);
+            END IF;
         EXCEPTION WHEN lock_not_available THEN
             v_step := rollup_engine.locked_step(v_source_id);
         WHEN OTHERS THEN
@@ -78,8 +108,8 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.drain_sources_of(text, timestamptz, integer[]) IS
-'Drains the sources of the named rollup, or all, and returns those where it could not. Windows are read again of the sources given, NULL for all.';
+COMMENT ON FUNCTION rollup_engine.drain_sources_of(text, timestamptz, integer[], boolean) IS
+'Drains the sources of the named rollup, or all, where there is anything to drain, and returns those where it could not. Windows are read again of the sources given, NULL for all. Whether the catalogue was looked at a moment ago is said by the last argument.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.refresh_within(p_rollup silver.rollup_config, p_within tstzrange, p_max_batches integer) RETURNS rollup_engine.run_result
     LANGUAGE plpgsql

@@ -21,7 +21,8 @@ CREATE OR REPLACE PROCEDURE rollup_engine.run_within_budget(p_target text, p_bud
     LANGUAGE plpgsql
 AS $$
 DECLARE
-    -- No SET clause, since it commits: the path is pinned again after each COMMIT.
+    -- No SET clause, since it commits: the path is pinned again after each COMMIT. What a crash loses
+    -- of it is logged or stale as before, so that no commit waits for the disk.
     -- What is looked up before that is qualified.
     v_path constant pg_catalog.text := pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
     v_deadline pg_catalog.timestamptz;
@@ -34,6 +35,7 @@ DECLARE
     v_windows integer[];
     v_locked integer[] := '{}';  -- left to the next run
     v_began pg_catalog.timestamptz;
+    v_looked pg_catalog.timestamptz;  -- when the catalogue was looked at
 BEGIN
     BEGIN
         COMMIT;
@@ -43,7 +45,7 @@ BEGIN
     END;
     COMMIT;
     SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+    PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('synchronous_commit', 'off', true);
     PERFORM rollup_engine.check_interval('time_budget', p_budget, true);
     v_began := clock_timestamp();
     v_deadline := v_began + p_budget;
@@ -55,17 +57,20 @@ BEGIN
             PERFORM pg_sleep(0.2);  -- whoever holds the source is about to be done
             COMMIT;
             SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('synchronous_commit', 'off', true);
         END IF;
         v_progress := false;
-        v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_sources_of(p_target, coalesce(p_as_of, v_began), v_windows) AS u ORDER BY u.outcome);
+        v_looked := CASE WHEN v_looked > clock_timestamp() - interval '1 second' THEN v_looked END;
+        v_undrained := ARRAY(
+            SELECT u FROM rollup_engine.drain_sources_of(p_target, coalesce(p_as_of, v_began), v_windows, v_looked IS NOT NULL) AS u ORDER BY u.outcome);
+        v_looked := coalesce(v_looked, clock_timestamp());
         v_windows := ARRAY(SELECT u.source_id FROM unnest(v_undrained) AS u);  -- read once a run, changes as they come
         COMMIT;
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+        PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('synchronous_commit', 'off', true);
         EXIT WHEN rollup_engine.is_upgrading();
         -- In turn, a batch each, so that a long first fill starves nobody.
-        FOREACH v_id IN ARRAY ARRAY(SELECT o.id FROM rollup_engine.run_order(p_target) AS o WHERE o.id <> ALL (v_locked)) LOOP
+        FOREACH v_id IN ARRAY ARRAY(SELECT o FROM rollup_engine.rollups_to_refresh(p_target, coalesce(p_as_of, clock_timestamp())) AS o WHERE o <> ALL (v_locked)) LOOP
             v_tried := '{}';
             LOOP
                 SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = v_id;
@@ -76,7 +81,7 @@ BEGIN
                 END IF;
                 COMMIT;
                 SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
-                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+                PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('synchronous_commit', 'off', true);
                 IF v_step.outcome IN ('failed', 'bucket_failed', 'locked') THEN
                     RAISE WARNING 'rollup % failed: %', v_rollup.target_table, v_step.error_message USING ERRCODE = v_step.error_code;
                 END IF;

@@ -3,6 +3,30 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+-- A locked table is waited for once in a statement, not once for each rollup that has to do with it.
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_vain_wait(p_for text, p_source_id integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM set_config(format('rollup_engine.waited_for_%s_%s', p_for, p_source_id), extract(epoch FROM statement_timestamp())::text, true);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.note_vain_wait(text, integer) IS 'Notes that something of a source is locked for longer than this statement can wait.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_vain_wait(p_for text, p_source_id integer) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF current_setting(format('rollup_engine.waited_for_%s_%s', p_for, p_source_id), true) = extract(epoch FROM statement_timestamp())::text THEN
+        RAISE lock_not_available;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_vain_wait(text, integer) IS 'lock_not_available where this statement has waited for the same in vain.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.trigger_problems(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -10,6 +34,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.trigger_problems(p_source rollup_engine
 AS $$
 #variable_conflict use_column
 BEGIN
+    PERFORM rollup_engine.check_vain_wait('triggers', p_source.id);
     RETURN QUERY
         SELECT * FROM rollup_engine.capture_gaps(p_source)
         UNION ALL
@@ -26,6 +51,7 @@ BEGIN
         WHERE g.tgenabled <> left(rollup_engine.firing_mode(g.tgtype), 1)::"char"
         HAVING count(*) > 0;
 EXCEPTION WHEN lock_not_available THEN
+    PERFORM rollup_engine.note_vain_wait('triggers', p_source.id);
     -- Nothing is sealed on a guess.
     RETURN QUERY SELECT format('somebody keeps a table of %s locked: whether its capture triggers are there cannot be told', p_source.relation),
         'ask again when that has ended';
@@ -33,24 +59,30 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.trigger_problems(rollup_engine.source) IS 'Capture triggers that are missing, do not always fire, or do not see everything.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.query_problem(p_rollup_id integer) RETURNS text
+-- That of 0.1.0 took the rollup alone.
+DROP FUNCTION IF EXISTS rollup_engine.query_problem(integer);
+CREATE OR REPLACE FUNCTION rollup_engine.query_problem(p_rollup_id integer, p_when_locked text DEFAULT NULL) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '100ms'
 AS $$
 DECLARE
     v_time constant timestamptz := '2000-01-01 00:00:00+00';
+    v_source_id constant integer := (SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id);
 BEGIN
+    PERFORM rollup_engine.check_vain_wait('query', v_source_id);
     EXECUTE format('SELECT FROM rollup_engine.live_%s($1, $1)', p_rollup_id) USING v_time;
     EXECUTE (SELECT rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$1') FROM silver.rollup_config AS r WHERE r.id = p_rollup_id) USING v_time;
     RETURN NULL;
 EXCEPTION WHEN lock_not_available THEN
-    RETURN NULL;  -- nobody knows while somebody keeps the table locked
+    PERFORM rollup_engine.note_vain_wait('query', v_source_id);
+    RETURN p_when_locked;  -- nobody knows
 WHEN OTHERS THEN
     RETURN SQLERRM;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.query_problem(integer) IS 'Why the rollup''s query does not run, NULL when it does; tried on an empty range.';
+COMMENT ON FUNCTION rollup_engine.query_problem(integer, text) IS
+'Why the rollup''s query does not run, NULL when it does; tried on an empty range. What to say when somebody keeps its tables locked is given.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.source_problems(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE
@@ -184,15 +216,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.data_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.keep_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+    UNION ALL
+    SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.keep_problems(silver.rollup_config) IS 'What will keep a rollup from equalling what it reads, which is removed too early.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.own_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT problem, hint FROM rollup_engine.data_problems(p_rollup)
     UNION ALL
-    SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
-    UNION ALL
-    SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+    SELECT problem, hint FROM rollup_engine.keep_problems(p_rollup)
 $$;
 COMMENT ON FUNCTION rollup_engine.own_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads, or will.';
 

@@ -8,20 +8,28 @@ CREATE OR REPLACE FUNCTION rollup_engine.known_stale_set(p_rollup_id integer) RE
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '100ms'
 AS $$
+DECLARE
+    v_source_id constant integer := (SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id);
 BEGIN
+    PERFORM rollup_engine.check_vain_wait('data', v_source_id);
     RETURN rollup_engine.finite_stale_set(p_rollup_id);
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION WHEN lock_not_available THEN
+    PERFORM rollup_engine.note_vain_wait('data', v_source_id);
+    RETURN NULL;
+WHEN OTHERS THEN
     RETURN NULL;  -- its source cannot be read, which validate_rollup_config shows: the others are told of all the same
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.known_stale_set(integer) IS 'The stale set where there is data; NULL when the source does not say where.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_stale tstzmultirange) RETURNS text
+-- That of 0.1.0 asked for all problems itself.
+DROP FUNCTION IF EXISTS rollup_engine.rollup_health(silver.rollup_config, tstzmultirange);
+CREATE OR REPLACE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_stale tstzmultirange, p_problem text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN EXISTS (SELECT FROM rollup_engine.rollup_problems(p_rollup)) THEN 'invalid'
+        WHEN p_problem IS NOT NULL THEN 'invalid'
         WHEN p_rollup.status <> 'active' THEN p_rollup.status
         WHEN EXISTS (SELECT FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id) THEN 'retrying'
         WHEN isempty(p_stale) THEN 'ok'
@@ -30,7 +38,7 @@ AS $$
         ELSE 'lagging'
     END
 $$;
-COMMENT ON FUNCTION rollup_engine.rollup_health(silver.rollup_config, tstzmultirange) IS 'Health of a rollup, given its settled stale buckets.';
+COMMENT ON FUNCTION rollup_engine.rollup_health(silver.rollup_config, tstzmultirange, text) IS 'Health of a rollup, given its settled stale buckets and what is wrong with it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.buckets_per_second(p_target text) RETURNS double precision
     LANGUAGE sql STABLE
@@ -50,26 +58,36 @@ CREATE OR REPLACE FUNCTION rollup_engine.health_reason(p_rollup silver.rollup_co
 AS $$
     SELECT problem, hint
     FROM (
-        SELECT 1, p.problem, p.hint FROM rollup_engine.rollup_problems(p_rollup) AS p WHERE p_health = 'invalid'
-        UNION ALL
-        SELECT 2, format('session %s holds the lock of %s: what changed there is not taken in', h.pid, s.relation),
+        SELECT 1, format('session %s holds the lock of %s: what changed there is not taken in', h.pid, s.relation),
             format('when it does not end by itself: SELECT pg_terminate_backend(%s)', h.pid)
         FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.source_lock_holder(s.id) AS h (pid)
         WHERE s.id = p_rollup.source_id AND p_health = 'lagging' AND h.pid IS NOT NULL
         UNION ALL
-        SELECT 2, format('prepared transaction %L holds the lock of %s: what changed there is not taken in', h.gid, s.relation),
+        SELECT 1, format('prepared transaction %L holds the lock of %s: what changed there is not taken in', h.gid, s.relation),
             format('COMMIT PREPARED %L, or ROLLBACK PREPARED %1$L', h.gid)
         FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.source_lock_prepared(s.id) AS h (gid)
         WHERE s.id = p_rollup.source_id AND p_health = 'lagging' AND h.gid IS NOT NULL
         UNION ALL
-        SELECT 3, w.problem, w.hint
+        SELECT 2, w.problem, w.hint
         FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
         WHERE t.relation = p_rollup.target_table OR rollup_engine.lies_in(p_rollup.source_table, t.relation)
     ) AS r (place, problem, hint)
     ORDER BY place
     LIMIT 1
 $$;
-COMMENT ON FUNCTION rollup_engine.health_reason(silver.rollup_config, text) IS 'The first thing that people should know of a rollup with that health, and what to do about it; NULL when there is nothing.';
+COMMENT ON FUNCTION rollup_engine.health_reason(silver.rollup_config, text) IS 'The first thing that people should know of a rollup with that health that has no problem, and what to do about it; NULL when there is nothing.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.first_problem(p_rollup silver.rollup_config, p_is_sound boolean, OUT problem text, OUT hint text)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT p_is_sound THEN
+        SELECT p.problem, p.hint INTO problem, hint FROM rollup_engine.rollup_problems(p_rollup) AS p LIMIT 1;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.first_problem(silver.rollup_config, boolean) IS 'What is wrong with a rollup, first of all; nobody needs to ask for those of a sound source.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.monitor()
 RETURNS TABLE (
@@ -88,14 +106,20 @@ AS $$
         r.rows_per_second,
         l.succeeded::float8 / nullif(l.succeeded + e.failed, 0),
         make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
-        r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows, rollup_engine.exact_since(r.id),
-        n.reason, n.next_step
+        r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows,
+        CASE WHEN r.parent_id IS NULL THEN r.sealed_before ELSE rollup_engine.exact_since(r.id) END,
+        coalesce(p.problem, n.reason), CASE WHEN p.problem IS NULL THEN n.next_step ELSE p.hint END
     FROM silver.rollup_config AS r
     JOIN rollup_engine.source AS o ON o.id = r.source_id
-    CROSS JOIN LATERAL (SELECT rollup_engine.known_stale_set(r.id) AS stale) AS f
-    CROSS JOIN LATERAL (SELECT f.stale, f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) AS settled) AS s
-    CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled) AS health OFFSET 0) AS h
-    LEFT JOIN LATERAL rollup_engine.health_reason(r, h.health) AS n ON true
+    LEFT JOIN rollup_engine.sound_sources() AS sound (id) ON sound.id = r.source_id
+    CROSS JOIN LATERAL (SELECT problem, hint FROM rollup_engine.first_problem(r, sound.id IS NOT NULL) OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT CASE WHEN rollup_engine.may_be_stale(r) THEN rollup_engine.known_stale_set(r.id) ELSE '{}' END AS stale OFFSET 0) AS f
+    CROSS JOIN LATERAL (
+        SELECT f.stale, CASE WHEN isempty(f.stale) THEN '{}' ELSE f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) END AS settled OFFSET 0) AS s
+    CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled, p.problem) AS health OFFSET 0) AS h
+    LEFT JOIN LATERAL (
+        SELECT x.* FROM rollup_engine.health_reason(r, h.health) AS x
+        WHERE p.problem IS NULL AND (h.health = 'lagging' OR EXISTS (SELECT FROM rollup_engine.retention)) OFFSET 0) AS n ON true
     CROSS JOIN LATERAL (
         SELECT count(*) AS succeeded FROM silver.refresh_log AS l
         WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l

@@ -1,0 +1,183 @@
+-- Which sources nobody needs to look at: those whose catalogue is, row by row, as it was when a run
+-- last found it in order. One look at many of them costs less than a careful one at a single source.
+--
+-- A row of the catalogue is told by where it lies and who wrote it (ctid and xmin): whatever DDL
+-- changes is a new row somewhere else, also within one transaction. What is updated in place
+-- (statistics, relhasindex) answers depend on in no way.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.traced_tables(p_source_ids integer[]) RETURNS TABLE (source_id integer, member oid, kind "char")
+    LANGUAGE sql STABLE ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- OFFSET 0: looked up one by one, however many the planner expects.
+    WITH RECURSIVE below AS (
+        SELECT id, relation::oid AS oid, 's'::"char" AS kind FROM rollup_engine.source WHERE id = ANY (p_source_ids)
+        UNION ALL
+        SELECT source_id, target_table, 't' FROM silver.rollup_config WHERE source_id = ANY (p_source_ids)
+        UNION
+        SELECT b.id, i.inhrelid, CASE b.kind WHEN 's' THEN 'f' WHEN 't' THEN 'p' ELSE b.kind END::"char"
+        FROM below AS b CROSS JOIN LATERAL (SELECT inhrelid FROM pg_inherits WHERE inhparent = b.oid OFFSET 0) AS i
+    ), above AS (
+        SELECT b.id, i.inhparent AS oid
+        FROM below AS b CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = b.oid OFFSET 0) AS i
+        WHERE b.kind IN ('s', 'f')
+        UNION
+        SELECT a.id, i.inhparent
+        FROM above AS a CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = a.oid OFFSET 0) AS i
+    )
+    SELECT id, oid, kind FROM below
+    UNION ALL
+    SELECT id, oid, 'f' FROM above WHERE (id, oid) NOT IN (SELECT id, oid FROM below)
+$$;
+COMMENT ON FUNCTION rollup_engine.traced_tables(integer[]) IS
+'The tables that what sources say rests on: the source itself (s) and its family (f), the tables of its rollups (t) and their partitions (p).';
+
+CREATE OR REPLACE FUNCTION rollup_engine.catalogue_traces(p_source_ids integer[]) RETURNS TABLE (source_id integer, trace numeric, is_plain boolean)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_may_be_elsewhere constant boolean := to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL OR to_regnamespace('_timescaledb_catalog') IS NOT NULL;
+    v_locked constant oid[] := ARRAY(
+        SELECT l.relation FROM pg_locks AS l
+        WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL AND l.pid IS DISTINCT FROM pg_backend_pid());
+BEGIN
+    RETURN QUERY
+    WITH traced AS (
+        SELECT t.source_id, r.hash, r.is_odd
+        FROM rollup_engine.traced_tables(p_source_ids) AS t
+        CROSS JOIN LATERAL (
+            SELECT hash_record_extended(ROW(c.oid, c.ctid, c.xmin,
+                t.kind IN ('s', 't') AND has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE'),
+                t.kind IN ('s', 't') AND has_table_privilege('${owner_role}', c.oid, 'SELECT')), 1) AS hash, false AS is_odd
+            FROM pg_class AS c WHERE c.oid = t.member
+            UNION ALL
+            SELECT hash_record_extended(ROW(t.member, i.ctid, i.xmin), 2), false FROM pg_inherits AS i WHERE i.inhrelid = t.member
+            UNION ALL
+            SELECT hash_record_extended(ROW(t.member, g.ctid, g.xmin), 3), false FROM pg_trigger AS g WHERE g.tgrelid = t.member
+            UNION ALL
+            -- What is no type or collation (none, default, C) of PostgreSQL's own, or an expression, may become another one without its row.
+            SELECT hash_record_extended(ROW(t.member, a.ctid, a.xmin), 4), t.kind IN ('s', 'f') AND a.attgenerated <> ''
+                OR t.kind = 's' AND (a.atttypid >= 16384 OR a.attcollation NOT IN (0, 100, 950))
+                    AND a.attname IN (SELECT c.current_name FROM rollup_engine.source_column AS c WHERE c.source_id = t.source_id)
+            FROM pg_attribute AS a WHERE a.attrelid = t.member AND a.attnum > 0 AND t.kind <> 'p'
+            UNION ALL
+            SELECT hash_record_extended(ROW(t.member, x.ctid, x.xmin), 5), false FROM pg_index AS x WHERE x.indrelid = t.member AND t.kind = 't'
+        ) AS r
+        UNION ALL
+        SELECT r.source_id, h.hash, false
+        FROM silver.rollup_config AS r
+        CROSS JOIN LATERAL (
+            SELECT hash_record_extended(ROW(r.id, r.target_table::text), 6) AS hash
+            UNION ALL
+            SELECT hash_record_extended(ROW(r.id, v.ctid, v.xmin), 7) FROM pg_class AS v WHERE v.oid = r.target_view
+            UNION ALL
+            SELECT hash_record_extended(ROW(r.id, f.ctid, f.xmin), 8)
+            FROM pg_proc AS f WHERE f.proname = format('live_%s', r.id)::name AND f.pronamespace = 'rollup_engine'::regnamespace
+            UNION ALL
+            -- Nobody guards it, and rows are in it: asked of none that would have to be waited for.
+            SELECT hash_record_extended(ROW(r.id, i.inhrelid), 9)
+            FROM (
+                SELECT inhrelid FROM pg_inherits AS i
+                WHERE inhparent = r.target_table AND inhrelid <> ALL (v_locked) AND NOT EXISTS (
+                    SELECT FROM rollup_engine.rollup_partition AS p WHERE p.rollup_id = r.id AND p.partition = i.inhrelid)
+                OFFSET 0
+            ) AS i
+            WHERE pg_relation_size(i.inhrelid) > 0
+        ) AS h
+        WHERE r.source_id = ANY (p_source_ids)
+    )
+    SELECT s.id,
+        t.hash + hash_record_extended(ROW(current_setting('server_version_num'),
+            CASE WHEN t.is_odd THEN rollup_engine.shape_trace(s) END,
+            CASE WHEN v_may_be_elsewhere THEN rollup_engine.kept_elsewhere(s.relation, s.time_column) END), 0),
+        NOT t.is_odd
+    FROM (SELECT source_id, sum(hash) AS hash, bool_or(is_odd) AS is_odd FROM traced GROUP BY source_id) AS t
+    JOIN rollup_engine.source AS s ON s.id = t.source_id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.catalogue_traces(integer[]) IS
+'A number for each source that changes with any row of the catalogue that its rollups rest on; not plain: where a type, a collation or an expression may change what they rest on without such a row.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_in_order(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_source.trace = rollup_engine.shape_trace(p_source)
+        AND p_source.partitioning = rollup_engine.partition_fingerprint(p_source.relation)
+        AND NOT EXISTS (SELECT FROM rollup_engine.stray_triggers(p_source))
+        AND NOT EXISTS (
+            SELECT FROM silver.rollup_config AS r
+            WHERE r.source_id = p_source.id AND (r.target_name <> r.target_table::text
+                OR rollup_engine.query_problem(r.id, 'its tables are locked') IS NOT NULL
+                OR EXISTS (SELECT FROM rollup_engine.data_problems(r))))
+$$;
+COMMENT ON FUNCTION rollup_engine.is_in_order(rollup_engine.source) IS 'Whether a drain would find nothing in the catalogue, and the rollups of the source have no problem.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_quiet(p_source_id integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_trace numeric;
+BEGIN
+    IF NOT rollup_engine.try_lock_source(p_source_id) THEN
+        RETURN;
+    END IF;
+    -- First: what changes from here on makes another one.
+    SELECT t.trace INTO v_trace FROM rollup_engine.catalogue_traces(ARRAY[p_source_id]) AS t;
+    INSERT INTO rollup_engine.quiet_source (source_id, trace)
+    SELECT s.id, v_trace FROM rollup_engine.source AS s
+    WHERE s.id = p_source_id AND s.change_tracking = 'trigger' AND rollup_engine.is_in_order(s)
+    ON CONFLICT (source_id) DO UPDATE SET trace = excluded.trace;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.note_quiet(integer) IS 'After a drain: notes that nobody needs to look at a source again, if that is so, until its catalogue changes.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.sources_to_drain(p_target text, p_undrained integer[], p_is_known boolean)
+RETURNS TABLE (source_id integer, is_quiet boolean)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    v_ids constant integer[] := ARRAY(SELECT DISTINCT r.source_id FROM rollup_engine.run_order(p_target) AS r);
+    v_quiet integer[];
+BEGIN
+    IF p_is_known THEN
+        v_quiet := ARRAY(SELECT unnest(v_ids) EXCEPT SELECT unnest(p_undrained));
+    ELSE
+        v_quiet := ARRAY(
+            SELECT q.source_id FROM rollup_engine.catalogue_traces(v_ids) AS t JOIN rollup_engine.quiet_source AS q USING (source_id, trace));
+    END IF;
+    RETURN QUERY
+        SELECT s.id, q.id IS NOT NULL
+        FROM unnest(v_ids) AS s (id) LEFT JOIN unnest(v_quiet) AS q (id) USING (id)
+        WHERE q.id IS NULL OR EXISTS (SELECT FROM rollup_engine.change_log AS l WHERE l.source_id = s.id)
+        ORDER BY s.id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.sources_to_drain(text, integer[], boolean) IS
+'The sources of the named rollup, or of all, where changes were logged or the catalogue may have something to take in (not quiet). With p_is_known it was looked at a moment ago, and is asked again only of those that could not be drained then.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.sound_sources() RETURNS SETOF integer
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.source_id
+    FROM rollup_engine.catalogue_traces(ARRAY(SELECT id FROM rollup_engine.source)) AS t
+    JOIN rollup_engine.quiet_source AS q USING (source_id, trace)
+    WHERE t.is_plain AND NOT EXISTS (
+        SELECT FROM silver.rollup_config AS r
+        WHERE r.source_id = t.source_id
+            AND (r.source_table IN (SELECT k.relation FROM rollup_engine.retention AS k) OR (SELECT rollup_engine.partman_removes_any()))
+            AND EXISTS (SELECT FROM rollup_engine.keep_problems(r)))
+$$;
+COMMENT ON FUNCTION rollup_engine.sound_sources() IS
+'Sources whose rollups have no problem: they had none when a run last looked at the catalogue, and nothing has changed there; nor is what they read removed too early.';
+
+RESET ROLE;
