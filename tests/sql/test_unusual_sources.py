@@ -425,3 +425,30 @@ def test_validation_finds_a_time_column_of_another_type(db: psycopg.Connection) 
         rows = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
         assert valid == (rows == [(None,)])
         assert valid or "timestamp with time zone" in str(rows)
+
+
+def test_a_want_of_memory_or_of_a_server_is_no_fault_of_the_query(db: psycopg.Connection) -> None:
+    db.execute(
+        """
+        CREATE TABLE raw.base (ts timestamptz, v integer);
+        CREATE FUNCTION public.is_there() RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+        BEGIN
+            IF current_setting('test.error', true) <> '' THEN
+                RAISE EXCEPTION 'just now' USING ERRCODE = current_setting('test.error');
+            END IF;
+            RETURN true;
+        END
+        $$;
+        CREATE VIEW raw.t AS SELECT * FROM raw.base WHERE public.is_there();
+        """
+    )
+    create_rollups(db, ", change_tracking => 'window', look_back_window => '1 day'")
+    problems = "SELECT problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    healths = "SELECT health FROM silver.timeseries_operations_monitor"
+    for code in ("08006", "40001", "53200", "57P03", "58030"):
+        db.execute("SELECT set_config('test.error', %s, false)", [code])
+        assert db.execute(problems).fetchall() == [], code
+        assert ("invalid",) not in db.execute(healths).fetchall(), code
+    db.execute("SET test.error = '22012'")
+    assert ("its query fails: just now",) in db.execute(problems).fetchall()
+    assert ("invalid",) in db.execute(healths).fetchall()

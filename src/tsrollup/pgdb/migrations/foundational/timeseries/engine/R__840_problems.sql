@@ -78,7 +78,8 @@ EXCEPTION WHEN lock_not_available THEN
     PERFORM rollup_engine.note_vain_wait('query', v_source_id);
     RETURN p_when_locked;  -- nobody knows
 WHEN OTHERS THEN
-    RETURN SQLERRM;
+    -- Nor does anybody of a lack of memory or of room, of a server that goes or is away: that is no fault of the query.
+    RETURN CASE WHEN left(SQLSTATE, 2) IN ('08', '40', '53', '57', '58') THEN p_when_locked ELSE SQLERRM END;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.query_problem(integer, text) IS
