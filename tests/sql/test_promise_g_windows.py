@@ -120,6 +120,48 @@ def test_promise_g_nothing_is_kept_for_less_than_it_is_read_again(
     ]
 
 
+def test_what_is_kept_too_short_for_one_rollup_is_long_enough_for_another(
+    windowed: psycopg.Connection,
+) -> None:
+    """Each has a window of its own."""
+    windowed.execute(
+        "SELECT silver.create_rollup_table('raw.w', 'silver', 'long', '1 hour',"
+        " change_tracking => 'window', look_back_window => '2 days')"
+    )
+    windowed.execute("SELECT silver.set_retention('raw.w', '3 days')")
+    windowed.execute(
+        "UPDATE silver.rollup_config SET look_back_window = '4 days' WHERE target_name ~ 'long'"
+    )
+    told = windowed.execute(
+        "SELECT target, problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    ).fetchall()
+    assert told == [("silver.long", "raw.w is kept for 3 days, and read again for 4 days")]
+
+
+def test_a_partition_of_a_window_source_that_is_made_anew_brings_no_late_rows(
+    db: psycopg.Connection,
+) -> None:
+    """History that was there before, too; nobody knows which rows are new."""
+    db.execute(
+        "CREATE TABLE raw.p (ts timestamptz, v integer) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.p_1 PARTITION OF raw.p"
+        " FOR VALUES FROM ('2000-01-01') TO ('2100-01-01');"
+        "INSERT INTO raw.p SELECT now() - n * interval '1 hour', 1 FROM generate_series(1, 300) n;"
+        "SELECT silver.create_rollup_table('raw.p', 'silver', 'p_1h', '1 hour',"
+        " change_tracking => 'window', look_back_window => '1 day')"
+    )
+    db.execute("CALL silver.run_rollups()")
+    db.execute("SELECT silver.set_retention('p_1h', '5 days')")
+    assert "sealed" in maintain(db)
+    db.execute(
+        "ALTER TABLE raw.p DETACH PARTITION raw.p_1; ALTER TABLE raw.p ATTACH PARTITION raw.p_1"
+        " FOR VALUES FROM ('1990-01-01') TO ('2101-01-01')"
+    )
+    db.execute("CALL silver.run_rollups()")
+    assert db.execute("SELECT sealed_late_rows FROM silver.rollup_config").fetchall() == [(0,)]
+    assert db.execute("SELECT FROM silver.error_log").fetchall() == []
+
+
 def test_promise_g_no_rollup_is_sealed_inside_the_window_of_its_readers(
     windowed: psycopg.Connection,
 ) -> None:

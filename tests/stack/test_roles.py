@@ -272,6 +272,44 @@ def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rol
             superuser.execute(f"DROP OWNED BY {owner} CASCADE".encode())
 
 
+def test_who_created_a_rollup_as_a_member_of_the_owner_role_makes_partitions_afterwards(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """When he is one no more: he has a right of his own to the function of its triggers, and what
+    he gave on of that goes with him."""
+    owner = logins["owner"]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(f"GRANT USAGE, CREATE ON SCHEMA raw TO {owner}".encode())
+        try:
+            connect(user=owner).execute(
+                "CREATE TABLE raw.days (ts timestamptz, v integer) PARTITION BY RANGE (ts);"
+                "SELECT silver.create_rollup_table('raw.days', 'silver', 'days_1h', '1 hour');"
+                "SELECT silver.perform_rollup('days_1h')"
+            )
+            superuser.execute(f"REVOKE tsrollup_owner FROM {owner}".encode())
+            connect(user=owner).execute(
+                "CREATE TABLE raw.days_2 PARTITION OF raw.days"
+                " FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+                "INSERT INTO raw.days VALUES ('2026-03-05', 1)"
+            )
+            assert db.execute("SELECT count(*) FROM gold.days_1h").fetchone() == (1,)
+            (capture,) = superuser.execute(
+                "SELECT format('FUNCTION rollup_engine.capture_%s()', id) FROM rollup_engine.source"
+                " WHERE relation = 'raw.days'::regclass"
+            ).fetchall()[0]
+            superuser.execute(
+                f"GRANT USAGE ON SCHEMA rollup_engine TO {owner};"
+                f"GRANT EXECUTE ON {capture} TO {owner} WITH GRANT OPTION; SET ROLE {owner};"
+                f"GRANT EXECUTE ON {capture} TO {logins['nobody']}; RESET ROLE;"
+                f"ALTER TABLE raw.days OWNER TO {server.user};"
+                f"ALTER TABLE raw.days_2 OWNER TO {server.user}".encode()
+            )
+            done = db.execute("SELECT status FROM silver.perform_rollup('days_1h')").fetchall()
+            assert done == [("ok",)]
+        finally:
+            superuser.execute(f"DROP OWNED BY {owner} CASCADE".encode())
+
+
 def test_changes_of_a_writer_are_captured_though_it_sees_nothing_of_the_machinery(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection
 ) -> None:

@@ -118,8 +118,10 @@ BEGIN
     END IF;
     changed := changed * v_told;
     counted := v_came - coalesce(v_gone, '{}');
-    PERFORM rollup_engine.record_late_rows(p_source, counted, 'infinity', NULL);
-    PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL AND p_source.change_tracking = 'trigger';
+    IF p_source.change_tracking = 'trigger' THEN  -- of what lies before a window, nobody knows what was there
+        PERFORM rollup_engine.record_late_rows(p_source, counted, 'infinity', NULL);
+        PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.take_partition_changes(rollup_engine.source) IS

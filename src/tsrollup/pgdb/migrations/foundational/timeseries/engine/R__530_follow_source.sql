@@ -158,9 +158,14 @@ BEGIN
     -- function. Others would put it on tables of theirs: it runs as the owner role.
     FOR v_statement IN
         SELECT format('GRANT EXECUTE ON FUNCTION %s TO %s', v_capture, o::regrole)
-        FROM unnest(v_owners) AS o WHERE NOT has_function_privilege(o, v_capture, 'EXECUTE')
+        FROM unnest(v_owners) AS o
+        -- A right of his own: what he has as a member or a superuser, he may lose unseen.
+        WHERE v_capture IS NOT NULL AND o NOT IN (
+            SELECT p.proowner FROM pg_proc AS p WHERE p.oid = v_capture
+            UNION ALL
+            SELECT a.grantee FROM pg_proc AS p, aclexplode(p.proacl) AS a WHERE p.oid = v_capture)
         UNION ALL
-        SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM %s', v_capture, a.grantee::regrole)
+        SELECT format('REVOKE EXECUTE ON FUNCTION %s FROM %s CASCADE', v_capture, a.grantee::regrole)
         FROM pg_proc AS p, aclexplode(p.proacl) AS a
         WHERE p.oid = v_capture AND a.grantee NOT IN (0, p.proowner) AND a.grantee <> ALL (v_owners)
     LOOP

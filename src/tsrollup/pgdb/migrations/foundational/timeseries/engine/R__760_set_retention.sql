@@ -64,7 +64,9 @@ $$;
 COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
 
 -- A reader of a window reads what is there, and takes what is not for deleted.
-CREATE OR REPLACE FUNCTION rollup_engine.window_keep_problem(p_relation regclass, OUT problem text, OUT hint text)
+-- That of 0.1.0 took the table alone.
+DROP FUNCTION IF EXISTS rollup_engine.window_keep_problem(regclass);
+CREATE OR REPLACE FUNCTION rollup_engine.window_keep_problem(p_relation regclass, p_rollup_id integer, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
@@ -74,18 +76,19 @@ AS $$
     FROM rollup_engine.retention AS k
     JOIN LATERAL rollup_engine.tracked_sources(k.relation) AS s ON s.change_tracking = 'window'
     JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
-        AND r.id IN (SELECT rollup_engine.with_ancestors(x.id) FROM rollup_engine.readers(k.relation) AS x)
+        AND r.id IN (SELECT rollup_engine.with_ancestors(x.id) FROM rollup_engine.readers(k.relation) AS x
+            WHERE x.id = coalesce(p_rollup_id, x.id))
     WHERE k.relation = p_relation
     GROUP BY k.keep
     HAVING k.keep < max(r.look_back_window)
 $$;
-COMMENT ON FUNCTION rollup_engine.window_keep_problem(regclass) IS 'What is wrong with how long a table is kept that window tracking reads again.';
+COMMENT ON FUNCTION rollup_engine.window_keep_problem(regclass, integer) IS 'What is wrong with how long a table is kept that window tracking reads again: for a rollup, or, without one, for any that reads it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_window_keep(p_relation regclass) RETURNS void
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.fail('TR001', p.problem, p.hint) FROM rollup_engine.window_keep_problem(p_relation) AS p WHERE p.problem IS NOT NULL
+    SELECT rollup_engine.fail('TR001', p.problem, p.hint) FROM rollup_engine.window_keep_problem(p_relation, NULL) AS p WHERE p.problem IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.check_window_keep(regclass) IS 'An error when a table is kept for less than window tracking reads again.';
 

@@ -221,7 +221,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.keep_problems(p_rollup silver.rollup_co
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+    SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table, p_rollup.id) AS k WHERE k.problem IS NOT NULL
     UNION ALL
     SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
 $$;
