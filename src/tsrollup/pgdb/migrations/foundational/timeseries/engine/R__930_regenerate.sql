@@ -69,9 +69,11 @@ BEGIN
                 RAISE NOTICE '% stays as an earlier release wrote it: %', v_text.name, SQLERRM;
         END;
     END LOOP;
+    PERFORM rollup_engine.let_owners_clone(s) FROM rollup_engine.source AS s WHERE rollup_engine.is_relation(s.relation);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.rewrite_generated() IS 'Writes generated functions and views anew where their text differs, but for those that somebody is reading, or has changed.';
+COMMENT ON FUNCTION rollup_engine.rewrite_generated() IS
+'Writes generated functions and views anew where their text differs, but for those that somebody is reading, or has changed; and gives owners of sources their right to capture functions.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.regenerate() RETURNS void
     LANGUAGE plpgsql
