@@ -293,3 +293,24 @@ def test_a_server_without_the_group_roles_is_told_which_to_create(setup: Setup) 
     with psycopg.connect(url, autocommit=True) as connection:
         assert misfit(connection) is None
         assert connection.execute("SELECT rollup_engine.has_rights()").fetchone() == (True,)
+
+
+def test_rights_that_a_restore_has_lost_and_the_one_who_migrates_cannot_give(setup: Setup) -> None:
+    """As of a dump restored without owners, by one who is no member of the owner role there."""
+    migrate_project(setup.url, placeholders=setup.roles())
+    setup.as_superuser(
+        f"REVOKE {setup.owner} FROM {setup.login} CASCADE;"
+        f"ALTER TABLE silver.rollup_config OWNER TO {setup.login}"
+    )
+    with pytest.raises(FlywayError) as refused:
+        migrate_project(setup.url, placeholders=setup.roles())
+    assert f"lack their rights, as after a restore without them, and {setup.login}" in str(
+        refused.value
+    )
+    grant = f"GRANT {setup.owner} TO {setup.login}"
+    assert grant in str(refused.value)
+    setup.as_superuser(grant)
+    migrate_project(setup.url, placeholders=setup.roles())
+    with psycopg.connect(setup.url) as connection:
+        assert misfit(connection) is None
+        assert connection.execute("SELECT rollup_engine.has_rights()").fetchone() == (True,)

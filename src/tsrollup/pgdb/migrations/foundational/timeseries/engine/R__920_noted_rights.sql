@@ -1,6 +1,6 @@
 -- A dump restored without rights (pg_restore -x, -O) leaves tables and functions that nobody may
--- use, and functions that everybody may. So each migrate notes the rights as statements, or, where
--- they are lost, runs what was noted.
+-- use, and functions that everybody may. So each migrate notes the rights as statements, and
+-- one that finds them lost (beforeMigrate) first runs what was noted.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";

@@ -80,16 +80,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.regenerate() RETURNS void
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT rollup_engine.has_rights() THEN
-        PERFORM rollup_engine.give_back_rights();
-    END IF;
-    IF rollup_engine.has_rights() THEN
-        PERFORM rollup_engine.pin_settings();
-        PERFORM rollup_engine.grant_api();
-        PERFORM rollup_engine.rewrite_generated();
-        PERFORM rollup_engine.note_rights();
-        DELETE FROM rollup_engine.upgrade;
-    END IF;
+    PERFORM rollup_engine.pin_settings();
+    PERFORM rollup_engine.grant_api();
+    PERFORM rollup_engine.rewrite_generated();
+    PERFORM rollup_engine.note_rights();
+    DELETE FROM rollup_engine.upgrade;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.regenerate() IS 'Brings settings, rights and generated texts to what this release wants; what is so already is not touched. Runs go on from here.';
