@@ -188,3 +188,29 @@ def test_promise_f_a_partition_that_is_attached_in_sealed_time_is_counted(
     assert len(source.execute("SELECT FROM silver.error_log").fetchall()) == 2
     assert total(source, "gold.s_1d") == 240
     assert_settled(source, "s_1h")
+
+
+@pytest.mark.parametrize(
+    "joins",
+    [
+        "ALTER TABLE raw.s DETACH PARTITION raw.s_default;"
+        "CREATE TABLE raw.s_x PARTITION OF raw.s DEFAULT",
+        "ALTER TABLE raw.s DETACH PARTITION raw.s_default;"
+        "CREATE TABLE raw.s_x PARTITION OF raw.s DEFAULT PARTITION BY HASH (v);"
+        "CREATE TABLE raw.s_y PARTITION OF raw.s_x FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+        "ALTER TABLE raw.s DETACH PARTITION raw.s_2; ALTER TABLE raw.s DETACH PARTITION raw.s_3;"
+        "ALTER TABLE raw.s ATTACH PARTITION raw.s_3"
+        " FOR VALUES FROM ('2026-03-02 00:00+00') TO ('2026-03-04 00:00+00')",
+    ],
+    ids=["a default partition", "a divided one", "other bounds"],
+)
+def test_promise_f_late_rows_are_counted_beside_a_partition_that_joins(
+    source: psycopg.Connection, joins: str
+) -> None:
+    assert actions(source) == ["sealed"]
+    source.execute(INSERT, [LATE])
+    source.execute(joins.encode())
+    refresh_everything(source)
+    assert late_rows(source) == {"s_1h": 1, "s_1d": 1}
+    told = source.execute("SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'")
+    assert {message for (message,) in told} == {"1 late rows were kept out of sealed time"}

@@ -73,6 +73,7 @@ DECLARE
     v_changed tstzmultirange := '{}';
     v_counted tstzmultirange := '{}';
     v_logged tstzmultirange;
+    v_written tstzmultirange;
     v_first_end timestamptz;
     v_writers xid[];
     v_border xid8;
@@ -93,16 +94,19 @@ BEGIN
     WITH moved AS (
         DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS part
     )
+    -- Where a member without bounds came, the whole source was logged, which nobody has written.
     -- A row of the log has the transaction, or the part of one, that wrote what it speaks of.
-    SELECT range_agg(tstzrange(from_time, to_time)), min(to_time),
+    SELECT range_agg(tstzrange(from_time, to_time)),
+        range_agg(tstzrange(from_time, to_time)) FILTER (WHERE NOT isempty(v_changed) AND NOT tstzrange(from_time, to_time) @> v_changed), min(to_time),
         array_agg(part) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id)),
         pg_snapshot_xmin(pg_current_snapshot())
-    INTO v_logged, v_first_end, v_writers, v_border FROM moved;
+    INTO v_logged, v_written, v_first_end, v_writers, v_border FROM moved;
     IF v_logged IS NOT NULL THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
     END IF;
     IF v_writers IS NOT NULL AND v_source.change_tracking = 'trigger' THEN
-        PERFORM rollup_engine.record_late_rows(v_source, v_logged - v_changed - v_counted, v_first_end, v_writers);  -- what was attached is counted
+        PERFORM rollup_engine.record_late_rows(v_source,
+            CASE WHEN isempty(v_changed) THEN v_logged ELSE v_written - v_counted END, v_first_end, v_writers);  -- what was attached is counted
     END IF;
     v_changed := v_changed + coalesce(v_logged, '{}');
     IF p_now IS NOT NULL AND v_source.change_tracking = 'window' THEN
