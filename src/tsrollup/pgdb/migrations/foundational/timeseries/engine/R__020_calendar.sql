@@ -19,21 +19,26 @@ END;
 COMMENT ON FUNCTION rollup_engine.bucket_ceil(interval, timestamptz) IS 'The time itself when a bucket starts there, else the start of the next bucket.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.bucket_align(p_width interval, p_ranges tstzmultirange) RETURNS tstzmultirange
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
--- Each read aligns what is logged: whether the width is one of months is not asked for each range.
-RETURN CASE WHEN rollup_engine.is_month_width(p_width) THEN (
-    SELECT coalesce(range_agg(tstzrange(
-        silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
-        rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
-    )), '{}') FROM unnest(p_ranges) AS r)
-ELSE (
-    SELECT coalesce(range_agg(tstzrange(b.low, CASE WHEN b.high = b.until THEN b.high ELSE rollup_engine.bucket_next(p_width, b.high) END)), '{}')
-    FROM (
-        SELECT date_bin(p_width, coalesce(lower(r), '-infinity'), o.origin) AS low, date_bin(p_width, t.until, o.origin) AS high, t.until
-        FROM unnest(p_ranges) AS r, (VALUES (timestamptz '2000-01-03 00:00:00+00')) AS o (origin)
-        CROSS JOIN LATERAL (SELECT coalesce(upper(r), 'infinity') AS until) AS t
-    ) AS b)
-END;
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Each read aligns what is logged: whether the width is one of months is not asked for each range.
+    RETURN CASE WHEN rollup_engine.is_month_width(p_width) THEN (
+        SELECT coalesce(range_agg(tstzrange(
+            silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
+            rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
+        )), '{}') FROM unnest(p_ranges) AS r)
+    ELSE (
+        SELECT coalesce(range_agg(tstzrange(b.low, CASE WHEN b.high = b.until THEN b.high ELSE rollup_engine.bucket_next(p_width, b.high) END)), '{}')
+        FROM (
+            SELECT date_bin(p_width, coalesce(lower(r), '-infinity'), o.origin) AS low, date_bin(p_width, t.until, o.origin) AS high, t.until
+            FROM unnest(p_ranges) AS r, (VALUES (timestamptz '2000-01-03 00:00:00+00')) AS o (origin)
+            CROSS JOIN LATERAL (SELECT coalesce(upper(r), 'infinity') AS until) AS t
+        ) AS b)
+    END;
+END
+$$;
 COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, which exclude their end, widened to whole buckets.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.buckets_in(p_width interval, p_ranges tstzmultirange) RETURNS SETOF timestamptz
@@ -50,12 +55,17 @@ END;
 COMMENT ON FUNCTION rollup_engine.buckets_in(interval, tstzmultirange) IS 'Starts of the buckets in aligned, finite ranges.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.bucket_count(p_width interval, p_ranges tstzmultirange) RETURNS bigint
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-RETURN coalesce(CASE WHEN rollup_engine.is_month_width(p_width) THEN (
-    SELECT sum(rollup_engine.width_months(age(upper(r) AT TIME ZONE 'UTC', lower(r) AT TIME ZONE 'UTC'))::numeric / rollup_engine.width_months(p_width))
-    FROM unnest(p_ranges) AS r)
-ELSE (SELECT extract(epoch FROM sum(upper(r) - lower(r))) / extract(epoch FROM p_width) FROM unnest(p_ranges) AS r)
-END, 0)::bigint;
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce(CASE WHEN rollup_engine.is_month_width(p_width) THEN (
+        SELECT sum(rollup_engine.width_months(age(upper(r) AT TIME ZONE 'UTC', lower(r) AT TIME ZONE 'UTC'))::numeric / rollup_engine.width_months(p_width))
+        FROM unnest(p_ranges) AS r)
+    ELSE (SELECT extract(epoch FROM sum(upper(r) - lower(r))) / extract(epoch FROM p_width) FROM unnest(p_ranges) AS r)
+    END, 0)::bigint;
+END
+$$;
 COMMENT ON FUNCTION rollup_engine.bucket_count(interval, tstzmultirange) IS 'Number of buckets in aligned, finite ranges.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.everything() RETURNS tstzmultirange

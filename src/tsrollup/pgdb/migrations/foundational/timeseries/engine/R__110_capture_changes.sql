@@ -9,15 +9,17 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.utc_expression(p_column name, p_type regtype, p_row text DEFAULT '') RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format(
+BEGIN
+    RETURN format(
         CASE p_type
             WHEN 'timestamptz'::regtype THEN '%s%I::timestamptz'  -- it may be of a domain
             WHEN 'timestamp'::regtype THEN '(%s%I AT TIME ZONE ''UTC'')'
             ELSE '(%s%I::timestamp AT TIME ZONE ''UTC'')'
-        END, p_row, p_column)
+        END, p_row, p_column);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC.';
 

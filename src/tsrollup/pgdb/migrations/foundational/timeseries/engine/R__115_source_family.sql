@@ -5,16 +5,19 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.partition_tree(p_relation regclass) RETURNS SETOF regclass
-    LANGUAGE sql STABLE ROWS 10  -- few enough to look each up in the catalogue rather than read it
+    LANGUAGE plpgsql STABLE ROWS 10  -- few enough to look each up in the catalogue rather than read it
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- UNION: a table may be reached on two paths.
-    WITH RECURSIVE tree AS (
-        SELECT p_relation::oid AS oid
-        UNION
-        SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid AND NOT i.inhdetachpending
-    )
-    SELECT oid::regclass FROM tree
+BEGIN
+    RETURN QUERY
+        -- UNION: a table may be reached on two paths.
+        WITH RECURSIVE tree AS (
+            SELECT p_relation::oid AS oid
+            UNION
+            SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid AND NOT i.inhdetachpending
+        )
+        SELECT oid::regclass FROM tree;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_tree(regclass) IS 'The table and every partition below it: source_members without the bounds, for a tenth of its time.';
 

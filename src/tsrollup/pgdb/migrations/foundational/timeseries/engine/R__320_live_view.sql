@@ -48,13 +48,15 @@ $$;
 COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint) IS 'The stale set, clipped to where there is data, without the tail of a window.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.estimated_rows(p_relation regclass) RETURNS double precision
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- Never analysed: about a hundred bytes a row.
-    SELECT coalesce(sum(CASE WHEN c.reltuples < 0 THEN pg_relation_size(c.oid) / 100.0 ELSE c.reltuples END), 0)
+    RETURN coalesce(sum(CASE WHEN c.reltuples < 0 THEN pg_relation_size(c.oid) / 100.0 ELSE c.reltuples END), 0)
     FROM rollup_engine.partition_tree(p_relation) AS t (member)
-    JOIN pg_class AS c ON c.oid = t.member AND c.relkind IN ('r', 'm', 'f')
+    JOIN pg_class AS c ON c.oid = t.member AND c.relkind IN ('r', 'm', 'f');
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.estimated_rows(regclass) IS 'Rows of a table and its partitions, by the planner''s statistics.';
 

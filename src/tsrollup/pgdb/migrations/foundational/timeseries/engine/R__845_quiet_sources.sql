@@ -9,28 +9,32 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.traced_tables(p_source_ids integer[]) RETURNS TABLE (source_id integer, member oid, kind "char")
-    LANGUAGE sql STABLE ROWS 10
+    LANGUAGE plpgsql STABLE ROWS 10
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- OFFSET 0: looked up one by one, however many the planner expects.
-    WITH RECURSIVE below AS (
-        SELECT id, relation::oid AS oid, 's'::"char" AS kind FROM rollup_engine.source WHERE id = ANY (p_source_ids)
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        -- OFFSET 0: looked up one by one, however many the planner expects.
+        WITH RECURSIVE below AS (
+            SELECT id, relation::oid AS oid, 's'::"char" AS kind FROM rollup_engine.source WHERE id = ANY (p_source_ids)
+            UNION ALL
+            SELECT source_id, target_table::oid, 't' FROM silver.rollup_config WHERE source_id = ANY (p_source_ids)
+            UNION
+            SELECT b.id, i.inhrelid, CASE b.kind WHEN 's' THEN 'f' WHEN 't' THEN 'p' ELSE b.kind END::"char"
+            FROM below AS b CROSS JOIN LATERAL (SELECT inhrelid FROM pg_inherits WHERE inhparent = b.oid OFFSET 0) AS i
+        ), above AS (
+            SELECT b.id, i.inhparent AS oid
+            FROM below AS b CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = b.oid OFFSET 0) AS i
+            WHERE b.kind IN ('s', 'f')
+            UNION
+            SELECT a.id, i.inhparent
+            FROM above AS a CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = a.oid OFFSET 0) AS i
+        )
+        SELECT id, oid, kind FROM below
         UNION ALL
-        SELECT source_id, target_table, 't' FROM silver.rollup_config WHERE source_id = ANY (p_source_ids)
-        UNION
-        SELECT b.id, i.inhrelid, CASE b.kind WHEN 's' THEN 'f' WHEN 't' THEN 'p' ELSE b.kind END::"char"
-        FROM below AS b CROSS JOIN LATERAL (SELECT inhrelid FROM pg_inherits WHERE inhparent = b.oid OFFSET 0) AS i
-    ), above AS (
-        SELECT b.id, i.inhparent AS oid
-        FROM below AS b CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = b.oid OFFSET 0) AS i
-        WHERE b.kind IN ('s', 'f')
-        UNION
-        SELECT a.id, i.inhparent
-        FROM above AS a CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = a.oid OFFSET 0) AS i
-    )
-    SELECT id, oid, kind FROM below
-    UNION ALL
-    SELECT id, oid, 'f' FROM above WHERE (id, oid) NOT IN (SELECT id, oid FROM below)
+        SELECT id, oid, 'f' FROM above WHERE (id, oid) NOT IN (SELECT id, oid FROM below);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.traced_tables(integer[]) IS
 'The tables that what sources say rests on: the source itself (s) and its family (f), the tables of its rollups (t) and their partitions (p).';
