@@ -1,4 +1,4 @@
--- What a writer pays for: a row of the log has no number of its own, and its index no random places.
+-- What a writer pays for: a row of the log has no number of its own, whose index had random places.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
