@@ -183,6 +183,37 @@ def test_what_changes_without_a_row_of_the_source_is_looked_at(quiet: psycopg.Co
     assert quiet.execute(LOOK).fetchall() == []
 
 
+def test_a_schema_that_was_renamed_is_looked_at(quiet: psycopg.Connection) -> None:
+    """Logs go by the name of a rollup's table, in whose row the schema's is not."""
+    do(quiet, "CREATE SCHEMA app; ALTER TABLE silver.readings_1h SET SCHEMA app")
+    quiet.execute("GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
+    assert_is_quiet(quiet)
+    quiet.execute("ALTER SCHEMA app RENAME TO apps")
+    assert quiet.execute(LOOK).fetchall() == [(1, False)]
+    assert_is_quiet(quiet)
+    names = "SELECT target_name FROM silver.rollup_config WHERE id = 2"
+    assert quiet.execute(names).fetchall() == [("apps.readings_1h",)]
+
+
+def test_a_detachment_that_was_cancelled_is_looked_at(
+    quiet: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+) -> None:
+    """Where its bounds are a constraint already, nothing of the partition itself has changed."""
+    quiet.execute(
+        "ALTER TABLE raw.readings_1 ADD CHECK (ts IS NOT NULL AND ts >= '2026-03-01 00:00+00'"
+        " AND ts < '2026-03-02 00:00+00')"
+    )
+    assert_is_quiet(quiet)
+    reader = connect(autocommit=False)
+    reader.execute("SELECT FROM raw.readings")
+    quiet.execute("SET statement_timeout = '500ms'")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        quiet.execute("ALTER TABLE raw.readings DETACH PARTITION raw.readings_1 CONCURRENTLY")
+    quiet.execute("RESET statement_timeout")
+    assert quiet.execute(LOOK).fetchall() == [(1, False)]
+    assert_monitor_is_right(quiet)
+
+
 CAREFUL = ("relink_source", "watch_new_partitions", "mend_triggers", "absorb_shape")
 
 
@@ -267,3 +298,41 @@ def test_the_monitor_waits_for_no_lock_of_a_sound_source(
     quiet.execute("SET lock_timeout = '1ms'")
     healths = "SELECT DISTINCT health FROM silver.timeseries_operations_monitor"
     assert quiet.execute(healths).fetchall() == [("ok",)]
+
+
+def test_a_locked_source_is_waited_for_once(quiet: psycopg.Connection) -> None:
+    """In a statement, not once for each rollup that rests on it."""
+    quiet.execute("SELECT silver.create_rollup_table('raw.other', 'silver', 'other_1d', '1 day')")
+    quiet.execute("DELETE FROM rollup_engine.quiet_source")
+    quiet.execute("CREATE SEQUENCE public.waits; GRANT USAGE ON SEQUENCE public.waits TO PUBLIC")
+    quiet.execute("GRANT USAGE ON SCHEMA public TO PUBLIC")
+    quiet.execute(
+        "CREATE OR REPLACE FUNCTION rollup_engine.capture_gaps(p_source rollup_engine.source)"
+        " RETURNS TABLE (problem text, hint text) LANGUAGE plpgsql"
+        " AS 'BEGIN PERFORM nextval(''public.waits''); RAISE lock_not_available; END'"
+    )
+    reasons = "SELECT reason FROM silver.timeseries_operations_monitor"
+    for waits in (2, 4):
+        locked = [reason for (reason,) in quiet.execute(reasons) if "somebody keeps" in reason]
+        assert len(locked) == 5
+        assert quiet.execute("SELECT last_value FROM public.waits").fetchone() == (waits,)
+
+
+def test_no_commit_of_a_run_waits_for_the_disk(quiet: psycopg.Connection) -> None:
+    """A crash leaves what it loses of one stale, or logged."""
+    quiet.execute(
+        "CREATE TABLE public.said AS SELECT current_setting('synchronous_commit') AS it;"
+        "GRANT ALL ON public.said TO PUBLIC;"
+        "CREATE FUNCTION public.say() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN"
+        " INSERT INTO public.said VALUES (current_setting(''synchronous_commit'')); RETURN NULL;"
+        " END'"
+    )
+    for table in ("silver.refresh_log", "rollup_engine.stale_range"):
+        quiet.execute(
+            f"CREATE TRIGGER say AFTER INSERT ON {table} EXECUTE FUNCTION public.say()".encode()
+        )
+    quiet.execute("TRUNCATE public.said; SET synchronous_commit = on")
+    quiet.execute("UPDATE raw.readings SET count = 7 WHERE ts < '2026-03-01 22:00+00'")
+    quiet.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert quiet.execute("SELECT DISTINCT it FROM public.said").fetchall() == [("off",)]
+    assert quiet.execute("SHOW synchronous_commit").fetchone() == ("on",)
