@@ -142,6 +142,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planne
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off  -- a plan that was made while a table was small lives on when it is full of dead rows
+    SET plan_cache_mode = 'force_generic_plan'  -- they are small, and else planned at each read
 AS $$
 DECLARE
     v_rollup record;
