@@ -43,6 +43,7 @@ COMMENT ON FUNCTION rollup_engine.is_due(silver.rollup_config, boolean) IS 'Fals
 CREATE OR REPLACE FUNCTION rollup_engine.rollups_to_refresh(p_target text, p_as_of timestamptz) RETURNS SETOF integer
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off  -- many functions, few rows
 AS $$
 DECLARE
     v_ids constant integer[] := ARRAY(SELECT r.id FROM rollup_engine.run_order(p_target) AS r);

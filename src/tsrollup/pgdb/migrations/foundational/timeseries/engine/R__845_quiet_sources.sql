@@ -11,6 +11,7 @@ SET LOCAL ROLE "${owner_role}";
 CREATE OR REPLACE FUNCTION rollup_engine.traced_tables(p_source_ids integer[]) RETURNS TABLE (source_id integer, member oid, kind "char")
     LANGUAGE plpgsql STABLE ROWS 10
     SET search_path = pg_catalog, pg_temp
+    SET jit = off  -- many functions, few rows
 AS $$
 #variable_conflict use_column
 BEGIN
@@ -42,6 +43,7 @@ COMMENT ON FUNCTION rollup_engine.traced_tables(integer[]) IS
 CREATE OR REPLACE FUNCTION rollup_engine.catalogue_traces(p_source_ids integer[]) RETURNS TABLE (source_id integer, trace numeric, is_plain boolean)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET jit = off  -- many functions, few rows
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -146,6 +148,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.sources_to_drain(p_target text, p_undra
 RETURNS TABLE (source_id integer, is_quiet boolean)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off  -- many functions, few rows
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -171,6 +174,7 @@ COMMENT ON FUNCTION rollup_engine.sources_to_drain(text, integer[], boolean) IS
 CREATE OR REPLACE FUNCTION rollup_engine.sound_sources() RETURNS SETOF integer
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET jit = off  -- many functions, few rows
 AS $$
     SELECT t.source_id
     FROM rollup_engine.catalogue_traces(ARRAY(SELECT id FROM rollup_engine.source)) AS t

@@ -98,6 +98,7 @@ RETURNS TABLE (
 )
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET jit = off  -- many functions, few rows
 AS $$
     SELECT r.target_table::text, coalesce(CASE WHEN r.parent_id IS NULL THEN o.relation_name END, r.source_table::text), h.health,
         CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
