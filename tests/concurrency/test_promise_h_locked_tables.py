@@ -116,3 +116,40 @@ def test_promise_j_no_reader_is_ended_by_a_rollup_that_is_changed(
     assert failed == []
     refresh_everything(two_sources)
     assert_settled(two_sources, "t_1h", "t_1d")
+
+
+@pytest.mark.parametrize(
+    "lock",
+    [
+        "LOCK TABLE raw.p_1 IN ACCESS EXCLUSIVE MODE",
+        "LOCK TABLE ONLY raw.p IN ACCESS EXCLUSIVE MODE",
+        "LOCK TABLE ONLY raw.g IN ACCESS EXCLUSIVE MODE",
+        "LOCK TABLE silver.p_1h IN ACCESS EXCLUSIVE MODE",
+    ],
+)
+def test_promise_h_what_watches_and_maintains_waits_for_no_lock(
+    two_sources: psycopg.Connection, connect: Connect, lock: str
+) -> None:
+    """Of a partition with retention, of a table with a generated column, of a rollup: all others are
+    told of."""
+    two_sources.execute("SELECT silver.set_retention('raw.p', '30 years')")
+    two_sources.execute(
+        "CREATE TABLE raw.g (ts timestamptz, v integer, w integer GENERATED ALWAYS AS (v) STORED);"
+        "SELECT silver.create_rollup_table('g', 'silver', 'g_1h', '1 hour')"
+    )
+    refresh_everything(two_sources)
+    locking = connect(autocommit=False)
+    locking.execute(lock.encode())
+    two_sources.execute("SET statement_timeout = '20s'")
+    watched = "SELECT target_table, health FROM silver.timeseries_operations_monitor"
+    healths = dict(two_sources.execute(watched).fetchall())
+    checked = "SELECT target, bool_and(is_valid) FROM silver.validate_rollup_config() GROUP BY 1"
+    valid = dict(two_sources.execute(checked).fetchall())
+    for rollup in ("silver.t_1h", "silver.t_1d"):
+        assert (healths[rollup], valid[rollup]) == ("ok", True)
+    assert healths.keys() == valid.keys() - {"raw.p"}
+    two_sources.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    two_sources.execute("CALL silver.run_rollups(time_budget => '5s')")
+    locking.rollback()
+    refresh_everything(two_sources)
+    assert set(dict(two_sources.execute(watched).fetchall()).values()) == {"ok"}

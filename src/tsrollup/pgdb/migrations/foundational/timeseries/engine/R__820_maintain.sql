@@ -7,6 +7,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partit
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
+    SET lock_timeout = '3s'  -- other tables wait behind it
 AS $$
 DECLARE
     v_target constant text := p_set.relation::text;

@@ -238,17 +238,28 @@ $$;
 COMMENT ON FUNCTION rollup_engine.own_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads, or will.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rollup_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '100ms'  -- bounds of partitions and generated columns are not shown while those are locked
 AS $$
-    -- Before what follows from them.
-    SELECT format('%s, which it reads, is not valid: %s', c.target_name, o.problem), o.hint
-    FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id)
-    JOIN silver.rollup_config AS c ON c.id = a.id AND c.id <> p_rollup.id
-    CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o
-    UNION ALL
-    SELECT problem, hint FROM rollup_engine.own_problems(p_rollup)
+#variable_conflict use_column
+BEGIN
+    PERFORM rollup_engine.check_vain_wait('problems', p_rollup.source_id);
+    RETURN QUERY
+        -- Before what follows from them.
+        SELECT format('%s, which it reads, is not valid: %s', c.target_name, o.problem), o.hint
+        FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id)
+        JOIN silver.rollup_config AS c ON c.id = a.id AND c.id <> p_rollup.id
+        CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o
+        UNION ALL
+        SELECT problem, hint FROM rollup_engine.own_problems(p_rollup);
+EXCEPTION WHEN lock_not_available THEN
+    PERFORM rollup_engine.note_vain_wait('problems', p_rollup.source_id);
+    RETURN QUERY SELECT format('somebody keeps a table of %s, or of what is computed from it, locked: whether all is well cannot be told', relation_name),
+        'ask again when that has ended'
+    FROM rollup_engine.source WHERE id = p_rollup.source_id;
+END
 $$;
-COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads.';
+COMMENT ON FUNCTION rollup_engine.rollup_problems(silver.rollup_config) IS 'Everything that keeps a rollup from being exact: of its own, of its source, of the rollups that it reads; or that nobody knows.';
 
 RESET ROLE;
