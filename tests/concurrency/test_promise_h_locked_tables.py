@@ -130,7 +130,7 @@ def test_promise_j_no_reader_is_ended_by_a_rollup_that_is_changed(
 def test_promise_h_what_watches_and_maintains_waits_for_no_lock(
     two_sources: psycopg.Connection, connect: Connect, lock: str
 ) -> None:
-    """Of a partition with retention, of a table with a generated column, of a rollup: all others are
+    """On a partition with retention, a table with a generated column, a rollup: all others are
     told of."""
     two_sources.execute("SELECT silver.set_retention('raw.p', '30 years')")
     two_sources.execute(
@@ -142,9 +142,9 @@ def test_promise_h_what_watches_and_maintains_waits_for_no_lock(
     locking.execute(lock.encode())
     two_sources.execute("SET statement_timeout = '20s'")
     watched = "SELECT target_table, health FROM silver.timeseries_operations_monitor"
-    healths = dict(two_sources.execute(watched).fetchall())
+    healths: dict[str, str] = dict(two_sources.execute(watched).fetchall())
     checked = "SELECT target, bool_and(is_valid) FROM silver.validate_rollup_config() GROUP BY 1"
-    valid = dict(two_sources.execute(checked).fetchall())
+    valid: dict[str, bool] = dict(two_sources.execute(checked).fetchall())
     for rollup in ("silver.t_1h", "silver.t_1d"):
         assert (healths[rollup], valid[rollup]) == ("ok", True)
     assert healths.keys() == valid.keys() - {"raw.p"}
@@ -152,4 +152,4 @@ def test_promise_h_what_watches_and_maintains_waits_for_no_lock(
     two_sources.execute("CALL silver.run_rollups(time_budget => '5s')")
     locking.rollback()
     refresh_everything(two_sources)
-    assert set(dict(two_sources.execute(watched).fetchall()).values()) == {"ok"}
+    assert {health for _, health in two_sources.execute(watched).fetchall()} == {"ok"}

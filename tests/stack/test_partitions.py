@@ -430,6 +430,35 @@ def test_promise_b_a_partition_that_an_older_snapshot_finds_rows_in_stays(
     assert len(partitions(db, "raw.readings")) < len(before)
 
 
+def test_promise_b_a_snapshot_taken_while_the_change_of_width_looks_at_a_partition(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """It finds rows there that are deleted before the change looks."""
+    create_source(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    insert(db, NOW + timedelta(days=2))
+    before = partitions(db, "raw.readings")
+    db.execute(
+        "SET ROLE tsrollup_owner;"
+        "ALTER FUNCTION rollup_engine.is_empty(regclass) RENAME TO is_empty_by_now;"
+        "CREATE FUNCTION rollup_engine.is_empty(p regclass) RETURNS boolean LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_advisory_xact_lock(4711);"
+        " RETURN rollup_engine.is_empty_by_now(p); END $$; RESET ROLE;"
+        "SELECT pg_advisory_lock(4711)"
+    )
+    change = Background(
+        connect(), "SELECT rollup_engine.drop_empty_partitions_ahead('raw.readings', now())"
+    )
+    change.wait_until_blocked(db)
+    reader = connect(autocommit=False)
+    reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    reader.execute("SELECT count(*) FROM pg_namespace")  # a snapshot, and no lock
+    db.execute("DELETE FROM raw.readings; SELECT pg_advisory_unlock(4711)")
+    change.result()
+    assert partitions(db, "raw.readings") == before
+    assert reader.execute("SELECT count(*) FROM raw.readings").fetchone() == (1,)
+
+
 def test_a_partition_that_a_view_reads_stays_when_the_width_changes(
     db: psycopg.Connection,
 ) -> None:

@@ -25,7 +25,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.drop_empty_partitions_ahead(p_relation 
     SET lock_timeout = '50ms'  -- of what DDL locks besides
 AS $$
 DECLARE
-    v_snapshots constant text[] := rollup_engine.snapshots_in_use();
     v_member regclass;
 BEGIN
     -- All are looked at before the first is dropped.
@@ -37,10 +36,10 @@ BEGIN
         BEGIN
             PERFORM rollup_engine.lock_out(p_relation);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_member);
-            IF NOT rollup_engine.outlives(v_snapshots) THEN
-                RAISE lock_not_available;  -- some snapshot may find rows in it
-            END IF;
             IF rollup_engine.is_empty(v_member) THEN
+                IF NOT rollup_engine.outlives(rollup_engine.snapshots_in_use()) THEN
+                    RAISE lock_not_available;  -- one from before it was empty finds rows in it
+                END IF;
                 -- Detached, foreign keys that refer to the whole table let go of it.
                 DELETE FROM rollup_engine.rollup_partition WHERE partition = v_member;
                 DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.partition_tree(v_member));
