@@ -175,10 +175,12 @@ COMMENT ON FUNCTION rollup_engine.sources_to_drain(text, integer[], boolean) IS
 'The sources of the named rollup, or of all, where changes were logged or the catalogue may have something to take in (not quiet). With p_is_known it was looked at a moment ago, and is asked again only of those that could not be drained then.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.sound_sources() RETURNS SETOF integer
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET jit = off  -- many functions, few rows
 AS $$
+BEGIN
+    RETURN QUERY
     SELECT t.source_id
     FROM rollup_engine.catalogue_traces(ARRAY(SELECT id FROM rollup_engine.source)) AS t
     JOIN rollup_engine.quiet_source AS q USING (source_id, trace)
@@ -186,7 +188,8 @@ AS $$
         SELECT FROM silver.rollup_config AS r
         WHERE r.source_id = t.source_id
             AND (r.source_table IN (SELECT k.relation FROM rollup_engine.retention AS k) OR (SELECT rollup_engine.partman_removes_any()))
-            AND EXISTS (SELECT FROM rollup_engine.keep_problems(r)))
+            AND EXISTS (SELECT FROM rollup_engine.keep_problems(r)));
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.sound_sources() IS
 'Sources whose rollups have no problem: they had none when a run last looked at the catalogue, and nothing has changed there; nor is what they read removed too early.';
