@@ -5,7 +5,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE TABLE rollup_engine.quiet_source (
-    source_id integer PRIMARY KEY REFERENCES rollup_engine.source ON DELETE CASCADE,
+    source_id integer PRIMARY KEY,
     trace numeric NOT NULL
 );
 COMMENT ON TABLE rollup_engine.quiet_source IS 'Sources where a run found everything of the catalogue taken in and in order.';

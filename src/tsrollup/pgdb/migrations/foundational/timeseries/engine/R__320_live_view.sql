@@ -78,9 +78,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(
-    p_rollup_id integer, p_planned bigint, p_open timestamptz, p_parts bigint, p_role name, p_schemas name[]
-) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -93,18 +91,7 @@ BEGIN
     END IF;
     v_width := (SELECT bucket_width FROM silver.rollup_config WHERE id = p_rollup_id);
     RETURN QUERY
-        SELECT b, rollup_engine.bucket_next(v_width, b)
-        FROM rollup_engine.buckets_in(v_width, v_stale - rollup_engine.open_range(p_rollup_id, p_planned, p_open, p_parts, p_role, p_schemas)) AS b;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint, timestamptz, bigint, name, name[]) IS 'Stale buckets that the live view computes one by one, without the open bucket of the plan.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN QUERY SELECT * FROM rollup_engine.stale_buckets(p_rollup_id, p_planned, NULL, NULL, NULL, NULL);
+        SELECT b, rollup_engine.bucket_next(v_width, b) FROM rollup_engine.buckets_in(v_width, v_stale) AS b;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
@@ -117,9 +104,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.in_few_pieces(tstzmultirange) IS 'The ranges, or what reaches from the first to the last of many: read at once, with what lies between, it costs less.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(
-    p_rollup_id integer, p_planned bigint, p_open timestamptz, p_parts bigint, p_role name, p_schemas name[]
-) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
+CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -127,9 +112,8 @@ DECLARE
     v_stale tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
     v_rollup silver.rollup_config;
 BEGIN
-    IF NOT isempty(v_stale) THEN
-        v_stale := CASE WHEN rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN '{}'
-            ELSE v_stale - rollup_engine.open_range(p_rollup_id, p_planned, p_open, p_parts, p_role, p_schemas) END;
+    IF NOT isempty(v_stale) AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
+        v_stale := '{}';
     END IF;
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     IF v_rollup.change_tracking = 'window' THEN
@@ -138,16 +122,6 @@ BEGIN
     IF NOT isempty(v_stale) THEN
         RETURN QUERY SELECT lower(r), upper(r), v_stale FROM unnest(rollup_engine.in_few_pieces(v_stale)) AS r;
     END IF;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint, timestamptz, bigint, name, name[]) IS 'Ranges that the live view computes whole, and which of their buckets are stale, without the open bucket of the plan.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN QUERY SELECT * FROM rollup_engine.stale_spans(p_rollup_id, p_planned, NULL, NULL, NULL, NULL);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Ranges that the live view computes whole, and which of their buckets are stale.';
@@ -244,24 +218,6 @@ $body$, jsonb_build_object(
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from what its parent says there.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.live_functions_sql(p_rollup silver.rollup_config) RETURNS TABLE (name text, statement text)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup)
-    UNION ALL
-    SELECT format('plain_%s', p_rollup.id), sql FROM rollup_engine.plain_function_sql(p_rollup) AS sql WHERE sql IS NOT NULL
-$$;
-COMMENT ON FUNCTION rollup_engine.live_functions_sql(silver.rollup_config) IS 'The functions that the live view of a rollup reads the source by.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.write_live_functions(p_rollup silver.rollup_config) RETURNS void
-    LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT rollup_engine.write_generated(name, statement) FROM rollup_engine.live_functions_sql(p_rollup)
-$$;
-COMMENT ON FUNCTION rollup_engine.write_live_functions(silver.rollup_config) IS 'Makes them, or writes them anew where their text differs.';
-
 DROP FUNCTION IF EXISTS rollup_engine.fresh_rows_sql(silver.rollup_config);
 
 CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text) RETURNS text
@@ -282,25 +238,23 @@ FROM (
     SELECT f.*, {latest}, false
     FROM (
         SELECT b.bucket, {live_columns}
-        FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id}){open}) AS b (bucket, tsrollup_next)
+        FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id})) AS b (bucket, tsrollup_next)
         CROSS JOIN LATERAL rollup_engine.live_{id}(b.bucket, b.tsrollup_next) AS f
     ) AS f
     UNION ALL
     SELECT f.*, {latest}, false
     FROM (
         SELECT f.bucket, {live_columns}
-        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id}){open}) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
+        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id})) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
         CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
         WHERE f.bucket <@ s.tsrollup_stale
-    ) AS f$sql$ || o.arm || $sql$
+    ) AS f
 ) AS u
 WHERE (tsrollup_first < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) = tsrollup_edges
     OR tsrollup_edges
         AND width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) % 2 <> 1
 $sql$, jsonb_build_object(
         'id', p_rollup.id,
-        'open', CASE o.arm WHEN '' THEN '' ELSE
-            format(', rollup_engine.open_bucket(%1$s), rollup_engine.planned_parts(%1$s), current_user, current_schemas(true)', p_rollup.id) END,
         'target', p_rollup.target_table,
         'stored_columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'live_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
@@ -320,7 +274,6 @@ $sql$, jsonb_build_object(
             ) AS c
             LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
             WHERE c.kind <> 'bucket')))
-    FROM (SELECT rollup_engine.open_arm_sql(p_rollup) AS arm) AS o
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text) IS 'Text of the live view.';
 

@@ -157,7 +157,7 @@ AS $$
 DECLARE
     v_is_new constant boolean := to_regclass(p_view) IS NULL;
 BEGIN
-    PERFORM rollup_engine.write_live_functions(p_rollup);
+    PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
     PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), rollup_engine.live_view_sql(p_rollup, p_view));
     EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
     IF v_is_new THEN  -- then they are its owner's to change

@@ -17,12 +17,12 @@ BEGIN
     -- In the order of a refresh: what it has claimed is waited for before its table is locked.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
-    DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup_id), format('plain_%s', p_rollup_id), format('view_%s', p_rollup_id));
+    DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup_id), format('view_%s', p_rollup_id));
     PERFORM rollup_engine.forget_partition_set(v_rollup.target_table);
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
         EXECUTE format('DROP VIEW %s', v_rollup.target_view);
     END IF;
-    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%1$s(timestamptz, timestamptz), rollup_engine.plain_%1$s(timestamptz)', v_rollup.id);
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%s(timestamptz, timestamptz)', v_rollup.id);
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
         EXECUTE format(CASE WHEN p_keep_table THEN 'LOCK TABLE %s' ELSE 'DROP TABLE %s' END, v_rollup.target_table);
     END IF;
@@ -55,6 +55,7 @@ BEGIN
     DELETE FROM rollup_engine.generated_text WHERE name = format('capture_%s', p_source_id);
     DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.log_border WHERE source_id = p_source_id;
+    DELETE FROM rollup_engine.quiet_source WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source_partition WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source WHERE id = p_source_id;
 END

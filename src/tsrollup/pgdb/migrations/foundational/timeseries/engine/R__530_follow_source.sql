@@ -71,7 +71,7 @@ BEGIN
         outgrown_by = CASE WHEN NOT rollup_engine.is_same_value(t.data_type, c.data_type) THEN t.data_type END
     FROM rollup_engine.column_types(p_rollup) AS t
     WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND t.data_type <> c.data_type;
-    PERFORM rollup_engine.write_live_functions(p_rollup);
+    PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
     UPDATE silver.rollup_config
     SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
     WHERE id = p_rollup.id;

@@ -26,17 +26,11 @@ BEGIN
     GRANT EXECUTE ON FUNCTION
         rollup_engine.stale_set(integer, bigint, tstzrange), rollup_engine.stale_edges(integer, bigint),
         rollup_engine.stale_buckets(integer, bigint), rollup_engine.stale_spans(integer, bigint),
-        rollup_engine.stale_buckets(integer, bigint, timestamptz, bigint, name, name[]),
-        rollup_engine.stale_spans(integer, bigint, timestamptz, bigint, name, name[]),
-        rollup_engine.open_range(integer, bigint, timestamptz, bigint, name, name[]),
-        rollup_engine.open_bucket(integer), rollup_engine.planned_parts(integer), rollup_engine.plans_source(integer),
-        rollup_engine.reads_source(integer, name, name[]),
         rollup_engine.planned_partitions(integer), rollup_engine.monitor()
     TO PUBLIC;
     PERFORM rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
 
-    GRANT SELECT ON rollup_engine.plan_of_role TO PUBLIC;
     GRANT SELECT ON rollup_engine.source, rollup_engine.upgrade TO "${operator_role}";
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
     GRANT INSERT (rollup_id, metrics), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
