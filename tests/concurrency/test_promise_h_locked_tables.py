@@ -153,3 +153,27 @@ def test_promise_h_what_watches_and_maintains_waits_for_no_lock(
     locking.rollback()
     refresh_everything(two_sources)
     assert {health for _, health in two_sources.execute(watched).fetchall()} == {"ok"}
+
+
+def test_promise_h_a_source_of_a_type_of_ones_own_whose_old_partition_is_locked(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """What its catalogue says cannot be told then: that is noted nowhere, and no failure."""
+    db.execute(
+        "CREATE TYPE raw.mood AS ENUM ('on', 'off');"
+        "CREATE TABLE raw.m (ts timestamptz, mood raw.mood) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.m_1 PARTITION OF raw.m FOR VALUES FROM ('2026-01-01') TO ('2026-02-01');"
+        "CREATE TABLE raw.m_2 PARTITION OF raw.m FOR VALUES FROM ('2026-02-01') TO ('2026-03-01');"
+        "INSERT INTO raw.m VALUES ('2026-02-03 01:00+00', 'on');"
+        "SELECT silver.create_rollup_table('m', 'silver', 'm_1h', '1 hour', dimensions => '{mood}')"
+    )
+    refresh_everything(db)
+    locking = connect(autocommit=False)
+    locking.execute("LOCK TABLE raw.m_1 IN ACCESS EXCLUSIVE MODE")
+    db.execute("INSERT INTO raw.m_2 VALUES ('2026-02-03 05:00+00', 'on')")
+    done = db.execute("SELECT status, error_code FROM silver.perform_rollup()").fetchall()
+    assert done == [("partial", "55P03")]
+    assert db.execute("SELECT FROM silver.error_log").fetchall() == []
+    locking.rollback()
+    assert db.execute("SELECT status FROM silver.perform_rollup()").fetchall() == [("ok",)]
+    assert_settled(db, "m_1h")

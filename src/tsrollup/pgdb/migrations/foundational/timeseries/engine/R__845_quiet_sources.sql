@@ -50,6 +50,7 @@ DECLARE
     v_may_be_elsewhere constant boolean := to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL OR to_regnamespace('_timescaledb_catalog') IS NOT NULL;
     v_locked constant oid[] := ARRAY(
         SELECT l.relation FROM pg_locks AS l
+        JOIN pg_database AS d ON d.datname = current_database() AND d.oid = l.database
         WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL AND l.pid IS DISTINCT FROM pg_backend_pid());
 BEGIN
     RETURN QUERY
@@ -139,6 +140,9 @@ BEGIN
     END IF;
     -- First: what changes from here on makes another one.
     SELECT t.trace INTO v_trace FROM rollup_engine.catalogue_traces(ARRAY[p_source_id]) AS t;
+    IF v_trace IS NULL THEN
+        RETURN;
+    END IF;
     INSERT INTO rollup_engine.quiet_source (source_id, trace)
     SELECT s.id, v_trace FROM rollup_engine.source AS s
     WHERE s.id = p_source_id AND s.change_tracking = 'trigger' AND rollup_engine.is_in_order(s)
