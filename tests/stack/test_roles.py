@@ -347,6 +347,36 @@ def test_every_public_function_is_somebodys_and_none_is_everybodys(db: psycopg.C
     assert not_for_operators == []
 
 
+def test_a_restore_of_single_schemas_opens_no_function_to_everybody(
+    db: psycopg.Connection, connect: Connect, server: PostgresServer
+) -> None:
+    """What the owner role gives nobody by default belongs to no schema: it is not restored then."""
+    for_all = """
+        SELECT count(*)
+        FROM pg_proc AS p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+        WHERE a.grantee = 0
+            AND p.pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
+    """
+    before = db.execute(for_all).fetchone()
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(
+            "ALTER DEFAULT PRIVILEGES FOR ROLE tsrollup_owner GRANT EXECUTE ON ROUTINES TO PUBLIC"
+        )
+    db.execute("CREATE TABLE raw.t (ts timestamptz)")
+    db.execute("SELECT silver.create_rollup_table('t', 'silver', 't_1h', '1 hour')")
+    capture = """
+        SELECT has_function_privilege('tsrollup_operator', oid, 'EXECUTE') FROM pg_proc
+        WHERE proname ~ '^capture_[0-9]+$'
+    """
+    assert db.execute(capture).fetchall() == [(False,)]
+    db.execute("SELECT rollup_engine.regenerate()")
+    db.execute("SELECT silver.drop_rollup('t_1h')")
+    assert db.execute(for_all).fetchone() == before
+    db.execute("SET ROLE tsrollup_owner")
+    db.execute("CREATE FUNCTION silver.later() RETURNS integer LANGUAGE sql RETURN 1")
+    assert db.execute(for_all).fetchone() == before
+
+
 def may(connection: psycopg.Connection, statement: str) -> bool:
     try:
         connection.execute(statement.encode())

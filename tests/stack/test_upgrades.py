@@ -148,6 +148,24 @@ def test_what_reads_the_same_takes_no_lock(filled: psycopg.Connection, connect: 
     reader.rollback()
 
 
+def test_partitions_of_a_source_that_are_locked_stop_no_migrate(
+    db: psycopg.Connection, release: NextRelease, connect: Connect
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.p (ts timestamptz) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.p_1 PARTITION OF raw.p FOR VALUES FROM ('2026-01-01') TO ('2027-01-01');"
+        "SELECT silver.create_rollup_table('p', 'silver', 'p_1h', '1 hour')"
+    )
+    locking = connect(autocommit=False)
+    locking.execute("LOCK TABLE raw.p IN ACCESS EXCLUSIVE MODE")
+    outdated = "SELECT * FROM rollup_engine.outdated_texts()"
+    assert db.execute(outdated).fetchall() == []
+    release.edit(LIVE_VIEW, *OTHER_TEXT)
+    assert release.migrate().migrations_executed == 1
+    assert db.execute(outdated).fetchall() == []
+    assert db.execute("SELECT FROM rollup_engine.upgrade").fetchall() == []
+
+
 def test_who_keeps_a_text_as_it_was_is_named(filled: psycopg.Connection, connect: Connect) -> None:
     reader = connect(autocommit=False)
     reader.execute("SELECT count(*) FROM silver.timeseries_operations_monitor, gold.readings_1h")

@@ -27,11 +27,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_generated_time(p_source rollup_engi
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Up to PostgreSQL 15 that of a partition may be, though its parent's is not.
+    -- Up to PostgreSQL 15 that of a partition may be, though its parent's is not. pg_partition_tree locks them all.
+    WITH RECURSIVE tree AS (
+        SELECT p_source.relation::oid AS oid UNION SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid
+    )
     SELECT EXISTS (
-        SELECT FROM pg_attribute
-        WHERE attrelid IN (SELECT p_source.relation UNION ALL SELECT relid FROM pg_partition_tree(p_source.relation))
-            AND attname = p_source.time_column AND attgenerated <> '')
+        SELECT FROM tree JOIN pg_attribute AS a ON a.attrelid = tree.oid
+        WHERE a.attname = p_source.time_column AND a.attgenerated <> '')
 $$;
 COMMENT ON FUNCTION rollup_engine.has_generated_time(rollup_engine.source) IS 'Whether the time of a row is computed from its other columns.';
 

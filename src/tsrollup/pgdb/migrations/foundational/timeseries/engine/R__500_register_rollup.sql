@@ -33,6 +33,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_source.id));
     IF p_change_tracking = 'trigger' THEN
         PERFORM rollup_engine.write_generated(format('capture_%s', v_source.id), rollup_engine.capture_function_sql(v_source));
+        EXECUTE format('REVOKE EXECUTE ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', v_source.id);
     END IF;
     PERFORM rollup_engine.remember_partitions(v_source);
     PERFORM rollup_engine.absorb_shape(v_source.id);

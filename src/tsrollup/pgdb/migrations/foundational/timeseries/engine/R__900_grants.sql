@@ -6,6 +6,31 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 GRANT USAGE ON SCHEMA silver TO PUBLIC;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.close_to_public() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_function regprocedure;
+BEGIN
+    IF EXISTS (
+        SELECT FROM pg_default_acl WHERE defaclrole = '"${owner_role}"'::regrole AND defaclnamespace = 0 AND defaclobjtype = 'f')
+    THEN
+        RETURN;
+    END IF;
+    ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
+    FOR v_function IN
+        SELECT oid FROM pg_proc
+        WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace) AND proowner = '"${owner_role}"'::regrole
+            AND proname !~ '^live_[0-9]+$'  -- which who may read the view calls
+    LOOP
+        EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', v_function);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.close_to_public() IS
+'That what the owner role makes is not everybody''s to call belongs to no schema: a restore of single schemas has lost it, and what was made since is closed.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.grant_api() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -13,6 +38,7 @@ AS $$
 DECLARE
     v_function regprocedure;
 BEGIN
+    PERFORM rollup_engine.close_to_public();
     -- Anybody buckets queries; none of these looks at a table.
     GRANT EXECUTE ON FUNCTION
         rollup_engine.is_month_width(interval), rollup_engine.month_bucket(interval, timestamp, timestamp),
