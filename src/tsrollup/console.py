@@ -52,10 +52,10 @@ class Console:
 
     def pass_on(self, notice: Diagnostic) -> None:
         """What the server remarks beside an answer: a line, and one for its hint."""
-        remarks = {(notice.severity or "NOTICE").lower(): notice.message_primary}
-        remarks |= {"hint": notice.message_hint} if notice.message_hint else {}
-        for kind, text in remarks.items():
-            self.talk.print(f"{kind}: {text}", soft_wrap=True, markup=False)
+        kind = (notice.severity or "NOTICE").lower()
+        self.talk.print(f"{kind}: {notice.message_primary}", soft_wrap=True, markup=False)
+        if notice.message_hint:
+            self.talk.print(f"hint: {notice.message_hint}", soft_wrap=True, markup=False)
 
     def print_json(self, value: object) -> None:
         self.out.print(json.dumps(value, default=_plain, indent=2), soft_wrap=True, markup=False)

@@ -24,16 +24,15 @@ $$;
 COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_generated_time(p_source rollup_engine.source) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- Up to PostgreSQL 15 that of a partition may be, though its parent's is not. pg_partition_tree locks them all.
-    WITH RECURSIVE tree AS (
-        SELECT p_source.relation::oid AS oid UNION SELECT i.inhrelid FROM tree JOIN pg_inherits AS i ON i.inhparent = tree.oid
-    )
-    SELECT EXISTS (
-        SELECT FROM tree JOIN pg_attribute AS a ON a.attrelid = tree.oid
-        WHERE a.attname = p_source.time_column AND a.attgenerated <> '')
+    RETURN EXISTS (
+        SELECT FROM rollup_engine.partition_tree(p_source.relation) AS t (member) JOIN pg_attribute AS a ON a.attrelid = t.member
+        WHERE a.attname = p_source.time_column AND a.attgenerated <> '');
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.has_generated_time(rollup_engine.source) IS 'Whether the time of a row is computed from its other columns.';
 

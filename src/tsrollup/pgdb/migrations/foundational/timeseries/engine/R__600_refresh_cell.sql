@@ -173,16 +173,18 @@ AS $$
 DECLARE
     v_held tstzmultirange := p_todo;
     v_part tstzmultirange := rollup_engine.newest_part(p_todo, p_rollup.bucket_width, p_rollup.current_window);
+    v_lacks_partitions boolean := v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup, v_part);
     v_batch rollup_engine.refresh_batch;
 BEGIN
     -- Time that holds nothing is done, however long it is, and needs no partition.
-    IF v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup, v_part) THEN
+    IF v_lacks_partitions THEN
         v_held := rollup_engine.up_to_newest_row(p_rollup, p_todo);
         v_part := rollup_engine.newest_part(v_held, p_rollup.bucket_width, p_rollup.current_window);
+        v_lacks_partitions := rollup_engine.lacks_partitions(p_rollup, v_part);
     END IF;
     IF isempty(v_held) THEN
         v_batch := ROW('refreshed', lower(p_todo), upper(p_todo), 0, 0, 0, '{}');
-    ELSIF rollup_engine.lacks_partitions(p_rollup, v_part) AND rollup_engine.ensure_partitions(p_rollup, v_part, true) THEN
+    ELSIF v_lacks_partitions AND rollup_engine.ensure_partitions(p_rollup, v_part, true) THEN
         -- Filled by a later transaction, so that who attaches another one need not wait for the batch.
         v_batch.outcome := 'prepared';
     ELSE
