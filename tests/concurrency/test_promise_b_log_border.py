@@ -1,5 +1,6 @@
 """Where reads begin in the change log: behind what is settled, and never behind what is not."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,18 @@ def pages_of_a_look(connection: psycopg.Connection[Any]) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
+def wait_for_other_tests(connection: psycopg.Connection[Any]) -> None:
+    """Until no transaction of this server is left that began to write before now."""
+    row = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+    assert row
+    ended = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > %s::xid8"
+    for _ in range(600):
+        if connection.execute(ended, row).fetchone() == (True,):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"a transaction older than {row[0]} is still open")
+
+
 def test_what_is_settled_is_passed_by_under_an_old_snapshot(
     settled: psycopg.Connection, connect: Connect
 ) -> None:
@@ -44,6 +57,9 @@ def test_what_is_settled_is_passed_by_under_an_old_snapshot(
         writer.execute(CHANGE.format(n).encode())
         if n % 50 == 49:
             writer.execute(DRAIN)
+    wait_for_other_tests(writer)
+    writer.execute(CHANGE.format(1000).encode())
+    writer.execute(DRAIN)
     assert pages_of_a_look(settled) <= before + 4
     assert_equal_to_group_by(holder, *LEVELS)
     assert_equal_to_group_by(settled, *LEVELS)

@@ -66,13 +66,17 @@ def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str
     ]
 
 
-def actions(db: psycopg.Connection[Any], now: datetime = NOW) -> list[str]:
+def maintain_undisturbed(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str]]:
     for _ in range(50):
         done = maintain(db, now)
         if not any("no snapshot is older" in detail for _, detail in done):
             break
         time.sleep(0.2)  # a session that ends, or a standby of another test
-    return [action for action, _ in done]
+    return done
+
+
+def actions(db: psycopg.Connection[Any], now: datetime = NOW) -> list[str]:
+    return [action for action, _ in maintain_undisturbed(db, now)]
 
 
 def value(db: psycopg.Connection[Any], query: str) -> Any:
@@ -190,7 +194,7 @@ def test_promise_g_a_child_that_settles_later_keeps_its_parent(days: psycopg.Con
     days.execute("SELECT silver.set_retention('s_1h', '2 days')")
     for _ in range(3):
         days.execute("SELECT * FROM silver.perform_rollup(as_of => %s)", [NOW])
-        maintain(days)
+        maintain_undisturbed(days)
         assert_equal_to_group_by(days, "s_1d", "s_slow")
         assert value(days, "SELECT sum(row_count) FROM gold.s_slow") == 480
     # As far as that one has settled the parent is trimmed: on the 11th, five days.
@@ -223,7 +227,7 @@ def test_promise_g_one_partition_that_is_held_stops_no_other(
     days.execute("ALTER TABLE raw.s ADD UNIQUE (ts, device)")
     days.execute(obstacle.encode())
     assert actions(days) == ["sealed"]
-    done = maintain(days)
+    done = maintain_undisturbed(days)
     assert sorted(action for action, _ in done) == ["dropped"] * 6 + ["skipped"]
     skipped = next(detail for action, detail in done if action == "skipped")
     assert skipped.startswith("raw.s_3: 2026-03-03")
@@ -248,7 +252,7 @@ def test_promise_g_a_name_that_is_taken_in_the_archive_stops_no_other(
     days.execute("SELECT silver.set_retention('raw.s', '3 days', archive => true)")
     days.execute("CREATE TABLE raw_archive.s_3 ()")
     assert actions(days) == ["sealed"]
-    done = maintain(days)
+    done = maintain_undisturbed(days)
     assert sorted(action for action, _ in done) == ["archived"] * 6 + ["skipped"]
     assert "rename or drop what has that name in raw_archive" in dict(done)["skipped"]
     days.execute("DROP TABLE raw_archive.s_3")
@@ -342,7 +346,7 @@ def test_promise_g_a_view_on_a_leaf_keeps_that_leaf(db: psycopg.Connection) -> N
     roll_up(db)
     db.execute("CREATE VIEW public.v AS SELECT * FROM raw.s_3b")
     assert actions(db) == ["sealed"]
-    done = maintain(db)
+    done = maintain_undisturbed(db)
     assert sorted(action for action, _ in done) == ["dropped"] * 7 + ["skipped"] * 2
     assert value(db, "SELECT count(*) FROM raw.s WHERE ts < '2026-03-08 00:00+00'") == 24
     db.execute("INSERT INTO raw.s VALUES (%s, 'a', 1)", [day(3)])
