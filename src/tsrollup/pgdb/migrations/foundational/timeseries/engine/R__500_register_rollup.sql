@@ -187,11 +187,12 @@ BEGIN
     INSERT INTO silver.rollup_config (
         id, target_table, target_view, target_name, source_table, source_id, parent_id, depth, time_column, bucket_width, dimensions, metrics,
         chunk_interval, cell_width, settle_delay, processing_window, target_batch_duration, change_tracking, look_back_window,
-        retention, current_window, refresh_sql, sealed_before, source_rows)
+        retention, current_window, refresh_sql, sealed_before, source_rows, timezone, origin, time_unit, expressions, filter)
     OVERRIDING SYSTEM VALUE
     SELECT r.id, r.target_table, r.target_view, r.target_table::text, r.source_table, r.source_id, r.parent_id, r.depth, r.time_column, r.bucket_width,
         r.dimensions, r.metrics, r.chunk_interval, r.cell_width, r.settle_delay, r.processing_window, r.target_batch_duration,
-        r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before, r.source_rows
+        r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before, r.source_rows,
+        r.timezone, r.origin, r.time_unit, r.expressions, r.filter
     FROM (SELECT v_rollup.*) AS r;
     PERFORM rollup_engine.note_ltree_levels(v_rollup);
     PERFORM rollup_engine.premake_rollup_partitions(

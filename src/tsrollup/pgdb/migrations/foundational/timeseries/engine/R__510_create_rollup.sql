@@ -115,6 +115,12 @@ BEGIN
     IF p_rollup.change_tracking IS NULL OR p_rollup.change_tracking NOT IN ('trigger', 'window') THEN
         PERFORM rollup_engine.fail('TR001', format('change_tracking %L is unknown', coalesce(p_rollup.change_tracking, 'NULL')), 'use ''trigger'', or ''window'' with a look_back_window');
     END IF;
+    IF p_rollup.timezone <> 'UTC' OR p_rollup.origin IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', 'buckets go by UTC', 'leave timezone and origin out');
+    END IF;
+    IF num_nonnulls(p_rollup.time_unit, p_rollup.expressions, p_rollup.filter) > 0 THEN
+        PERFORM rollup_engine.fail('TR001', 'a rollup takes columns as they are', 'leave time_unit, expressions and filter out');
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_options(silver.rollup_config) IS 'An error for an option that makes no sense.';

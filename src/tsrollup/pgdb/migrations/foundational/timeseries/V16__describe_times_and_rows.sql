@@ -1,0 +1,97 @@
+-- What a rollup says of its time and of the rows and values it reads: the zone and the origin of its
+-- buckets, the unit of a number that is a time, expressions over a row, and which rows count.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+-- What these call is the engine, which comes after all versions.
+SET LOCAL check_function_bodies = off;
+
+ALTER TABLE silver.rollup_config
+    ADD COLUMN time_unit text CHECK (time_unit IN ('s', 'ms', 'us', 'ns')),
+    ADD COLUMN expressions jsonb,
+    ADD COLUMN filter text;
+COMMENT ON COLUMN silver.rollup_config.time_unit IS 'Unit of a time column of numbers, which count from 1970; NULL for a column of times.';
+COMMENT ON COLUMN silver.rollup_config.expressions IS 'SQL expressions over a row of the source, by the names under which they are columns; NULL for none.';
+COMMENT ON COLUMN silver.rollup_config.filter IS 'Condition over a row of the source: only rows where it holds count; NULL for all.';
+
+DROP FUNCTION silver.create_rollup_table(
+    text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean);
+
+CREATE FUNCTION silver.create_rollup_table(
+    source_table_name text,
+    target_schema text,
+    target_table_name text,
+    rollup_table_interval interval,
+    time_column text DEFAULT NULL,
+    dimensions text[] DEFAULT NULL,
+    metrics jsonb DEFAULT NULL,
+    chunk_interval interval DEFAULT NULL,
+    settle_delay interval DEFAULT '1 minute',
+    processing_window interval DEFAULT NULL,
+    target_batch_duration interval DEFAULT '5 seconds',
+    change_tracking text DEFAULT 'trigger',
+    look_back_window interval DEFAULT NULL,
+    retention interval DEFAULT NULL,
+    if_not_exists boolean DEFAULT false,
+    timezone text DEFAULT 'UTC',
+    origin timestamptz DEFAULT NULL,
+    time_unit text DEFAULT NULL,
+    expressions jsonb DEFAULT NULL,
+    filter text DEFAULT NULL
+) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    r silver.rollup_config;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    -- Whoever comes second sees what the first has made.
+    PERFORM pg_advisory_xact_lock(rollup_engine.lock_key('target', format('%s.%s', target_schema, target_table_name)));
+    SELECT c.* INTO r
+    FROM silver.rollup_config AS c JOIN pg_class AS t ON t.oid = c.target_table
+    WHERE t.relname = target_table_name AND t.relnamespace::regnamespace::text = quote_ident(target_schema);
+    IF if_not_exists AND r.id IS NOT NULL THEN
+        RAISE NOTICE 'rollup %.% exists already, skipping', target_schema, target_table_name;
+        RETURN r.target_table;
+    END IF;
+    r := NULL;
+    r.bucket_width := rollup_table_interval;
+    r.chunk_interval := chunk_interval;
+    r.settle_delay := settle_delay;
+    r.processing_window := processing_window;
+    r.target_batch_duration := target_batch_duration;
+    r.change_tracking := change_tracking;
+    r.look_back_window := look_back_window;
+    r.retention := retention;
+    r.timezone := timezone;
+    r.origin := origin;
+    r.time_unit := time_unit;
+    r.expressions := expressions;
+    r.filter := filter;
+    PERFORM rollup_engine.check_options(r);
+    PERFORM rollup_engine.check_target(target_schema, target_table_name);
+    r := rollup_engine.describe_rollup(r, source_table_name, time_column, dimensions, metrics);
+    PERFORM rollup_engine.grant_source_access(r.source_table);
+    IF r.change_tracking = 'trigger' AND r.parent_id IS NULL THEN
+        PERFORM rollup_engine.check_capture(r.source_table, r.time_column);
+    END IF;
+
+    v_source := rollup_engine.attach_source(r);
+    r.source_id := v_source.id;
+    r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
+    UPDATE rollup_engine.partition_set AS s SET is_named = create_rollup_table.chunk_interval IS NOT NULL WHERE s.relation = r.target_table;
+    PERFORM rollup_engine.add_triggers(v_source);
+    PERFORM rollup_engine.look_at_source(v_source.id);
+    PERFORM rollup_engine.mark_new(r.id, rollup_engine.everything());
+    PERFORM rollup_engine.check_window_keep(r.source_table);
+    PERFORM rollup_engine.warn_of_partman_retention(r.source_table);
+    RETURN r.target_table;
+END
+$$;
+COMMENT ON FUNCTION silver.create_rollup_table(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean,
+    text, timestamptz, text, jsonb, text) IS
+'Creates a rollup of a table, or of another rollup: its table of partial states, its live view gold.<target_table_name>, and the triggers that capture changes. Everything is stale at first; run_rollups fills it. Returns the table. Bucket and dimensions of a row are its key, so a dimension''s value may have up to some 2,700 bytes: a bucket with a longer one is not stored, and computed when it is read. The caller owns the source and is a member of the owner role.';
+
+RESET ROLE;
