@@ -95,9 +95,14 @@ CREATE OR REPLACE FUNCTION rollup_engine.try_lock_source(p_source_id integer) RE
 RETURN pg_try_advisory_xact_lock(rollup_engine.source_lock_key(p_source_id));
 COMMENT ON FUNCTION rollup_engine.try_lock_source(integer) IS 'Held by whoever drains a source, or registers a rollup of it.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.cell_lock_key(p_rollup_id integer, p_cell timestamptz) RETURNS bigint
+    LANGUAGE sql IMMUTABLE
+RETURN rollup_engine.lock_key('cell', concat(p_rollup_id, ' ', extract(epoch FROM p_cell)));
+COMMENT ON FUNCTION rollup_engine.cell_lock_key(integer, timestamptz) IS 'Advisory lock of whoever refreshes a cell of a rollup.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.try_lock_cell(p_rollup_id integer, p_cell timestamptz) RETURNS boolean
     LANGUAGE sql
-RETURN pg_try_advisory_xact_lock(rollup_engine.lock_key('cell', concat(p_rollup_id, ' ', extract(epoch FROM p_cell))));
+RETURN pg_try_advisory_xact_lock(rollup_engine.cell_lock_key(p_rollup_id, p_cell));
 COMMENT ON FUNCTION rollup_engine.try_lock_cell(integer, timestamptz) IS 'Keeps an older recompute from overwriting a newer one: held until the batch is committed.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_seen_by_all(p_transaction xid8) RETURNS boolean

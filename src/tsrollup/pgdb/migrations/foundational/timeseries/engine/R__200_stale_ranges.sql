@@ -34,7 +34,18 @@ COMMENT ON FUNCTION rollup_engine.with_ancestors(integer) IS 'The rollup and eve
 
 -- Marking ----------------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.due_at(p_rollup silver.rollup_config, p_bucket timestamptz, p_noted timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT greatest(p_noted, rollup_engine.bucket_next(p_rollup.bucket_width, p_bucket) + p_rollup.settle_delay)
+$$;
+COMMENT ON FUNCTION rollup_engine.due_at(silver.rollup_config, timestamptz, timestamptz) IS 'From when on a change of a bucket that was noted then is to be stored; NULL without a bucket: the time it was noted.';
+
+-- Those of 0.1.0 noted no time.
+DROP FUNCTION IF EXISTS rollup_engine.mark_rollup(silver.rollup_config, tstzmultirange);
+DROP FUNCTION IF EXISTS rollup_engine.mark_rollups(integer[], tstzmultirange, boolean);
+CREATE OR REPLACE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_noted timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -49,14 +60,14 @@ BEGIN
         GROUP BY cell
     ), held AS MATERIALIZED (
         -- What a refresh has claimed stays as it is: the range is added beside it.
-        SELECT s.id, s.cell, tstzrange(s.from_time, s.to_time) AS range
+        SELECT s.id, s.cell, tstzrange(s.from_time, s.to_time) AS range, s.due_at
         FROM rollup_engine.stale_range AS s
         JOIN wanted AS w ON w.cell = s.cell
         WHERE s.rollup_id = p_rollup.id
             AND (tstzrange(s.from_time, s.to_time) && w.ranges OR tstzrange(s.from_time, s.to_time) -|- w.ranges)
         FOR UPDATE OF s SKIP LOCKED
     ), merged AS (
-        SELECT w.cell, w.ranges + coalesce(range_agg(h.range), '{}') AS ranges, array_agg(h.id) AS held_ids
+        SELECT w.cell, w.ranges AS wanted, w.ranges + coalesce(range_agg(h.range), '{}') AS ranges, array_agg(h.id) AS held_ids
         FROM wanted AS w
         LEFT JOIN held AS h ON h.cell = w.cell
         GROUP BY w.cell, w.ranges
@@ -64,11 +75,14 @@ BEGIN
     ), removed AS (
         DELETE FROM rollup_engine.stale_range WHERE id IN (SELECT unnest(held_ids) FROM merged)
     )
-    INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time)
-    SELECT p_rollup.id, cell, lower(r), upper(r) FROM merged, unnest(ranges) AS r;
+    INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time, due_at)
+    SELECT p_rollup.id, m.cell, lower(r), upper(r), least(
+        rollup_engine.due_at(p_rollup, lower(m.wanted * tstzmultirange(r)), p_noted),
+        (SELECT min(h.due_at) FROM held AS h WHERE h.cell = m.cell AND h.range && r))
+    FROM merged AS m, unnest(m.ranges) AS r;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.mark_rollup(silver.rollup_config, tstzmultirange) IS
+COMMENT ON FUNCTION rollup_engine.mark_rollup(silver.rollup_config, tstzmultirange, timestamptz) IS
 'Makes the buckets that the finite ranges touch stale, except sealed ones. Overlapping rows that nobody holds are replaced by their union under new ids.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_wide(p_width interval, p_ranges tstzmultirange) RETURNS boolean
@@ -86,7 +100,9 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_wide(interval, tstzmultirange) IS 'Whether ranges are infinite, or so long that it pays to look first where there is data.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.mark_rollups(p_rollup_ids integer[], p_ranges tstzmultirange, p_clip boolean DEFAULT false) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.mark_rollups(
+    p_rollup_ids integer[], p_ranges tstzmultirange, p_clip boolean DEFAULT false, p_noted timestamptz DEFAULT statement_timestamp()
+) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -97,11 +113,11 @@ BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id FOR KEY SHARE LOOP
         PERFORM rollup_engine.mark_rollup(v_rollup,
             CASE WHEN p_clip OR rollup_engine.is_wide(v_rollup.bucket_width, p_ranges)
-            THEN rollup_engine.data_extent(v_rollup, p_ranges, true) ELSE p_ranges END);
+            THEN rollup_engine.data_extent(v_rollup, p_ranges, true) ELSE p_ranges END, p_noted);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolean) IS
+COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolean, timestamptz) IS
 'Marks ranges stale in several rollups. What is infinite or long, or all with p_clip, is clipped to what each rollup by itself holds or can come to hold.';
 
 -- Reading the stale set ------------------------------------------------------------------------

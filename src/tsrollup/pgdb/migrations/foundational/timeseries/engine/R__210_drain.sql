@@ -77,6 +77,7 @@ DECLARE
     v_first_end timestamptz;
     v_writers xid[];
     v_border xid8;
+    v_noted timestamptz;
 BEGIN
     IF NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN false;
@@ -92,15 +93,15 @@ BEGIN
         SELECT changed, counted INTO v_changed, v_counted FROM rollup_engine.take_partition_changes(v_source);
     END IF;
     WITH moved AS (
-        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, xmin AS part
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, noted_at, xmin AS part
     )
     -- Where a member without bounds came, the whole source was logged, which nobody has written.
     -- A row of the log has the transaction, or the part of one, that wrote what it speaks of.
     SELECT range_agg(tstzrange(from_time, to_time)),
         range_agg(tstzrange(from_time, to_time)) FILTER (WHERE NOT isempty(v_changed) AND NOT tstzrange(from_time, to_time) @> v_changed), min(to_time),
         array_agg(part) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id)),
-        pg_snapshot_xmin(pg_current_snapshot())
-    INTO v_logged, v_written, v_first_end, v_writers, v_border FROM moved;
+        pg_snapshot_xmin(pg_current_snapshot()), min(noted_at)
+    INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted FROM moved;
     IF v_logged IS NOT NULL THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
     END IF;
@@ -114,7 +115,7 @@ BEGIN
     END IF;
     IF NOT isempty(v_changed) THEN
         PERFORM rollup_engine.mark_rollups(
-            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id), v_changed);
+            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id), v_changed, false, coalesce(v_noted, statement_timestamp()));
     END IF;
     RETURN true;
 END

@@ -156,10 +156,10 @@ BEGIN
     WITH cleared AS (
         DELETE FROM rollup_engine.stale_range
         WHERE id = ANY (p_ids) AND tstzrange(from_time, to_time) && p_done
-        RETURNING cell, from_time, to_time
+        RETURNING cell, from_time, to_time, due_at
     )
-    INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time)
-    SELECT p_rollup.id, cell, lower(r), upper(r)
+    INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time, due_at)
+    SELECT p_rollup.id, cell, lower(r), upper(r), rollup_engine.due_at(p_rollup, lower(r), due_at)
     FROM cleared, unnest(tstzmultirange(tstzrange(from_time, to_time)) - p_done) AS r;
 END
 $$;

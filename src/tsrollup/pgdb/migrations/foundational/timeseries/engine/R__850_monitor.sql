@@ -52,6 +52,37 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.buckets_per_second(text) IS 'Speed of the last ten batches.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.explained_health(p_rollup silver.rollup_config, p_health text, OUT reason text, OUT next_step text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE p_health
+            WHEN 'paused' THEN 'it was paused: changes are captured and reads are exact, but nothing is stored'
+            WHEN 'parked' THEN format('%s failures in a row; the last: %s', p_rollup.retry_count, e.error)
+            WHEN 'retrying' THEN coalesce(
+                format('%s failures in a row; the last: %s', nullif(p_rollup.retry_count, 0), e.error),
+                (SELECT format('%s of its buckets cannot be stored; the newest: %s: %s', count(*), max(b.error_code),
+                    (array_agg(b.error_message ORDER BY b.bucket DESC))[1])
+                FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = p_rollup.id))
+            WHEN 'waiting_for_parent' THEN format('%s, which it reads, is stale there', p_rollup.source_table)
+            WHEN 'lagging' THEN coalesce(
+                format('settled buckets are stale; a batch last ran %s ago', date_trunc('second', greatest(now() - p_rollup.last_run_at, '0'))),
+                'no batch has run yet')
+        END,
+        CASE p_health
+            WHEN 'paused' THEN format('SELECT silver.resume_rollup(%L)', p_rollup.target_table)
+            WHEN 'parked' THEN format('mend the cause (SELECT * FROM silver.error_log WHERE target_table = %L), then SELECT silver.reset_rollup_retry(%1$L)', p_rollup.target_table)
+            WHEN 'retrying' THEN format('mend the cause; it is tried again by itself, and at once after SELECT silver.reset_rollup_retry(%L)', p_rollup.target_table)
+            WHEN 'waiting_for_parent' THEN format('look at the row of %s', p_rollup.source_table)
+            WHEN 'lagging' THEN 'nothing while runs go on; else have silver.run_rollups() called every few seconds, by pg_cron or tsrollup worker'
+        END
+    FROM (
+        SELECT (SELECT x.error_code || ': ' || x.error_message FROM silver.error_log AS x
+            WHERE x.target_table = p_rollup.target_table::text AND p_health IN ('parked', 'retrying') ORDER BY x.id DESC LIMIT 1)
+    ) AS e (error)
+$$;
+COMMENT ON FUNCTION rollup_engine.explained_health(silver.rollup_config, text) IS 'What that health of a rollup comes from, and what to do about it; NULL for ok, and for invalid, which has problems.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.health_reason(p_rollup silver.rollup_config, p_health text, OUT reason text, OUT next_step text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -67,6 +98,10 @@ AS $$
             format('COMMIT PREPARED %L, or ROLLBACK PREPARED %1$L', h.gid)
         FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.source_lock_prepared(s.id) AS h (gid)
         WHERE s.id = p_rollup.source_id AND p_health = 'lagging' AND h.gid IS NOT NULL
+        UNION ALL
+        SELECT CASE p_health WHEN 'lagging' THEN 3 ELSE 1 END, o.reason, o.next_step
+        FROM rollup_engine.explained_health(p_rollup, p_health) AS o
+        WHERE o.reason IS NOT NULL
         UNION ALL
         SELECT 2, w.problem, w.hint
         FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
@@ -120,7 +155,7 @@ AS $$
     CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled, p.problem) AS health OFFSET 0) AS h
     LEFT JOIN LATERAL (
         SELECT x.* FROM rollup_engine.health_reason(r, h.health) AS x
-        WHERE p.problem IS NULL AND (h.health = 'lagging' OR EXISTS (SELECT FROM rollup_engine.retention)) OFFSET 0) AS n ON true
+        WHERE p.problem IS NULL AND (h.health <> 'ok' OR EXISTS (SELECT FROM rollup_engine.retention)) OFFSET 0) AS n ON true
     CROSS JOIN LATERAL (
         SELECT count(*) AS succeeded FROM silver.refresh_log AS l
         WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
@@ -133,14 +168,66 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monitor shows.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.stale_since(p_rollup silver.rollup_config) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT min(due_at)
+    FROM (
+        SELECT due_at FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id
+        UNION ALL
+        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) THEN silver.time_bucket(p_rollup.bucket_width, l.from_time) END, l.noted_at)
+        FROM (
+            SELECT from_time, min(noted_at) AS noted_at FROM rollup_engine.change_log WHERE source_id = p_rollup.source_id GROUP BY from_time
+        ) AS l
+        UNION ALL
+        SELECT s.window_read_at + interval '1 minute'  -- what may have come since is due at the next run
+        FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id AND s.change_tracking = 'window'
+    ) AS waiting
+    WHERE due_at <= now()
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_since(silver.rollup_config) IS 'From when on the oldest change waits that was to be stored by now; NULL when there is none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.running_batches() RETURNS TABLE (rollup_id integer, pid integer)
+    LANGUAGE sql STABLE ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Who refreshes a cell holds its lock, and leaves its ranges in sight until the batch is committed.
+    WITH held AS MATERIALIZED (
+        SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid
+        FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+        WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
+    ), stale AS (
+        SELECT DISTINCT rollup_id, cell FROM rollup_engine.stale_range WHERE EXISTS (SELECT FROM held)
+    )
+    SELECT s.rollup_id, min(h.pid)
+    FROM stale AS s JOIN held AS h ON h.key = rollup_engine.cell_lock_key(s.rollup_id, s.cell)
+    GROUP BY s.rollup_id
+$$;
+COMMENT ON FUNCTION rollup_engine.running_batches() IS 'Rollups that are refreshed now, each with a session that is at it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.waits() RETURNS TABLE (target_table text, stale_since timestamptz, running_pid integer)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+    SET jit = off  -- many functions, few rows
+AS $$
+    SELECT r.target_table::text, CASE WHEN rollup_engine.may_be_stale(r) THEN rollup_engine.stale_since(r) END, b.pid
+    FROM silver.rollup_config AS r LEFT JOIN rollup_engine.running_batches() AS b ON b.rollup_id = r.id
+$$;
+COMMENT ON FUNCTION rollup_engine.waits() IS 'Since when each rollup has changes to store, and which session is at work on them.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.monitor_view_sql() RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT 'CREATE OR REPLACE VIEW silver.timeseries_operations_monitor AS
-SELECT target_table, source_table, health, lag, stale_ranges, stale_buckets, rows_per_second, success_rate, time_to_catch_up,
-    last_run_at, next_retry_at, last_error, sealed_late_rows, exact_since, reason, next_step
-FROM rollup_engine.monitor()'
+SELECT m.target_table, m.source_table, m.health, m.lag, m.stale_ranges, m.stale_buckets, m.rows_per_second, m.success_rate, m.time_to_catch_up,
+    m.last_run_at, m.next_retry_at, m.last_error, m.sealed_late_rows, m.exact_since, m.reason, m.next_step, w.stale_since,
+    w.running_pid, (SELECT a.xact_start FROM pg_stat_get_activity(w.running_pid) AS a WHERE a.pid = w.running_pid) AS running_since
+FROM rollup_engine.monitor() AS m LEFT JOIN rollup_engine.waits() AS w USING (target_table);
+COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_since IS ''Since when the oldest change waits that was to be stored by now; NULL when none does.'';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.running_pid IS ''The session that run_rollups refreshes it in now; NULL when there is none.'';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.running_since IS ''When its batch began; NULL without one, and for who may not see what that session does (pg_read_all_stats).'''
 $$;
 COMMENT ON FUNCTION rollup_engine.monitor_view_sql() IS 'Text of the monitor: who reads it is not waited for, so the end of a migrate writes it anew.';
 
@@ -160,7 +247,7 @@ COMMENT ON COLUMN silver.timeseries_operations_monitor.next_retry_at IS 'When a 
 COMMENT ON COLUMN silver.timeseries_operations_monitor.last_error IS 'Last error on record, with its SQLSTATE.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.sealed_late_rows IS 'Rows that came too late, for sealed buckets, and were kept out.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.exact_since IS 'The rollup is exact from here on; before, it or what it reads is sealed. NULL: everywhere.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.reason IS 'Why it is invalid; who holds up its source while it is lagging; or that partitions are too wide for how long its table or source is kept.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.reason IS 'Why its health is not ok, or that partitions are too wide for how long its table or source is kept; NULL when there is nothing to say.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.next_step IS 'What to do about the reason.';
 
 RESET ROLE;

@@ -52,7 +52,7 @@ BEGIN
     GRANT EXECUTE ON FUNCTION
         rollup_engine.stale_set(integer, bigint, tstzrange), rollup_engine.stale_edges(integer, bigint),
         rollup_engine.stale_buckets(integer, bigint), rollup_engine.stale_spans(integer, bigint),
-        rollup_engine.planned_partitions(integer), rollup_engine.monitor()
+        rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.waits()
     TO PUBLIC;
     PERFORM rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";

@@ -1,0 +1,13 @@
+-- Since when changes wait: an alert on that stays quiet while late rows come now and then and runs
+-- keep up, which one on how old their buckets are cannot.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+ALTER TABLE rollup_engine.change_log ADD COLUMN noted_at timestamptz NOT NULL DEFAULT statement_timestamp();
+COMMENT ON COLUMN rollup_engine.change_log.noted_at IS 'When the statement began that wrote what it speaks of.';
+
+ALTER TABLE rollup_engine.stale_range ADD COLUMN due_at timestamptz NOT NULL DEFAULT statement_timestamp();
+COMMENT ON COLUMN rollup_engine.stale_range.due_at IS 'From when on the first of its changes was to be stored: when it was noted, or when its bucket had settled.';
+
+RESET ROLE;
