@@ -89,6 +89,10 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         set(),
     ),
     "set retention": ("SELECT silver.set_retention('readings_1h', '1 year')", {"owner"}),
+    "alter": (
+        "SELECT silver.alter_rollup('readings_1h', '2 minutes', '1 hour', new_name => 'hours')",
+        {"owner"},
+    ),
     "seal": ("SELECT rollup_engine.write_seal('raw.readings', now())", {"owner"}),
     "roll up what another role owns": (
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1d', '1 day')",

@@ -151,6 +151,14 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.create_storage(silver.rollup_config, text) IS 'Creates the partitioned table of a rollup, unique by bucket and dimensions.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.view_comment(p_table text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('Live view of %s: equals the GROUP BY over its source at any time.', p_table)
+$$;
+COMMENT ON FUNCTION rollup_engine.view_comment(text) IS 'What is said of the live view of a new rollup.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.create_view(p_rollup silver.rollup_config, p_view text) RETURNS regclass
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -162,7 +170,7 @@ BEGIN
     PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), rollup_engine.live_view_sql(p_rollup, p_view));
     EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
     IF v_is_new THEN  -- then they are its owner's to change
-        EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, format('Live view of %s: equals the GROUP BY over its source at any time.', p_rollup.target_table));
+        EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, rollup_engine.view_comment(p_rollup.target_table::text));
         EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_view);
     END IF;
     RETURN p_view::regclass;

@@ -73,27 +73,30 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_capture(regclass, name) IS 'An error unless triggers see every change of the source: of it, of the partitions below it, and through the tables above.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_target(p_schema text, p_table text) RETURNS void
+-- That of 0.1.0 knew of no rollup that is to be renamed.
+DROP FUNCTION IF EXISTS rollup_engine.check_target(text, text);
+CREATE OR REPLACE FUNCTION rollup_engine.check_target(p_schema text, p_table text, p_renamed silver.rollup_config DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     IF p_table IS NULL OR octet_length(p_table) NOT BETWEEN 1 AND 63 THEN
-        PERFORM rollup_engine.fail('TR001', format('target_table_name %L is no name for a table', p_table), 'give a name of 1 to 63 bytes');
+        PERFORM rollup_engine.fail('TR001', format('%L is no name for a table', p_table), 'give a name of 1 to 63 bytes');
     ELSIF p_schema IS NULL OR NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = p_schema) THEN
         PERFORM rollup_engine.fail('TR002', format('target_schema %L does not exist', coalesce(p_schema, 'NULL')), 'rollup tables live in silver');
     ELSIF p_schema IN ('gold', 'rollup_engine', 'pg_catalog', 'information_schema') THEN
         PERFORM rollup_engine.fail('TR001', format('a rollup table cannot live in %s', p_schema), 'use silver; its live view goes to gold');
     ELSIF NOT has_schema_privilege('${owner_role}', p_schema, 'CREATE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I may not create tables in %I', '${owner_role}', p_schema), format('GRANT USAGE, CREATE ON SCHEMA %I TO %I', p_schema, '${owner_role}'));
-    ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = p_schema)) THEN
+    ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND oid IS DISTINCT FROM p_renamed.target_table
+        AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = p_schema)) THEN
         PERFORM rollup_engine.fail('TR003', format('%I.%I exists already', p_schema, p_table), 'choose another name, or drop it first (a rollup with silver.drop_rollup)');
-    ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND relnamespace = 'gold'::regnamespace) THEN
-        PERFORM rollup_engine.fail('TR003', format('gold.%I exists already, and the live view needs that name', p_table), 'choose another target_table_name');
+    ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND oid IS DISTINCT FROM p_renamed.target_view AND relnamespace = 'gold'::regnamespace) THEN
+        PERFORM rollup_engine.fail('TR003', format('gold.%I exists already, and the live view needs that name', p_table), 'choose another name');
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_target(text, text) IS 'An error unless a rollup can be created under that name.';
+COMMENT ON FUNCTION rollup_engine.check_target(text, text, silver.rollup_config) IS 'An error unless a rollup can be created under that name, or the given one renamed to it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_options(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql STABLE

@@ -70,7 +70,7 @@ BEGIN
             p_relation, justify_hours(max(to_time - from_time)), min(keep),
             (SELECT member FROM partition ORDER BY to_time LIMIT 1), min(to_time) + min(keep)),
         'those that are there stay as they are; ' || CASE WHEN EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation)
-            THEN 'its chunk_interval in silver.rollup_config makes those to come narrower'
+            THEN 'silver.alter_rollup(..., chunk_interval => ...) makes those to come narrower'
             ELSE 'partition_source makes those to come narrower' END
     FROM partition
     WHERE isfinite(from_time) AND isfinite(to_time) AND rollup_engine.is_too_wide(to_time - from_time, keep)
