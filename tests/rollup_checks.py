@@ -54,6 +54,14 @@ def assert_settled(connection: psycopg.Connection[Any], *rollups: str) -> None:
         _fail_if_different(connection, rollup, rollup.view)
 
 
+def force_configuration(connection: psycopg.Connection[Any], assignments: str) -> None:
+    """Updates what only the machinery may: a seal without retention, say."""
+    with connection.transaction():
+        connection.execute("ALTER TABLE silver.rollup_config DISABLE TRIGGER guard_configuration")
+        connection.execute(f"UPDATE silver.rollup_config SET {assignments}".encode())
+        connection.execute("ALTER TABLE silver.rollup_config ENABLE TRIGGER guard_configuration")
+
+
 def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
     """The rollup of that name, which is a regclass of its table or view, or a bare name in gold."""
     cursor = connection.cursor(row_factory=tuple_row)

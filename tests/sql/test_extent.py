@@ -6,7 +6,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 
 # Ten rows a day, from Monday on; the newest partition is open at its end, or ends with its day.
 DAYS = """
@@ -137,7 +142,7 @@ def test_promise_f_a_new_child_has_what_only_its_parent_holds(db: psycopg.Connec
     db.execute(DAYS.format(type="timestamptz", end="MAXVALUE").encode())
     _create(db, "raw.t", "t_1m", "1 minute")
     refresh_everything(db)
-    db.execute("UPDATE silver.rollup_config SET sealed_before = '2026-03-04 00:00+00'")
+    force_configuration(db, "sealed_before = '2026-03-04 00:00+00'")
     db.execute("DROP TABLE raw.t_1, raw.t_2")
     _create(db, "t_1m", "t_1d", "1 day")
     for _ in range(2):

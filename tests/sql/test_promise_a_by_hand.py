@@ -7,7 +7,12 @@ import psycopg
 import pytest
 
 from raw_tables import LEVELS, create_hierarchy
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 
 BORDER = "2026-03-02 00:00+00"
 TABLES = ("silver.readings_1m", "{partition}")
@@ -241,7 +246,7 @@ def test_promise_a_a_partition_that_may_come_back_stays_guarded(
 
 def test_promise_f_sealed_rows_that_are_taken_away_are_told(settled: psycopg.Connection) -> None:
     """Those who read them keep what they hold."""
-    settled.execute("UPDATE silver.rollup_config SET sealed_before = %s WHERE depth = 0", [BORDER])
+    force_configuration(settled, f"sealed_before = '{BORDER}' WHERE depth = 0")
     partition = _partition(settled, "readings_1m")
     before = settled.execute("TABLE gold.readings_1h ORDER BY bucket, device").fetchall()
     settled.execute(f"ALTER TABLE silver.readings_1m DETACH PARTITION {partition}".encode())
@@ -257,7 +262,7 @@ def test_promise_f_sealed_rows_that_are_taken_away_are_told(settled: psycopg.Con
 
 
 def test_history_from_before_the_seal_may_be_inserted(settled: psycopg.Connection) -> None:
-    settled.execute("UPDATE silver.rollup_config SET sealed_before = %s", [BORDER])
+    force_configuration(settled, f"sealed_before = '{BORDER}'")
     settled.execute(INSERTS["insert"].format(table="silver.readings_1m").encode())
     refresh_everything(settled)
     shown = "SELECT row_count FROM gold.readings_1m WHERE device = 'forged'"

@@ -5,7 +5,12 @@ from typing import Any
 import psycopg
 
 from raw_tables import LEVELS, create_hierarchy
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 
 BORDER = "2026-03-02 00:00+00"
 
@@ -13,7 +18,7 @@ BORDER = "2026-03-02 00:00+00"
 def test_promise_f_sealed_time_never_changes(db: psycopg.Connection) -> None:
     create_hierarchy(db)
     refresh_everything(db)
-    db.execute("UPDATE silver.rollup_config SET sealed_before = %s", [BORDER])
+    force_configuration(db, f"sealed_before = '{BORDER}'")
     before = {level: _below(db, level) for level in LEVELS}
     assert all(rows for both in before.values() for rows in both)
     db.execute("DELETE FROM raw.readings WHERE ts < %s", [BORDER])
@@ -44,7 +49,7 @@ def test_promise_f_stale_rows_from_before_the_seal_are_only_cleared(
     before = {level: _below(db, level) for level in LEVELS}
     db.execute("SELECT silver.mark_stale('raw.readings', '-infinity', 'infinity')")
     db.execute("SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source")
-    db.execute("UPDATE silver.rollup_config SET sealed_before = %s", [BORDER])
+    force_configuration(db, f"sealed_before = '{BORDER}'")
     db.execute("DELETE FROM raw.readings WHERE ts < %s", [BORDER])
     assert_equal_to_group_by(db, *LEVELS)
     assert {level: _below(db, level) for level in LEVELS} == before
@@ -77,7 +82,7 @@ def test_late_rows_are_told_of_by_whole_grains(db: psycopg.Connection) -> None:
     ):
         db.execute(statement.encode())
     refresh_everything(db)
-    db.execute("UPDATE silver.rollup_config SET sealed_before = %s", [BORDER])
+    force_configuration(db, f"sealed_before = '{BORDER}'")
     db.execute("ALTER TABLE raw.t ATTACH PARTITION raw.t_2 FOR VALUES IN (2)")
     db.execute("INSERT INTO raw.t VALUES ('2026-03-01 10:40+00', 1)")
     refresh_everything(db)

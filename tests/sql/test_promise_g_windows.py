@@ -6,7 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from rollup_checks import assert_equal_to_group_by
+from rollup_checks import assert_equal_to_group_by, force_configuration
 
 
 @pytest.fixture
@@ -324,7 +324,7 @@ def test_promise_g_a_look_back_that_is_taken_away_is_none(windowed: psycopg.Conn
     write_a_week(windowed)
     windowed.execute("CALL silver.run_rollups()")
     windowed.execute("DELETE FROM raw.w WHERE ts < now() - interval '3 days'")
-    windowed.execute("UPDATE silver.rollup_config SET look_back_window = NULL")
+    force_configuration(windowed, "look_back_window = NULL")
     for _ in range(2):
         assert total(windowed) == 24 * 7
         windowed.execute("CALL silver.run_rollups()")
@@ -341,8 +341,6 @@ def test_promise_f_marks_in_sealed_time_of_a_view(db: psycopg.Connection) -> Non
         " time_column => 'ts', change_tracking => 'window', look_back_window => '1 day')"
     )
     db.execute("CALL silver.run_rollups()")
-    db.execute(
-        "UPDATE silver.rollup_config SET sealed_before = date_trunc('day', now()) - '3d'::interval"
-    )
+    force_configuration(db, "sealed_before = date_trunc('day', now()) - '3d'::interval")
     db.execute("SELECT silver.mark_stale('raw.seen', '-infinity', 'infinity')")
     assert db.execute("SELECT status FROM silver.perform_rollup()").fetchall() == [("ok",)]

@@ -5,7 +5,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 
 VIEWS = ("t_1h", "t_1d", "t_1w")
 MADE_OF_IT = """
@@ -49,7 +54,7 @@ def test_a_live_view_that_is_gone_is_made_anew(rolled_up: psycopg.Connection) ->
     """With the rollup's rows, and those of sealed time that the source has no more."""
     sealed = "SELECT count(*), sum(v_sum) FROM silver.t_1h WHERE bucket < '2026-03-02 00:00+00'"
     before = rolled_up.execute(sealed).fetchone()
-    rolled_up.execute("UPDATE silver.rollup_config SET sealed_before = '2026-03-02 00:00+00'")
+    force_configuration(rolled_up, "sealed_before = '2026-03-02 00:00+00'")
     rolled_up.execute("DELETE FROM raw.t WHERE ts < '2026-03-02 00:00+00'")
     rolled_up.execute("DROP VIEW gold.t_1h")
     hint = (

@@ -8,7 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 
 ROLLUPS = ("t_1h", "t_1d")
 RESET = "SELECT silver.reset_rollup_retry('t_1h'), silver.reset_rollup_retry('t_1d')"
@@ -488,11 +493,11 @@ def test_promise_f_sealed_keys_that_become_equal(db: psycopg.Connection) -> None
     )
     db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
     refresh_everything(db)
-    db.execute("UPDATE silver.rollup_config SET sealed_before = '2026-03-02 00:00+00'")
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
     db.execute("ALTER TYPE types.inner DROP ATTRIBUTE y")
     refresh_everything(db)
     assert problems(db) == []
-    db.execute("UPDATE silver.rollup_config SET sealed_before = NULL")
+    force_configuration(db, "sealed_before = NULL")
     assert_settled(db, *ROLLUPS)
     db.execute("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off")
     for table in ROLLUPS:
@@ -567,7 +572,7 @@ def test_types_that_widen(rolled_up: psycopg.Connection) -> None:
     and sealed rows are kept."""
     rolled_up.execute("CREATE VIEW public.report AS SELECT * FROM gold.t_1h")
     rolled_up.execute("GRANT SELECT ON gold.t_1h TO PUBLIC")
-    rolled_up.execute("UPDATE silver.rollup_config SET sealed_before = '2026-03-02 00:00+00'")
+    force_configuration(rolled_up, "sealed_before = '2026-03-02 00:00+00'")
     sealed = (
         "SELECT bucket, device, b_sum::numeric FROM gold.t_1h"
         " WHERE bucket < '2026-03-02 00:00+00' ORDER BY 1, 2"

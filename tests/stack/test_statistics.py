@@ -3,6 +3,7 @@
 import psycopg
 import pytest
 
+from rollup_checks import force_configuration
 from servers import PostgresServer
 
 SOURCE = """
@@ -84,9 +85,7 @@ def test_partition_stats_have_a_row_for_each_partition(readings: psycopg.Connect
 
 
 def test_partition_stats_show_what_is_sealed(readings: psycopg.Connection) -> None:
-    readings.execute("SET ROLE tsrollup_owner")
-    readings.execute("UPDATE silver.rollup_config SET sealed_before = '2024-02-01 00:00Z'")
-    readings.execute("RESET ROLE")
+    force_configuration(readings, "sealed_before = '2024-02-01 00:00Z'")
     rows = readings.execute("SELECT is_sealed FROM silver.get_partition_stats('readings')")
     assert rows.fetchall() == [(True,), (False,)]
 

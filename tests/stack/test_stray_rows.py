@@ -7,7 +7,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 from servers import PostgresServer
 
 pytestmark = pytest.mark.partman
@@ -242,9 +247,8 @@ def test_a_row_for_time_that_a_rollup_of_the_whole_has_sealed_stays(db: psycopg.
     )
     db.execute("SELECT silver.partition_source('raw.q_a', '1 day')")
     db.execute("SELECT silver.create_rollup_table('raw.q', 'silver', 'q_1h', '1 hour')")
-    db.execute(
-        "UPDATE silver.rollup_config SET sealed_before = date_bin('1 hour', now() - interval"
-        " '5 days', '2000-01-01')"
+    force_configuration(
+        db, "sealed_before = date_bin('1 hour', now() - interval '5 days', '2000-01-01')"
     )
     db.execute(
         "INSERT INTO raw.q SELECT 'a', now() - i * interval '3 days'"

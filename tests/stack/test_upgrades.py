@@ -173,7 +173,7 @@ def test_who_keeps_a_text_as_it_was_is_named(filled: psycopg.Connection, connect
     filled.execute("UPDATE rollup_engine.generated_text SET digest = ''")
     notices = heard(filled)
     filled.execute("SELECT rollup_engine.regenerate()")
-    wanted = ("trigger_chunk_interval", "view_1", "view_monitor")
+    wanted = ("trigger_chunk_interval", "trigger_guard_configuration", "view_1", "view_monitor")
     assert sorted(notices) == [
         f"{name} stays as an earlier release wrote it,"
         f" for it is used by the sessions {reader.info.backend_pid}"
@@ -190,7 +190,7 @@ def test_generated_text_of_another_release_is_found(
 
     assert outdated() == []
     filled.execute("UPDATE rollup_engine.generated_text SET digest = '' WHERE name <> 'live_1'")
-    own = ["trigger_chunk_interval", "view_monitor"]
+    own = ["trigger_chunk_interval", "trigger_guard_configuration", "view_monitor"]
     assert set(outdated()) == {"capture_1", "live_2", "view_1", "view_2", *own}
     with psycopg.connect(release.url, row_factory=dict_row) as connection:
         findings = examine(connection)

@@ -102,8 +102,8 @@ BEGIN
     INSERT INTO silver.dimension_config (source_table, dimension_column, description, is_active, ltree_level)
     SELECT v_new, dimension_column, description, is_active, ltree_level FROM noted
     ON CONFLICT DO NOTHING;
-    UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
     UPDATE rollup_engine.source SET relation = v_new WHERE id = p_source_id;
+    UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
     PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
 END
 $$;

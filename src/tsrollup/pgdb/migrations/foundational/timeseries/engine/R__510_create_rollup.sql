@@ -107,7 +107,8 @@ BEGIN
     PERFORM rollup_engine.check_interval('settle_delay', p_rollup.settle_delay, true, true);
     PERFORM rollup_engine.check_interval('processing_window', p_rollup.processing_window, false);
     PERFORM rollup_engine.check_interval('target_batch_duration', p_rollup.target_batch_duration, true);
-    PERFORM rollup_engine.check_interval('look_back_window', p_rollup.look_back_window, p_rollup.change_tracking = 'window');
+    PERFORM rollup_engine.check_interval('look_back_window', p_rollup.look_back_window,
+        p_rollup.change_tracking = 'window' AND p_rollup.parent_id IS NULL);  -- who looks back is the rollup at the root
     PERFORM rollup_engine.check_interval('retention', p_rollup.retention, false);
     IF p_rollup.chunk_interval IS NOT NULL THEN
         PERFORM rollup_engine.check_chunk(p_rollup.chunk_interval);

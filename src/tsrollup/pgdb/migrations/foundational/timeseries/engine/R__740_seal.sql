@@ -136,11 +136,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.write_seal(p_relation regclass, p_borde
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
+    UPDATE rollup_engine.retention SET sealed_before = p_border, sealed_by = pg_current_xact_id()
+    WHERE relation = p_relation;
     UPDATE silver.rollup_config AS r
     SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r.bucket_width, p_border))
     WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation);
-    UPDATE rollup_engine.retention SET sealed_before = p_border, sealed_by = pg_current_xact_id()
-    WHERE relation = p_relation;
 $$;
 COMMENT ON FUNCTION rollup_engine.write_seal(regclass, timestamptz) IS 'Seals a table''s rollups before the border, and, when it is a rollup itself, that one.';
 

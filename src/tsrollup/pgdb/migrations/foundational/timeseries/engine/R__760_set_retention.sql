@@ -56,10 +56,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.write_retention(p_relation regclass, p_
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
     INSERT INTO rollup_engine.retention (relation, keep, archive)
     VALUES (p_relation, p_keep, p_archive)
     ON CONFLICT (relation) DO UPDATE SET keep = excluded.keep, archive = excluded.archive;
+    UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
 $$;
 COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
 

@@ -11,7 +11,8 @@ AS $$
     SELECT format('capture_%s', s.id), rollup_engine.capture_function_sql(s)
     FROM rollup_engine.source AS s WHERE s.change_tracking = 'trigger'
     UNION ALL
-    VALUES ('view_monitor', rollup_engine.monitor_view_sql()), ('trigger_chunk_interval', rollup_engine.chunk_trigger_sql())
+    VALUES ('view_monitor', rollup_engine.monitor_view_sql()), ('trigger_chunk_interval', rollup_engine.chunk_trigger_sql()),
+        ('trigger_guard_configuration', rollup_engine.guard_trigger_sql())
     UNION ALL
     SELECT t.name, t.statement
     FROM (
@@ -44,6 +45,7 @@ AS $$
     SELECT rollup_engine.lock_holders(CASE p_name
         WHEN 'view_monitor' THEN 'silver.timeseries_operations_monitor'::regclass
         WHEN 'trigger_chunk_interval' THEN 'silver.rollup_config'::regclass
+        WHEN 'trigger_guard_configuration' THEN 'silver.rollup_config'::regclass
         ELSE (SELECT target_view FROM silver.rollup_config WHERE format('view_%s', id) = p_name) END)
 $$;
 COMMENT ON FUNCTION rollup_engine.users_of(text) IS 'The sessions that use a generated view, or what a generated trigger is on.';
