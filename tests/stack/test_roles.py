@@ -17,6 +17,10 @@ READ_GOLD = "SELECT count(*) FROM gold.readings_1h"
 TRUNCATE = "TRUNCATE raw.readings"
 ACTIONS: dict[str, tuple[str, set[str]]] = {
     "read gold": (READ_GOLD, {"reader", "operator", "owner"}),
+    "fill gaps": (
+        "SELECT * FROM silver.gapfill(NULL::gold.readings_1h, now(), now() + interval '1 day')",
+        {"reader", "operator", "owner"},
+    ),
     "read the monitor": (
         "SELECT * FROM silver.timeseries_operations_monitor",
         {"reader", "operator", "owner"},

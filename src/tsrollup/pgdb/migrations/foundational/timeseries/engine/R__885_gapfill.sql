@@ -1,0 +1,333 @@
+-- Reading a live view without its gaps: a row for every bucket and group, and what stands in those
+-- that are not there. Here the queries are written, with the owner's rights; nothing is read, so that
+-- it is the caller who reads, and needs the right to.
+--
+-- The columns of the view are called c1, c2, ... in them: a user's may have any names.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+-- What is asked for ---------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.gapfill_rollup(p_row_type regtype) RETURNS silver.rollup_config
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := (SELECT typrelid FROM pg_type WHERE oid = p_row_type AND typrelid <> 0);
+    r silver.rollup_config;
+BEGIN
+    SELECT * INTO r FROM silver.rollup_config WHERE target_view = v_relation;
+    IF r.id IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('view_row is of type %s, which is no row of a live view', p_row_type),
+            coalesce((SELECT format('write NULL::%s', target_view) FROM silver.rollup_config WHERE target_table = v_relation),
+                'name a live view, as in silver.gapfill(NULL::gold.readings_1h, ...)'));
+    END IF;
+    PERFORM rollup_engine.fail_if_gone(r);
+    RETURN r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.gapfill_rollup(regtype) IS 'The rollup whose live view has rows of that type, or an error.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.gapfill_buckets(p_rollup silver.rollup_config, p_from timestamptz, p_to timestamptz) RETURNS timestamptz[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_most constant integer := 1000000;
+    v_ranges tstzmultirange;
+    v_count bigint;
+BEGIN
+    IF p_from IS NULL OR p_to IS NULL OR NOT isfinite(p_from) OR NOT isfinite(p_to) OR p_from >= p_to THEN
+        PERFORM rollup_engine.fail('TR001', format('from %s to %s is no range of time with an end', coalesce(p_from::text, 'NULL'), coalesce(p_to::text, 'NULL')),
+            'give two times, from_time before to_time');
+    ELSIF NOT tstzrange(p_from, p_to) <@ rollup_engine.calendar() THEN
+        PERFORM rollup_engine.fail('TR001', format('from %s to %s is not within the years 1 to 9999', p_from, p_to), 'give times in the years that have buckets');
+    END IF;
+    v_ranges := tstzmultirange(tstzrange(
+        rollup_engine.bucket_ceil(p_rollup.bucket_width, p_from), rollup_engine.bucket_ceil(p_rollup.bucket_width, p_to)));
+    v_count := rollup_engine.bucket_count(p_rollup.bucket_width, v_ranges);
+    IF v_count > v_most THEN
+        PERFORM rollup_engine.fail('TR001', format('from %s to %s are %s buckets of %s', p_from, p_to, v_count, p_rollup.bucket_width),
+            format('ask for %s at most, or a rollup of wider buckets', v_most));
+    END IF;
+    RETURN ARRAY(SELECT b FROM rollup_engine.buckets_in(p_rollup.bucket_width, v_ranges) AS b ORDER BY b);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.gapfill_buckets(silver.rollup_config, timestamptz, timestamptz) IS 'Starts of the buckets that begin in a checked range of time.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.view_columns(p_rollup silver.rollup_config)
+RETURNS TABLE (place integer, column_name name, kind text, type oid, type_name text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The view's owner may have renamed its columns, which keep their places.
+    SELECT a.attnum::integer, a.attname, c.kind, a.atttypid, format_type(a.atttypid, a.atttypmod)
+    FROM (
+        SELECT k.kind, row_number() OVER (ORDER BY k.position) AS place FROM rollup_engine.rollup_column AS k WHERE k.rollup_id = p_rollup.id
+    ) AS c
+    JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
+$$;
+COMMENT ON FUNCTION rollup_engine.view_columns(silver.rollup_config) IS 'Columns of a live view, as they are called there.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.find_view_column(p_rollup silver.rollup_config, p_name text, p_use text) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name name;
+    v_near text;
+BEGIN
+    SELECT c.column_name INTO v_name
+    FROM rollup_engine.view_columns(p_rollup) AS c
+    WHERE c.column_name IN (p_name, lower(p_name)) ORDER BY c.column_name = p_name DESC LIMIT 1;
+    IF v_name IS NULL THEN
+        SELECT format('did you mean %I? ', c.column_name) INTO v_near
+        FROM rollup_engine.view_columns(p_rollup) AS c
+        CROSS JOIN LATERAL (
+            SELECT count(*) FILTER (WHERE l = ANY (rollup_engine.letters(p_name))) / count(*)::float8 FROM unnest(rollup_engine.letters(c.column_name)) AS l
+        ) AS likeness (likeness)
+        WHERE likeness >= 0.4 ORDER BY likeness DESC, c.place LIMIT 1;
+        PERFORM rollup_engine.fail('TR002', format('%s names %L, which is no column of %s', p_use, p_name, p_rollup.target_view),
+            coalesce(v_near, '') || 'its columns are ' || (
+                SELECT string_agg(quote_ident(c.column_name), ', ' ORDER BY c.place) FROM rollup_engine.view_columns(p_rollup) AS c));
+    END IF;
+    RETURN v_name;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.find_view_column(silver.rollup_config, text, text) IS 'The column of a live view of that name, or an error.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_object(p_use text, p_value jsonb, p_example text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF jsonb_typeof(p_value) <> 'object' THEN
+        PERFORM rollup_engine.fail('TR001', format('%s is a JSON %s', p_use, jsonb_typeof(p_value)), format('write an object, as in ''%s''', p_example));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_object(text, jsonb, text) IS 'An error for JSON that is no object.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_fill(p_rollup silver.rollup_config, p_fill jsonb) RETURNS TABLE (place integer, fill text)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_entry record;
+    v_column record;
+BEGIN
+    PERFORM rollup_engine.check_object('fill', p_fill, '{"temp_avg": "locf", "temp_max": "linear"}');
+    FOR v_entry IN SELECT key, value #>> '{}' AS fill FROM jsonb_each(coalesce(p_fill, '{}')) LOOP
+        SELECT * INTO v_column FROM rollup_engine.view_columns(p_rollup) AS c
+        WHERE c.column_name = rollup_engine.find_view_column(p_rollup, v_entry.key, 'fill');
+        IF v_entry.fill IS NULL OR v_entry.fill NOT IN ('locf', 'linear') THEN
+            PERFORM rollup_engine.fail('TR001', format('fill %L of %I is unknown', coalesce(v_entry.fill, 'null'), v_column.column_name),
+                'use ''locf'', which carries the last value forward, or ''linear'', which goes straight from one value to the next');
+        ELSIF v_column.kind IN ('bucket', 'dimension') THEN
+            PERFORM rollup_engine.fail('TR001', format('fill names %I, which is %s', v_column.column_name,
+                CASE v_column.kind WHEN 'bucket' THEN 'the bucket' ELSE 'a dimension' END), 'every row has one: leave it out');
+        ELSIF v_entry.fill = 'linear' AND rollup_engine.between_sql(v_column.type, 0) IS NULL THEN
+            PERFORM rollup_engine.fail('TR001', format('%I is of type %s, in which nothing lies between two values', v_column.column_name, v_column.type_name),
+                'linear takes numbers, intervals and times; use ''locf''');
+        END IF;
+        place := v_column.place;
+        fill := v_entry.fill;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_fill(silver.rollup_config, jsonb) IS 'How columns of a live view are to be filled, or an error.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_only(p_rollup silver.rollup_config, p_only jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_entry record;
+    v_name name;
+    v_only jsonb := '{}';
+BEGIN
+    PERFORM rollup_engine.check_object('only', p_only, '{"device": ["d1", "d2"]}');
+    FOR v_entry IN SELECT key, value FROM jsonb_each(coalesce(p_only, '{}')) LOOP
+        v_name := rollup_engine.find_view_column(p_rollup, v_entry.key, 'only');
+        IF NOT EXISTS (SELECT FROM rollup_engine.view_columns(p_rollup) AS c WHERE c.column_name = v_name AND c.kind = 'dimension') THEN
+            PERFORM rollup_engine.fail('TR001', format('only names %I, which is no dimension of %s', v_name, p_rollup.target_view),
+                coalesce('its dimensions are ' || (
+                    SELECT string_agg(quote_ident(c.column_name), ', ' ORDER BY c.place)
+                    FROM rollup_engine.view_columns(p_rollup) AS c WHERE c.kind = 'dimension'), 'it has none'));
+        END IF;
+        v_only := v_only || jsonb_build_object(v_name,
+            CASE jsonb_typeof(v_entry.value) WHEN 'array' THEN v_entry.value ELSE jsonb_build_array(v_entry.value) END);
+    END LOOP;
+    RETURN v_only;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_only(silver.rollup_config, jsonb) IS 'Lists of values by dimension, or an error.';
+
+-- The queries ------------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.between_sql(p_type oid, p_place integer) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.fill(
+        CASE
+            WHEN t.base IN ('int2', 'int4', 'int8', 'numeric') THEN 'trim_scale(p{n}::numeric + (n{n}::numeric - p{n}::numeric) * {passed} / {length})'
+            WHEN t.base IN ('float4', 'float8') THEN 'p{n}::float8 * (1 - {passed} / {length})::float8 + n{n}::float8 * ({passed} / {length})::float8'
+            WHEN t.base IN ('interval', 'timestamptz', 'timestamp') THEN 'p{n} + (n{n} - p{n}) * ({passed} / {length})::float8'
+            WHEN t.base = 'date'::regtype THEN 'p{n} + round((n{n} - p{n}) * {passed} / {length})::integer'
+        END, jsonb_build_object('n', p_place,
+            'passed', format('extract(epoch FROM c1 - t%s)', p_place), 'length', format('extract(epoch FROM v%1$s - t%1$s)', p_place)))
+    FROM (SELECT rollup_engine.base_type(p_type)) AS t (base)
+$$;
+COMMENT ON FUNCTION rollup_engine.between_sql(oid, integer) IS
+'Value of a column at c1, on the straight line from p at the time t to n at v; NULL for a type that has none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.given_values_sql(p_column text, p_name text, p_type text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('jsonb_array_elements($3 -> %1$L) AS e%2$s (e) CROSS JOIN LATERAL jsonb_to_record(jsonb_build_object(''v'', e%2$s.e)) AS g%2$s (v %3$s)',
+        p_name, p_column, p_type)
+$$;
+COMMENT ON FUNCTION rollup_engine.given_values_sql(text, text, text) IS 'FROM item: the values of a dimension that only gives, in its type.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.gapfill_marks(p_rollup silver.rollup_config, p_only jsonb) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT jsonb_build_object(
+        'view', format('%s AS v (%s)', p_rollup.target_view, string_agg('c' || place, ', ' ORDER BY place)),
+        'columns', string_agg('c' || place, ', ' ORDER BY place),
+        'keys', coalesce(string_agg(', c' || place, '' ORDER BY place) FILTER (WHERE kind = 'dimension'), ''),
+        'by', coalesce('ORDER BY ' || string_agg('c' || place, ', ' ORDER BY place) FILTER (WHERE kind = 'dimension'), ''),
+        'order', 'ORDER BY ' || string_agg('c' || place, ', ' ORDER BY kind = 'bucket', place) FILTER (WHERE kind IN ('bucket', 'dimension')),
+        'only', coalesce(string_agg(format(
+            ' AND (c%1$s IN (SELECT g%1$s.v FROM %2$s) OR c%1$s IS NOT DISTINCT FROM NULL AND $3 -> %3$L @> ''[null]'')',
+            place, rollup_engine.given_values_sql(place::text, column_name, type_name), column_name), '') FILTER (WHERE p_only ? column_name), ''),
+        -- Where all dimensions are given, or there are none: rows without a bucket.
+        'given', CASE WHEN bool_and(kind <> 'dimension' OR p_only ? column_name) THEN
+            'UNION ALL SELECT ' || string_agg(format(CASE kind WHEN 'dimension' THEN 'g%1$s.v' ELSE 'NULL::%2$s' END, place, type_name), ', ' ORDER BY place)
+            || coalesce(' FROM ' || string_agg(rollup_engine.given_values_sql(place::text, column_name, type_name), ' CROSS JOIN ' ORDER BY place)
+                FILTER (WHERE kind = 'dimension'), '') ELSE '' END)
+    FROM rollup_engine.view_columns(p_rollup)
+$$;
+COMMENT ON FUNCTION rollup_engine.gapfill_marks(silver.rollup_config, jsonb) IS 'What the queries of gapfill say of a live view and of the groups that are asked for.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.gapfill_edges_sql(p_marks jsonb, p_places integer[], p_linear integer[]) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.fill($sql$
+SELECT array_agg(DISTINCT e.bucket), coalesce(bool_or(e.is_before AND e.bucket IS NULL), false), coalesce(bool_or(NOT e.is_before AND e.bucket IS NULL), false)
+FROM (
+    SELECT {edges}
+    FROM (SELECT * FROM {view} WHERE c1 >= $4 AND c1 < $5{only} {given}) AS u ({columns})
+    GROUP BY (){keys}
+    HAVING bool_or(c1 IS NULL OR c1 >= $1 AND c1 < $2)
+) AS g
+CROSS JOIN LATERAL (VALUES {values}) AS e (bucket, is_before)
+$sql$, p_marks || (
+        SELECT jsonb_build_object(
+            'edges', string_agg(format(
+                CASE WHEN is_before THEN 'max(c1) FILTER (WHERE c%1$s IS DISTINCT FROM NULL AND c1 <= $6) AS b%1$s'
+                ELSE 'min(c1) FILTER (WHERE c%1$s IS DISTINCT FROM NULL AND c1 >= $7) AS a%1$s' END, place), ', '),
+            'values', string_agg(format('(%s%s, %s)', CASE WHEN is_before THEN 'b' ELSE 'a' END, place, is_before::text), ', '))
+        FROM (SELECT unnest(p_places), true UNION ALL SELECT unnest(p_linear), false) AS s (place, is_before)))
+$$;
+COMMENT ON FUNCTION rollup_engine.gapfill_edges_sql(jsonb, integer[], integer[]) IS
+'Query for the buckets that hold the last values up to the first bucket, $6, and the next ones from the last, $7, of groups in $1 to $2, as far as they lie in $4 to $5; and whether some are missing before, and after.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.filled_sql(p_rollup silver.rollup_config, p_places integer[], p_linear integer[]) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(
+        CASE
+            WHEN place = ANY (p_linear) THEN rollup_engine.fill(
+                'CASE WHEN c{n} IS DISTINCT FROM NULL THEN c{n} WHEN p{n} = n{n} THEN p{n} WHEN {finite} THEN ({between})::{type} END',
+                jsonb_build_object('n', place, 'between', rollup_engine.between_sql(type, place), 'type', type_name,
+                    'finite', CASE WHEN rollup_engine.base_type(type) IN ('interval', 'timestamptz', 'timestamp', 'date')
+                        THEN format('isfinite(p%1$s) AND isfinite(n%1$s)', place) ELSE 'true' END))
+            WHEN place = ANY (p_places) THEN 'p' || place
+            ELSE 'c' || place
+        END || '::' || type_name, ', ' ORDER BY place)
+    FROM rollup_engine.view_columns(p_rollup)
+$$;
+COMMENT ON FUNCTION rollup_engine.filled_sql(silver.rollup_config, integer[], integer[]) IS 'The columns of a live view, those that are to be filled by what comes before, and after.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.gapfill_sql(p_rollup silver.rollup_config, p_marks jsonb, p_places integer[], p_linear integer[]) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Groups get numbers, since NULL is one, too, and equality alone is hashed. The last value that is not
+    -- NULL is the first of those rows that have as many such values before them.
+    SELECT rollup_engine.fill($sql$
+WITH found AS MATERIALIZED (
+    SELECT *, dense_rank() OVER ({by}) AS g
+    FROM (
+        SELECT * FROM {view} WHERE c1 >= $1 AND c1 < $2{only}
+        {outside} {given}
+    ) AS u ({columns})
+), filled AS (
+    SELECT k.bucket AS c1{group}, {others}, k.g, true AS is_asked
+    FROM (
+        SELECT b.bucket, k.* FROM unnest($4) AS b (bucket)
+        CROSS JOIN (SELECT DISTINCT ON (g) g{keys} FROM found WHERE c1 IS NULL OR c1 >= $1 AND c1 < $2 ORDER BY g, c1) AS k
+    ) AS k
+    LEFT JOIN found AS f ON f.c1 = k.bucket AND f.g = k.g
+    {edges}
+)
+SELECT {result} FROM {windows} WHERE is_asked {order}
+$sql$, p_marks || (
+        SELECT jsonb_build_object(
+            'group', coalesce(string_agg(', k.c' || place, '' ORDER BY place) FILTER (WHERE kind = 'dimension'), ''),
+            'others', string_agg('f.c' || place, ', ' ORDER BY place) FILTER (WHERE kind NOT IN ('bucket', 'dimension')),
+            'outside', CASE WHEN p_places <> '{}' THEN rollup_engine.fill(
+                'UNION ALL SELECT * FROM {view} WHERE c1 = ANY ($5) AND NOT (c1 >= $1 AND c1 < $2){only}', p_marks) ELSE '' END,
+            'edges', CASE WHEN p_places <> '{}' THEN rollup_engine.fill(
+                'UNION ALL SELECT {columns}, g, false FROM found WHERE NOT (c1 >= $1 AND c1 < $2)', p_marks) ELSE '' END,
+            'result', rollup_engine.filled_sql(p_rollup, p_places, p_linear))
+        FROM rollup_engine.view_columns(p_rollup)
+    ) || jsonb_build_object('windows', CASE WHEN p_places = '{}' THEN 'filled' ELSE (
+        SELECT format('(SELECT *, %s FROM (SELECT *, %s FROM filled) AS counted WINDOW %s) AS valued',
+            string_agg(format(CASE WHEN is_before
+                THEN 'first_value(c%1$s) OVER u%1$s AS p%1$s, first_value(c1) OVER u%1$s AS t%1$s'
+                ELSE 'first_value(c%1$s) OVER d%1$s AS n%1$s, first_value(c1) OVER d%1$s AS v%1$s' END, place), ', '),
+            string_agg(format('count(c%1$s) OVER (PARTITION BY g ORDER BY c1%3$s) AS %2$s%1$s',
+                place, CASE WHEN is_before THEN 'u' ELSE 'd' END, CASE WHEN is_before THEN '' ELSE ' DESC' END), ', '),
+            string_agg(format('%2$s%1$s AS (PARTITION BY g, %2$s%1$s ORDER BY c1%3$s)',
+                place, CASE WHEN is_before THEN 'u' ELSE 'd' END, CASE WHEN is_before THEN '' ELSE ' DESC' END), ', '))
+        FROM (SELECT unnest(p_places), true UNION ALL SELECT unnest(p_linear), false) AS s (place, is_before)) END))
+$$;
+COMMENT ON FUNCTION rollup_engine.gapfill_sql(silver.rollup_config, jsonb, integer[], integer[]) IS
+'Query for the rows of a live view from $1 to $2, and those that are missing for the buckets $4 and the groups of $3, filled by what the buckets $5 before and after hold.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.plan_gapfill(
+    p_row_type regtype, p_from timestamptz, p_to timestamptz, p_fill jsonb, p_only jsonb,
+    OUT buckets timestamptz[], OUT groups jsonb, OUT edges_query text, OUT query text
+)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r constant silver.rollup_config := rollup_engine.gapfill_rollup(p_row_type);
+    v_places integer[];
+    v_linear integer[];
+    v_marks jsonb;
+BEGIN
+    buckets := rollup_engine.gapfill_buckets(r, p_from, p_to);
+    SELECT coalesce(array_agg(f.place), '{}'), coalesce(array_agg(f.place) FILTER (WHERE f.fill = 'linear'), '{}') INTO v_places, v_linear
+    FROM rollup_engine.check_fill(r, p_fill) AS f;
+    groups := rollup_engine.check_only(r, p_only);
+    v_marks := rollup_engine.gapfill_marks(r, groups);
+    IF v_places <> '{}' THEN
+        edges_query := rollup_engine.gapfill_edges_sql(v_marks, v_places, v_linear);
+    END IF;
+    query := rollup_engine.gapfill_sql(r, v_marks, v_places, v_linear);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.plan_gapfill(regtype, timestamptz, timestamptz, jsonb, jsonb) IS 'What silver.gapfill reads, and how.';
+
+RESET ROLE;
