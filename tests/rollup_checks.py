@@ -6,6 +6,7 @@ On a tie, `first` and `last` may be any of the tied values; the tests keep their
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -113,7 +114,11 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
         )
         if len(f"{column}_{aggregate}".encode()) > 63
     }
-    metrics = tuple((c, a) for c, aggregates in sorted(row[9].items()) for a in sorted(aggregates))
+    metrics = tuple(
+        (column, output)
+        for column, items in sorted(row[9].items())
+        for output in sorted({output for item in items for output in _outputs(item)})
+    )
     return Rollup(
         id=row[0],
         table=row[1],
@@ -200,7 +205,7 @@ def differences_query(rollup: Rollup, relation: str) -> sql.Composed:
     for i, (column, aggregate) in enumerate(rollup.metrics):
         names = {"m": sql.Identifier(f"m{i}"), "a": sql.Identifier(f"a{i}")}
         different = "count({m}) = 1 OR min({m}) IS DISTINCT FROM max({m})"
-        if _is_float_sum(rollup, column, aggregate):
+        if _is_close_enough(rollup, column, aggregate):
             different += " AND NOT coalesce(max({m}) - min({m}) <= 1e-9 * max({a}), false)"
         differs.append(sql.SQL(different).format(**names))
         values.append(sql.SQL("array_agg({m}::text ORDER BY side)").format(**names))
@@ -219,7 +224,9 @@ def differences_query(rollup: Rollup, relation: str) -> sql.Composed:
     )
 
 
-STORED_AGGREGATES = {"count", "sum", "min", "max", "first", "last"}
+STORED_AGGREGATES = {"count", "sum", "min", "max", "first", "last", "bool_and", "bool_or"}
+OHLC = {"open": "first", "high": "max", "low": "min", "close": "last"}
+VARIANCES = {"variance", "variance_pop", "stddev", "stddev_pop"}
 
 
 def refresh_everything(connection: psycopg.Connection[Any]) -> None:
@@ -277,36 +284,74 @@ def _bucket(rollup: Rollup, time: sql.Composable) -> sql.Composable:
     ).format(months=sql.Literal(rollup.months), time=time)
 
 
+def _outputs(item: Any) -> list[str]:
+    """What the columns of an aggregate are called, after the column of the source."""
+    name = item if isinstance(item, str) else item["name"]
+    return list(OHLC) if name == "ohlc" else [name.replace(".", "_")]
+
+
+def _fraction(aggregate: str) -> float | None:
+    if aggregate == "median":
+        return 0.5
+    if aggregate[0] == "p" and aggregate[1].isdigit():
+        return float(Decimal(aggregate[1:].replace("_", ".")) / 100)
+    return None
+
+
 def _aggregate(rollup: Rollup, column: str, aggregate: str, time: sql.Composable) -> sql.Composable:
     value: sql.Composable = sql.Identifier(column)
+    fraction = _fraction(aggregate)
+    if fraction is not None:
+        return sql.SQL("percentile_disc({}) WITHIN GROUP (ORDER BY {})").format(
+            sql.Literal(fraction), value
+        )
+    aggregate = OHLC.get(aggregate, aggregate)
     if aggregate in ("first", "last"):
         direction = sql.SQL("" if aggregate == "first" else " DESC")
         return sql.SQL("(array_agg({}::text ORDER BY {}{}))[1]").format(value, time, direction)
-    if rollup.types[column] == "real" and aggregate in ("sum", "avg"):
+    if rollup.types[column] == "real" and aggregate in {"sum", "avg"} | VARIANCES:
         value = sql.SQL("{}::double precision").format(value)
-    return sql.SQL("{}({})").format(sql.SQL(aggregate), value)
+    name = {"variance_pop": "var_pop"}.get(aggregate, aggregate)
+    if rollup.types[column] == "boolean":
+        name = {"min": "bool_and", "max": "bool_or"}.get(name, name)
+    return sql.SQL("{}({})").format(sql.SQL(name), value)
 
 
 def _comparable(
     rollup: Rollup, column: str, aggregate: str, value: sql.Composable
 ) -> sql.Composable:
     """Numbers compare as numbers, whatever their scale; everything else by its text."""
-    if aggregate in ("first", "last") or (
-        aggregate in ("min", "max") and rollup.types[column] not in NUMBERS
+    is_number = rollup.types[column] in NUMBERS
+    if OHLC.get(aggregate, aggregate) in ("first", "last") or (
+        aggregate != "count" and not is_number
     ):
         return sql.SQL('{}::text COLLATE "C"').format(value)
+    if aggregate in ("variance", "variance_pop"):
+        value = sql.SQL("sqrt({})").format(value)
+    if _fraction(aggregate) is not None or aggregate in VARIANCES:
+        return sql.SQL("{}::double precision").format(value)
     if aggregate != "count" and rollup.types[column] in FLOATS:
         return sql.SQL("{}::double precision").format(value)
     return sql.SQL("{}::numeric").format(value)
 
 
-def _is_float_sum(rollup: Rollup, column: str, aggregate: str) -> bool:
-    return rollup.types[column] in FLOATS and aggregate in ("sum", "avg")
+def _is_close_enough(rollup: Rollup, column: str, aggregate: str) -> bool:
+    """Whether the order of the rows, or the width of a bin, makes a difference that is allowed."""
+    if aggregate in ("sum", "avg"):
+        return rollup.types[column] in FLOATS
+    return aggregate in VARIANCES or _fraction(aggregate) is not None
 
 
 def _scale(rollup: Rollup, column: str, aggregate: str) -> sql.Composable:
-    if not _is_float_sum(rollup, column, aggregate):
+    """What a thousand millionth of is allowed: of percentiles that makes one in a hundred."""
+    value = sql.SQL("{}::double precision").format(sql.Identifier(column))
+    if not _is_close_enough(rollup, column, aggregate):
         return sql.SQL("NULL::double precision")
-    return sql.SQL("{}(abs({}::double precision))").format(
-        sql.SQL(aggregate), sql.Identifier(column)
-    )
+    fraction = _fraction(aggregate)
+    if fraction is not None:
+        return sql.SQL("1e7 * abs(percentile_disc({}) WITHIN GROUP (ORDER BY {}))").format(
+            sql.Literal(fraction), value
+        )
+    if aggregate in VARIANCES:
+        return sql.SQL("100 * stddev_pop({0}) + 1e-6 * avg(abs({0}))").format(value)
+    return sql.SQL("{}(abs({}))").format(sql.SQL(aggregate), value)

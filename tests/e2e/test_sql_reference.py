@@ -53,9 +53,22 @@ ORDER BY c.relname COLLATE "C"
 """
 
 AGGREGATES = """
-SELECT name, numeric_only, array_to_string(states, ', ')
-FROM rollup_engine.aggregate ORDER BY name COLLATE "C"
+SELECT name,
+    coalesce(
+        (SELECT array_agg(DISTINCT key) FROM json_object_keys((array_agg(outputs))[1]) AS key),
+        ARRAY[name]),
+    array_agg(DISTINCT takes COLLATE "C"),
+    string_agg(DISTINCT array_to_string(states, ', '), ' or ')
+FROM rollup_engine.aggregate GROUP BY name ORDER BY name COLLATE "C"
 """
+KINDS = {
+    "any": "any type",
+    "number": "numbers",
+    "exact": "numbers",
+    "float": "numbers",
+    "interval": "intervals",
+    "boolean": "booleans",
+}
 
 
 def test_everything_public_has_a_comment(db: psycopg.Connection) -> None:
@@ -83,9 +96,11 @@ def reference(connection: psycopg.Connection) -> str:
         lines.append(f"| `{cell(call)}` | {note}{cell(comment)} |")
     lines += ["", "## Aggregates", "", "What `metrics` may ask for.", ""]
     lines += ["| aggregate | column in gold | takes | stored as |", "|---|---|---|---|"]
-    for name, numeric_only, states in connection.execute(AGGREGATES):
-        takes = "numbers" if numeric_only else "any type"
-        lines.append(f"| `{name}` | `<column>_{name}` | {takes} | {states} |")
+    for name, outputs, kinds, states in connection.execute(AGGREGATES):
+        columns = ", ".join(f"`<column>_{x}`" for x in outputs)
+        takes = ", ".join(sorted({KINDS[kind] for kind in kinds}, reverse=True))
+        row = f"| `{name}` | {columns} | {takes} | {states} |"
+        lines.append(row.replace("{label}", "p95").replace("pN", "p95"))
     for name, kind, comment, columns in connection.execute(RELATIONS):
         lines += ["", f"## {kind.capitalize()} `silver.{name}`", "", cell(comment), ""]
         lines += ["| column | type | meaning |", "|---|---|---|"]

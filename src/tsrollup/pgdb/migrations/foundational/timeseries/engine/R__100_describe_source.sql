@@ -131,6 +131,8 @@ COMMENT ON FUNCTION rollup_engine.resolve_dimensions(regclass, name, integer, te
 
 -- The metrics -------------------------------------------------------------------------
 
+DROP FUNCTION IF EXISTS rollup_engine.check_metric(regclass, integer, text, text);
+
 CREATE OR REPLACE FUNCTION rollup_engine.is_numeric(p_type oid) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -150,38 +152,33 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.default_metrics(regclass, name, name[]) IS 'count, sum, min, max, avg of every numeric column that is no dimension; last of every other one.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_metric(p_relation regclass, p_parent_id integer, p_column text, p_aggregate text) RETURNS name
+CREATE OR REPLACE FUNCTION rollup_engine.check_metric(p_relation regclass, p_parent_id integer, p_column text, p_item jsonb) RETURNS name
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_aggregate rollup_engine.aggregate;
-    v_column name;
+    v_name constant text := rollup_engine.metric_marks(p_item) ->> 'aggregate';
+    v_column name := p_column;
+    v_type oid;
 BEGIN
-    SELECT * INTO v_aggregate FROM rollup_engine.aggregate WHERE name = p_aggregate;
-    IF v_aggregate.name IS NULL THEN
-        PERFORM rollup_engine.fail('TR001', format('metric %L of column %I is not an aggregate', coalesce(p_aggregate, 'null'), p_column),
-            'the aggregates are ' || (SELECT string_agg(name, ', ' ORDER BY name) FROM rollup_engine.aggregate));
-    END IF;
     IF p_parent_id IS NULL THEN
         v_column := rollup_engine.find_column(p_relation, p_column, 'metric column');
-        IF v_aggregate.numeric_only AND NOT (
-            SELECT rollup_engine.is_numeric(atttypid) FROM pg_attribute WHERE attrelid = p_relation AND attname = v_column) THEN
-            PERFORM rollup_engine.fail('TR001', format('%s needs a number, and column %I of %s is none', p_aggregate, v_column, p_relation),
-                'use count, min, max, first or last for it');
-        END IF;
-        RETURN v_column;
+        v_type := (SELECT atttypid FROM pg_attribute WHERE attrelid = p_relation AND attname = v_column);
     END IF;
-    IF NOT v_aggregate.states <@ (
-        SELECT coalesce(array_agg(state), '{}') FROM rollup_engine.rollup_column
-        WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state') THEN
-        PERFORM rollup_engine.fail('TR001', format('%s does not hold what %s of column %I needs', p_relation, p_aggregate, p_column),
+    IF (rollup_engine.find_aggregate(p_item, v_column, v_type, p_parent_id)).name IS NOT NULL THEN
+        RETURN v_column;
+    ELSIF p_parent_id IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('%s does not hold what %s of column %I needs', p_relation, rollup_engine.metric_name(p_item), p_column),
             'add it to the parent first: SELECT silver.add_rollup_metric(...), or leave it out');
     END IF;
-    RETURN p_column;
+    PERFORM rollup_engine.fail('TR001',
+        format('%s needs %s, and column %I of %s is none', rollup_engine.metric_name(p_item), (
+            SELECT string_agg(DISTINCT CASE takes WHEN 'interval' THEN 'an interval' WHEN 'boolean' THEN 'a boolean' ELSE 'a number' END, ' or ')
+            FROM rollup_engine.aggregate WHERE name = v_name), v_column, p_relation),
+        'use count, min, max, first or last for it');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_metric(regclass, integer, text, text) IS 'The column of a metric, or an error when the metric cannot be computed.';
+COMMENT ON FUNCTION rollup_engine.check_metric(regclass, integer, text, jsonb) IS 'The column of a metric, or an error when the metric cannot be computed.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.resolve_metrics(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions name[], p_metrics jsonb)
 RETURNS jsonb
@@ -199,13 +196,14 @@ BEGIN
     ELSIF jsonb_typeof(p_metrics) <> 'object' THEN
         PERFORM rollup_engine.fail('TR001', format('metrics is a JSON %s', jsonb_typeof(p_metrics)), 'write an object, as in ''{"temp": ["avg", "max"]}''');
     END IF;
-    FOR v_metric IN SELECT key, CASE jsonb_typeof(value) WHEN 'string' THEN jsonb_build_array(value) ELSE value END AS value FROM jsonb_each(p_metrics) LOOP
+    FOR v_metric IN SELECT key, CASE WHEN jsonb_typeof(value) IN ('string', 'object') THEN jsonb_build_array(value) ELSE value END AS value FROM jsonb_each(p_metrics) LOOP
         IF jsonb_typeof(v_metric.value) <> 'array' OR v_metric.value = '[]' THEN
             PERFORM rollup_engine.fail('TR001', format('the metrics of column %I are no list of aggregates', v_metric.key), 'write a list, as in ''{"temp": ["avg", "max"]}''');
         END IF;
         v_result := v_result || jsonb_build_object(
-            (SELECT max(rollup_engine.check_metric(p_relation, p_parent_id, v_metric.key, a)) FROM jsonb_array_elements_text(v_metric.value) AS a),
-            (SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements_text(v_metric.value) AS a));
+            (SELECT max(rollup_engine.check_metric(p_relation, p_parent_id, v_metric.key, rollup_engine.metric_item(v_metric.key, a)))
+                FROM jsonb_array_elements(v_metric.value) AS a),
+            (SELECT jsonb_agg(DISTINCT rollup_engine.metric_item(v_metric.key, a)) FROM jsonb_array_elements(v_metric.value) AS a));
     END LOOP;
     RETURN v_result;
 END

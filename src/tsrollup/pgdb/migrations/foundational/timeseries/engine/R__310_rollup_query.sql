@@ -40,29 +40,27 @@ RETURNS TABLE (source_column name, state text, attnum integer, expression text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT DISTINCT m.key::name, s.name, a.attnum::integer,
+    SELECT DISTINCT m.source_column, u.state, a.attnum::integer,
         CASE
             -- An element of an array of arrays is no array: those take the slower aggregates.
             WHEN p_rollup.parent_id IS NOT NULL AND s.name IN ('first', 'last') AND t.typcategory = 'A'
             THEN format('silver.%1$s_value(%2$I, row_%1$s_time)', s.name, p.column_name)
             WHEN p_rollup.parent_id IS NOT NULL
-            THEN rollup_engine.fill(s.from_state, jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name), 'own', own.schema))
+            THEN rollup_engine.fill(s.from_state, rollup_engine.state_marks(p_rollup.parent_id, m.source_column)
+                || jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name), 'own', own.schema))
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
             THEN format('silver.%s_value(%I, %s)', s.name, own_name.name, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
             ELSE rollup_engine.fill(s.from_source, jsonb_build_object(
-                'time', quote_ident(p_rollup.time_column),
-                'own', own.schema,
-                'value', quote_ident(own_name.name) || CASE WHEN s.name = 'sum' AND t.oid = 'float4'::regtype THEN '::float8' ELSE '' END))
+                'time', quote_ident(p_rollup.time_column), 'own', own.schema, 'value', quote_ident(own_name.name)))
         END
-    FROM jsonb_each(p_rollup.metrics) AS m
-    CROSS JOIN LATERAL jsonb_array_elements_text(m.value) AS g (name)
-    JOIN rollup_engine.aggregate AS f ON f.name = g.name
-    JOIN rollup_engine.aggregate_state AS s ON s.name = ANY (f.states)
-    CROSS JOIN LATERAL (SELECT rollup_engine.source_name(p_rollup, m.key::name)) AS own_name (name)
+    FROM rollup_engine.metric_aggregates(p_rollup) AS m
+    CROSS JOIN LATERAL unnest((m.aggregate).states) AS u (state)
+    CROSS JOIN LATERAL (SELECT rollup_engine.source_name(p_rollup, m.source_column)) AS own_name (name)
     LEFT JOIN rollup_engine.rollup_column AS p
-        ON p.rollup_id = p_rollup.parent_id AND p.source_column = m.key AND p.state = s.name AND p.kind = 'state'
+        ON p.rollup_id = p_rollup.parent_id AND p.source_column = m.source_column AND p.state = u.state AND p.kind = 'state'
     LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attname = coalesce(p.column_name, own_name.name)
     LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(a.atttypid)
+    CROSS JOIN LATERAL rollup_engine.find_state(u.state, t.oid) AS s
     -- An extension's type may sort by itself, as citext does.
     CROSS JOIN LATERAL (
         SELECT coalesce(max(format('%s.', g.pronamespace::regnamespace)), '') AS schema
@@ -99,14 +97,16 @@ AS $$
         FROM (VALUES ('first', 'min'), ('last', 'max')) AS r (name, function), times
         WHERE EXISTS (SELECT FROM states WHERE states.state IN ('first', 'last'))
         UNION ALL
-        SELECT 5, attnum, source_column::text || array_position('{count,sum,min,max,first,last}', state),
+        SELECT 5, attnum, source_column::text || coalesce(array_position('{count,sum,min,max,first,last}', state)::text, state),
             rollup_engine.fit_name(source_column::text, state), 'state', source_column, state, expression
         FROM states
         UNION ALL
-        SELECT 6, 0, m.key || f.name, rollup_engine.fit_name(m.key, f.name), 'finished', m.key::name, f.name, f.finish
-        FROM jsonb_each(p_rollup.metrics) AS m
-        CROSS JOIN LATERAL jsonb_array_elements_text(m.value) AS g (name)
-        JOIN rollup_engine.aggregate AS f ON f.name = g.name AND f.finish IS NOT NULL
+        SELECT 6, o.position::integer, m.source_column || o.name, rollup_engine.fit_name(m.source_column::text, o.name), 'finished', m.source_column, o.name, o.expression
+        FROM rollup_engine.metric_aggregates(p_rollup) AS m
+        CROSS JOIN LATERAL (
+            SELECT e.position, rollup_engine.fill(e.key, a.marks), rollup_engine.fill(e.value, a.marks)
+            FROM rollup_engine.metric_marks(m.item) AS a (marks), json_each_text((m.aggregate).outputs) WITH ORDINALITY AS e (key, value, position)
+        ) AS o (position, name, expression)
     )
     SELECT row_number() OVER (ORDER BY part, first_key, second_key)::integer, column_name::name, kind, source_column::name, state, expression
     FROM planned
@@ -118,10 +118,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.finish_expression(p_rollup_id integer, 
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Whole numbers divide as numeric, as avg does.
-    SELECT rollup_engine.fill(p_finish, jsonb_build_object(
-        'count', quote_ident(max(column_name::text) FILTER (WHERE state = 'count')),
-        'sum', quote_ident(max(column_name::text) FILTER (WHERE state = 'sum'))
-            || CASE max(data_type) FILTER (WHERE state = 'sum') WHEN 'bigint' THEN '::numeric' ELSE '' END))
+    SELECT rollup_engine.fill(p_finish, rollup_engine.state_marks(p_rollup_id, p_source_column) || coalesce(
+        jsonb_object_agg(state, quote_ident(column_name) || '::numeric') FILTER (WHERE state = 'sum' AND data_type = 'bigint'), '{}'))
     FROM rollup_engine.rollup_column
     WHERE rollup_id = p_rollup_id AND source_column = p_source_column AND kind = 'state'
 $$;

@@ -25,20 +25,19 @@ AS $$
 BEGIN
     RETURN (
         WITH columns AS (
-            SELECT *, coalesce(state = 'sum' AND data_type = 'double precision', false) AS float_sum
-            FROM rollup_engine.rollup_column
-            WHERE rollup_id = p_rollup_id AND kind IN ('bucket', 'dimension', 'state')
+            SELECT c.*, s.differs
+            FROM rollup_engine.rollup_column AS c
+            LEFT JOIN LATERAL rollup_engine.find_state(c.state, to_regtype(split_part(c.data_type, ' COLLATE ', 1))) AS s ON true
+            WHERE c.rollup_id = p_rollup_id AND c.kind IN ('bucket', 'dimension', 'state')
         )
         SELECT concat_ws(' OR ',
             format('ROW(%s)::record *<> ROW(%s)::record',
-                string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum),
-                string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE NOT float_sum)),
-            string_agg(rollup_engine.fill('rollup_engine.sum_differs(t.{sum}, {fresh}.{sum}, {count}, {min}, {max})',
-                jsonb_build_object('fresh', quote_ident(p_fresh), 'sum', quote_ident(column_name)) || (
-                    SELECT jsonb_object_agg(known.state, coalesce('t.' || quote_ident(s.column_name), known.otherwise))
-                    FROM (VALUES ('count', 't.row_count'), ('min', 'NULL'), ('max', 'NULL')) AS known (state, otherwise)
-                    LEFT JOIN columns AS s ON s.source_column = c.source_column AND s.state = known.state)),
-                ' OR ' ORDER BY position) FILTER (WHERE float_sum))
+                string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL),
+                string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL)),
+            string_agg(rollup_engine.fill(differs,
+                '{"count": "t.row_count", "min": "NULL", "max": "NULL"}' || rollup_engine.state_marks(p_rollup_id, source_column, 't.')
+                    || jsonb_build_object('old', format('t.%I', column_name), 'new', format('%I.%I', p_fresh, column_name))),
+                ' OR ' ORDER BY position) FILTER (WHERE differs IS NOT NULL))
         FROM columns AS c);
 END
 $$;

@@ -152,9 +152,7 @@ DECLARE
             AND c.dimensions @> p_rollup.dimensions
             AND c.bucket_width < p_rollup.bucket_width AND rollup_engine.is_made_of(p_rollup.bucket_width, c.bucket_width)
             AND NOT EXISTS (
-                SELECT m.key, unnest(f.states)
-                FROM jsonb_each(p_rollup.metrics) AS m, jsonb_array_elements_text(m.value) AS g (name)
-                JOIN rollup_engine.aggregate AS f ON f.name = g.name
+                SELECT m.source_column, unnest((m.aggregate).states) FROM rollup_engine.metric_aggregates(p_rollup) AS m
                 EXCEPT
                 SELECT source_column, state FROM rollup_engine.rollup_column WHERE rollup_id = c.id AND kind = 'state')
         ORDER BY c.bucket_width DESC, c.id

@@ -50,6 +50,9 @@ BEGIN
         silver.gapfill(anyelement, timestamptz, timestamptz, jsonb, jsonb), silver.gapfill_query(regtype, timestamptz, timestamptz, jsonb, jsonb)
     TO PUBLIC;
 
+    -- What live views finish states with: they have the rights of who reads.
+    GRANT EXECUTE ON FUNCTION rollup_engine.percentile(integer[], double precision) TO PUBLIC;
+
     -- Whoever may read a view may have it answered; without USAGE on the schema nobody calls them otherwise.
     GRANT EXECUTE ON FUNCTION
         rollup_engine.stale_set(integer, bigint, tstzrange), rollup_engine.stale_edges(integer, bigint),

@@ -1,0 +1,83 @@
+-- The catalogue of aggregates grows: one row for each kind of value that an aggregate, or a state,
+-- is computed from in its own way, parameters, several columns of one aggregate.
+--
+-- {value} is the source column, {time} the time column, {state} the parent's column of that state,
+-- {type} its type; any other state of the same column stands under its own name ({count}).
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+ALTER TABLE rollup_engine.aggregate_state
+    ADD COLUMN takes text NOT NULL DEFAULT 'any',
+    ADD COLUMN differs text,
+    DROP CONSTRAINT aggregate_state_pkey,
+    ADD PRIMARY KEY (name, takes);
+COMMENT ON COLUMN rollup_engine.aggregate_state.takes IS 'Kind of value, as value_kinds names it, that this row is for.';
+COMMENT ON COLUMN rollup_engine.aggregate_state.differs IS
+'Whether a stored state, {old}, and a fresh one, {new}, are more apart than the order of rows explains; NULL: compared by image.';
+
+INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state, differs) VALUES
+    ('sum', 'real', 'sum({value}::float8)', 'sum({state})::{type}', 'rollup_engine.sum_differs({old}, {new}, {count}, {min}, {max})'),
+    ('sum', 'float', 'sum({value})', 'sum({state})::{type}', 'rollup_engine.sum_differs({old}, {new}, {count}, {min}, {max})'),
+    ('min', 'boolean', 'bool_and({value})', 'bool_and({state})', NULL),
+    ('max', 'boolean', 'bool_or({value})', 'bool_or({state})', NULL),
+    ('bool_and', 'boolean', 'bool_and({value})', 'bool_and({state})', NULL),
+    ('bool_or', 'boolean', 'bool_or({value})', 'bool_or({state})', NULL),
+    ('squares', 'small', 'sum({value}::bigint * {value})', 'sum({state})', NULL),
+    ('squares', 'exact', 'sum({value}::numeric * {value})', 'sum({state})', NULL),
+    ('deviations', 'float', 'regr_sxx({value}, {value})',
+        'rollup_engine.merge_deviations(array_agg({count}), array_agg({sum}), array_agg({state}), sum({sum}) / nullif(sum({count}), 0))',
+        'rollup_engine.deviations_differ({old}, {new}, {count}, {sum})');
+
+-- A bin is ln(1.02) wide in the logarithm; asinh is that of twice the value, but has one for zero and
+-- below as well. The ends are not a number, infinity and minus infinity.
+INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state, differs)
+SELECT 'sketch', v.takes, format(
+        'CASE WHEN count({value}) <= 128 THEN %1$s ELSE rollup_engine.fold_bins(%1$s) END', format('array_agg(%s) FILTER (WHERE {value} IS NOT NULL)', v.bin)),
+    'rollup_engine.merge_bins(array_agg(ROW({state})::rollup_engine.bins))', 'rollup_engine.bins_differ({old}, {new})'
+FROM (
+    SELECT k.takes, format(k.template, '(asinh({value} * ''1e140''::double precision) * 50.498349759 + 32768)::integer') AS bin
+    FROM (VALUES
+        ('integer', '%s'),
+        ('exact', 'CASE WHEN {value} BETWEEN -1e140 AND 1e140 THEN %s WHEN {value} = ''NaN'' THEN 65535 WHEN {value} > 0 THEN 65534 ELSE 1 END'),
+        ('float', 'CASE WHEN {value} BETWEEN ''-1e140''::double precision AND ''1e140''::double precision THEN %s WHEN {value} = ''NaN'' THEN 65535 WHEN {value} > 0 THEN 65534 ELSE 1 END')
+    ) AS k (takes, template)
+) AS v;
+
+CREATE TYPE rollup_engine.bins AS (bins integer[]);
+COMMENT ON TYPE rollup_engine.bins IS
+'Bins of a percentile sketch: the lower 16 bits of each are its number, the upper ones how many values are in it, less one. Wrapped, for array_agg takes no arrays of different lengths.';
+
+ALTER TABLE rollup_engine.aggregate
+    ADD COLUMN takes text NOT NULL DEFAULT 'any',
+    ADD COLUMN outputs json,
+    DROP CONSTRAINT aggregate_pkey,
+    ADD PRIMARY KEY (name, takes);
+UPDATE rollup_engine.aggregate
+SET takes = CASE WHEN numeric_only THEN 'number' ELSE 'any' END,
+    outputs = CASE WHEN finish IS NOT NULL THEN json_build_object(name, finish) END;
+ALTER TABLE rollup_engine.aggregate
+    DROP COLUMN finish,
+    DROP COLUMN numeric_only;
+COMMENT ON COLUMN rollup_engine.aggregate.takes IS 'Kind of value, as value_kinds names it, that this row is for.';
+COMMENT ON COLUMN rollup_engine.aggregate.outputs IS 'The columns that it finishes to, each with the expression over the states; NULL: the state of that name is the result.';
+COMMENT ON TABLE rollup_engine.aggregate IS 'Aggregates that metrics may name: the states they need, and what these are finished to. pN stands for every percentile.';
+
+INSERT INTO rollup_engine.aggregate (name, takes, states, outputs) VALUES
+    ('sum', 'interval', '{sum}', NULL),
+    ('avg', 'interval', '{count,sum}', '{"avg": "{sum} / nullif({count}, 0)"}'),
+    ('bool_and', 'boolean', '{bool_and}', NULL),
+    ('bool_or', 'boolean', '{bool_or}', NULL),
+    ('ohlc', 'number', '{first,max,min,last}', '{"open": "{first}", "high": "{max}", "low": "{min}", "close": "{last}"}'),
+    ('median', 'number', '{sketch}', '{"median": "rollup_engine.percentile({sketch}, 0.5)"}'),
+    ('pN', 'number', '{sketch}', '{"{label}": "rollup_engine.percentile({sketch}, {fraction})"}');
+
+-- The variance of whole numbers and numerics is exact; that of floats comes from squared deviations.
+INSERT INTO rollup_engine.aggregate (name, takes, states, outputs)
+SELECT a.name, v.takes, v.states, json_build_object(a.name, format(a.template, format(v.variance, CASE WHEN a.name LIKE '%_pop' THEN 0 ELSE 1 END)))
+FROM (VALUES ('variance', '%s'), ('variance_pop', '%s'), ('stddev', 'sqrt(%s)'), ('stddev_pop', 'sqrt(%s)')) AS a (name, template)
+CROSS JOIN (VALUES
+    ('exact', '{count,sum,squares}'::text[], '({count} * {squares} - {sum} * {sum}) / nullif({count}::numeric * ({count} - %s), 0)'),
+    ('float', '{count,sum,deviations}', '{deviations} / nullif({count} - %s, 0)')) AS v (takes, states, variance);
+
+RESET ROLE;

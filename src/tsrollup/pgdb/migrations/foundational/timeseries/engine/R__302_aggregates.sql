@@ -1,0 +1,154 @@
+-- The catalogue of aggregates looked up: what a metric is made of, for values of a kind.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.value_kinds(p_type oid) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE rollup_engine.base_type(p_type)::oid
+        WHEN 'int2'::regtype THEN '{small,integer,exact,number,any}'
+        WHEN 'int4'::regtype THEN '{small,integer,exact,number,any}'
+        WHEN 'int8'::regtype THEN '{integer,exact,number,any}'
+        WHEN 'numeric'::regtype THEN '{exact,number,any}'
+        WHEN 'float4'::regtype THEN '{real,float,number,any}'
+        WHEN 'float8'::regtype THEN '{float,number,any}'
+        WHEN 'interval'::regtype THEN '{interval,any}'
+        WHEN 'bool'::regtype THEN '{boolean,any}'
+        ELSE '{any}'
+    END::text[]
+$$;
+COMMENT ON FUNCTION rollup_engine.value_kinds(oid) IS 'The kinds of value that a type is, from the narrowest to any.';
+
+-- What people write ---------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.metric_name(p_item jsonb) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE jsonb_typeof(p_item)
+        WHEN 'string' THEN p_item #>> '{}'
+        WHEN 'object' THEN CASE jsonb_typeof(p_item -> 'name') WHEN 'string' THEN p_item ->> 'name' END
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.metric_name(jsonb) IS 'The aggregate that an item of a list of metrics names; NULL for none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.similar_aggregates(p_name text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'did you mean ' || string_agg(near.name, ', ' ORDER BY near.likeness DESC, near.name) || '? '
+    FROM (
+        SELECT names.name, shared.n::double precision / (cardinality(wanted.letters) + cardinality(own.letters) - shared.n) AS likeness
+        FROM (
+            SELECT DISTINCT name FROM rollup_engine.aggregate WHERE name <> 'pN'
+            UNION ALL
+            SELECT lower(p_name) WHERE lower(p_name) ~ '^p[0-9]{1,2}([.][0-9]+)?$'
+        ) AS names
+        CROSS JOIN LATERAL (SELECT rollup_engine.letters(p_name) AS letters) AS wanted
+        CROSS JOIN LATERAL (SELECT rollup_engine.letters(names.name) AS letters) AS own
+        CROSS JOIN LATERAL (SELECT count(*) AS n FROM unnest(wanted.letters) AS l WHERE l = ANY (own.letters)) AS shared
+        ORDER BY likeness DESC, name
+        LIMIT 3
+    ) AS near
+    WHERE near.likeness >= 0.3
+$$;
+COMMENT ON FUNCTION rollup_engine.similar_aggregates(text) IS 'A question that names aggregates of about that name; NULL when there are none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.metric_item(p_column text, p_item jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name constant text := rollup_engine.metric_name(p_item);
+    v_unknown text;
+BEGIN
+    IF v_name ~ '^p[0-9]+([.][0-9]+)?$' AND (length(v_name) > 10 OR substr(v_name, 2)::numeric NOT BETWEEN 0.000001 AND 99.999999) THEN
+        PERFORM rollup_engine.fail('TR001', format('metric %L of column %I is no percentile', v_name, p_column),
+            'percentiles lie between 0 and 100, as p50, p95 or p99.9; use min and max for the ends');
+    ELSIF v_name IS NULL OR NOT EXISTS (
+        SELECT FROM rollup_engine.aggregate WHERE name = rollup_engine.metric_marks(to_jsonb(v_name)) ->> 'aggregate' AND v_name <> 'pN') THEN
+        PERFORM rollup_engine.fail('TR001', format('metric %L of column %I is not an aggregate', coalesce(v_name, p_item::text), p_column),
+            coalesce(rollup_engine.similar_aggregates(v_name), '') || 'the aggregates are ' || (
+                SELECT string_agg(DISTINCT CASE name WHEN 'pN' THEN 'p1 to p99.9' ELSE name END, ', ') FROM rollup_engine.aggregate)
+            || ': see docs/aggregates.md');
+    END IF;
+    SELECT string_agg(format('%I', key), ', ' ORDER BY key) INTO v_unknown
+    FROM jsonb_object_keys(CASE jsonb_typeof(p_item) WHEN 'object' THEN p_item ELSE '{}' END) AS key
+    WHERE key <> 'name';
+    IF v_unknown IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('%s of column %I takes no %s', v_name, p_column, v_unknown), 'leave that out: see docs/aggregates.md');
+    END IF;
+    -- Each in one way only: p5, not p05 or p5.0.
+    RETURN to_jsonb(CASE WHEN v_name ~ '^p[0-9]' THEN 'p' || trim_scale(substr(v_name, 2)::numeric) ELSE v_name END);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.metric_item(text, jsonb) IS 'An item of a column''s list of metrics in the one way in which it is kept, or an error that says what is wrong with it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.metric_marks(p_item jsonb) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN name ~ '^p[0-9]+([.][0-9]+)?$'
+        THEN jsonb_build_object('aggregate', 'pN', 'label', replace(name, '.', '_'), 'fraction', (substr(name, 2)::numeric / 100)::text)
+        ELSE jsonb_build_object('aggregate', name, 'label', name) END
+    FROM (SELECT rollup_engine.metric_name(p_item)) AS n (name)
+$$;
+COMMENT ON FUNCTION rollup_engine.metric_marks(jsonb) IS 'The aggregate that an item of a list of metrics names, and what fills the marks of its row in the catalogue.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.find_aggregate(p_item jsonb, p_column text, p_type oid, p_parent_id integer) RETURNS rollup_engine.aggregate
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT f.*
+    FROM rollup_engine.aggregate AS f
+    WHERE f.name = rollup_engine.metric_marks(p_item) ->> 'aggregate'
+        AND CASE WHEN p_parent_id IS NULL THEN f.takes = ANY (rollup_engine.value_kinds(p_type))
+            ELSE f.states <@ ARRAY(
+                SELECT state FROM rollup_engine.rollup_column
+                WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state') END
+    ORDER BY array_position(rollup_engine.value_kinds(p_type), f.takes), f.takes
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.find_aggregate(jsonb, text, oid, integer) IS
+'The row of the catalogue for an aggregate of a column: of raw rows by its type, of a parent by the states that it holds; NULL for none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.find_state(p_state text, p_type oid) RETURNS rollup_engine.aggregate_state
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A parent's state may be of a type that no value has: then all rows read it alike.
+    SELECT s.*
+    FROM rollup_engine.aggregate_state AS s
+    WHERE s.name = p_state
+    ORDER BY array_position(rollup_engine.value_kinds(p_type), s.takes), s.takes
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.find_state(text, oid) IS 'The row of the catalogue for a state of values, or of a parent''s states, of a type.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.metric_aggregates(p_rollup silver.rollup_config)
+RETURNS TABLE (source_column name, item jsonb, aggregate rollup_engine.aggregate)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT m.key::name, i.item,
+        rollup_engine.find_aggregate(i.item, m.key, (
+            SELECT atttypid FROM pg_attribute
+            WHERE attrelid = p_rollup.source_table AND attname = rollup_engine.source_name(p_rollup, m.key::name)), p_rollup.parent_id)
+    FROM jsonb_each(p_rollup.metrics) AS m
+    CROSS JOIN LATERAL jsonb_array_elements(m.value) AS i (item)
+$$;
+COMMENT ON FUNCTION rollup_engine.metric_aggregates(silver.rollup_config) IS 'The aggregates that a rollup''s metrics name, as the catalogue has them for its source.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.state_marks(p_rollup_id integer, p_source_column name, p_prefix text DEFAULT '') RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(jsonb_object_agg(state, p_prefix || quote_ident(column_name)), '{}')
+    FROM rollup_engine.rollup_column
+    WHERE rollup_id = p_rollup_id AND source_column = p_source_column AND kind = 'state'
+$$;
+COMMENT ON FUNCTION rollup_engine.state_marks(integer, name, text) IS 'The columns that hold the states of a source column, by state.';
+
+RESET ROLE;

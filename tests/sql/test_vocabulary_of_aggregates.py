@@ -1,0 +1,348 @@
+"""Aggregates beyond sums: each equals the direct computation over raw rows, or is as near to it as
+it says, at three levels, read live and stored, whatever comes late or goes."""
+
+import json
+import os
+import secrets
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg import sql
+
+from conftest import Connect
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from servers import PostgresServer
+
+LEVELS = ("numbers_1m", "numbers_1h", "numbers_1d")
+NUMBERS = ["avg", "variance", "variance_pop", "stddev", "stddev_pop", "ohlc", "median",
+           "p1", "p95", "p99.9"]  # fmt: skip
+METRICS: dict[str, list[Any]] = {
+    "small": NUMBERS,
+    "big": NUMBERS,
+    "amount": NUMBERS,
+    "level": NUMBERS,
+    "coarse": NUMBERS,
+    "flag": ["count", "min", "max", "bool_and", "bool_or", "first", "last"],
+    "took": ["count", "sum", "avg", "min", "max"],
+}
+TABLE = """
+    CREATE TABLE raw.numbers (
+        ts timestamptz, device text, small integer, big bigint, amount numeric,
+        level double precision, coarse real, flag boolean, took interval
+    );
+    CREATE INDEX ON raw.numbers (ts);
+    -- No two rows at one time: which of them came first would be anybody's guess.
+    CREATE SEQUENCE raw.tick;
+"""
+ROWS = """
+    INSERT INTO raw.numbers
+    SELECT timestamptz '2026-03-01 22:00+00' + make_interval(mins => %(low)s, secs => i * %(step)s
+        + nextval('raw.tick') %% 9973 * 0.000001), %(device)s,
+        x, x * 1000003::bigint, x * 1.25, x / 3.0, x / 7.0, x %% 3 > 0,
+        make_interval(hours => x %% 50, secs => x)
+    FROM (
+        SELECT i, nullif(abs(hashint4(i + %(seed)s)) %% 2001 - 1000, %(seed)s) AS x
+        FROM generate_series(1, %(size)s) AS i
+    ) AS s
+"""
+SPECIAL = """
+    INSERT INTO raw.numbers (ts, device, amount, level, coarse)
+    SELECT timestamptz '2026-03-01 22:00:00.5+00' + make_interval(mins => %(low)s), %(device)s,
+        v, v, v
+    FROM unnest(ARRAY[%(special)s]::text[]::numeric[]) AS v
+"""
+
+
+def create_levels(db: psycopg.Connection, metrics: dict[str, list[Any]]) -> None:
+    db.execute(TABLE.encode())
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'numbers_1m', '1 minute',"
+        " dimensions => '{device}', metrics => %s)",
+        [json.dumps(metrics)],
+    )
+    db.execute("SELECT silver.create_rollup_table('numbers_1m', 'silver', 'numbers_1h', '1 hour')")
+    db.execute(
+        "SELECT silver.create_rollup_table('numbers_1h', 'silver', 'numbers_1d', '1 day',"
+        " dimensions => '{}')"
+    )
+
+
+STATEMENTS = [
+    ROWS,
+    SPECIAL,
+    "DELETE FROM raw.numbers WHERE extract(minute FROM ts) = %(low)s",
+    "DELETE FROM raw.numbers WHERE level IN ('NaN', 'Infinity', '-Infinity')",
+    "UPDATE raw.numbers SET level = level + 1e9, small = small / 2, flag = NOT flag"
+    " WHERE extract(minute FROM ts) >= %(low)s",
+    "UPDATE raw.numbers SET device = %(device)s WHERE extract(minute FROM ts) < %(low)s",
+    "SELECT * FROM silver.perform_rollup(as_of => 'infinity')",
+    "SELECT silver.mark_stale('raw.numbers', '-infinity', 'infinity')",
+    "UPDATE silver.rollup_config SET query_shape = 'grouped'",
+    "UPDATE silver.rollup_config SET query_shape = 'per_bucket'",
+]
+
+
+@st.composite
+def steps(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    return draw(st.sampled_from([ROWS, ROWS, *STATEMENTS])), {
+        "low": draw(st.sampled_from([0, 1, 30, 58, 59])),
+        "step": draw(st.sampled_from([0.07, 1, 61])),
+        "size": draw(st.sampled_from([1, 2, 5, 200])),
+        "seed": draw(st.integers(0, 1000)),
+        "device": draw(st.sampled_from([None, "a", "b"])),
+        "special": draw(st.sampled_from(["NaN", "Infinity", "-Infinity", "0"])),
+    }
+
+
+def test_promise_a_b_random_values(db: psycopg.Connection) -> None:
+    create_levels(db, METRICS)
+
+    @settings(
+        max_examples=int(os.environ.get("TSROLLUP_HISTORIES", "15")),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(history=st.lists(steps(), min_size=3, max_size=9))
+    def tell(history: list[tuple[str, dict[str, Any]]]) -> None:
+        with db.transaction(force_rollback=True):
+            for statement, parameters in history:
+                used = {k: v for k, v in parameters.items() if f"%({k})s" in statement}
+                db.execute(statement.encode(), used or None)
+                assert_equal_to_group_by(db, *LEVELS)
+            refresh_everything(db)
+            assert_settled(db, *LEVELS)
+
+    tell()
+
+
+def fill(db: psycopg.Connection, size: int, **given: Any) -> None:
+    parameters = {"low": 0, "step": 1, "device": "a", "seed": 7, "size": size} | given
+    db.execute(ROWS.encode(), parameters)
+
+
+def test_promise_d_states_settle(db: psycopg.Connection) -> None:
+    """Rows read in another order are the same rows: nothing is written again."""
+    create_levels(db, METRICS)
+    fill(db, 3000)
+    fill(db, 3000, step=0.011, device="b")
+    db.execute("UPDATE raw.numbers SET level = 1e9 + random(), coarse = random()")
+    refresh_everything(db)
+    db.execute("CREATE TABLE other_order AS SELECT * FROM raw.numbers ORDER BY random()")
+    db.execute("DELETE FROM raw.numbers")
+    db.execute("INSERT INTO raw.numbers SELECT * FROM other_order")
+    rows = db.execute(
+        "SELECT target, rows_written FROM silver.perform_rollup(as_of => 'infinity')"
+        " WHERE buckets > 0"
+    ).fetchall()
+    assert {row[0] for row in rows} == {f"silver.{name}" for name in LEVELS}
+    assert all(written == 0 for _, written in rows), rows
+    assert_settled(db, *LEVELS)
+
+
+def test_variance_far_from_zero(db: psycopg.Connection) -> None:
+    """A mean of 1e9 and a spread of 1: squares of the values would leave nothing of it."""
+    create_levels(db, {"level": ["variance", "stddev_pop"], "big": ["variance"]})
+    db.execute(
+        "INSERT INTO raw.numbers (ts, device, level, big)"
+        " SELECT timestamptz '2026-03-01 00:00+00' + make_interval(secs => i),"
+        " 'd' || i %% 3, 1e9 + sin(i), 4e18::bigint + i %% 3 FROM generate_series(1, 20000) AS i",
+        [],
+    )
+    for _ in range(2):
+        row = db.execute(
+            "SELECT r.variance, g.level_variance, r.pop, g.level_stddev_pop,"
+            " r.exact = g.big_variance FROM gold.numbers_1d AS g,"
+            " (SELECT var_samp(level) AS variance, stddev_pop(level) AS pop,"
+            " var_samp(big) AS exact FROM raw.numbers) AS r"
+        ).fetchone()
+        assert row
+        assert row[1] == pytest.approx(row[0], rel=1e-6)
+        assert 0.4 < row[1] < 0.6
+        assert row[3] == pytest.approx(row[2], rel=1e-6)
+        assert row[4]
+        refresh_everything(db)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "exp(i / 100.0)",
+        "-exp(i / 100.0)",
+        "(i - 500) / 7.0",
+        "CASE i % 3 WHEN 0 THEN 0 WHEN 1 THEN 1e-130 * i ELSE 1e130 * i END",
+        "1e9 + i",
+    ],
+)
+def test_percentiles_are_within_one_percent(db: psycopg.Connection, values: str) -> None:
+    """At every rank, folded or not; percentile_disc is the measure."""
+    wanted = [x / 10 for x in (1, 5, 10, 100, 250, 500, 900, 950, 990, 999)]
+    create_levels(db, {"level": [f"p{x:g}" for x in wanted], "amount": ["p50"]})
+    db.execute(
+        "INSERT INTO raw.numbers (ts, device, level, amount)"
+        " SELECT timestamptz '2026-03-01 00:00+00' + make_interval(secs => i),"
+        f" 'd' || i % 2, {values}, {values} FROM generate_series(1, 2000) AS i"
+    )
+    for _ in range(2):
+        assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+    assert_settled(db, *LEVELS)
+
+
+def test_a_sketch_counts_beyond_one_element(db: psycopg.Connection) -> None:
+    """32768 values in a bin fill an element; the 32769th begins another."""
+    row = db.execute(
+        "SELECT rollup_engine.fold_bins(array_fill(40000, ARRAY[32768])),"
+        " rollup_engine.fold_bins(array_fill(40000, ARRAY[70000])),"
+        " rollup_engine.fold_bins(rollup_engine.fold_bins(array_fill(40000, ARRAY[70000])) || 5)"
+    ).fetchone()
+    assert row
+    full = 40000 + (32767 << 16)
+    rest = 40000 + ((70000 - 2 * 32768 - 1) << 16)
+    assert row == ([full], [rest, full, full], [5, rest, full, full])
+    assert db.execute(
+        "SELECT rollup_engine.percentile(%s, 1.0 / 70001), rollup_engine.percentile(%s, 0.5)"
+        " = rollup_engine.percentile('{40000}', 0.5)", [row[2], row[2]]
+    ).fetchone() == (pytest.approx(0, abs=1e200), True)  # fmt: skip
+
+
+def test_infinite_and_absent_values(db: psycopg.Connection) -> None:
+    create_levels(db, METRICS)
+    for minute, values in enumerate(
+        (["NaN"], ["Infinity"], ["-Infinity", "1"], ["NaN", "Infinity"], [None], [None, "0"])
+    ):
+        db.execute(
+            "INSERT INTO raw.numbers (ts, device, amount, level, coarse)"
+            " SELECT timestamptz '2026-03-01 22:00+00' + make_interval(mins => %s, secs => n),"
+            " 'a', v::numeric, v::numeric, v::numeric"
+            " FROM unnest(%s::text[]) WITH ORDINALITY AS x (v, n)",
+            [minute, values],
+        )
+    for _ in range(2):
+        assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    assert db.execute(
+        "SELECT level_stddev::text, level_p1, level_median::text FROM gold.numbers_1d"
+    ).fetchone() == ("NaN", float("-inf"), "Infinity")
+
+
+def test_aggregates_are_added_to_what_is_there(db: psycopg.Connection) -> None:
+    create_levels(db, {"small": ["avg"], "level": ["max"]})
+    fill(db, 500)
+    refresh_everything(db)
+    for level in LEVELS:
+        db.execute(
+            'SELECT silver.add_rollup_metric(%s, \'{"small": ["stddev", "p99.9"],'
+            ' "level": ["variance", "median", "ohlc"]}\')',
+            [level],
+        )
+        assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    with pytest.raises(psycopg.Error, match="does not hold what stddev of column amount needs"):
+        db.execute("SELECT silver.add_rollup_metric('numbers_1h', '{\"amount\": [\"stddev\"]}')")
+
+
+def test_promise_a_ltree_levels_and_paths(db: psycopg.Connection) -> None:
+    if not db.execute("SELECT FROM pg_extension WHERE extname = 'ltree'").fetchone():
+        pytest.skip("no ltree here")
+    db.execute(TABLE.encode())
+    db.execute("ALTER TABLE raw.numbers ADD path ltree")
+    fill(db, 900)
+    db.execute("UPDATE raw.numbers SET path = text2ltree('site.b' || abs(small) % 3)")
+    db.execute(
+        "INSERT INTO silver.dimension_config (source_table, dimension_column, ltree_level)"
+        " VALUES ('raw.numbers', 'path', '{1,2}')"
+    )
+    metrics = {"small": ["stddev", "p95"], "level": ["stddev", "median"]}
+    for source, target, width in (
+        ("raw.numbers", "paths_1m", "1 minute"),
+        ("paths_1m", "paths_1h", "1 hour"),
+    ):
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s, metrics => %s)",
+            [source, target, width, json.dumps(metrics)],
+        )
+    expected = db.execute(
+        "SELECT stddev(small), stddev(level), percentile_disc(0.95) WITHIN GROUP (ORDER BY small)"
+        " FROM raw.numbers"
+    ).fetchone()
+    assert expected
+    for _ in range(2):
+        row = db.execute(
+            "SELECT small_stddev, level_stddev, small_p95 FROM gold.paths_1h WHERE path = 'site'"
+        ).fetchone()
+        assert row == tuple(
+            pytest.approx(x if i == 0 else float(x), rel=[1e-12, 1e-12, 0.01][i])
+            for i, x in enumerate(expected)
+        )
+        refresh_everything(db)
+
+
+# fmt: off
+BAD = [
+    ('{"small": ["avgg"]}', "metric 'avgg' of column small is not an aggregate", "you mean avg"),
+    ('{"small": ["P95"]}', "metric 'P95' of column small is not an aggregate", "did you mean p95"),
+    ('{"small": ["pN"]}', "metric 'pN' of column small is not an aggregate", "the aggregates are"),
+    ('{"small": ["p0"]}', "metric 'p0' of column small is no percentile", "between 0 and 100"),
+    ('{"small": ["p100"]}', "metric 'p100' of column small is no percentile", "between 0 and 100"),
+    ('{"small": ["p100.5"]}', "metric 'p100.5' of column small is no percentile", "p99.9"),
+    ('{"small": ["p95."]}', "metric 'p95.' of column small is not an aggregate", "aggregates"),
+    ('{"small": [null]}', "metric 'null' of column small is not an aggregate", "aggregates are"),
+    ('{"small": [95]}', "metric '95' of column small is not an aggregate", "aggregates are"),
+    ('{"small": [{"name": "p95", "of": 1}]}', "p95 of column small takes no of", "leave that out"),
+    ('{"small": [{"nam": "p95"}]}', "is not an aggregate", "aggregates are"),
+    ('{"small": [["p95"]]}', "is not an aggregate", "aggregates are"),
+    ('{"flag": ["p95"]}', "p95 needs a number, and column flag of raw.numbers", "use count"),
+    ('{"flag": ["sum"]}', "sum needs a number or an interval, and column flag", "use count"),
+    ('{"small": ["bool_or"]}', "bool_or needs a boolean, and column small", "use count"),
+    ('{"device": ["stddev"]}', "stddev needs a number, and column device", "use count"),
+]
+# fmt: on
+
+
+def test_bad_metrics_are_one_clear_line(db: psycopg.Connection) -> None:
+    db.execute(TABLE.encode())
+    for metrics, message, hint in BAD:
+        with pytest.raises(psycopg.Error) as error:
+            db.execute(
+                "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'bad', '1 minute',"
+                " metrics => %s)",
+                [metrics],
+            )
+        assert error.value.sqlstate == "TR001", metrics
+        assert message in (error.value.diag.message_primary or ""), metrics
+        assert "\n" not in (error.value.diag.message_primary or "")
+        assert hint in (error.value.diag.message_hint or ""), error.value.diag.message_hint
+
+
+def test_one_percentile_has_one_name(db: psycopg.Connection) -> None:
+    db.execute(TABLE.encode())
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'once', '1 minute', metrics =>"
+        ' \'{"small": ["p5", "p05", {"name": "p5.0"}], "level": "p99.90"}\')'
+    )
+    assert db.execute("SELECT metrics FROM silver.rollup_config").fetchone() == (
+        {"small": ["p5"], "level": ["p99.9"]},
+    )
+    db.execute("SELECT small_p5, level_p99_9 FROM gold.once")
+
+
+def test_readers_of_gold_may_have_it_finished(
+    server: PostgresServer, connect: Connect, db: psycopg.Connection
+) -> None:
+    create_levels(db, {"small": ["p95"]})
+    fill(db, 10)
+    reader = sql.Identifier(f"t_reader_{secrets.token_hex(4)}")
+    with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as postgres:
+        postgres.execute(sql.SQL("CREATE ROLE {} LOGIN IN ROLE tsrollup_reader").format(reader))
+        try:
+            with connect(user=reader.as_string().strip('"')) as connection:
+                rows = connection.execute("SELECT count(small_p95) FROM gold.numbers_1h")
+                assert rows.fetchone() == (1,)
+        finally:
+            postgres.execute(sql.SQL("DROP ROLE {}").format(reader))
