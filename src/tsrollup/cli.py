@@ -1,18 +1,23 @@
 """The `tsrollup` command."""
 
+import itertools
+import json
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, NoReturn, cast
 
 import psycopg
 import typer
 
 from tsrollup import __version__
-from tsrollup.commands import demo, doctor, migrations, rollup, server, worker
+from tsrollup.commands import demo, doctor, migrations, read, rollup, server, upkeep, worker
 from tsrollup.commands.invocation import Invocation, invocation
 from tsrollup.connection import describe
 from tsrollup.console import Console
 from tsrollup.errors import TsrollupError
+
+# What Typer makes of wrong usage has no name of its own there.
+UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])
 
 EPILOG = "--url, --json and --debug may stand anywhere on the command line."
 
@@ -21,12 +26,11 @@ app = typer.Typer(
     help="Continuous aggregates for the PostgreSQL you already have.",
     epilog=EPILOG,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (demo, server, migrations, rollup, worker, doctor):
+for commands in (demo, server, migrations, rollup, read, upkeep, worker, doctor):
     commands.register(app)
 
 
@@ -60,23 +64,35 @@ def options_of_every_command(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command line; every failure is one line on stderr and exit code 1."""
+    """Run a command line; every failure is one line on stderr, which is JSON with --json, and exit
+    code 1, or 2 where the usage is wrong."""
     given = hoist(sys.argv[1:] if arguments is None else arguments)
+    as_json = "--json" in itertools.takewhile(lambda word: word.startswith("--"), given)
     if _is_url_without_option(given):  # a usage error would print it, password and all
-        print("error: a URL stands where none goes; give it as --url URL", file=sys.stderr)
-        sys.exit(2)
+        _end_with(TsrollupError("a URL stands where none goes", "give it as --url URL"), as_json, 2)
     call = Invocation()
     try:
-        app(given, obj=call)
+        code = app(given, obj=call, prog_name="tsrollup", standalone_mode=not as_json)
     except KeyboardInterrupt:
         sys.exit(130)
     except (TsrollupError, psycopg.Error, OSError, UnicodeError) as error:
         if call.debug:
             raise
-        failure = error if isinstance(error, TsrollupError) else describe(error)
-        next_step = f"; {failure.hint}" if failure.hint else ""
-        print(f"error: {failure.message}{next_step}", file=sys.stderr)
-        sys.exit(1)
+        _end_with(error if isinstance(error, TsrollupError) else describe(error), as_json, 1)
+    except UsageError as error:
+        _end_with(TsrollupError(error.format_message()), as_json, 2)
+    if as_json and code:
+        sys.exit(code)
+
+
+def _end_with(error: TsrollupError, as_json: bool, exit_code: int) -> NoReturn:
+    if as_json:
+        facts = {"code": error.code, "message": error.message, "hint": error.hint}
+        print(json.dumps({"error": facts}), file=sys.stderr)
+    else:
+        next_step = f"; {error.hint}" if error.hint else ""
+        print(f"error: {error.message}{next_step}", file=sys.stderr)
+    sys.exit(exit_code)
 
 
 def _is_url_without_option(words: Sequence[str]) -> bool:

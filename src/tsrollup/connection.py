@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tsrollup.errors import TsrollupError
+from tsrollup.errors import TsrollupError, error_of
 
 # Neither PGCLIENTENCODING nor a SQL_ASCII database changes what is read; a pooler that changes
 # servers between transactions knows no statements prepared on another.
@@ -34,6 +34,7 @@ def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.
         raise TsrollupError(
             f"cannot connect to {_place(known)}: {_one_line(str(error))}",
             "check that the server runs and that --url or TSROLLUP_URL is right",
+            error.sqlstate,
         ) from error
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return connection
@@ -90,7 +91,7 @@ def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:
     if error.sqlstate:
         message += f" [{error.sqlstate}]"
     hint = error.diag.message_hint
-    return TsrollupError(message, _one_line(hint) if hint else None)
+    return error_of(error.sqlstate, message, _one_line(hint) if hint else None)
 
 
 def _place(known: dict[str, Any]) -> str:

@@ -5,7 +5,9 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date, time, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from psycopg.errors import Diagnostic
@@ -22,8 +24,8 @@ from rich.progress import (
 from rich.table import Table
 
 WIDTH_WITHOUT_TERMINAL = 160
-MIDNIGHT = r"(?<=^\d{4}-\d\d-\d\d) 00:00:00\+00$"
-SECOND_FRACTION = r"^(\d+-\d\d-\d\d \d\d:\d\d:\d\d)\.\d+"
+WIDER_THAN_ANY_TERMINAL = 100_000
+ISO_TIME = re.compile(r"(\d{4,}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?([+-]\d\d)(?::00)?(:\d\d)?")
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -50,6 +52,13 @@ class Console:
         if not self.as_json:
             self.out.print(text, soft_wrap=True, markup=False)
 
+    def done(self, text: str, facts: Mapping[str, Any]) -> None:
+        """What was done: a line for people, the facts with --json."""
+        if self.as_json:
+            self.print_json(facts)
+        else:
+            self.say(text)
+
     def pass_on(self, notice: Diagnostic) -> None:
         """What the server remarks beside an answer: a line, and one for its hint."""
         kind = (notice.severity or "NOTICE").lower()
@@ -57,8 +66,12 @@ class Console:
         if notice.message_hint:
             self.talk.print(f"hint: {notice.message_hint}", soft_wrap=True, markup=False)
 
-    def print_json(self, value: object) -> None:
-        self.out.print(json.dumps(value, default=_plain, indent=2), soft_wrap=True, markup=False)
+    def print_json(self, value: object, output: Path | None = None) -> None:
+        text = json.dumps(value, default=_plain, indent=2)
+        if output:
+            output.write_text(text + "\n", encoding="utf-8")
+        else:
+            self.out.print(text, soft_wrap=True, markup=False)
 
     def print_rows(
         self,
@@ -79,7 +92,10 @@ class Console:
             self.print_table([{head: row[name] for head, name in chosen.items()} for row in rows])
 
     def print_table(self, rows: Rows, title: str = "") -> None:
-        """A column for each key that some row has a value for; numbers on the right."""
+        """A column for each key that some row has a value for; numbers on the right. Nothing with
+        --json."""
+        if self.as_json:
+            return
         names = [name for name in rows[0] if any(row[name] not in (None, "") for row in rows)]
         table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
         for name in names:
@@ -87,7 +103,31 @@ class Console:
             table.add_column(name, justify="right" if numbers else "left", overflow="fold")
         for row in rows:
             table.add_row(*(_text(row[name]) for name in names))
-        self.out.print(table)
+        unbounded = self.out.options.update(max_width=WIDER_THAN_ANY_TERMINAL)
+        if self.out.measure(table, options=unbounded).maximum <= self.out.width:
+            self.out.print(table)
+        else:
+            self._print_records(rows, names, title)
+
+    def print_record(self, record: Mapping[str, Any]) -> None:
+        """One record, a line a value; a JSON object with --json."""
+        if self.as_json:
+            self.print_json(record)
+        else:
+            self._print_records([record], list(record))
+
+    def _print_records(self, rows: Rows, names: Sequence[str], title: str = "") -> None:
+        """What is wider than the terminal: a line a value, an empty line between records."""
+        records = Table(title=title or None, title_justify="left", box=None, show_header=False)
+        records.add_column(no_wrap=True)
+        records.add_column(overflow="fold")
+        for position, row in enumerate(rows):
+            if position:
+                records.add_row()
+            for name in names:
+                if row[name] not in (None, ""):
+                    records.add_row(name, _text(row[name]))
+        self.out.print(records)
 
 
 def progress(stream: Stream, unit: str, **options: Any) -> Progress:
@@ -107,15 +147,24 @@ def progress(stream: Stream, unit: str, **options: Any) -> Progress:
 
 
 def _plain(value: object) -> object:
-    """What JSON has no type for: numbers stay numbers, the rest is text."""
+    """What JSON has no type for: numbers stay numbers, times are ISO 8601, spans seconds."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, date | time):
+        return value.isoformat()
     return float(value) if isinstance(value, Decimal) else str(value)
 
 
 def _text(value: object) -> str:
     if value is None:
         return ""
-    if isinstance(value, str):
-        return re.sub(MIDNIGHT, "", re.sub(SECOND_FRACTION, r"\1", value))
+    if isinstance(value, str) and (found := ISO_TIME.fullmatch(value)):
+        text = f"{found[1]} {found[2]}{found[3]}{found[4] or ''}"
+        return text.removesuffix(" 00:00:00+00")
+    if isinstance(value, timedelta):
+        return str(timedelta(days=value.days, seconds=value.seconds))
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=_plain)
     if isinstance(value, Decimal):
         value = float(value)
     if isinstance(value, float):

@@ -65,30 +65,52 @@ class RunSummary:
         )
 
 
+def call(connection: Connection, function: str, **arguments: Any) -> list[Row]:
+    """The rows of a function of schema silver; objects are passed as jsonb."""
+    marks = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name))
+        for name in arguments
+    )
+    query = sql.SQL("SELECT * FROM {}({})").format(sql.Identifier("silver", function), marks)
+    given = {
+        name: Jsonb(value) if isinstance(value, Mapping) else value
+        for name, value in arguments.items()
+    }
+    return _rows(connection, query, given)
+
+
 def create(
     connection: Connection,
     source: str,
     schema: str,
     table: str,
-    width: str,
+    width: str | timedelta,
     options: Mapping[str, Any],
 ) -> str:
     """Create a rollup; `options` are further arguments of create_rollup_table, None left out."""
-    given = {
-        "source_table_name": source,
-        "target_schema": schema,
-        "target_table_name": table,
-        "rollup_table_interval": width,
+    (made,) = call(
+        connection,
+        "create_rollup_table",
+        source_table_name=source,
+        target_schema=schema,
+        target_table_name=table,
+        rollup_table_interval=width,
         **{name: value for name, value in options.items() if value is not None},
-    }
-    if isinstance(given.get("metrics"), Mapping):
-        given["metrics"] = Jsonb(given["metrics"])
-    arguments = sql.SQL(", ").join(
-        sql.SQL("{} => {}").format(sql.Identifier(name), sql.Literal(value))
-        for name, value in given.items()
     )
-    query = sql.SQL("SELECT silver.create_rollup_table({})::text AS target").format(arguments)
-    return str(_rows(connection, query)[0]["target"])
+    return str(made["create_rollup_table"])
+
+
+def definition(connection: Connection, target: str) -> Row:
+    """What a rollup is: its names, what it reads and how, and the GROUP BY that it stands for."""
+    (row,) = _rows(
+        connection,
+        "SELECT target_table::text, target_view::text AS live_view, source_table::text,"
+        " time_column::text, bucket_width::text, dimensions::text[], metrics,"
+        " chunk_interval::text, settle_delay::text, change_tracking, status, refresh_sql"
+        " FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(%s)",
+        [target],
+    )
+    return row
 
 
 def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
@@ -146,9 +168,12 @@ def refresh(
     return summarise(Batch(**row) for row in rows)
 
 
-def drop(connection: Connection, target: str, keep_table: bool = False) -> None:
-    with pinned(connection):
-        connection.execute("SELECT silver.drop_rollup(%s, %s)", [target, keep_table])
+def drop(connection: Connection, target: str, keep_table: bool = False) -> str:
+    """Drop a rollup; its name."""
+    with connection.transaction():
+        name = str(definition(connection, target)["target_table"])
+        call(connection, "drop_rollup", target=target, keep_table=keep_table)
+    return name
 
 
 def monitor(connection: Connection) -> list[Row]:
@@ -210,14 +235,6 @@ def split_target(connection: Connection, name: str) -> tuple[str, str]:
     query = "SELECT rollup_engine.parse_name(%s, 'silver') AS parts"
     schema, table = _rows(connection, query, [name])[0]["parts"]
     return schema, table
-
-
-def live_view(connection: Connection, target: str) -> str:
-    query = (
-        "SELECT target_view::text AS view FROM silver.rollup_config"
-        " WHERE id = rollup_engine.find_rollup_id(%s)"
-    )
-    return str(_rows(connection, query, [target])[0]["view"])
 
 
 def _name_in_logs(connection: Connection, target: str) -> tuple[str, bool]:

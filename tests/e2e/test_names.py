@@ -29,7 +29,10 @@ def test_each_command_that_takes_a_name_is_among_these() -> None:
         if (callback := command.callback)
         and {"source", "target", "table"} & inspect.signature(callback).parameters.keys()
     }
-    assert taking == {"create", "run", "refresh", "drop", "log"}
+    assert taking == {
+        *("create", "run", "refresh", "drop", "log", "read", "pause", "resume", "retry"),
+        *("rebuild", "retention", "maintain", "suggest_indexes", "mark_stale"),
+    }
 
 
 @pytest.mark.parametrize("name", ROLLUP)
@@ -45,6 +48,13 @@ def test_every_spelling_of_a_name_is_the_same_rollup(url: str, name: str) -> Non
     assert tsrollup("log", name, "--errors", url=url).out == "no failures\n"
     (refreshed,) = tsrollup("refresh", name, "2026-01-01", "2026-01-02", "--json", url=url).json()
     assert refreshed["target"] == "silver.w_1m"
+    for words in (
+        ["pause", name], ["resume", name], ["retry", name], ["read", name], ["maintain", name],
+        ["mark-stale", name, "2026-01-01", "2026-01-02"], ["retention", name, "forever"],
+        ["metric", "add", name, '{"n": ["first"]}'], ["rebuild", name],
+    ):  # fmt: skip
+        done = tsrollup(*words, url=url)
+        assert done.code == 0, (words, done.err)
     child = tsrollup("create", name, "w_1h", "1 hour", "--json", url=url)
     assert child.code == 0, child.err
     assert child.json()["live_view"] == "gold.w_1h"
@@ -93,6 +103,8 @@ def test_what_is_no_name_is_one_line(url: str, name: str) -> None:
     for words in (
         ["create", name, "w_1h", "1 hour"], ["create", "w", name, "1 hour"], ["run", name],
         ["refresh", name, "2026-01-01", "2026-01-02"], ["log", name], ["drop", name],
+        ["pause", name], ["retry", name], ["read", name], ["retention", name, "1 day"],
+        ["mark-stale", name, "2026-01-01", "2026-01-02"], ["maintain", name],
     ):  # fmt: skip
         done = tsrollup(*words, url=url)
         assert (done.code, done.out, done.err.count("\n")) == (1, "", 1), words

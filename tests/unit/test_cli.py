@@ -1,12 +1,10 @@
 """The command line's words: where global options may stand, and that each is documented."""
 
-import re
 from pathlib import Path
 
 import pytest
 
 from tsrollup.cli import app, hoist
-from tsrollup.commands.server import server
 
 
 @pytest.mark.parametrize(
@@ -26,9 +24,30 @@ def test_hoist(given: str, expected: str) -> None:
     assert hoist(given.split()) == expected.split()
 
 
+def commands() -> dict[str, str]:
+    """The help of each command, by its words."""
+    groups = [
+        ("", app),
+        *((f"{group.name} ", group.typer_instance) for group in app.registered_groups),
+    ]
+    return {
+        prefix + (command.name or command.callback.__name__.replace("_", "-")): command.help
+        or command.callback.__doc__
+        or ""
+        for prefix, group in groups
+        if group
+        for command in group.registered_commands
+        if command.callback
+    }
+
+
 def test_every_command_is_on_the_page_about_the_command_line() -> None:
     page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text()
-    commands = [*app.registered_commands, *server.registered_commands]
-    names = [command.name or getattr(command.callback, "__name__", "") for command in commands]
-    assert len(names) > 15
-    assert [name for name in names if not re.search(rf"`(server )?{name}`", page)] == []
+    assert len(commands()) > 25
+    assert [name for name in commands() if f"`{name}`" not in page] == []
+
+
+def test_the_help_of_every_command_has_an_example() -> None:
+    assert [
+        name for name, text in commands().items() if f"Example: tsrollup {name}" not in text
+    ] == []

@@ -16,7 +16,10 @@ def register(app: typer.Typer) -> None:
 
 
 def doctor(context: typer.Context, cron_database: CronDatabase = None) -> None:
-    """Check server, extensions, settings, privileges, rollups and pg_cron's jobs."""
+    """Check server, extensions, settings, privileges, rollups and pg_cron's jobs.
+
+    Example: tsrollup doctor
+    """
     call = invocation(context)
     with call.connection() as connection:
         findings = examine(connection)

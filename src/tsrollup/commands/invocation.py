@@ -1,5 +1,7 @@
 """What a command line said for every command, and the database that it means."""
 
+import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,6 +10,7 @@ from typing import Annotated, Any
 
 import psycopg
 import typer
+from psycopg.abc import Buffer
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
@@ -26,6 +29,16 @@ CronDatabase = Annotated[
 ]
 
 
+class IsoTimeLoader(TextLoader):
+    """A timestamptz as ISO 8601. Python has no times before year 1, where the bucket across its
+    start begins."""
+
+    def load(self, data: Buffer) -> str | bytes:
+        text = super().load(data)
+        assert isinstance(text, str)
+        return re.sub(r"([+-]\d\d)(?!:)(?= BC|$)", r"\1:00", text.replace(" ", "T", 1))
+
+
 @dataclass
 class Invocation:
     """The options of every command."""
@@ -41,12 +54,9 @@ class Invocation:
 
     @contextmanager
     def connection(self) -> Iterator[psycopg.Connection[dict[str, Any]]]:
-        """An autocommit connection whose rows are dictionaries, with times as text.
-
-        Python has no times before year 1, where the bucket across its start begins.
-        """
+        """An autocommit connection whose rows are dictionaries, with times as ISO 8601."""
         with connect(self.url, row_factory=dict_row) as connection:
-            connection.adapters.register_loader("timestamptz", TextLoader)
+            connection.adapters.register_loader("timestamptz", IsoTimeLoader)
             yield connection
 
     @contextmanager
@@ -61,3 +71,14 @@ class Invocation:
 def invocation(context: typer.Context) -> Invocation:
     """The invocation that a command belongs to."""
     return context.ensure_object(Invocation)
+
+
+def parse_object(text: str, parameter: str) -> dict[str, Any]:
+    """A JSON object that was given for a parameter."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint=parameter) from error
+    if not isinstance(value, dict):
+        raise typer.BadParameter("not a JSON object", param_hint=parameter)
+    return value

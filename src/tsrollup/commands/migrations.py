@@ -48,7 +48,10 @@ def register(app: typer.Typer) -> None:
 
 
 def migrate(configuration: Configuration, say: Say) -> output.Json:
-    """Apply the pending migrations."""
+    """Apply the pending migrations.
+
+    Example: tsrollup migrate
+    """
     result = flyway.migrate(configuration)
     version = result.target_schema_version or result.initial_schema_version
     say(f"{result.migrations_executed} migrations applied; at version {version}")
@@ -56,21 +59,30 @@ def migrate(configuration: Configuration, say: Say) -> output.Json:
 
 
 def info(configuration: Configuration, say: Say) -> output.Json:
-    """Show every migration and its state."""
+    """Show every migration and its state.
+
+    Example: tsrollup info
+    """
     result = flyway.info(configuration)
     say(output.info_text(result))
     return output.info_json(result, configuration)
 
 
 def validate(configuration: Configuration, say: Say) -> output.Json:
-    """Compare the applied migrations with the installed ones."""
+    """Compare the applied migrations with the installed ones.
+
+    Example: tsrollup validate
+    """
     result = flyway.validate(configuration)
     say(f"{result.count} migrations are as they were applied")
     return output.validate_json(result.database, result.count)
 
 
 def repair(configuration: Configuration, say: Say) -> output.Json:
-    """Bring the history back in line with the installed migrations."""
+    """Bring the history back in line with the installed migrations.
+
+    Example: tsrollup repair
+    """
     result = flyway.repair(configuration)
     say("; ".join(result.actions) or "nothing to repair")
     return output.repair_json(result)
@@ -83,7 +95,10 @@ def baseline(
     with_: With = None,
     placeholders: Placeholders = None,
 ) -> None:
-    """Start a history without running the migrations up to a version."""
+    """Start a history without running the migrations up to a version.
+
+    Example: tsrollup baseline --version 4
+    """
 
     def run(configuration: Configuration, say: Say) -> output.Json:
         result = flyway.baseline(replace(configuration, baseline_version=version))
@@ -103,7 +118,10 @@ def clean(
     with_: With = None,
     placeholders: Placeholders = None,
 ) -> None:
-    """Drop what the migrations made. Source tables in raw stay."""
+    """Drop what the migrations made. Source tables in raw stay.
+
+    Example: tsrollup clean --force
+    """
 
     def run(configuration: Configuration, say: Say) -> output.Json:
         chosen = replace(configuration, clean_disabled=not force)
@@ -119,7 +137,10 @@ def clean(
 
 
 def flyway_command(context: typer.Context) -> None:
-    """A Flyway command line, word for word: flyway -configFiles=... migrate."""
+    """A Flyway command line, word for word.
+
+    Example: tsrollup flyway -configFiles=flyway.conf migrate
+    """
     raise typer.Exit(flyway.main(context.args))
 
 

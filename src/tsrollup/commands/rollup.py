@@ -1,6 +1,6 @@
 """tsrollup create, run, refresh, drop, status, log."""
 
-import json
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Annotated, Any
@@ -9,14 +9,10 @@ import typer
 from psycopg import Connection
 
 from tsrollup import rollups
-from tsrollup.commands.invocation import invocation
+from tsrollup.commands.invocation import invocation, parse_object
+from tsrollup.commands.targets import AnyTarget, From, Target, To
 from tsrollup.console import Console, progress
 from tsrollup.errors import TsrollupError
-
-Target = Annotated[
-    str, typer.Argument(help="The rollup: its table, its live view or its bare name.")
-]
-AnyTarget = Annotated[str | None, typer.Argument(help="One rollup. Default: all of them.")]
 
 SUMMARY_FOR_PEOPLE = {
     "target": "target",
@@ -30,11 +26,14 @@ SUMMARY_FOR_PEOPLE = {
 STATUS_FOR_PEOPLE = {
     "target": "target_table",
     "health": "health",
-    "lag": "lag",
+    "waiting since": "stale_since",
     "stale": "stale_buckets",
+    "to go": "time_to_catch_up",
+    "running since": "running_since",
     "last run": "last_run_at",
     "next retry": "next_retry_at",
-    "last error": "last_error",
+    "reason": "reason",
+    "next step": "next_step",
 }
 REFRESHES_FOR_PEOPLE = {
     "finished": "finished_at",
@@ -85,16 +84,33 @@ def create(
     change_tracking: Annotated[str | None, typer.Option(help="trigger or window.")] = None,
     look_back_window: Annotated[str | None, typer.Option(help="What window reads again.")] = None,
     retention: Annotated[str | None, typer.Option(help="How long its rows are kept.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Where days begin. Default: UTC.")] = None,
+    origin: Annotated[str | None, typer.Option(help="A time at which a bucket begins.")] = None,
+    time_unit: Annotated[
+        str | None, typer.Option(help="Of a time column of numbers: s, ms, us or ns.")
+    ] = None,
+    expressions: Annotated[
+        str | None, typer.Option(help='SQL by name, as {"f": "temp * 1.8 + 32"}.')
+    ] = None,
+    row_filter: Annotated[
+        str | None, typer.Option("--filter", help="Which rows count, as 'temp < 100'.")
+    ] = None,
     if_not_exists: Annotated[
         bool, typer.Option("--if-not-exists", help="Leave an existing one alone.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be created, and create nothing.")
+    ] = False,
 ) -> None:
-    """Create a rollup and its live view; run fills it."""
+    """Create a rollup and its live view; run fills it.
+
+    Example: tsrollup create readings readings_1h '1 hour' -d device
+    """
     call = invocation(context)
     options = {
         "time_column": time_column,
         "dimensions": dimension,
-        "metrics": _parse_metrics(metrics),
+        "metrics": None if metrics is None else parse_object(metrics, "--metrics"),
         "chunk_interval": chunk_interval,
         "settle_delay": settle_delay,
         "processing_window": processing_window,
@@ -102,20 +118,33 @@ def create(
         "change_tracking": change_tracking,
         "look_back_window": look_back_window,
         "retention": retention,
+        "timezone": timezone,
+        "origin": origin,
+        "time_unit": time_unit,
+        "expressions": None if expressions is None else parse_object(expressions, "--expressions"),
+        "filter": row_filter,
         "if_not_exists": if_not_exists or None,
     }
     with call.installed() as connection:
         schema, table = rollups.split_target(connection, target)
-        made = rollups.create(connection, source, schema, table, width, options)
-        view = rollups.live_view(connection, made)
-    if call.console.as_json:
-        call.console.print_json({"target_table": made, "live_view": view})
+        with connection.transaction(force_rollback=dry_run):
+            made = rollups.create(connection, source, schema, table, width, options)
+            definition = rollups.definition(connection, made)
+    view = definition["live_view"]
+    if dry_run:
+        call.console.print_record(definition)
     else:
-        call.console.say(f"created {made}; read it at {view}, fill it with: tsrollup run {made}")
+        call.console.done(
+            f"created {made}; read it at {view}, fill it with: tsrollup run {made}",
+            {"target_table": made, "live_view": view},
+        )
 
 
 def run(context: typer.Context, target: AnyTarget = None) -> None:
-    """Refresh what is due now, newest first, and say what was done."""
+    """Refresh what is due now, newest first, and say what was done.
+
+    Example: tsrollup run
+    """
     call = invocation(context)
     with call.installed() as connection:
         summaries = rollups.summarise(_with_progress(call.console, connection, target))
@@ -125,10 +154,13 @@ def run(context: typer.Context, target: AnyTarget = None) -> None:
 def refresh(
     context: typer.Context,
     target: Target,
-    from_time: Annotated[str, typer.Argument(metavar="FROM", help="As 2026-01-31 or with time.")],
-    to_time: Annotated[str, typer.Argument(metavar="TO", help="End, not included.")],
+    from_time: From,
+    to_time: To,
 ) -> None:
-    """Recompute a range of a rollup, stale or not."""
+    """Recompute a range of a rollup, stale or not.
+
+    Example: tsrollup refresh readings_1h 2026-01-01 2026-01-02
+    """
     call = invocation(context)
     with call.installed() as connection:
         summaries = rollups.refresh(connection, target, from_time, to_time)
@@ -142,20 +174,38 @@ def drop(
         bool, typer.Option("--keep-table", help="Keep the table with its rows.")
     ] = False,
 ) -> None:
-    """Drop a rollup, its live view and its table."""
+    """Drop a rollup, its live view and its table.
+
+    Example: tsrollup drop readings_1h
+    """
     call = invocation(context)
     with call.installed() as connection:
-        rollups.drop(connection, target, keep_table)
-    call.console.say(f"dropped {target}")
+        name = rollups.drop(connection, target, keep_table)
+    call.console.done(f"dropped {name}", {"target_table": name, "kept_table": keep_table})
 
 
-def status(context: typer.Context) -> None:
-    """Show the health of every rollup."""
+def status(
+    context: typer.Context,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 2.0,
+) -> None:
+    """Show the health of every rollup, where it comes from and what to do.
+
+    Example: tsrollup status --watch
+    """
     call = invocation(context)
-    with call.installed() as connection:
-        rows = rollups.monitor(connection)
     empty = "no rollups yet; make one with: tsrollup create"
-    call.console.print_rows(rows, STATUS_FOR_PEOPLE, empty)
+    with call.installed() as connection:
+        while True:
+            rows = rollups.monitor(connection)
+            if watch and not call.console.as_json:
+                call.console.out.clear()
+            call.console.print_rows(rows, STATUS_FOR_PEOPLE, empty)
+            if not watch:
+                break
+            time.sleep(every)
 
 
 def log(
@@ -164,7 +214,10 @@ def log(
     errors: Annotated[bool, typer.Option("--errors", help="Failures, not refreshes.")] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Rows to show.")] = 20,
 ) -> None:
-    """Show the newest refreshes, or failures."""
+    """Show the newest refreshes, or failures.
+
+    Example: tsrollup log readings_1h --errors
+    """
     call = invocation(context)
     with call.installed() as connection:
         rows = rollups.log(connection, target, errors, limit)
@@ -184,18 +237,6 @@ def _print_summaries(console: Console, summaries: list[rollups.RunSummary]) -> N
             f" {failed[0].error}",
             "see tsrollup log --errors",
         )
-
-
-def _parse_metrics(text: str | None) -> dict[str, Any] | None:
-    if text is None:
-        return None
-    try:
-        metrics = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--metrics") from error
-    if not isinstance(metrics, dict):
-        raise typer.BadParameter("not a JSON object", param_hint="--metrics")
-    return metrics
 
 
 def _with_progress(

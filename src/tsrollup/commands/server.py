@@ -30,7 +30,10 @@ def start(
     ] = None,
     print_url: Annotated[bool, typer.Option("--print-url", help="Print the URL only.")] = False,
 ) -> None:
-    """Start the server, or find it running; recover it where it was killed."""
+    """Start the server, or find it running; recover it where it was killed.
+
+    Example: tsrollup server start --print-url
+    """
     console = invocation(context).console
     started = embedded.start(data_dir, port)
     if print_url:
@@ -46,7 +49,10 @@ def start(
 
 @server.command()
 def stop(context: typer.Context, data_dir: DataDir = None) -> None:
-    """Stop the server; clients are disconnected, nothing committed is lost."""
+    """Stop the server; clients are disconnected, nothing committed is lost.
+
+    Example: tsrollup server stop
+    """
     console = invocation(context).console
     stopped = embedded.stop(data_dir)
     if console.as_json:
@@ -57,7 +63,10 @@ def stop(context: typer.Context, data_dir: DataDir = None) -> None:
 
 @server.command()
 def status(context: typer.Context, data_dir: DataDir = None) -> None:
-    """Say whether the server runs, where, and its URL."""
+    """Say whether the server runs, where, and its URL.
+
+    Example: tsrollup server status
+    """
     console = invocation(context).console
     found = embedded.status(data_dir)
     if console.as_json:
@@ -85,6 +94,10 @@ def status(context: typer.Context, data_dir: DataDir = None) -> None:
 
 
 @server.command()
-def bindir() -> None:
-    """Print the folder of pg_dump, pg_restore, psql and the other programs."""
-    typer.echo(embedded.bindir())
+def bindir(context: typer.Context) -> None:
+    """Print the folder of pg_dump, pg_restore, psql and the other programs.
+
+    Example: tsrollup server bindir
+    """
+    folder = str(embedded.bindir())
+    invocation(context).console.done(folder, {"bindir": folder})

@@ -28,6 +28,8 @@ def worker(
     """Refresh, retry and maintain on a schedule until SIGTERM or Ctrl-C.
 
     Several workers, and pg_cron beside them, may run at once.
+
+    Example: tsrollup worker
     """
     call = invocation(context)
     with call.installed() as connection:

@@ -7,7 +7,4 @@ SET LOCAL ROLE "${owner_role}";
 ALTER TABLE rollup_engine.change_log ADD COLUMN noted_at timestamptz NOT NULL DEFAULT statement_timestamp();
 COMMENT ON COLUMN rollup_engine.change_log.noted_at IS 'When the statement began that wrote what it speaks of.';
 
-ALTER TABLE rollup_engine.stale_range ADD COLUMN due_at timestamptz NOT NULL DEFAULT statement_timestamp();
-COMMENT ON COLUMN rollup_engine.stale_range.due_at IS 'From when on the first of its changes was to be stored: when it was noted, or when its bucket had settled.';
-
 RESET ROLE;

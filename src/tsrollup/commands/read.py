@@ -1,0 +1,105 @@
+"""tsrollup read: what a live view answers, as a table, CSV, JSON or Parquet."""
+
+import sys
+from contextlib import nullcontext
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from psycopg import Connection, sql
+from psycopg.types.datetime import TimestamptzLoader
+
+from tsrollup import reading
+from tsrollup.commands.invocation import invocation
+from tsrollup.commands.targets import Target
+from tsrollup.connection import pinned
+
+MOST_ROWS_ON_SCREEN = 1000
+
+
+class Format(StrEnum):
+    table = "table"
+    csv = "csv"
+    json = "json"
+    parquet = "parquet"
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(read)
+
+
+def read(
+    context: typer.Context,
+    target: Target,
+    from_time: Annotated[
+        str | None, typer.Argument(metavar="FROM", help="First bucket; default: the oldest.")
+    ] = None,
+    to_time: Annotated[str | None, typer.Argument(metavar="TO", help="End, not included.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", "-w", help="As device=d1; repeated for several values."),
+    ] = None,
+    column: Annotated[
+        list[str] | None, typer.Option("--column", "-c", help="Only these; repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Most rows.")] = None,
+    format_: Annotated[Format, typer.Option("--format", "-f", help="How.")] = Format.table,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write. Default: the terminal.")
+    ] = None,
+) -> None:
+    """Print what the live view of a rollup answers, oldest bucket first.
+
+    Parquet needs --output, and the extra tsrollup[data].
+
+    Example: tsrollup read readings_1h 2026-01-01 2026-01-02 --where device=d1
+    """
+    call = invocation(context)
+    on_screen = format_ is Format.table and not call.console.as_json
+    if format_ is Format.parquet and output is None:
+        raise typer.BadParameter("Parquet goes to a file", param_hint="--output")
+    if on_screen and output is not None:
+        raise typer.BadParameter("a table goes to the terminal", param_hint="--output")
+    most = limit or (MOST_ROWS_ON_SCREEN if on_screen else None)
+    with call.installed() as connection:
+        wanted = reading.query(connection, target, from_time, to_time, _groups(where), column, most)
+        if format_ is Format.csv:
+            _write_csv(connection, wanted, output)
+        elif format_ is Format.parquet and output:
+            connection.adapters.register_loader("timestamptz", TimestamptzLoader)
+            _write_parquet(reading.fetch(connection, wanted), output)
+        else:
+            rows = reading.fetch(connection, wanted).rows()
+            if on_screen:
+                call.console.print_rows(rows, empty="no rows")
+                if len(rows) == most and limit is None:
+                    call.console.say(f"the first {most:,} rows; give FROM and TO, or --limit")
+            else:
+                call.console.print_json(rows, output)
+
+
+def _groups(where: list[str] | None) -> dict[str, list[str]]:
+    groups: dict[str, list[str]] = {}
+    for item in where or []:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{item} has no value: as device=d1", param_hint="--where")
+        groups.setdefault(name, []).append(value)
+    return groups
+
+
+def _write_csv(connection: Connection[Any], wanted: sql.Composed, output: Path | None) -> None:
+    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(wanted)
+    file = output.open("wb") if output else nullcontext(sys.stdout.buffer)
+    with file as stream, pinned(connection), connection.cursor().copy(statement) as copy:
+        for block in copy:
+            stream.write(block)
+        stream.flush()
+
+
+def _write_parquet(rows: reading.Rows, output: Path) -> None:
+    table = rows.to_arrow()
+    from pyarrow import parquet
+
+    parquet.write_table(table, output)

@@ -1,0 +1,48 @@
+"""Names of rollups and tables on the command line, and what a shell completes them with."""
+
+import os
+from typing import Annotated
+
+import psycopg
+import typer
+
+from tsrollup.connection import connect, pinned
+from tsrollup.errors import TsrollupError
+
+SECONDS_TO_COMPLETE = 2
+
+
+def known_rollups(incomplete: str) -> list[str]:
+    """Names of rollups that begin so; none without TSROLLUP_URL, or an answer in time."""
+    url = os.environ.get("TSROLLUP_URL")
+    if not url:
+        return []
+    try:
+        with connect(url, connect_timeout=SECONDS_TO_COMPLETE) as connection, pinned(connection):
+            names = connection.execute(
+                "SELECT unnest(ARRAY[relname::text, target_table::text, target_view::text])"
+                " FROM silver.rollup_config JOIN pg_class AS c ON c.oid = target_table"
+            ).fetchall()
+    except (psycopg.Error, TsrollupError):
+        return []
+    return sorted(name for (name,) in names if name.startswith(incomplete))
+
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="The rollup: its table, its live view or its bare name.", autocompletion=known_rollups
+    ),
+]
+AnyTarget = Annotated[
+    str | None,
+    typer.Argument(help="One rollup. Default: all of them.", autocompletion=known_rollups),
+]
+TableName = Annotated[
+    str,
+    typer.Argument(
+        help="A source (default schema raw), or a rollup.", autocompletion=known_rollups
+    ),
+]
+From = Annotated[str, typer.Argument(metavar="FROM", help="As 2026-01-31 or with time.")]
+To = Annotated[str, typer.Argument(metavar="TO", help="End, not included.")]

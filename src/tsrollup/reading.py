@@ -1,0 +1,139 @@
+"""Reading live views: the query for a range and some groups, and its rows as people want them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import tuple_row
+
+from tsrollup import rollups
+from tsrollup.connection import pinned
+from tsrollup.errors import TsrollupError
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow
+
+Connection = psycopg.Connection[Any]
+Where = Mapping[str, Any]
+
+
+def query(
+    connection: Connection,
+    target: str,
+    start: datetime | str | None = None,
+    end: datetime | str | None = None,
+    where: Where | None = None,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> sql.Composed:
+    """Buckets from `start` up to before `end`, oldest first, of the groups that `where` names: a
+    value, several in a list, or None for the group without one."""
+    definition = rollups.definition(connection, target)
+    conditions: list[sql.Composable] = [sql.SQL("true")]
+    for operator, border in ((">=", start), ("<", end)):
+        if border is not None:
+            condition = sql.SQL("bucket {} {}::timestamptz")
+            conditions.append(condition.format(sql.SQL(operator), sql.Literal(border)))
+    conditions += [_is_one_of(name, value) for name, value in (where or {}).items()]
+    order = ["bucket", *definition["dimensions"]]
+    return sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}{}").format(
+        sql.SQL(", ").join(map(sql.Identifier, columns)) if columns else sql.SQL("*"),
+        sql.SQL(definition["live_view"]),
+        sql.SQL(" AND ").join(conditions),
+        sql.SQL(", ").join(map(sql.Identifier, order)),
+        sql.SQL("") if limit is None else sql.SQL(" LIMIT {}").format(sql.Literal(limit)),
+    )
+
+
+def _is_one_of(column: str, value: Any) -> sql.Composable:
+    name = sql.Identifier(column)
+    if value is None:
+        return sql.SQL("{} IS NULL").format(name)
+    if isinstance(value, list | tuple | set):
+        values = sql.SQL(", ").join(map(sql.Literal, value))
+        return sql.SQL("{} IN ({})").format(name, values) if value else sql.SQL("false")
+    return sql.SQL("{} = {}").format(name, sql.Literal(value))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a live view answered."""
+
+    columns: tuple[str, ...]
+    types: tuple[str, ...]
+    """The columns' types, by PostgreSQL's names."""
+    values: Sequence[tuple[Any, ...]]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A dictionary a row; numerics are Decimal, times datetime with a zone."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.values]
+
+    def to_arrow(self) -> "pyarrow.Table":
+        """An Arrow table. Numerics become float64, times microseconds in UTC; what Arrow has no
+        type for becomes text."""
+        arrow = self._arrow
+        columns = zip(*self.values, strict=True) if self.values else [()] * len(self.columns)
+        kinds = {
+            "int2": arrow.int16(),
+            "int4": arrow.int32(),
+            "int8": arrow.int64(),
+            "float4": arrow.float32(),
+            "float8": arrow.float64(),
+            "numeric": arrow.float64(),
+            "bool": arrow.bool_(),
+            "date": arrow.date32(),
+            "timestamp": arrow.timestamp("us"),
+            "timestamptz": arrow.timestamp("us", "UTC"),
+        }
+        arrays = []
+        for values, name in zip(columns, self.types, strict=True):
+            make = float if name == "numeric" else None if name in kinds else str
+            made = [v if v is None or make is None else make(v) for v in values]
+            arrays.append(arrow.array(made, kinds.get(name, arrow.string())))
+        return arrow.Table.from_arrays(arrays, names=list(self.columns))
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """A pandas data frame, by way of Arrow."""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> "polars.DataFrame":
+        """A Polars data frame, by way of Arrow."""
+        table = self.to_arrow()
+        try:
+            import polars
+        except ImportError:
+            raise _without("polars") from None
+        frame = polars.from_arrow(table)
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    @cached_property
+    def _arrow(self) -> Any:
+        try:
+            import pyarrow
+        except ImportError:
+            raise _without("pyarrow") from None
+        return pyarrow
+
+
+def fetch(connection: Connection, wanted: sql.Composed) -> Rows:
+    with pinned(connection), connection.cursor(row_factory=tuple_row) as cursor:
+        values = cursor.execute(wanted).fetchall()
+        columns = cursor.description or []
+        known = connection.adapters.types
+        types = [known.get(column.type_code) for column in columns]
+    return Rows(
+        tuple(column.name for column in columns),
+        tuple(kind.name if kind else "unknown" for kind in types),
+        values,
+    )
+
+
+def _without(package: str) -> TsrollupError:
+    return TsrollupError(f"{package} is not installed", "pip install 'tsrollup[data]'")
