@@ -97,6 +97,10 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         "SELECT silver.alter_rollup('readings_1h', '2 minutes', '1 hour', new_name => 'hours')",
         {"owner"},
     ),
+    "drop a metric": (
+        """SELECT silver.drop_rollup_metric('people_1d', '{"level": ["sum"]}')""",
+        {"owner"},
+    ),
     "seal": ("SELECT rollup_engine.write_seal('raw.readings', now())", {"owner"}),
     "roll up what another role owns": (
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1d', '1 day')",

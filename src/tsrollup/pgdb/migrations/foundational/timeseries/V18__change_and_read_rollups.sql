@@ -39,6 +39,21 @@ $$;
 COMMENT ON FUNCTION silver.alter_rollup(text, interval, interval, interval, interval, interval, text) IS
 'Changes options of a rollup, and its name; NULL leaves what it stands for as it is. Each is checked as when a rollup is created. settle_delay, target_batch_duration and processing_window hold from the next batch on; chunk_interval for partitions to come; a look_back_window that is shorter than before has what it no longer reaches read once more. new_name is the name of the table, in its schema, and of its live view in gold: rollups that read it, views on it, rights and logs follow; partitions that are there keep their names. The caller is a member of the owner role.';
 
+CREATE FUNCTION silver.drop_rollup_metric(target text, metrics jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id constant integer := rollup_engine.rollup_id(target);
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    PERFORM rollup_engine.check_owner_role('drop metrics of rollups');
+    PERFORM rollup_engine.drop_metrics(v_id, metrics);
+END
+$$;
+COMMENT ON FUNCTION silver.drop_rollup_metric(text, jsonb) IS
+'Drops aggregates of a rollup, as in ''{"temp": ["avg", "max"]}'', with what it stores for nothing else; also those of a column that its source has no more, after which the rest is exact again. Refuses while another rollup reads them, or a view rests on the live view, which is made anew with its owner, rights and comments. Nothing is computed anew, and sealed buckets lose the values for good. The caller is a member of the owner role.';
+
 -- Reading ---------------------------------------------------------------------------------------
 
 CREATE FUNCTION silver.gapfill_query(

@@ -220,7 +220,9 @@ COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Te
 
 DROP FUNCTION IF EXISTS rollup_engine.fresh_rows_sql(silver.rollup_config);
 
-CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text) RETURNS text
+-- That of 0.1.0 knew of no other columns than a view has.
+DROP FUNCTION IF EXISTS rollup_engine.live_view_sql(silver.rollup_config, text);
+CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text, p_names name[] DEFAULT NULL) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -264,10 +266,10 @@ $sql$, jsonb_build_object(
         -- Written anew without them, it would lose those that its owner has set.
         'options', coalesce((SELECT format(' WITH (%s)', array_to_string(reloptions, ', ')) FROM pg_class WHERE oid = p_rollup.target_view AND reloptions <> '{}'), ''),
         -- The view's owner may have renamed its columns, which keep their places.
-        'bucket', coalesce((SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1), 'bucket'),
+        'bucket', coalesce(quote_ident(p_names[1]), (SELECT quote_ident(attname) FROM pg_attribute WHERE attrelid = p_rollup.target_view AND attnum = 1), 'bucket'),
         'columns', (
             SELECT string_agg(
-                format(CASE kind WHEN 'finished' THEN '%1$s AS %3$I' ELSE '%2$I AS %3$I' END, expression, column_name, coalesce(attname, column_name)),
+                format(CASE kind WHEN 'finished' THEN '%1$s AS %3$I' ELSE '%2$I AS %3$I' END, expression, column_name, coalesce(p_names[place], attname, column_name)),
                 ', ' ORDER BY position)
             FROM (
                 SELECT *, row_number() OVER (ORDER BY position) AS place FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id
@@ -275,6 +277,6 @@ $sql$, jsonb_build_object(
             LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
             WHERE c.kind <> 'bucket')))
 $$;
-COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text) IS 'Text of the live view.';
+COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text, name[]) IS 'Text of the live view, whose columns have the names that they have, or the given ones.';
 
 RESET ROLE;

@@ -38,6 +38,7 @@ BEGIN
     DELETE FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.ltree_dimension WHERE rollup_id = p_rollup_id;
+    PERFORM rollup_engine.forget_columns(v_rollup.source_id);
 EXCEPTION WHEN dependent_objects_still_exist THEN
     GET STACKED DIAGNOSTICS v_dependents = PG_EXCEPTION_DETAIL;
     PERFORM rollup_engine.fail('TR003', format('%s cannot be dropped: %s', v_rollup.target_table, replace(v_dependents, E'\n', ', ')),

@@ -44,7 +44,13 @@ $$;
 COMMENT ON FUNCTION rollup_engine.view_keeping_sql(regclass) IS
 'Statements that give a live view made anew the owner, the rights and the comments that it has; names of columns and options are in its text.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_no_view_depends(p_rollup silver.rollup_config) RETURNS void
+-- That of 0.1.0 knew of types alone.
+DROP FUNCTION IF EXISTS rollup_engine.check_no_view_depends(silver.rollup_config);
+CREATE OR REPLACE FUNCTION rollup_engine.check_no_view_depends(
+    p_rollup silver.rollup_config,
+    p_change text DEFAULT 'must be given other types',
+    p_hint text DEFAULT 'drop what rests on it, rebuild the rollup, and create that again'
+) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -60,27 +66,30 @@ BEGIN
         WHEN p_rollup.target_table THEN r.ev_class NOT IN (p_rollup.target_view, p_rollup.target_table)
         END;
     IF v_dependents IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR003', format('%s must be given other types, and %s rests on it or on its live view', p_rollup.target_table, v_dependents),
-            'drop what rests on it, rebuild the rollup, and create that again');
+        PERFORM rollup_engine.fail('TR003', format('%s %s, and %s rests on it or on its live view', p_rollup.target_table, p_change, v_dependents), p_hint);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_no_view_depends(silver.rollup_config) IS 'An error that names the views and other things which keep a live view from being made anew.';
+COMMENT ON FUNCTION rollup_engine.check_no_view_depends(silver.rollup_config, text, text) IS 'An error that names the views and other things which keep a live view from being made anew.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.replace_view(p_rollup silver.rollup_config, p_changes text) RETURNS regclass
+-- That of 0.1.0 left all columns where they were.
+DROP FUNCTION IF EXISTS rollup_engine.replace_view(silver.rollup_config, text);
+CREATE OR REPLACE FUNCTION rollup_engine.replace_view(p_rollup silver.rollup_config, p_changes text, p_names name[] DEFAULT NULL) RETURNS regclass
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_name constant text := p_rollup.target_view::text;
-    v_text constant text := rollup_engine.live_view_sql(p_rollup, v_name);
+    v_text constant text := rollup_engine.live_view_sql(p_rollup, v_name, p_names);
     v_kept constant text[] := ARRAY(SELECT rollup_engine.view_keeping_sql(p_rollup.target_view));
     v_statement text;
 BEGIN
     PERFORM rollup_engine.check_no_view_depends(p_rollup);
     EXECUTE format('DROP VIEW %s', v_name);
     DELETE FROM rollup_engine.generated_text WHERE name = format('view_%s', p_rollup.id);
-    EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
+    IF p_changes IS NOT NULL THEN
+        EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
+    END IF;
     PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
     PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), v_text);
     FOR v_statement IN
@@ -91,13 +100,17 @@ BEGIN
         UNION ALL
         SELECT unnest(v_kept)
     LOOP
-        EXECUTE v_statement;
+        BEGIN
+            EXECUTE v_statement;
+        EXCEPTION WHEN undefined_column THEN
+            NULL;  -- of a column that was dropped
+        END;
     END LOOP;
     RETURN v_name::regclass;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.replace_view(silver.rollup_config, text) IS
-'Changes the table of a rollup in a way that its live view stands in the way of: the view is made anew as people have it.';
+COMMENT ON FUNCTION rollup_engine.replace_view(silver.rollup_config, text, name[]) IS
+'Changes the table of a rollup in a way that its live view stands in the way of: the view is made anew as people have it, with those names of columns if it has others.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.restore_view(p_rollup silver.rollup_config, p_changes text) RETURNS regclass
     LANGUAGE plpgsql

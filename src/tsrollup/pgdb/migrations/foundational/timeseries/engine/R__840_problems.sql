@@ -99,7 +99,7 @@ AS $$
         AND NOT (has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', c.oid, 'SELECT'))
     UNION ALL
     SELECT format('column %I of %s, which its rollups read, is gone', c.noted_name, p_source.relation),
-        format('was it renamed: ALTER TABLE %s RENAME its new name TO %I; was it dropped: ADD COLUMN it again, or drop the rollups that read it and create them anew',
+        format('was it renamed: ALTER TABLE %s RENAME its new name TO %I; was it dropped: ADD COLUMN it again, or drop its metrics with silver.drop_rollup_metric; a rollup by it must be created anew',
             p_source.relation, c.noted_name)
     FROM rollup_engine.resolved_columns(p_source) AS c
     WHERE c.current_name IS NULL AND rollup_engine.is_relation(p_source.relation)
