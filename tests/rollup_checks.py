@@ -4,6 +4,7 @@ snapshot. Nothing here uses the SQL that the engine generates: only its configur
 On a tie, `first` and `last` may be any of the tied values; the tests keep their times apart.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -25,6 +26,7 @@ class Rollup:
     table: str
     view: str
     raw_table: str
+    rows: sql.Composable
     time_column: str
     time_type: str
     months: int
@@ -73,16 +75,17 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
             WHERE coalesce(to_regclass(%(name)s), to_regclass('gold.' || %(name)s))
                 IN (target_table, target_view)
         ), line AS (
-            SELECT id, parent_id, source_table, time_column FROM chosen
+            SELECT id, parent_id, source_table, time_column, depth FROM chosen
             UNION ALL
-            SELECT p.id, p.parent_id, p.source_table, p.time_column
+            SELECT p.id, p.parent_id, p.source_table, p.time_column, p.depth
             FROM line JOIN silver.rollup_config AS p ON p.id = line.parent_id
         )
         SELECT c.id, c.target_table::text, c.target_view::text, root.source_table::text,
             root.time_column, root.source_table::oid,
             (extract(year FROM c.bucket_width) * 12 + extract(month FROM c.bucket_width))::integer,
             extract(epoch FROM c.bucket_width)::text || ' seconds', c.dimensions::text[],
-            c.metrics, coalesce(c.sealed_before, '-infinity')::text
+            c.metrics, coalesce(c.sealed_before, '-infinity')::text,
+            (SELECT array_agg(id ORDER BY depth) FROM line)
         FROM chosen AS c JOIN line AS root ON root.parent_id IS NULL
         """,
         {"name": name},
@@ -104,6 +107,14 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
             [row[5]],
         ).fetchall()
     )
+    rows = _rows(connection, row[11])
+    columns = connection.cursor(row_factory=tuple_row).execute(
+        sql.SQL("SELECT * FROM {} AS counted LIMIT 0").format(rows)
+    )
+    for column in columns.description or ():
+        if column.name not in types:
+            cursor.execute("SELECT format_type(%s, NULL)", [column.type_code])
+            types[column.name] = (cursor.fetchone() or ("",))[0]
     # A name that would be too long is cut, and only the engine knows how.
     long_names: dict[tuple[str, str], str] = {
         (column, aggregate): name
@@ -124,6 +135,7 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
         table=row[1],
         view=row[2],
         raw_table=row[3],
+        rows=rows,
         time_column=row[4],
         time_type=types[row[4]],
         months=row[6],
@@ -134,6 +146,48 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
         long_names=long_names,
         sealed_before=row[10],
     )
+
+
+def _rows(connection: psycopg.Connection[Any], line: Sequence[int]) -> sql.Composable:
+    """The rows that count, with the expressions of each level from the raw table on as columns;
+    one over a rollup is over its buckets, as they come of the raw rows."""
+    rows: sql.Composable = sql.SQL("")
+    parent: Rollup | None = None
+    for number in line:
+        row = (
+            connection.cursor(row_factory=tuple_row)
+            .execute(
+                "SELECT source_table::text, coalesce(expressions, '{}'), coalesce(filter, 'true'),"
+                " target_view::text FROM silver.rollup_config WHERE id = %s",
+                [number],
+            )
+            .fetchone()
+        )
+        assert row
+        source, expressions, condition, view = row
+        if number == line[0]:
+            rows = sql.SQL(source)
+            bucket = "bucket"
+        else:
+            assert parent
+            bucket = _bucket(parent, _utc(parent)).as_string(connection)
+        if expressions or condition != "true":
+            columns = [
+                sql.SQL("({}\n) AS {}").format(_over(bucket, text), sql.Identifier(name))
+                for name, text in expressions.items()
+            ]
+            rows = sql.SQL("(SELECT {} FROM {} AS r WHERE ({}\n))").format(
+                sql.SQL(", ").join([sql.SQL("*"), *columns]),
+                rows,
+                _over(bucket, condition),
+            )
+        if number != line[-1]:
+            parent = describe(connection, view)
+    return rows
+
+
+def _over(bucket: str, text: str) -> sql.SQL:
+    return sql.SQL(re.sub(r"\bbucket\b", lambda _: bucket, text))
 
 
 def stale_set_is_empty(connection: psycopg.Connection[Any], rollup: Rollup) -> bool:
@@ -164,11 +218,12 @@ def expected_query(rollup: Rollup) -> sql.Composed:
             sql.SQL("{} AS {}").format(_scale(rollup, column, aggregate), sql.Identifier(f"a{i}"))
         )
     return sql.SQL(
-        "SELECT {columns} FROM {table} WHERE {time} >= '0001-01-01 00:00+00'::timestamptz"
-        " AND {time} < '10000-01-01 00:00+00'::timestamptz GROUP BY {keys}"
+        "SELECT {columns} FROM {table} AS counted"
+        " WHERE {time} >= '0001-01-01 00:00+00'::timestamptz AND {time} <"
+        " '10000-01-01 00:00+00'::timestamptz GROUP BY {keys}"
     ).format(
         columns=sql.SQL(", ").join(columns),
-        table=sql.SQL(rollup.raw_table),
+        table=rollup.rows,
         time=time,
         keys=sql.SQL(", ").join(sql.SQL(str(n + 1)) for n in range(1 + len(rollup.dimensions))),
     )

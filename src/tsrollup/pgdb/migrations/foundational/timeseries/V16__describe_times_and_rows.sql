@@ -9,10 +9,12 @@ SET LOCAL check_function_bodies = off;
 ALTER TABLE silver.rollup_config
     ADD COLUMN time_unit text CHECK (time_unit IN ('s', 'ms', 'us', 'ns')),
     ADD COLUMN expressions jsonb,
-    ADD COLUMN filter text;
+    ADD COLUMN filter text,
+    ADD COLUMN row_sql jsonb;
 COMMENT ON COLUMN silver.rollup_config.time_unit IS 'Unit of a time column of numbers, which count from 1970; NULL for a column of times.';
 COMMENT ON COLUMN silver.rollup_config.expressions IS 'SQL expressions over a row of the source, by the names under which they are columns; NULL for none.';
 COMMENT ON COLUMN silver.rollup_config.filter IS 'Condition over a row of the source: only rows where it holds count; NULL for all.';
+COMMENT ON COLUMN silver.rollup_config.row_sql IS 'Expressions and filter as PostgreSQL has parsed them: a template with the columns and the type of each.';
 
 DROP FUNCTION silver.create_rollup_table(
     text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean);

@@ -142,31 +142,41 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.rollup_id(text) IS 'The rollup of that name, or an error.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.find_column(p_relation regclass, p_column text, p_use text) RETURNS name
+CREATE OR REPLACE FUNCTION rollup_engine.row_columns(p_relation regclass, p_row_sql jsonb) RETURNS TABLE (column_name name, attnum integer, type oid)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT attname, attnum::integer, atttypid
+    FROM pg_attribute
+    -- Where the source gained a column of that name later, the expression was first.
+    WHERE attrelid = p_relation AND attnum > 0 AND NOT attisdropped AND (p_row_sql -> 'expressions' -> attname::text) IS NULL
+    UNION ALL
+    SELECT key, 10000 + row_number() OVER (ORDER BY key)::integer, to_regtype(value ->> 'type') FROM jsonb_each(p_row_sql -> 'expressions')
+$$;
+COMMENT ON FUNCTION rollup_engine.row_columns(regclass, jsonb) IS 'The columns of a table, and the expressions that are columns to a rollup.';
+
+DROP FUNCTION IF EXISTS rollup_engine.find_column(regclass, text, text);
+CREATE OR REPLACE FUNCTION rollup_engine.find_column(p_relation regclass, p_column text, p_use text, p_row_sql jsonb DEFAULT NULL) RETURNS name
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_column name;
 BEGIN
-    SELECT a.attname INTO v_column
-    FROM pg_attribute AS a
-    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
-        AND (a.attname = p_column OR a.attname = lower(p_column))
-    ORDER BY a.attname = p_column DESC
+    SELECT column_name INTO v_column
+    FROM rollup_engine.row_columns(p_relation, p_row_sql)
+    WHERE column_name IN (p_column, lower(p_column))
+    ORDER BY column_name = p_column DESC
     LIMIT 1;
     IF v_column IS NULL THEN
         PERFORM rollup_engine.fail('TR002',
             format('%s %L is not a column of %s', p_use, coalesce(p_column, 'NULL'), p_relation),
-            'its columns are ' || (
-                SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
-                FROM pg_attribute AS a
-                WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped));
+            'its columns are ' || (SELECT string_agg(quote_ident(column_name), ', ' ORDER BY attnum) FROM rollup_engine.row_columns(p_relation, p_row_sql)));
     END IF;
     RETURN v_column;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.find_column(regclass, text, text) IS 'The column of that name, or an error that lists what there is.';
+COMMENT ON FUNCTION rollup_engine.find_column(regclass, text, text, jsonb) IS 'The column or expression of that name, or an error that lists what there is.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.base_type(p_type oid) RETURNS regtype
     LANGUAGE plpgsql STABLE STRICT

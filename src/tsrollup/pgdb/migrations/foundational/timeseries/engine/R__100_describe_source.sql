@@ -90,7 +90,8 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.resolve_time_column(regclass, text) IS 'The time column: the named one, else the range partition key, else the only candidate, else an error.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.resolve_dimensions(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions text[])
+DROP FUNCTION IF EXISTS rollup_engine.resolve_dimensions(regclass, name, integer, text[]);
+CREATE OR REPLACE FUNCTION rollup_engine.resolve_dimensions(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions text[], p_row_sql jsonb)
 RETURNS name[]
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -101,7 +102,7 @@ BEGIN
     IF p_dimensions IS NULL AND p_parent_id IS NOT NULL THEN
         RETURN (SELECT dimensions FROM silver.rollup_config WHERE id = p_parent_id);
     END IF;
-    SELECT coalesce(array_agg(rollup_engine.find_column(p_relation, d.name, 'dimension') ORDER BY d.position), '{}')
+    SELECT coalesce(array_agg(rollup_engine.find_column(p_relation, d.name, 'dimension', p_row_sql) ORDER BY d.position), '{}')
     INTO v_dimensions
     FROM (
         SELECT name, position FROM unnest(p_dimensions) WITH ORDINALITY AS given (name, position)
@@ -120,14 +121,15 @@ BEGIN
         PERFORM rollup_engine.fail('TR001', format('a dimension is named twice: %s', array_to_string(v_dimensions, ', ')), 'name each once');
     ELSIF cardinality(v_dimensions) > 30 THEN
         PERFORM rollup_engine.fail('TR001', format('%s dimensions are too many', cardinality(v_dimensions)), 'an index of PostgreSQL has room for 30 beside the bucket');
-    ELSIF p_parent_id IS NOT NULL AND NOT v_dimensions <@ (SELECT dimensions FROM silver.rollup_config WHERE id = p_parent_id) THEN
+    ELSIF p_parent_id IS NOT NULL AND NOT ARRAY(SELECT d FROM unnest(v_dimensions) AS d WHERE (p_row_sql -> 'expressions' -> d::text) IS NULL)
+        <@ (SELECT dimensions FROM silver.rollup_config WHERE id = p_parent_id) THEN
         PERFORM rollup_engine.fail('TR001', format('not a dimension of %s: one of %s', p_relation, array_to_string(v_dimensions, ', ')),
             'its dimensions are ' || (SELECT array_to_string(dimensions, ', ') FROM silver.rollup_config WHERE id = p_parent_id));
     END IF;
     RETURN v_dimensions;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.resolve_dimensions(regclass, name, integer, text[]) IS 'The dimensions: the named ones, else the parent''s, else the active rows of dimension_config.';
+COMMENT ON FUNCTION rollup_engine.resolve_dimensions(regclass, name, integer, text[], jsonb) IS 'The dimensions: the named ones, else the parent''s, else the active rows of dimension_config.';
 
 -- The metrics -------------------------------------------------------------------------
 
@@ -140,19 +142,20 @@ AS $$
     SELECT rollup_engine.base_type(p_type) IN ('int2', 'int4', 'int8', 'float4', 'float8', 'numeric')
 $$;
 
-CREATE OR REPLACE FUNCTION rollup_engine.default_metrics(p_relation regclass, p_time_column name, p_dimensions name[]) RETURNS jsonb
+DROP FUNCTION IF EXISTS rollup_engine.default_metrics(regclass, name, name[]);
+CREATE OR REPLACE FUNCTION rollup_engine.default_metrics(p_relation regclass, p_time_column name, p_dimensions name[], p_row_sql jsonb) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce(jsonb_object_agg(a.attname,
-        CASE WHEN rollup_engine.is_numeric(a.atttypid) THEN '["count", "sum", "min", "max", "avg"]'::jsonb ELSE '["last"]' END), '{}')
-    FROM pg_attribute AS a
-    WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
-        AND a.attname <> p_time_column AND a.attname <> ALL (p_dimensions)
+    SELECT coalesce(jsonb_object_agg(column_name,
+        CASE WHEN rollup_engine.is_numeric(type) THEN '["count", "sum", "min", "max", "avg"]'::jsonb ELSE '["last"]' END), '{}')
+    FROM rollup_engine.row_columns(p_relation, p_row_sql)
+    WHERE column_name <> p_time_column AND column_name <> ALL (p_dimensions)
 $$;
-COMMENT ON FUNCTION rollup_engine.default_metrics(regclass, name, name[]) IS 'count, sum, min, max, avg of every numeric column that is no dimension; last of every other one.';
+COMMENT ON FUNCTION rollup_engine.default_metrics(regclass, name, name[], jsonb) IS 'count, sum, min, max, avg of every numeric column or expression that is no dimension; last of every other one.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_metric(p_relation regclass, p_parent_id integer, p_column text, p_item jsonb) RETURNS name
+DROP FUNCTION IF EXISTS rollup_engine.check_metric(regclass, integer, text, jsonb);
+CREATE OR REPLACE FUNCTION rollup_engine.check_metric(p_relation regclass, p_parent_id integer, p_column text, p_item jsonb, p_row_sql jsonb) RETURNS name
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -162,8 +165,8 @@ DECLARE
     v_type oid;
 BEGIN
     IF p_parent_id IS NULL THEN
-        v_column := rollup_engine.find_column(p_relation, p_column, 'metric column');
-        v_type := (SELECT atttypid FROM pg_attribute WHERE attrelid = p_relation AND attname = v_column);
+        v_column := rollup_engine.find_column(p_relation, p_column, 'metric column', p_row_sql);
+        v_type := (SELECT type FROM rollup_engine.row_columns(p_relation, p_row_sql) WHERE column_name = v_column);
     END IF;
     IF (rollup_engine.find_aggregate(p_item, v_column, v_type, p_parent_id)).name IS NOT NULL THEN
         RETURN v_column;
@@ -178,9 +181,10 @@ BEGIN
         'use count, min, max, first or last for it');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_metric(regclass, integer, text, jsonb) IS 'The column of a metric, or an error when the metric cannot be computed.';
+COMMENT ON FUNCTION rollup_engine.check_metric(regclass, integer, text, jsonb, jsonb) IS 'The column of a metric, or an error when the metric cannot be computed.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.resolve_metrics(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions name[], p_metrics jsonb)
+DROP FUNCTION IF EXISTS rollup_engine.resolve_metrics(regclass, name, integer, name[], jsonb);
+CREATE OR REPLACE FUNCTION rollup_engine.resolve_metrics(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions name[], p_metrics jsonb, p_row_sql jsonb)
 RETURNS jsonb
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -192,7 +196,7 @@ BEGIN
     IF p_metrics IS NULL AND p_parent_id IS NOT NULL THEN
         RETURN (SELECT metrics FROM silver.rollup_config WHERE id = p_parent_id);
     ELSIF p_metrics IS NULL THEN
-        RETURN rollup_engine.default_metrics(p_relation, p_time_column, p_dimensions);
+        RETURN rollup_engine.default_metrics(p_relation, p_time_column, p_dimensions, p_row_sql);
     ELSIF jsonb_typeof(p_metrics) <> 'object' THEN
         PERFORM rollup_engine.fail('TR001', format('metrics is a JSON %s', jsonb_typeof(p_metrics)), 'write an object, as in ''{"temp": ["avg", "max"]}''');
     END IF;
@@ -201,14 +205,14 @@ BEGIN
             PERFORM rollup_engine.fail('TR001', format('the metrics of column %I are no list of aggregates', v_metric.key), 'write a list, as in ''{"temp": ["avg", "max"]}''');
         END IF;
         v_result := v_result || jsonb_build_object(
-            (SELECT max(rollup_engine.check_metric(p_relation, p_parent_id, v_metric.key, rollup_engine.metric_item(v_metric.key, a)))
+            (SELECT max(rollup_engine.check_metric(p_relation, p_parent_id, v_metric.key, rollup_engine.metric_item(v_metric.key, a), p_row_sql))
                 FROM jsonb_array_elements(v_metric.value) AS a),
             (SELECT jsonb_agg(DISTINCT rollup_engine.metric_item(v_metric.key, a)) FROM jsonb_array_elements(v_metric.value) AS a));
     END LOOP;
     RETURN v_result;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.resolve_metrics(regclass, name, integer, name[], jsonb) IS 'Checked metrics by column: the given ones, else the parent''s, else the defaults.';
+COMMENT ON FUNCTION rollup_engine.resolve_metrics(regclass, name, integer, name[], jsonb, jsonb) IS 'Checked metrics by column: the given ones, else the parent''s, else the defaults.';
 
 -- The options ---------------------------------------------------------------------------
 

@@ -12,7 +12,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.exact_since(integer) IS 'Time before which late rows no longer reach a rollup; NULL when all do.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(p_source rollup_engine.source, p_ranges tstzmultirange, p_writers xid[]) RETURNS bigint
+CREATE OR REPLACE FUNCTION rollup_engine.root_filter(p_rollup_id integer) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.row_filter(c) FROM silver.rollup_config AS c
+    WHERE c.id IN (SELECT rollup_engine.with_ancestors(p_rollup_id)) AND c.parent_id IS NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.root_filter(integer) IS 'The filter on rows of the raw table under a rollup; those on groups of its parents apart.';
+
+DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]);
+CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(p_source rollup_engine.source, p_filter text, p_ranges tstzmultirange, p_writers xid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET row_security = off
@@ -23,9 +33,9 @@ DECLARE
     v_rows bigint;
 BEGIN
     EXECUTE rollup_engine.fill(
-        'SELECT count(*) FROM {source} WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND ($2 IS NULL OR xmin = ANY ($2))',
+        'SELECT count(*) FROM {source} WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND ($2 IS NULL OR xmin = ANY ($2)){filter}',
         jsonb_build_object(
-            'source', p_source.relation, 'column', quote_ident(p_source.time_column),
+            'filter', p_filter, 'source', p_source.relation, 'column', quote_ident(p_source.time_column),
             'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
             'from', rollup_engine.time_literal(greatest(lower(p_ranges), lower(rollup_engine.calendar())), p_source.time_type),
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type)))
@@ -33,7 +43,7 @@ BEGIN
     RETURN v_rows;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]) IS 'Rows of a source in the ranges that those transactions have written; all of them without any.';
+COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[]) IS 'Rows of a source in the ranges, by the filter, that those transactions have written; all of them without any.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.record_late_rows(p_source rollup_engine.source, p_logged tstzmultirange, p_first_end timestamptz, p_writers xid[]) RETURNS void
     LANGUAGE plpgsql
@@ -43,21 +53,22 @@ CREATE OR REPLACE FUNCTION rollup_engine.record_late_rows(p_source rollup_engine
 AS $$
 DECLARE
     v_since timestamptz;
+    v_filter text;
     v_late tstzmultirange;
     v_rows bigint;
 BEGIN
     -- Each border for itself, and as it is now: a writer may have begun before it was set.
-    FOR v_since IN
-        SELECT DISTINCT e.since FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.exact_since(r.id) AS e (since)
+    FOR v_since, v_filter IN
+        SELECT DISTINCT e.since, rollup_engine.root_filter(r.id) FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.exact_since(r.id) AS e (since)
         WHERE r.source_id = p_source.id AND e.since > '-infinity' AND p_logged && tstzrange(NULL, e.since)
     LOOP
         v_late := p_logged * tstzmultirange(tstzrange(NULL, v_since));
-        v_rows := rollup_engine.count_late_rows(p_source, v_late, p_writers);
+        v_rows := rollup_engine.count_late_rows(p_source, v_filter, v_late, p_writers);
         -- A range across the border need not have a row before it.
         CONTINUE WHEN v_rows = 0 AND p_first_end > v_since;
         WITH late AS (
             UPDATE silver.rollup_config AS r SET sealed_late_rows = r.sealed_late_rows + v_rows
-            WHERE r.source_id = p_source.id AND rollup_engine.exact_since(r.id) = v_since
+            WHERE r.source_id = p_source.id AND rollup_engine.exact_since(r.id) = v_since AND rollup_engine.root_filter(r.id) = v_filter
             RETURNING r.target_table
         )
         INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)

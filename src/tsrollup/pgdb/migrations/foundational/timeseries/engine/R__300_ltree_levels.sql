@@ -26,7 +26,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.ltree_levels(p_rollup silver.rollup_con
 AS $$
     SELECT array_agg(DISTINCT level ORDER BY level)
     FROM silver.dimension_config AS c, unnest(c.ltree_level) AS level
-    WHERE p_rollup.parent_id IS NULL AND c.is_active AND c.source_table = p_rollup.source_table AND c.dimension_column = p_dimension
+    WHERE p_rollup.parent_id IS NULL AND (p_rollup.row_sql -> 'expressions' -> p_dimension::text) IS NULL AND c.is_active AND c.source_table = p_rollup.source_table AND c.dimension_column = p_dimension
 $$;
 COMMENT ON FUNCTION rollup_engine.ltree_levels(silver.rollup_config, name) IS 'Levels that are configured for a dimension of a source, NULL for none.';
 
@@ -68,7 +68,7 @@ BEGIN
         v_levels := rollup_engine.ltree_levels(p_rollup, p_dimension);
     END IF;
     IF v_levels IS NULL THEN
-        RETURN quote_ident(v_name);
+        RETURN rollup_engine.column_expression(p_rollup, p_dimension);
     END IF;
     PERFORM rollup_engine.check_ltree_dimension(p_rollup, v_name);
     -- width_bucket counts the levels that the path reaches; a NULL path stays one NULL.

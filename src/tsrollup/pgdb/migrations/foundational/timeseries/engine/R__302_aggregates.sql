@@ -134,8 +134,8 @@ RETURNS TABLE (source_column name, item jsonb, aggregate rollup_engine.aggregate
 AS $$
     SELECT m.key::name, i.item,
         rollup_engine.find_aggregate(i.item, m.key, (
-            SELECT atttypid FROM pg_attribute
-            WHERE attrelid = p_rollup.source_table AND attname = rollup_engine.source_name(p_rollup, m.key::name)), p_rollup.parent_id)
+            SELECT type FROM rollup_engine.row_columns(p_rollup.source_table, p_rollup.row_sql)
+            WHERE column_name = rollup_engine.source_name(p_rollup, m.key::name)), p_rollup.parent_id)
     FROM jsonb_each(p_rollup.metrics) AS m
     CROSS JOIN LATERAL jsonb_array_elements(m.value) AS i (item)
 $$;

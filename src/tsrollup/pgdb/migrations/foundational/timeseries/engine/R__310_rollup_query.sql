@@ -49,17 +49,18 @@ AS $$
             THEN rollup_engine.fill(s.from_state, rollup_engine.state_marks(p_rollup.parent_id, m.source_column)
                 || jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name), 'own', own.schema))
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
-            THEN format('silver.%s_value(%I, %s)', s.name, own_name.name, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
+            THEN format('silver.%s_value(%s, %s)', s.name, own_name.value, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
             ELSE rollup_engine.fill(s.from_source, jsonb_build_object(
-                'time', quote_ident(p_rollup.time_column), 'own', own.schema, 'value', quote_ident(own_name.name)))
+                'time', quote_ident(p_rollup.time_column), 'own', own.schema, 'value', own_name.value))
         END
     FROM rollup_engine.metric_aggregates(p_rollup) AS m
     CROSS JOIN LATERAL unnest((m.aggregate).states) AS u (state)
-    CROSS JOIN LATERAL (SELECT rollup_engine.source_name(p_rollup, m.source_column)) AS own_name (name)
+    CROSS JOIN LATERAL (
+        SELECT rollup_engine.source_name(p_rollup, m.source_column), rollup_engine.column_expression(p_rollup, m.source_column)) AS own_name (name, value)
     LEFT JOIN rollup_engine.rollup_column AS p
         ON p.rollup_id = p_rollup.parent_id AND p.source_column = m.source_column AND p.state = u.state AND p.kind = 'state'
-    LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attname = coalesce(p.column_name, own_name.name)
-    LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(a.atttypid)
+    LEFT JOIN rollup_engine.row_columns(p_rollup.source_table, p_rollup.row_sql) AS a ON a.column_name = coalesce(p.column_name, own_name.name)
+    LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(a.type)
     CROSS JOIN LATERAL rollup_engine.find_state(u.state, t.oid) AS s
     -- An extension's type may sort by itself, as citext does.
     CROSS JOIN LATERAL (
@@ -190,7 +191,7 @@ BEGIN
     RETURN concat_ws(E'\n',
         'SELECT ' || rollup_engine.select_list(p_rollup.id, '{bucket,dimension,state}'),
         'FROM ' || p_relation,
-        'WHERE ' || rollup_engine.time_condition(p_rollup, p_from, p_to) || p_filter,
+        'WHERE ' || rollup_engine.time_condition(p_rollup, p_from, p_to) || rollup_engine.row_filter(p_rollup) || p_filter,
         'GROUP BY ' || rollup_engine.group_list(p_rollup));
 END
 $$;
@@ -210,7 +211,7 @@ BEGIN
         -- Named, lest a table of the outer name hide the bucket.
         format('    FROM %s AS tsrollup_rows', p_relation),
         '    WHERE ' || rollup_engine.time_condition(p_rollup, 'tsrollup_batch.bucket', format('rollup_engine.bucket_next(%L, tsrollup_batch.bucket)', p_rollup.bucket_width)),
-        '        AND ' || rollup_engine.time_condition(p_rollup, p_from, p_to),
+        '        AND ' || rollup_engine.time_condition(p_rollup, p_from, p_to) || rollup_engine.row_filter(p_rollup),
         '    GROUP BY ' || (SELECT string_agg(n::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n),
         '    HAVING count(*) > 0',
         ') AS f');

@@ -213,7 +213,7 @@ $body$, jsonb_build_object(
             'width', quote_literal(p_rollup.bucket_width),
             'columns', quote_literal(rollup_engine.live_select_list(p_rollup.id)),
             'source', quote_literal(rollup_engine.live_source_sql(p_rollup.parent_id)),
-            'condition', quote_literal(rollup_engine.time_condition(p_rollup, '$1', '$2')),
+            'condition', quote_literal(rollup_engine.time_condition(p_rollup, '$1', '$2') || rollup_engine.row_filter(p_rollup)),
             'groups', quote_literal(rollup_engine.group_list(p_rollup)))))))
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from what its parent says there.';

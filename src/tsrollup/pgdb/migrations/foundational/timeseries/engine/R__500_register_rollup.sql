@@ -113,7 +113,7 @@ BEGIN
     END IF;
     IF p_rollup.parent_id IS NULL THEN
         PERFORM rollup_engine.use_column(s, used.name)
-        FROM rollup_engine.source AS s, (SELECT unnest(p_rollup.dimensions) UNION SELECT jsonb_object_keys(p_rollup.metrics)) AS used (name)
+        FROM rollup_engine.source AS s, unnest(rollup_engine.used_columns(p_rollup)) AS used (name)
         WHERE s.id = p_rollup.source_id;
     END IF;
     -- What is there already (a metric is being added) keeps its place.
@@ -195,12 +195,12 @@ BEGIN
     INSERT INTO silver.rollup_config (
         id, target_table, target_view, target_name, source_table, source_id, parent_id, depth, time_column, bucket_width, dimensions, metrics,
         chunk_interval, cell_width, settle_delay, processing_window, target_batch_duration, change_tracking, look_back_window,
-        retention, current_window, refresh_sql, sealed_before, source_rows, timezone, origin, time_unit, expressions, filter)
+        retention, current_window, refresh_sql, sealed_before, source_rows, timezone, origin, time_unit, expressions, filter, row_sql)
     OVERRIDING SYSTEM VALUE
     SELECT r.id, r.target_table, r.target_view, r.target_table::text, r.source_table, r.source_id, r.parent_id, r.depth, r.time_column, r.bucket_width,
         r.dimensions, r.metrics, r.chunk_interval, r.cell_width, r.settle_delay, r.processing_window, r.target_batch_duration,
         r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before, r.source_rows,
-        r.timezone, r.origin, r.time_unit, r.expressions, r.filter
+        r.timezone, r.origin, r.time_unit, r.expressions, r.filter, r.row_sql
     FROM (SELECT v_rollup.*) AS r;
     PERFORM rollup_engine.note_ltree_levels(v_rollup);
     PERFORM rollup_engine.premake_rollup_partitions(

@@ -122,8 +122,8 @@ BEGIN
     IF p_rollup.timezone <> 'UTC' OR p_rollup.origin IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR001', 'buckets go by UTC', 'leave timezone and origin out');
     END IF;
-    IF num_nonnulls(p_rollup.time_unit, p_rollup.expressions, p_rollup.filter) > 0 THEN
-        PERFORM rollup_engine.fail('TR001', 'a rollup takes columns as they are', 'leave time_unit, expressions and filter out');
+    IF p_rollup.time_unit IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', 'a time column of numbers cannot be rolled up', 'leave time_unit out, and roll up a column of type timestamptz, timestamp or date');
     END IF;
 END
 $$;
@@ -150,6 +150,10 @@ DECLARE
         FROM silver.rollup_config AS c JOIN rollup_engine.source AS s ON s.id = c.source_id
         WHERE s.relation = p_rollup.source_table AND s.time_column = p_rollup.time_column AND c.change_tracking = p_rollup.change_tracking
             AND c.dimensions @> p_rollup.dimensions
+            AND (c.row_sql -> 'filter') IS NOT DISTINCT FROM (p_rollup.row_sql -> 'filter')
+            AND NOT EXISTS (
+                SELECT FROM (SELECT unnest(p_rollup.dimensions)::text UNION SELECT jsonb_object_keys(p_rollup.metrics)) AS used (name)
+                WHERE (c.row_sql -> 'expressions' -> used.name) IS DISTINCT FROM (p_rollup.row_sql -> 'expressions' -> used.name))
             AND c.bucket_width < p_rollup.bucket_width AND rollup_engine.is_made_of(p_rollup.bucket_width, c.bucket_width)
             AND NOT EXISTS (
                 SELECT m.source_column, unnest((m.aggregate).states) FROM rollup_engine.metric_aggregates(p_rollup) AS m
@@ -172,7 +176,7 @@ COMMENT ON FUNCTION rollup_engine.advise_parent(silver.rollup_config) IS 'A noti
 CREATE OR REPLACE FUNCTION rollup_engine.describe_rollup(
     p_options silver.rollup_config, p_source text, p_time_column text, p_dimensions text[], p_metrics jsonb
 ) RETURNS silver.rollup_config
-    LANGUAGE plpgsql STABLE
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -194,8 +198,12 @@ BEGIN
         r.change_tracking := v_parent.change_tracking;
         PERFORM rollup_engine.check_nesting(v_parent, r.bucket_width);
     END IF;
-    r.dimensions := rollup_engine.resolve_dimensions(r.source_table, r.time_column, r.parent_id, p_dimensions);
-    r.metrics := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, p_metrics);
+    IF num_nonnulls(r.expressions, r.filter) > 0 THEN
+        PERFORM rollup_engine.grant_source_access(r.source_table);
+        r.row_sql := rollup_engine.describe_rows(r);
+    END IF;
+    r.dimensions := rollup_engine.resolve_dimensions(r.source_table, r.time_column, r.parent_id, p_dimensions, r.row_sql);
+    r.metrics := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, p_metrics, r.row_sql);
     r.cell_width := rollup_engine.default_cell_width(r.bucket_width);
     r.chunk_interval := coalesce(r.chunk_interval, least(30 * r.cell_width, greatest(r.cell_width, '36000 days')));
     r.current_window := coalesce(r.processing_window, r.cell_width);

@@ -75,7 +75,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT string_agg(format('%I', key), ', ' ORDER BY key) INTO v_columns
-    FROM jsonb_object_keys(p_metrics) AS key
+    FROM unnest(rollup_engine.columns_behind(p_rollup.row_sql, ARRAY(SELECT jsonb_object_keys(p_metrics)::name))) AS key
     WHERE NOT has_column_privilege(p_role, p_rollup.source_table, key, 'SELECT');
     IF v_columns IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', format('%I may not publish %s of %s', p_role, v_columns, p_rollup.source_table),
@@ -99,7 +99,7 @@ BEGIN
     SELECT * INTO r FROM silver.rollup_config WHERE id = v_request.rollup_id;
     PERFORM rollup_engine.look_at_source(r.source_id);
     SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
-    v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, v_request.metrics);
+    v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, v_request.metrics, r.row_sql);
     PERFORM rollup_engine.check_publishing(r, v_added, v_request.requested_by);
     SELECT r.metrics || jsonb_object_agg(key, (
         SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))

@@ -33,15 +33,15 @@ AS $$
         WHEN rollup_engine.is_same_value(p_type, p_column.data_type)
             -- An error where the value does not fit.
             OR p_type = ANY (whole.types) AND p_column.data_type = ANY (whole.types)
-            OR p_column.data_type = 'bigint' AND p_column.state = 'sum' AND p_type = 'numeric' AND a.atttypid = 'bigint'::regtype
+            OR p_column.data_type = 'bigint' AND p_column.state = 'sum' AND p_type = 'numeric' AND a.type = 'bigint'::regtype
         THEN format('(%s)::%s', p_column.expression, p_column.data_type)
         ELSE format('rollup_engine.outgrown(NULL::%s, %L, %L)', p_column.data_type,
             format('%s stores %I as %s, and its source has %s now', p_rollup.target_table, p_column.column_name, p_column.data_type, p_type),
             format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table))
     END
     FROM (VALUES ('{smallint,integer,bigint}'::text[])) AS whole (types)
-    LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table
-        AND a.attname = rollup_engine.source_name(p_rollup, p_column.source_column)
+    LEFT JOIN rollup_engine.row_columns(p_rollup.source_table, p_rollup.row_sql) AS a
+        ON a.column_name = rollup_engine.source_name(p_rollup, p_column.source_column)
 $$;
 COMMENT ON FUNCTION rollup_engine.fitted_expression(silver.rollup_config, rollup_engine.rollup_column, text) IS
 'The expression of a column whose type is another one now, cast to what the table stores where that loses nothing.';
@@ -81,6 +81,22 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.follow_columns(silver.rollup_config) IS 'Has a rollup read the columns of its source as they are called and typed now.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.follow_rows(p_rollup silver.rollup_config) RETURNS silver.rollup_config
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r silver.rollup_config := p_rollup;
+BEGIN
+    IF r.row_sql IS NOT NULL THEN
+        r.row_sql := rollup_engine.describe_rows_again(r);
+        UPDATE silver.rollup_config SET row_sql = r.row_sql WHERE id = r.id;
+    END IF;
+    RETURN r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.follow_rows(silver.rollup_config) IS 'Has the expressions and the filter of a rollup take what its source has now.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.follow_source(p_source rollup_engine.source) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -117,8 +133,9 @@ BEGIN
     WHERE r.source_id = p_source.id AND c.rollup_id = r.id AND c.column_name = t.column_name AND c.data_type <> t.data_type;
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
         v_rollup.time_column := CASE v_rollup.depth WHEN 0 THEN v_source.time_column ELSE v_rollup.time_column END;
+        v_rollup := rollup_engine.follow_rows(v_rollup);
         PERFORM rollup_engine.follow_columns(v_rollup);
-        PERFORM rollup_engine.unite_keys(v_rollup) WHERE v_rollup.dimensions && v_other_parts;
+        PERFORM rollup_engine.unite_keys(v_rollup) WHERE rollup_engine.columns_behind(v_rollup.row_sql, v_rollup.dimensions) || v_rollup.dimensions && v_other_parts;
     END LOOP;
 END
 $$;

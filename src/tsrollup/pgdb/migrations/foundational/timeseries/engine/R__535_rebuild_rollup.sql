@@ -142,31 +142,33 @@ CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_conf
 AS $$
 DECLARE
     v_is_gone constant boolean := NOT rollup_engine.is_relation(p_rollup.target_view);
+    r silver.rollup_config := p_rollup;
     v_view regclass;
     v_changes text;
 BEGIN
     PERFORM rollup_engine.fail_if_gone(p_rollup);
     PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id)));  -- those of whoever comes next, too
-    PERFORM rollup_engine.plan_again(p_rollup);
+    r.row_sql := rollup_engine.describe_rows(r);
+    PERFORM rollup_engine.plan_again(r);
     WITH changed AS (
         UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
-        FROM rollup_engine.column_types(p_rollup) AS t
-        WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND t.data_type <> c.data_type
+        FROM rollup_engine.column_types(r) AS t
+        WHERE c.rollup_id = r.id AND c.column_name = t.column_name AND t.data_type <> c.data_type
         RETURNING c.position, c.column_name, c.data_type
     )
     SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', column_name, data_type), ', ' ORDER BY position)
     INTO v_changes FROM changed;
     UPDATE rollup_engine.rollup_column AS c
     SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression)
-    FROM rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p
-    WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.kind = 'finished';
+    FROM rollup_engine.plan_columns(r, 'timestamptz') AS p
+    WHERE c.rollup_id = r.id AND c.column_name = p.column_name AND c.kind = 'finished';
     v_view := CASE
-        WHEN v_is_gone THEN rollup_engine.restore_view(p_rollup, v_changes)
-        WHEN v_changes IS NULL THEN rollup_engine.create_view(p_rollup, p_rollup.target_view::text)
-        ELSE rollup_engine.replace_view(p_rollup, v_changes) END;
+        WHEN v_is_gone THEN rollup_engine.restore_view(r, v_changes)
+        WHEN v_changes IS NULL THEN rollup_engine.create_view(r, r.target_view::text)
+        ELSE rollup_engine.replace_view(r, v_changes) END;
     UPDATE silver.rollup_config
-    SET target_view = v_view, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
-    WHERE id = p_rollup.id;
+    SET target_view = v_view, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
+    WHERE id = r.id;
 EXCEPTION WHEN cannot_coerce OR invalid_text_representation OR undefined_function OR undefined_column OR datatype_mismatch THEN
     PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
         format('SELECT silver.drop_rollup(%L), and create it anew without what is gone', p_rollup.target_table));

@@ -17,7 +17,7 @@ AS $$
 DECLARE
     v_plan json;
 BEGIN
-    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s WHERE %s', p_rollup.source_table, rollup_engine.time_condition(p_rollup, '$1', '$2'))
+    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s WHERE %s', p_rollup.source_table, rollup_engine.time_condition(p_rollup, '$1', '$2') || rollup_engine.row_filter(p_rollup))
     INTO v_plan USING p_from, p_to;
     RETURN (v_plan -> 0 -> 'Plan' ->> 'Plan Rows')::double precision;
 END

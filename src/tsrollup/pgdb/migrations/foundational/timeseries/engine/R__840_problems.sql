@@ -168,6 +168,10 @@ AS $$
     FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL
     HAVING count(*) > 0
     UNION ALL
+    SELECT p_rollup.row_sql ->> 'problem',
+        format('undo the change of the source, or of what the expression uses, and SELECT silver.rebuild_rollup(%L); or drop the rollup and create it anew', p_rollup.target_table)
+    WHERE p_rollup.row_sql ? 'problem'
+    UNION ALL
     SELECT format('its query fails: %s', q.problem), 'undo the change of the source''s columns or rights, or drop the rollup and create it anew'
     FROM rollup_engine.query_problem(p_rollup.id) AS q (problem)
     WHERE q.problem IS NOT NULL AND rollup_engine.is_relation(p_rollup.source_table)

@@ -1,0 +1,254 @@
+-- From what people type as an expression over a row to its template.
+--
+-- PostgreSQL itself parses each, over an empty table that lives for a moment and has the columns of a
+-- row; nothing of it runs before all that it calls is known to be PostgreSQL's own, or a superuser's
+-- in an extension: it runs with the machinery's rights, and nobody can replace such a function.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.row_table_sql(p_rollup silver.rollup_config, p_row text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A rollup's groups are told apart by bucket and dimensions; its states are of whole groups. Columns
+    -- are called as when the expressions were written.
+    SELECT format('CREATE TABLE %s AS SELECT %s FROM %s WITH NO DATA', p_row,
+        string_agg(format('%I AS %I', a.attname, coalesce(known.name, a.attname)), ', ' ORDER BY a.attnum), p_rollup.source_table)
+    FROM pg_attribute AS a
+    LEFT JOIN unnest(rollup_engine.used_columns(p_rollup)) AS known (name) ON rollup_engine.source_name(p_rollup, known.name) = a.attname
+    WHERE a.attrelid = p_rollup.source_table AND a.attnum > 0 AND NOT a.attisdropped
+        AND (p_rollup.parent_id IS NULL OR a.attname = 'bucket'
+            OR a.attname = ANY (SELECT unnest(dimensions) FROM silver.rollup_config WHERE id = p_rollup.parent_id))
+$$;
+COMMENT ON FUNCTION rollup_engine.row_table_sql(silver.rollup_config, text) IS 'Statement that makes an empty table with the columns of a row that expressions may read.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.expression_path(p_source regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT concat_ws(', ', 'pg_catalog', string_agg(DISTINCT quote_ident(n.nspname), ', '), 'pg_temp')
+    FROM pg_namespace AS n
+    WHERE (n.nspname = 'public' OR n.oid IN (SELECT extnamespace FROM pg_extension)
+            OR n.oid = (SELECT relnamespace FROM pg_class WHERE oid = p_source))
+        AND n.nspname <> 'pg_catalog' AND has_schema_privilege(n.oid, 'USAGE')
+$$;
+COMMENT ON FUNCTION rollup_engine.expression_path(regclass) IS 'The schemas where names in expressions are looked up, whatever the session''s search_path.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_is_one_expression(p_text text, p_row text, p_path text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET check_function_bodies = on
+AS $$
+DECLARE
+    v_function constant text := format('rollup_engine.tsrollup_parse_%s()', pg_backend_pid());
+    v_body text;
+BEGIN
+    -- A body is parsed as a text of its own and not run: a quote or a comment left open is an error
+    -- here. What closes the parenthesis of the first cannot stand in the CASE of the second.
+    PERFORM set_config('search_path', p_path, true);
+    FOREACH v_body IN ARRAY ARRAY['SELECT (%s) FROM %s', 'SELECT CASE WHEN true THEN %s END FROM %s'] LOOP
+        EXECUTE format('CREATE OR REPLACE FUNCTION %s RETURNS void LANGUAGE sql AS %L', v_function, format(v_body, p_text, p_row));
+    END LOOP;
+    EXECUTE format('DROP FUNCTION %s', v_function);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_is_one_expression(text, text, text) IS
+'An error of PostgreSQL''s parser unless the text, which ends in a line break, is one expression and nothing else: then it can stand in parentheses in any statement.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.foreign_parts(p_view regclass, p_row regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What PostgreSQL was born with is not in pg_depend. Of arrays, the type of the elements counts.
+    SELECT string_agg(DISTINCT CASE d.refobjid WHEN p_row THEN 'a system column' ELSE pg_describe_object(d.refclassid, d.refobjid, d.refobjsubid) END, ', ')
+    FROM pg_rewrite AS w
+    JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.deptype = 'n'
+    LEFT JOIN pg_type AS t ON d.refclassid = 'pg_type'::regclass AND t.oid = d.refobjid
+    LEFT JOIN pg_type AS e ON e.oid = CASE t.typcategory WHEN 'A' THEN t.typelem ELSE t.oid END
+    LEFT JOIN pg_proc AS f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+    LEFT JOIN pg_operator AS o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+    LEFT JOIN pg_roles AS r ON r.oid = coalesce(f.proowner, o.oprowner, e.typowner)
+    WHERE w.ev_class = p_view
+        AND NOT (d.refclassid = 'pg_class'::regclass AND (
+            d.refobjid = p_view OR d.refobjid = p_row AND d.refobjsubid >= 0
+            -- An attribute of a composite column.
+            OR d.refobjid <> p_row AND d.refobjsubid > 0))
+        AND d.refclassid <> 'pg_collation'::regclass
+        AND coalesce(e.typtype, '') <> 'e'
+        AND (pg_identify_object(d.refclassid, d.refobjid, 0)).schema IS DISTINCT FROM 'pg_catalog'
+        AND NOT (coalesce(r.rolsuper, false) AND EXISTS (
+            SELECT FROM pg_depend AS x
+            WHERE x.deptype = 'e' AND x.classid = d.refclassid AND x.objid = coalesce(e.oid, d.refobjid)))
+$$;
+COMMENT ON FUNCTION rollup_engine.foreign_parts(regclass, regclass) IS
+'What an expression, parsed as a view, uses besides its row that is neither PostgreSQL''s own, nor a superuser''s in an extension, nor an enum; NULL when nothing.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.closed_schemas(p_view regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(DISTINCT i.schema, ', ')
+    FROM pg_rewrite AS w
+    JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.deptype = 'n' AND d.refclassid <> 'pg_class'::regclass
+    CROSS JOIN LATERAL pg_identify_object(d.refclassid, d.refobjid, 0) AS i
+    WHERE w.ev_class = p_view AND NOT has_schema_privilege('${owner_role}', i.schema::regnamespace, 'USAGE')
+$$;
+COMMENT ON FUNCTION rollup_engine.closed_schemas(regclass) IS 'Schemas that an expression, parsed as a view, takes something from, and that the machinery may not use; NULL for none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.marked_expression(p_row regclass) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_generated pg_attrdef;
+    v_columns name[];
+    v_template text;
+BEGIN
+    SELECT * INTO v_generated FROM pg_attrdef WHERE adrelid = p_row;
+    IF pg_get_expr(v_generated.adbin, p_row) LIKE '%tsrollup%' THEN
+        RAISE syntax_error USING MESSAGE = 'names and texts with tsrollup in them are the machinery''s own';
+    END IF;
+    v_columns := ARRAY(
+        SELECT DISTINCT a.attname
+        FROM pg_depend AS d JOIN pg_attribute AS a ON a.attrelid = p_row AND a.attnum = d.refobjsubid
+        WHERE d.classid = 'pg_attrdef'::regclass AND d.objid = v_generated.oid AND d.refclassid = 'pg_class'::regclass
+            AND d.refobjid = p_row AND d.refobjsubid <> v_generated.adnum
+        ORDER BY a.attname);
+    FOR i IN 1 .. cardinality(v_columns) LOOP
+        EXECUTE format('ALTER TABLE %s RENAME %I TO %I', p_row, v_columns[i], format('{tsrollup_%s}', i));
+    END LOOP;
+    SELECT pg_get_expr(adbin, adrelid) INTO v_template FROM pg_attrdef WHERE oid = v_generated.oid;
+    RETURN jsonb_build_object('template', v_template, 'columns', v_columns);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.marked_expression(regclass) IS 'The expression of the generated column of a table as PostgreSQL writes it, with a mark for each column.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.parse_expression(p_text text, p_row text, p_path text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_view constant text := format('rollup_engine.tsrollup_view_%s', pg_backend_pid());
+    v_text constant text := p_text || chr(10);  -- which ends a comment
+    v_moment constant text := '''[[:space:]]*(now|today|tomorrow|yesterday)';
+    v_described jsonb;
+    v_type text;
+    v_foreign text;
+BEGIN
+    PERFORM rollup_engine.check_is_one_expression(v_text, p_row, p_path);
+    PERFORM set_config('search_path', p_path, true);
+    EXECUTE format('CREATE VIEW %s AS SELECT (%s) AS tsrollup_value FROM %s', v_view, v_text, p_row);
+    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
+    v_foreign := coalesce(
+        'it uses ' || rollup_engine.foreign_parts(v_view::regclass, p_row::regclass),
+        'the machinery may not use schema ' || rollup_engine.closed_schemas(v_view::regclass));
+    IF v_foreign IS NOT NULL THEN
+        RAISE insufficient_privilege USING MESSAGE = v_foreign;
+    END IF;
+    v_type := (SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = v_view::regclass AND attnum = 1);
+    EXECUTE format('DROP VIEW %s', v_view);
+    PERFORM set_config('search_path', p_path, true);
+    EXECUTE format('ALTER TABLE %s ADD tsrollup_value %s GENERATED ALWAYS AS (%s) STORED', p_row, v_type, v_text);
+    PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
+    v_described := rollup_engine.marked_expression(p_row::regclass);
+    -- A time of the moment, when the expression is read: each time another one.
+    IF regexp_count(p_text, v_moment, 1, 'i') <> regexp_count(v_described ->> 'template', v_moment, 1, 'i') THEN
+        RAISE invalid_object_definition USING MESSAGE = 'it names a time that is another one each day';
+    END IF;
+    RETURN v_described
+        || (SELECT jsonb_build_object('type', format_type(atttypid, NULL)) FROM pg_attribute WHERE attrelid = p_row::regclass AND attname = 'tsrollup_value');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.parse_expression(text, text, text) IS
+'A text as an expression over a row of the table: template, columns, type. Errors are PostgreSQL''s own.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.describe_expression(p_rollup silver.rollup_config, p_label text, p_text text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_row constant text := format('rollup_engine.tsrollup_row_%s', pg_backend_pid());
+    v_described jsonb;
+BEGIN
+    EXECUTE rollup_engine.row_table_sql(p_rollup, v_row);
+    v_described := rollup_engine.parse_expression(p_text, v_row, rollup_engine.expression_path(p_rollup.source_table));
+    EXECUTE format('DROP TABLE %s', v_row);
+    RETURN v_described;
+EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported OR program_limit_exceeded THEN
+    PERFORM rollup_engine.fail('TR001',
+        format('%s: %s', p_label, regexp_replace(split_part(SQLERRM, chr(10), 1), '(column )?generation expression', 'expression')),
+        CASE
+            WHEN SQLSTATE = '42P17' THEN 'it must say the same at any time and in any session: no now() or random(), no to_char(), no cast of a timestamptz to date or text; name the zone, as in (ts AT TIME ZONE ''Europe/Berlin'')::date'
+            WHEN SQLERRM LIKE 'it uses %' AND SQLERRM NOT LIKE '%a system column%' THEN 'whoever owns that could change it, and it would run with the rights of the machinery: write it out with functions of PostgreSQL or of an extension that a superuser owns'
+            WHEN SQLERRM LIKE 'the machinery may not use schema %' THEN format('GRANT USAGE ON SCHEMA %s TO %I', replace(SQLERRM, 'the machinery may not use schema ', ''), '${owner_role}')
+            WHEN p_rollup.parent_id IS NOT NULL THEN 'a rollup of a rollup has expressions over the bucket and the dimensions of its parent; for others, create it over the raw table'
+            ELSE 'write one SQL expression over a row: its columns by their plain names, constants, operators, functions, CASE'
+        END, p_text);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.describe_expression(silver.rollup_config, text, text) IS 'The described expression, or an error that names it and says what to do.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_expression_name(p_rollup silver.rollup_config, p_name text, p_value jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF octet_length(p_name) NOT BETWEEN 1 AND 63 THEN
+        PERFORM rollup_engine.fail('TR001', format('expression %L has no name for a column', p_name), 'give a name of 1 to 63 bytes');
+    ELSIF jsonb_typeof(p_value) <> 'string' THEN
+        PERFORM rollup_engine.fail('TR001', format('expression %I is a JSON %s', p_name, jsonb_typeof(p_value)), 'write it as a string, as in ''{"region": "payload->>''''region''''"}''');
+    -- Of a rollup whose source gained such a column since, the expression was first.
+    ELSIF (p_rollup.row_sql -> 'expressions' -> p_name) IS NULL AND EXISTS (
+        SELECT FROM pg_attribute WHERE attrelid = p_rollup.source_table AND attname = p_name AND NOT attisdropped) THEN
+        PERFORM rollup_engine.fail('TR001', format('expression %I: %s has a column of that name', p_name, p_rollup.source_table), 'give the expression another name');
+    ELSIF p_name IN ('bucket', 'row_count', 'row_first_time', 'row_last_time') THEN
+        PERFORM rollup_engine.fail('TR001', format('expression %I: each rollup has a column of that name', p_name), 'give the expression another name');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_expression_name(silver.rollup_config, text, jsonb) IS 'An error unless an expression can have that name.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.describe_rows(p_rollup silver.rollup_config) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_expression record;
+    v_described jsonb;
+    v_result jsonb;
+BEGIN
+    IF jsonb_typeof(p_rollup.expressions) <> 'object' THEN
+        PERFORM rollup_engine.fail('TR001', format('expressions is a JSON %s', jsonb_typeof(p_rollup.expressions)), 'write an object, as in ''{"region": "payload->>''''region''''"}''');
+    END IF;
+    FOR v_expression IN SELECT key, value FROM jsonb_each(p_rollup.expressions) ORDER BY key LOOP
+        PERFORM rollup_engine.check_expression_name(p_rollup, v_expression.key, v_expression.value);
+        v_described := rollup_engine.describe_expression(p_rollup, format('expression %I', v_expression.key), v_expression.value #>> '{}');
+        v_result := jsonb_build_object('expressions', coalesce(v_result -> 'expressions', '{}') || jsonb_build_object(v_expression.key, v_described));
+    END LOOP;
+    IF p_rollup.filter IS NOT NULL THEN
+        v_described := rollup_engine.describe_expression(p_rollup, 'filter', p_rollup.filter);
+        IF rollup_engine.base_type(to_regtype(v_described ->> 'type')) <> 'boolean'::regtype THEN
+            PERFORM rollup_engine.fail('TR001', format('filter is of type %s', v_described ->> 'type'), 'write a condition, as in ''status = 0''; rows where it is true count');
+        END IF;
+        v_result := coalesce(v_result, '{}') || jsonb_build_object('filter', v_described);
+    END IF;
+    RETURN v_result;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.describe_rows(silver.rollup_config) IS 'The expressions and the filter of a rollup, checked and described; NULL when there are none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.describe_rows_again(p_rollup silver.rollup_config) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN rollup_engine.describe_rows(p_rollup);
+EXCEPTION WHEN SQLSTATE 'TR001' THEN
+    -- As they were; validation says what is wrong.
+    RETURN p_rollup.row_sql || jsonb_build_object('problem', SQLERRM);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.describe_rows_again(silver.rollup_config) IS 'The described expressions after the source has changed, or what is wrong with them now.';
+
+RESET ROLE;

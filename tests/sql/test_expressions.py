@@ -1,0 +1,700 @@
+"""Expressions over a row are columns of the source, and a filter keeps rows out: exact as ever.
+What could answer differently tomorrow, or run somebody's code with the machinery's rights, is
+refused, and a text that is more than one expression never runs."""
+
+import json
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
+from servers import PostgresServer
+
+SETTINGS = [
+    {
+        "timezone": "Asia/Kolkata",
+        "datestyle": "SQL, DMY",
+        "intervalstyle": "sql_standard",
+        "extra_float_digits": "-10",
+        "search_path": "trap, pg_catalog",
+    },
+    {
+        "timezone": "Pacific/Apia",
+        "datestyle": "German",
+        "search_path": "",
+        "quote_all_identifiers": "on",
+        "check_function_bodies": "off",
+        "transform_null_equals": "on",
+    },
+]
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+SOURCE = """
+    CREATE TABLE raw.calls (
+        ts timestamptz NOT NULL, host text, payload jsonb, status integer,
+        spent double precision, "odd ""{tsr}%s" numeric
+    );
+    CREATE INDEX ON raw.calls (ts);
+"""
+FILL = """
+    INSERT INTO raw.calls
+    SELECT timestamptz '2026-03-01 20:00+00' + make_interval(secs => 97 * i), 'h' || i % 3,
+        CASE WHEN i % 5 > 0 THEN jsonb_build_object('region', 'r' || i % 4) END,
+        (ARRAY[200, 200, NULL, 404, 500])[1 + i % 5], sqrt(i), i * 1.1
+    FROM generate_series(0, 400) AS i
+"""
+EXPRESSIONS = {
+    "region": "payload->>'region'",
+    "failed": "CASE WHEN status >= 500 THEN 1 END",
+    "ratio": "spent / 7 -- of a week",
+    "Odd %s{id}": '"odd ""{tsr}%s" + 1',
+    "part": "(extract(hour FROM ts AT TIME ZONE 'UTC')::int / 12)",
+}
+METRICS = {
+    "failed": ["count", "sum"],
+    "ratio": ["avg", "min"],
+    "Odd %s{id}": ["sum", "last"],
+    "spent": ["sum"],
+}
+
+
+def create(
+    connection: psycopg.Connection[Any], name: str, source: str, width: str, **options: Any
+) -> None:
+    options = {k: json.dumps(v) if isinstance(v, dict) else v for k, v in options.items()}
+    named = "".join(f", {k} => %({k})s" for k in options)
+    connection.execute(
+        f"SELECT silver.create_rollup_table('{source}', 'silver', '{name}', '{width}'{named})",
+        options,
+    )
+
+
+def create_levels(connection: psycopg.Connection[Any]) -> tuple[str, ...]:
+    create(
+        connection,
+        "calls_1m",
+        "raw.calls",
+        "1 minute",
+        dimensions=["region", "part", "host"],
+        metrics=METRICS,
+        expressions=EXPRESSIONS,
+        filter="status < 500 OR (payload ->> 'region') <> 'r2'",
+    )
+    create(connection, "calls_1h", "calls_1m", "1 hour", filter="host <> 'h1'")
+    create(
+        connection,
+        "calls_1d",
+        "calls_1h",
+        "1 day",
+        dimensions=["area", "hour"],
+        expressions={
+            "area": "left(region, 1) || '{id}%s'",
+            "hour": "extract(hour FROM bucket AT TIME ZONE 'UTC')",
+        },
+        filter="region IS NOT NULL",
+    )
+    return "calls_1m", "calls_1h", "calls_1d"
+
+
+@pytest.fixture
+def levels(db: psycopg.Connection) -> tuple[str, ...]:
+    db.execute(SOURCE)
+    db.execute(FILL)
+    return create_levels(db)
+
+
+def test_three_levels_equal_the_group_by(db: psycopg.Connection, levels: tuple[str, ...]) -> None:
+    assert_equal_to_group_by(db, *levels)
+    refresh_everything(db)
+    assert_settled(db, *levels)
+    # Rows that begin to count, or end to, and rows that never did.
+    for change in (
+        "UPDATE raw.calls SET status = 200 WHERE status IS NULL AND host = 'h0'",
+        "UPDATE raw.calls SET payload = '{}' WHERE payload ->> 'region' = 'r1'",
+        "DELETE FROM raw.calls WHERE status = 404",
+        "INSERT INTO raw.calls (ts, host, status) VALUES ('2026-03-01 10:00+00', 'late', 200)",
+        "INSERT INTO raw.calls (ts, host, status) VALUES ('2026-03-01 10:00+00', 'late', 500)",
+    ):
+        db.execute(change)
+        assert_equal_to_group_by(db, *levels)
+        refresh_everything(db)
+        assert_settled(db, *levels)
+
+
+@pytest.mark.parametrize("shape", ["per_bucket", "grouped"])
+def test_both_shapes_of_the_query(
+    db: psycopg.Connection, levels: tuple[str, ...], shape: str
+) -> None:
+    db.execute("UPDATE silver.rollup_config SET query_shape = %s", [shape])
+    refresh_everything(db)
+    assert_settled(db, *levels)
+    db.execute("UPDATE raw.calls SET spent = spent + 1 WHERE host = 'h2'")
+    refresh_everything(db)
+    assert_settled(db, *levels)
+
+
+def test_a_filter_that_is_null_keeps_the_row_out(db: psycopg.Connection) -> None:
+    db.execute(SOURCE)
+    db.execute(FILL)
+    create(db, "c", "raw.calls", "1 day", dimensions=[], filter="status < 400")
+    expected = "SELECT count(*) FROM raw.calls WHERE status < 400"
+    assert db.execute("SELECT sum(row_count) FROM gold.c").fetchone() == (
+        db.execute(expected).fetchone()
+    )
+
+
+def test_expressions_are_columns_to_the_defaults(db: psycopg.Connection) -> None:
+    db.execute(SOURCE)
+    db.execute(FILL)
+    db.execute(
+        "INSERT INTO silver.dimension_config (source_table, dimension_column)"
+        " VALUES ('raw.calls', 'host')"
+    )
+    create(db, "c", "raw.calls", "1 hour", expressions=EXPRESSIONS)
+    assert db.execute(
+        "SELECT dimensions, metrics -> 'failed', metrics -> 'region' FROM silver.rollup_config"
+    ).fetchone() == (["host"], ["count", "sum", "min", "max", "avg"], ["last"])
+    assert_equal_to_group_by(db, "c")
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_promise_k_settings_change_nothing(connect: Connect, setting: dict[str, str]) -> None:
+    with connect() as db:
+        db.execute(SOURCE)
+        db.execute(FILL)
+        for name, value in setting.items():
+            db.execute("SELECT set_config(%s, %s, false)", [name, value])
+        create(
+            db,
+            "c",
+            "raw.calls",
+            "1 hour",
+            dimensions=["late", "text"],
+            expressions={
+                "late": "ts >= '2026-03-01 22:00'",
+                "text": "(spent / 3)::text",
+                "day": "date '03/04/2026'",
+            },
+            metrics={"spent": ["sum"], "day": ["last"]},
+        )
+        refresh_everything(db)
+        db.execute("RESET ALL")
+        db.execute("SET timezone = 'UTC'")
+        assert_settled(db, "c")
+
+
+REFUSED = {
+    "now()": "not immutable",
+    "random()": "not immutable",
+    "ts::date": "not immutable",
+    "to_char(ts, 'YYYY')": "not immutable",
+    "ts + interval '1 day'": "not immutable",
+    "date_trunc('day', ts)": "not immutable",
+    "current_user": "not immutable",
+    "host::regclass": "not immutable",
+    "ts > 'now'": "another one each day",
+    "ts > ' Tomorrow 12:00'": "another one each day",
+    "(SELECT 1)": "cannot use subquery",
+    "EXISTS (SELECT FROM pg_class)": "cannot use subquery",
+    "sum(status)": "aggregate functions are not allowed",
+    "row_number() OVER ()": "window functions are not allowed",
+    "generate_series(1, 2)": "set-returning functions are not allowed",
+    "$1": "no parameter",
+    "tableoid": "a system column",
+    "ctid": "a system column",
+    "calls": '"calls" does not exist',
+    "raw.calls.status": "missing FROM-clause",
+    "failed + 1": '"failed" does not exist',
+    "*": "syntax error",
+    "": "syntax error",
+    "1, 2": "syntax error",
+    "status AS y": "syntax error",
+    "SELECT 1": "syntax error",
+    "true) OR (1=1": "syntax error",
+    "1; DROP TABLE raw.calls": "syntax error",
+    "1); DROP TABLE raw.calls; SELECT (1": "syntax error",
+    "1 END; DROP TABLE raw.calls; SELECT CASE WHEN true THEN 1": "syntax error",
+    "1); DROP TABLE raw.calls; SELECT CASE WHEN true THEN host = '": "unterminated",
+    "1), CASE WHEN true THEN host = '": "unterminated",
+    'status" ': "unterminated",
+    "/* status": "unterminated",
+    "$$ status": "unterminated",
+    "'tsrollup_1' || host": "tsrollup",
+    "U&'\\0074srollup_1' || host": "tsrollup",
+    "ROW(1, 2)": "pseudo-type",
+    "evil.ran(status)": "it uses function evil.ran",
+    "evil.ran(1)": "it uses function evil.ran",
+    "status OPERATOR(evil.+) 1": "it uses operator evil.+",
+    "status::evil.positive": "it uses type evil.positive",
+    "'{1}'::evil.positive[]": "it uses type evil.positive[]",
+    "'(1,2)'::evil.pair": "it uses type evil.pair",
+    "'[1,2)'::evil.span": "it uses type evil.span",
+    "lower(host::varchar)": "it uses function public.lower",
+}
+# A function that runs says so, and whose rights it has.
+EVIL = """
+    CREATE SCHEMA evil;
+    CREATE TABLE evil.seen (who name);
+    CREATE FUNCTION evil.ran(integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql
+        AS $$ BEGIN RAISE EXCEPTION 'it ran as %', current_user; END $$;
+    CREATE OPERATOR evil.+ (FUNCTION = int4pl, LEFTARG = integer, RIGHTARG = integer);
+    CREATE DOMAIN evil.positive AS integer CHECK (value > 0);
+    CREATE TYPE evil.pair AS (a integer, b evil.positive);
+    CREATE TYPE evil.span AS RANGE (subtype = integer);
+    CREATE FUNCTION public.lower(varchar) RETURNS text IMMUTABLE LANGUAGE sql
+        AS 'SELECT ''trap''';
+"""
+
+
+@pytest.mark.parametrize("expression", REFUSED)
+def test_refused(db: psycopg.Connection, expression: str) -> None:
+    db.execute(SOURCE)
+    db.execute(EVIL)
+    for options in (
+        {"expressions": {"an x": expression}, "metrics": {"host": ["last"]}},
+        {"filter": expression, "metrics": {"host": ["last"]}},
+    ):
+        with pytest.raises(psycopg.Error) as caught:
+            create(db, "c", "raw.calls", "1 hour", dimensions=[], **options)
+        error = caught.value.diag
+        assert error.sqlstate == "TR001"
+        assert REFUSED[expression] in (error.message_primary or "")
+        assert (error.message_primary or "").startswith(
+            'expression "an x":' if "expressions" in options else "filter:"
+        )
+        assert error.message_hint
+        assert "\n" not in (error.message_primary or "")
+    assert db.execute("SELECT to_regclass('raw.calls') IS NOT NULL").fetchone() == (True,)
+    assert nothing_is_left(db)
+
+
+def nothing_is_left(connection: psycopg.Connection[Any]) -> bool:
+    return connection.execute(
+        "SELECT count(*) FROM (SELECT relname FROM pg_class UNION ALL SELECT proname FROM pg_proc)"
+        " AS x (name) WHERE starts_with(name, 'tsrollup_')"
+    ).fetchone() == (0,)
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "taken name": ({"expressions": {"status": "1"}}, "has a column of that name"),
+    "bucket": ({"expressions": {"bucket": "1"}}, "has a column of that name"),
+    "no name": ({"expressions": {"": "1"}}, "no name for a column"),
+    "long name": ({"expressions": {"n" * 64: "1"}}, "no name for a column"),
+    "number": ({"expressions": {"n": 1}}, "is a JSON number"),
+    "null": ({"expressions": {"n": None}}, "is a JSON null"),
+    "no condition": ({"filter": "status"}, "filter is of type integer"),
+    "json dimension": (
+        {"expressions": {"n": "payload::json"}, "dimensions": ["n"]},
+        "cannot be rolled up so",
+    ),
+    "unknown dimension": ({"expressions": {"n": "1"}, "dimensions": ["m"]}, "not a column"),
+    "text metric": (
+        {"expressions": {"n": "host || '!'"}, "metrics": {"n": ["sum"]}},
+        "needs a number",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_bad_input(db: psycopg.Connection, case: str) -> None:
+    db.execute(SOURCE)
+    options, message = WRONG[case]
+    with pytest.raises(psycopg.Error, match=message) as caught:
+        create(db, "c", "raw.calls", "1 hour", **({"dimensions": []} | options))
+    assert (caught.value.sqlstate or "").startswith("TR")
+    assert caught.value.diag.message_hint
+
+
+@pytest.mark.parametrize("expressions", ["[]", "1", '"a"'])
+def test_expressions_are_an_object(db: psycopg.Connection, expressions: str) -> None:
+    db.execute(SOURCE)
+    with pytest.raises(psycopg.Error, match="expressions is a JSON"):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.calls', 'silver', 'c', '1 hour',"
+            " expressions => %s)",
+            [expressions],
+        )
+
+
+@pytest.mark.usefixtures("levels")
+def test_a_child_reads_bucket_and_dimensions_only(db: psycopg.Connection) -> None:
+    for options in (
+        {"expressions": {"x": "failed_count + 1"}, "dimensions": ["x"]},
+        {"filter": "row_count > 1"},
+    ):
+        with pytest.raises(psycopg.Error, match="does not exist") as caught:
+            create(db, "c", "calls_1h", "1 day", **options)
+        assert "bucket and the dimensions" in (caught.value.diag.message_hint or "")
+    with pytest.raises(psycopg.Error, match="does not hold"):
+        create(
+            db,
+            "c",
+            "calls_1h",
+            "1 day",
+            expressions={"x": "left(region, 1)"},
+            metrics={"x": ["count"]},
+        )
+
+
+def test_columns_may_be_renamed_and_retyped(
+    db: psycopg.Connection, levels: tuple[str, ...]
+) -> None:
+    refresh_everything(db)
+    before = [db.execute(f"SELECT * FROM gold.{x} ORDER BY 1, 2, 3").fetchall() for x in levels]
+    db.execute('ALTER TABLE raw.calls RENAME status TO "sta""tus {x}"')
+    db.execute("ALTER TABLE raw.calls RENAME payload TO host_payload")
+    refresh_everything(db)
+    db.execute('ALTER TABLE raw.calls ALTER "sta""tus {x}" TYPE bigint')
+    refresh_everything(db)
+    assert (
+        db.execute(
+            "SELECT problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+        ).fetchall()
+        == []
+    )
+    after = [db.execute(f"SELECT * FROM gold.{x} ORDER BY 1, 2, 3").fetchall() for x in levels]
+    assert after == before
+    db.execute('UPDATE raw.calls SET "sta""tus {x}" = 500 WHERE host = \'h0\'')
+    live = db.execute("SELECT sum(failed_count) FROM gold.calls_1m").fetchone()
+    assert (
+        live
+        == db.execute(
+            'SELECT count(*) FROM raw.calls WHERE "sta""tus {x}" >= 500'
+            " AND host_payload ->> 'region' <> 'r2'"
+        ).fetchone()
+    )
+    refresh_everything(db)
+    assert db.execute("SELECT sum(failed_count) FROM gold.calls_1m").fetchone() == live
+    # Rebuilt, it reads the same.
+    db.execute("SELECT silver.rebuild_rollup('calls_1m')")
+    refresh_everything(db)
+    assert db.execute("SELECT sum(failed_count) FROM gold.calls_1m").fetchone() == live
+    assert nothing_is_left(db)
+
+
+def test_a_change_of_the_filters_column_alone_is_taken_in(db: psycopg.Connection) -> None:
+    db.execute(SOURCE)
+    db.execute(FILL)
+    create(
+        db,
+        "c",
+        "raw.calls",
+        "1 hour",
+        dimensions=[],
+        metrics={"spent": ["sum"]},
+        filter="status = 200",
+    )
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.calls ALTER status TYPE integer USING status - 200")
+    db.execute("ALTER TABLE raw.calls ALTER status TYPE integer USING status + 304")
+    refresh_everything(db)
+    assert_settled(db, "c")
+    db.execute("ALTER TABLE raw.calls DROP status")
+    assert db.execute("SELECT health FROM silver.timeseries_operations_monitor").fetchone() == (
+        "invalid",
+    )
+
+
+def test_what_is_no_longer_the_same_at_all_times_is_invalid(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz, due timestamp, v integer)")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-01', '2026-03-01 23:00', 1)")
+    create(
+        db,
+        "c",
+        "raw.t",
+        "1 hour",
+        time_column="ts",
+        dimensions=["day"],
+        metrics={"v": ["sum"]},
+        expressions={"day": "due::date"},
+    )
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.t ALTER due TYPE timestamptz")
+    db.execute("SELECT * FROM silver.perform_rollup()")
+    problem = db.execute(
+        "SELECT problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    ).fetchone()
+    assert problem
+    assert "expression day: expression is not immutable" in problem[0]
+    db.execute("ALTER TABLE raw.t ALTER due TYPE timestamp")
+    refresh_everything(db)
+    assert db.execute("SELECT health FROM silver.timeseries_operations_monitor").fetchone() == (
+        "ok",
+    )
+    assert_settled(db, "c")
+
+
+@pytest.mark.usefixtures("levels")
+def test_a_column_of_the_expressions_name_that_comes_later_changes_nothing(
+    db: psycopg.Connection,
+) -> None:
+    refresh_everything(db)
+    before = db.execute("SELECT * FROM gold.calls_1m ORDER BY 1, 2, 3").fetchall()
+    db.execute("ALTER TABLE raw.calls ADD region text DEFAULT 'trap', ADD failed integer DEFAULT 9")
+    db.execute("ALTER TABLE raw.calls ALTER spent TYPE double precision USING spent")
+    refresh_everything(db)
+    assert db.execute("SELECT * FROM gold.calls_1m ORDER BY 1, 2, 3").fetchall() == before
+
+
+def test_extensions_of_a_superuser_are_trusted(db: psycopg.Connection) -> None:
+    db.execute("CREATE SCHEMA ext")
+    db.execute("CREATE EXTENSION citext SCHEMA ext")
+    db.execute(SOURCE)
+    db.execute(FILL)
+    options: dict[str, Any] = {
+        "dimensions": ["path"],
+        "metrics": {"spent": ["sum"]},
+        "expressions": {"path": "upper(host)::citext"},
+        "filter": "host::citext = 'H1'::citext",
+    }
+    with pytest.raises(psycopg.Error, match="may not use schema ext") as caught:
+        create(db, "c", "raw.calls", "1 hour", **options)
+    db.execute((caught.value.diag.message_hint or "").encode())
+    create(db, "c", "raw.calls", "1 hour", **options)
+    assert db.execute("SELECT DISTINCT path::text FROM gold.c").fetchall() == [("H1",)]
+    refresh_everything(db)
+    assert db.execute("SELECT DISTINCT path::text FROM gold.c").fetchall() == [("H1",)]
+
+
+def test_an_extensions_function_that_somebody_owns_is_refused(
+    db: psycopg.Connection, server: PostgresServer, database: str
+) -> None:
+    role = f"somebody_{secrets.token_hex(4)}"
+    db.execute(SOURCE)
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        superuser.execute("CREATE EXTENSION IF NOT EXISTS ltree")
+        superuser.execute(f"CREATE ROLE {role}")
+        superuser.execute(f"ALTER FUNCTION nlevel(ltree) OWNER TO {role}")
+        try:
+            with pytest.raises(psycopg.Error, match=r"it uses function public\.nlevel"):
+                create(db, "c", "raw.calls", "1 hour", filter="nlevel(text2ltree(host)) = 1")
+        finally:
+            superuser.execute("ALTER FUNCTION nlevel(ltree) OWNER TO current_user")
+            superuser.execute(f"DROP ROLE {role}")
+
+
+def test_enums_and_domains_of_columns(db: psycopg.Connection) -> None:
+    db.execute("CREATE TYPE raw.mood AS ENUM ('good', 'bad')")
+    db.execute("CREATE DOMAIN raw.score AS integer CHECK (value > 0)")
+    db.execute("CREATE TYPE raw.spot AS (x integer, y integer)")
+    db.execute("CREATE TABLE raw.t (ts timestamptz, mood raw.mood, score raw.score, spot raw.spot)")
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01' + make_interval(mins => i),"
+        " (ARRAY['good', 'bad'])[1 + i % 2]::raw.mood, 1 + i % 7, ROW(i, i % 3)::raw.spot"
+        " FROM generate_series(1, 300) AS i"
+    )
+    create(
+        db,
+        "c",
+        "raw.t",
+        "1 hour",
+        dimensions=["fine", "y"],
+        metrics={"score": ["sum"], "twice": ["max"]},
+        expressions={
+            "fine": "mood IN ('good')",
+            "y": "(spot).y",
+            "twice": "coalesce(score, 0) * 2",
+        },
+        filter="mood <= 'bad'::raw.mood AND score <> 3",
+    )
+    assert_equal_to_group_by(db, "c")
+    refresh_everything(db)
+    assert_settled(db, "c")
+
+
+def test_a_finer_rollup_with_another_filter_is_not_advised(db: psycopg.Connection) -> None:
+    notices: list[str] = []
+    db.add_notice_handler(lambda notice: notices.append(notice.message_primary or ""))
+    db.execute(SOURCE)
+    advised = "holds all that this rollup needs"
+    metrics = {"x": ["sum"]}
+    options: list[tuple[dict[str, Any], bool]] = [
+        ({"filter": "status = 200", "expressions": {"x": "spent * 2"}}, False),
+        ({"filter": "status = 404", "expressions": {"x": "spent * 2"}}, False),
+        ({"filter": "status = 200", "expressions": {"x": "spent * 3"}}, False),
+        ({"expressions": {"x": "spent * 2"}}, False),
+        ({"filter": "(status)=200", "expressions": {"x": "spent*2"}}, True),
+    ]
+    for i, (option, is_advised) in enumerate(options):
+        notices.clear()
+        create(db, f"c{i}", "raw.calls", f"{i + 1} hours", dimensions=[], metrics=metrics, **option)
+        assert any(advised in n for n in notices) == is_advised, (i, notices)
+
+
+def test_metrics_of_an_expression_can_be_added(
+    db: psycopg.Connection, levels: tuple[str, ...]
+) -> None:
+    refresh_everything(db)
+    db.execute("SELECT silver.add_rollup_metric('calls_1m', '{\"ratio\": [\"max\"]}')")
+    assert_equal_to_group_by(db, *levels)
+    refresh_everything(db)
+    assert_settled(db, *levels)
+
+
+CONDITIONS = st.sampled_from(
+    [None, "status = 200", "host <> 'h1' OR status IS NULL", "payload ? 'region'", "spent < 9"]
+)
+KEYS = st.sampled_from(
+    ["payload->>'region'", "status / 100", "host || coalesce(status, 0)", "left(host, 1)", "NULL"]
+)
+VALUES = st.sampled_from(
+    ["CASE WHEN status >= 500 THEN 1 END", "spent * 2.5", "-status", "length(host)", "1"]
+)
+CHANGES = st.lists(
+    st.sampled_from(
+        [
+            "UPDATE raw.calls SET status = coalesce(status, 100) + 100 WHERE host = 'h2'",
+            "UPDATE raw.calls SET ts = ts - interval '3 hours' WHERE status = 200",
+            "DELETE FROM raw.calls WHERE random() < 0.1",
+            "INSERT INTO raw.calls (ts, host, spent) VALUES ('2026-03-01 09:59+00', 'h9', 1)",
+            "INSERT INTO raw.calls SELECT ts + interval '1 h', host, '{}', 200 FROM raw.calls"
+            " LIMIT 9",
+            "ALTER TABLE raw.calls RENAME status TO status2;"
+            "ALTER TABLE raw.calls RENAME status2 TO status",
+            "SELECT * FROM silver.perform_rollup(as_of => 'infinity', max_batches => 1)",
+            "TRUNCATE raw.calls",
+        ]
+    ),
+    max_size=5,
+)
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(CONDITIONS, KEYS, VALUES, CONDITIONS, CHANGES)
+def test_histories(
+    connect: Connect,
+    wanted: str | None,
+    key: str,
+    value: str,
+    child: str | None,
+    changes: list[str],
+) -> None:
+    with connect() as db:
+        db.execute("DROP TABLE IF EXISTS raw.calls CASCADE")
+        db.execute(SOURCE)
+        db.execute(FILL)
+        try:
+            create(
+                db,
+                "c",
+                "raw.calls",
+                "15 minutes",
+                dimensions=["key", "host"],
+                metrics={"value": ["count", "sum", "avg", "max"]},
+                expressions={"key": key, "value": value},
+                filter=wanted,
+            )
+            create(db, "d", "c", "1 hour", filter="host <> 'h0'" if child else None)
+            create(
+                db,
+                "e",
+                "d",
+                "1 day",
+                dimensions=["short"],
+                expressions={"short": "right(host, 1)"},
+                filter="key IS NULL OR bucket > '2026-03-01 21:00'",
+            )
+            for change in changes:
+                db.execute(change)
+                assert_equal_to_group_by(db, "c", "d", "e")
+            refresh_everything(db)
+            assert_settled(db, "c", "d", "e")
+        finally:
+            for name in ("e", "d", "c"):
+                db.execute(
+                    "SELECT silver.drop_rollup(target_table::text) FROM silver.rollup_config"
+                    " WHERE target_name = %s",
+                    [f"silver.{name}"],
+                )
+
+
+def test_late_rows_are_counted_by_the_filter(db: psycopg.Connection) -> None:
+    db.execute(SOURCE)
+    db.execute(FILL)
+    metrics = {"spent": ["sum"]}
+    create(db, "c", "raw.calls", "1 hour", dimensions=[], metrics=metrics, filter="status = 200")
+    create(db, "d", "c", "1 day")
+    create(db, "e", "raw.calls", "1 hour", dimensions=[], metrics=metrics)
+    refresh_everything(db)
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
+    db.execute(
+        "INSERT INTO raw.calls (ts, status) VALUES ('2026-03-01 21:00+00', 200),"
+        " ('2026-03-01 21:01+00', 404), ('2026-03-01 21:02+00', NULL)"
+    )
+    refresh_everything(db)
+    assert db.execute(
+        "SELECT target_name, sealed_late_rows FROM silver.rollup_config ORDER BY 1"
+    ).fetchall() == [("silver.c", 1), ("silver.d", 1), ("silver.e", 3)]
+    assert_equal_to_group_by(db, "c", "d", "e")
+
+
+def test_who_creates_rollups_needs_no_superuser_and_gains_no_rights(
+    db: psycopg.Connection, connect: Connect, server: PostgresServer, database: str
+) -> None:
+    role = f"creator_{secrets.token_hex(4)}"
+    db.execute(SOURCE)
+    db.execute(FILL)
+    db.execute(EVIL)
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {role} LOGIN")
+        superuser.execute(f"GRANT USAGE, CREATE ON SCHEMA raw, evil TO {role}")
+        superuser.execute(f"ALTER TABLE raw.calls OWNER TO {role}")
+        with connect(user=role) as creator:
+            with pytest.raises(psycopg.Error):
+                create(creator, "c", "raw.calls", "1 hour", filter="status = 200")
+            superuser.execute(f"GRANT tsrollup_owner TO {role}")
+            levels = create_levels(creator)
+            creator.execute(
+                "CREATE FUNCTION evil.own() RETURNS integer IMMUTABLE LANGUAGE sql RETURN 1"
+            )
+            with pytest.raises(psycopg.Error, match=r"it uses function evil\.own"):
+                create(creator, "c", "raw.calls", "1 hour", filter="evil.own() = status")
+            refresh_everything(creator)
+            assert_settled(creator, *levels)
+        for name in reversed(levels):
+            superuser.execute("SELECT silver.drop_rollup(%s)", [name])
+        superuser.execute(f"DROP OWNED BY {role}")
+        superuser.execute(f"DROP ROLE {role}")
+
+
+def test_an_overload_that_comes_later_does_not_run(db: psycopg.Connection) -> None:
+    """The next time that expressions are read, it would be what the text means."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz, name varchar(9), v integer)")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-01', 'A', 1)")
+    create(
+        db,
+        "c",
+        "raw.t",
+        "1 hour",
+        dimensions=["low"],
+        metrics={"v": ["sum"]},
+        expressions={"low": "lower(name) || repeat('x'::varchar, 2)"},
+    )
+    refresh_everything(db)
+    db.execute(
+        "CREATE FUNCTION public.repeat(varchar, integer) RETURNS text IMMUTABLE LANGUAGE plpgsql"
+        " AS $$ BEGIN RAISE EXCEPTION 'it ran as %', current_user; END $$"
+    )
+    db.execute("UPDATE raw.t SET v = 2")
+    refresh_everything(db)
+    assert db.execute("SELECT low, v_sum FROM gold.c").fetchall() == [("axx", 2)]
+    db.execute("ALTER TABLE raw.t ALTER name TYPE varchar(12)")
+    db.execute("UPDATE raw.t SET v = 3")
+    db.execute("SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
+    assert db.execute("SELECT low, v_sum FROM gold.c").fetchall() == [("axx", 3)]
+    problem = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchone()
+    assert problem
+    assert "expression low: it uses function public.repeat" in problem[0]
