@@ -698,3 +698,16 @@ def test_an_overload_that_comes_later_does_not_run(db: psycopg.Connection) -> No
     problem = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchone()
     assert problem
     assert "expression low: it uses function public.repeat" in problem[0]
+
+
+def test_dropped_metrics_leave_the_filter_and_other_expressions_watched(
+    db: psycopg.Connection, levels: tuple[str, ...]
+) -> None:
+    refresh_everything(db)
+    for name in reversed(levels):
+        db.execute('SELECT silver.drop_rollup_metric(%s, \'{"failed": ["sum"]}\')', [name])
+    assert_equal_to_group_by(db, *levels)
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.calls ALTER status TYPE integer USING 700 - status")
+    refresh_everything(db)
+    assert_settled(db, *levels)

@@ -70,14 +70,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_children_can_do_without(silver.rollup_config, name[]) IS 'An error that names a rollup which reads one of the columns.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.used_columns(p_rollup silver.rollup_config) RETURNS name[]
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT p_rollup.dimensions || ARRAY(SELECT jsonb_object_keys(p_rollup.metrics)::name)
-$$;
-COMMENT ON FUNCTION rollup_engine.used_columns(silver.rollup_config) IS 'The columns of the source that a rollup reads, but for the time.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.forget_columns(p_source_id integer) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
