@@ -1,102 +1,261 @@
-"""The scheduler for servers without pg_cron: it calls the SQL API on a schedule, until stopped."""
+"""The scheduler for servers without pg_cron: it calls the SQL API on a schedule, until stopped.
+
+Each of its connections is a thread of its own: one for retries and maintenance, `jobs` for runs,
+and one that listens where that is asked for.
+"""
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
+from psycopg.errors import Diagnostic
+from psycopg.rows import dict_row
 
+from tsrollup import rollups
 from tsrollup.connection import connect, describe, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
 
 log = logging.getLogger(__name__)
 
+APPLICATION_NAME = "tsrollup worker"
+CHANNEL = "tsrollup"
 RECONNECT_DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0)
+SUMMARY_EVERY = 60.0
+SAY_AGAIN_AFTER = 60.0
+
+Connection = psycopg.Connection[Any]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Seconds between two calls of each job, and the most that one run may take."""
+    """Seconds between two calls of each job; the most that a run takes before it is looked whether
+    to stop; how many runs go on at once; and whether NOTIFY starts one."""
 
     run: float = 2.0
     retries: float = 30.0
     maintenance: float = 3600.0
-    run_budget: float = 10.0
+    run_budget: float = 1.0
+    jobs: int = 1
+    listen: bool = False
 
 
 @dataclass
 class _Job:
     name: str
     every: float
-    call: Callable[[psycopg.Connection[Any]], object]
+    call: Callable[[Connection], object]
     due: float = 0.0
 
 
 def work(url: str, schedule: Schedule, stop: threading.Event) -> None:
-    """Work until `stop` is set; a call that runs then is finished first.
+    """Work until `stop` is set; a batch that runs then is finished first.
 
     A lost server is waited for. A failing job is logged and tried again when it is next due:
     what is wrong with a single rollup is in its error_log already.
     """
-    failures = 0
-    while not stop.is_set():
+    _Worker(url, schedule, stop).work()
+
+
+def check(connection: Connection) -> str:
+    """What a worker on this database does; an error where none does anything."""
+    with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:
+        # What a session does is hidden from other roles; that it is there is not.
+        rows = cursor.execute(
+            "SELECT pid, state, now() - state_change AS since,"
+            " state = 'active' OR state_change IS NULL OR state_change > now() - interval '2 min'"
+            "  AS is_alive"
+            " FROM pg_stat_activity"
+            " WHERE application_name = %s AND datname = current_database() ORDER BY since",
+            [APPLICATION_NAME],
+        ).fetchall()
+    if not any(row["is_alive"] for row in rows):
+        raise TsrollupError(
+            f"the worker of session {rows[0]['pid']} has done nothing for {rows[0]['since']}"
+            if rows
+            else f"no worker is connected to database {connection.info.dbname}",
+            "start tsrollup worker, and look at its log",
+        )
+    return f"{len(rows)} sessions of workers are at work on database {connection.info.dbname}"
+
+
+class _Worker:
+    def __init__(self, url: str, schedule: Schedule, stop: threading.Event) -> None:
+        self.url = url
+        self.schedule = schedule
+        self.stop = stop
+        self.nudges = [threading.Event() for _ in range(schedule.jobs)]
+        self.said: dict[str, float] = {}
+
+    def work(self) -> None:
+        threads = [
+            threading.Thread(target=self._keep_connected, args=(body,))
+            for body in [
+                *(lambda c, n=nudge: self._run_again_and_again(c, n) for nudge in self.nudges),
+                *([self._listen] if self.schedule.listen else []),
+            ]
+        ]
+        for thread in threads:
+            thread.start()
+        self._keep_connected(self._look_after)
+        self._nudge()
+        for thread in threads:
+            thread.join()
+
+    def _keep_connected(self, body: Callable[[Connection], None]) -> None:
+        failures = 0
+        while not self.stop.is_set():
+            try:
+                with connect(self.url, application_name=APPLICATION_NAME) as connection:
+                    require_installed(connection)
+                    _refuse_standby(connection)
+                    if failures:
+                        self._say(logging.INFO, "reconnected")
+                    failures = 0
+                    body(connection)
+            except (psycopg.Error, TsrollupError) as error:
+                known = error if isinstance(error, TsrollupError) else describe(error)
+                delay = RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)]
+                failures += 1
+                self._say(logging.WARNING, f"{known}; trying again in {delay:.0f} s")
+                self.stop.wait(delay * random.uniform(0.8, 1.0))
+
+    def _run_again_and_again(self, connection: Connection, nudge: threading.Event) -> None:
+        warned: list[tuple[str, str]] = []
+
+        def note(notice: Diagnostic) -> None:
+            if notice.severity_nonlocalized == "WARNING":
+                warned.append((notice.message_primary or "", notice.sqlstate or ""))
+
+        connection.add_notice_handler(note)
+        while not self.stop.is_set():
+            nudge.clear()
+            began = time.monotonic()
+            self._attempt("run_rollups", connection, self._run_rollups)
+            self._say_failures(connection, warned)
+            _refuse_standby(connection)
+            took = time.monotonic() - began
+            # What a run had no time for is taken up at once.
+            if took < self.schedule.run_budget:
+                nudge.wait(max(0.0, self.schedule.run - took))
+
+    def _look_after(self, connection: Connection) -> None:
+        every = self.schedule
+        summary = _Summary(connection)
+        jobs = [
+            _Job("summary", SUMMARY_EVERY, summary.say, time.monotonic() + SUMMARY_EVERY),
+            _Job("handle_rollup_retries", every.retries, self._retry),
+            _Job("maintain_timeseries_tables", every.maintenance, self._maintain),
+        ]
+        while not self.stop.is_set():
+            for job in jobs:
+                if job.due <= time.monotonic() and not self.stop.is_set():
+                    job.due = time.monotonic() + job.every
+                    self._attempt(job.name, connection, job.call)
+            self.stop.wait(max(0.0, min(job.due for job in jobs) - time.monotonic()))
+
+    def _listen(self, connection: Connection) -> None:
+        connection.execute(f"LISTEN {CHANNEL}".encode())
+        self._nudge()  # for what came before
+        while not self.stop.is_set():
+            for _ in connection.notifies(timeout=0.5, stop_after=1):
+                self._nudge()
+
+    def _nudge(self) -> None:
+        for nudge in self.nudges:
+            nudge.set()
+
+    def _attempt(
+        self, name: str, connection: Connection, call: Callable[[Connection], object]
+    ) -> None:
         try:
-            with connect(url, application_name="tsrollup worker") as connection:
-                require_installed(connection)
-                _work_connected(connection, schedule, stop)
-                failures = 0
-        except (psycopg.OperationalError, TsrollupError) as error:
-            delay = RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)]
-            failures += 1
-            log.warning("%s; trying again in %.0f s", " ".join(str(error).split()), delay)
-            stop.wait(delay)
+            call(connection)
+        except psycopg.Error as error:
+            if connection.closed:
+                raise
+            self._say(logging.WARNING, f"{name} failed: {describe(error)}")
+
+    def _run_rollups(self, connection: Connection) -> None:
+        # Commits, so nothing is pinned around it: the call looks no name up outside of silver.
+        budget = timedelta(seconds=self.schedule.run_budget)
+        connection.execute("CALL silver.run_rollups(time_budget => %s)", [budget])
+
+    def _retry(self, connection: Connection) -> None:
+        for row in rollups.call(connection, "handle_rollup_retries"):
+            if row["error_code"]:
+                text = f"rollup {row['target']} failed: {row['error_message']}"
+                self._say_failure(connection, text, row["error_code"])
+            else:
+                log.info("%s works again", row["target"], extra={"target": row["target"]})
+
+    def _maintain(self, connection: Connection) -> None:
+        for row in rollups.call(connection, "maintain_timeseries_tables"):
+            if row["action"] not in ("analyzed", "skipped"):
+                facts = {"target": row["target"], "action": row["action"]}
+                log.info("%s: %s: %s", *facts.values(), row["detail"], extra=facts)
+
+    def _say_failures(self, connection: Connection, warned: list[tuple[str, str]]) -> None:
+        """What a run warned of: rollups that failed, each with the hint that is on record."""
+        while warned:
+            self._say_failure(connection, *warned.pop(0))
+
+    def _say_failure(self, connection: Connection, text: str, code: str) -> None:
+        with pinned(connection):
+            found = connection.execute(
+                "SELECT hint FROM silver.error_log WHERE occurred_at > now() - interval '5 min'"
+                " AND error_code = %s AND strpos(%s, error_message) > 0 ORDER BY id DESC LIMIT 1",
+                [code, text],
+            ).fetchone()
+        hint = found[0] if found else None
+        told = f"{text} [{code}]" + (f" ({hint})" if hint else "")
+        self._say(logging.WARNING, told, code=code, hint=hint)
+
+    def _say(self, level: int, text: str, **facts: Any) -> None:
+        """The same from several connections, or again and again, is said once a minute."""
+        now = time.monotonic()
+        if now - self.said.get(text, -SAY_AGAIN_AFTER) >= SAY_AGAIN_AFTER:
+            self.said = {t: at for t, at in self.said.items() if now - at < SAY_AGAIN_AFTER}
+            self.said[text] = now
+            log.log(level, text, extra=facts)
 
 
-def _work_connected(
-    connection: psycopg.Connection[Any], schedule: Schedule, stop: threading.Event
-) -> None:
-    jobs = [
-        _Job("run_rollups", schedule.run, lambda c: _run_rollups(c, schedule.run_budget)),
-        _Job(
-            "handle_rollup_retries",
-            schedule.retries,
-            lambda c: _in_transaction(c, "SELECT silver.handle_rollup_retries()"),
-        ),
-        _Job(
-            "maintain_timeseries_tables",
-            schedule.maintenance,
-            lambda c: _in_transaction(c, "SELECT silver.maintain_timeseries_tables()"),
-        ),
-    ]
-    while not stop.is_set():
-        for job in jobs:
-            if job.due <= time.monotonic() and not stop.is_set():
-                _call(job, connection)
-        next_due = min(job.due for job in jobs)
-        stop.wait(max(0.0, next_due - time.monotonic()))
+def _refuse_standby(connection: Connection) -> None:
+    """A server of a cluster that is no longer the primary, or not yet: another is to be found."""
+    if connection.info.parameter_status("in_hot_standby") == "on":
+        raise TsrollupError(
+            f"{connection.info.host} is a standby, where nothing can be stored",
+            "give all hosts in the URL, with target_session_attrs=read-write",
+        )
 
 
-def _call(job: _Job, connection: psycopg.Connection[Any]) -> None:
-    started = time.monotonic()
-    try:
-        job.call(connection)
-    except psycopg.Error as error:
-        if connection.closed:
-            raise
-        log.warning("%s failed: %s", job.name, describe(error))
-    job.due = started + job.every
+class _Summary:
+    """What all runs on the database did since the last one, by its refresh_log."""
 
+    def __init__(self, connection: Connection) -> None:
+        newest = connection.execute("SELECT max(id) FROM silver.refresh_log").fetchone()
+        self.refreshed = (newest and newest[0]) or 0
 
-def _in_transaction(connection: psycopg.Connection[Any], query: LiteralString) -> None:
-    with pinned(connection):
-        connection.execute(query)
-
-
-def _run_rollups(connection: psycopg.Connection[Any], budget: float) -> None:
-    # Commits, so nothing is pinned around it: the call looks no name up outside of silver.
-    connection.execute("CALL silver.run_rollups(time_budget => %s)", [timedelta(seconds=budget)])
+    def say(self, connection: Connection) -> None:
+        with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:
+            done = cursor.execute(
+                "SELECT target_table AS target, count(*) AS batches,"
+                " sum(buckets)::bigint AS buckets, sum(rows_written)::bigint AS rows_written,"
+                " sum(rows_deleted)::bigint AS rows_deleted, max(id) AS id"
+                " FROM silver.refresh_log WHERE id > %s GROUP BY target_table ORDER BY 1",
+                [self.refreshed],
+            ).fetchall()
+        for row in done:
+            self.refreshed = max(self.refreshed, row.pop("id"))
+            log.info(
+                "%s: %s batches, %s buckets, %s rows written, %s deleted in the last minute",
+                *row.values(),
+                extra=row,
+            )
+        if not done:
+            log.info("alive; nothing was to be refreshed in the last minute")

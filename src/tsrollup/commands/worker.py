@@ -1,15 +1,39 @@
 """tsrollup worker: keep rollups fresh where pg_cron is missing."""
 
+import json
 import logging
 import signal
 import threading
+import time
+from enum import StrEnum
 from types import FrameType
 from typing import Annotated
 
 import typer
 
 from tsrollup.commands.invocation import invocation
-from tsrollup.worker import Schedule, work
+from tsrollup.worker import Schedule, check, work
+
+PLAIN = frozenset(vars(logging.makeLogRecord({})))
+
+
+class LogFormat(StrEnum):
+    text = "text"
+    json = "json"
+
+
+class JsonLines(logging.Formatter):
+    """A JSON object a line: time, level, message, and what else is known."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        facts = {name: value for name, value in vars(record).items() if name not in PLAIN}
+        line = {
+            "time": f"{told}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        return json.dumps({**line, **facts}, default=str)
 
 
 def register(app: typer.Typer) -> None:
@@ -23,17 +47,31 @@ def worker(
     maintain_every: Annotated[
         float, typer.Option(min=1, help="Seconds between maintenances.")
     ] = 3600.0,
-    budget: Annotated[float, typer.Option(min=0.1, help="Most seconds a run takes.")] = 10.0,
+    budget: Annotated[
+        float, typer.Option(min=0.1, help="Seconds after which a run looks whether to stop.")
+    ] = 1.0,
+    jobs: Annotated[int, typer.Option("--jobs", "-j", min=1, help="Runs at the same time.")] = 1,
+    listen: Annotated[
+        bool, typer.Option("--listen", help="Run at once after NOTIFY tsrollup.")
+    ] = False,
+    log_format: Annotated[LogFormat, typer.Option(help="Of the log on stderr.")] = LogFormat.text,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Only say whether a worker is at work on the database.")
+    ] = False,
 ) -> None:
     """Refresh, retry and maintain on a schedule until SIGTERM or Ctrl-C.
 
     Several workers, and pg_cron beside them, may run at once.
 
-    Example: tsrollup worker
+    Example: tsrollup worker --jobs 2 --log-format json
     """
     call = invocation(context)
     with call.installed() as connection:
         database = connection.info.dbname
+        if check_only:
+            found = check(connection)
+            call.console.done(found, {"status": found})
+            return
     stop = threading.Event()
 
     def finish(_signal: int, _frame: FrameType | None) -> None:
@@ -41,8 +79,17 @@ def worker(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, finish)
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO)
+    _log_to_stderr(LogFormat.json if call.console.as_json else log_format)
     log = logging.getLogger("tsrollup.worker")
     log.info("working on database %s", database)
-    work(call.url, Schedule(every, retry_every, maintain_every, budget), stop)
+    work(call.url, Schedule(every, retry_every, maintain_every, budget, jobs, listen), stop)
     log.info("stopped")
+
+
+def _log_to_stderr(log_format: LogFormat) -> None:
+    handler = logging.StreamHandler()
+    if log_format is LogFormat.json:
+        handler.setFormatter(JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
