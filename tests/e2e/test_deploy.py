@@ -1,4 +1,4 @@
-"""What deploy/ offers works: the unit file is one that systemd takes, the check is the program's."""
+"""What deploy/ offers works: systemd takes the unit, the options that are used are there."""
 
 import re
 import shutil
