@@ -109,6 +109,25 @@ def test_promise_b_an_older_snapshot_keeps_rows_where_it_finds_them(
     assert strays(source) == 0
 
 
+def test_promise_b_a_snapshot_that_was_taken_while_the_lock_was_waited_for_counts(
+    source: psycopg.Connection, connect: Connect
+) -> None:
+    holding, reader = connect(autocommit=False), connect(autocommit=False)
+    holding.execute("SELECT FROM raw.m LIMIT 0")
+    reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    maintenance = Background(connect(), MAINTAIN)
+    maintenance.wait_until_blocked(source)
+    reader.execute("SELECT count(*) FROM pg_namespace")
+    holding.rollback()
+    maintenance.result()
+    bounded = "SELECT count(*) FROM raw.m WHERE ts > '2000-01-01' AND ts < '2200-01-01'"
+    assert reader.execute(bounded).fetchone() == (10,)
+    assert_equal_to_group_by(reader, "m_1h")
+    reader.commit()
+    source.execute(MAINTAIN)
+    assert strays(source) == 0
+
+
 def test_promise_j_only_the_first_lock_is_waited_for(
     source: psycopg.Connection, connect: Connect
 ) -> None:

@@ -8,6 +8,7 @@ from time import monotonic
 import psycopg
 import pytest
 
+from interleaving import Background
 from rollup_checks import assert_settled, refresh_everything
 
 Connect = Callable[..., psycopg.Connection]
@@ -177,3 +178,47 @@ def test_promise_h_a_source_of_a_type_of_ones_own_whose_old_partition_is_locked(
     locking.rollback()
     assert db.execute("SELECT status FROM silver.perform_rollup()").fetchall() == [("ok",)]
     assert_settled(db, "m_1h")
+
+
+@pytest.mark.parametrize("statement", ["SELECT * FROM silver.perform_rollup()", "maintenance"])
+def test_promise_j_no_ddl_is_ended_by_a_deadlock_with_a_run(
+    two_sources: psycopg.Connection, connect: Connect, statement: str
+) -> None:
+    """The transaction has made triggers for a partition, or keeps one, and then needs the table,
+    which somebody keeps who waits for the partition."""
+    refresh_everything(two_sources)
+    running, detaching, watcher = connect(autocommit=False), connect(), connect()
+    if statement == "maintenance":
+        statement = "SELECT * FROM silver.maintain_timeseries_tables()"
+        two_sources.execute("SELECT silver.partition_source('raw.p', '1 month')")
+        running.execute("SELECT rollup_engine.lock_out('raw.p_2')")
+    else:
+        two_sources.execute("SELECT silver.mark_stale('silver.p_1h', '-infinity', 'infinity')")
+        two_sources.execute("DROP TRIGGER tsrollup_insert_1 ON raw.p_2")
+        running.execute("SELECT rollup_engine.watch_new_partitions(id) FROM rollup_engine.source")
+    user = Background(detaching, "ALTER TABLE raw.p DETACH PARTITION raw.p_2")
+    user.wait_until_blocked(watcher)
+    rows = running.execute(statement.encode()).fetchall()
+    running.commit()
+    assert user.result() == []
+    assert any("raw.p is locked by session" in str(row) or "skipped" in row for row in rows)
+    two_sources.execute("DROP TABLE raw.p_2")
+    refresh_everything(two_sources)
+    assert_settled(two_sources, "p_1h", "t_1h", "t_1d")
+
+
+def test_promise_j_who_keeps_users_waiting_waits_for_nobody(
+    two_sources: psycopg.Connection, connect: Connect
+) -> None:
+    locking, running = connect(autocommit=False), connect(autocommit=False)
+    two_sources.execute("SELECT silver.mark_stale('silver.t_1h', '-infinity', 'infinity')")
+    locking.execute("LOCK TABLE raw.t IN ACCESS EXCLUSIVE MODE")
+    spent = []
+    for statement in ("SELECT 1", "SELECT rollup_engine.lock_out('raw.p_2')"):
+        running.execute(statement.encode())
+        began = monotonic()
+        step = "SELECT outcome FROM rollup_engine.refresh_step(2, '(,)', '{}')"
+        assert running.execute(step.encode()).fetchone() == ("locked",)
+        spent.append(monotonic() - began)
+    assert spent[0] > 0.3
+    assert spent[1] < spent[0] - 0.2

@@ -249,7 +249,7 @@ def test_a_migrate_waits_for_nobody_who_watches_or_pauses(
     pausing.execute("SELECT silver.pause_rollup('readings_1d')")
     reader.execute("SET statement_timeout = '30s'")
     monitor, trigger = "engine/R__850_monitor.sql", "engine/R__720_chunk_interval.sql"
-    release.edit(monitor, "SELECT target_table, source", "SELECT ALL target_table, source")
+    release.edit(monitor, "SELECT m.target_table, m.source", "SELECT ALL m.target_table, m.source")
     release.edit(trigger, "ROW EXECUTE FUNCTION rollup", "ROW WHEN (true) EXECUTE FUNCTION rollup")
     assert release.migrate().migrations_executed == 2
     reader.execute("SELECT * FROM silver.timeseries_operations_monitor")

@@ -40,9 +40,24 @@ $$;
 COMMENT ON FUNCTION rollup_engine.lock_out(regclass, text) IS
 'Keeps users from a table until the end of the transaction; lock_not_available when somebody uses it.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.wait_no_longer() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF rollup_engine.users_wait_since() IS NOT NULL THEN
+        PERFORM set_config('lock_timeout', '10ms', true);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.wait_no_longer() IS
+'Has a step wait for nothing from here on where its transaction keeps a lock that users wait for. The caller has a lock_timeout of its own.';
+
 -- Snapshots that a change would come too late for -----------------------------------------------
 
-CREATE OR REPLACE FUNCTION rollup_engine.snapshots_in_use() RETURNS text[]
+-- That of 0.1.0 told of all.
+DROP FUNCTION IF EXISTS rollup_engine.snapshots_in_use();
+CREATE OR REPLACE FUNCTION rollup_engine.snapshots_in_use(p_of_who_waits_here boolean DEFAULT true) RETURNS text[]
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -53,10 +68,12 @@ BEGIN
         FROM pg_stat_activity AS a
         LEFT JOIN pg_locks AS l ON l.pid = a.pid AND l.locktype = 'virtualxid' AND l.granted AND l.mode = 'ExclusiveLock'
         WHERE a.backend_xmin IS NOT NULL AND a.pid <> pg_backend_pid()
-            AND a.backend_type IS DISTINCT FROM 'autovacuum worker' AND a.datname = current_database());
+            AND a.backend_type IS DISTINCT FROM 'autovacuum worker' AND a.datname = current_database()
+            AND (p_of_who_waits_here OR pg_backend_pid() <> ALL (pg_blocking_pids(a.pid))));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.snapshots_in_use() IS 'What other sessions of this database read in, by their transactions; those of standbys are not among them.';
+COMMENT ON FUNCTION rollup_engine.snapshots_in_use(boolean) IS
+'What other sessions of this database read in, by their transactions; those of standbys are not among them, nor, if asked so, those of who waits for this session.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.outlives(p_snapshots text[]) RETURNS boolean
     LANGUAGE plpgsql

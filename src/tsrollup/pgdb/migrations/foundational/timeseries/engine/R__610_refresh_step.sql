@@ -203,7 +203,7 @@ COMMENT ON FUNCTION rollup_engine.failed_step(integer, rollup_engine.failure) IS
 CREATE OR REPLACE FUNCTION rollup_engine.refresh_step(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '1s'  -- other rollups wait behind it
+    SET lock_timeout = '300ms'  -- other rollups wait behind it, and whom a deadlock would end
 AS $$
 DECLARE
     v_started constant timestamptz := clock_timestamp();
@@ -211,6 +211,7 @@ DECLARE
     v_batch rollup_engine.refresh_batch;
     v_failure rollup_engine.failure;
 BEGIN
+    PERFORM rollup_engine.wait_no_longer();
     BEGIN
         PERFORM rollup_engine.fail_if_gone(r) FROM silver.rollup_config AS r
         WHERE r.id = p_rollup_id AND NOT rollup_engine.is_relation(r.target_table);
@@ -260,12 +261,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.drain_step(p_source_id integer, p_now t
 RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '1s'  -- other sources wait behind it
+    SET lock_timeout = '300ms'  -- other sources wait behind it, and whom a deadlock would end
 AS $$
 DECLARE
     v_step rollup_engine.refresh_step_result;
     v_failure rollup_engine.failure;
 BEGIN
+    PERFORM rollup_engine.wait_no_longer();
     v_step.outcome := CASE
         WHEN rollup_engine.is_upgrading() THEN 'busy'
         WHEN rollup_engine.drain(p_source_id, p_now, p_is_quiet) THEN 'drained'

@@ -121,7 +121,8 @@ BEGIN
     FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id
     WHERE s.relation IN (
         SELECT relid FROM pg_partition_ancestors(p_set.relation) UNION ALL SELECT rollup_engine.partition_tree(p_set.relation));
-    RETURN rollup_engine.outlives(p_snapshots);
+    -- Some were taken while the lock was waited for. Who waits for it reads in a new one when he gets it.
+    RETURN rollup_engine.outlives(p_snapshots || rollup_engine.snapshots_in_use(p_of_who_waits_here => false));
 EXCEPTION WHEN lock_not_available THEN
     RETURN false;
 END

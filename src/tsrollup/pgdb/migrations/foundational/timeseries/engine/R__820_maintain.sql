@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partit
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
-    SET lock_timeout = '3s'  -- other tables wait behind it
+    SET lock_timeout = '300ms'  -- other tables wait behind it, and whom a deadlock would end
 AS $$
 DECLARE
     v_target constant text := p_set.relation::text;
@@ -17,6 +17,7 @@ DECLARE
 BEGIN
     FOREACH v_step IN ARRAY p_steps LOOP
         BEGIN
+            PERFORM rollup_engine.wait_no_longer();
             SELECT * INTO p_set FROM rollup_engine.partition_set WHERE relation = p_set.relation;
             v_done := rollup_engine.maintenance_step(p_set, v_step, p_now);
             IF v_done IS NOT NULL THEN
