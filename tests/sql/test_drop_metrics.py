@@ -249,3 +249,24 @@ def test_sealed_buckets_keep_the_rest(rolled_up: psycopg.Connection) -> None:
     assert rolled_up.execute(kept.encode()).fetchone() == before
     assert "v_max" not in columns(rolled_up, "gold.t_1d")
     assert_settled(rolled_up, "t_1h", "t_1d", "t_1w")
+
+
+def test_columns_that_are_gone_together_go_together(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.g (ts timestamptz NOT NULL, a integer, b real, c integer)")
+    db.execute(
+        "INSERT INTO raw.g SELECT timestamptz '2026-03-01 12:00+00' + make_interval(mins => 7 * i),"
+        " i, i, i FROM generate_series(0, 99) AS i"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.g', 'silver', 'g_1h', '1 hour')")
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.g DROP COLUMN b, DROP COLUMN c")
+    of_b = '"b": ["count", "sum", "min", "max", "avg"]'
+    of_c = '{"c": ["count", "sum", "min", "max", "avg"]}'
+    with pytest.raises(psycopg.Error, match=r"left with metrics of b that raw\.g does not allow"):
+        drop(db, "g_1h", of_c)
+    drop(db, "g_1h", of_c.replace("}", f", {of_b}}}"))
+    assert not unwell(db)
+    assert_equal_to_group_by(db, "g_1h")
+    assert columns(db, "silver.g_1h")[1:] == ["row_count", "a_count", "a_sum", "a_min", "a_max"]
+    refresh_everything(db)
+    assert_settled(db, "g_1h")

@@ -21,6 +21,10 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         "SELECT * FROM silver.gapfill(NULL::gold.readings_1h, now(), now() + interval '1 day')",
         {"reader", "operator", "owner"},
     ),
+    "ask which view answers": (
+        "SELECT * FROM silver.rollup_for('raw.readings', '1 day')",
+        {"reader", "operator", "owner"},
+    ),
     "read the monitor": (
         "SELECT * FROM silver.timeseries_operations_monitor",
         {"reader", "operator", "owner"},

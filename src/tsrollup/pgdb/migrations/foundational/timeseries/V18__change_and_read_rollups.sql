@@ -113,4 +113,22 @@ $$;
 COMMENT ON FUNCTION silver.gapfill(anyelement, timestamptz, timestamptz, jsonb, jsonb) IS
 'Rows of a live view without gaps, as in SELECT * FROM silver.gapfill(NULL::gold.readings_1h, from, to): one for every bucket that begins in the range and every combination of dimensions that occurs in it, by dimensions and time; what is missing is NULL. fill => ''{"temp_avg": "locf", "temp_max": "linear"}'' fills what is NULL, column by column: with the last value before, or on the straight line to the next one (numbers, intervals and times), wherever these lie. "only" => ''{"device": ["d1", "d2"]}'' (a word of SQL, so in quotes) takes those values of a dimension alone; with values for each dimension, every combination of them has its rows. Up to 1,000,000 buckets. The caller may read the view.';
 
+CREATE FUNCTION silver.rollup_for(
+    source_table_name text,
+    width interval,
+    dimensions text[] DEFAULT NULL,
+    metrics jsonb DEFAULT NULL,
+    timezone text DEFAULT 'UTC'
+) RETURNS TABLE (live_view regclass, bucket_width interval, exact boolean, reason text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.*
+    FROM rollup_engine.find_table(source_table_name) AS t
+    CROSS JOIN LATERAL rollup_engine.describe_question(t, width, dimensions, metrics, timezone) AS q
+    CROSS JOIN LATERAL rollup_engine.answering_views(q) AS a
+$$;
+COMMENT ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text) IS
+'Which live views of a source, or of a rollup and what reads it, answer a question of buckets of a width in a time zone, by dimensions: the cheapest first. exact: its buckets make up those, and it has the dimensions and the states of the metrics, so that its rows, regrouped if need be, say what a GROUP BY of the source would. Those that do not, or are paused, parked or not valid, come after them, each with its reason.';
+
 RESET ROLE;

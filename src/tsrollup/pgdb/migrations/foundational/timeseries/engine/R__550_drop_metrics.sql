@@ -133,6 +133,7 @@ AS $$
 DECLARE
     r silver.rollup_config;
     v_columns name[];
+    v_gone text;
     v_dependents text;
 BEGIN
     SELECT * INTO r FROM silver.rollup_config WHERE id = p_rollup_id;
@@ -141,6 +142,12 @@ BEGIN
     PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(r.id)));
     SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
     r.metrics := rollup_engine.without_metrics(r, p_metrics);
+    SELECT string_agg(DISTINCT format('%I', source_column), ', ') INTO v_gone
+    FROM rollup_engine.metric_aggregates(r) AS m WHERE (m.aggregate).name IS NULL;
+    IF v_gone IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is left with metrics of %s that %s does not allow any more', r.target_table, v_gone, r.source_table),
+            'drop all of those in the same call');
+    END IF;
     v_columns := ARRAY(
         SELECT column_name FROM rollup_engine.rollup_column WHERE rollup_id = r.id
         EXCEPT

@@ -62,6 +62,8 @@ BEGIN
     PERFORM rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
 
+    GRANT EXECUTE ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text) TO "${reader_role}";
+
     GRANT SELECT ON rollup_engine.source, rollup_engine.upgrade TO "${operator_role}";
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
     GRANT INSERT (rollup_id, metrics), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";

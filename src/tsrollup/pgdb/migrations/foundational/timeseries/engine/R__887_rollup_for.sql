@@ -1,0 +1,138 @@
+-- Which live view answers a question: exactly, and with the fewest rows to read.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.rows_per_bucket(p_rollup silver.rollup_config) RETURNS double precision
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- By the statistics, where there are some.
+    SELECT coalesce((
+        SELECT e.rows / nullif(CASE WHEN s.n_distinct < 0 THEN -s.n_distinct * e.rows ELSE s.n_distinct END, 0)
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        JOIN pg_stats AS s ON s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = 'bucket' AND s.inherited
+        CROSS JOIN LATERAL rollup_engine.estimated_rows(c.oid) AS e (rows)
+        WHERE c.oid = p_rollup.target_table AND e.rows > 0),
+        10 ^ cardinality(p_rollup.dimensions))
+$$;
+COMMENT ON FUNCTION rollup_engine.rows_per_bucket(silver.rollup_config) IS 'About how many rows a bucket has.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.nests_in(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.is_made_of(p_asked.bucket_width, p_rollup.bucket_width)
+        AND p_asked.timezone = p_rollup.timezone AND p_rollup.origin IS NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.nests_in(silver.rollup_config, silver.rollup_config) IS 'Whether the buckets that are asked for are made of whole buckets of a rollup.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.describe_question(p_source regclass, p_width interval, p_dimensions text[], p_metrics jsonb, p_timezone text)
+RETURNS silver.rollup_config
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_entry record;
+    q silver.rollup_config;
+BEGIN
+    PERFORM rollup_engine.check_width('width', p_width);
+    IF NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = p_timezone) THEN
+        PERFORM rollup_engine.fail('TR001', format('timezone %L is not the name of a time zone', coalesce(p_timezone, 'NULL')), 'SELECT name FROM pg_timezone_names lists them');
+    ELSIF jsonb_typeof(p_metrics) <> 'object' THEN
+        PERFORM rollup_engine.fail('TR001', format('metrics is a JSON %s', jsonb_typeof(p_metrics)), 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    END IF;
+    q.source_table := p_source;
+    q.bucket_width := p_width;
+    q.timezone := p_timezone;
+    q.metrics := '{}';
+    FOR v_entry IN
+        SELECT d AS name, NULL::jsonb AS items FROM unnest(p_dimensions) AS d
+        UNION ALL
+        SELECT key, CASE jsonb_typeof(value) WHEN 'array' THEN value ELSE jsonb_build_array(value) END FROM jsonb_each(coalesce(p_metrics, '{}'))
+    LOOP
+        -- A column of the source, or what is one to a rollup of it.
+        IF v_entry.name IS NULL OR NOT EXISTS (
+            SELECT FROM rollup_engine.rollups_of(p_source) AS r WHERE v_entry.name = ANY (r.dimensions) OR r.metrics ? v_entry.name)
+        THEN
+            v_entry.name := rollup_engine.find_column(p_source, v_entry.name, CASE WHEN v_entry.items IS NULL THEN 'dimension' ELSE 'metric column' END);
+        END IF;
+        q.dimensions := q.dimensions || CASE WHEN v_entry.items IS NULL THEN v_entry.name::name END;
+        IF v_entry.items IS NOT NULL THEN
+            q.metrics := q.metrics || jsonb_build_object(v_entry.name, (
+                SELECT coalesce(jsonb_agg(DISTINCT rollup_engine.metric_item(v_entry.name, i)), '[]') FROM jsonb_array_elements(v_entry.items) AS i));
+        END IF;
+    END LOOP;
+    q.dimensions := array_remove(coalesce(q.dimensions, '{}'), NULL);
+    RETURN q;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.describe_question(regclass, interval, text[], jsonb, text) IS 'What is asked for, checked, as a rollup that would answer it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.rollups_of(p_table regclass) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.* FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id
+    WHERE s.relation = p_table
+        OR EXISTS (SELECT FROM silver.rollup_config AS a WHERE a.target_table = p_table AND a.id IN (SELECT rollup_engine.with_ancestors(r.id)))
+$$;
+COMMENT ON FUNCTION rollup_engine.rollups_of(regclass) IS 'The rollups, at any depth, of a source; or of a rollup, and that itself.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.why_not(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_lacking text;
+BEGIN
+    IF p_rollup.status IN ('paused', 'parked') THEN
+        RETURN format('it is %s', p_rollup.status);
+    ELSIF p_rollup.change_tracking = 'window' THEN
+        RETURN format('it knows of changes in the last %s of its source only', p_rollup.look_back_window);
+    ELSIF p_rollup.filter IS NOT NULL THEN
+        RETURN format('it counts only rows where %s', p_rollup.filter);
+    ELSIF NOT rollup_engine.nests_in(p_asked, p_rollup) THEN
+        RETURN format('buckets of %s in %s are not made of its, which are %s in %s', p_asked.bucket_width, p_asked.timezone, p_rollup.bucket_width, p_rollup.timezone);
+    END IF;
+    v_lacking := (SELECT string_agg(quote_ident(d), ', ') FROM unnest(p_asked.dimensions) AS d WHERE d <> ALL (p_rollup.dimensions));
+    IF v_lacking IS NOT NULL THEN
+        RETURN format('it does not group by %s', v_lacking);
+    END IF;
+    SELECT string_agg(format('%s of %I', rollup_engine.metric_name(i), m.key), ', ') INTO v_lacking
+    FROM jsonb_each(p_asked.metrics) AS m, jsonb_array_elements(m.value) AS i
+    WHERE (rollup_engine.find_aggregate(i, m.key, NULL, p_rollup.id)).name IS NULL;
+    IF v_lacking IS NOT NULL THEN
+        RETURN format('it does not hold %s', v_lacking);
+    ELSIF EXISTS (SELECT FROM rollup_engine.ltree_dimension AS l WHERE l.rollup_id = p_rollup.id) THEN
+        RETURN 'it has rows for levels of a path, one above the other';
+    END IF;
+    RETURN (SELECT format('it is not valid: %s', p.problem) FROM rollup_engine.rollup_problems(p_rollup) AS p LIMIT 1);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.why_not(silver.rollup_config, silver.rollup_config) IS 'Why a rollup does not answer a question exactly; NULL when it does.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.answering_views(p_asked silver.rollup_config)
+RETURNS TABLE (live_view regclass, bucket_width interval, exact boolean, reason text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.target_view, r.bucket_width, w.reason IS NULL, coalesce(w.reason, concat_ws('; ',
+        CASE WHEN same.width AND same.dimensions THEN 'its rows are the answer'
+            WHEN same.width THEN 'GROUP BY the dimensions: its states combine'
+            ELSE format('%s of its buckets make one: its states combine', round(extract(epoch FROM p_asked.bucket_width) / extract(epoch FROM r.bucket_width))) END,
+        format('about %s rows for each bucket', ceil(cost.rows))))
+    FROM rollup_engine.rollups_of(p_asked.source_table) AS r
+    CROSS JOIN LATERAL rollup_engine.why_not(p_asked, r) AS w (reason)
+    CROSS JOIN LATERAL (
+        SELECT rollup_engine.rows_per_bucket(r) * extract(epoch FROM p_asked.bucket_width)::float8 / extract(epoch FROM r.bucket_width)::float8
+    ) AS cost (rows)
+    CROSS JOIN LATERAL (
+        SELECT extract(epoch FROM p_asked.bucket_width) = extract(epoch FROM r.bucket_width), p_asked.dimensions <@ r.dimensions AND r.dimensions <@ p_asked.dimensions
+    ) AS same (width, dimensions)
+    ORDER BY w.reason IS NULL DESC, cost.rows, r.id
+$$;
+COMMENT ON FUNCTION rollup_engine.answering_views(silver.rollup_config) IS 'Live views by what they cost to answer a question, those that do not after them.';
+
+RESET ROLE;

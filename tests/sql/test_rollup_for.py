@@ -1,0 +1,127 @@
+"""Which live view answers a question: the answers are asked for, and compared with the source."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from conftest import Connect
+from rollup_checks import refresh_everything
+
+
+@pytest.fixture
+def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
+    db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, device text, site text, v integer)")
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 12:00+00' + make_interval(mins => 7 * i),"
+        " 'd' || i % 50, 's' || i % 2, i FROM generate_series(0, 4999) AS i"
+    )
+    for source, name, width, dimensions, metrics in (
+        ("raw.t", "t_1m", "1 minute", "{device,site}", '{"v": ["avg", "max", "p95"]}'),
+        ("t_1m", "t_1h", "1 hour", "{device}", '{"v": ["avg", "p95"]}'),
+        ("t_1h", "t_1d", "1 day", "{device}", '{"v": ["avg"]}'),
+        ("t_1m", "t_all", "1 hour", "{}", '{"v": ["max"]}'),
+        ("raw.t", "t_1w", "7 days", "{}", '{"v": ["max"]}'),
+    ):
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s::interval, NULL, %s::text[],"
+            " %s::jsonb)",
+            [source, name, width, dimensions, metrics],
+        )
+    refresh_everything(db)
+    return db
+
+
+def answers(connection: psycopg.Connection[Any], arguments: str) -> dict[str, str]:
+    rows = connection.execute(
+        f"SELECT live_view::text, exact, reason FROM silver.rollup_for({arguments})".encode()
+    ).fetchall()
+    assert sorted(rows, key=lambda x: not x[1]) == rows  # those that are not exact come last
+    return {view: ("" if exact else "not: ") + reason for view, exact, reason in rows}
+
+
+def test_the_cheapest_exact_one_comes_first(rolled_up: psycopg.Connection) -> None:
+    found = answers(rolled_up, """'raw.t', '1 day', '{device}', '{"v": "avg"}'""")
+    assert list(found)[:3] == ["gold.t_1d", "gold.t_1h", "gold.t_1m"]
+    assert found["gold.t_1d"].startswith("its rows are the answer; about ")
+    assert found["gold.t_1h"].startswith("24 of its buckets make one: its states combine; about ")
+    assert found["gold.t_all"] == "not: it does not group by device"
+    assert found["gold.t_1w"] == (
+        "not: buckets of 1 day in UTC are not made of its, which are 7 days in UTC"
+    )
+    found = answers(rolled_up, """'t', '1 hour', NULL, '{"v": ["max"]}'""")
+    assert list(found)[:2] == ["gold.t_all", "gold.t_1m"]
+    assert found["gold.t_1h"] == "not: it does not hold max of v"
+    found = answers(rolled_up, """'t', '1 hour', '{device}', '{"v": ["p95", "count"]}'""")
+    assert list(found)[:2] == ["gold.t_1h", "gold.t_1m"]
+    found = answers(rolled_up, "'t', '1 month'")
+    exact = {x for x, reason in found.items() if not reason.startswith("not: ")}
+    assert exact == {"gold.t_all", "gold.t_1d", "gold.t_1h", "gold.t_1m"}
+
+
+def test_a_rollup_and_what_reads_it(rolled_up: psycopg.Connection) -> None:
+    found = answers(rolled_up, "'gold.t_1h', '1 day'")
+    assert set(found) == {"gold.t_1h", "gold.t_1d"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "reason"),
+    [
+        ("SELECT silver.pause_rollup('t_1d')", "it is paused"),
+        ("UPDATE silver.rollup_config SET parked_at = now()", "it is parked"),
+        ("ALTER TABLE raw.t ENABLE ROW LEVEL SECURITY", "it is not valid: "),
+    ],
+)
+def test_what_is_not_right_is_not_exact(
+    rolled_up: psycopg.Connection, statement: str, reason: str
+) -> None:
+    rolled_up.execute(statement.encode())
+    assert answers(rolled_up, "'raw.t', '1 day'")["gold.t_1d"].startswith(f"not: {reason}")
+
+
+def test_what_only_a_window_knows_is_not_exact(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.w (ts timestamptz NOT NULL, v integer)")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.w', 'silver', 'w_1h', '1 hour',"
+        " change_tracking => 'window', look_back_window => '9 days')"
+    )
+    assert answers(db, "'raw.w', '1 hour'") == {
+        "gold.w_1h": "not: it knows of changes in the last 9 days of its source only"
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("NULL, '1 hour'", "NULL"),
+        ("'raw.u', '1 hour'", r"there is no table or rollup raw\.u"),
+        ("'raw.t', NULL", "width is NULL"),
+        ("'raw.t', '0'", "width is 00:00:00"),
+        ("'raw.t', '1 month 1 day'", "mixes months with days"),
+        ("'raw.t', '1 hour', '{devise}'", "dimension 'devise' is not a column"),
+        ("'raw.t', '1 hour', '{NULL}'", "dimension 'NULL' is not a column"),
+        ("'raw.t', '1 hour', NULL, '[]'", "metrics is a JSON array"),
+        ("'raw.t', '1 hour', NULL, '{\"x\": [\"avg\"]}'", "metric column 'x' is not a column"),
+        ("'raw.t', '1 hour', NULL, '{\"v\": [\"average\"]}'", "metric 'average' of column v"),
+        ("'raw.t', '1 hour', timezone => 'Nowhere'", "'Nowhere' is not the"),
+        ("'raw.t', '1 hour', timezone => NULL", "'NULL' is not the"),
+    ],
+)
+def test_what_makes_no_sense_is_one_clear_line(
+    rolled_up: psycopg.Connection, arguments: str, message: str
+) -> None:
+    with pytest.raises(psycopg.Error, match=message) as raised:
+        answers(rolled_up, arguments)
+    assert (raised.value.sqlstate or "").startswith("TR")
+    assert raised.value.diag.message_hint
+
+
+def test_names_that_need_their_quotes(db: psycopg.Connection, connect: Connect) -> None:
+    db.execute('CREATE TABLE raw."Odd ""name" (ts timestamptz NOT NULL, "D %s" text, "V!" integer)')
+    db.execute(
+        """SELECT silver.create_rollup_table('raw."Odd ""name"', 'silver', 'x''"y', '1 hour',"""
+        """ 'ts', '{"D %s"}')"""
+    )
+    question = """'raw."Odd ""name"', '1 hour', '{"D %s"}', '{"V!": ["avg"]}'"""
+    found = answers(connect(options="-c search_path=raw -c timezone=Asia/Kathmandu"), question)
+    assert list(found) == ["""gold."x'""y\""""]
