@@ -10,7 +10,17 @@ import psycopg
 import typer
 
 from tsrollup import __version__
-from tsrollup.commands import demo, doctor, migrations, read, rollup, server, upkeep, worker
+from tsrollup.commands import (
+    dashboard,
+    demo,
+    doctor,
+    migrations,
+    read,
+    rollup,
+    server,
+    upkeep,
+    worker,
+)
 from tsrollup.commands.invocation import Invocation, invocation
 from tsrollup.connection import describe
 from tsrollup.console import Console
@@ -30,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (demo, server, migrations, rollup, read, upkeep, worker, doctor):
+for commands in (demo, server, migrations, rollup, read, upkeep, worker, dashboard, doctor):
     commands.register(app)
 
 

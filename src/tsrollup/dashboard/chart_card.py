@@ -1,0 +1,235 @@
+"""The live chart of a rollup: a metric of its gold view, by group, over a chosen time."""
+
+import math
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+from nicegui import ui
+from nicegui.elements.html import Html as HtmlElement
+from nicegui.events import ValueChangeEventArguments
+
+from tsrollup.dashboard import chart, queries
+from tsrollup.dashboard.database import MONITOR_EVERY, Database
+from tsrollup.dashboard.layout import failure, html, is_dark
+from tsrollup.dashboard.markup import DAY, HOUR, MINUTE, join, number, span, tag, width
+from tsrollup.dashboard.queries import MOST_BUCKETS, MOST_SERIES, Extent, Points, Rollup, View
+from tsrollup.errors import TsrollupError
+
+SPANS = {
+    "15 minutes": 15 * MINUTE,
+    "1 hour": HOUR,
+    "6 hours": 6 * HOUR,
+    "1 day": DAY,
+    "7 days": 7 * DAY,
+    "30 days": 30 * DAY,
+    "90 days": 90 * DAY,
+    "1 year": 365 * DAY,
+    "10 years": 3650 * DAY,
+}
+FEWEST_BUCKETS = 4
+GOOD_BUCKETS = 200
+EVERYTHING = "everything"
+CUSTOM = "from … to …"
+NULL = "null"
+# A query that takes long is asked less often.
+REST = 20.0
+EXTENT_EVERY = 30.0
+
+
+class ChartCard:
+    def __init__(self, database: Database, rollup: Rollup, view: View) -> None:
+        self.database, self.rollup, self.view = database, rollup, view
+        self.extent = Extent(None, None)
+        self.colours = chart.LIGHT
+        self.drawn: object = None
+        self.is_shown = False
+        self.questions = 0
+        self.next_query = 0.0
+        self.next_extent = 0.0
+        with ui.element("section").classes("card").props('aria-label="Chart"'):
+            with ui.element("div").classes("controls"):
+                self.metric = ui.select(
+                    list(view.metrics), value=_first_metric(view), label="Metric"
+                ).props("outlined dense options-dense")
+                self.span = ui.select(self._spans(), value=EVERYTHING, label="Time").props(
+                    "outlined dense options-dense"
+                )
+                self.begin = _moment_input("From (UTC)")
+                self.end = _moment_input("To (UTC)")
+                self.dimensions = {
+                    name: ui.select({}, value=[], multiple=True, label=name, with_input=True)
+                    .props("outlined dense options-dense use-chips clearable")
+                    .classes("wide")
+                    for name in view.dimensions
+                }
+            self.plot = ui.echart(chart.lines(Points((), 0, (), True), "", 0, 1, None, chart.LIGHT))
+            self.plot.classes("plot")
+            self.caption = html("", "p", "caption")
+            self.failure: HtmlElement = html("")
+        for moments in (self.begin, self.end):
+            moments.bind_visibility_from(self.span, "value", value=CUSTOM)
+        for control in (self.metric, self.span, self.begin, self.end, *self.dimensions.values()):
+            control.on_value_change(self._choose)
+
+    async def begin_to_show(self) -> None:
+        """Once the browser is there: in its colours."""
+        self.colours = chart.DARK if await is_dark() else chart.LIGHT
+        await self._look_where_data_is()
+        self.span.value = self._first_span()
+        self.is_shown = True
+        await self._offer_values()
+        await self.draw()
+
+    async def follow(self) -> None:
+        """What the timer calls: the newest values, as often as the query's price allows."""
+        if not self.is_shown or time.monotonic() < self.next_query:
+            return
+        if time.monotonic() > self.next_extent:
+            await self._look_where_data_is()
+        await self.draw()
+
+    def window(self) -> tuple[float, float]:
+        """The chosen time, in seconds since 1970: whole buckets' worth, never too many of them."""
+        now = time.time()
+        first = self.extent.first if self.extent.first is not None else now - DAY
+        last = self.extent.last if self.extent.last is not None else now
+        bucket = self.rollup.width_seconds or HOUR
+        chosen = self.span.value
+        length = SPANS.get(str(chosen), MOST_BUCKETS * bucket)
+        end = math.ceil((now if now - length < last else last + 1) / bucket) * bucket
+        begin = max(end - length, first - bucket) if chosen == EVERYTHING else end - length
+        if chosen == CUSTOM:
+            begin, end = _seconds(self.begin.value, begin), _seconds(self.end.value, end)
+        return max(begin, end - MOST_BUCKETS * bucket), max(end, begin + bucket)
+
+    def moments(self) -> tuple[str, str]:
+        """The chosen time as people write it, in UTC."""
+        begin, end = (_text(x).replace("T", " ") for x in self.window())
+        return begin, end
+
+    async def _choose(self, event: ValueChangeEventArguments[Any]) -> None:
+        if not self.is_shown:
+            return
+        if event.sender is self.span:
+            await self._offer_values()
+        await self.draw()
+
+    async def _offer_values(self) -> None:
+        """The values of each dimension that there are in the chosen time."""
+        if self.span.value == CUSTOM and not self.begin.value:
+            begin, end = (_text(x) for x in self.window())
+            self.begin.value, self.end.value = begin, end
+        if not self.dimensions:
+            return
+        begin_at, end_at = self.window()
+        try:
+            found = await self.database.ask(
+                lambda c: queries.dimension_values(c, self.view, begin_at, end_at)
+            )
+        except TsrollupError:
+            return  # the chart says why
+        for name, select in self.dimensions.items():
+            options = {_key(x): chart.name_of([x], "") for x in found[name]}
+            chosen = {key: key[1:] for key in select.value if key not in options}
+            select.set_options({**options, **chosen})
+
+    async def draw(self) -> None:
+        begin, end = self.window()
+        metric = str(self.metric.value)
+        chosen = {
+            name: [None if key == NULL else key[1:] for key in select.value]
+            for name, select in self.dimensions.items()
+        }
+        self.questions += 1
+        question, started = self.questions, time.monotonic()
+        try:
+            points = await self.database.ask(
+                lambda c: queries.points(c, self.rollup.name, self.view, metric, begin, end, chosen)
+            )
+        except TsrollupError as error:
+            self.failure.content = failure(error)
+            self.next_query = time.monotonic() + MONITOR_EVERY
+            return
+        if question != self.questions:
+            return  # something else was chosen meanwhile
+        seconds = time.monotonic() - started
+        self.next_query = time.monotonic() + min(seconds * REST, 60)
+        self.failure.content = ""
+        self.caption.content = self._caption(points, begin, end, seconds)
+        options = chart.lines(points, metric, begin, end, self.rollup.width_seconds, self.colours)
+        if options != self.drawn:
+            self.drawn = options
+            self.plot.options.clear()
+            self.plot.options.update(options)
+            self.plot.update()
+
+    async def _look_where_data_is(self) -> None:
+        self.next_extent = time.monotonic() + EXTENT_EVERY
+        try:
+            self.extent = await self.database.ask(
+                lambda c: queries.extent(c, self.rollup, self.view)
+            )
+        except TsrollupError:
+            return  # where it was is good enough, and the next query says what is wrong
+
+    def _spans(self) -> list[str]:
+        bucket = self.rollup.width_seconds or HOUR
+        fitting = [
+            name
+            for name, seconds in SPANS.items()
+            if FEWEST_BUCKETS <= seconds / bucket <= MOST_BUCKETS
+        ]
+        return [*fitting, EVERYTHING, CUSTOM]
+
+    def _first_span(self) -> str:
+        bucket = self.rollup.width_seconds or HOUR
+        known = self.extent
+        if known.first is not None and known.last is not None:
+            length = (known.last - known.first) / bucket
+            if length <= GOOD_BUCKETS:
+                return EVERYTHING
+        fitting = [x for x in self._spans() if SPANS.get(x, math.inf) <= GOOD_BUCKETS * bucket]
+        return fitting[-1] if fitting else EVERYTHING
+
+    def _caption(self, points: Points, begin: float, end: float, seconds: float) -> str:
+        bucket = self.rollup.width_seconds
+        parts = [" to ".join(self.moments()) + " UTC"]
+        if bucket and (buckets := (end - begin) / bucket):
+            parts.append(f"{number(round(buckets))} buckets of {width(self.rollup.width)}")
+            if buckets >= MOST_BUCKETS and self.span.value in (EVERYTHING, CUSTOM):
+                parts.append("the newest only: a wider bucket shows more time")
+        if points.groups > MOST_SERIES:
+            parts.append(f"{MOST_SERIES} of {number(points.groups)} groups, those with most rows")
+        parts.append(f"read in {seconds * 1000:.0f} ms" if seconds < 1 else f"in {span(seconds)}")
+        swatch = [
+            tag("span", "", class_="swatch"),
+            f" stale: the view computes it from {self.rollup.source} as it is read",
+        ]
+        if not points.stale_is_known:
+            swatch = ["what is stale is not for this role to know"]
+        return join([" · ".join(parts), " · ", *swatch])
+
+
+def _first_metric(view: View) -> str:
+    averages = [name for name in view.metrics if name.endswith("_avg")]
+    return (averages or list(view.metrics))[0]
+
+
+def _key(value: str | None) -> str:
+    return NULL if value is None else f"={value}"
+
+
+def _moment_input(label: str) -> ui.input:
+    return ui.input(label).props('outlined dense type="datetime-local" stack-label')
+
+
+def _text(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(min(max(seconds, -6e10), 2.5e11), UTC):%Y-%m-%dT%H:%M}"
+
+
+def _seconds(text: str | None, otherwise: float) -> float:
+    try:
+        return datetime.fromisoformat(text or "").replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return otherwise

@@ -1,0 +1,165 @@
+"""The dashboard's connections: few, asked one by one, made anew when the server was away."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.string import TextLoader
+
+from tsrollup.connection import connect, describe, read_url
+from tsrollup.dashboard import queries
+from tsrollup.dashboard.queries import Connection, Rollup
+from tsrollup.errors import TsrollupError
+from tsrollup.installation import require_installed
+
+Answer = TypeVar("Answer")
+
+MONITOR_EVERY = 3.0
+APPLICATION = "tsrollup dashboard"
+# Texts as pages show them: times in UTC, intervals in words. Nothing is waited for long.
+SETTINGS = (
+    "SELECT set_config('search_path', 'pg_catalog, pg_temp', true),"
+    " set_config('TimeZone', 'UTC', true), set_config('IntervalStyle', 'postgres_verbose', true),"
+    " set_config('lock_timeout', '2s', true), set_config('statement_timeout', %s, true)"
+)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All rollups as the monitor showed them, the time of that, and why there is nothing newer."""
+
+    rollups: tuple[Rollup, ...] = ()
+    read_at: float = 0.0
+    error: TsrollupError | None = None
+    is_known: bool = False
+
+    def find(self, name: str) -> Rollup | None:
+        return next((rollup for rollup in self.rollups if rollup.name == name), None)
+
+
+class Reader:
+    """One connection that only reads; whoever asks waits for the one before."""
+
+    def __init__(self, url: str, seconds: int) -> None:
+        self.url = url
+        self.seconds = seconds
+        self._lock = threading.Lock()
+        self._connection: Connection | None = None
+
+    def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        with self._lock:
+            known = self._connection
+            try:
+                return self._answer(question)
+            except psycopg.OperationalError as error:
+                if self._connection is not None or known is None:
+                    raise describe(error) from error
+                return self._answer(question)  # it was lost since the last question
+            except psycopg.Error as error:
+                raise describe(error) from error
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+            self._connection = None
+
+    def _answer(self, question: Callable[[Connection], Answer]) -> Answer:
+        if self._connection is None:
+            self._connection = _connect(self.url)
+            for name in ("timestamptz", "interval"):
+                self._connection.adapters.register_loader(name, TextLoader)
+        connection = self._connection
+        try:
+            with connection.transaction():
+                connection.execute("SET TRANSACTION READ ONLY")
+                connection.execute(SETTINGS, [f"{self.seconds}s"])
+                return question(connection)
+        finally:
+            if connection.closed:
+                self._connection = None
+
+
+@dataclass
+class Database:
+    """What all pages share: the newest snapshot, a connection to ask for more, what may be done."""
+
+    url: str
+    may_write: bool
+    _snapshot: Snapshot = field(default_factory=Snapshot)
+    _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def __post_init__(self) -> None:
+        self._monitor = Reader(self.url, 10)
+        self._details = Reader(self.url, 10)
+
+    @property
+    def place(self) -> str:
+        """Database and server, without user and password."""
+        known = read_url(self.url)
+        host = known.get("host") or known.get("hostaddr") or "local socket"
+        return f"{known.get('dbname', '(default)')} on {host}:{known.get('port', 5432)}"
+
+    async def snapshot(self) -> Snapshot:
+        """Read at most once in MONITOR_EVERY seconds, however many pages ask."""
+        async with self._refreshing:
+            if time.time() - self._snapshot.read_at >= MONITOR_EVERY:
+                self._snapshot = await asyncio.to_thread(self._read_monitor)
+        return self._snapshot
+
+    def forget_snapshot(self) -> None:
+        """Something was done: the next page that asks is told what became of it."""
+        self._snapshot = Snapshot(
+            self._snapshot.rollups, 0.0, self._snapshot.error, self._snapshot.is_known
+        )
+
+    async def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        return await asyncio.to_thread(self._details.ask, question)
+
+    async def act(self, action: Callable[[Connection], Answer]) -> tuple[Answer, list[str]]:
+        """Do something in a connection of its own, in autocommit; and what the server remarked."""
+        if not self.may_write:
+            raise TsrollupError("this dashboard only reads", "start it with --write")
+        return await asyncio.to_thread(_act, self.url, action)
+
+    def close(self) -> None:
+        self._monitor.close()
+        self._details.close()
+
+    def _read_monitor(self) -> Snapshot:
+        try:
+            rollups = tuple(self._monitor.ask(queries.rollups))
+        except (TsrollupError, OSError, UnicodeError) as error:
+            failure = error if isinstance(error, TsrollupError) else describe(error)
+            known = self._snapshot
+            return Snapshot(known.rollups, time.time(), failure, known.is_known)
+        return Snapshot(rollups, time.time(), None, True)
+
+
+def _act(url: str, action: Callable[[Connection], Answer]) -> tuple[Answer, list[str]]:
+    remarks: list[str] = []
+    try:
+        with _connect(url) as connection:
+            connection.add_notice_handler(
+                lambda notice: remarks.append(
+                    " ".join(filter(None, [notice.message_primary, notice.message_hint]))
+                )
+            )
+            return action(connection), remarks
+    except psycopg.Error as error:
+        raise describe(error) from error
+
+
+def _connect(url: str) -> psycopg.Connection[dict[str, Any]]:
+    connection = connect(url, row_factory=dict_row, application_name=APPLICATION, connect_timeout=5)
+    try:
+        require_installed(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection

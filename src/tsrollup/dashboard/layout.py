@@ -1,0 +1,88 @@
+"""What every page has: its head, where it is connected to, and what keeps it from being current."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.resources import files
+
+from nicegui import ui
+from nicegui.elements.html import Html as HtmlElement
+
+from tsrollup.dashboard.database import Database, Snapshot
+from tsrollup.dashboard.markup import Html, tag
+from tsrollup.errors import TsrollupError
+
+THEME_COOKIE = "tsrollup_theme"
+SWITCH_THEME = (
+    "() => { const dark = document.body.classList.contains('body--dark');"
+    f" document.cookie = `{THEME_COOKIE}=${{dark ? 'light' : 'dark'}}; path=/; max-age=31536000;"
+    " samesite=lax`; location.reload(); }"
+)
+ASSETS = files("tsrollup.dashboard") / "assets"
+
+
+def html(content: str = "", element: str = "div", classes: str = "") -> HtmlElement:
+    """An element of what markup.py made, which is escaped already."""
+    return ui.html(content, sanitize=False, tag=element).classes(classes)
+
+
+class Frame:
+    """The parts around a page's own that change."""
+
+    def __init__(self, state: HtmlElement, banner: HtmlElement) -> None:
+        self.state = state
+        self.banner = banner
+
+    def show(self, snapshot: Snapshot) -> None:
+        if snapshot.error is None:
+            self.state.content = tag("span", "live", class_="live on", title="read just now")
+            self.banner.content = ""
+            return
+        self.state.content = tag("span", "not current", class_="live off")
+        known = "What is shown is what was known last. " if snapshot.is_known else ""
+        self.banner.content = tag("div", failure(snapshot.error), tag("p", known, "Trying again."))
+
+
+@contextmanager
+def frame(database: Database, title: str) -> Iterator[Frame]:
+    """A page: head, banner, and inside the block its content."""
+    ui.page_title(f"{title} · tsrollup")
+    ui.colors(primary="var(--accent)")
+    ui.add_css((ASSETS / "style.css").read_text())
+    request = ui.context.client.request
+    theme = request.cookies.get(THEME_COOKIE) if request else None
+    if theme in ("dark", "light"):
+        ui.dark_mode(theme == "dark")
+    ui.link("Skip to content", "#content").classes("skip")
+    with ui.element("header").classes("head"):
+        with ui.link(target="/").classes("brand"):
+            html(f"{(ASSETS / 'favicon.svg').read_text()}<span>tsrollup</span>", "span")
+        html(tag("span", database.place), "span", "place")
+        state = html("", "span")
+        state.props('role="status"')
+        with ui.element("nav").props('aria-label="Pages"'):
+            ui.link("Rollups", "/")
+            ui.link("New rollup", "/create")
+            ui.button(icon="contrast").props(
+                'flat round dense aria-label="Switch between light and dark"'
+            ).on("click", js_handler=SWITCH_THEME)
+    with ui.element("div").classes("page").props('id="content" tabindex="-1"'):
+        banner = html("", "div", "banner")
+        banner.props('role="alert"')
+        yield Frame(state, banner)
+
+
+def failure(error: TsrollupError) -> Html:
+    """The line of an error, and the next step."""
+    step = tag("p", tag("strong", "Next step: "), error.hint) if error.hint else Html("")
+    return tag("div", tag("p", error.message), step, class_="failure")
+
+
+async def is_dark() -> bool:
+    """What the visitor's browser shows; light where it does not answer in time."""
+    try:
+        answer = await ui.run_javascript(
+            "document.body.classList.contains('body--dark')", timeout=5.0
+        )
+    except TimeoutError:
+        return False
+    return bool(answer)

@@ -1,0 +1,146 @@
+"""The first page: the tree from raw over silver to gold, and how each rollup is doing."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+
+from nicegui import ui
+from nicegui.elements.html import Html as HtmlElement
+
+from tsrollup.dashboard.database import MONITOR_EVERY, Database, Snapshot
+from tsrollup.dashboard.layout import frame, html
+from tsrollup.dashboard.markup import (
+    HEALTHS,
+    TROUBLED,
+    Html,
+    ago,
+    health,
+    join,
+    number,
+    page_of,
+    pulse,
+    span,
+    tag,
+    width,
+)
+from tsrollup.dashboard.queries import Rollup
+
+NOTHING_YET = tag(
+    "div",
+    tag("h2", "No rollups yet"),
+    tag("p", "Make the first one under ", tag("a", "New rollup", href="/create"), ", or run"),
+    tag("pre", "tsrollup create raw.readings readings_1h '1 hour' --dimension device"),
+    class_="card",
+)
+
+
+def register(database: Database) -> None:
+    @ui.page("/")
+    async def overview() -> None:
+        with frame(database, "Rollups") as page:
+            html(tag("h1", "Rollups"))
+            board = Board()
+
+        async def update() -> None:
+            snapshot = await database.snapshot()
+            page.show(snapshot)
+            board.show(snapshot)
+
+        await update()
+        ui.timer(MONITOR_EVERY, update, immediate=False)
+
+
+class Board:
+    """Counts, what needs a person, and a tree for each raw table. Links stay while their texts
+    change, so that whoever moves by keyboard keeps the place."""
+
+    def __init__(self) -> None:
+        self.counts = html("", "ul", "counts")
+        self.alarms = ui.element("div").classes("alarms")
+        self.trees = ui.element("div").classes("trees")
+        self.shape: object = None
+        self.rows: dict[str, HtmlElement] = {}
+        self.texts: dict[str, HtmlElement] = {}
+
+    def show(self, snapshot: Snapshot) -> None:
+        if not snapshot.is_known:
+            return
+        rollups = snapshot.rollups
+        by_health = Counter(rollup.health for rollup in rollups)
+        self.counts.content = join(
+            [tag("li", health(x), " ", tag("b", by_health[x])) for x in HEALTHS if by_health[x]]
+        )
+        troubled = [x for x in rollups if x.health in TROUBLED or (x.health == "ok" and x.reason)]
+        if [x.name for x in troubled] != list(self.texts):
+            self._raise_alarms(troubled)
+        for rollup in troubled:
+            self.texts[rollup.name].content = _trouble(rollup)
+        shape = [(rollup.name, rollup.source) for rollup in rollups]
+        if shape != self.shape:
+            self.shape = shape
+            self._plant(rollups)
+        for rollup in rollups:
+            self.rows[rollup.name].content = _line(rollup)
+
+    def _raise_alarms(self, rollups: Iterable[Rollup]) -> None:
+        self.texts = {}
+        self.alarms.clear()
+        with self.alarms:
+            for rollup in rollups:
+                with ui.element("section").classes(f"alarm {rollup.health}"):
+                    ui.link(rollup.name, page_of(rollup.name))
+                    self.texts[rollup.name] = html()
+
+    def _plant(self, rollups: Iterable[Rollup]) -> None:
+        children: dict[str, list[Rollup]] = defaultdict(list)
+        for rollup in rollups:
+            children[rollup.source].append(rollup)
+        names = {rollup.name for rollup in rollups}
+        self.rows = {}
+        self.trees.clear()
+        with self.trees:
+            for source in sorted(children.keys() - names):
+                with ui.element("section").classes("card tree"):
+                    html(tag("span", "raw", class_="layer"), "span")
+                    html(tag("span", source), "h2")
+                    self._branch(children, source)
+            if not names:
+                html(NOTHING_YET)
+
+    def _branch(self, children: dict[str, list[Rollup]], parent: str) -> None:
+        with ui.element("ul"):
+            for rollup in sorted(children[parent], key=lambda x: (x.width_seconds or 0, x.name)):
+                with ui.element("li"):
+                    with ui.link(target=page_of(rollup.name)).classes("rollup"):
+                        self.rows[rollup.name] = html("", "span", "line")
+                    if children.get(rollup.name):
+                        self._branch(children, rollup.name)
+
+
+def _trouble(rollup: Rollup) -> Html:
+    what = rollup.reason or rollup.last_error or "see its page"
+    step = tag("p", tag("strong", "Next step: "), rollup.next_step) if rollup.next_step else ""
+    return join([tag("p", health(rollup.health)), tag("p", what), step])
+
+
+def _line(rollup: Rollup) -> Html:
+    stale = number(rollup.stale_buckets) if rollup.stale_buckets is not None else "unknown"
+    return join(
+        [
+            tag(
+                "span",
+                tag("span", rollup.name, class_="name"),
+                tag("span", "→ ", rollup.view, class_="view") if rollup.view else "",
+                class_="names",
+            ),
+            health(rollup.health),
+            _value("bucket", width(rollup.width)),
+            _value("stale", stale),
+            _value("lag", span(rollup.lag) if rollup.lag else "none"),
+            _value("last run", ago(rollup.last_run_age)),
+            tag("span", pulse(rollup.pulse), class_="value beat"),
+        ]
+    )
+
+
+def _value(name: str, value: str) -> Html:
+    return tag("span", tag("small", name), " ", value, class_="value") if value else Html("")

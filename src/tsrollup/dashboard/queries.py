@@ -1,0 +1,370 @@
+"""All that the dashboard asks the database, a short query each, in a transaction of database.py.
+
+Who may not read the configuration still sees the monitor and the live views that are theirs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg import sql
+
+Row = dict[str, Any]
+Connection = psycopg.Connection[Row]
+
+MOST_SERIES = 8
+MOST_BUCKETS = 1500
+MOST_VALUES = 200
+MOST_STALE_RANGES = 200
+MINUTES_OF_PULSE = 60
+
+
+@dataclass(frozen=True)
+class Rollup:
+    """One row of the monitor, and what the configuration adds to it; ages and spans in seconds."""
+
+    name: str
+    source: str
+    health: str
+    view: str | None
+    lag: float | None
+    stale_buckets: int | None
+    stale_ranges: int | None
+    rows_per_second: float | None
+    success_rate: float | None
+    catch_up: float | None
+    last_run_age: float | None
+    next_retry_in: float | None
+    last_error: str | None
+    sealed_late_rows: int
+    exact_since: str | None
+    reason: str | None
+    next_step: str | None
+    width: str | None = None
+    width_seconds: float | None = None
+    dimensions: tuple[str, ...] = ()
+    is_active: bool | None = None
+    pulse: tuple[int, ...] = ()
+
+
+_ROLLUPS = """
+SELECT m.target_table AS name, m.source_table AS source, m.health,
+       to_regclass(format('gold.%I', c.relname))::text AS view,
+       extract(epoch FROM m.lag)::float8 AS lag, m.stale_buckets, m.stale_ranges,
+       m.rows_per_second, m.success_rate,
+       extract(epoch FROM m.time_to_catch_up)::float8 AS catch_up,
+       extract(epoch FROM clock_timestamp() - m.last_run_at)::float8 AS last_run_age,
+       extract(epoch FROM m.next_retry_at - clock_timestamp())::float8 AS next_retry_in,
+       m.last_error, m.sealed_late_rows, m.exact_since, m.reason, m.next_step
+FROM silver.timeseries_operations_monitor AS m
+LEFT JOIN pg_class AS c ON c.oid = to_regclass(m.target_table)
+ORDER BY m.source_table, m.target_table
+"""
+_CONFIGURATION = """
+SELECT r.target_table::text AS name, r.bucket_width::text AS width, r.target_view::text AS view,
+       extract(epoch FROM r.bucket_width)::float8 AS width_seconds,
+       r.dimensions::text[] AS dimensions, r.is_active
+FROM silver.rollup_config AS r
+"""
+_PULSE = """
+SELECT target_table AS name,
+       floor(extract(epoch FROM clock_timestamp() - finished_at) / 60)::integer AS minutes_ago,
+       sum(rows_written + rows_deleted)::bigint AS rows
+FROM silver.refresh_log
+WHERE finished_at > clock_timestamp() - make_interval(mins => %s)
+GROUP BY 1, 2
+"""
+
+
+def may_read_configuration(connection: Connection) -> bool:
+    (row,) = _rows(
+        connection,
+        "SELECT has_table_privilege('silver.rollup_config', 'SELECT')"
+        " AND has_schema_privilege('rollup_engine', 'USAGE') AS may",
+    )
+    return bool(row["may"])
+
+
+def rollups(connection: Connection) -> list[Rollup]:
+    """Every rollup; parents and children find each other by name."""
+    known: dict[str, Row] = {}
+    pulses: dict[str, list[int]] = {}
+    if may_read_configuration(connection):
+        known = {row["name"]: row for row in _rows(connection, _CONFIGURATION)}
+        for row in _rows(connection, _PULSE, [MINUTES_OF_PULSE]):
+            if row["minutes_ago"] < MINUTES_OF_PULSE:
+                pulse = pulses.setdefault(row["name"], [0] * MINUTES_OF_PULSE)
+                pulse[MINUTES_OF_PULSE - 1 - max(row["minutes_ago"], 0)] += row["rows"]
+    return [_rollup(row, known.get(row["name"], {}), pulses) for row in _rows(connection, _ROLLUPS)]
+
+
+def _rollup(row: Row, configured: Row, pulses: Mapping[str, Sequence[int]]) -> Rollup:
+    values: dict[str, Any] = {**row, **configured, "pulse": tuple(pulses.get(row["name"], ()))}
+    values["dimensions"] = tuple(values.get("dimensions") or ())
+    return Rollup(**values)
+
+
+@dataclass(frozen=True)
+class View:
+    """A live view: `name` is quoted where it has to be; `metrics` are its columns of numbers."""
+
+    name: str
+    schema_and_table: tuple[str, str]
+    dimensions: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+
+def view(connection: Connection, name: str) -> View | None:
+    """What a live view has to show; None where there is none of that name to be read."""
+    rows = _rows(
+        connection,
+        "SELECT n.nspname, c.relname, a.attname, t.typcategory = 'N' AS is_number"
+        " FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace"
+        " JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped"
+        " JOIN pg_type AS t ON t.oid = a.atttypid"
+        " WHERE c.oid = to_regclass(%s) AND n.nspname = 'gold' ORDER BY a.attnum",
+        [name],
+    )
+    names = [row["attname"] for row in rows]
+    if "bucket" not in names or "row_count" not in names:
+        return None
+    end = names.index("row_count")
+    numbers = [row["attname"] for row in rows[end:] if row["is_number"]]
+    dimensions = tuple(names[names.index("bucket") + 1 : end])
+    return View(name, (rows[0]["nspname"], rows[0]["relname"]), dimensions, tuple(numbers))
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The first and the last time that there is data of, in seconds since 1970."""
+
+    first: float | None
+    last: float | None
+
+
+def extent(connection: Connection, rollup: Rollup, found: View) -> Extent:
+    """Where there is data: by the indexes of the rollup's table and its source where the role may
+    ask for that, else by reading the view."""
+    if may_read_configuration(connection):
+        query: LiteralString = (
+            "SELECT extract(epoch FROM min(d.first_time))::float8 AS first,"
+            " extract(epoch FROM max(d.last_time))::float8 AS last"
+            " FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id"
+            " CROSS JOIN LATERAL unnest(ARRAY[r.target_table, s.relation]) AS t (relation)"
+            " CROSS JOIN LATERAL rollup_engine.detailed_statistics("
+            "  regexp_replace(t.relation::text, '([%%_\\\\])', '\\\\\\1', 'g')) AS d"
+            " WHERE r.target_table = to_regclass(%s) AND d.table_name = t.relation::text"
+        )
+        (row,) = _rows(connection, query, [rollup.name])
+        if row["last"] is not None:
+            return Extent(**row)
+    (row,) = _rows(
+        connection,
+        sql.SQL(
+            "SELECT extract(epoch FROM min(bucket))::float8 AS first,"
+            " extract(epoch FROM max(bucket))::float8 AS last FROM {}"
+        ).format(sql.Identifier(*found.schema_and_table)),
+    )
+    return Extent(**row)
+
+
+@dataclass(frozen=True)
+class Series:
+    """One group of a view: its dimensions' values, and points of (seconds since 1970, value)."""
+
+    key: tuple[str | None, ...]
+    times: tuple[float, ...]
+    values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Points:
+    """What a chart shows: the groups with the most rows, how many there are, and what is stale."""
+
+    series: tuple[Series, ...]
+    groups: int
+    stale: tuple[tuple[float, float], ...]
+    stale_is_known: bool
+
+
+def points(
+    connection: Connection,
+    rollup: str,
+    found: View,
+    metric: str,
+    begin: float,
+    end: float,
+    chosen: Mapping[str, Sequence[str | None]],
+) -> Points:
+    """Values of a metric in [begin, end) for the groups of the chosen values, in one snapshot."""
+    if metric not in found.metrics:
+        raise ValueError(f"{metric} is no metric of {found.name}")
+    conditions, values = _conditions(found, begin, end, chosen)
+    query = sql.SQL(
+        "SELECT key, array_agg(at ORDER BY at) AS times, array_agg(value ORDER BY at) AS values,"
+        " count(*) OVER () AS groups"
+        " FROM (SELECT ARRAY[{key}]::text[] AS key, extract(epoch FROM bucket)::float8 AS at,"
+        "  {metric}::float8 AS value, row_count FROM {view} WHERE {conditions}) AS r"
+        " GROUP BY key ORDER BY sum(row_count) DESC, key LIMIT {limit}"
+    ).format(
+        key=sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier(name)) for name in found.dimensions
+        ),
+        metric=sql.Identifier(metric),
+        view=sql.Identifier(*found.schema_and_table),
+        conditions=conditions,
+        limit=sql.Literal(MOST_SERIES),
+    )
+    rows = _rows(connection, query, values)
+    stale = stale_ranges(connection, rollup, begin, end)
+    return Points(
+        tuple(Series(tuple(r["key"]), tuple(r["times"]), tuple(r["values"])) for r in rows),
+        rows[0]["groups"] if rows else 0,
+        tuple(stale or ()),
+        stale is not None,
+    )
+
+
+def _conditions(
+    found: View, begin: float, end: float, chosen: Mapping[str, Sequence[str | None]]
+) -> tuple[sql.Composed, list[Any]]:
+    parts = [sql.SQL("bucket >= to_timestamp(%s) AND bucket < to_timestamp(%s)").format()]
+    values: list[Any] = [begin, end]
+    for name in found.dimensions:
+        if wanted := chosen.get(name):
+            column = sql.Identifier(name)
+            part = sql.SQL("({0}::text = ANY(%s::text[]) OR ({0} IS NULL AND %s))")
+            parts.append(part.format(column))
+            values += [[one for one in wanted if one is not None], None in wanted]
+    return sql.SQL(" AND ").join(parts), values
+
+
+def dimension_values(
+    connection: Connection, found: View, begin: float, end: float
+) -> dict[str, list[str | None]]:
+    """The values of each dimension in [begin, end), those with the most rows first."""
+    conditions, values = _conditions(found, begin, end, {})
+    query = sql.SQL(
+        "SELECT {dimension}::text AS value FROM {view} WHERE {conditions}"
+        " GROUP BY 1 ORDER BY sum(row_count) DESC, 1 LIMIT {limit}"
+    )
+    parts = {
+        "view": sql.Identifier(*found.schema_and_table),
+        "conditions": conditions,
+        "limit": sql.Literal(MOST_VALUES),
+    }
+    return {
+        name: [
+            row["value"]
+            for row in _rows(
+                connection, query.format(dimension=sql.Identifier(name), **parts), values
+            )
+        ]
+        for name in found.dimensions
+    }
+
+
+def stale_ranges(
+    connection: Connection, rollup: str, begin: float, end: float
+) -> list[tuple[float, float]] | None:
+    """Where the view computes from the source, inside [begin, end); None if not for this role."""
+    if not may_read_configuration(connection):
+        return None
+    rows = _rows(
+        connection,
+        "SELECT extract(epoch FROM greatest(lower(s), to_timestamp(%(begin)s)))::float8 AS begin,"
+        " extract(epoch FROM least(upper(s), to_timestamp(%(end)s)))::float8 AS end"
+        " FROM silver.rollup_config AS r CROSS JOIN LATERAL unnest(rollup_engine.stale_set("
+        "  r.id, NULL, tstzrange(to_timestamp(%(begin)s), to_timestamp(%(end)s)))) AS s"
+        " WHERE r.target_table = to_regclass(%(rollup)s) ORDER BY lower(s) DESC LIMIT %(limit)s",
+        {"rollup": rollup, "begin": begin, "end": end, "limit": MOST_STALE_RANGES},
+    )
+    return [(row["begin"], row["end"]) for row in rows]
+
+
+def runs(connection: Connection, rollup: str, limit: int) -> list[Row]:
+    """The newest batches of a rollup."""
+    return _rows(
+        connection,
+        "SELECT id, finished_at, from_time, to_time, buckets, rows_written, rows_deleted,"
+        " extract(epoch FROM finished_at)::float8 AS finished,"
+        " extract(epoch FROM finished_at - started_at)::float8 AS seconds"
+        " FROM silver.refresh_log WHERE target_table = %s ORDER BY finished_at DESC LIMIT %s",
+        [rollup, limit],
+    )
+
+
+def errors(connection: Connection, rollup: str, limit: int) -> list[Row]:
+    """The newest failures of a rollup."""
+    return _rows(
+        connection,
+        "SELECT id, occurred_at, error_code, error_message, detail, hint, context,"
+        " attempted_query, attempt"
+        " FROM silver.error_log WHERE target_table = %s ORDER BY occurred_at DESC LIMIT %s",
+        [rollup, limit],
+    )
+
+
+def partitions(connection: Connection, rollup: str, limit: int) -> list[Row]:
+    """The newest partitions of a rollup's table, and how many there are."""
+    return _rows(
+        connection,
+        "SELECT *, count(*) OVER () AS partitions, sum(table_bytes + index_bytes) OVER ()::bigint"
+        " AS all_bytes FROM silver.get_partition_stats(%s)"
+        " ORDER BY from_time DESC NULLS LAST, partition_name LIMIT %s",
+        [rollup, limit],
+    )
+
+
+def definition(connection: Connection, rollup: str) -> Row | None:
+    """How a rollup was created, the GROUP BY that it stands for, and its live view's text."""
+    rows = _rows(
+        connection,
+        "SELECT r.*, pg_get_viewdef(r.target_view) AS view_sql, r.target_view::text AS view"
+        " FROM silver.rollup_config AS r WHERE r.target_table = to_regclass(%s)",
+        [rollup],
+    )
+    return rows[0] if rows else None
+
+
+def sources(connection: Connection) -> list[str]:
+    """What a rollup may read: the tables in raw, and the rollups."""
+    rows = _rows(
+        connection,
+        "SELECT c.oid::regclass::text AS name, 0 AS place FROM pg_class AS c"
+        " WHERE c.relnamespace = to_regnamespace('raw') AND c.relkind IN ('r', 'p', 'f', 'v', 'm')"
+        "  AND NOT c.relispartition"
+        " UNION ALL SELECT target_table, 1 FROM silver.timeseries_operations_monitor"
+        " ORDER BY place, name",
+    )
+    return [row["name"] for row in rows]
+
+
+def columns(connection: Connection, table: str) -> list[Row]:
+    """Columns of a source: name, type, whether it holds times, and the aggregates that take it, by
+    the catalogue, where the role may read that."""
+    aggregates: LiteralString = "NULL::text[]"
+    if may_read_configuration(connection):
+        aggregates = (
+            "ARRAY(SELECT DISTINCT CASE f.name WHEN 'pN' THEN p ELSE f.name END"
+            "  FROM rollup_engine.aggregate AS f, unnest(ARRAY['p50', 'p90', 'p95', 'p99']) AS p"
+            "  WHERE f.takes = ANY (rollup_engine.value_kinds(a.atttypid)) ORDER BY 1)"
+        )
+    return _rows(
+        connection,
+        "SELECT a.attname AS name, format_type(a.atttypid, NULL) AS type,"
+        f" t.typcategory = 'D' AS is_time, {aggregates} AS aggregates"
+        " FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid"
+        " WHERE a.attrelid = to_regclass(%s) AND a.attnum > 0 AND NOT a.attisdropped"
+        " ORDER BY a.attnum",
+        [table],
+    )
+
+
+def _rows(
+    connection: Connection,
+    query: LiteralString | sql.Composed,
+    parameters: Sequence[Any] | Mapping[str, Any] | None = None,
+) -> list[Row]:
+    return connection.execute(query, parameters).fetchall()

@@ -1,0 +1,302 @@
+"""The page of a rollup: its chart, how it is doing, its runs, errors, partitions and definition."""
+
+import json
+from collections.abc import Callable
+
+from nicegui import ui
+
+from tsrollup.dashboard import chart, queries
+from tsrollup.dashboard.actions import Actions
+from tsrollup.dashboard.chart_card import ChartCard
+from tsrollup.dashboard.database import MONITOR_EVERY, Database, Snapshot
+from tsrollup.dashboard.layout import failure, frame, html, is_dark
+from tsrollup.dashboard.markup import (
+    Html,
+    ago,
+    health,
+    join,
+    moment,
+    number,
+    page_of,
+    pairs,
+    size,
+    span,
+    table,
+    tag,
+    width,
+)
+from tsrollup.dashboard.queries import Connection, Rollup, Row
+from tsrollup.errors import TsrollupError
+
+RUNS = 60
+RUNS_IN_TABLE = 10
+ERRORS = 20
+PARTITIONS = 24
+DETAILS_EVERY = 15.0
+OPTIONS = (
+    "source_table", "time_column", "time_unit", "bucket_width", "timezone", "origin", "dimensions",
+    "expressions", "filter", "metrics", "chunk_interval", "settle_delay", "processing_window",
+    "current_window", "target_batch_duration", "change_tracking", "look_back_window", "retention",
+    "sealed_before", "created_at",
+)  # fmt: skip
+
+
+def register(database: Database) -> None:
+    @ui.page("/rollup")
+    async def rollup(name: str = "") -> None:
+        snapshot = await database.snapshot()
+        found = snapshot.find(name)
+        with frame(database, name or "Rollup") as page:
+            page.show(snapshot)
+            if found is None:
+                html(_nowhere(name, snapshot))
+                return
+            shown = RollupPage(database, found)
+            await shown.build(snapshot)
+
+        async def update() -> None:
+            newer = await database.snapshot()
+            page.show(newer)
+            await shown.show(newer)
+
+        ui.timer(MONITOR_EVERY, update, immediate=False)
+        ui.timer(DETAILS_EVERY, shown.show_details, immediate=False)
+        ui.timer(0.05, shown.begin_to_show, once=True)
+
+
+class RollupPage:
+    def __init__(self, database: Database, rollup: Rollup) -> None:
+        self.database, self.rollup = database, rollup
+        self.chart: ChartCard | None = None
+        self.newest_runs: list[Row] = []
+        self.colours = chart.LIGHT
+
+    async def build(self, snapshot: Snapshot) -> None:
+        html(_path(self.rollup, snapshot), "nav", "path").props('aria-label="Where it reads from"')
+        self.title = html()
+        self.reason = html()
+        await self._build_chart()
+        with ui.element("div").classes("columns"):
+            with ui.element("section").classes("card").props('aria-label="How it is doing"'):
+                html(tag("h2", "How it is doing"))
+                self.facts = html()
+            self.actions = Actions(self.database, self.rollup, self.chart)
+        with ui.element("section").classes("card").props('aria-label="Runs"'):
+            html(tag("h2", "Runs"))
+            self.throughput = ui.echart(chart.throughput([], self.colours)).classes("plot small")
+            self.runs = html()
+        self.errors = _section("Errors")
+        self.partitions = _section("Partitions and sizes")
+        self.definition = _section("Definition")
+        await self.show(snapshot)
+        await self.show_details()
+
+    async def begin_to_show(self) -> None:
+        await ui.context.client.connected()
+        self.colours = chart.DARK if await is_dark() else chart.LIGHT
+        self._draw_throughput()
+        if self.chart:
+            await self.chart.begin_to_show()
+
+    async def show(self, snapshot: Snapshot) -> None:
+        known = snapshot.find(self.rollup.name)
+        if known is None:
+            self.reason.content = _nowhere(self.rollup.name, snapshot)
+            return
+        self.rollup = known
+        self.title.content = tag("div", tag("h1", known.name), health(known.health), class_="title")
+        self.reason.content = _reason(known)
+        self.facts.content = _facts(known)
+        self.actions.show(known)
+        if self.chart and ui.context.client.has_socket_connection:
+            await self.chart.follow()
+
+    async def show_details(self) -> None:
+        name = self.rollup.name
+        self.newest_runs = await self._read(
+            self.runs, lambda c: queries.runs(c, name, RUNS), self._show_runs
+        )
+        await self._read(self.errors, lambda c: queries.errors(c, name, ERRORS), _errors)
+        await self._read(
+            self.partitions, lambda c: queries.partitions(c, name, PARTITIONS), _partitions
+        )
+        await self._read(
+            self.definition, lambda c: [queries.definition(c, name) or {}], _definition
+        )
+
+    async def _read(
+        self,
+        place: ui.html,
+        question: Callable[[Connection], list[Row]],
+        answer: Callable[[list[Row]], Html],
+    ) -> list[Row]:
+        try:
+            rows = await self.database.ask(question)
+            place.content = answer(rows)
+        except TsrollupError as error:
+            place.content = failure(error)
+            return []
+        return rows
+
+    async def _build_chart(self) -> None:
+        name = self.rollup.view
+        try:
+            view = await self.database.ask(lambda c: queries.view(c, name)) if name else None
+            if view is None or not view.metrics:
+                html(tag("p", "It has no live view that this role may read.", class_="card"))
+                return
+        except TsrollupError as error:
+            html(failure(error), classes="card")
+            return
+        self.chart = ChartCard(self.database, self.rollup, view)
+
+    def _show_runs(self, rows: list[Row]) -> Html:
+        if rows != self.newest_runs:
+            self.newest_runs = rows
+            self._draw_throughput()
+        self.throughput.set_visibility(len(rows) > 1)
+        if not rows:
+            return tag("p", "It has not run in the last 30 days.", class_="quiet")
+        return table(
+            ("finished (UTC)", "from", "to", "buckets", "written", "deleted", "seconds"),
+            [
+                (
+                    moment(row["finished_at"]), moment(row["from_time"]), moment(row["to_time"]),
+                    number(row["buckets"]), number(row["rows_written"]),
+                    number(row["rows_deleted"]), f"{row['seconds']:.3f}",
+                )
+                for row in rows[:RUNS_IN_TABLE]
+            ],
+            ("buckets", "written", "deleted", "seconds"),
+        )  # fmt: skip
+
+    def _draw_throughput(self) -> None:
+        self.throughput.options.clear()
+        self.throughput.options.update(chart.throughput(self.newest_runs, self.colours))
+        self.throughput.update()
+
+
+def _section(title: str) -> ui.html:
+    with ui.element("section").classes("card").props(f'aria-label="{title}"'):
+        html(tag("h2", title))
+        return html()
+
+
+def _nowhere(name: str, snapshot: Snapshot) -> Html:
+    if not snapshot.is_known:
+        return tag("p", "Nothing is known of it while the database does not answer.", class_="card")
+    return tag(
+        "div",
+        tag("h1", "There is no such rollup"),
+        tag("p", name or "(no name)", " is not among the ", tag("a", "rollups", href="/"), "."),
+        class_="card",
+    )
+
+
+def _path(rollup: Rollup, snapshot: Snapshot) -> Html:
+    """From the raw table over its parents to it, and what reads it."""
+    above: list[str] = [rollup.source]
+    while parent := snapshot.find(above[0]):
+        above.insert(0, parent.source)
+    steps = [tag("a", x, href=page_of(x)) if snapshot.find(x) else tag("span", x) for x in above]
+    arrow = tag("span", "→", aria_hidden="true")
+    parts: list[object] = [y for step in steps for y in (step, arrow)]
+    parts += [tag("b", rollup.name), arrow, tag("span", rollup.view or "no live view")]
+    below = [x.name for x in snapshot.rollups if x.source == rollup.name]
+    read_by = [tag("a", x, href=page_of(x)) for x in below]
+    return join([*parts, *([tag("span", "read by", class_="quiet"), *read_by] if below else [])])
+
+
+def _reason(rollup: Rollup) -> Html:
+    if not rollup.reason:
+        return Html("")
+    step = tag("p", tag("strong", "Next step: "), rollup.next_step) if rollup.next_step else ""
+    return tag("div", tag("p", rollup.reason), step, class_=f"alarm {rollup.health}")
+
+
+def _facts(rollup: Rollup) -> Html:
+    rate = rollup.success_rate
+    return pairs(
+        [
+            ("stale buckets", number(rollup.stale_buckets)),
+            ("in ranges", number(rollup.stale_ranges)),
+            ("lag", span(rollup.lag) if rollup.lag else "none"),
+            ("to catch up", span(rollup.catch_up) if rollup.catch_up else ""),
+            ("last run", ago(rollup.last_run_age)),
+            ("rows a second", number(rollup.rows_per_second)),
+            ("batches that succeeded", f"{rate:.0%} of the last day" if rate is not None else ""),
+            ("next attempt", f"in {span(max(rollup.next_retry_in, 0))}"
+             if rollup.next_retry_in is not None else ""),
+            ("exact since", moment(rollup.exact_since)),
+            ("late rows kept out", number(rollup.sealed_late_rows or None)),
+            ("last error", rollup.last_error),
+        ]
+    )  # fmt: skip
+
+
+def _errors(rows: list[Row]) -> Html:
+    if not rows:
+        return tag("p", "None in the last 30 days.", class_="quiet")
+    return join(
+        [
+            tag(
+                "details",
+                tag("summary", tag("span", moment(row["occurred_at"]), class_="when"), " ",
+                    tag("code", row["error_code"]), " ", row["error_message"]),
+                tag("p", tag("strong", "Next step: "), row["hint"]) if row["hint"] else "",
+                pairs([("detail", row["detail"]), ("attempt", row["attempt"])]),
+                tag("pre", row["attempted_query"]) if row["attempted_query"] else "",
+                tag("pre", row["context"], class_="quiet") if row["context"] else "",
+            )
+            for row in rows
+        ]
+    )  # fmt: skip
+
+
+def _partitions(rows: list[Row]) -> Html:
+    if not rows:
+        return tag("p", "There are none.", class_="quiet")
+    total = rows[0]
+    shown = table(
+        ("partition", "from", "to", "rows, about", "table", "indexes", "sealed"),
+        [
+            (
+                row["partition_name"], moment(row["from_time"]), moment(row["to_time"]),
+                number(row["estimated_rows"]), size(row["table_bytes"]), size(row["index_bytes"]),
+                "yes" if row["is_sealed"] else "",
+            )
+            for row in rows
+        ],
+        ("rows, about", "table", "indexes"),
+    )  # fmt: skip
+    more = total["partitions"] - len(rows)
+    said = f"{number(total['partitions'])} partitions, {size(total['all_bytes'])} in all"
+    return join([tag("p", said, f"; the newest {len(rows)}:" if more else ""), shown])
+
+
+def _definition(rows: list[Row]) -> Html:
+    (row,) = rows
+    if not row:
+        return tag("p", "Nothing is configured under this name any more.", class_="quiet")
+    options = [
+        (name.replace("_", " "), _option(row.get(name)))
+        for name in OPTIONS
+        if row.get(name) not in (None, [])
+    ]
+    return join(
+        [
+            pairs(options),
+            tag("h3", "The GROUP BY that it stands for"),
+            tag("pre", row["refresh_sql"]),
+            tag("details", tag("summary", "The live view ", tag("code", row["view"])),
+                tag("pre", row["view_sql"])),
+        ]
+    )  # fmt: skip
+
+
+def _option(value: object) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return width(moment(value))

@@ -1,0 +1,82 @@
+"""Serves the dashboard until it is told to stop."""
+
+import asyncio
+import secrets
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+from nicegui import ui
+
+from tsrollup.dashboard import create, overview, rollup
+from tsrollup.dashboard.database import Database
+from tsrollup.dashboard.guard import LOCAL_HOSTS, SHORTEST_TOKEN, Access, Guard
+from tsrollup.dashboard.layout import ASSETS
+from tsrollup.errors import TsrollupError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dashboard is served, and the token that it asks for, if any."""
+
+    host: str
+    port: int
+    token: str | None
+
+    @property
+    def url(self) -> str:
+        """What to open in a browser; it holds the token."""
+        host = "localhost" if self.host in LOCAL_HOSTS else self.host
+        if self.host in ("0.0.0.0", "::"):
+            host = "localhost"
+        shown = f"[{host}]" if ":" in host else host
+        return f"http://{shown}:{self.port}/" + (f"login?token={self.token}" if self.token else "")
+
+
+def place(host: str, port: int, token: str | None) -> Place:
+    """Other machines reach it with a token only: the given one, or one made for it."""
+    if token is not None and (len(token) < SHORTEST_TOKEN or not token.isalnum()):
+        raise TsrollupError(
+            f"the token is not of {SHORTEST_TOKEN} letters and digits or more",
+            "leave it out, and one is made and printed",
+        )
+    if token is None and host not in LOCAL_HOSTS:
+        token = secrets.token_hex(16)
+    return Place(host, port, token)
+
+
+def serve(url: str, where: Place, may_write: bool) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    with closing(Database(url, may_write)) as database:
+        asyncio.run(_server(database, where).serve())
+
+
+def _server(database: Database, where: Place) -> uvicorn.Server:
+    for page in (overview, rollup, create):
+        page.register(database)
+    inside = FastAPI(openapi_url=None)
+    ui.run_with(
+        inside,
+        title="tsrollup",
+        favicon=Path(str(ASSETS / "favicon.svg")),
+        dark=None,
+        language="en-US",
+        tailwind=False,
+        reconnect_timeout=10.0,
+        show_welcome_message=False,
+    )
+    hosts = (*LOCAL_HOSTS, where.host) if where.host in LOCAL_HOSTS else None
+    guarded = Guard(inside, Access(where.token, hosts, where.port))
+    return uvicorn.Server(
+        uvicorn.Config(
+            guarded,
+            host=where.host,
+            port=where.port,
+            log_level="warning",
+            lifespan="on",
+            server_header=False,
+            timeout_graceful_shutdown=3,
+        )
+    )
