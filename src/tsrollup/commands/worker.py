@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from tsrollup import metrics
 from tsrollup.commands.invocation import invocation
 from tsrollup.worker import Schedule, check, work
 
@@ -55,6 +56,10 @@ def worker(
         bool, typer.Option("--listen", help="Run at once after NOTIFY tsrollup.")
     ] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Of the log on stderr.")] = LogFormat.text,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve metrics for Prometheus.", min=1, max=65535)
+    ] = None,
+    metrics_address: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     check_only: Annotated[
         bool, typer.Option("--check", help="Only say whether a worker is at work on the database.")
     ] = False,
@@ -82,6 +87,8 @@ def worker(
     _log_to_stderr(LogFormat.json if call.console.as_json else log_format)
     log = logging.getLogger("tsrollup.worker")
     log.info("working on database %s", database)
+    if metrics_port:
+        metrics.serve(call.url, metrics_port, metrics_address)
     work(call.url, Schedule(every, retry_every, maintain_every, budget, jobs, listen), stop)
     log.info("stopped")
 

@@ -1,0 +1,192 @@
+"""Metrics: a scrape says what happened; the real Prometheus takes it, and its rules fire."""
+
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from command_line import start_tsrollup
+from servers import PostgresServer
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+needs_prometheus = pytest.mark.skipif(
+    not (shutil.which("prometheus") and shutil.which("promtool")), reason="needs Prometheus"
+)
+
+
+@pytest.fixture
+def url(server: PostgresServer, database: str) -> str:
+    with psycopg.connect(server.url(database), autocommit=True) as connection:
+        connection.execute("CREATE TABLE raw.events (ts timestamptz, n integer)")
+        connection.execute("INSERT INTO raw.events VALUES ('2026-01-01 00:30+00', 1)")
+        connection.execute(
+            "SELECT silver.create_rollup_table('events', 'silver', 'events_1h', '1 hour')"
+        )
+    return server.url(database)
+
+
+@pytest.fixture
+def port(url: str) -> Iterator[int]:
+    """Where a worker on the database serves its metrics."""
+    port = free_port()
+    worker = start_tsrollup("worker", "--every", "0.2", "--metrics-port", str(port), url=url)
+    try:
+        wait_until(lambda: "tsrollup_up 1.0" in scrape(port))
+        yield port
+    finally:
+        worker.terminate()
+        worker.communicate(timeout=60)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def get(url: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return ""
+
+
+def scrape(port: int) -> str:
+    return get(f"http://127.0.0.1:{port}/metrics")
+
+
+def wait_until(condition: Any, seconds: float = 60) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return found
+
+
+def value(port: int, series: str) -> float | None:
+    found = re.search(rf"^{re.escape(series)} (\S+)$", scrape(port), re.MULTILINE)
+    return float(found[1]) if found else None
+
+
+def fail(url: str) -> None:
+    """From now on nothing more can be stored."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE silver.events_1h ADD CHECK (n_sum < 0) NOT VALID")
+        connection.execute("INSERT INTO raw.events VALUES ('2026-01-02 00:30+00', 1)")
+
+
+def test_a_scrape_says_what_happened(url: str, port: int) -> None:
+    of = '{rollup="silver.events_1h"}'
+    wait_until(lambda: value(port, f"tsrollup_stale_buckets{of}") == 0)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO raw.events VALUES ('2026-01-01 05:30+00', 1)")
+    wait_until(lambda: value(port, f"tsrollup_batches_total{of}"))
+    wait_until(lambda: value(port, f"tsrollup_rows_written_total{of}"))
+    counts = re.compile(r"^tsrollup_batch(?:es_total|_duration_seconds_count)\{.*?\} (.*)$", re.M)
+    assert len(set(counts.findall(scrape(port)))) == 1
+    wait_until(lambda: value(port, f"tsrollup_stale_seconds{of}") == 0)
+    assert value(port, 'tsrollup_health{health="ok",rollup="silver.events_1h"}') == 1
+    assert (value(port, 'tsrollup_table_bytes{table="silver.events_1h"}') or 0) > 0
+    assert value(port, "tsrollup_change_log_rows") == 0
+    fail(url)
+    of_error = '{code="23514",rollup="silver.events_1h"}'
+    wait_until(
+        lambda: (
+            value(port, f"tsrollup_errors_total{of_error}")
+            or value(port, 'tsrollup_errors_total{rollup="silver.events_1h",code="23514"}')
+        )
+    )
+    wait_until(lambda: (value(port, f"tsrollup_stale_seconds{of}") or 0) > 1)
+
+
+def test_every_name_in_the_dashboard_and_the_rules_exists(port: int) -> None:
+    families = set(re.findall(r"^# TYPE (\w+)", scrape(port), re.MULTILINE))
+    families |= {f"{name}_bucket" for name in families}
+    for file in ("grafana-dashboard.json", "prometheus-rules.yml"):
+        used = set(re.findall(r"\btsrollup_\w+", (DEPLOY / file).read_text()))
+        assert len(used) >= 5
+        assert used <= families, file
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    assert len(dashboard["panels"]) > 10
+
+
+@pytest.mark.usefixtures("url")
+def test_the_queries_for_postgres_exporter_answer_what_they_name(
+    server: PostgresServer, database: str
+) -> None:
+    text = (DEPLOY / "postgres-exporter-queries.yml").read_text()
+    parts = re.findall(r"  query: \|\n((?:    .*\n)+)  metrics:\n((?:    - .*\n)+)", text)
+    assert len(parts) == 2
+    with psycopg.connect(server.superuser_url(database)) as connection:
+        connection.execute("SET ROLE tsrollup_reader")
+        for query, metrics in parts:
+            columns = connection.execute(query.encode()).description or []
+            named = re.findall(r"^    - (\w+):", metrics, re.MULTILINE)
+            assert sorted(column.name for column in columns) == sorted(named)
+
+
+@needs_prometheus
+def test_promtool_finds_nothing_to_complain_of(port: int) -> None:
+    rules = subprocess.run(
+        ["promtool", "check", "rules", str(DEPLOY / "prometheus-rules.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert rules.returncode == 0, rules.stderr
+    scraped = scrape(port)
+    metrics = subprocess.run(
+        ["promtool", "check", "metrics"], input=scraped, capture_output=True, text=True, check=False
+    )
+    ours = [line for line in (metrics.stdout + metrics.stderr).splitlines() if line]
+    assert (metrics.returncode, ours) == (0, [])
+
+
+@needs_prometheus
+def test_prometheus_fires_on_a_failure(url: str, port: int, tmp_path: Path) -> None:
+    rules = re.sub(r"for: \d+m", "for: 0s", (DEPLOY / "prometheus-rules.yml").read_text())
+    (tmp_path / "prometheus-rules.yml").write_text(rules.replace("> 900", "> 1"))
+    scraping = (DEPLOY / "prometheus-scrape.yml").read_text()
+    (tmp_path / "prometheus.yml").write_text(
+        "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
+        + re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{port}", scraping)
+    )
+    own = free_port()
+    prometheus = subprocess.Popen(
+        [
+            "prometheus",
+            f"--config.file={tmp_path}/prometheus.yml",
+            f"--storage.tsdb.path={tmp_path}/data",
+            f"--web.listen-address=127.0.0.1:{own}",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def firing() -> set[str]:
+        answer = get(f"http://127.0.0.1:{own}/api/v1/alerts")
+        alerts = json.loads(answer)["data"]["alerts"] if answer else []
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+    def is_up() -> bool:
+        answer = get(f"http://127.0.0.1:{own}/api/v1/query?query=tsrollup_up")
+        return bool(answer) and bool(json.loads(answer)["data"]["result"])
+
+    try:
+        wait_until(is_up)
+        wait_until(lambda: firing() == set())
+        fail(url)
+        wait_until(lambda: {"TsrollupFailing", "TsrollupStale"} <= firing())
+    finally:
+        prometheus.terminate()
+        prometheus.wait(30)
