@@ -270,3 +270,70 @@ def test_columns_that_are_gone_together_go_together(db: psycopg.Connection) -> N
     assert columns(db, "silver.g_1h")[1:] == ["row_count", "a_count", "a_sum", "a_min", "a_max"]
     refresh_everything(db)
     assert_settled(db, "g_1h")
+
+
+def test_expressions_come_and_go_with_metrics(db: psycopg.Connection) -> None:
+    """Also one over a column that is gone; an expression that a dimension is stays."""
+    db.execute("CREATE TABLE raw.e (ts timestamptz NOT NULL, host text, status integer, w integer)")
+    db.execute(
+        "INSERT INTO raw.e SELECT timestamptz '2026-03-01 12:00+00' + make_interval(mins => 7 * i),"
+        " 'h' || i % 3, 200 + i % 7 * 50, i FROM generate_series(0, 299) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.e', 'silver', 'e_1h', '1 hour', 'ts', '{upper}',"
+        """ '{"status": "max"}', expressions => '{"upper": "upper(host)"}')"""
+    )
+    db.execute("SELECT silver.create_rollup_table('e_1h', 'silver', 'e_1d', '1 day')")
+    refresh_everything(db)
+    expressions = '{"failed": "CASE WHEN status >= 500 THEN w END", "upper": "upper(host)"}'
+    metrics = '{"failed": ["sum", "count"], "w": ["sum"]}'
+    for target, given in (("e_1h", expressions), ("e_1d", None)):
+        db.execute("SELECT silver.add_rollup_metric(%s, %s, %s)", [target, metrics, given])
+        assert_equal_to_group_by(db, "e_1h", "e_1d")
+    refresh_everything(db)
+    assert_settled(db, "e_1h", "e_1d")
+    db.execute("UPDATE raw.e SET w = w + 1 WHERE w % 5 = 0")
+    assert_equal_to_group_by(db, "e_1h", "e_1d")
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.e DROP COLUMN w")
+    db.execute("SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
+    assert unwell(db)
+    drop(db, "e_1d", metrics)
+    drop(db, "e_1h", metrics)
+    kept = db.execute("SELECT expressions FROM silver.rollup_config ORDER BY id").fetchone()
+    assert kept == ({"upper": "upper(host)"},)
+    assert not unwell(db)
+    assert_equal_to_group_by(db, "e_1h", "e_1d")
+    refresh_everything(db)
+    assert_settled(db, "e_1h", "e_1d")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expressions", "message"),
+    [
+        ('{"half": "sum"}', "[]", "expressions is a JSON array"),
+        ('{"half": "sum"}', '{"half": "v / 2", "other": "v"}', "expression other is in none"),
+        ('{"half": "sum"}', '{"half": "random()"}', "expression half: "),
+        ('{"half": "sum"}', '{"half": "(SELECT 1)"}', "expression half: "),
+        ('{"half": "sum"}', '{"half": "v / 0 ; DROP TABLE raw.t"}', "expression half: "),
+        ('{"v": "sum"}', '{"v": "v / 2"}', "expression v: raw.t has a column of that name"),
+        ('{"half": "sum"}', None, "'half' is not a column"),
+    ],
+)
+def test_what_cannot_be_added_is_one_clear_line(
+    rolled_up: psycopg.Connection, metrics: str, expressions: str | None, message: str
+) -> None:
+    with pytest.raises(psycopg.Error, match=message) as raised:
+        rolled_up.execute("SELECT silver.add_rollup_metric('t_1h', %s, %s)", [metrics, expressions])
+    assert (raised.value.sqlstate or "").startswith("TR")
+    assert raised.value.diag.message_hint
+    rolled_up.execute(
+        'SELECT silver.add_rollup_metric(\'t_1h\', \'{"half": "sum"}\', \'{"half": "v / 2"}\')'
+    )
+    with pytest.raises(psycopg.Error, match=r"expression half of silver\.t_1h is another one"):
+        rolled_up.execute(
+            'SELECT silver.add_rollup_metric(\'t_1h\', \'{"half": "max"}\', \'{"half": "v"}\')'
+        )
+    with pytest.raises(psycopg.Error, match="cannot be changed in silver"):
+        rolled_up.execute('UPDATE silver.rollup_config SET expressions = \'{"v": "v + 1"}\'')
+    assert_equal_to_group_by(rolled_up, "t_1h")

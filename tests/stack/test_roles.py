@@ -83,6 +83,16 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         """SELECT silver.add_rollup_metric('people_1h', '{"known": ["first"]}')""",
         {"operator", "owner"},
     ),
+    "publish an expression over a column of raw": (
+        "SELECT silver.add_rollup_metric('people_1h',"
+        """ '{"x": "last"}', '{"x": "upper(secret)"}')""",
+        {"owner"},
+    ),
+    "publish an expression over a column that one may read": (
+        "SELECT silver.add_rollup_metric('people_1h',"
+        """ '{"x": "last"}', '{"x": "upper(known)"}')""",
+        {"operator", "owner"},
+    ),
     "add to a rollup what it reads of a rollup": (
         """SELECT silver.add_rollup_metric('people_1d', '{"level": ["min"]}')""",
         {"operator", "owner"},
@@ -105,7 +115,7 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         """SELECT silver.drop_rollup_metric('people_1d', '{"level": ["sum"]}')""",
         {"owner"},
     ),
-    "seal": ("SELECT rollup_engine.write_seal('raw.readings', now())", {"owner"}),
+    "seal": ("SELECT rollup_engine.write_seal('silver.readings_1h', now())", {"owner"}),
     "roll up what another role owns": (
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1d', '1 day')",
         set(),
@@ -156,6 +166,7 @@ def test_a_role_may_do_what_the_matrix_says_and_nothing_else(
         "SELECT silver.create_rollup_table('people_1h', 'silver', 'people_1d', '1 day',"
         """ metrics => '{"level": ["sum"]}')"""
     )
+    db.execute("SELECT silver.set_retention('readings_1h', '1 year')")
     connection = connect(user=logins[role], autocommit=False)
     allowed = {name for name, (statement, _) in ACTIONS.items() if may(connection, statement)}
     assert allowed == {name for name, (_, roles) in ACTIONS.items() if role in roles}

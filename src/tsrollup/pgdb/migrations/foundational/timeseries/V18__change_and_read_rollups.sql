@@ -39,6 +39,29 @@ $$;
 COMMENT ON FUNCTION silver.alter_rollup(text, interval, interval, interval, interval, interval, text) IS
 'Changes options of a rollup, and its name; NULL leaves what it stands for as it is. Each is checked as when a rollup is created. settle_delay, target_batch_duration and processing_window hold from the next batch on; chunk_interval for partitions to come; a look_back_window that is shorter than before has what it no longer reaches read once more. new_name is the name of the table, in its schema, and of its live view in gold: rollups that read it, views on it, rights and logs follow; partitions that are there keep their names. The caller is a member of the owner role.';
 
+ALTER TABLE rollup_engine.metric_request ADD COLUMN expressions jsonb;
+
+DROP FUNCTION silver.add_rollup_metric(text, jsonb);
+
+CREATE FUNCTION silver.add_rollup_metric(target text, metrics jsonb, expressions jsonb DEFAULT NULL) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_request_id bigint;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    IF metrics IS NULL OR metrics = '{}' THEN
+        PERFORM rollup_engine.fail('TR001', format('metrics is %s', coalesce(metrics::text, 'NULL')), 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    END IF;
+    INSERT INTO rollup_engine.metric_request (rollup_id, metrics, expressions) VALUES (rollup_engine.rollup_id(target), metrics, expressions)
+    RETURNING id INTO v_request_id;
+    PERFORM rollup_engine.add_metrics(v_request_id);
+END
+$$;
+COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb, jsonb) IS
+'Adds aggregates to a rollup, of columns of its source, and of expressions over them, new ones or those that it has: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there, and so do those before the window of a source that is tracked by one (mark_stale has them computed from what the source still holds). The caller is a member of the owner role, or may SELECT the columns of the source itself.';
+
 CREATE FUNCTION silver.drop_rollup_metric(target text, metrics jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -52,7 +75,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.drop_rollup_metric(text, jsonb) IS
-'Drops aggregates of a rollup, as in ''{"temp": ["avg", "max"]}'', with what it stores for nothing else; also those of a column that its source has no more, after which the rest is exact again. Refuses while another rollup reads them, or a view rests on the live view, which is made anew with its owner, rights and comments. Nothing is computed anew, and sealed buckets lose the values for good. The caller is a member of the owner role.';
+'Drops aggregates of a rollup, as in ''{"temp": ["avg", "max"]}'', with what it stores for nothing else; also those of a column that its source has no more, after which the rest is exact again. Expressions that nothing is made of any more go with them. Refuses while another rollup reads them, or a view rests on the live view, which is made anew with its owner, rights and comments. Nothing is computed anew, and sealed buckets lose the values for good. The caller is a member of the owner role.';
 
 -- Reading ---------------------------------------------------------------------------------------
 

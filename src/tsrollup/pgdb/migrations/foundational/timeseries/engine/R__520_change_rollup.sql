@@ -85,6 +85,39 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_publishing(silver.rollup_config, jsonb, name) IS 'An error unless the role may read the columns itself, or creates rollups.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.with_expressions(p_rollup silver.rollup_config, p_request rollup_engine.metric_request)
+RETURNS silver.rollup_config
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r silver.rollup_config := p_rollup;
+    v_name text;
+BEGIN
+    IF p_request.expressions IS NULL THEN
+        RETURN r;
+    ELSIF jsonb_typeof(p_request.expressions) <> 'object' THEN
+        PERFORM rollup_engine.fail('TR001', format('expressions is a JSON %s', jsonb_typeof(p_request.expressions)),
+            'write an object, as in ''{"failed": "CASE WHEN status >= 500 THEN 1 END"}''');
+    END IF;
+    SELECT min(key) INTO v_name FROM jsonb_each(p_request.expressions) WHERE r.expressions -> key <> value;
+    IF v_name IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR003', format('expression %I of %s is another one already: %s', v_name, r.target_table, r.expressions -> v_name),
+            'give it another name');
+    END IF;
+    SELECT min(key) INTO v_name FROM jsonb_object_keys(p_request.expressions) AS key
+    WHERE NOT coalesce(r.expressions ? key, false) AND NOT p_request.metrics ? key;
+    IF v_name IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('expression %I is in none of the metrics', v_name), 'name it there, or leave it out');
+    END IF;
+    r.expressions := coalesce(r.expressions, '{}') || p_request.expressions;
+    r.row_sql := rollup_engine.describe_rows(r);
+    RETURN r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.with_expressions(silver.rollup_config, rollup_engine.metric_request) IS
+'A rollup with the expressions that metrics to add are of, checked and described.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.add_metrics(p_request_id bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -99,6 +132,7 @@ BEGIN
     SELECT * INTO r FROM silver.rollup_config WHERE id = v_request.rollup_id;
     PERFORM rollup_engine.look_at_source(r.source_id);
     SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
+    r := rollup_engine.with_expressions(r, v_request);
     v_added := rollup_engine.resolve_metrics(r.source_table, r.time_column, r.parent_id, r.dimensions, v_request.metrics, r.row_sql);
     PERFORM rollup_engine.check_publishing(r, v_added, v_request.requested_by);
     SELECT r.metrics || jsonb_object_agg(key, (
@@ -122,7 +156,7 @@ BEGIN
     END LOOP;
     PERFORM rollup_engine.create_view(r, r.target_view::text);
     UPDATE silver.rollup_config AS c
-    SET metrics = r.metrics, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
+    SET metrics = r.metrics, expressions = r.expressions, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE c.id = r.id;
     PERFORM rollup_engine.look_at_source(r.source_id);  -- the new columns as well
     PERFORM rollup_engine.mark_new(r.id, rollup_engine.told_by_source(r.source_id));

@@ -24,6 +24,15 @@ BEGIN
             SELECT FROM rollup_engine.plan_columns(p_new, v_source.time_type) AS p
             FULL JOIN (SELECT * FROM rollup_engine.rollup_column WHERE rollup_id = p_new.id) AS c USING (column_name)
             WHERE p.kind IS DISTINCT FROM c.kind)
+        -- Those that came are in its columns, those that went are not; what one says never changes.
+        WHEN 'expressions' THEN NOT EXISTS (
+            SELECT FROM jsonb_each(coalesce(p_old.expressions, '{}')) AS o FULL JOIN jsonb_each(coalesce(p_new.expressions, '{}')) AS n USING (key)
+            CROSS JOIN LATERAL (
+                SELECT EXISTS (SELECT FROM rollup_engine.rollup_column AS c WHERE c.rollup_id = p_new.id AND c.source_column = key)
+            ) AS c (is_there)
+            WHERE n.value IS DISTINCT FROM o.value AND (num_nonnulls(n.value, o.value) = 2
+                OR (n.value IS NOT NULL) <> c.is_there
+                OR (n.value IS NOT NULL) <> coalesce(p_new.row_sql -> 'expressions' ? key, false)))
         WHEN 'retention' THEN p_new.retention IS NOT DISTINCT FROM (
             SELECT t.keep FROM rollup_engine.retention AS t WHERE t.relation = p_new.target_table)
         WHEN 'sealed_before' THEN coalesce(p_new.sealed_before > p_old.sealed_before, p_old.sealed_before IS NULL) AND EXISTS (

@@ -47,6 +47,25 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.without_metrics(silver.rollup_config, jsonb) IS 'The metrics of a rollup without the given ones, or an error where it does not have those.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.without_unused_expressions(p_rollup silver.rollup_config) RETURNS silver.rollup_config
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r silver.rollup_config := p_rollup;
+    v_unused constant text[] := ARRAY(
+        SELECT key FROM jsonb_object_keys(r.expressions) AS key WHERE key <> ALL (r.dimensions) AND NOT r.metrics ? key);
+BEGIN
+    IF v_unused <> '{}' THEN
+        r.expressions := nullif(r.expressions - v_unused, '{}');
+        r.row_sql := jsonb_set(r.row_sql, '{expressions}', (r.row_sql -> 'expressions') - v_unused);
+        r.row_sql := rollup_engine.describe_rows_again(r);
+    END IF;
+    RETURN r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.without_unused_expressions(silver.rollup_config) IS 'A rollup without the expressions that are in none of its dimensions and metrics.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_children_can_do_without(p_rollup silver.rollup_config, p_columns name[]) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -110,7 +129,7 @@ BEGIN
     DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND column_name = ANY (p_columns);
     SELECT string_agg(format('DROP COLUMN %I', attname), ', ' ORDER BY attnum) INTO v_changes
     FROM pg_attribute WHERE attrelid = p_rollup.target_table AND attnum > 0 AND NOT attisdropped AND attname = ANY (p_columns);
-    UPDATE silver.rollup_config SET metrics = p_rollup.metrics WHERE id = p_rollup.id;
+    UPDATE silver.rollup_config SET metrics = p_rollup.metrics, expressions = p_rollup.expressions, row_sql = p_rollup.row_sql WHERE id = p_rollup.id;
     PERFORM rollup_engine.forget_columns(p_rollup.source_id);
     PERFORM rollup_engine.follow_columns(p_rollup);
     IF p_columns = '{}' THEN
@@ -142,6 +161,7 @@ BEGIN
     PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(r.id)));
     SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
     r.metrics := rollup_engine.without_metrics(r, p_metrics);
+    r := rollup_engine.without_unused_expressions(r);
     SELECT string_agg(DISTINCT format('%I', source_column), ', ') INTO v_gone
     FROM rollup_engine.metric_aggregates(r) AS m WHERE (m.aggregate).name IS NULL;
     IF v_gone IS NOT NULL THEN

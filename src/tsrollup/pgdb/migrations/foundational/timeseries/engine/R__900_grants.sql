@@ -66,7 +66,7 @@ BEGIN
 
     GRANT SELECT ON rollup_engine.source, rollup_engine.upgrade TO "${operator_role}";
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
-    GRANT INSERT (rollup_id, metrics), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
+    GRANT INSERT (rollup_id, metrics, expressions), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
 
     -- A function with its caller's rights gives nobody any; it only lets the public ones work.
     FOR v_function IN
