@@ -90,3 +90,55 @@ def run_console(text: str, url: str) -> None:
     assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
     for line in expected:
         assert line in done.stdout
+
+
+# What the views of recipes.md say, asked of the raw table itself.
+RECIPES = {
+    "six_hours": """
+        SELECT floor(extract(epoch FROM ts) / 21600) * 21600, device, avg(temp), max(temp)
+        FROM raw.readings GROUP BY 1, 2""",
+    "site_days": """
+        SELECT date_trunc('day', ts, 'UTC'), site, avg(temp), min(temp), max(temp),
+            (array_agg(temp ORDER BY ts DESC))[1], count(*)
+        FROM raw.readings JOIN raw.devices USING (device) GROUP BY 1, 2""",
+    "berlin_days": """
+        SELECT date_trunc('day', ts, 'Europe/Berlin'), device, avg(temp),
+            count(DISTINCT date_trunc('hour', ts, 'UTC')), count(*)
+        FROM raw.readings GROUP BY 1, 2""",
+}
+
+
+@pytest.fixture
+def recipes(db: psycopg.Connection) -> psycopg.Connection:
+    for example in examples(ROOT / "docs" / "recipes.md"):
+        for statement in statements(example.text):
+            if "DROP VIEW" in statement:
+                return db
+            db.execute(statement.encode())
+    raise AssertionError("the views are dropped at the end of the page")
+
+
+def test_views_are_the_group_by_over_raw(recipes: psycopg.Connection) -> None:
+    recipes.execute("SET extra_float_digits = -4")
+    for late in (None, "UPDATE raw.readings SET temp = temp + 5 WHERE device = 'd2'"):
+        if late:
+            recipes.execute(late.encode())
+        for view, query in RECIPES.items():
+            rows = "SELECT array_agg(ROW(x.*)::text ORDER BY x) FROM ({}) AS x"
+            found = recipes.execute(rows.format(f"TABLE public.{view}").encode()).fetchone()
+            assert found == recipes.execute(rows.format(query).encode()).fetchone(), view
+
+
+def test_the_day_of_23_hours(recipes: psycopg.Connection) -> None:
+    hours = recipes.execute(
+        "SELECT DISTINCT hours FROM public.berlin_days"
+        " WHERE device = 'd2' AND day = '2026-03-29 00:00+01'"
+    ).fetchall()
+    assert hours == [(23,)]
+
+
+def test_six_hours_without_gaps(recipes: psycopg.Connection) -> None:
+    filled = recipes.execute(
+        "SELECT count(*), count(row_count), count(temp_avg), count(temp_last) FROM public.filled"
+    ).fetchone()
+    assert filled == (18, 15, 18, 18)
