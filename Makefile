@@ -12,7 +12,7 @@ export TSROLLUP_OPEN_FOLDERS := 1
 .DEFAULT_GOAL := help
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: help setup lock dist demo test versions storm model permutations flyway lint format spot types bench docs clean
+.PHONY: help setup lock dist demo live test versions storm model permutations flyway lint format spot types bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ dist: $(STAMP) ## build the wheel and the sdist into dist/
 
 demo: $(STAMP) ## run the demo on a year of real flights
 	$(BIN)/tsrollup demo
+
+live: $(STAMP) ## stream sensors into rollups and show them in the browser
+	$(BIN)/tsrollup demo --live
 
 test: $(STAMP) ## run every test on every PostgreSQL found here
 	$(BIN)/pytest $(ARGS)

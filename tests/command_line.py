@@ -48,14 +48,16 @@ def tsrollup_here(*arguments: str, url: str) -> Finished:
     return Finished(code or 0, out.getvalue(), err.getvalue())
 
 
-def start_tsrollup(*arguments: str, url: str) -> subprocess.Popen[str]:
+def start_tsrollup(
+    *arguments: str, url: str | None = None, **environment: str
+) -> subprocess.Popen[str]:
     """A command that goes on until it is told to stop."""
     return subprocess.Popen(
         [sys.executable, "-m", "tsrollup", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=_environment(url, {}),
+        env=_environment(url, environment),
     )
 
 

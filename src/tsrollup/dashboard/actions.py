@@ -27,7 +27,7 @@ class Actions:
         self.database, self.rollup, self.chart = database, rollup, chart
         self.buttons: dict[str, ui.button] = {}
         with ui.element("section").classes("card actions").props('aria-label="Actions"'):
-            html(tag("h2", "Do something"))
+            html(tag("h2", "Actions"))
             if not database.may_write:
                 command = tag("code", "tsrollup dashboard --write")
                 html(tag("p", "This dashboard only reads; ", command, " has buttons here."))

@@ -41,6 +41,8 @@ class Rollup:
     exact_since: str | None
     reason: str | None
     next_step: str | None
+    waiting: float | None
+    running: float | None
     width: str | None = None
     width_seconds: float | None = None
     dimensions: tuple[str, ...] = ()
@@ -56,7 +58,9 @@ SELECT m.target_table AS name, m.source_table AS source, m.health,
        extract(epoch FROM m.time_to_catch_up)::float8 AS catch_up,
        extract(epoch FROM clock_timestamp() - m.last_run_at)::float8 AS last_run_age,
        extract(epoch FROM m.next_retry_at - clock_timestamp())::float8 AS next_retry_in,
-       m.last_error, m.sealed_late_rows, m.exact_since, m.reason, m.next_step
+       m.last_error, m.sealed_late_rows, m.exact_since, m.reason, m.next_step,
+       extract(epoch FROM clock_timestamp() - m.stale_since)::float8 AS waiting,
+       extract(epoch FROM clock_timestamp() - m.running_since)::float8 AS running
 FROM silver.timeseries_operations_monitor AS m
 LEFT JOIN pg_class AS c ON c.oid = to_regclass(m.target_table)
 ORDER BY m.source_table, m.target_table

@@ -221,6 +221,8 @@ def _facts(rollup: Rollup) -> Html:
             ("stale buckets", number(rollup.stale_buckets)),
             ("in ranges", number(rollup.stale_ranges)),
             ("lag", span(rollup.lag) if rollup.lag else "none"),
+            ("changes wait", f"for {span(rollup.waiting)}" if rollup.waiting is not None else ""),
+            ("at work", f"for {span(rollup.running)}" if rollup.running is not None else ""),
             ("to catch up", span(rollup.catch_up) if rollup.catch_up else ""),
             ("last run", ago(rollup.last_run_age)),
             ("rows a second", number(rollup.rows_per_second)),

@@ -2,9 +2,11 @@
 
 import asyncio
 import secrets
+import signal
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -14,6 +16,7 @@ from tsrollup.dashboard import create, overview, rollup
 from tsrollup.dashboard.database import Database
 from tsrollup.dashboard.guard import LOCAL_HOSTS, SHORTEST_TOKEN, Access, Guard
 from tsrollup.dashboard.layout import ASSETS
+from tsrollup.dashboard.markup import page_of
 from tsrollup.errors import TsrollupError
 
 
@@ -28,11 +31,15 @@ class Place:
     @property
     def url(self) -> str:
         """What to open in a browser; it holds the token."""
-        host = "localhost" if self.host in LOCAL_HOSTS else self.host
-        if self.host in ("0.0.0.0", "::"):
-            host = "localhost"
-        shown = f"[{host}]" if ":" in host else host
-        return f"http://{shown}:{self.port}/" + (f"login?token={self.token}" if self.token else "")
+        return self._root() + (f"/login?token={self.token}" if self.token else "/")
+
+    def page_of(self, rollup: str) -> str:
+        return self._root() + page_of(rollup)
+
+    def _root(self) -> str:
+        is_here = self.host in (*LOCAL_HOSTS, "0.0.0.0", "::")
+        host = "localhost" if is_here else self.host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
 
 def place(host: str, port: int, token: str | None) -> Place:
@@ -50,7 +57,14 @@ def place(host: str, port: int, token: str | None) -> Place:
 def serve(url: str, where: Place, may_write: bool) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     with closing(Database(url, may_write)) as database:
-        asyncio.run(_server(database, where).serve())
+        server = _server(database, where)
+
+        def end(_signal: int, _frame: FrameType | None) -> None:
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)  # which uvicorn calls once more when it has ended
+        asyncio.run(server.serve())
 
 
 def _server(database: Database, where: Place) -> uvicorn.Server:

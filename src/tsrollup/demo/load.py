@@ -1,6 +1,6 @@
 """Raw tables, filled through COPY."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 
 import psycopg
@@ -14,12 +14,12 @@ TABLES = ("raw.flights", "raw.weather")
 ADVANCE_EVERY = 2000
 
 
-def remove_earlier_run(connection: psycopg.Connection) -> int:
-    """Drop the demo's tables and every rollup on them; the number of rollups dropped.
+def remove_earlier_run(connection: psycopg.Connection, tables: Sequence[str] = TABLES) -> int:
+    """Drop tables of the demo and every rollup on them; the number of rollups dropped.
 
     Tables of these names that the demo did not make are left alone: it stops instead.
     """
-    for table in TABLES:
+    for table in tables:
         row = connection.execute(
             "SELECT to_regclass(%(table)s) IS NOT NULL, obj_description(to_regclass(%(table)s))",
             {"table": table},
@@ -32,12 +32,13 @@ def remove_earlier_run(connection: psycopg.Connection) -> int:
     rollups = connection.execute(
         "SELECT r.target_table::text FROM silver.rollup_config AS r"
         " JOIN rollup_engine.source AS s ON s.id = r.source_id"
-        " WHERE s.relation IN (to_regclass(%s), to_regclass(%s)) ORDER BY r.depth DESC",
-        TABLES,
+        " WHERE s.relation = ANY (SELECT to_regclass(t) FROM unnest(%s::text[]) AS t)"
+        " ORDER BY r.depth DESC",
+        [list(tables)],
     ).fetchall()
     for (target,) in rollups:
         connection.execute("SELECT silver.drop_rollup(%s)", [target])
-    for table in TABLES:
+    for table in tables:
         connection.execute(
             sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(*table.split(".")))
         )

@@ -167,6 +167,8 @@ def _say_what_next(console: Console, url: str) -> None:
         f"{command} create raw.flights flights_by_dest '1 week' --dimension dest",
         f"{command} run",
         f"{command} doctor",
+        f"{command} dashboard",
+        f"{command} demo --live",
         f"{command} server stop",
     ):
         console.say(f"   {line}")
