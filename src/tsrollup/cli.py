@@ -9,7 +9,6 @@ from typing import Annotated, NoReturn, cast
 import psycopg
 import typer
 
-from tsrollup import __version__
 from tsrollup.commands import (
     dashboard,
     demo,
@@ -25,6 +24,7 @@ from tsrollup.commands.invocation import Invocation, invocation
 from tsrollup.connection import describe
 from tsrollup.console import Console
 from tsrollup.errors import TsrollupError
+from tsrollup.version import __version__
 
 # What Typer makes of wrong usage has no name of its own there.
 UsageError = cast("type[typer.BadParameter]", typer.BadParameter.__mro__[1])

@@ -6,9 +6,9 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from tsrollup import __version__
 from tsrollup.connection import pinned
 from tsrollup.errors import TsrollupError
+from tsrollup.version import __version__
 
 # By the catalogue: who only brings it up may have no right to look into the schema.
 INSTALLED = (

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 from psycopg.rows import tuple_row
+from psycopg.types.json import Jsonb
 
 from tsrollup import rollups
 from tsrollup.connection import pinned
-from tsrollup.errors import TsrollupError
+from tsrollup.errors import ArgumentError, TsrollupError
 
 if TYPE_CHECKING:
     import pandas
@@ -31,24 +32,55 @@ def query(
     where: Where | None = None,
     columns: Sequence[str] | None = None,
     limit: int | None = None,
+    gapfill: Mapping[str, str] | bool = False,
 ) -> sql.Composed:
     """Buckets from `start` up to before `end`, oldest first, of the groups that `where` names: a
-    value, several in a list, or None for the group without one."""
+    value, several in a list, or None for the group without one. With `gapfill`, those without rows
+    too, and values that are missing filled as it says."""
     definition = rollups.definition(connection, target)
     conditions: list[sql.Composable] = [sql.SQL("true")]
-    for operator, border in ((">=", start), ("<", end)):
-        if border is not None:
-            condition = sql.SQL("bucket {} {}::timestamptz")
-            conditions.append(condition.format(sql.SQL(operator), sql.Literal(border)))
-    conditions += [_is_one_of(name, value) for name, value in (where or {}).items()]
+    source: sql.Composable = sql.SQL(definition["live_view"])
+    if gapfill is not False:
+        source = _without_gaps(definition["live_view"], start, end, where or {}, gapfill)
+    else:
+        for operator, border in ((">=", start), ("<", end)):
+            if border is not None:
+                condition = sql.SQL("bucket {} {}::timestamptz")
+                conditions.append(condition.format(sql.SQL(operator), sql.Literal(border)))
+        conditions += [_is_one_of(name, value) for name, value in (where or {}).items()]
     order = ["bucket", *definition["dimensions"]]
     return sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}{}").format(
         sql.SQL(", ").join(map(sql.Identifier, columns)) if columns else sql.SQL("*"),
-        sql.SQL(definition["live_view"]),
+        source,
         sql.SQL(" AND ").join(conditions),
         sql.SQL(", ").join(map(sql.Identifier, order)),
         sql.SQL("") if limit is None else sql.SQL(" LIMIT {}").format(sql.Literal(limit)),
     )
+
+
+def _without_gaps(
+    view: str,
+    start: datetime | str | None,
+    end: datetime | str | None,
+    where: Where,
+    gapfill: Mapping[str, str] | bool,
+) -> sql.Composed:
+    if start is None or end is None:
+        raise ArgumentError("gaps are filled between two times", "give both start and end")
+    only = {name: _listed(value) for name, value in where.items()}
+    return sql.SQL(
+        'silver.gapfill(NULL::{}, {}::timestamptz, {}::timestamptz, fill => {}, "only" => {})'
+    ).format(
+        sql.SQL(view),
+        sql.Literal(start),
+        sql.Literal(end),
+        sql.Literal(Jsonb(gapfill) if isinstance(gapfill, Mapping) and gapfill else None),
+        sql.Literal(Jsonb(only) if only else None),
+    )
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple | set) else [value]
 
 
 def _is_one_of(column: str, value: Any) -> sql.Composable:
@@ -56,8 +88,8 @@ def _is_one_of(column: str, value: Any) -> sql.Composable:
     if value is None:
         return sql.SQL("{} IS NULL").format(name)
     if isinstance(value, list | tuple | set):
-        values = sql.SQL(", ").join(map(sql.Literal, value))
-        return sql.SQL("{} IN ({})").format(name, values) if value else sql.SQL("false")
+        each = [_is_one_of(column, one) for one in value]
+        return sql.SQL("({})").format(sql.SQL(" OR ").join(each)) if each else sql.SQL("false")
     return sql.SQL("{} = {}").format(name, sql.Literal(value))
 
 

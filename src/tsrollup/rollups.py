@@ -113,6 +113,23 @@ def definition(connection: Connection, target: str) -> Row:
     return row
 
 
+def id_of(connection: Connection, target: str) -> int:
+    """The rollup's number, which a new name does not change."""
+    (row,) = _rows(connection, "SELECT rollup_engine.rollup_id(%s) AS id", [target])
+    return int(row["id"])
+
+
+def names_of(connection: Connection, rollup_id: int) -> tuple[str, str]:
+    """Table and live view."""
+    (row,) = _rows(
+        connection,
+        "SELECT target_table::text AS t, target_view::text AS v FROM silver.rollup_config"
+        " WHERE id = %s",
+        [rollup_id],
+    )
+    return row["t"], row["v"]
+
+
 def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
     """Refresh what had settled when the run began, parents first, a transaction for each batch.
 

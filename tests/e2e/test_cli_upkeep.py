@@ -98,6 +98,20 @@ def test_metrics_and_a_rebuild(url: str) -> None:
     assert asked(url, found) == "bigint"
 
 
+def test_altered_and_without_a_metric(url: str) -> None:
+    altered = here(
+        "alter", "readings_1h", "--settle-delay", "5 minutes", "--new-name", "hourly", "--json",
+        url=url,
+    )  # fmt: skip
+    assert altered.json() == {"target_table": "silver.hourly", "live_view": "gold.hourly"}
+    assert asked(url, "SELECT settle_delay::text FROM silver.rollup_config") == "00:05:00"
+    assert here("alter", "hourly", url=url).code == 2
+    here("metric", "add", "hourly", '{"temp": ["max"]}', url=url)
+    dropped = here("metric", "drop", "hourly", '{"temp": ["avg"]}', url=url)
+    assert dropped.code == 0, dropped.err
+    assert asked(url, "SELECT metrics::text FROM silver.rollup_config") == '{"temp": ["max"]}'
+
+
 def test_suggest_indexes_says_what_it_lacks_or_answers(url: str) -> None:
     done = here("suggest-indexes", "readings", "-q", "SELECT FROM raw.readings", url=url)
     assert (done.code, done.err) == (0, "") or "hypopg" in done.err

@@ -19,7 +19,8 @@ GENERATED = {"sql-reference.md"}
 LONGEST_PAGE = 150
 
 FENCE = re.compile(
-    r"(?P<skipped><!-- not run: [^\n]+ -->\n)?```(?P<language>console|sql)\n(?P<text>.*?)```",
+    r"(?P<skipped><!-- not run: [^\n]+ -->\n)?"
+    r"```(?P<language>console|sql|python)\n(?P<text>.*?)```",
     re.DOTALL,
 )
 
@@ -41,13 +42,19 @@ def examples(page: Path) -> list[Example]:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.name not in ELSEWHERE and examples(page)], ids=str
 )
-def test_examples(page: Path, server: PostgresServer, database: str) -> None:
+def test_examples(
+    page: Path, server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     url = server.url(database)
+    monkeypatch.setenv("TSROLLUP_URL", url)
+    names: dict[str, object] = {}
     with psycopg.connect(url, autocommit=True) as connection:
         for example in examples(page):
             if example.language == "sql":
                 for statement in statements(example.text):
                     connection.execute(statement.encode())
+            elif example.language == "python":
+                exec(example.text, names)
             else:
                 run_console(example.text, url)
 

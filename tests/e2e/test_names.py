@@ -31,7 +31,7 @@ def test_each_command_that_takes_a_name_is_among_these() -> None:
     }
     assert taking == {
         *("create", "run", "refresh", "drop", "log", "read", "pause", "resume", "retry"),
-        *("rebuild", "retention", "maintain", "suggest_indexes", "mark_stale"),
+        *("rebuild", "retention", "maintain", "suggest_indexes", "mark_stale", "alter"),
     }
 
 
@@ -51,7 +51,8 @@ def test_every_spelling_of_a_name_is_the_same_rollup(url: str, name: str) -> Non
     for words in (
         ["pause", name], ["resume", name], ["retry", name], ["read", name], ["maintain", name],
         ["mark-stale", name, "2026-01-01", "2026-01-02"], ["retention", name, "forever"],
-        ["metric", "add", name, '{"n": ["first"]}'], ["rebuild", name],
+        ["metric", "add", name, '{"n": ["first"]}'], ["metric", "drop", name, '{"n": ["first"]}'],
+        ["rebuild", name], ["alter", name, "--settle-delay", "0 seconds"],
     ):  # fmt: skip
         done = tsrollup(*words, url=url)
         assert done.code == 0, (words, done.err)

@@ -75,6 +75,20 @@ def test_parquet_reads_back(url: str, tmp_path: Path) -> None:
     assert here("read", "r_1h", "-f", "parquet", url=url).code == 2
 
 
+def test_gaps_are_filled(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(
+            "DELETE FROM raw.r WHERE ts >= '2026-01-01 01:00+00' AND ts < '2026-01-01 02:00+00'"
+        )
+    line = ("read", "r_1h", "2026-01-01 00:00+00", "2026-01-01 03:00+00", "-w", "Device=d,1")
+    assert len(here(*line, "--json", url=url).json()) == 2
+    assert len(here(*line, "--gapfill", "--json", url=url).json()) == 3
+    rows = here(*line, "--fill", "temp_avg=locf", "--json", url=url).json()
+    assert [row["temp_avg"] for row in rows] == [1.25, 1.25, 1.25]
+    assert [row["temp_max"] for row in rows] == [1.25, None, 1.25]
+    assert here("read", "r_1h", "--gapfill", url=url).err.count("\n") == 1
+
+
 def test_what_cannot_be_read_is_one_line(url: str) -> None:
     for words, told in (
         (("nothing",), "TR002"),

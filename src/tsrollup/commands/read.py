@@ -43,6 +43,13 @@ def read(
     column: Annotated[
         list[str] | None, typer.Option("--column", "-c", help="Only these; repeatable.")
     ] = None,
+    gapfill: Annotated[
+        bool, typer.Option("--gapfill", help="A row for every bucket between FROM and TO.")
+    ] = False,
+    fill: Annotated[
+        list[str] | None,
+        typer.Option("--fill", help="As temp_avg=locf, or =linear; repeatable; fills gaps."),
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Most rows.")] = None,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How.")] = Format.table,
     output: Annotated[
@@ -61,9 +68,12 @@ def read(
         raise typer.BadParameter("Parquet goes to a file", param_hint="--output")
     if on_screen and output is not None:
         raise typer.BadParameter("a table goes to the terminal", param_hint="--output")
+    gaps = _pairs(fill, "--fill") if fill else gapfill
     most = limit or (MOST_ROWS_ON_SCREEN if on_screen else None)
     with call.installed() as connection:
-        wanted = reading.query(connection, target, from_time, to_time, _groups(where), column, most)
+        wanted = reading.query(
+            connection, target, from_time, to_time, _groups(where), column, most, gaps
+        )
         if format_ is Format.csv:
             _write_csv(connection, wanted, output)
         elif format_ is Format.parquet and output:
@@ -82,11 +92,17 @@ def read(
 def _groups(where: list[str] | None) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for item in where or []:
-        name, equals, value = item.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{item} has no value: as device=d1", param_hint="--where")
-        groups.setdefault(name, []).append(value)
+        for name, value in _pairs([item], "--where").items():
+            groups.setdefault(name, []).append(value)
     return groups
+
+
+def _pairs(items: list[str], option: str) -> dict[str, str]:
+    pairs = [item.partition("=") for item in items]
+    for name, equals, _ in pairs:
+        if not equals:
+            raise typer.BadParameter(f"{name} has no value: as name=value", param_hint=option)
+    return {name: value for name, _, value in pairs}
 
 
 def _write_csv(connection: Connection[Any], wanted: sql.Composed, output: Path | None) -> None:

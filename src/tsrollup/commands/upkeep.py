@@ -1,4 +1,4 @@
-"""tsrollup pause, resume, retry, rebuild, mark-stale, retention, maintain, metric,
+"""tsrollup pause, resume, retry, rebuild, alter, mark-stale, retention, maintain, metric,
 suggest-indexes."""
 
 from typing import Annotated, Any
@@ -9,11 +9,11 @@ from tsrollup import rollups
 from tsrollup.commands.invocation import Invocation, invocation, parse_object
 from tsrollup.commands.targets import AnyTarget, From, TableName, Target, To
 
-metric = typer.Typer(no_args_is_help=True, help="Add metrics to a rollup.")
+metric = typer.Typer(no_args_is_help=True, help="Add metrics to a rollup, and drop them.")
 
 
 def register(app: typer.Typer) -> None:
-    for command in (pause, resume, retry, rebuild, retention, maintain, suggest_indexes):
+    for command in (pause, resume, retry, rebuild, alter, retention, maintain, suggest_indexes):
         app.command()(command)
     # Among its times may be -infinity.
     app.command(context_settings={"ignore_unknown_options": True})(mark_stale)
@@ -108,6 +108,60 @@ def add(
     call = invocation(context)
     wanted = parse_object(metrics, "METRICS")
     _change(call, "add_rollup_metric", "extended", target, metrics=wanted)
+
+
+@metric.command("drop")
+def drop_metric(
+    context: typer.Context,
+    target: Target,
+    metrics: Annotated[str, typer.Argument(help='As \'{"temp": ["avg", "max"]}\'.')],
+) -> None:
+    """Take aggregates out of a rollup.
+
+    Example: tsrollup metric drop readings_1h '{"temp": ["max"]}'
+    """
+    call = invocation(context)
+    wanted = parse_object(metrics, "METRICS")
+    _change(call, "drop_rollup_metric", "without them", target, metrics=wanted)
+
+
+def alter(
+    context: typer.Context,
+    target: Target,
+    settle_delay: Annotated[
+        str | None, typer.Option(help="How long after its end a bucket is stored.")
+    ] = None,
+    processing_window: Annotated[str | None, typer.Option(help="Most time in a batch.")] = None,
+    target_batch_duration: Annotated[
+        str | None, typer.Option(help="How long a batch should take.")
+    ] = None,
+    look_back_window: Annotated[str | None, typer.Option(help="What window reads again.")] = None,
+    chunk_interval: Annotated[
+        str | None, typer.Option(help="Width of its partitions to come.")
+    ] = None,
+    new_name: Annotated[str | None, typer.Option(help="Of its table and live view.")] = None,
+) -> None:
+    """Change options of a rollup, or its name; what is not given stays as it is.
+
+    Example: tsrollup alter readings_1h --settle-delay '5 minutes'
+    """
+    options = {
+        "settle_delay": settle_delay,
+        "processing_window": processing_window,
+        "target_batch_duration": target_batch_duration,
+        "look_back_window": look_back_window,
+        "chunk_interval": chunk_interval,
+        "new_name": new_name,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        raise typer.BadParameter("there is nothing to change", param_hint="alter")
+    call = invocation(context)
+    with call.installed() as connection, connection.transaction():
+        rollup_id = rollups.id_of(connection, target)
+        rollups.call(connection, "alter_rollup", target=target, **given)
+        table, view = rollups.names_of(connection, rollup_id)
+    call.console.done(f"{table}: altered", {"target_table": table, "live_view": view})
 
 
 def suggest_indexes(

@@ -1,0 +1,215 @@
+"""The Python API: what it makes, refreshes and reads is what SQL says; errors have classes."""
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import psycopg
+import pytest
+
+import tsrollup
+from rollup_checks import assert_equal_to_group_by, assert_settled
+from servers import PostgresServer
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+END = START + timedelta(hours=3)
+
+
+@pytest.fixture
+def db(server: PostgresServer, database: str) -> Iterator[tsrollup.Database]:
+    with tsrollup.connect(server.url(database)) as db:
+        db.connection.execute(
+            'CREATE TABLE raw.r (ts timestamptz, "Device" text, temp integer, cost numeric)'
+        )
+        db.connection.execute(
+            "INSERT INTO raw.r SELECT t, CASE n WHEN 3 THEN NULL ELSE 'd' || n END, n, n + 0.5"
+            " FROM generate_series(1, 3) AS n, generate_series('2026-01-01 00:00+00'::timestamptz,"
+            "  '2026-01-01 02:59+00', '10 minutes') AS t"
+            " WHERE t < '2026-01-01 01:00+00' OR t >= '2026-01-01 02:00+00'"
+        )
+        yield db
+
+
+@pytest.fixture
+def hourly(db: tsrollup.Database) -> tsrollup.Rollup:
+    return db.create_rollup(
+        "r",
+        "hourly",
+        timedelta(hours=1),
+        dimensions=["Device"],
+        metrics={"temp": ["avg", "max"], "cost": ["sum"]},
+    )
+
+
+def test_from_an_empty_database_to_a_rollup(
+    server: PostgresServer, make_database: Callable[..., str]
+) -> None:
+    with tsrollup.connect(server.url(make_database())) as db:
+        with pytest.raises(tsrollup.TsrollupError) as refused:
+            db.rollups()
+        assert refused.value.hint == "run tsrollup migrate"
+        assert db.migrate() > 10
+        assert db.migrate() == 0
+        assert db.version == tsrollup.__version__
+        assert db.rollups() == []
+
+
+def test_a_run_tells_how_far_it_is(db: tsrollup.Database, hourly: tsrollup.Rollup) -> None:
+    assert (hourly.table, hourly.view) == ("silver.hourly", "gold.hourly")
+    batches = list(db.run())
+    assert sum(batch.buckets for batch in batches) == 3
+    assert batches[-1].progress == 1
+    assert isinstance(batches[0].duration, timedelta)
+    assert_settled(db.connection, "hourly")
+    assert [rollup.table for rollup in db.rollups()] == ["silver.hourly"]
+
+
+def test_status_is_typed(db: tsrollup.Database, hourly: tsrollup.Rollup) -> None:
+    status = hourly.status()
+    assert (status.health, status.stale_buckets) == ("lagging", 3)
+    assert status.stale_since
+    assert status.reason
+    assert isinstance(status.lag, timedelta)
+    hourly.pause()
+    assert hourly.status().health == "paused"
+    hourly.resume()
+    list(db.run())
+    assert (hourly.status().health, hourly.status().stale_since) == ("ok", None)
+
+
+def test_rows_are_those_of_the_view(hourly: tsrollup.Rollup) -> None:
+    rows = hourly.read(START, END, where={"Device": ["d1", None]}).rows()
+    assert [(row["bucket"], row["Device"]) for row in rows] == [
+        (START, "d1"),
+        (START, None),
+        (START + timedelta(hours=2), "d1"),
+        (START + timedelta(hours=2), None),
+    ]
+    assert rows[0]["cost_sum"] == Decimal("9.0")
+    assert len(hourly.read().rows()) == 6
+    assert len(hourly.read(START, limit=2, columns=["temp_max"]).rows()[0]) == 1
+    assert hourly.read("2030-01-01").rows() == []
+    assert hourly.read(where={"Device": []}).rows() == []
+
+
+def test_frames_hold_what_the_rows_hold(hourly: tsrollup.Rollup) -> None:
+    answer = hourly.read(START, END)
+    rows = [
+        {k: float(v) if isinstance(v, Decimal) else v for k, v in row.items()}
+        for row in answer.rows()
+    ]
+    assert answer.to_arrow().to_pylist() == rows
+    assert answer.to_polars().to_dicts() == rows
+    frame = answer.to_pandas()
+    assert str(frame.dtypes["cost_sum"]) == "float64"
+    assert frame.groupby("Device", dropna=False).cost_sum.sum().sum() == pytest.approx(90)
+    empty = hourly.read("2030-01-01").to_arrow()
+    assert (empty.num_rows, empty.schema) == (0, answer.to_arrow().schema)
+
+
+def test_gaps_are_filled(hourly: tsrollup.Rollup) -> None:
+    rows = hourly.read(
+        START, END, where={"Device": "d2"}, gapfill={"temp_avg": "locf", "cost_sum": "linear"}
+    ).rows()
+    assert [row["temp_avg"] for row in rows] == [2, 2, 2]
+    assert [row["temp_max"] for row in rows] == [2, None, 2]
+    assert rows[1]["cost_sum"] == rows[0]["cost_sum"]
+    assert len(hourly.read(START, END, gapfill=True).rows()) == 9
+    with pytest.raises(tsrollup.ArgumentError):
+        hourly.read(START, gapfill=True)
+
+
+def test_all_that_can_be_done_with_a_rollup(db: tsrollup.Database, hourly: tsrollup.Rollup) -> None:
+    list(db.run())
+    (refreshed,) = hourly.refresh(START, END)
+    assert refreshed.buckets == 3
+    hourly.mark_stale(START, END)
+    assert hourly.status().stale_buckets == 3
+    hourly.add_metric({"temp": ["min"]})
+    hourly.drop_metric({"temp": ["max"]})
+    hourly.alter(settle_delay="5 minutes", new_name="by_hour")
+    assert (hourly.table, hourly.view) == ("silver.by_hour", "gold.by_hour")
+    assert hourly.definition()["settle_delay"] == "00:05:00"
+    hourly.rebuild()
+    hourly.retry()
+    db.set_retention("by_hour", timedelta(days=3650))
+    list(db.run())
+    assert isinstance(db.maintain(), list)
+    assert_equal_to_group_by(db.connection, "gold.by_hour")
+    hourly.drop()
+    assert db.rollups() == []
+    with pytest.raises(tsrollup.NotFoundError):
+        hourly.status()
+
+
+def test_each_code_has_its_class(db: tsrollup.Database, hourly: tsrollup.Rollup) -> None:
+    with pytest.raises(tsrollup.NotFoundError) as missing:
+        db.rollup("hurly")
+    assert missing.value.code == "TR002"
+    assert "hourly" in (missing.value.hint or "")
+    with pytest.raises(tsrollup.ArgumentError):
+        db.create_rollup("r", "other", "1 hour", metrics={"temp": ["nonsense"]})
+    with pytest.raises(tsrollup.InTheWayError):
+        db.create_rollup("r", "hourly", "1 hour")
+    db.connection.execute("CREATE TABLE raw.t (ts timestamptz, n integer)")
+    db.connection.execute("ALTER TABLE raw.t ENABLE ROW LEVEL SECURITY")
+    with pytest.raises(tsrollup.NotTrackableError):
+        db.create_rollup("t", "other", "1 hour")
+    with pytest.raises(tsrollup.TsrollupError) as other:
+        hourly.read("yesteryear")
+    assert other.value.code == "22007"
+    with pytest.raises(tsrollup.TsrollupError, match="cannot connect"):
+        tsrollup.connect("postgresql://me@127.0.0.1:1/there")
+
+
+def test_libpqs_parameters_may_stand_beside_the_url(server: PostgresServer, database: str) -> None:
+    url = server.url("postgres")
+    with tsrollup.connect(url, dbname=database, application_name="mine") as db:
+        assert db.connection.info.dbname == database
+        assert db.connection.info.get_parameters()["application_name"] == "mine"
+        assert db.migrate() == 0
+
+
+def test_async_is_the_same(server: PostgresServer, database: str, hourly: tsrollup.Rollup) -> None:
+    async def work() -> list[dict[str, object]]:
+        async with tsrollup.connect_async(server.url(database)) as db:
+            assert await db.version() == tsrollup.__version__
+            assert {batch.target async for batch in db.run()} == {"silver.hourly"}
+            (rollup,) = await db.rollups()
+            assert (await rollup.status()).health == "ok"
+            other = await db.create_rollup("hourly", "daily", "1 day")
+            both = await asyncio.gather(rollup.read(START, END), other.read())
+            with pytest.raises(tsrollup.NotFoundError):
+                await db.rollup("nothing")
+            return [row for answer in both for row in answer.rows()]
+
+    assert len(asyncio.run(work())) == 9
+    assert hourly.read(START, END).rows()
+
+
+def test_a_cancelled_task_cancels_its_statement(server: PostgresServer, database: str) -> None:
+    async def work() -> None:
+        db = await tsrollup.connect_async(server.url(database))
+        slow = asyncio.create_task(
+            db.in_thread(lambda: db.database.connection.execute("SELECT pg_sleep(60)"))
+        )
+        await asyncio.sleep(0.5)
+        slow.cancel()
+        with pytest.raises((asyncio.CancelledError, psycopg.errors.QueryCanceled)):
+            await slow
+        assert await db.version() == tsrollup.__version__
+        await db.close()
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+
+
+def test_importing_it_loads_no_more_than_is_used() -> None:
+    program = "import sys, json, tsrollup; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert not {"psycopg", "pandas", "pyarrow", "polars", "typer"} & loaded
+    assert set(tsrollup.__all__) == {name for name in tsrollup.__all__ if hasattr(tsrollup, name)}
