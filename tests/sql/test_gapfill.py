@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.rows import dict_row
@@ -153,7 +153,7 @@ def read(connection: psycopg.Connection[Any], arguments: str, *values: Any) -> l
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     made=rows(),
@@ -164,6 +164,16 @@ def read(connection: psycopg.Connection[Any], arguments: str, *values: Any) -> l
     fill=st.dictionaries(st.sampled_from(FILLED), st.sampled_from(["locf", "linear"]), max_size=4),
     keys=st.none() | st.lists(st.sampled_from(["a", "b", "c", None]), unique=True),
     numbers=st.none() | st.lists(st.sampled_from([1, 2, None]), unique=True),
+)
+@example(
+    made=[(1, "a", 0, None)],
+    refreshed=0,
+    start=1,
+    hours=1,
+    odd=False,
+    fill={"f_last": "linear"},
+    keys=None,
+    numbers=None,
 )
 def test_it_is_what_python_makes_of_the_view(
     source: psycopg.Connection,

@@ -246,10 +246,10 @@ AS $$
     SELECT string_agg(
         CASE
             WHEN place = ANY (p_linear) THEN rollup_engine.fill(
-                'CASE WHEN c{n} IS DISTINCT FROM NULL THEN c{n} WHEN p{n} = n{n} THEN p{n} WHEN {finite} THEN ({between})::{type} END',
+                'CASE WHEN c{n} IS DISTINCT FROM NULL THEN c{n} WHEN p{n} = n{n} THEN p{n} WHEN u{n} > 0 AND d{n} > 0{finite} THEN ({between})::{type} END',
                 jsonb_build_object('n', place, 'between', rollup_engine.between_sql(type, place), 'type', type_name,
                     'finite', CASE WHEN rollup_engine.base_type(type) IN ('interval', 'timestamptz', 'timestamp', 'date')
-                        THEN format('isfinite(p%1$s) AND isfinite(n%1$s)', place) ELSE 'true' END))
+                        THEN format(' AND isfinite(p%1$s) AND isfinite(n%1$s)', place) ELSE '' END))
             WHEN place = ANY (p_places) THEN 'p' || place
             ELSE 'c' || place
         END || '::' || type_name, ', ' ORDER BY place)
