@@ -14,6 +14,10 @@ from tsrollup.errors import TsrollupError, error_of
 # servers between transactions knows no statements prepared on another.
 CONNECTION_PARAMETERS: dict[str, Any] = {"client_encoding": "UTF8", "prepare_threshold": None}
 
+RIGHTS_HINT = (
+    "run it as the owner of that or a superuser; members of tsrollup_operator may run and watch"
+    " rollups; what rights a restore has lost come back with tsrollup migrate"
+)
 URL_HINT = "write it as postgresql://user:password@host:port/database"
 
 # A scheme in capitals, or with a driver as SQLAlchemy writes it.
@@ -90,7 +94,7 @@ def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:
         message += f": {_one_line(error.diag.message_detail)}"
     if error.sqlstate:
         message += f" [{error.sqlstate}]"
-    hint = error.diag.message_hint
+    hint = error.diag.message_hint or (RIGHTS_HINT if error.sqlstate == "42501" else None)
     return error_of(error.sqlstate, message, _one_line(hint) if hint else None)
 
 

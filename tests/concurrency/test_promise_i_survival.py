@@ -248,7 +248,11 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
     create_hierarchy(db)
     db.execute("SELECT silver.perform_rollup('readings_1m', as_of => 'infinity')")
     db.execute("GRANT SELECT (bucket) ON gold.readings_1d TO tsrollup_writer WITH GRANT OPTION")
+    db.execute("REVOKE SELECT ON gold.readings_1h FROM tsrollup_reader")
+    with psycopg.connect(server.superuser_url(db.info.dbname), autocommit=True) as owner:
+        owner.execute("ALTER VIEW gold.readings_1h OWNER TO tsrollup_operator")
     db.execute("SELECT rollup_engine.note_rights()")
+    db.execute("SELECT silver.create_rollup_table('readings_1h', 'silver', 'new', '1 day')")
     _run(
         server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
     )
@@ -271,7 +275,9 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
     with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
         assert_settled(restored, *LEVELS)
         restored.execute("SET ROLE tsrollup_reader")
-        restored.execute("SELECT * FROM gold.readings_1d")
+        restored.execute("SELECT * FROM gold.readings_1d, gold.new")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            restored.execute("SELECT * FROM gold.readings_1h")
 
 
 def test_promise_i_a_schema_without_its_rows_says_so(

@@ -1,6 +1,7 @@
 """The command line where things are not as they should be: one clear line, never a traceback."""
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable
@@ -277,3 +278,18 @@ def make_source(url: str, name: str, **parameters: Any) -> None:
     with psycopg.connect(url, autocommit=True, **parameters) as connection:
         connection.execute(f"CREATE TABLE {name} (ts timestamptz, n integer)".encode())
         connection.execute(f"INSERT INTO {name} VALUES ('2026-01-01 00:30+00', 1)".encode())
+
+
+@pytest.mark.parametrize("command", ["migrate", "info", "doctor", "status", "run"])
+def test_who_has_no_right_is_told_the_next_step(
+    server: PostgresServer, database: str, command: str
+) -> None:
+    """One who owns nothing of what another has restored, for one."""
+    name = f"t_nobody_{secrets.token_hex(4)}"
+    with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as postgres:
+        postgres.execute(f"CREATE ROLE {name} LOGIN".encode())
+        done = tsrollup(command, url=server.url(database, name))
+        postgres.execute(f"DROP ROLE {name}".encode())
+    assert done.code == 1
+    assert "permission denied for" in done.err
+    assert "run it as the owner of that or a superuser" in done.err

@@ -14,6 +14,7 @@ import pytest
 from psycopg.rows import dict_row
 
 import tsrollup
+from interleaving import Background
 from rollup_checks import assert_equal_to_group_by, assert_settled
 from servers import PostgresServer
 from tsrollup.doctor import examine
@@ -263,6 +264,24 @@ def test_a_migrate_waits_for_nobody_who_watches_or_pauses(
     filled.execute("SELECT * FROM silver.timeseries_operations_monitor")
     filled.execute("CALL silver.run_rollups()")
     assert_settled(filled, "readings_1h", "readings_1d")
+
+
+def test_who_gives_rights_meanwhile_is_waited_for(
+    filled: psycopg.Connection, connect: Connect
+) -> None:
+    giving, observer = connect(autocommit=False), connect()
+    giving.execute("GRANT SELECT ON silver.timeseries_operations_monitor TO tsrollup_writer")
+    pid = giving.info.backend_pid
+    with pytest.raises(psycopg.errors.LockNotAvailable, match=f"one of the sessions {pid}"):
+        filled.execute("SELECT rollup_engine.grant_in_turn('0')")
+    ending = Background(filled, "SELECT rollup_engine.regenerate()")
+    ending.wait_until_blocked(observer)
+    giving.commit()
+    ending.result()
+    assert filled.execute(
+        "SELECT has_table_privilege(r, 'silver.timeseries_operations_monitor', 'SELECT')"
+        " FROM unnest('{tsrollup_writer,tsrollup_reader}'::text[]) AS r"
+    ).fetchall() == [(True,), (True,)]
 
 
 def test_a_script_that_needs_a_table_in_use_gives_up(

@@ -145,6 +145,7 @@ def open_session(configuration: Configuration) -> Iterator[Session]:
         session = Session(configuration, database)
         yield session
     except psycopg.Error as error:
-        raise FlywayError(describe(error).message, error.diag.message_hint) from error
+        told = describe(error)
+        raise FlywayError(told.message, told.hint) from error
     finally:
         database.close()

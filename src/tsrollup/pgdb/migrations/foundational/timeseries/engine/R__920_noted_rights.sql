@@ -17,7 +17,8 @@ AS $$
         UNION ALL
         SELECT 'TABLE', oid::regclass::text, relowner::regrole, NULL FROM pg_class
         WHERE relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace)
-            AND relkind IN ('r', 'p', 'v', 'm') AND relowner = '"${owner_role}"'::regrole
+            AND relkind IN ('r', 'p', 'v', 'm')
+            AND (relowner = '"${owner_role}"'::regrole OR oid IN (SELECT target_view FROM silver.rollup_config))
     ), default_rights (scope, kind, rights) AS (
         SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %s ', defaclrole::regrole)
                 || CASE WHEN defaclnamespace = 0 THEN '' ELSE format('IN SCHEMA %s ', defaclnamespace::regnamespace) END,
@@ -43,16 +44,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rights_sql() IS 'Owners and rights as they are, as statements in the order to run them.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_noted(p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM rollup_engine.noted_right WHERE starts_with(statement, format('ALTER TABLE %s OWNER TO ', p_relation)))
+$$;
+COMMENT ON FUNCTION rollup_engine.is_noted(regclass) IS 'Whether the last migrate has noted the owner of a table or view, and all rights that somebody had on it.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.rollup_rights_sql() RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Rollups come and go without a migrate.
+    -- Rollups come and go without a migrate. What was noted, or came along, is as its owner wants it.
     SELECT format('ALTER TABLE %s OWNER TO "${owner_role}"', t.relation)
     FROM (
         SELECT member FROM silver.rollup_config, rollup_engine.partition_tree(target_table) AS m (member)
         UNION ALL
-        SELECT target_view FROM silver.rollup_config WHERE rollup_engine.is_relation(target_view)
+        SELECT target_view FROM silver.rollup_config WHERE rollup_engine.is_relation(target_view) AND NOT rollup_engine.is_noted(target_view)
     ) AS t (relation)
     UNION ALL
     SELECT format('ALTER FUNCTION rollup_engine.capture_%s() OWNER TO "${owner_role}"', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
@@ -61,11 +70,12 @@ AS $$
     UNION ALL
     SELECT format('REVOKE ALL ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
     UNION ALL
-    SELECT format('GRANT SELECT ON %s TO "${reader_role}", "${operator_role}"', target_view) FROM silver.rollup_config WHERE rollup_engine.is_relation(target_view)
+    SELECT format('GRANT SELECT ON %s TO "${reader_role}", "${operator_role}"', target_view)
+    FROM silver.rollup_config JOIN pg_class AS c ON c.oid = target_view AND c.relacl IS NULL AND NOT rollup_engine.is_noted(c.oid)
     UNION ALL
     SELECT format('GRANT SELECT ON %s TO "${operator_role}"', m.member)
     FROM silver.rollup_config AS r, rollup_engine.partition_tree(r.target_table) AS m (member)
-    JOIN pg_class AS c ON c.oid = m.member AND c.relnamespace = 'silver'::regnamespace
+    JOIN pg_class AS c ON c.oid = m.member AND c.relnamespace = 'silver'::regnamespace AND c.relacl IS NULL AND NOT rollup_engine.is_noted(c.oid)
     UNION ALL
     SELECT DISTINCT format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', c.relnamespace::regnamespace)
     FROM rollup_engine.source AS s JOIN pg_class AS c ON c.oid = s.relation
