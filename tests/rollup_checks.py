@@ -6,9 +6,12 @@ On a tie, `first` and `last` may be any of the tied values; the tests keep their
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 from psycopg import sql
@@ -31,6 +34,8 @@ class Rollup:
     time_type: str
     months: int
     width: str
+    origin: datetime
+    borders: tuple[datetime, ...]
     dimensions: tuple[str, ...]
     metrics: tuple[tuple[str, str], ...]
     types: dict[str, str]
@@ -85,7 +90,8 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
             (extract(year FROM c.bucket_width) * 12 + extract(month FROM c.bucket_width))::integer,
             extract(epoch FROM c.bucket_width)::text || ' seconds', c.dimensions::text[],
             c.metrics, coalesce(c.sealed_before, '-infinity')::text,
-            (SELECT array_agg(id ORDER BY depth) FROM line)
+            (SELECT array_agg(id ORDER BY depth) FROM line),
+            extract(epoch FROM c.bucket_width)::float8, c.timezone, c.origin
         FROM chosen AS c JOIN line AS root ON root.parent_id IS NULL
         """,
         {"name": name},
@@ -130,6 +136,10 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
         for column, items in sorted(row[9].items())
         for output in sorted({output for item in items for output in _outputs(item)})
     )
+    months, seconds, zone, origin = row[6], *row[12:]
+    by_utc = zone == "UTC" and not origin
+    follows_calendar = not by_utc and (months or (zone != "UTC" and seconds % 86400 == 0))
+    start = datetime(2000, 1, 1 if months else 3)
     return Rollup(
         id=row[0],
         table=row[1],
@@ -140,6 +150,15 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
         time_type=types[row[4]],
         months=row[6],
         width=row[7],
+        origin=origin or start.replace(tzinfo=ZoneInfo(zone)),
+        borders=_borders(
+            _extent(cursor, row[3], row[4], types[row[4]]),
+            months or timedelta(seconds=seconds),
+            ZoneInfo(zone),
+            origin or start,
+        )
+        if follows_calendar
+        else (),
         dimensions=tuple(row[8]),
         metrics=metrics,
         types=types,
@@ -325,10 +344,52 @@ def _utc(rollup: Rollup) -> sql.Composable:
     return sql.SQL("({}::timestamp AT TIME ZONE 'UTC')").format(column)
 
 
+def _extent(
+    cursor: psycopg.Cursor[Any], table: str, column: str, time_type: str
+) -> tuple[datetime, ...]:
+    """First and last time, none without rows."""
+    kind = "" if time_type == "timestamp with time zone" else " AT TIME ZONE 'UTC'"
+    row = cursor.execute(
+        f'SELECT min("{column}"{kind}), max("{column}"{kind}) FROM {table}'.encode()
+    ).fetchone()
+    return tuple(time for time in row or () if time)
+
+
+def _borders(
+    extent: tuple[datetime, ...], width: int | timedelta, zone: ZoneInfo, origin: datetime
+) -> tuple[datetime, ...]:
+    """Starts of the buckets, of so many months or days, around the data, as Python's zones have
+    them: what a clock shows twice is the first time, what it never shows as if it had not been put
+    forward."""
+    if not extent:
+        return (datetime(2000, 1, 1, tzinfo=UTC),)
+    first, last = (time.astimezone(zone).replace(tzinfo=None) for time in extent)
+    if origin.tzinfo:
+        origin = origin.astimezone(zone).replace(tzinfo=None)
+
+    def local(n: int) -> datetime:
+        if isinstance(width, timedelta):
+            return origin + n * width
+        year, month = divmod(origin.year * 12 + origin.month - 1 + n * width, 12)
+        for day in range(origin.day, 27, -1):
+            with suppress(ValueError):
+                return origin.replace(year=year, month=month + 1, day=day)
+        return origin.replace(year=year, month=month + 1)
+
+    length = width if isinstance(width, timedelta) else width * timedelta(days=30.4)
+    numbers = range((first - origin) // length - 3, (last - origin) // length + 4)
+    return tuple(sorted({local(n).replace(tzinfo=zone).astimezone(UTC) for n in numbers}))
+
+
 def _bucket(rollup: Rollup, time: sql.Composable) -> sql.Composable:
+    if rollup.borders:
+        return sql.SQL("({borders})[width_bucket({time}, {borders})]").format(
+            borders=sql.SQL("{}::timestamptz[]").format(sql.Literal(list(rollup.borders))),
+            time=time,
+        )
     if not rollup.months:
-        return sql.SQL("date_bin({}, {}, '2000-01-03 00:00+00')").format(
-            sql.Literal(rollup.width) + sql.SQL("::interval"), time
+        return sql.SQL("date_bin({}, {}, {})").format(
+            sql.Literal(rollup.width) + sql.SQL("::interval"), time, sql.Literal(rollup.origin)
         )
     # Months since 2000, rounded down to a whole number of buckets.
     return sql.SQL(

@@ -59,11 +59,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.bucket_count(p_width interval, p_ranges
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN coalesce(CASE WHEN rollup_engine.is_month_width(p_width) THEN (
-        SELECT sum(rollup_engine.width_months(age(upper(r) AT TIME ZONE 'UTC', lower(r) AT TIME ZONE 'UTC'))::numeric / rollup_engine.width_months(p_width))
-        FROM unnest(p_ranges) AS r)
-    ELSE (SELECT extract(epoch FROM sum(upper(r) - lower(r))) / extract(epoch FROM p_width) FROM unnest(p_ranges) AS r)
-    END, 0)::bigint;
+    -- The months of a range are those of its days by their mean length, and its local days those of its hours:
+    -- neither is ever off by as much as half of one.
+    RETURN coalesce(sum(round(extract(epoch FROM upper(r) - lower(r)) / CASE WHEN rollup_engine.is_month_width(p_width)
+        THEN rollup_engine.width_months(p_width) * 2629746.0 ELSE extract(epoch FROM p_width) END)), 0)::bigint
+    FROM unnest(p_ranges) AS r;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.bucket_count(interval, tstzmultirange) IS 'Number of buckets in aligned, finite ranges.';

@@ -272,18 +272,4 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.is_made_of(interval, interval) IS 'Whether buckets of a width are made of whole buckets of another.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_nesting(p_parent silver.rollup_config, p_width interval) RETURNS void
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    IF NOT rollup_engine.is_made_of(p_width, p_parent.bucket_width) THEN
-        PERFORM rollup_engine.fail('TR001',
-            format('buckets of %s are not made of whole buckets of %s, which are %s', p_width, p_parent.target_table, p_parent.bucket_width),
-            'choose a multiple of the parent''s width');
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.check_nesting(silver.rollup_config, interval) IS 'An error unless the width is a whole number of the parent''s buckets.';
-
 RESET ROLE;

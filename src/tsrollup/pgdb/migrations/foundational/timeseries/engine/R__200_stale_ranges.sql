@@ -38,7 +38,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.due_at(p_rollup silver.rollup_config, p
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT greatest(p_noted, rollup_engine.bucket_next(p_rollup.bucket_width, p_bucket) + p_rollup.settle_delay)
+    SELECT greatest(p_noted, rollup_engine.bucket_next(p_rollup, p_bucket) + p_rollup.settle_delay)
 $$;
 COMMENT ON FUNCTION rollup_engine.due_at(silver.rollup_config, timestamptz, timestamptz) IS 'From when on a change of a bucket that was noted then is to be stored; NULL without a bucket: the time it was noted.';
 
@@ -49,14 +49,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_conf
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_cells constant silver.rollup_config := rollup_engine.cells_of(p_rollup);
 BEGIN
     WITH aligned AS (
-        SELECT rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges)
+        SELECT rollup_engine.bucket_align(p_rollup, p_ranges)
             * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) AS ranges
     ), wanted AS (
-        SELECT cell, range_agg(r * tstzrange(cell, rollup_engine.bucket_next(p_rollup.cell_width, cell))) AS ranges
+        SELECT cell, range_agg(r * tstzrange(cell, next_cell)) AS ranges
         FROM aligned, unnest(ranges) AS r,
-            rollup_engine.buckets_in(p_rollup.cell_width, rollup_engine.bucket_align(p_rollup.cell_width, tstzmultirange(r))) AS cell
+            rollup_engine.buckets_in(v_cells, rollup_engine.bucket_align(v_cells, tstzmultirange(r))) AS c (cell, next_cell)
         GROUP BY cell
     ), held AS MATERIALIZED (
         -- What a refresh has claimed stays as it is: the range is added beside it.
@@ -165,7 +167,7 @@ DECLARE
     v_logged tstzmultirange;
     v_stale tstzmultirange;
 BEGIN
-    SELECT source_id, bucket_width, change_tracking, sealed_before INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    SELECT source_id, bucket_width, timezone, origin, change_tracking, sealed_before INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     IF NOT FOUND THEN
         PERFORM rollup_engine.fail('TR002', format('nothing is known of rollup %s here', p_rollup_id),
             'this transaction is older than the rollup: begin another; or the schema was restored without its data: restore that, too');
@@ -194,7 +196,9 @@ BEGIN
         v_logged := coalesce(v_logged, '{}') + rollup_engine.window_of(p_rollup_id);
     END IF;
     IF v_logged IS NOT NULL THEN
-        v_stale := coalesce(v_stale, '{}') + rollup_engine.bucket_align(v_rollup.bucket_width, v_logged);
+        v_stale := coalesce(v_stale, '{}') + CASE
+            WHEN v_rollup.timezone = 'UTC' AND v_rollup.origin IS NULL THEN rollup_engine.bucket_align(v_rollup.bucket_width, v_logged)
+            ELSE (SELECT rollup_engine.bucket_align(r, v_logged) FROM silver.rollup_config AS r WHERE r.id = p_rollup_id) END;
     END IF;
     IF v_rollup.sealed_before IS NOT NULL THEN
         v_stale := v_stale * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));

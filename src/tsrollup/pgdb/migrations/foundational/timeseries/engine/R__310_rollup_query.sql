@@ -6,20 +6,25 @@ SET LOCAL ROLE "${owner_role}";
 
 -- Columns -----------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION rollup_engine.bucket_expression(p_width interval, p_time text) RETURNS text
+-- That of 0.1.0 took the width alone.
+DROP FUNCTION IF EXISTS rollup_engine.bucket_expression(interval, text);
+CREATE OR REPLACE FUNCTION rollup_engine.bucket_expression(p_rollup silver.rollup_config, p_time text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
 AS $$
     -- The common calendar widths have C code of their own.
-    SELECT CASE rollup_engine.width_months(p_width)
-        WHEN 1 THEN format('(date_trunc(''month'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
-        WHEN 3 THEN format('(date_trunc(''quarter'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
-        WHEN 12 THEN format('(date_trunc(''year'', %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', p_time)
-        ELSE format('silver.time_bucket(interval %L, %s)', p_width, p_time)
+    SELECT CASE
+        WHEN NOT rollup_engine.goes_by_utc(p_rollup)
+        THEN format('silver.time_bucket(interval %L, %s, %L, %L)', p_rollup.bucket_width, p_time, p_rollup.timezone, p_rollup.origin)
+        WHEN unit IS NOT NULL THEN format('(date_trunc(%L, %s AT TIME ZONE ''UTC'') AT TIME ZONE ''UTC'')', unit, p_time)
+        ELSE format('silver.time_bucket(interval %L, %s)', p_rollup.bucket_width, p_time)
     END
+    FROM (SELECT CASE rollup_engine.width_months(p_rollup.bucket_width) WHEN 1 THEN 'month' WHEN 3 THEN 'quarter' WHEN 12 THEN 'year' END) AS w (unit)
 $$;
-COMMENT ON FUNCTION rollup_engine.bucket_expression(interval, text) IS 'Expression for the bucket of a timestamptz expression.';
+COMMENT ON FUNCTION rollup_engine.bucket_expression(silver.rollup_config, text) IS 'Expression for the bucket of a timestamptz expression.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.fit_name(p_column text, p_suffix text) RETURNS name
     LANGUAGE sql IMMUTABLE
@@ -84,7 +89,7 @@ AS $$
             THEN rollup_engine.utc_expression(p_rollup.time_column, p_time_type) END AS utc
     ), planned AS (
         SELECT 1 AS part, 0 AS first_key, '' AS second_key, 'bucket' AS column_name, 'bucket' AS kind, NULL AS source_column, NULL AS state,
-            rollup_engine.bucket_expression(p_rollup.bucket_width, coalesce(utc, 'bucket')) AS expression
+            rollup_engine.bucket_expression(p_rollup, coalesce(utc, 'bucket')) AS expression
         FROM times
         UNION ALL
         SELECT 2, d.position::integer, '', d.name, 'dimension', d.name, NULL, rollup_engine.dimension_expression(p_rollup, d.name)
@@ -201,22 +206,21 @@ CREATE OR REPLACE FUNCTION rollup_engine.per_bucket_sql(p_rollup silver.rollup_c
 RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
-    SET intervalstyle = 'postgres'
 AS $$
 BEGIN
     RETURN concat_ws(E'\n',
         'SELECT tsrollup_batch.bucket, ' || rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
-        format('FROM unnest(%s) AS tsrollup_batch (bucket) CROSS JOIN LATERAL (', p_buckets),
+        format('FROM unnest(%s) AS tsrollup_batch (bucket, next_bucket) CROSS JOIN LATERAL (', p_buckets),
         '    SELECT ' || rollup_engine.select_list(p_rollup.id, '{dimension,state}'),
         -- Named, lest a table of the outer name hide the bucket.
         format('    FROM %s AS tsrollup_rows', p_relation),
-        '    WHERE ' || rollup_engine.time_condition(p_rollup, 'tsrollup_batch.bucket', format('rollup_engine.bucket_next(%L, tsrollup_batch.bucket)', p_rollup.bucket_width)),
+        '    WHERE ' || rollup_engine.time_condition(p_rollup, 'tsrollup_batch.bucket', 'tsrollup_batch.next_bucket'),
         '        AND ' || rollup_engine.time_condition(p_rollup, p_from, p_to) || rollup_engine.row_filter(p_rollup),
         '    GROUP BY ' || (SELECT string_agg(n::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n),
         '    HAVING count(*) > 0',
         ') AS f');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.per_bucket_sql(silver.rollup_config, text, text, text, text) IS 'A GROUP BY for each bucket of an array; the range lets the planner prune partitions.';
+COMMENT ON FUNCTION rollup_engine.per_bucket_sql(silver.rollup_config, text, text, text, text) IS 'A GROUP BY for each bucket of two arrays, of starts and ends; the range lets the planner prune partitions.';
 
 RESET ROLE;

@@ -8,13 +8,15 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.window_tail(p_width interval) RETURNS tstzmultirange
+-- That of 0.1.0 took the width alone.
+DROP FUNCTION IF EXISTS rollup_engine.window_tail(interval);
+CREATE OR REPLACE FUNCTION rollup_engine.window_tail(p_rollup silver.rollup_config) RETURNS tstzmultirange
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_width, now()), 'infinity'))
+    SELECT tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_rollup, now()), 'infinity'))
 $$;
-COMMENT ON FUNCTION rollup_engine.window_tail(interval) IS 'The buckets ahead of now, where window tracking may find rows at any time.';
+COMMENT ON FUNCTION rollup_engine.window_tail(silver.rollup_config) IS 'The buckets ahead of now, where window tracking may find rows at any time.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
@@ -28,7 +30,7 @@ DECLARE
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     IF v_rollup.change_tracking = 'window' THEN
-        v_stale := v_stale - rollup_engine.window_tail(v_rollup.bucket_width);
+        v_stale := v_stale - rollup_engine.window_tail(v_rollup);
     END IF;
     -- What is finite was clipped when it was marked, and needs no search at every read. A partition that
     -- the plan does not know was not.
@@ -84,14 +86,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_pl
 AS $$
 DECLARE
     v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
-    v_width interval;
+    v_rollup silver.rollup_config;
 BEGIN
     IF isempty(v_stale) OR NOT rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
         RETURN;
     END IF;
-    v_width := (SELECT bucket_width FROM silver.rollup_config WHERE id = p_rollup_id);
-    RETURN QUERY
-        SELECT b, rollup_engine.bucket_next(v_width, b) FROM rollup_engine.buckets_in(v_width, v_stale) AS b;
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, v_stale);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
@@ -117,7 +118,7 @@ BEGIN
     END IF;
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     IF v_rollup.change_tracking = 'window' THEN
-        v_stale := v_stale + rollup_engine.window_tail(v_rollup.bucket_width);
+        v_stale := v_stale + rollup_engine.window_tail(v_rollup);
     END IF;
     IF NOT isempty(v_stale) THEN
         RETURN QUERY SELECT lower(r), upper(r), v_stale FROM unnest(rollup_engine.in_few_pieces(v_stale)) AS r;
@@ -194,8 +195,8 @@ $sql$, jsonb_build_object(
 DECLARE
     v_rollup silver.rollup_config;
     -- Whole buckets, whatever is asked for: who may call this may not read single rows.
-    v_from constant timestamptz := silver.time_bucket(interval {width}, p_from);
-    v_to constant timestamptz := CASE WHEN p_from < p_to THEN rollup_engine.bucket_ceil(interval {width}, p_to) ELSE v_from END;
+    v_from constant timestamptz := {from};
+    v_to constant timestamptz := CASE WHEN p_from < p_to THEN {to} ELSE v_from END;
     v_stale tstzmultirange;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = {id};
@@ -210,7 +211,9 @@ BEGIN
 END
 $body$, jsonb_build_object(
             'id', p_rollup.id,
-            'width', quote_literal(p_rollup.bucket_width),
+            'from', rollup_engine.bucket_expression(p_rollup, 'p_from'),
+            'to', CASE WHEN rollup_engine.goes_by_utc(p_rollup) THEN format('rollup_engine.bucket_ceil(interval %L, p_to)', p_rollup.bucket_width)
+                ELSE format('(SELECT rollup_engine.bucket_ceil(r, p_to) FROM silver.rollup_config AS r WHERE r.id = %s)', p_rollup.id) END,
             'columns', quote_literal(rollup_engine.live_select_list(p_rollup.id)),
             'source', quote_literal(rollup_engine.live_source_sql(p_rollup.parent_id)),
             'condition', quote_literal(rollup_engine.time_condition(p_rollup, '$1', '$2') || rollup_engine.row_filter(p_rollup)),

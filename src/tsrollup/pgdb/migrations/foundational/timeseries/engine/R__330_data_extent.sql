@@ -109,7 +109,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.data_extent(p_rollup silver.rollup_conf
     SET intervalstyle = 'postgres'
 AS $$
 DECLARE
-    v_ranges constant tstzmultirange := rollup_engine.bucket_align(p_rollup.bucket_width, p_ranges);
+    v_ranges constant tstzmultirange := rollup_engine.bucket_align(p_rollup, p_ranges);
     v_bin constant interval := make_interval(secs => extract(epoch FROM p_rollup.cell_width)::double precision);
     v_agg constant text := 'SELECT range_agg(tstzrange(f, t + interval ''1 microsecond'')) FROM (%s) AS times';
     v_range tstzrange;
@@ -128,7 +128,7 @@ BEGIN
         END IF;
         v_found := v_found + coalesce(v_extent, '{}');
     END LOOP;
-    RETURN v_ranges * rollup_engine.bucket_align(p_rollup.bucket_width, v_found);
+    RETURN v_ranges * rollup_engine.bucket_align(p_rollup, v_found);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.data_extent(silver.rollup_config, tstzmultirange, boolean) IS

@@ -202,6 +202,7 @@ BEGIN
         r.change_tracking, r.look_back_window, r.retention, r.current_window, r.refresh_sql, r.sealed_before, r.source_rows,
         r.timezone, r.origin, r.time_unit, r.expressions, r.filter, r.row_sql
     FROM (SELECT v_rollup.*) AS r;
+    PERFORM rollup_engine.note_uneven_time(v_rollup);
     PERFORM rollup_engine.note_ltree_levels(v_rollup);
     PERFORM rollup_engine.premake_rollup_partitions(
         rollup_engine.register_partition_set(v_rollup.target_table, 'bucket', v_rollup.chunk_interval, false));

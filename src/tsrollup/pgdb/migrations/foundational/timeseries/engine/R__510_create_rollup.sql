@@ -119,8 +119,8 @@ BEGIN
     IF p_rollup.change_tracking IS NULL OR p_rollup.change_tracking NOT IN ('trigger', 'window') THEN
         PERFORM rollup_engine.fail('TR001', format('change_tracking %L is unknown', coalesce(p_rollup.change_tracking, 'NULL')), 'use ''trigger'', or ''window'' with a look_back_window');
     END IF;
-    IF p_rollup.timezone <> 'UTC' OR p_rollup.origin IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR001', 'buckets go by UTC', 'leave timezone and origin out');
+    IF p_rollup.origin IS NOT NULL AND (NOT isfinite(p_rollup.origin) OR NOT p_rollup.origin <@ rollup_engine.calendar()) THEN
+        PERFORM rollup_engine.fail('TR001', 'origin lies outside of the years 1 to 9999', 'give a time at which a bucket begins; buckets go on from it both ways');
     END IF;
     IF p_rollup.time_unit IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR001', 'a time column of numbers cannot be rolled up', 'leave time_unit out, and roll up a column of type timestamptz, timestamp or date');
@@ -154,7 +154,7 @@ DECLARE
             AND NOT EXISTS (
                 SELECT FROM (SELECT unnest(p_rollup.dimensions)::text UNION SELECT jsonb_object_keys(p_rollup.metrics)) AS used (name)
                 WHERE (c.row_sql -> 'expressions' -> used.name) IS DISTINCT FROM (p_rollup.row_sql -> 'expressions' -> used.name))
-            AND c.bucket_width < p_rollup.bucket_width AND rollup_engine.is_made_of(p_rollup.bucket_width, c.bucket_width)
+            AND c.bucket_width < p_rollup.bucket_width AND isempty(rollup_engine.uneven_in_use(p_rollup, c))
             AND NOT EXISTS (
                 SELECT m.source_column, unnest((m.aggregate).states) FROM rollup_engine.metric_aggregates(p_rollup) AS m
                 EXCEPT
@@ -183,6 +183,7 @@ DECLARE
     v_parent silver.rollup_config;
     r silver.rollup_config := p_options;
 BEGIN
+    r.timezone := rollup_engine.zone_name(r.timezone);
     r.source_table := rollup_engine.resolve_source(p_source, r.change_tracking);
     SELECT * INTO v_parent FROM silver.rollup_config AS c WHERE c.target_table = r.source_table;
     r.parent_id := v_parent.id;
@@ -196,7 +197,7 @@ BEGIN
         r.time_column := 'bucket';
         r.source_id := v_parent.source_id;
         r.change_tracking := v_parent.change_tracking;
-        PERFORM rollup_engine.check_nesting(v_parent, r.bucket_width);
+        PERFORM rollup_engine.check_nesting(r, v_parent);
     END IF;
     IF num_nonnulls(r.expressions, r.filter) > 0 THEN
         PERFORM rollup_engine.grant_source_access(r.source_table);

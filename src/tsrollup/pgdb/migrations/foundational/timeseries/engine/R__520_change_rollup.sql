@@ -16,6 +16,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
     -- In the order of a refresh: what it has claimed is waited for before its table is locked.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.uneven_time WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup_id), format('view_%s', p_rollup_id));
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM rollup_engine.forget_partition_set(v_rollup.target_table);

@@ -61,7 +61,7 @@ AS $$
 BEGIN
     -- Volatile, for a snapshot newer than the claim. The log need not be looked at: its drain
     -- marks parent and child at once.
-    RETURN coalesce(rollup_engine.bucket_align(p_rollup.bucket_width, range_agg(tstzrange(from_time, to_time))), '{}')
+    RETURN coalesce(rollup_engine.bucket_align(p_rollup, range_agg(tstzrange(from_time, to_time))), '{}')
     FROM (
         SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.parent_id
         UNION ALL
@@ -77,13 +77,15 @@ CREATE OR REPLACE FUNCTION rollup_engine.failing_ranges(p_rollup silver.rollup_c
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup.bucket_width, bucket))), '{}')
+    RETURN coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup, bucket))), '{}')
     FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp();
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.failing_ranges(silver.rollup_config) IS 'Buckets that failed, and whose next attempt has not come.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.newest_part(p_ranges tstzmultirange, p_width interval, p_window interval) RETURNS tstzmultirange
+-- That of 0.1.0 took the width alone.
+DROP FUNCTION IF EXISTS rollup_engine.newest_part(tstzmultirange, interval, interval);
+CREATE OR REPLACE FUNCTION rollup_engine.newest_part(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_window interval) RETURNS tstzmultirange
     LANGUAGE plpgsql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -95,8 +97,8 @@ BEGIN
     FOR v_range IN SELECT r FROM unnest(p_ranges) AS r ORDER BY lower(r) DESC LOOP
         IF upper(v_range) - lower(v_range) > v_left THEN
             v_range := tstzrange(greatest(lower(v_range), least(
-                silver.time_bucket(p_width, upper(v_range) - v_left),
-                silver.time_bucket(p_width, upper(v_range) - interval '1 microsecond'))), upper(v_range));
+                rollup_engine.bucket_start(p_rollup, upper(v_range) - v_left),
+                rollup_engine.bucket_start(p_rollup, upper(v_range) - interval '1 microsecond'))), upper(v_range));
         END IF;
         v_part := v_part + tstzmultirange(v_range);
         v_left := v_left - (upper(v_range) - lower(v_range));
@@ -105,7 +107,7 @@ BEGIN
     RETURN v_part;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.newest_part(tstzmultirange, interval, interval) IS 'The newest whole buckets of the ranges, about as much time as the window and at least one bucket.';
+COMMENT ON FUNCTION rollup_engine.newest_part(silver.rollup_config, tstzmultirange, interval) IS 'The newest whole buckets of the ranges, about as much time as the window and at least one bucket.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.newest_time_sql(p_relation regclass, p_column name, p_type regtype, p_condition text, p_from_each text) RETURNS text
     LANGUAGE sql STABLE
@@ -139,8 +141,8 @@ BEGIN
     EXECUTE rollup_engine.newest_time_sql(p_rollup.target_table, 'bucket', 'timestamptz',
         'bucket >= $1 AND bucket < $2', 'bucket >= lower(tsrollup_each.part) AND bucket < upper(tsrollup_each.part)')
     INTO v_stored USING lower(p_ranges), upper(p_ranges), p_ranges;
-    RETURN p_ranges * tstzmultirange(tstzrange(NULL, rollup_engine.bucket_next(p_rollup.bucket_width,
-        silver.time_bucket(p_rollup.bucket_width, coalesce(greatest(v_newest, v_stored), '-infinity')))));
+    RETURN p_ranges * tstzmultirange(tstzrange(NULL, rollup_engine.bucket_next(p_rollup,
+        rollup_engine.bucket_start(p_rollup, coalesce(greatest(v_newest, v_stored), '-infinity')))));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.up_to_newest_row(silver.rollup_config, tstzmultirange) IS

@@ -36,7 +36,7 @@ BEGIN
         RETURN false;  -- hardly any of them holds anything
     ELSIF p_rollup.query_shape <> 'auto' THEN
         RETURN p_rollup.query_shape = 'per_bucket';
-    ELSIF rollup_engine.bucket_next(p_rollup.bucket_width, lower(v_hull)) >= upper(v_hull) THEN
+    ELSIF rollup_engine.bucket_next(p_rollup, lower(v_hull)) >= upper(v_hull) THEN
         RETURN false;  -- a single bucket: the shapes are the same
     ELSIF NOT rollup_engine.has_time_index(p_rollup.source_table, p_rollup.time_column) THEN
         RETURN false;
@@ -59,7 +59,7 @@ DECLARE
     v_touched text := 't.bucket >= $1 AND t.bucket < $2';
 BEGIN
     IF p_per_bucket THEN
-        v_fresh := rollup_engine.per_bucket_sql(p_rollup, p_rollup.source_table::text, '$4', '$1', '$2');
+        v_fresh := rollup_engine.per_bucket_sql(p_rollup, p_rollup.source_table::text, '$4, $5', '$1', '$2');
     ELSE
         v_fresh := rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2',
             CASE WHEN p_scattered THEN format(' AND %s <@ $3', (
@@ -75,7 +75,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.batch_sql(silver.rollup_config, boolean, boolean, boolean) IS
-'The statement that recomputes a batch. $1, $2: its hull; $3: its ranges; $4: its buckets.';
+'The statement that recomputes a batch. $1, $2: its hull; $3: its ranges; $4, $5: starts and ends of its buckets.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.recompute(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
@@ -85,6 +85,8 @@ DECLARE
     v_hull constant tstzrange := range_merge(p_ranges);
     v_per_bucket constant boolean := rollup_engine.goes_per_bucket(p_rollup, p_ranges);
     v_stored boolean;
+    v_starts timestamptz[];
+    v_ends timestamptz[];
     v_batch rollup_engine.refresh_batch;
 BEGIN
     -- Its own statements are planned now, and know all partitions that the claim may rest on.
@@ -92,11 +94,13 @@ BEGIN
     -- Nobody else writes here while the cell is locked: what is empty stays empty.
     EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
     INTO v_stored USING lower(v_hull), upper(v_hull);
+    IF v_per_bucket THEN
+        SELECT array_agg(bucket), array_agg(next_bucket) INTO v_starts, v_ends FROM rollup_engine.buckets_in(p_rollup, p_ranges);
+    END IF;
     PERFORM rollup_engine.set_refreshing(true);
     EXECUTE rollup_engine.batch_sql(p_rollup, v_per_bucket, p_ranges <> tstzmultirange(v_hull), NOT v_stored)
     INTO v_batch.rows_written, v_batch.rows_deleted
-    USING lower(v_hull), upper(v_hull), p_ranges,
-        CASE WHEN v_per_bucket THEN ARRAY(SELECT rollup_engine.buckets_in(p_rollup.bucket_width, p_ranges)) END;
+    USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
     PERFORM rollup_engine.set_refreshing(false);
     v_batch.outcome := 'refreshed';
     v_batch.from_time := lower(v_hull);
@@ -108,15 +112,17 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.recompute(silver.rollup_config, tstzmultirange) IS 'Recomputes whole buckets from the source and stores what changed.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.newer_half(p_ranges tstzmultirange, p_width interval) RETURNS tstzmultirange
+-- That of 0.1.0 took the width alone.
+DROP FUNCTION IF EXISTS rollup_engine.newer_half(tstzmultirange, interval);
+CREATE OR REPLACE FUNCTION rollup_engine.newer_half(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Of two months of different lengths, half the time may reach into both.
-    SELECT CASE WHEN half = p_ranges THEN rollup_engine.newest_part(p_ranges, p_width, '1 microsecond') ELSE half END
-    FROM rollup_engine.newest_part(p_ranges, p_width, (SELECT sum(upper(r) - lower(r)) / 2 FROM unnest(p_ranges) AS r)) AS half
+    SELECT CASE WHEN half = p_ranges THEN rollup_engine.newest_part(p_rollup, p_ranges, '1 microsecond') ELSE half END
+    FROM rollup_engine.newest_part(p_rollup, p_ranges, (SELECT sum(upper(r) - lower(r)) / 2 FROM unnest(p_ranges) AS r)) AS half
 $$;
-COMMENT ON FUNCTION rollup_engine.newer_half(tstzmultirange, interval) IS 'About the newer half of the buckets of the ranges, of two or more.';
+COMMENT ON FUNCTION rollup_engine.newer_half(silver.rollup_config, tstzmultirange) IS 'About the newer half of the buckets of the ranges, of two or more.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.recompute_what_can_be(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
@@ -131,14 +137,14 @@ BEGIN
             RETURN rollup_engine.recompute(p_rollup, v_ranges);
         -- Of what is in the data. Other errors no smaller batch would escape.
         EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded OR raise_exception THEN
-            IF rollup_engine.bucket_next(p_rollup.bucket_width, lower(v_ranges)) = upper(v_ranges) THEN
+            IF rollup_engine.bucket_next(p_rollup, lower(v_ranges)) = upper(v_ranges) THEN
                 GET STACKED DIAGNOSTICS
                     v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
                     v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
                 RETURN rollup_engine.record_failed_bucket(p_rollup, lower(v_ranges), v_failure);
             END IF;
         END;
-        v_ranges := rollup_engine.newer_half(v_ranges, p_rollup.bucket_width);
+        v_ranges := rollup_engine.newer_half(p_rollup, v_ranges);
     END LOOP;
 END
 $$;
@@ -172,14 +178,14 @@ CREATE OR REPLACE FUNCTION rollup_engine.refresh_what_is_held(p_rollup silver.ro
 AS $$
 DECLARE
     v_held tstzmultirange := p_todo;
-    v_part tstzmultirange := rollup_engine.newest_part(p_todo, p_rollup.bucket_width, p_rollup.current_window);
+    v_part tstzmultirange := rollup_engine.newest_part(p_rollup, p_todo, p_rollup.current_window);
     v_lacks_partitions boolean := v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup, v_part);
     v_batch rollup_engine.refresh_batch;
 BEGIN
     -- Time that holds nothing is done, however long it is, and needs no partition.
     IF v_lacks_partitions THEN
         v_held := rollup_engine.up_to_newest_row(p_rollup, p_todo);
-        v_part := rollup_engine.newest_part(v_held, p_rollup.bucket_width, p_rollup.current_window);
+        v_part := rollup_engine.newest_part(p_rollup, v_held, p_rollup.current_window);
         v_lacks_partitions := rollup_engine.lacks_partitions(p_rollup, v_part);
     END IF;
     IF isempty(v_held) THEN
@@ -229,7 +235,7 @@ BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM rollup_engine.fail_if_gone(v_rollup);
     v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, coalesce(v_rollup.sealed_before, '-infinity')));
-    v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup.bucket_width, tstzmultirange(p_within))
+    v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup, tstzmultirange(p_within))
         - rollup_engine.failing_ranges(v_rollup);
     IF v_rollup.parent_id IS NOT NULL AND NOT isempty(v_todo) THEN
         v_todo := v_todo - rollup_engine.parent_stale(v_rollup, v_todo);

@@ -7,7 +7,7 @@ SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.settled_range(p_rollup silver.rollup_config, p_as_of timestamptz) RETURNS tstzrange
     LANGUAGE sql STABLE
-RETURN tstzrange(NULL, silver.time_bucket(p_rollup.bucket_width,
+RETURN tstzrange(NULL, rollup_engine.bucket_start(p_rollup,
     CASE WHEN isfinite(p_as_of) THEN greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay ELSE p_as_of END));
 COMMENT ON FUNCTION rollup_engine.settled_range(silver.rollup_config, timestamptz) IS 'Buckets that ended at least settle_delay before the time.';
 
@@ -247,7 +247,7 @@ BEGIN
     END IF;
     PERFORM silver.mark_stale(v_target.target_table::text, p_from, p_to);
     v_undrained := ARRAY(SELECT u FROM rollup_engine.drain_sources_of(p_target, clock_timestamp()) AS u);
-    v_range := range_merge(rollup_engine.bucket_align(v_target.bucket_width, tstzmultirange(rollup_engine.calendar_range(p_from, p_to))));
+    v_range := range_merge(rollup_engine.bucket_align(v_target, tstzmultirange(rollup_engine.calendar_range(p_from, p_to))));
     FOR v_rollup IN
         SELECT * FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(v_target.id)) ORDER BY depth
     LOOP

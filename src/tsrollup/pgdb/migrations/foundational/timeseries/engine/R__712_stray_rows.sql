@@ -36,7 +36,7 @@ BEGIN
     EXECUTE rollup_engine.fill($sql$
         SELECT range_agg(tstzrange(chunk, rollup_engine.bucket_next({width}, chunk)))
         FROM (SELECT DISTINCT silver.time_bucket({width}, {time}::timestamptz) AS chunk FROM {rows} ORDER BY 1 DESC LIMIT $1) AS chunks
-        $sql$, jsonb_build_object('width', quote_literal(p_set.chunk_interval), 'time', quote_ident(p_set.control), 'rows', v_rows))
+        $sql$, jsonb_build_object('width', format('interval %L', p_set.chunk_interval), 'time', quote_ident(p_set.control), 'rows', v_rows))
     INTO v_ranges
     USING p_limit;
     RETURN coalesce(v_ranges, '{}');

@@ -97,7 +97,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.absorbs(p_relation regclass, p_border t
 AS $$
     -- The bucket across the border is sealed as well, so it must be over and absorbed.
     SELECT coalesce(bool_and(
-        rollup_engine.bucket_ceil(r.bucket_width, p_border) <= least(p_unabsorbed, p_now - r.settle_delay)), true)
+        rollup_engine.bucket_ceil(r, p_border) <= least(p_unabsorbed, p_now - r.settle_delay)), true)
     FROM rollup_engine.readers(p_relation) AS r
 $$;
 COMMENT ON FUNCTION rollup_engine.absorbs(regclass, timestamptz, timestamptz, timestamptz) IS 'Whether a table may be sealed before the border, as far as its rollups go.';
@@ -114,14 +114,14 @@ AS $$
         FROM rollup_engine.time_partitions(p_retention.relation) AS m
         WHERE m.to_time <= p_now - p_retention.keep
         UNION ALL
-        SELECT min(silver.time_bucket(t.width, t.until))
+        SELECT min(t.start)
         FROM (
-            SELECT r.bucket_width, p_now - p_retention.keep
+            SELECT rollup_engine.bucket_start(r, p_now - p_retention.keep)
             FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation
             UNION ALL
-            SELECT c.bucket_width, least(p_now - p_retention.keep, p_unabsorbed, p_now - c.settle_delay)
+            SELECT rollup_engine.bucket_start(c, least(p_now - p_retention.keep, p_unabsorbed, p_now - c.settle_delay))
             FROM rollup_engine.readers(p_retention.relation) AS c
-        ) AS t (width, until)
+        ) AS t (start)
         WHERE NOT p_retention.archive
             AND EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation)
     ) AS candidate
@@ -139,7 +139,7 @@ AS $$
     UPDATE rollup_engine.retention SET sealed_before = p_border, sealed_by = pg_current_xact_id()
     WHERE relation = p_relation;
     UPDATE silver.rollup_config AS r
-    SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r.bucket_width, p_border))
+    SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r, p_border))
     WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation);
 $$;
 COMMENT ON FUNCTION rollup_engine.write_seal(regclass, timestamptz) IS 'Seals a table''s rollups before the border, and, when it is a rollup itself, that one.';
@@ -198,7 +198,7 @@ BEGIN
     THEN
         RETURN;
     END IF;
-    SELECT max(rollup_engine.bucket_ceil(r.bucket_width, v_border)) INTO v_straddling FROM rollup_engine.readers(p_retention.relation) AS r;
+    SELECT max(rollup_engine.bucket_ceil(r, v_border)) INTO v_straddling FROM rollup_engine.readers(p_retention.relation) AS r;
     -- Nobody but the machinery writes to rollup tables, and the lock on their source keeps drains out.
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.wait_for_writers(p_retention.relation, greatest(v_border, v_straddling));
@@ -223,7 +223,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.inherited_seal(p_rollup silver.rollup_c
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT greatest(p_rollup.sealed_before, (
-        SELECT rollup_engine.bucket_ceil(p_rollup.bucket_width, max(t.sealed_before))
+        SELECT rollup_engine.bucket_ceil(p_rollup, max(t.sealed_before))
         FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(p_rollup.source_table, t.relation) AND isfinite(t.sealed_before)))
 $$;
 COMMENT ON FUNCTION rollup_engine.inherited_seal(silver.rollup_config) IS 'Where a new rollup is sealed: the partitions of its source are gone there, or about to go.';

@@ -224,7 +224,7 @@ BEGIN
     -- Counts what came late to what is about to go.
     PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.source AS s WHERE rollup_engine.lies_in(s.relation, p_retention.relation);
     RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
-    v_border := (SELECT silver.time_bucket(r.bucket_width, v_border) FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
+    v_border := (SELECT rollup_engine.bucket_start(r, v_border) FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
     IF v_border IS NOT NULL AND NOT p_retention.archive THEN
         PERFORM rollup_engine.set_refreshing(true);
         EXECUTE format('DELETE FROM %s WHERE bucket < $1', p_retention.relation) USING v_border;

@@ -168,6 +168,8 @@ AS $$
     FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL
     HAVING count(*) > 0
     UNION ALL
+    SELECT u.problem, u.hint FROM rollup_engine.uneven_problems(p_rollup) AS u WHERE rollup_engine.is_relation(p_rollup.target_table)
+    UNION ALL
     SELECT p_rollup.row_sql ->> 'problem',
         format('undo the change of the source, or of what the expression uses, and SELECT silver.rebuild_rollup(%L); or drop the rollup and create it anew', p_rollup.target_table)
     WHERE p_rollup.row_sql ? 'problem'

@@ -33,7 +33,7 @@ AS $$
         WHEN p_rollup.status <> 'active' THEN p_rollup.status
         WHEN EXISTS (SELECT FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id) THEN 'retrying'
         WHEN isempty(p_stale) THEN 'ok'
-        WHEN p_rollup.parent_id IS NOT NULL AND isempty(p_stale - rollup_engine.bucket_align(p_rollup.bucket_width,
+        WHEN p_rollup.parent_id IS NOT NULL AND isempty(p_stale - rollup_engine.bucket_align(p_rollup,
             rollup_engine.known_stale_set(p_rollup.parent_id))) THEN 'waiting_for_parent'
         ELSE 'lagging'
     END
@@ -119,6 +119,12 @@ AS $$
 BEGIN
     IF NOT p_is_sound THEN
         SELECT p.problem, p.hint INTO problem, hint FROM rollup_engine.rollup_problems(p_rollup) AS p LIMIT 1;
+    ELSIF p_rollup.parent_id IS NOT NULL THEN
+        -- Which rows bring along, and not the catalogue.
+        SELECT u.problem, u.hint INTO problem, hint
+        FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id) JOIN silver.rollup_config AS c ON c.id = a.id,
+            rollup_engine.uneven_problems(c) AS u
+        LIMIT 1;
     END IF;
 END
 $$;
@@ -176,7 +182,7 @@ AS $$
     FROM (
         SELECT due_at FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id
         UNION ALL
-        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) THEN silver.time_bucket(p_rollup.bucket_width, l.from_time) END, l.noted_at)
+        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) THEN rollup_engine.bucket_start(p_rollup, l.from_time) END, l.noted_at)
         FROM (
             SELECT from_time, min(noted_at) AS noted_at FROM rollup_engine.change_log WHERE source_id = p_rollup.source_id GROUP BY from_time
         ) AS l

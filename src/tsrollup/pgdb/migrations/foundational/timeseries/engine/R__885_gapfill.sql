@@ -45,13 +45,13 @@ BEGIN
         PERFORM rollup_engine.fail('TR001', format('from %s to %s is not within the years 1 to 9999', p_from, p_to), 'give times in the years that have buckets');
     END IF;
     v_ranges := tstzmultirange(tstzrange(
-        rollup_engine.bucket_ceil(p_rollup.bucket_width, p_from), rollup_engine.bucket_ceil(p_rollup.bucket_width, p_to)));
+        rollup_engine.bucket_ceil(p_rollup, p_from), rollup_engine.bucket_ceil(p_rollup, p_to)));
     v_count := rollup_engine.bucket_count(p_rollup.bucket_width, v_ranges);
     IF v_count > v_most THEN
         PERFORM rollup_engine.fail('TR001', format('from %s to %s are %s buckets of %s', p_from, p_to, v_count, p_rollup.bucket_width),
             format('ask for %s at most, or a rollup of wider buckets', v_most));
     END IF;
-    RETURN ARRAY(SELECT b FROM rollup_engine.buckets_in(p_rollup.bucket_width, v_ranges) AS b ORDER BY b);
+    RETURN ARRAY(SELECT bucket FROM rollup_engine.buckets_in(p_rollup, v_ranges) ORDER BY bucket);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.gapfill_buckets(silver.rollup_config, timestamptz, timestamptz) IS 'Starts of the buckets that begin in a checked range of time.';

@@ -18,15 +18,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rows_per_bucket(silver.rollup_config) IS 'About how many rows a bucket has.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.nests_in(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT rollup_engine.is_made_of(p_asked.bucket_width, p_rollup.bucket_width)
-        AND p_asked.timezone = p_rollup.timezone AND p_rollup.origin IS NULL
-$$;
-COMMENT ON FUNCTION rollup_engine.nests_in(silver.rollup_config, silver.rollup_config) IS 'Whether the buckets that are asked for are made of whole buckets of a rollup.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.describe_question(p_source regclass, p_width interval, p_dimensions text[], p_metrics jsonb, p_timezone text)
 RETURNS silver.rollup_config
     LANGUAGE plpgsql STABLE
@@ -37,14 +28,12 @@ DECLARE
     q silver.rollup_config;
 BEGIN
     PERFORM rollup_engine.check_width('width', p_width);
-    IF NOT EXISTS (SELECT FROM pg_timezone_names WHERE name = p_timezone) THEN
-        PERFORM rollup_engine.fail('TR001', format('timezone %L is not the name of a time zone', coalesce(p_timezone, 'NULL')), 'SELECT name FROM pg_timezone_names lists them');
-    ELSIF jsonb_typeof(p_metrics) <> 'object' THEN
+    IF jsonb_typeof(p_metrics) <> 'object' THEN
         PERFORM rollup_engine.fail('TR001', format('metrics is a JSON %s', jsonb_typeof(p_metrics)), 'write an object, as in ''{"temp": ["avg", "max"]}''');
     END IF;
     q.source_table := p_source;
     q.bucket_width := p_width;
-    q.timezone := p_timezone;
+    q.timezone := rollup_engine.zone_name(p_timezone);
     q.metrics := '{}';
     FOR v_entry IN
         SELECT d AS name, NULL::jsonb AS items FROM unnest(p_dimensions) AS d
@@ -93,8 +82,8 @@ BEGIN
         RETURN format('it knows of changes in the last %s of its source only', p_rollup.look_back_window);
     ELSIF p_rollup.filter IS NOT NULL THEN
         RETURN format('it counts only rows where %s', p_rollup.filter);
-    ELSIF NOT rollup_engine.nests_in(p_asked, p_rollup) THEN
-        RETURN format('buckets of %s in %s are not made of its, which are %s in %s', p_asked.bucket_width, p_asked.timezone, p_rollup.bucket_width, p_rollup.timezone);
+    ELSIF NOT isempty(rollup_engine.uneven_in_use(p_asked, p_rollup)) THEN
+        RETURN format('buckets of %s are not made of its, which are %s', rollup_engine.bucket_words(p_asked), rollup_engine.bucket_words(p_rollup));
     END IF;
     v_lacking := (SELECT string_agg(quote_ident(d), ', ') FROM unnest(p_asked.dimensions) AS d WHERE d <> ALL (p_rollup.dimensions));
     IF v_lacking IS NOT NULL THEN

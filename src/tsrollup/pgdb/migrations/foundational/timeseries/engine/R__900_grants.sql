@@ -42,7 +42,10 @@ BEGIN
     -- Anybody buckets queries; none of these looks at a table.
     GRANT EXECUTE ON FUNCTION
         rollup_engine.is_month_width(interval), rollup_engine.month_bucket(interval, timestamp, timestamp),
-        silver.time_bucket(interval, timestamptz), silver.time_bucket(interval, timestamptz, text),
+        rollup_engine.local_origin(interval, text, timestamptz),
+        rollup_engine.local_bin(interval, timestamp, timestamp), rollup_engine.local_next(interval, timestamp, timestamp),
+        rollup_engine.local_start(timestamp, text), rollup_engine.local_bucket(interval, timestamptz, text, timestamp),
+        silver.time_bucket(interval, timestamptz), silver.time_bucket(interval, timestamptz, text), silver.time_bucket(interval, timestamptz, text, timestamptz),
         silver.time_bucket(interval, timestamptz, timestamptz), silver.time_bucket(interval, timestamp), silver.time_bucket(interval, date),
         silver.first_value(anyelement, timestamptz), silver.last_value(anyelement, timestamptz),
         silver.version(),
@@ -94,6 +97,7 @@ BEGIN
         rollup_engine.retain_rollup(integer, timestamptz),
         rollup_engine.chunk_interval(regclass),
         rollup_engine.keep_of(regclass),
+        rollup_engine.years_in_use(integer),
         rollup_engine.add_metrics(bigint),
         rollup_engine.clean_logs(timestamptz),
         rollup_engine.source_sets(),

@@ -1,0 +1,56 @@
+-- Time zones by their full names. What an abbreviation means is a setting; a rule in POSIX's notation knows no history.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.zone_names() RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT z.name FROM pg_timezone_names AS z
+    WHERE z.name = 'UTC' OR z.name !~ '^(posix/|localtime$|posixrules$|Factory$)' AND upper(z.name) NOT IN (SELECT upper(a.abbrev) FROM pg_timezone_abbrevs AS a)
+$$;
+COMMENT ON FUNCTION rollup_engine.zone_names() IS 'Names that mean the same zone whatever the settings are.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.similar_zones(p_name text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'did you mean ' || string_agg(near.name, ', ' ORDER BY near.likeness DESC, near.name) || '?'
+    FROM (
+        SELECT z.name, max(shared.n::float8 / (cardinality(wanted.letters) + cardinality(own.letters) - shared.n)) AS likeness
+        FROM rollup_engine.zone_names() AS z (name)
+        -- The whole name, or its city alone.
+        CROSS JOIN LATERAL unnest(ARRAY[z.name, split_part(z.name, '/', -1)]) AS part
+        CROSS JOIN LATERAL (SELECT rollup_engine.letters(replace(p_name, ' ', '_')) AS letters) AS wanted
+        CROSS JOIN LATERAL (SELECT rollup_engine.letters(part) AS letters) AS own
+        CROSS JOIN LATERAL (SELECT count(*) AS n FROM unnest(wanted.letters) AS l WHERE l = ANY (own.letters)) AS shared
+        GROUP BY z.name
+        ORDER BY likeness DESC, z.name
+        LIMIT 3
+    ) AS near
+    WHERE near.likeness >= 0.3
+$$;
+COMMENT ON FUNCTION rollup_engine.similar_zones(text) IS 'A question that names zones of about that name; NULL when there are none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.zone_name(p_name text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name text;
+BEGIN
+    IF upper(p_name) = 'UTC' THEN
+        RETURN 'UTC';
+    END IF;
+    SELECT min(name) INTO v_name FROM rollup_engine.zone_names() AS z (name) WHERE lower(z.name) = lower(p_name);
+    IF v_name IS NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('timezone %L is not the full name of a time zone', coalesce(p_name, 'NULL')),
+            concat_ws(' ', rollup_engine.similar_zones(left(p_name, 100)), 'pg_timezone_names lists them, such as Europe/Berlin; abbreviations and offsets are none'));
+    END IF;
+    RETURN v_name;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.zone_name(text) IS 'The time zone of that name, as it is written; or an error.';
+
+RESET ROLE;

@@ -1,0 +1,426 @@
+"""Buckets of time zones and origins, against Python's own zones.
+
+What the clock shows twice begins a bucket the first time; what it never shows does as if nobody had
+put it forward. A time belongs to the last bucket that began before it.
+"""
+
+import os
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+
+# A day of clocks in each: at midnight and after, back over midnight, half an hour, a day left out.
+CHANGES = {
+    "Europe/Berlin": "2025-03-30",
+    "America/Havana": "2024-11-03",
+    "Asia/Beirut": "2024-10-27",
+    "Atlantic/Azores": "2024-10-27",
+    "America/St_Johns": "2009-11-01",
+    "Australia/Lord_Howe": "2024-04-07",
+    "Pacific/Apia": "2011-12-30",
+    "Pacific/Chatham": "2024-09-29",
+    "Asia/Kathmandu": "2024-02-29",
+    "Asia/Kolkata": "2024-02-29",
+    "Africa/Casablanca": "2024-03-10",
+    "America/Asuncion": "2024-10-06",
+    "UTC": "2024-02-29",
+}
+WIDTHS = "1 hour|7 hours|12 hours|1 day|24:00:00|2 days|7 days|1 month|3 months|1 year".split("|")
+ORIGINS = [None, "2020-01-01 02:30+00", "2023-05-31 06:00+02", "2022-10-30 00:30+00"]
+
+
+def test_promise_a_b_every_zone(db: psycopg.Connection) -> None:
+    """Rows each quarter of an hour about the days when clocks change."""
+    for zone, day in CHANGES.items():
+        for number, width in enumerate(WIDTHS):
+            origin = ORIGINS[(number + len(zone)) % len(ORIGINS)]
+            with db.transaction(force_rollback=True):
+                _create_rows(db, day)
+                _create(db, "raw.z", "z", width, zone, origin)
+                _create(db, "raw.z", "y", width, zone)
+                assert_equal_to_group_by(db, "z", "y")
+                _assert_as_time_bucket(db, "z", "y")
+                refresh_everything(db)
+                assert_settled(db, "z", "y")
+                _late_row(db, day)
+                assert_equal_to_group_by(db, "z", "y")
+                refresh_everything(db)
+                assert_settled(db, "z", "y")
+                assert _monitored(db) == {(0, "ok")}, (zone, width)
+
+
+def test_promise_e_the_monitor_counts_local_days(db: psycopg.Connection) -> None:
+    """The day of 23 hours is one, that of 25 as well, and one that was left out is none."""
+    for zone, day, days in (
+        ("Europe/Berlin", "2025-03-30", 9),
+        ("America/Havana", "2024-11-03", 9),
+        ("Pacific/Apia", "2011-12-30", 8),
+    ):
+        with db.transaction(force_rollback=True):
+            _create_rows(db, day)
+            db.execute(
+                "DELETE FROM raw.z WHERE (ts AT TIME ZONE %s)::date NOT BETWEEN %s::date - 4"
+                " AND %s::date + 4",
+                [zone, day, day],
+            )
+            _create(db, "raw.z", "z", "1 day", zone)
+            assert _monitored(db) == {(days, "lagging")}, zone
+            assert db.execute("SELECT count(DISTINCT bucket) FROM gold.z").fetchone() == (days,)
+
+
+# Parent and child: width, zone, origin; and a width that would do where they do not nest.
+NESTING: list[tuple[tuple[str | None, ...], tuple[str | None, ...], str | None]] = [
+    (("1 hour",), ("1 day", "Europe/Berlin"), None),
+    (("1 hour", "Europe/Berlin"), ("1 day",), None),
+    (("1 hour",), ("1 day", "Asia/Kolkata"), "30 minutes"),
+    (("30 minutes",), ("1 day", "Asia/Kolkata"), None),
+    (("1 hour",), ("1 month", "Australia/Lord_Howe"), "30 minutes"),
+    (("30 minutes",), ("1 day", "Australia/Lord_Howe"), None),
+    (("1 hour", "Asia/Kathmandu"), ("1 day", "Asia/Kathmandu"), None),
+    (("1 hour",), ("1 day", "Asia/Kathmandu"), "15 minutes"),
+    (("15 minutes",), ("1 day", "Asia/Kathmandu"), None),
+    (("1 day", "Europe/Berlin"), ("7 days", "Europe/Berlin"), None),
+    (("1 day", "Europe/Berlin"), ("1 month", "Europe/Berlin"), None),
+    (("1 day", "Europe/Berlin"), ("1 month", "Europe/Paris"), None),
+    (("1 day", "Europe/Berlin"), ("1 month",), "1 day"),
+    (("1 day", "Europe/Berlin"), ("1 day", "Europe/London"), "1 hour"),
+    (("7 days", "Europe/Berlin"), ("1 month", "Europe/Berlin"), "multiple"),
+    (("1 month", "Europe/Berlin"), ("1 year", "Europe/Berlin"), None),
+    (("1 day",), ("1 day", "Africa/Abidjan"), None),
+    (("1 day", "Africa/Abidjan"), ("7 days",), None),
+    (("7 hours",), ("7 days",), None),
+    (("7 hours",), ("7 days", "UTC", "2024-01-02 00:00+00"), "1 day"),
+    (("1 hour",), ("1 day", "UTC", "2024-01-01 06:00+00"), None),
+    (("1 hour",), ("1 day", "Europe/Berlin", "2024-01-01 06:00+01"), None),
+    (("1 hour",), ("1 hour", "UTC", "2024-01-01 06:30+00"), "30 minutes"),
+    (("12 hours", "Europe/Berlin"), ("1 day", "Europe/Berlin"), "1 hour"),
+]
+
+
+def test_promise_a_b_a_child_of_another_zone(db: psycopg.Connection) -> None:
+    for parent, child, fitting in NESTING:
+        with db.transaction(force_rollback=True):
+            _create_rows(db, "2025-03-30", 400)
+            _create(db, "raw.z", "p", *parent)
+            if fitting is None:
+                _create(db, "silver.p", "c", *child)
+                assert_equal_to_group_by(db, "p", "c")
+                refresh_everything(db)
+                assert_settled(db, "p", "c")
+                _late_row(db, "2025-03-30")
+                assert_equal_to_group_by(db, "p", "c")
+                continue
+            with pytest.raises(psycopg.Error, match="not made of whole buckets") as caught:
+                _create(db, "silver.p", "c", *child)
+            assert caught.value.sqlstate == "TR001", (parent, child)
+            assert fitting in (caught.value.diag.message_hint or ""), (parent, child)
+
+
+def test_never_wrong_in_silence_when_data_comes_to_other_years(db: psycopg.Connection) -> None:
+    """Before 1893 Berlin's days began at 53 minutes and 28 seconds to the hour."""
+    _create_rows(db, "2025-03-30")
+    _create(db, "raw.z", "hours", "1 hour")
+    _create(db, "silver.hours", "days", "1 day", "Europe/Berlin")
+    _create(db, "silver.days", "weeks", "7 days", "Europe/Berlin")
+    refresh_everything(db)
+    assert _health(db) == {"hours": "ok", "days": "ok", "weeks": "ok"}
+    for statement, is_wrong in (
+        ("INSERT INTO raw.z VALUES ('1950-06-01 12:00+00', 1)", False),
+        ("INSERT INTO raw.z VALUES ('1890-06-01 12:00+00', 1)", True),
+        ("SELECT * FROM silver.perform_rollup(as_of => 'infinity')", True),
+    ):
+        db.execute(statement.encode())
+        wrong = "invalid" if is_wrong else "waiting_for_parent"
+        assert _health(db)["days"] == wrong, statement
+        assert _health(db)["weeks"] == wrong, statement
+        refused = db.execute(
+            "SELECT count(*) FROM silver.validate_rollup_config() WHERE NOT is_valid"
+        ).fetchone()
+        assert refused == (2 if is_wrong else 0,)
+    with pytest.raises(psycopg.Error, match="not made of whole buckets") as caught:
+        _create(db, "silver.hours", "more_days", "1 day", "Europe/Berlin")
+    assert "1 second" in (caught.value.diag.message_hint or "")
+    db.execute("DELETE FROM raw.z WHERE ts < '1900-01-01'")
+    refresh_everything(db)
+    assert _health(db) == {"hours": "ok", "days": "ok", "weeks": "ok"}
+    assert_settled(db, "hours", "days", "weeks")
+
+
+def test_names_of_zones(db: psycopg.Connection) -> None:
+    _create_rows(db, "2025-03-30", 4)
+    for name, hint in (
+        ("Berlin", "did you mean Europe/Berlin?"),
+        ("Europe/Belrin", "Europe/Berlin"),
+        ("new york", "America/New_York"),
+        ("CET", "abbreviations"),
+        ("PST", "abbreviations"),
+        ("+02:00", "offsets"),
+        ("<+03>-3", "offsets"),
+        ("EST5EDT,M3.2.0,M11.1.0", "offsets"),
+        ("localtime", ""),
+        ("", ""),
+        ("Europe/Berlin'; --", "Europe/Berlin"),
+        ("x" * 1000, "pg_timezone_names"),
+        (None, "pg_timezone_names"),
+    ):
+        with pytest.raises(psycopg.Error, match="timezone") as caught, db.transaction():
+            _create(db, "raw.z", "z", "1 day", name)
+        assert caught.value.sqlstate == "TR001"
+        assert hint in (caught.value.diag.message_hint or ""), name
+    for number, (name, written) in enumerate(
+        [("europe/BERLIN", "Europe/Berlin"), ("utc", "UTC"), ("Etc/UTC", "Etc/UTC")]
+    ):
+        _create(db, "raw.z", f"z_{number}", "1 day", name)
+        row = db.execute(
+            "SELECT timezone FROM silver.rollup_config ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+        assert row == (written,)
+
+
+def test_origins_that_are_none(db: psycopg.Connection) -> None:
+    _create_rows(db, "2025-03-30", 4)
+    for origin in ("infinity", "-infinity", "4000-01-01 BC", "20000-01-01"):
+        with pytest.raises(psycopg.Error, match="origin") as caught, db.transaction():
+            _create(db, "raw.z", "z", "1 day", "UTC", origin)
+        assert caught.value.sqlstate == "TR001"
+
+
+def test_time_bucket_inlines(db: psycopg.Connection) -> None:
+    plan = db.execute(
+        "EXPLAIN (VERBOSE, COSTS OFF) SELECT silver.time_bucket('1 hour', ts, 'Asia/Kolkata'),"
+        " silver.time_bucket('1 day', ts, timestamptz '2024-01-01 06:00+00'),"
+        " silver.time_bucket('1 day', ts, 'Asia/Kolkata') FROM generate_series("
+        "timestamptz '2024-01-01', '2024-01-02', '1 hour') AS ts"
+    ).fetchall()
+    text = "\n".join(line for (line,) in plan)
+    assert "time_bucket" not in text
+    assert text.count("date_bin") == 2
+
+
+def test_promise_f_g_retention_seals_local_days(db: psycopg.Connection) -> None:
+    """Raw partitions end at UTC midnight, amid a day of Berlin: the day is sealed whole."""
+    db.execute("CREATE TABLE raw.z (ts timestamptz NOT NULL, v integer) PARTITION BY RANGE (ts)")
+    db.execute("SELECT silver.partition_source('raw.z', '1 day')")
+    db.execute(
+        "INSERT INTO raw.z SELECT t, 1 FROM generate_series(now() - interval '240 hours', now(),"
+        " interval '1 hour') AS t"
+    )
+    db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    _create(db, "raw.z", "days", "1 day", "Europe/Berlin")
+    refresh_everything(db)
+    db.execute("CREATE TABLE before AS SELECT * FROM gold.days")
+    db.execute("SELECT silver.set_retention('raw.z', '96 hours')")
+    for _ in range(3):
+        db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    sealed, start = db.execute(
+        "SELECT sealed_before, silver.time_bucket('1 day', sealed_before, 'Europe/Berlin')"
+        " FROM silver.rollup_config"
+    ).fetchone() or (None, None)
+    assert sealed
+    assert sealed == start
+    for late in ("1 minute", "0"):
+        db.execute("INSERT INTO raw.z SELECT %s::timestamptz - %s::interval, 1", [sealed, late])
+    assert_equal_to_group_by(db, "days")
+    refresh_everything(db)
+    assert_settled(db, "days")
+    changed = db.execute(
+        "SELECT d.bucket, d.row_count - b.row_count FROM before AS b"
+        " JOIN gold.days AS d USING (bucket) WHERE d.row_count <> b.row_count"
+    ).fetchall()
+    assert changed == [(sealed, 1)]
+    assert db.execute(
+        "SELECT count(*) FROM before WHERE bucket NOT IN (SELECT bucket FROM gold.days)"
+    ).fetchone() == (0,)
+    assert db.execute("SELECT sealed_late_rows FROM silver.rollup_config").fetchone() == (1,)
+
+
+# Histories ---------------------------------------------------------------------------------
+
+LEVELS = st.sampled_from(
+    [
+        (("15 minutes",), ("1 day", "Asia/Kathmandu"), ("7 days", "Asia/Kathmandu")),
+        (("30 minutes",), ("1 day", "Australia/Lord_Howe"), ("1 month", "Australia/Lord_Howe")),
+        (("1 hour", "Europe/Berlin"), ("1 day", "Europe/Berlin"), ("1 month", "Europe/Berlin")),
+        (("1 hour",), ("1 day", "America/Havana"), ("2 days", "America/Havana")),
+        (
+            ("1 hour",),
+            ("1 day", "Europe/Berlin", "2024-01-01 06:00+01"),
+            ("2 days", "Europe/Berlin", "2024-01-01 06:00+01"),
+        ),
+        (
+            ("1 day", "Atlantic/Azores"),
+            ("1 month", "Atlantic/Azores"),
+            ("1 year", "Atlantic/Azores"),
+        ),
+        (
+            ("90 minutes", "UTC", "2024-01-01 00:45+00"),
+            ("3 hours", "UTC", "2024-01-01 00:45+00"),
+            ("1 day", "UTC", "2024-01-01 00:45+00"),
+        ),
+        (
+            ("1 day", "UTC", "2023-05-31 00:00+00"),
+            ("1 month", "UTC", "2023-05-31 00:00+00"),
+            ("2 months", "UTC", "2023-05-31 00:00+00"),
+        ),
+    ]
+)
+SPAN = (
+    "WHERE ts >= %(day)s::timestamptz + make_interval(hours => %(low)s)"
+    " AND ts < %(day)s::timestamptz + make_interval(hours => %(high)s)"
+)
+STATEMENTS = [
+    "INSERT INTO raw.z SELECT %(day)s::timestamptz + make_interval(hours => %(low)s,"
+    " mins => 13 * i), i FROM generate_series(0, %(size)s) AS i",
+    f"DELETE FROM raw.z {SPAN}",
+    f"UPDATE raw.z SET v = v + 1 {SPAN}",
+    f"UPDATE raw.z SET ts = ts + interval '25 hours' {SPAN}",
+    "SELECT * FROM silver.perform_rollup(max_batches => %(size)s %% 3 + 1, as_of => 'infinity')",
+    "SELECT * FROM silver.perform_rollup(as_of => 'infinity')",
+    "SELECT rollup_engine.drain_step(id, NULL) FROM rollup_engine.source",
+    "SELECT silver.mark_stale('z_1', %(day)s::timestamptz, %(day)s::timestamptz + interval '30 h')",
+    "SELECT * FROM silver.refresh_rollup('z_2', %(day)s::timestamptz + make_interval("
+    "hours => %(low)s), %(day)s::timestamptz + make_interval(hours => %(high)s))",
+    "UPDATE silver.rollup_config SET query_shape = 'grouped'",
+    "UPDATE silver.rollup_config SET query_shape = 'per_bucket'",
+    "UPDATE silver.rollup_config SET current_window = interval '50 hours',"
+    " processing_window = interval '50 hours'",
+]
+
+
+def test_promise_a_b_d_histories(db: psycopg.Connection) -> None:
+    steps = st.lists(
+        st.tuples(
+            st.sampled_from(STATEMENTS),
+            st.integers(-90, 90),
+            st.integers(1, 60),
+            st.integers(0, 40),
+        ),
+        max_size=6,
+    )
+
+    @settings(
+        max_examples=int(os.environ.get("TSROLLUP_HISTORIES", "20")),
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(LEVELS, st.sampled_from(["2024-11-03", "2025-03-30", "2024-02-29", "2024-04-07"]), steps)
+    def run(levels: Any, day: str, history: list[tuple[str, int, int, int]]) -> None:
+        names = ["z_0", "z_1", "z_2"]
+        with db.transaction(force_rollback=True):
+            _create_rows(db, day, 200)
+            for name, source, level in zip(names, ["raw.z", *names], levels, strict=False):
+                _create(db, source, name, *level)
+            for statement, low, length, size in history:
+                db.execute(
+                    statement.encode(),
+                    {"day": day, "low": low, "high": low + length, "size": size},
+                )
+                assert_equal_to_group_by(db, *names)
+            refresh_everything(db)
+            assert_settled(db, *names)
+            db.execute("SELECT silver.mark_stale('raw.z', '-infinity', 'infinity')")
+            rows = db.execute(
+                "SELECT sum(rows_written), sum(rows_deleted)"
+                " FROM silver.perform_rollup(as_of => 'infinity')"
+            ).fetchone()
+            assert rows == (0, 0)
+
+    run()
+
+
+def test_promise_a_many_cells_and_partitions(db: psycopg.Connection) -> None:
+    """Buckets of a zone lie in one cell and one partition each, wherever those begin."""
+    for width, zone in (("7 minutes", "Asia/Kathmandu"), ("1 day", "America/Havana")):
+        with db.transaction(force_rollback=True):
+            _create_rows(db, "2024-11-03", 2000)
+            db.execute(
+                "SELECT silver.create_rollup_table('raw.z', 'silver', 'z', %s, timezone => %s,"
+                " chunk_interval => '1 day')",
+                [width, zone],
+            )
+            db.execute("UPDATE silver.rollup_config SET processing_window = bucket_width * 3")
+            assert_equal_to_group_by(db, "z")
+            refresh_everything(db)
+            assert_settled(db, "z")
+            _late_row(db, "2024-11-03")
+            assert_equal_to_group_by(db, "z")
+            refresh_everything(db)
+            assert_settled(db, "z")
+
+
+def _create_rows(connection: psycopg.Connection, day: str, rows: int = 1000) -> None:
+    """A row each quarter of an hour, as many before the day as after it."""
+    connection.execute("CREATE TABLE raw.z (ts timestamptz, v integer)")
+    connection.execute(
+        "INSERT INTO raw.z SELECT %s::date::timestamp AT TIME ZONE 'UTC'"
+        " + n * interval '15 minutes', n FROM generate_series(-%s::integer, %s::integer) AS n",
+        [day, rows // 2, rows // 2],
+    )
+    connection.execute("CREATE INDEX ON raw.z (ts)")
+
+
+def _late_row(connection: psycopg.Connection, day: str) -> None:
+    connection.execute(
+        "INSERT INTO raw.z SELECT ts + interval '1 minute', 7 FROM raw.z"
+        " WHERE ts >= %s::timestamptz - interval '6 hours' AND ts < %s::timestamptz",
+        [day, day],
+    )
+
+
+def _create(
+    connection: psycopg.Connection,
+    source: str,
+    name: str,
+    width: str | None,
+    zone: str | None = "UTC",
+    origin: str | None = None,
+) -> None:
+    connection.execute(
+        "SELECT silver.create_rollup_table(%s, 'silver', %s, %s::interval, timezone => %s,"
+        " origin => %s)",
+        [source, name, width, zone, origin],
+    )
+
+
+def _assert_as_time_bucket(connection: psycopg.Connection, *names: str) -> None:
+    for name in names:
+        width, zone, origin = connection.execute(
+            "SELECT bucket_width::text, timezone, origin FROM silver.rollup_config"
+            " WHERE target_table = to_regclass('silver.' || %s)",
+            [name],
+        ).fetchone() or ("", "", None)
+        forms = ["ts, %(zone)s, %(origin)s::timestamptz"]
+        if origin is None:
+            forms.append("ts, %(zone)s::text")
+        if zone == "UTC":
+            forms.append("ts, %(origin)s::timestamptz" if origin else "ts")
+        for form in forms:
+            rows = connection.execute(
+                f"(SELECT bucket, row_count FROM gold.{name}) EXCEPT SELECT"
+                f" silver.time_bucket(%(width)s, {form}), count(*) FROM raw.z GROUP BY 1".encode(),
+                {"width": width, "zone": zone, "origin": origin},
+            ).fetchall()
+            assert rows == [], (width, zone, origin, form)
+
+
+def _monitored(connection: psycopg.Connection) -> set[tuple[Any, ...]]:
+    return set(
+        connection.execute(
+            "SELECT stale_buckets, health FROM silver.timeseries_operations_monitor"
+        ).fetchall()
+    )
+
+
+def _health(connection: psycopg.Connection) -> dict[str, str]:
+    return dict(
+        connection.execute(
+            "SELECT split_part(target_table, '.', 2), health"
+            " FROM silver.timeseries_operations_monitor"
+        ).fetchall()
+    )
