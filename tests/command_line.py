@@ -3,9 +3,13 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
-from contextlib import redirect_stderr, redirect_stdout
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +63,36 @@ def start_tsrollup(
         text=True,
         env=_environment(url, environment),
     )
+
+
+@contextmanager
+def working(url: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """A worker and the lines of its log; it is stopped in the end, and must end well."""
+    worker = start_tsrollup("worker", *options, url=url)
+    assert worker.stdout
+    output = worker.stdout
+    lines: list[str] = []
+    reader = threading.Thread(target=lambda: lines.extend(iter(output.readline, "")), daemon=True)
+    reader.start()
+    try:
+        yield worker, lines
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(60) == 0, lines
+    finally:
+        worker.kill()
+        worker.wait()
+        reader.join()
+        output.close()
+
+
+def wait_for(lines: list[str], text: str) -> str:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for line in [*lines]:
+            if text in line:
+                return line
+        time.sleep(0.02)
+    raise AssertionError(f"{text} is not in {lines}")
 
 
 def _environment(url: str | None, further: dict[str, str]) -> dict[str, str]:

@@ -92,6 +92,7 @@ class _Worker:
         self.stop = stop
         self.nudges = [threading.Event() for _ in range(schedule.jobs)]
         self.said: dict[str, float] = {}
+        self.is_broken = False
 
     def work(self) -> None:
         threads = [
@@ -107,6 +108,10 @@ class _Worker:
         self._nudge()
         for thread in threads:
             thread.join()
+        if self.is_broken:
+            raise TsrollupError(
+                "the worker ended, see above", "please report it, and start another"
+            )
 
     def _keep_connected(self, body: Callable[[Connection], None]) -> None:
         failures = 0
@@ -119,12 +124,16 @@ class _Worker:
                         self._say(logging.INFO, "reconnected")
                     failures = 0
                     body(connection)
-            except (psycopg.Error, TsrollupError) as error:
+            except (psycopg.Error, TsrollupError, OSError, UnicodeError) as error:
                 known = error if isinstance(error, TsrollupError) else describe(error)
                 delay = RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)]
                 failures += 1
                 self._say(logging.WARNING, f"{known}; trying again in {delay:.0f} s")
                 self.stop.wait(delay * random.uniform(0.8, 1.0))
+            except Exception:  # of which nobody would hear in a thread, while the others go on
+                log.exception("this should not happen: the worker ends")
+                self.is_broken = True
+                self.stop.set()
 
     def _run_again_and_again(self, connection: Connection, nudge: threading.Event) -> None:
         warned: list[tuple[str, str]] = []

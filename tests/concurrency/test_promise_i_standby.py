@@ -11,6 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from command_line import wait_for, working
 from interleaving import Background
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
@@ -119,6 +120,24 @@ def test_promise_i_a_standby_answers_and_takes_over(pair: Pair) -> None:
         assert_equal_to_group_by(standby, *LEVELS)
         refresh_everything(standby)
         assert_settled(standby, *LEVELS)
+
+
+def test_a_worker_waits_for_its_server_to_be_promoted(pair: Pair) -> None:
+    with (
+        psycopg.connect(pair.primary_url, autocommit=True) as primary,
+        psycopg.connect(pair.standby_url, autocommit=True) as standby,
+    ):
+        create_hierarchy(primary)
+        pair.catch_up(primary, standby)
+        with working(pair.standby_url, "--every", "0.1") as (_, lines):
+            wait_for(lines, "is a standby, where nothing can be stored")
+            with psycopg.connect(pair.standby_url, user=pair.superuser) as administrator:
+                administrator.execute("SELECT pg_promote()")
+            wait_for(lines, "reconnected")
+            stored = "SELECT count(*) > 0 FROM silver.readings_1m"
+            while standby.execute(stored).fetchone() != (True,):
+                standby.execute("SELECT pg_sleep(0.05)")
+            assert_equal_to_group_by(standby, *LEVELS)
 
 
 def test_an_old_snapshot_on_a_standby_keeps_what_it_may_still_read(pair: Pair) -> None:

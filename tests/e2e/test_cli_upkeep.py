@@ -211,3 +211,36 @@ def test_the_shell_completes_commands_and_names(url: str) -> None:
             COMP_CWORD="2" if " pause" in words else "1",
         )
         assert expected in done.out.split(), done.err
+
+
+# A line of each command that prints and ends; those of migrations are tested with Flyway's.
+LINES = """
+    create readings by_day 1day
+    run
+    refresh readings_1h 2026-01-01 2026-01-02
+    status
+    log
+    log --errors
+    read readings_1h
+    pause readings_1h
+    resume readings_1h
+    retry readings_1h
+    rebuild readings_1h
+    alter readings_1h --settle-delay 1s
+    mark-stale readings 2026-01-01 2026-01-02
+    retention readings_1h forever
+    maintain
+    metric add readings_1h {"temp":["min"]}
+    metric drop readings_1h {"temp":["min"]}
+    doctor
+    server status
+    server bindir
+    drop by_day
+"""
+
+
+def test_every_command_prints_one_json_document(url: str) -> None:
+    for line in LINES.strip().splitlines():
+        done = here(*line.split(), "--json", url=url)
+        assert done.code == 0, (line, done.err)
+        assert done.json() is not None, line

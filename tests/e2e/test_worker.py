@@ -4,17 +4,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from command_line import start_tsrollup, tsrollup
+from command_line import start_tsrollup, tsrollup, wait_for, working
 from servers import PostgresServer, new_pool_folder
 from tsrollup import embedded
 from tsrollup.migrations import migrate_project
@@ -70,36 +67,6 @@ def url(server: PostgresServer, database: str) -> str:
             "SELECT silver.create_rollup_table('events', 'silver', 'events_1h', '1 hour')"
         )
     return server.url(database)
-
-
-@contextmanager
-def working(url: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
-    """A worker and the lines of its log; it is stopped in the end, and must end well."""
-    worker = start_tsrollup("worker", *options, url=url)
-    assert worker.stdout
-    output = worker.stdout
-    lines: list[str] = []
-    reader = threading.Thread(target=lambda: lines.extend(iter(output.readline, "")), daemon=True)
-    reader.start()
-    try:
-        yield worker, lines
-        worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0, lines
-    finally:
-        worker.kill()
-        worker.wait()
-        reader.join()
-        output.close()
-
-
-def wait_for(lines: list[str], text: str) -> str:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for line in [*lines]:
-            if text in line:
-                return line
-        time.sleep(0.02)
-    raise AssertionError(f"{text} is not in {lines}")
 
 
 def test_failures_are_logged_with_code_and_hint(url: str) -> None:
