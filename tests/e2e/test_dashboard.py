@@ -7,6 +7,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from importlib.machinery import ModuleSpec
 from urllib.parse import quote
 
@@ -20,6 +21,7 @@ from servers import PostgresServer
 from tsrollup.dashboard import chart, queries
 from tsrollup.dashboard.database import APPLICATION, Database, Reader
 from tsrollup.dashboard.markup import Html, table, tag
+from tsrollup.dashboard.queries import Connection
 from tsrollup.errors import TsrollupError
 
 PAGE = "/rollup?name=silver.readings_1m"
@@ -31,6 +33,11 @@ PASSWORD = "not-for-any-page"
 def reader(url: str) -> Iterator[Reader]:
     with closing(Reader(url, 10)) as found:
         yield found
+
+
+def extent_of(connection: Connection, name: str, view: queries.View) -> queries.Extent:
+    found = next(x for x in queries.rollups(connection) if x.name == name)
+    return queries.extent(connection, found, view)
 
 
 def open_socket(address: str, **headers: str) -> int:
@@ -80,7 +87,8 @@ def test_pages_say_what_a_browser_may_do_with_them(url: str) -> None:
 def test_other_names_and_pages_of_other_sites_are_refused(url: str) -> None:
     with served(url) as address:
         own = address.rstrip("/")
-        assert get(address, Host="127.0.0.1.evil.example").code == 421
+        for name in ("127.0.0.1.evil.example", "[::1", "me@evil.example"):
+            assert get(address, Host=name).code == 421
         assert get(address, Origin="http://evil.example").code == 403
         assert get(address, Origin="null").code == 403
         assert get(address, Origin=own).code == 200
@@ -211,8 +219,12 @@ def test_the_points_are_those_of_group_by_and_what_is_stale_is_told(
             lambda c: queries.points(c, "silver.readings_1m", view, "temp_avg", begin, end, chosen)
         )
 
+    for name in ("silver.readings_1m", f"silver.{sql.Identifier(HOSTILE).as_string()}"):
+        extent = reader.ask(partial(extent_of, name=name, view=view))
+        assert extent.first == pytest.approx(now - 3 * 3600, abs=3700)
+        assert extent.last == pytest.approx(now, abs=7300)
     points = read({})
-    found = {
+    told = {
         (one.key[0], at): value
         for one in points.series
         for at, value in zip(one.times, one.values, strict=True)
@@ -223,7 +235,7 @@ def test_the_points_are_those_of_group_by_and_what_is_stale_is_told(
         "  BETWEEN to_timestamp(%s) AND to_timestamp(%s)",
         [begin, end],
     ).fetchall()
-    assert found == pytest.approx({(device, at): value for device, at, value in rows})
+    assert told == pytest.approx({(device, at): value for device, at, value in rows})
     assert points.groups == 3
     late = [(x, y) for x, y in points.stale if x <= now - 3600 <= y]
     assert [round(y - x) for x, y in late] == [60]
@@ -231,6 +243,55 @@ def test_the_points_are_those_of_group_by_and_what_is_stale_is_told(
     assert [one.key for one in read({"device": [SCRIPT]}).series] == [(SCRIPT,)]
     with pytest.raises(ValueError, match="no metric"):
         reader.ask(lambda c: queries.points(c, "x", view, "1; DROP TABLE raw.readings", 0, 1, {}))
+
+
+def test_lines_by_some_dimensions_are_those_of_group_by(
+    reader: Reader, db: psycopg.Connection
+) -> None:
+    db.execute("CREATE TABLE raw.orders (ts timestamptz, shop text, customer text, amount float8)")
+    db.execute(
+        "INSERT INTO raw.orders SELECT now() - n * interval '1 min', 's' || n % 3, 'c' || n % 7,"
+        " CASE WHEN n % 11 > 0 THEN n * n % 97 END FROM generate_series(1, 1000) AS n"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('orders', 'silver', 'orders_1h', '1 hour',"
+        " dimensions => '{shop,customer}',"
+        """ metrics => '{"amount": ["avg", "max", "count", "stddev", "p95", "last"]}')"""
+    )
+    view = reader.ask(lambda c: queries.view(c, "gold.orders_1h"))
+    assert view
+    now = time.time()
+
+    def read(metric: str, by: list[str]) -> dict[tuple[str | None, ...], float | None]:
+        points = reader.ask(
+            lambda c: queries.points(c, "silver.orders_1h", view, metric, now - 1e6, now, {}, by)
+        )
+        return {
+            (*one.key, str(at)): value
+            for one in points.series
+            for at, value in zip(one.times, one.values, strict=True)
+        }
+
+    bucket = "extract(epoch FROM date_trunc('hour', ts))::float8::text"
+    for by in (["shop"], ["customer"], []):
+        columns = ", ".join([*by, bucket])
+        for metric, aggregate in (
+            ("row_count", "count(*)"),
+            ("amount_avg", "avg(amount)"),
+            ("amount_max", "max(amount)"),
+            ("amount_count", "count(amount)"),
+            ("amount_stddev", "stddev(amount)"),
+        ):
+            query = f"SELECT {columns}, {aggregate} FROM raw.orders GROUP BY {columns}"
+            expected = {
+                (*key, str(float(at))): value
+                for *key, at, value in db.execute(query.encode()).fetchall()
+            }
+            assert read(metric, by) == pytest.approx(expected), (metric, by)
+    assert len(read("amount_p95", ["shop"])) == len(read("amount_avg", ["shop"]))
+    with pytest.raises(TsrollupError, match="amount_last of several groups"):
+        read("amount_last", ["shop"])
+    assert read("amount_last", ["shop", "customer"])
 
 
 def test_a_chart_has_gaps_where_buckets_are_missing_and_no_more_groups_than_people_can_read(

@@ -255,6 +255,14 @@ def test_a_rollup_is_previewed_and_created(
         ).fetchone() == (True, ["device"])
         browser.find_element(By.LINK_TEXT, "silver.readings_15m").click()
         wait_for(lambda: series(browser))
+    with served(url) as address:
+        browser.get(address + "create")
+        choose(browser, "Reads", "silver.readings_1m")
+        field(browser, "Name of its table").send_keys("readings_1h")
+        button(browser, "Preview").click()
+        wait_for_text(browser, "SELECT silver.create_rollup_table(")
+        assert not [x for x in browser.find_elements(By.TAG_NAME, "button") if x.text == "Create"]
+        assert db.execute(count).fetchone() == (3,)
 
 
 @pytest.fixture

@@ -16,7 +16,10 @@ from tsrollup.errors import TsrollupError
 Work = Callable[[Connection], str]
 
 CALLS = {
-    "Retry now": ("SELECT silver.reset_rollup_retry(%s)", "its failures are forgotten"),
+    "Retry": (
+        "SELECT silver.reset_rollup_retry(%s)",
+        "its failures are forgotten; the next run takes it up again",
+    ),
     "Pause": ("SELECT silver.pause_rollup(%s)", "paused; the live view stays exact"),
     "Resume": ("SELECT silver.resume_rollup(%s)", "taken up again"),
 }
@@ -49,7 +52,7 @@ class Actions:
         paused = rollup.health == "paused" or rollup.is_active is False
         self.buttons["Pause"].set_visibility(not paused)
         self.buttons["Resume"].set_visibility(paused)
-        self.buttons["Retry now"].set_visibility(rollup.health in ("retrying", "parked"))
+        self.buttons["Retry"].set_visibility(rollup.health in ("retrying", "parked"))
 
     def _caller(self, label: str) -> Callable[[], object]:
         query, done = CALLS[label]

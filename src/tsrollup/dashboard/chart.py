@@ -69,9 +69,9 @@ def lines(
         "legend": {
             "type": "scroll",
             "bottom": 4,
-            "icon": "roundRect",
-            "itemWidth": 14,
-            "itemHeight": 4,
+            "icon": "circle",
+            "itemWidth": 11,
+            "itemHeight": 11,
             "textStyle": {"color": colours.text},
             "pageTextStyle": {"color": colours.text},
             "pageIconColor": colours.text,

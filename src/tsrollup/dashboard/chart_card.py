@@ -55,21 +55,28 @@ class ChartCard:
                 self.span = ui.select(self._spans(), value=EVERYTHING, label="Time").props(
                     "outlined dense options-dense"
                 )
+                self.by = (
+                    ui.select(
+                        list(view.dimensions),
+                        value=list(view.dimensions[:1] if view.may_combine else view.dimensions),
+                        multiple=True,
+                        label="A line for each",
+                    )
+                    .props("outlined dense options-dense use-chips")
+                    .classes("wide")
+                )
+                self.by.set_visibility(view.may_combine and len(view.dimensions) > 1)
                 self.begin = _moment_input("From (UTC)")
                 self.end = _moment_input("To (UTC)")
-                self.dimensions = {
-                    name: ui.select({}, value=[], multiple=True, label=name, with_input=True)
-                    .props("outlined dense options-dense use-chips clearable")
-                    .classes("wide")
-                    for name in view.dimensions
-                }
+                self.dimensions = {name: _filter(name) for name in view.dimensions}
             self.plot = ui.echart(chart.lines(Points((), 0, (), True), "", 0, 1, None, chart.LIGHT))
             self.plot.classes("plot")
             self.caption = html("", "p", "caption")
             self.failure: HtmlElement = html("")
         for moments in (self.begin, self.end):
             moments.bind_visibility_from(self.span, "value", value=CUSTOM)
-        for control in (self.metric, self.span, self.begin, self.end, *self.dimensions.values()):
+        choices = (self.metric, self.span, self.by, self.begin, self.end)
+        for control in (*choices, *self.dimensions.values()):
             control.on_value_change(self._choose)
 
     async def begin_to_show(self) -> None:
@@ -141,14 +148,19 @@ class ChartCard:
             name: [None if key == NULL else key[1:] for key in select.value]
             for name, select in self.dimensions.items()
         }
+        by = list(self.by.value)
         self.questions += 1
         question, started = self.questions, time.monotonic()
         try:
             points = await self.database.ask(
-                lambda c: queries.points(c, self.rollup.name, self.view, metric, begin, end, chosen)
+                lambda c: queries.points(
+                    c, self.rollup.name, self.view, metric, begin, end, chosen, by
+                )
             )
         except TsrollupError as error:
-            self.failure.content = failure(error)
+            hint = error.hint or "choose another time, or see its errors below"
+            self.failure.content = failure(TsrollupError(error.message, hint))
+            self.plot.set_visibility(self.drawn is not None)
             self.next_query = time.monotonic() + MONITOR_EVERY
             return
         if question != self.questions:
@@ -156,6 +168,7 @@ class ChartCard:
         seconds = time.monotonic() - started
         self.next_query = time.monotonic() + min(seconds * REST, 60)
         self.failure.content = ""
+        self.plot.set_visibility(True)
         self.caption.content = self._caption(points, begin, end, seconds)
         options = chart.lines(points, metric, begin, end, self.rollup.width_seconds, self.colours)
         if options != self.drawn:
@@ -218,6 +231,11 @@ def _first_metric(view: View) -> str:
 
 def _key(value: str | None) -> str:
     return NULL if value is None else f"={value}"
+
+
+def _filter(dimension: str) -> ui.select:
+    chosen = ui.select({}, value=[], multiple=True, label=f"Only {dimension}", with_input=True)
+    return chosen.props("outlined dense options-dense use-chips clearable").classes("wide")
 
 
 def _moment_input(label: str) -> ui.input:

@@ -20,6 +20,8 @@ from tsrollup.installation import require_installed
 Answer = TypeVar("Answer")
 
 MONITOR_EVERY = 3.0
+# What takes long is asked less often: after this many times as long.
+REST = 10.0
 APPLICATION = "tsrollup dashboard"
 # Texts as pages show them: times in UTC, intervals in words. Nothing is waited for long.
 SETTINGS = (
@@ -92,7 +94,9 @@ class Database:
     url: str
     may_write: bool
     _snapshot: Snapshot = field(default_factory=Snapshot)
+    _took: float = 0.0
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
         self._monitor = Reader(self.url, 10)
@@ -108,8 +112,10 @@ class Database:
     async def snapshot(self) -> Snapshot:
         """Read at most once in MONITOR_EVERY seconds, however many pages ask."""
         async with self._refreshing:
-            if time.time() - self._snapshot.read_at >= MONITOR_EVERY:
+            began = time.time()
+            if began - self._snapshot.read_at >= max(MONITOR_EVERY, self._took * REST):
                 self._snapshot = await asyncio.to_thread(self._read_monitor)
+                self._took = time.time() - began
         return self._snapshot
 
     def forget_snapshot(self) -> None:
@@ -119,7 +125,8 @@ class Database:
         )
 
     async def ask(self, question: Callable[[Connection], Answer]) -> Answer:
-        return await asyncio.to_thread(self._details.ask, question)
+        async with self._asking:  # rather than in threads, of which there are few
+            return await asyncio.to_thread(self._details.ask, question)
 
     async def act(self, action: Callable[[Connection], Answer]) -> tuple[Answer, list[str]]:
         """Do something in a connection of its own, in autocommit; and what the server remarked."""

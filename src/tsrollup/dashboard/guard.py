@@ -89,11 +89,14 @@ class Guard:
     def _refusal_of_place(self, headers: Headers) -> Response | None:
         """A name that somebody else's DNS points here, or a page of another site that asks."""
         host = headers.get("host", "")
-        name = urlsplit(f"//{host}").hostname
+        try:
+            name = urlsplit(f"//{host}").hostname
+        except ValueError:
+            name = None
         if self.access.hosts is not None and name not in self.access.hosts:
             return PlainTextResponse("this dashboard does not go by that name", 421)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin.partition("://")[2] != host:
             return PlainTextResponse("pages of other sites may not ask here", 403)
         return None
 

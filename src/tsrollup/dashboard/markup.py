@@ -17,6 +17,7 @@ HEALTHS = {
 # Where a person has to look.
 TROUBLED = ("invalid", "parked", "retrying")
 
+LONG = 40
 SECOND, MINUTE, HOUR, DAY = 1, 60, 3600, 86400
 
 
@@ -62,7 +63,11 @@ def table(
 def pairs(values: Sequence[tuple[str, object]]) -> Html:
     """Names and what they are, those that have something to say."""
     shown = [(name, value) for name, value in values if value not in (None, "")]
-    return tag("dl", *(tag("div", tag("dt", x), tag("dd", y)) for x, y in shown), class_="facts")
+    facts = [
+        tag("div", tag("dt", x), tag("dd", y), class_="wide" if len(str(y)) > LONG else None)
+        for x, y in shown
+    ]
+    return tag("dl", *facts, class_="facts")
 
 
 def health(name: str) -> Html:

@@ -59,6 +59,7 @@ class Board:
         self.trees = ui.element("div").classes("trees")
         self.shape: object = None
         self.rows: dict[str, HtmlElement] = {}
+        self.alarmed: list[tuple[str, str]] = []
         self.texts: dict[str, HtmlElement] = {}
 
     def show(self, snapshot: Snapshot) -> None:
@@ -70,7 +71,9 @@ class Board:
             [tag("li", health(x), " ", tag("b", by_health[x])) for x in HEALTHS if by_health[x]]
         )
         troubled = [x for x in rollups if x.health in TROUBLED or (x.health == "ok" and x.reason)]
-        if [x.name for x in troubled] != list(self.texts):
+        alarms = [(x.name, x.health) for x in troubled]
+        if alarms != self.alarmed:
+            self.alarmed = alarms
             self._raise_alarms(troubled)
         for rollup in troubled:
             self.texts[rollup.name].content = _trouble(rollup)
@@ -88,6 +91,7 @@ class Board:
             for rollup in rollups:
                 with ui.element("section").classes(f"alarm {rollup.health}"):
                     ui.link(rollup.name, page_of(rollup.name))
+                    html(health(rollup.health), "span")
                     self.texts[rollup.name] = html()
 
     def _plant(self, rollups: Iterable[Rollup]) -> None:
@@ -119,7 +123,7 @@ class Board:
 def _trouble(rollup: Rollup) -> Html:
     what = rollup.reason or rollup.last_error or "see its page"
     step = tag("p", tag("strong", "Next step: "), rollup.next_step) if rollup.next_step else ""
-    return join([tag("p", health(rollup.health)), tag("p", what), step])
+    return join([tag("p", what), step])
 
 
 def _line(rollup: Rollup) -> Html:

@@ -10,6 +10,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from tsrollup.errors import TsrollupError
+
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 
@@ -111,10 +113,13 @@ def _rollup(row: Row, configured: Row, pulses: Mapping[str, Sequence[int]]) -> R
 
 @dataclass(frozen=True)
 class View:
-    """A live view: `name` is quoted where it has to be; `metrics` are its columns of numbers."""
+    """A live view: `name` is quoted where it has to be; `metrics` are its columns of numbers;
+    `may_combine` where the role may know how values of groups make that of all of them."""
 
     name: str
     schema_and_table: tuple[str, str]
+    columns: tuple[str, ...]
+    may_combine: bool
     dimensions: tuple[str, ...]
     metrics: tuple[str, ...]
 
@@ -136,7 +141,9 @@ def view(connection: Connection, name: str) -> View | None:
     end = names.index("row_count")
     numbers = [row["attname"] for row in rows[end:] if row["is_number"]]
     dimensions = tuple(names[names.index("bucket") + 1 : end])
-    return View(name, (rows[0]["nspname"], rows[0]["relname"]), dimensions, tuple(numbers))
+    place = (rows[0]["nspname"], rows[0]["relname"])
+    may_combine = may_read_configuration(connection)
+    return View(name, place, tuple(names), may_combine, dimensions, tuple(numbers))
 
 
 @dataclass(frozen=True)
@@ -200,27 +207,46 @@ def points(
     begin: float,
     end: float,
     chosen: Mapping[str, Sequence[str | None]],
+    by: Sequence[str] | None = None,
 ) -> Points:
-    """Values of a metric in [begin, end) for the groups of the chosen values, in one snapshot."""
+    """Values of a metric in [begin, end) for the rows of the chosen values, in one snapshot: for
+    each group of the dimensions `by` (None: of all), combined from its rows' states."""
     if metric not in found.metrics:
         raise ValueError(f"{metric} is no metric of {found.name}")
+    keys = found.dimensions if by is None else [x for x in found.dimensions if x in by]
     conditions, values = _conditions(found, begin, end, chosen)
+    parts = {
+        "key": sql.SQL(", ").join(
+            sql.SQL("{}::text").format(sql.Identifier(name)) for name in keys
+        ),
+        "view": sql.Identifier(*found.schema_and_table),
+        "conditions": conditions,
+    }
+    if len(keys) == len(found.dimensions):
+        groups = sql.SQL(
+            "SELECT ARRAY[{key}]::text[] AS key, bucket, {metric}::float8 AS value, row_count"
+            " FROM {view} WHERE {conditions}"
+        ).format(metric=sql.Identifier(metric), **parts)
+    else:
+        states, finish = _combination(connection, rollup, found, metric)
+        groups = sql.SQL(
+            "SELECT key, bucket, ({finish})::float8 AS value, row_count FROM ("
+            "SELECT ARRAY[{key}]::text[] AS key, bucket, {states} FROM {view}"
+            " WHERE {conditions} GROUP BY 1, 2) AS c"
+        ).format(finish=finish, states=states, **parts)
     query = sql.SQL(
         "SELECT key, array_agg(at ORDER BY at) AS times, array_agg(value ORDER BY at) AS values,"
         " count(*) OVER () AS groups"
-        " FROM (SELECT ARRAY[{key}]::text[] AS key, extract(epoch FROM bucket)::float8 AS at,"
-        "  {metric}::float8 AS value, row_count FROM {view} WHERE {conditions}) AS r"
+        " FROM (SELECT *, extract(epoch FROM bucket)::float8 AS at FROM ({groups}) AS g) AS r"
         " GROUP BY key ORDER BY sum(row_count) DESC, key LIMIT {limit}"
-    ).format(
-        key=sql.SQL(", ").join(
-            sql.SQL("{}::text").format(sql.Identifier(name)) for name in found.dimensions
-        ),
-        metric=sql.Identifier(metric),
-        view=sql.Identifier(*found.schema_and_table),
-        conditions=conditions,
-        limit=sql.Literal(MOST_SERIES),
-    )
-    rows = _rows(connection, query, values)
+    ).format(groups=groups, limit=sql.Literal(MOST_SERIES))
+    try:
+        rows = _rows(connection, query, values)
+    except psycopg.errors.UndefinedColumn as error:
+        raise TsrollupError(
+            f"{metric} of several groups cannot be told from theirs",
+            "have a line for each group of all dimensions",
+        ) from error
     stale = stale_ranges(connection, rollup, begin, end)
     return Points(
         tuple(Series(tuple(r["key"]), tuple(r["times"]), tuple(r["values"])) for r in rows),
@@ -228,6 +254,42 @@ def points(
         tuple(stale or ()),
         stale is not None,
     )
+
+
+def _combination(
+    connection: Connection, rollup: str, found: View, metric: str
+) -> tuple[sql.Composed, sql.Composable]:
+    """How a metric of several rows comes of their states, as a rollup of the rollup would have it.
+    What goes by the first and last time of rows cannot: views do not show that."""
+    rows = _rows(
+        connection,
+        "SELECT s.column_name, rollup_engine.fill(f.from_state,"
+        "  rollup_engine.state_marks(r.id, m.source_column) || jsonb_build_object("
+        "   'type', s.data_type, 'state', quote_ident(s.column_name), 'own', '')) AS combined,"
+        " CASE m.kind WHEN 'finished' THEN m.expression END AS finish"
+        " FROM silver.rollup_config AS r"
+        " JOIN rollup_engine.rollup_column AS m ON m.rollup_id = r.id AND m.column_name = %s"
+        " JOIN rollup_engine.rollup_column AS s ON s.rollup_id = r.id AND s.kind = 'state'"
+        "  AND s.source_column = m.source_column AND s.state NOT IN ('first', 'last')"
+        " CROSS JOIN LATERAL rollup_engine.find_state(s.state, s.data_type::regtype) AS f"
+        " WHERE r.target_table = to_regclass(%s) AND f.name IS NOT NULL",
+        [metric, rollup],
+    )
+    states = [sql.SQL("sum(row_count)::bigint AS row_count").format()]
+    for row in rows:
+        if row["column_name"] in found.columns:
+            name = sql.Identifier(row["column_name"])
+            states.append(sql.SQL("{} AS {}").format(_engines_own(row["combined"]), name))
+    finish = next((row["finish"] for row in rows if row["finish"]), None)
+    return (
+        sql.SQL(", ").join(states),
+        _engines_own(finish) if finish else sql.Identifier(metric),
+    )
+
+
+def _engines_own(expression: str) -> sql.SQL:
+    """An expression that the engine wrote, and computes with itself; it has no marks for values."""
+    return sql.SQL(expression.replace("%", "%%"))
 
 
 def _conditions(
