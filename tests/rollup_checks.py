@@ -38,6 +38,7 @@ class Rollup:
     borders: tuple[datetime, ...]
     dimensions: tuple[str, ...]
     metrics: tuple[tuple[str, str], ...]
+    parameters: dict[tuple[str, str], dict[str, Any]]
     types: dict[str, str]
     long_names: dict[tuple[str, str], str]
     sealed_before: str
@@ -140,7 +141,15 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
     by_utc = zone == "UTC" and not origin
     follows_calendar = not by_utc and (months or (zone != "UTC" and seconds % 86400 == 0))
     start = datetime(2000, 1, 1 if months else 3)
+    parameters = {
+        (column, output): item
+        for column, items in row[9].items()
+        for item in items
+        for output in _outputs(item)
+        if isinstance(item, dict)
+    }
     return Rollup(
+        parameters=parameters,
         id=row[0],
         table=row[1],
         view=row[2],
@@ -298,7 +307,9 @@ def differences_query(rollup: Rollup, relation: str) -> sql.Composed:
     )
 
 
-STORED_AGGREGATES = {"count", "sum", "min", "max", "first", "last", "bool_and", "bool_or"}
+STORED_AGGREGATES = {
+    "count", "sum", "min", "max", "first", "last", "bool_and", "bool_or", "histogram", "increase",
+}  # fmt: skip
 OHLC = {"open": "first", "high": "max", "low": "min", "close": "last"}
 VARIANCES = {"variance", "variance_pop", "stddev", "stddev_pop"}
 
@@ -402,7 +413,7 @@ def _bucket(rollup: Rollup, time: sql.Composable) -> sql.Composable:
 
 def _outputs(item: Any) -> list[str]:
     """What the columns of an aggregate are called, after the column of the source."""
-    name = item if isinstance(item, str) else item["name"]
+    name: str = item if isinstance(item, str) else item.get("as", item["name"])
     return list(OHLC) if name == "ohlc" else [name.replace(".", "_")]
 
 
@@ -421,6 +432,9 @@ def _aggregate(rollup: Rollup, column: str, aggregate: str, time: sql.Composable
         return sql.SQL("percentile_disc({}) WITHIN GROUP (ORDER BY {})").format(
             sql.Literal(fraction), value
         )
+    own = rollup.parameters.get((column, aggregate))
+    if own or aggregate in SERIES or aggregate in TALLIES:
+        return _of_all_rows(rollup, column, aggregate, own or {"name": aggregate}, time)
     aggregate = OHLC.get(aggregate, aggregate)
     if aggregate in ("first", "last"):
         direction = sql.SQL("" if aggregate == "first" else " DESC")
@@ -433,11 +447,75 @@ def _aggregate(rollup: Rollup, column: str, aggregate: str, time: sql.Composable
     return sql.SQL("{}({})").format(sql.SQL(name), value)
 
 
+def _of_all_rows(
+    rollup: Rollup, column: str, aggregate: str, item: dict[str, Any], time: sql.Composable
+) -> sql.Composable:
+    """Aggregates that PostgreSQL does not have, written out."""
+    value: sql.Composable = sql.Identifier(column)
+    if item["name"] == "histogram":
+        bounds = [float("-inf"), *item["bounds"]]
+        return sql.SQL("ARRAY[{}]").format(
+            sql.SQL(", ").join(
+                sql.SQL(
+                    "count({0}) FILTER (WHERE {0} >= {1} AND coalesce({0} < {2}, true))"
+                ).format(value, sql.Literal(low), sql.Literal(high))
+                for low, high in zip(bounds, [*item["bounds"], None], strict=True)
+            )
+        )
+    if item["name"] == "custom":
+        names = ("count", "sum", "min", "max")
+        marks = {name: f"{name}({value.as_string()})" for name in names}
+        state = item["state"].format(value=value.as_string())
+        return sql.SQL(item["finish"].format(state=f"({state})", **marks))
+    if aggregate == "distinct":
+        return sql.SQL("count(DISTINCT {})").format(value)
+    if aggregate == "value_counts":
+        return sql.SQL(
+            "(SELECT coalesce(jsonb_object_agg(v, n), '{{}}') FROM (SELECT v, count(*) AS n"
+            " FROM unnest(array_agg({0}) FILTER (WHERE {0} IS NOT NULL)) AS v GROUP BY v) AS c)"
+        ).format(value)
+    if aggregate == "mode":
+        return sql.SQL(
+            "(SELECT v FROM unnest(array_agg({0}) FILTER (WHERE {0} IS NOT NULL)) AS v"
+            ' GROUP BY v ORDER BY count(*) DESC, v::text COLLATE "C" LIMIT 1)'
+        ).format(value)
+    number = "double precision" if rollup.types[column] in FLOATS else "numeric"
+    rows = sql.SQL(
+        "FROM (SELECT v::{number} AS v, t, lag(v::{number}) OVER w AS before,"
+        " extract(epoch FROM lead(t) OVER w - t)::{number} AS lasts"
+        " FROM unnest(array_agg({value} ORDER BY {time}, {value}),"
+        " array_agg({time} ORDER BY {time}, {value})) WITH ORDINALITY AS u (v, t, n)"
+        " WHERE v IS NOT NULL WINDOW w AS (ORDER BY n)) AS steps"
+    ).format(number=sql.SQL(number), value=value, time=time)
+    increase = "coalesce(sum(CASE WHEN v < before THEN v ELSE v - before END), 0)"
+    # The first of a group comes after nothing.
+    increase = f"CASE WHEN count(*) > 0 THEN {increase} END"
+    seconds = "nullif(extract(epoch FROM max(t) - min(t)), 0)"
+    result = {
+        "increase": increase,
+        "rate": f"{increase} / {seconds}",
+        "time_weighted_avg": f"coalesce(sum(v * lasts) / {seconds}, max(v))",
+    }[aggregate]
+    return sql.SQL("(SELECT {} {})").format(sql.SQL(result), rows)
+
+
+SERIES = {"increase", "rate", "time_weighted_avg"}
+TALLIES = {"distinct", "value_counts", "mode"}
+
+
 def _comparable(
     rollup: Rollup, column: str, aggregate: str, value: sql.Composable
 ) -> sql.Composable:
     """Numbers compare as numbers, whatever their scale; everything else by its text."""
     is_number = rollup.types[column] in NUMBERS
+    if aggregate == "distinct":
+        return sql.SQL("{}::numeric").format(value)
+    if aggregate in ("value_counts", "mode") or (
+        rollup.parameters.get((column, aggregate), {}).get("name") == "histogram"
+    ):
+        return sql.SQL('{}::text COLLATE "C"').format(value)
+    if aggregate in SERIES or (column, aggregate) in rollup.parameters:
+        return sql.SQL("{}::double precision").format(value)
     if OHLC.get(aggregate, aggregate) in ("first", "last") or (
         aggregate != "count" and not is_number
     ):
@@ -455,6 +533,10 @@ def _is_close_enough(rollup: Rollup, column: str, aggregate: str) -> bool:
     """Whether the order of the rows, or the width of a bin, makes a difference that is allowed."""
     if aggregate in ("sum", "avg"):
         return rollup.types[column] in FLOATS
+    if aggregate in {"rate", "increase", "time_weighted_avg", "distinct"}:
+        return True
+    if rollup.parameters.get((column, aggregate), {}).get("name") == "custom":
+        return True
     return aggregate in VARIANCES or _fraction(aggregate) is not None
 
 
@@ -467,6 +549,16 @@ def _scale(rollup: Rollup, column: str, aggregate: str) -> sql.Composable:
     if fraction is not None:
         return sql.SQL("1e7 * abs(percentile_disc({}) WITHIN GROUP (ORDER BY {}))").format(
             sql.Literal(fraction), value
+        )
+    if aggregate == "distinct":
+        return sql.SQL(
+            "CASE WHEN count(DISTINCT {0}) > 1600 THEN 3e7 * count(DISTINCT {0}) END"
+        ).format(sql.Identifier(column))
+    if aggregate in SERIES:
+        return sql.SQL("100 * sum(abs({}))").format(value)
+    if (column, aggregate) in rollup.parameters:
+        return sql.SQL("1 + abs({})").format(
+            _aggregate(rollup, column, aggregate, sql.SQL("now()"))
         )
     if aggregate in VARIANCES:
         return sql.SQL("100 * stddev_pop({0}) + 1e-6 * avg(abs({0}))").format(value)

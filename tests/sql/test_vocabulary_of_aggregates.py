@@ -8,7 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
@@ -18,14 +18,23 @@ from servers import PostgresServer
 
 LEVELS = ("numbers_1m", "numbers_1h", "numbers_1d")
 NUMBERS = ["avg", "variance", "variance_pop", "stddev", "stddev_pop", "ohlc", "median",
-           "p1", "p95", "p99.9"]  # fmt: skip
+           "p1", "p95", "p99.9", "distinct",
+           {"name": "histogram", "bounds": [-100, 0, 0.5, 250]}]  # fmt: skip
+GEOMEAN = {
+    "name": "custom",
+    "as": "geomean",
+    "state": "sum(ln(abs({value}) + 1))",
+    "combine": "sum({state})",
+    "finish": "exp({state} / {count})",
+}
 METRICS: dict[str, list[Any]] = {
-    "small": NUMBERS,
-    "big": NUMBERS,
-    "amount": NUMBERS,
+    "small": [*NUMBERS, "mode", GEOMEAN],
+    "big": ["avg", "variance", "p50", "distinct"],
+    "amount": ["avg", "stddev_pop", "median", "p99", "distinct"],
     "level": NUMBERS,
-    "coarse": NUMBERS,
+    "coarse": ["avg", "stddev", "ohlc", "p10"],
     "flag": ["count", "min", "max", "bool_and", "bool_or", "first", "last"],
+    "device": ["distinct", "mode", "value_counts"],
     "took": ["count", "sum", "avg", "min", "max"],
 }
 TABLE = """
@@ -56,7 +65,7 @@ SPECIAL = """
 """
 
 
-def create_levels(db: psycopg.Connection, metrics: dict[str, list[Any]]) -> None:
+def create_levels(db: psycopg.Connection, metrics: dict[str, list[Any]], kept: str = "{}") -> None:
     db.execute(TABLE.encode())
     db.execute(
         "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'numbers_1m', '1 minute',"
@@ -66,7 +75,8 @@ def create_levels(db: psycopg.Connection, metrics: dict[str, list[Any]]) -> None
     db.execute("SELECT silver.create_rollup_table('numbers_1m', 'silver', 'numbers_1h', '1 hour')")
     db.execute(
         "SELECT silver.create_rollup_table('numbers_1h', 'silver', 'numbers_1d', '1 day',"
-        " dimensions => '{}')"
+        " dimensions => %s)",
+        [kept],
     )
 
 
@@ -101,8 +111,9 @@ def test_promise_a_b_random_values(db: psycopg.Connection) -> None:
     create_levels(db, METRICS)
 
     @settings(
-        max_examples=int(os.environ.get("TSROLLUP_HISTORIES", "15")),
+        max_examples=int(os.environ.get("TSROLLUP_HISTORIES", "10")),
         deadline=None,
+        phases=[Phase.generate],
         database=None,
         suppress_health_check=list(HealthCheck),
     )
@@ -112,11 +123,200 @@ def test_promise_a_b_random_values(db: psycopg.Connection) -> None:
             for statement, parameters in history:
                 used = {k: v for k, v in parameters.items() if f"%({k})s" in statement}
                 db.execute(statement.encode(), used or None)
-                assert_equal_to_group_by(db, *LEVELS)
+            assert_equal_to_group_by(db, *LEVELS)
             refresh_everything(db)
             assert_settled(db, *LEVELS)
 
     tell()
+
+
+def test_promise_a_b_random_series(db: psycopg.Connection) -> None:
+    """Counters that begin anew, and values that last until the next: across the borders of the
+    buckets that a parent holds, wherever late rows come between."""
+    metrics = {x: ["increase", "rate", "time_weighted_avg"] for x in ("big", "amount", "coarse")}
+    create_levels(db, metrics, "{device}")
+
+    @settings(
+        max_examples=int(os.environ.get("TSROLLUP_HISTORIES", "10")),
+        deadline=None,
+        phases=[Phase.generate],
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(history=st.lists(steps(), min_size=3, max_size=8))
+    def tell(history: list[tuple[str, dict[str, Any]]]) -> None:
+        with db.transaction(force_rollback=True):
+            for statement, parameters in history:
+                if statement == SPECIAL:
+                    continue
+                used = {k: v for k, v in parameters.items() if f"%({k})s" in statement}
+                db.execute(statement.encode(), used or None)
+            assert_equal_to_group_by(db, *LEVELS)
+            refresh_everything(db)
+            assert_settled(db, *LEVELS)
+
+    tell()
+
+
+@pytest.mark.parametrize("metrics", ['{"big": ["rate"]}', None])
+def test_series_are_not_mixed(db: psycopg.Connection, metrics: str | None) -> None:
+    db.execute(TABLE.encode())
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'numbers_1m', '1 minute',"
+        " dimensions => '{device}', metrics => '{\"big\": [\"rate\"]}')"
+    )
+    with pytest.raises(psycopg.Error, match="rate of column big goes by one series"):
+        db.execute(
+            "SELECT silver.create_rollup_table('numbers_1m', 'silver', 'mixed', '1 hour',"
+            " dimensions => '{}', metrics => %s)",
+            [metrics],
+        )
+
+
+def test_distinct_is_exact_while_few_and_two_percent_off_at_most(db: psycopg.Connection) -> None:
+    create_levels(db, {"device": ["distinct"], "level": ["distinct"], "took": ["count"]})
+    db.execute(
+        "INSERT INTO raw.numbers (ts, device, level)"
+        " SELECT timestamptz '2026-03-01 00:00+00' + make_interval(secs => i % 7000),"
+        " 'd' || i % 3, i % 60000 / 7.0 FROM generate_series(1, 120000) AS i"
+    )
+    for _ in range(2):
+        assert db.execute(
+            "SELECT device_distinct, abs(level_distinct - 60000) < 1200 FROM gold.numbers_1d"
+        ).fetchone() == (3, True)
+        assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+    db.execute("DELETE FROM raw.numbers WHERE level > 200")
+    assert db.execute("SELECT level_distinct FROM gold.numbers_1d").fetchone() == (1401,)
+
+
+def test_equal_values_are_one_value(db: psycopg.Connection) -> None:
+    """1.0 and 1.00, zero and minus zero; whatever their texts."""
+    create_levels(db, {"amount": ["distinct", "mode"], "level": ["distinct", "value_counts"]})
+    db.execute(
+        "INSERT INTO raw.numbers (ts, amount, level) SELECT '2026-03-01 00:00+00', v, v"
+        " FROM unnest('{1.0,1.00,1,0,-0,NaN,2e0}'::text[]) AS t, CAST(t AS numeric) AS v"
+    )
+    db.execute("UPDATE raw.numbers SET level = '-0' WHERE level = 0 AND ctid < '(0,5)'")
+    assert db.execute(
+        "SELECT amount_distinct, amount_mode, level_distinct, level_value_counts ->> '1',"
+        " level_value_counts_rest FROM gold.numbers_1h"
+    ).fetchone() == (4, 1, 4, "3", 0)
+    with pytest.raises(psycopg.Error, match="distinct needs a number or a type whose text tells"):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'no', '1 hour',"
+            ' metrics => \'{"took": "distinct"}\')'
+        )
+
+
+def test_counts_of_many_values_are_capped(db: psycopg.Connection) -> None:
+    """What is left out is counted, and no count is further off than that."""
+    create_levels(db, {"small": ["value_counts", "mode"]})
+    db.execute(
+        "INSERT INTO raw.numbers (ts, device, small)"
+        " SELECT timestamptz '2026-03-01 00:00+00' + make_interval(secs => i % 600), 'a',"
+        " CASE WHEN i % 3 = 0 THEN 7 ELSE i END FROM generate_series(1, 30000) AS i"
+    )
+    for _ in range(2):
+        row = db.execute(
+            "SELECT small_mode, (small_value_counts ->> '7')::bigint, small_value_counts_rest,"
+            " (SELECT count(*) FROM jsonb_object_keys(small_value_counts)),"
+            " (SELECT sum(value::bigint) FROM jsonb_each_text(small_value_counts))"
+            " FROM gold.numbers_1d"
+        ).fetchone()
+        assert row
+        assert (row[0], row[1], row[3]) == (7, 10001, 1000)
+        assert row[2] + row[4] == 30000
+        refresh_everything(db)
+
+
+def test_two_histograms_of_a_column_have_two_names(db: psycopg.Connection) -> None:
+    low = {"name": "histogram", "bounds": [0, 10.0]}
+    high = {"name": "histogram", "bounds": [100], "as": "upper_end"}
+    create_levels(db, {"small": [low, high]})
+    fill(db, 300)
+    for _ in range(2):
+        assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    with pytest.raises(psycopg.Error, match="numbers_1h does not hold what histogram of column"):
+        db.execute(
+            "SELECT silver.create_rollup_table('numbers_1h', 'silver', 'other', '1 day',"
+            ' metrics => \'{"small": {"name": "histogram", "bounds": [1]}}\')'
+        )
+    with pytest.raises(psycopg.Error, match="two columns small_histogram"):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'other', '1 day',"
+            ' metrics => \'{"small": [{"name": "histogram", "bounds": [1]},'
+            ' {"name": "histogram", "bounds": [2]}]}\')'
+        )
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"state": "sum(secret)"},
+        {"state": "sum({value}), count(*)"},
+        {"state": "sum({value})) FROM pg_class --"},
+        {"state": "sum((SELECT {value}))"},
+        {"state": "sum({value}) OVER ()"},
+        {"state": "sum(random() * {value})"},
+        {"state": "sum(pg_sleep({value}))"},
+        {"state": "sum({value}) + current_user"},
+        {"state": "sum(public.f({value}))"},
+        {"state": "sum({value}); DROP TABLE x"},
+        {"state": "sum('1' || {value})"},
+        {"state": "{value}"},
+        {"state": "sum({value}"},
+        {"state": "sum({other})"},
+        {"state": ""},
+        {"state": None},
+        {"state": 5},
+        {"state": "sum(sum({value}))"},
+        {"state": "generate_series(1, 5)"},
+        {"combine": "{state}"},
+        {"combine": "sum({value})"},
+        {"combine": "nothing({state})"},
+        {"finish": "sum({state})"},
+        {"finish": "{state} / {distinct}"},
+        {"finish": "({state}"},
+        {"as": "sum"},
+        {"as": "p50"},
+        {"as": 'x"; --'},
+        {"as": None},
+        {"as": "a" * 50},
+        {"more": 1},
+    ],
+)
+def test_own_aggregates_are_refused_in_one_line(
+    db: psycopg.Connection, parts: dict[str, Any]
+) -> None:
+    db.execute(TABLE.encode())
+    with pytest.raises(psycopg.Error) as error:
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'bad', '1 minute',"
+            " metrics => %s)",
+            [json.dumps({"level": [GEOMEAN | parts]})],
+        )
+    assert error.value.sqlstate == "TR001", error.value
+    assert "\n" not in (error.value.diag.message_primary or "")
+    assert error.value.diag.message_hint
+
+
+def test_own_aggregates_may_use_other_states(db: psycopg.Connection) -> None:
+    spread = {
+        "name": "custom",
+        "as": "spread",
+        "state": "max(abs({value}))",
+        "combine": "max({state})",
+        "finish": "CASE WHEN {state} > 0 THEN ({max} - {min}) / {state}::numeric END",
+    }
+    create_levels(db, {"small": [spread, GEOMEAN]})
+    fill(db, 400)
+    for _ in range(2):
+        assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+    assert_settled(db, *LEVELS)
 
 
 def fill(db: psycopg.Connection, size: int, **given: Any) -> None:
@@ -297,6 +497,17 @@ BAD = [
     ('{"small": [{"name": "p95", "of": 1}]}', "p95 of column small takes no of", "leave that out"),
     ('{"small": [{"nam": "p95"}]}', "is not an aggregate", "aggregates are"),
     ('{"small": [["p95"]]}', "is not an aggregate", "aggregates are"),
+    ('{"small": ["histogram"]}', "the bounds of the histogram of column small are missing", "[0"),
+    ('{"small": [{"name": "histogram", "bounds": null}]}', "column small are null", "one to a"),
+    ('{"small": [{"name": "histogram", "bounds": []}]}', "column small are []", "one to a hundred"),
+    ('{"small": [{"name": "histogram", "bounds": [2, 1]}]}', "are [2, 1]", "ascending order"),
+    ('{"small": [{"name": "histogram", "bounds": [1, 1.0]}]}', "are [1, 1.0]", "each once"),
+    ('{"small": [{"name": "histogram", "bounds": ["NaN"]}]}', 'are ["NaN"]', "numbers"),
+    ('{"small": [{"name": "histogram", "bounds": [1, null]}]}', "are [1, null]", "numbers"),
+    ('{"small": [{"name": "histogram", "bounds": [1e999]}]}', "are [1000", "numbers"),
+    ('{"small": [{"name": "histogram", "bounds": 7}]}', "are 7", "numbers"),
+    ('{"small": [{"name": "histogram", "bounds": [1], "as": "a b"}]}', '"as" of a metric', "name"),
+    ('{"small": ["custom"]}', '"as" of a metric of column small is missing', "geomean"),
     ('{"flag": ["p95"]}', "p95 needs a number, and column flag of raw.numbers", "use count"),
     ('{"flag": ["sum"]}', "sum needs a number or an interval, and column flag", "use count"),
     ('{"small": ["bool_or"]}', "bool_or needs a boolean, and column small", "use count"),

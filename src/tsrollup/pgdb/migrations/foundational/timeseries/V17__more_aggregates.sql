@@ -44,6 +44,53 @@ FROM (
     ) AS k (takes, template)
 ) AS v;
 
+-- What is told apart by a text that equal values share. The hash is the same on every server.
+INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state)
+SELECT s.name, v.takes, replace(s.from_source, '{text}', v.value), s.from_state
+FROM (VALUES
+    ('hashes',
+        replace('CASE WHEN count({value}) <= 128 THEN ARRAY(SELECT DISTINCT e FROM unnest({all}) AS e ORDER BY e) ELSE rollup_engine.fold_hashes({all}) END',
+            '{all}', 'array_agg((''x'' || substr(md5({text}), 1, 16))::bit(64)::bigint) FILTER (WHERE {value} IS NOT NULL)'),
+        'rollup_engine.merge_hashes(array_agg(ROW({state})::rollup_engine.hashes))'),
+    ('tally', 'rollup_engine.tally_values(array_agg({text}) FILTER (WHERE {value} IS NOT NULL))', 'rollup_engine.merge_tallies(array_agg({state}))')
+) AS s (name, from_source, from_state)
+CROSS JOIN (VALUES
+    ('integer', '{value}::text'),
+    ('exact', 'trim_scale({value})::text'),
+    ('float', '({value}::double precision + 0)::text'),
+    ('plain', '{value}::text')) AS v (takes, value);
+
+INSERT INTO rollup_engine.aggregate_state (name, from_source, from_state) VALUES
+    ('histogram', 'ARRAY[{bins}]', 'ARRAY[{merged_bins}]::bigint[]'),
+    ('custom', '({state_expression})', '({combine_expression})::{type}');
+INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state, differs)
+SELECT name, 'float', from_source, from_state, 'rollup_engine.sum_differs({old}, {new}, {count}, NULL, NULL)'
+FROM rollup_engine.aggregate_state WHERE name = 'custom';
+
+-- What follows one another in time: the first and the last value, and when; the increase of a counter
+-- that may start again from zero; values times the seconds until the next one. {values} are those of a
+-- group in the order of time, {times} theirs; in a parent's rows the order is that of the buckets.
+INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state)
+SELECT s.name, v.takes,
+    replace(replace(replace(s.from_source, '{values}', '(array_agg({value} ORDER BY {time}, {value}) FILTER (WHERE {value} IS NOT NULL))'),
+        '{times}', '(array_agg({utc} ORDER BY {time}, {value}) FILTER (WHERE {value} IS NOT NULL))'), '{list}', v.list),
+    replace(replace(s.from_state, '{before}', 'ORDER BY bucket) FILTER (WHERE {state} IS NOT NULL)'), '{list}', v.list)
+FROM (VALUES
+    ('series_first', '{values}[1]', '(array_agg({state} {before})[1]'),
+    ('series_last', '{values}[count({value})::integer]', '(array_agg({state} ORDER BY bucket DESC) FILTER (WHERE {state} IS NOT NULL))[1]'),
+    ('series_from', 'min({utc}) FILTER (WHERE {value} IS NOT NULL)', 'min({state})'),
+    ('series_to', 'max({utc}) FILTER (WHERE {value} IS NOT NULL)', 'max({state})'),
+    ('increase', 'rollup_engine.counter_increase({values}::{list})',
+        'rollup_engine.merge_increases((array_agg({series_first} {before})::{list}, (array_agg({series_last} {before})::{list}, sum({state}))'),
+    ('area', 'rollup_engine.series_area({values}::{list}, {times}, {times})',
+        'rollup_engine.series_area((array_agg({series_last} {before})::{list}, array_agg({series_to} {before}, array_agg({series_from} {before}) + sum({state})')
+) AS s (name, from_source, from_state)
+CROSS JOIN (VALUES ('exact', 'numeric[]'), ('float', 'double precision[]')) AS v (takes, list);
+
+CREATE TYPE rollup_engine.hashes AS (hashes bigint[]);
+COMMENT ON TYPE rollup_engine.hashes IS
+'Hashes of up to 1638 distinct values; of more, the 16384 registers of a HyperLogLog, ten in each of 1639 elements. Wrapped, for array_agg takes no arrays of different lengths.';
+
 CREATE TYPE rollup_engine.bins AS (bins integer[]);
 COMMENT ON TYPE rollup_engine.bins IS
 'Bins of a percentile sketch: the lower 16 bits of each are its number, the upper ones how many values are in it, less one. Wrapped, for array_agg takes no arrays of different lengths.';
@@ -70,7 +117,23 @@ INSERT INTO rollup_engine.aggregate (name, takes, states, outputs) VALUES
     ('bool_or', 'boolean', '{bool_or}', NULL),
     ('ohlc', 'number', '{first,max,min,last}', '{"open": "{first}", "high": "{max}", "low": "{min}", "close": "{last}"}'),
     ('median', 'number', '{sketch}', '{"median": "rollup_engine.percentile({sketch}, 0.5)"}'),
+    ('distinct', 'number', '{hashes}', '{"distinct": "rollup_engine.count_distinct({hashes})"}'),
+    ('distinct', 'plain', '{hashes}', '{"distinct": "rollup_engine.count_distinct({hashes})"}'),
+    ('histogram', 'number', ARRAY['histogram:{label}:{bounds}'], NULL),
+    ('increase', 'number', '{series_first,series_last,increase}', NULL),
+    ('rate', 'number', '{series_first,series_last,series_from,series_to,increase}',
+        '{"rate": "{increase} / nullif(extract(epoch FROM {series_to} - {series_from}), 0)"}'),
+    ('time_weighted_avg', 'number', '{series_first,series_last,series_from,series_to,area}',
+        '{"time_weighted_avg": "coalesce({area} / nullif(extract(epoch FROM {series_to} - {series_from}), 0), {series_last})"}'),
+    ('custom', 'number', ARRAY['custom:{label}_state:{parameters}'], '{"{label}": "{finish}"}'),
     ('pN', 'number', '{sketch}', '{"{label}": "rollup_engine.percentile({sketch}, {fraction})"}');
+
+INSERT INTO rollup_engine.aggregate (name, takes, states, outputs)
+SELECT a.name, k.takes, ARRAY['tally:tally:{type}'], a.outputs::json
+FROM (VALUES
+    ('mode', '{"mode": "rollup_engine.most_frequent({tally})::{type}"}'),
+    ('value_counts', '{"value_counts": "({tally} -> 0)", "value_counts_rest": "({tally} ->> 1)::bigint"}')) AS a (name, outputs)
+CROSS JOIN (VALUES ('number'), ('plain')) AS k (takes);
 
 -- The variance of whole numbers and numerics is exact; that of floats comes from squared deviations.
 INSERT INTO rollup_engine.aggregate (name, takes, states, outputs)

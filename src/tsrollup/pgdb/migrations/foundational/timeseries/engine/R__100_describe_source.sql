@@ -169,6 +169,9 @@ BEGIN
         v_type := (SELECT type FROM rollup_engine.row_columns(p_relation, p_row_sql) WHERE column_name = v_column);
     END IF;
     IF (rollup_engine.find_aggregate(p_item, v_column, v_type, p_parent_id)).name IS NOT NULL THEN
+        IF v_name = 'custom' AND p_parent_id IS NULL THEN
+            PERFORM rollup_engine.check_custom(v_column, p_item, v_type);
+        END IF;
         RETURN v_column;
     ELSIF p_parent_id IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR001', format('%s does not hold what %s of column %I needs', p_relation, rollup_engine.metric_name(p_item), p_column),
@@ -176,7 +179,8 @@ BEGIN
     END IF;
     PERFORM rollup_engine.fail('TR001',
         format('%s needs %s, and column %I of %s is none', rollup_engine.metric_name(p_item), (
-            SELECT string_agg(DISTINCT CASE takes WHEN 'interval' THEN 'an interval' WHEN 'boolean' THEN 'a boolean' ELSE 'a number' END, ' or ')
+            SELECT string_agg(DISTINCT CASE takes
+                WHEN 'interval' THEN 'an interval' WHEN 'boolean' THEN 'a boolean' WHEN 'plain' THEN 'a type whose text tells values apart' ELSE 'a number' END, ' or ')
             FROM rollup_engine.aggregate WHERE name = v_name), v_column, p_relation),
         'use count, min, max, first or last for it');
 END
@@ -194,7 +198,9 @@ DECLARE
     v_result jsonb := '{}';
 BEGIN
     IF p_metrics IS NULL AND p_parent_id IS NOT NULL THEN
-        RETURN (SELECT metrics FROM silver.rollup_config WHERE id = p_parent_id);
+        v_result := (SELECT metrics FROM silver.rollup_config WHERE id = p_parent_id);
+        PERFORM rollup_engine.check_series(p_parent_id, p_dimensions, v_result);
+        RETURN v_result;
     ELSIF p_metrics IS NULL THEN
         RETURN rollup_engine.default_metrics(p_relation, p_time_column, p_dimensions, p_row_sql);
     ELSIF jsonb_typeof(p_metrics) <> 'object' THEN
@@ -209,6 +215,7 @@ BEGIN
                 FROM jsonb_array_elements(v_metric.value) AS a),
             (SELECT jsonb_agg(DISTINCT rollup_engine.metric_item(v_metric.key, a)) FROM jsonb_array_elements(v_metric.value) AS a));
     END LOOP;
+    PERFORM rollup_engine.check_series(p_parent_id, p_dimensions, v_result);
     RETURN v_result;
 END
 $$;

@@ -15,8 +15,13 @@ AS $$
         WHEN 'float4'::regtype THEN '{real,float,number,any}'
         WHEN 'float8'::regtype THEN '{float,number,any}'
         WHEN 'interval'::regtype THEN '{interval,any}'
-        WHEN 'bool'::regtype THEN '{boolean,any}'
-        ELSE '{any}'
+        WHEN 'bool'::regtype THEN '{boolean,plain,any}'
+        ELSE CASE WHEN EXISTS (
+            -- Equal values have one text.
+            SELECT FROM pg_type AS t
+            WHERE t.oid = rollup_engine.base_type(p_type) AND (t.typtype = 'e' OR t.oid::regtype IN (
+                'text', 'varchar', 'bpchar', 'name', 'uuid', 'date', 'timestamp', 'timestamptz', 'time', 'bytea', 'inet', 'cidr', 'macaddr', 'macaddr8'))
+        ) THEN '{plain,any}' ELSE '{any}' END
     END::text[]
 $$;
 COMMENT ON FUNCTION rollup_engine.value_kinds(oid) IS 'The kinds of value that a type is, from the narrowest to any.';
@@ -76,9 +81,14 @@ BEGIN
     END IF;
     SELECT string_agg(format('%I', key), ', ' ORDER BY key) INTO v_unknown
     FROM jsonb_object_keys(CASE jsonb_typeof(p_item) WHEN 'object' THEN p_item ELSE '{}' END) AS key
-    WHERE key <> 'name';
+    WHERE key <> ALL (CASE v_name WHEN 'histogram' THEN '{name,bounds,as}' WHEN 'custom' THEN '{name,as,state,combine,finish}' ELSE '{name}' END::text[]);
     IF v_unknown IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR001', format('%s of column %I takes no %s', v_name, p_column, v_unknown), 'leave that out: see docs/aggregates.md');
+    END IF;
+    IF v_name = 'histogram' THEN
+        RETURN rollup_engine.histogram_item(p_column, p_item);
+    ELSIF v_name = 'custom' THEN
+        RETURN rollup_engine.custom_item(p_column, p_item);
     END IF;
     -- Each in one way only: p5, not p05 or p5.0.
     RETURN to_jsonb(CASE WHEN v_name ~ '^p[0-9]' THEN 'p' || trim_scale(substr(v_name, 2)::numeric) ELSE v_name END);
@@ -92,7 +102,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.metric_marks(p_item jsonb) RETURNS json
 AS $$
     SELECT CASE WHEN name ~ '^p[0-9]+([.][0-9]+)?$'
         THEN jsonb_build_object('aggregate', 'pN', 'label', replace(name, '.', '_'), 'fraction', (substr(name, 2)::numeric / 100)::text)
-        ELSE jsonb_build_object('aggregate', name, 'label', name) END
+        WHEN name = 'custom' THEN jsonb_build_object('aggregate', name, 'label', p_item ->> 'as',
+            'parameters', jsonb_build_object('state', p_item -> 'state', 'combine', p_item -> 'combine')::text,
+            'finish', rollup_engine.fill(p_item ->> 'finish', jsonb_build_object('state', format('{%s_state}', p_item ->> 'as'))),
+            'also', (SELECT jsonb_agg(DISTINCT m[1]) FROM regexp_matches(p_item ->> 'finish', '[{]([^{}]*)[}]', 'g') AS m WHERE m[1] <> 'state'))
+        ELSE jsonb_build_object('aggregate', name, 'label', coalesce(p_item ->> 'as', name), 'bounds', p_item ->> 'bounds') END
     FROM (SELECT rollup_engine.metric_name(p_item)) AS n (name)
 $$;
 COMMENT ON FUNCTION rollup_engine.metric_marks(jsonb) IS 'The aggregate that an item of a list of metrics names, and what fills the marks of its row in the catalogue.';
@@ -101,13 +115,26 @@ CREATE OR REPLACE FUNCTION rollup_engine.find_aggregate(p_item jsonb, p_column t
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT f.*
-    FROM rollup_engine.aggregate AS f
-    WHERE f.name = rollup_engine.metric_marks(p_item) ->> 'aggregate'
-        AND CASE WHEN p_parent_id IS NULL THEN f.takes = ANY (rollup_engine.value_kinds(p_type))
-            ELSE f.states <@ ARRAY(
-                SELECT state FROM rollup_engine.rollup_column
-                WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state') END
+    SELECT f.name, s.states, f.takes, o.outputs
+    FROM (
+        SELECT array_agg(state) AS states, max(substr(state, 13)) FILTER (WHERE state LIKE 'tally:%') AS tally_type
+        FROM rollup_engine.rollup_column
+        WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state'
+    ) AS parent
+    CROSS JOIN LATERAL (
+        SELECT rollup_engine.metric_marks(p_item) || jsonb_build_object('type', coalesce(parent.tally_type, rollup_engine.base_type(p_type)::text))
+    ) AS m (marks)
+    JOIN rollup_engine.aggregate AS f ON f.name = m.marks ->> 'aggregate'
+    CROSS JOIN LATERAL (
+        SELECT ARRAY(
+            SELECT rollup_engine.fill(state, m.marks) FROM unnest(f.states) AS state
+            UNION ALL
+            SELECT jsonb_array_elements_text(nullif(m.marks -> 'also', 'null')))) AS s (states)
+    CROSS JOIN LATERAL (
+        SELECT json_object_agg(rollup_engine.fill(key, m.marks), rollup_engine.fill(value, m.marks) ORDER BY position)
+        FROM json_each_text(f.outputs) WITH ORDINALITY AS e (key, value, position)
+    ) AS o (outputs)
+    WHERE CASE WHEN p_parent_id IS NULL THEN f.takes = ANY (rollup_engine.value_kinds(p_type)) ELSE s.states <@ parent.states END
     ORDER BY array_position(rollup_engine.value_kinds(p_type), f.takes), f.takes
     LIMIT 1
 $$;
@@ -121,11 +148,41 @@ AS $$
     -- A parent's state may be of a type that no value has: then all rows read it alike.
     SELECT s.*
     FROM rollup_engine.aggregate_state AS s
-    WHERE s.name = p_state
+    WHERE s.name = split_part(p_state, ':', 1)
     ORDER BY array_position(rollup_engine.value_kinds(p_type), s.takes), s.takes
     LIMIT 1
 $$;
 COMMENT ON FUNCTION rollup_engine.find_state(text, oid) IS 'The row of the catalogue for a state of values, or of a parent''s states, of a type.';
+
+-- A state with parameters is called by its kind, the name of its column after the source's, and these.
+CREATE OR REPLACE FUNCTION rollup_engine.state_label(p_state text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(nullif(split_part(p_state, ':', 2), ''), p_state)
+$$;
+COMMENT ON FUNCTION rollup_engine.state_label(text) IS 'What the column of a state is called after that of the source.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.state_parameters(p_state text) RETURNS jsonb
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN p_state LIKE 'histogram:%' THEN (
+        -- What lies below each bound less what lies below the one before, and the rest.
+        SELECT jsonb_build_object(
+            'bins', string_agg(format('count({value}) FILTER (WHERE {value} < %1$s)%2$s', bound, ' - count({value}) FILTER (WHERE {value} < ' || before || ')'), ', ' ORDER BY position)
+                || format(', count({value}) - count({value}) FILTER (WHERE {value} < %s)', (array_agg(bound ORDER BY position DESC))[1]),
+            'merged_bins', string_agg(format('sum({state}[%s])', position), ', ' ORDER BY position) || format(', sum({state}[%s])', max(position) + 1))
+        FROM (
+            SELECT '(' || bound || ')' AS bound, '(' || lag(bound) OVER (ORDER BY position) || ')' AS before, position
+            FROM jsonb_array_elements_text(substr(p_state, length(rollup_engine.state_label(p_state)) + 12)::jsonb) WITH ORDINALITY AS b (bound, position)
+        ) AS b)
+    WHEN p_state LIKE 'custom:%' THEN (
+        SELECT jsonb_build_object('state_expression', p ->> 'state', 'combine_expression', p ->> 'combine')
+        FROM (SELECT substr(p_state, length(rollup_engine.state_label(p_state)) + 9)::jsonb) AS c (p))
+    ELSE '{}' END
+$$;
+COMMENT ON FUNCTION rollup_engine.state_parameters(text) IS 'What fills the marks of a state''s expressions besides columns.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.metric_aggregates(p_rollup silver.rollup_config)
 RETURNS TABLE (source_column name, item jsonb, aggregate rollup_engine.aggregate)
@@ -145,7 +202,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.state_marks(p_rollup_id integer, p_sour
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce(jsonb_object_agg(state, p_prefix || quote_ident(column_name)), '{}')
+    SELECT coalesce(jsonb_object_agg(rollup_engine.state_label(state), p_prefix || quote_ident(column_name)), '{}')
     FROM rollup_engine.rollup_column
     WHERE rollup_id = p_rollup_id AND source_column = p_source_column AND kind = 'state'
 $$;

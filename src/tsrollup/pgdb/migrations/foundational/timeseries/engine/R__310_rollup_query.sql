@@ -51,12 +51,13 @@ AS $$
             WHEN p_rollup.parent_id IS NOT NULL AND s.name IN ('first', 'last') AND t.typcategory = 'A'
             THEN format('silver.%1$s_value(%2$I, row_%1$s_time)', s.name, p.column_name)
             WHEN p_rollup.parent_id IS NOT NULL
-            THEN rollup_engine.fill(s.from_state, rollup_engine.state_marks(p_rollup.parent_id, m.source_column)
+            THEN rollup_engine.fill(rollup_engine.fill(s.from_state, rollup_engine.state_parameters(u.state)), rollup_engine.state_marks(p_rollup.parent_id, m.source_column)
                 || jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name), 'own', own.schema))
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
             THEN format('silver.%s_value(%s, %s)', s.name, own_name.value, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
-            ELSE rollup_engine.fill(s.from_source, jsonb_build_object(
-                'time', quote_ident(p_rollup.time_column), 'own', own.schema, 'value', own_name.value))
+            ELSE rollup_engine.fill(rollup_engine.fill(s.from_source, rollup_engine.state_parameters(u.state)), jsonb_build_object(
+                'time', quote_ident(p_rollup.time_column), 'utc', rollup_engine.utc_expression(p_rollup.time_column, p_time_type),
+                'own', own.schema, 'value', own_name.value))
         END
     FROM rollup_engine.metric_aggregates(p_rollup) AS m
     CROSS JOIN LATERAL unnest((m.aggregate).states) AS u (state)
@@ -104,15 +105,12 @@ AS $$
         WHERE EXISTS (SELECT FROM states WHERE states.state IN ('first', 'last'))
         UNION ALL
         SELECT 5, attnum, source_column::text || coalesce(array_position('{count,sum,min,max,first,last}', state)::text, state),
-            rollup_engine.fit_name(source_column::text, state), 'state', source_column, state, expression
+            rollup_engine.fit_name(source_column::text, rollup_engine.state_label(state)), 'state', source_column, state, expression
         FROM states
         UNION ALL
         SELECT 6, o.position::integer, m.source_column || o.name, rollup_engine.fit_name(m.source_column::text, o.name), 'finished', m.source_column, o.name, o.expression
         FROM rollup_engine.metric_aggregates(p_rollup) AS m
-        CROSS JOIN LATERAL (
-            SELECT e.position, rollup_engine.fill(e.key, a.marks), rollup_engine.fill(e.value, a.marks)
-            FROM rollup_engine.metric_marks(m.item) AS a (marks), json_each_text((m.aggregate).outputs) WITH ORDINALITY AS e (key, value, position)
-        ) AS o (position, name, expression)
+        CROSS JOIN LATERAL json_each_text((m.aggregate).outputs) WITH ORDINALITY AS o (name, expression, position)
     )
     SELECT row_number() OVER (ORDER BY part, first_key, second_key)::integer, column_name::name, kind, source_column::name, state, expression
     FROM planned

@@ -54,7 +54,10 @@ BEGIN
     TO PUBLIC;
 
     -- What live views finish states with: they have the rights of who reads.
-    GRANT EXECUTE ON FUNCTION rollup_engine.percentile(integer[], double precision) TO PUBLIC;
+    GRANT EXECUTE ON FUNCTION
+        rollup_engine.percentile(integer[], double precision), rollup_engine.count_distinct(bigint[]),
+        rollup_engine.packed_registers(bigint[]), rollup_engine.most_frequent(jsonb)
+    TO PUBLIC;
 
     -- Whoever may read a view may have it answered; without USAGE on the schema nobody calls them otherwise.
     GRANT EXECUTE ON FUNCTION
