@@ -58,7 +58,7 @@ SELECT name,
         (SELECT array_agg(DISTINCT key) FROM json_object_keys((array_agg(outputs))[1]) AS key),
         ARRAY[name]),
     array_agg(DISTINCT takes COLLATE "C"),
-    string_agg(DISTINCT array_to_string(states, ', '), ' or ')
+    string_agg(DISTINCT regexp_replace(array_to_string(states, ', '), ':[^,]*', '', 'g'), ' or ')
 FROM rollup_engine.aggregate GROUP BY name ORDER BY name COLLATE "C"
 """
 KINDS = {
@@ -68,6 +68,7 @@ KINDS = {
     "float": "numbers",
     "interval": "intervals",
     "boolean": "booleans",
+    "plain": "what its text tells apart",
 }
 
 
@@ -100,7 +101,8 @@ def reference(connection: psycopg.Connection) -> str:
         columns = ", ".join(f"`<column>_{x}`" for x in outputs)
         takes = ", ".join(sorted({KINDS[kind] for kind in kinds}, reverse=True))
         row = f"| `{name}` | {columns} | {takes} | {states} |"
-        lines.append(row.replace("{label}", "p95").replace("pN", "p95"))
+        label = "geomean" if name == "custom" else "p95"
+        lines.append(row.replace("{label}", label).replace("pN", "p95"))
     for name, kind, comment, columns in connection.execute(RELATIONS):
         lines += ["", f"## {kind.capitalize()} `silver.{name}`", "", cell(comment), ""]
         lines += ["| column | type | meaning |", "|---|---|---|"]
