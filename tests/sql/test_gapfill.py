@@ -1,9 +1,10 @@
 """Rows of a live view without its gaps, compared with the same done in Python."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -336,3 +337,41 @@ def test_a_long_one_can_be_cancelled(device: psycopg.Connection) -> None:
     device.execute("SET statement_timeout = '200ms'")
     with pytest.raises(psycopg.errors.QueryCanceled):
         read(device, "NULL::gold.r_1h, '1930-01-01', '2030-01-01', '{\"temp_avg\": \"linear\"}'")
+
+
+@pytest.mark.parametrize(
+    ("zone", "since", "lengths"),
+    [
+        ("Europe/Berlin", date(2026, 3, 27), [24, 24, 23, 24]),
+        ("Europe/Berlin", date(2026, 10, 23), [24, 24, 25, 24]),
+        ("Australia/Lord_Howe", date(2026, 4, 3), [24, 24, 24.5, 24]),
+        ("Asia/Kathmandu", date(2026, 4, 3), [24, 24, 24, 24]),
+    ],
+)
+def test_local_days(db: psycopg.Connection, zone: str, since: date, lengths: list[float]) -> None:
+    """Of 23 and 25 hours; a straight line goes by the time that passes, not by days."""
+    midnights = [
+        datetime.combine(since + timedelta(days=i), time(), ZoneInfo(zone)).astimezone(UTC)
+        for i in range(len(lengths) + 1)
+    ]
+    passed = [midnight - midnights[0] for midnight in midnights]
+    assert [(x - y) / timedelta(hours=1) for x, y in pairwise(reversed(passed))][::-1] == lengths
+    db.execute("CREATE TABLE raw.z (ts timestamptz NOT NULL, v double precision)")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.z', 'silver', 'z_1d', '1 day',"
+        ' metrics => \'{"v": ["avg", "last"]}\', timezone => %s)',
+        [zone],
+    )
+    last = passed[-1] / timedelta(hours=1)
+    for midnight, value in ((midnights[0], 0), (midnights[-1], last)):
+        db.execute("INSERT INTO raw.z VALUES (%s, %s)", [midnight + timedelta(hours=5), value])
+    found = read(
+        db,
+        """NULL::gold.z_1d, %s, %s, '{"v_avg": "linear", "v_last": "locf"}'""",
+        midnights[0] - timedelta(hours=3),
+        midnights[-1] + timedelta(hours=3),
+    )
+    assert [row["bucket"] for row in found] == midnights
+    hours = [x / timedelta(hours=1) for x in passed]
+    assert [round(row["v_avg"], 6) for row in found] == [round(x, 6) for x in hours]
+    assert [row["v_last"] for row in found] == [0] * len(lengths) + [last]

@@ -123,3 +123,17 @@ def test_names_that_need_their_quotes(db: psycopg.Connection, connect: Connect) 
     question = """'raw."Odd ""name"', '1 hour', '{"D %s"}', '{"V!": ["avg"]}'"""
     found = answers(connect(options="-c search_path=raw -c timezone=Asia/Kathmandu"), question)
     assert list(found) == ["""gold."x'""y\""""]
+
+
+def test_buckets_of_a_zone(rolled_up: psycopg.Connection) -> None:
+    """Whole hours make up days of Berlin, and none of Kolkata; days of UTC neither."""
+    rolled_up.execute(
+        "SELECT silver.create_rollup_table('t_1h', 'silver', 't_berlin', '1 day', timezone =>"
+        " 'Europe/Berlin')"
+    )
+    found = answers(rolled_up, "'raw.t', '1 day', '{device}', timezone => 'Europe/Berlin'")
+    assert list(found)[:3] == ["gold.t_berlin", "gold.t_1h", "gold.t_1m"]
+    assert found["gold.t_berlin"].startswith("its rows are the answer")
+    assert found["gold.t_1d"].startswith("not: buckets of 1 day in Europe/Berlin are not made of")
+    found = answers(rolled_up, "'raw.t', '1 day', '{device}', timezone => 'Asia/Kolkata'")
+    assert [x for x, reason in found.items() if not reason.startswith("not: ")] == ["gold.t_1m"]
