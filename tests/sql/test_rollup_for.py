@@ -137,3 +137,21 @@ def test_buckets_of_a_zone(rolled_up: psycopg.Connection) -> None:
     assert found["gold.t_1d"].startswith("not: buckets of 1 day in Europe/Berlin are not made of")
     found = answers(rolled_up, "'raw.t', '1 day', '{device}', timezone => 'Asia/Kolkata'")
     assert [x for x, reason in found.items() if not reason.startswith("not: ")] == ["gold.t_1m"]
+
+
+def test_aggregates_with_parameters(rolled_up: psycopg.Connection) -> None:
+    rolled_up.execute(
+        """SELECT silver.add_rollup_metric('t_1m', '{"v": [{"name": "histogram", "bounds": [0, 9]},"""
+        """ {"name": "custom", "as": "total", "state": "sum({value})", "combine": "sum({state})",
+            "finish": "{state}"}]}')"""
+    )
+    named = """'raw.t', '1 hour', NULL, '{"v": ["total", "histogram"]}'"""
+    exact = {"gold.t_1m": True, "gold.t_1h": False, "gold.t_all": False}
+    for question in (
+        named,
+        named.replace('"histogram"', '{"name": "histogram", "bounds": [0, 9]}'),
+    ):
+        found = answers(rolled_up, question)
+        assert {x: not found[x].startswith("not: ") for x in exact} == exact
+    other = """'raw.t', '1 hour', NULL, '{"v": [{"name": "histogram", "bounds": [0, 10]}]}'"""
+    assert answers(rolled_up, other)["gold.t_1m"] == "not: it does not hold histogram of v"

@@ -49,7 +49,12 @@ BEGIN
         q.dimensions := q.dimensions || CASE WHEN v_entry.items IS NULL THEN v_entry.name::name END;
         IF v_entry.items IS NOT NULL THEN
             q.metrics := q.metrics || jsonb_build_object(v_entry.name, (
-                SELECT coalesce(jsonb_agg(DISTINCT rollup_engine.metric_item(v_entry.name, i)), '[]') FROM jsonb_array_elements(v_entry.items) AS i));
+                -- One that has parameters by its name alone, as some rollup has it.
+                SELECT coalesce(jsonb_agg(DISTINCT coalesce((
+                    SELECT m FROM rollup_engine.rollups_of(p_source) AS r, jsonb_array_elements(r.metrics -> v_entry.name) AS m
+                    WHERE jsonb_typeof(m) = 'object' AND rollup_engine.is_metric(m, i) ORDER BY r.id LIMIT 1
+                ), rollup_engine.metric_item(v_entry.name, i))), '[]')
+                FROM jsonb_array_elements(v_entry.items) AS i));
         END IF;
     END LOOP;
     q.dimensions := array_remove(coalesce(q.dimensions, '{}'), NULL);
