@@ -11,7 +11,7 @@ from model.accidents import killed, restored
 from model.databases import Databases
 from model.invariant import Invariant
 from model.people import followed, read_by_both
-from model.rollups import created, metric_added
+from model.rollups import created, metric_added, metric_dropped
 from model.script import BlockedError, Event, FaultError, Script, Session
 from model.transactions import end_one, prepare
 from model.upkeep import engine
@@ -97,6 +97,7 @@ class Stage:
             "followed": followed,
             "killed": killed,
             "metric_added": metric_added,
+            "metric_dropped": metric_dropped,
             "prepare": prepare,
             "read_by_both": read_by_both,
         }

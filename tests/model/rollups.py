@@ -134,6 +134,32 @@ def metric_added(
         world.catalogue_changed()
 
 
+def drop_metric(world: World, choices: Choices) -> None:
+    session = world.session(choices)
+    rollups = world.rollups(session)
+    number = choices.pick(list(rollups))
+    spec = world.specs[number]
+    if session.in_transaction or len(spec.metrics) < 2:
+        return
+    column, aggregate = choices.pick(spec.metrics)
+    metrics = json.dumps({column.name: [aggregate]})
+    text = f"SELECT silver.drop_rollup_metric('{rollups[number][0]}', '{metrics}')"
+    metric_dropped(world, session, text, spec.name, column.name, aggregate)
+
+
+def metric_dropped(
+    world: World, session: Session, text: str, name: str, column: str, aggregate: str
+) -> None:
+    with world.script.one_event("metric_dropped", session.name, text, name, column, aggregate):
+        spec = world.spec_named(name)
+        if engine(world, session, text) is None or spec is None:
+            return
+        kept = tuple(m for m in spec.metrics if (m[0].name, m[1]) != (column, aggregate))
+        number = next(n for n, s in world.specs.items() if s is spec)
+        world.specs[number] = replace(spec, metrics=kept)
+        world.catalogue_changed()
+
+
 def _create(
     world: World,
     session: Session,
@@ -196,5 +222,6 @@ ROLLUPS: dict[str, Operation] = {
     "create_child": create_child,
     "drop": drop,
     "add_metric": add_metric,
+    "drop_metric": drop_metric,
     **UPKEEP,
 }

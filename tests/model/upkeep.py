@@ -18,17 +18,17 @@ def pause(world: World, choices: Choices) -> None:
 
 
 def alter(world: World, choices: Choices) -> None:
-    """The options that an owner may change later."""
+    """The options that an owner may change later, and the name."""
     change = choices.pick(
         [
-            f"settle_delay = '{choices.pick(['0', '3 hours'])}'",
-            f"processing_window = '{choices.pick(WINDOWS)}'",
-            f"target_batch_duration = '{choices.pick(['1 ms', '5 s'])}'",
-            f"chunk_interval = '{choices.pick(CHUNKS)}'",
+            f"settle_delay => '{choices.pick(['0', '3 hours'])}'",
+            f"processing_window => '{choices.pick(WINDOWS)}'",
+            f"target_batch_duration => '{choices.pick(['1 ms', '5 s'])}'",
+            f"chunk_interval => '{choices.pick(CHUNKS)}'",
+            f"new_name => '{world.new_name('roll_')}'",
         ]
     )
-    named = "{}::regclass IN (target_table, target_view)"
-    on_rollup(world, choices, f"UPDATE silver.rollup_config SET {change} WHERE {named}")
+    on_rollup(world, choices, f"SELECT silver.alter_rollup({{}}, {change})")
 
 
 def rebuild(world: World, choices: Choices) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from conftest import Connect
 from rollup_checks import refresh_everything
@@ -140,10 +141,11 @@ def test_buckets_of_a_zone(rolled_up: psycopg.Connection) -> None:
 
 
 def test_aggregates_with_parameters(rolled_up: psycopg.Connection) -> None:
+    histogram = {"name": "histogram", "bounds": [0, 9]}
+    total = {"name": "custom", "as": "total", "state": "sum({value})", "combine": "sum({state})"}
     rolled_up.execute(
-        """SELECT silver.add_rollup_metric('t_1m', '{"v": [{"name": "histogram", "bounds": [0, 9]},"""
-        """ {"name": "custom", "as": "total", "state": "sum({value})", "combine": "sum({state})",
-            "finish": "{state}"}]}')"""
+        "SELECT silver.add_rollup_metric('t_1m', %s)",
+        [Jsonb({"v": [histogram, total | {"finish": "{state}"}]})],
     )
     named = """'raw.t', '1 hour', NULL, '{"v": ["total", "histogram"]}'"""
     exact = {"gold.t_1m": True, "gold.t_1h": False, "gold.t_all": False}
