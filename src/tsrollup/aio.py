@@ -96,6 +96,8 @@ class AsyncDatabase:
     mark_stale = _of_database(Database.mark_stale)
     set_retention = _of_database(Database.set_retention)
     maintain = _of_database(Database.maintain)
+    plan = _of_database(Database.plan)
+    apply = _of_database(Database.apply)
     call = _of_database(Database.call)
 
     async def version(self) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -12,7 +13,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row, tuple_row
 
-from tsrollup import embedded, reading, rollups
+from tsrollup import declared, embedded, reading, rollups
 from tsrollup.connection import connect as connect_to
 from tsrollup.connection import describe, pinned, read_url
 from tsrollup.errors import NotFoundError
@@ -256,6 +257,14 @@ class Database:
     def maintain(self, target: str | None = None) -> list[dict[str, Any]]:
         """Partitions, retention, statistics and logs, now; what was done."""
         return self.call("maintain_timeseries_tables", target=target)
+
+    def plan(self, file: str | Path, *, prune: bool = False) -> declared.Plan:
+        """What has to change for the rollups to be as a file declares them; print it."""
+        return self._do(declared.plan, declared.read(Path(file)), prune)
+
+    def apply(self, plan: declared.Plan, *, allow_loss: bool = False) -> None:
+        """Make the changes of a plan, in one transaction; those that lose data only if told."""
+        self._do(declared.apply, plan, allow_loss)
 
     def call(self, function: str, /, **arguments: Any) -> list[dict[str, Any]]:
         """The rows of any function of schema silver."""

@@ -11,6 +11,7 @@ import typer
 
 from tsrollup.commands import (
     dashboard,
+    declared,
     demo,
     doctor,
     migrations,
@@ -40,7 +41,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (demo, server, migrations, rollup, read, upkeep, worker, dashboard, doctor):
+GROUPS = (demo, server, migrations, rollup, read, upkeep, declared, worker, dashboard, doctor)
+for commands in GROUPS:
     commands.register(app)
 
 
