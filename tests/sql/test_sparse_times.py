@@ -86,6 +86,41 @@ def test_a_partition_holds_many_sparse_rows(db: psycopg.Connection) -> None:
     assert _widest(db, "t_named") == 12 * 3600
 
 
+@pytest.mark.parametrize(
+    ("width", "chunk"), [("6 hours", "5 days"), ("1 day", "10 days"), ("7 days", "10 days")]
+)
+def test_partitions_of_a_named_width_are_made_where_rows_are(
+    db: psycopg.Connection, width: str, chunk: str
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, v integer);"
+        " INSERT INTO raw.t SELECT timestamptz '2025-03-01' - make_interval(hours => h), h"
+        " FROM generate_series(1, 200) AS h;"
+        " INSERT INTO raw.t VALUES ('1971-06-01', 1), ('1985-06-01', 2), ('1985-08-01', 3)"
+    )
+    for name, source in (("t", "raw.t"), ("u", "t")):
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s, chunk_interval => %s)",
+            [source, name, width, chunk],
+        )
+    past = (
+        "SELECT count(*) FROM rollup_engine.rollup_partition AS p JOIN silver.rollup_config AS r"
+        " ON r.id = p.rollup_id WHERE r.target_table = %s::regclass AND p.to_time < '2025-04-01'"
+    )
+    for statement in (
+        "SELECT 1",
+        "SELECT silver.mark_stale('raw.t', '-infinity', 'infinity')",
+        "INSERT INTO raw.t VALUES ('1999-01-01', 3), ('1999-12-24 00:00+00', 3)",
+        "DELETE FROM raw.t WHERE ts < '2000-01-01'",
+    ):
+        db.execute(statement.encode())
+        assert_equal_to_group_by(db, "t", "u")
+        refresh_everything(db)
+        assert_settled(db, "t", "u")
+    # Of six places, each of which may lie across a border.
+    assert max(_count(db, past, name) for name in ("t", "u")) <= 12 + 2
+
+
 def test_late_rows_one_by_one_share_partitions(db: psycopg.Connection) -> None:
     """The more gaps there are, the wider the next partition."""
     db.execute("CREATE TABLE raw.t (ts timestamptz, v integer)")

@@ -199,6 +199,16 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.lacks_partitions(silver.rollup_config, tstzmultirange) IS 'Whether no partition but a default one that was noted, and is still attached, holds some part of the ranges.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.has_named_width(p_table regclass) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce((SELECT is_named FROM rollup_engine.partition_set WHERE relation = p_table), false);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.has_named_width(regclass) IS 'Whether somebody has named the width of the partitions of a table.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.partition_width(p_rollup silver.rollup_config, p_free tstzmultirange) RETURNS interval
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -215,7 +225,7 @@ BEGIN
         v_width := 2 * v_width;
     END LOOP;
     RETURN CASE WHEN rollup_engine.is_too_wide(v_width, rollup_engine.keep_of(p_rollup.target_table))
-            OR (SELECT is_named FROM rollup_engine.partition_set WHERE relation = p_rollup.target_table)
+            OR rollup_engine.has_named_width(p_rollup.target_table)
         THEN p_rollup.chunk_interval ELSE v_width END;
 END
 $$;

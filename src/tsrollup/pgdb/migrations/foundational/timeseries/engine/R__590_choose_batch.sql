@@ -148,4 +148,13 @@ $$;
 COMMENT ON FUNCTION rollup_engine.up_to_newest_row(silver.rollup_config, tstzmultirange) IS
 'The ranges without what lies after the newest bucket of theirs for which there are rows in the source or in the table. Volatile, for a snapshot newer than the claim.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.in_newest_chunk(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_ranges * tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_rollup, silver.time_bucket(p_rollup.chunk_interval,
+        rollup_engine.bucket_start(p_rollup, upper(p_ranges) - interval '1 microsecond'))), NULL))
+$$;
+COMMENT ON FUNCTION rollup_engine.in_newest_chunk(silver.rollup_config, tstzmultirange) IS 'What lies in one partition of the rollup with the newest bucket of the ranges.';
+
 RESET ROLE;

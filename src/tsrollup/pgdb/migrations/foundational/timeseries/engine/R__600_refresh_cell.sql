@@ -177,6 +177,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.refresh_what_is_held(p_rollup silver.ro
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_is_named constant boolean := rollup_engine.has_named_width(p_rollup.target_table);
     v_held tstzmultirange := p_todo;
     v_part tstzmultirange := rollup_engine.newest_part(p_rollup, p_todo, p_rollup.current_window);
     v_lacks_partitions boolean := v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup, v_part);
@@ -188,9 +189,14 @@ BEGIN
         v_part := rollup_engine.newest_part(p_rollup, v_held, p_rollup.current_window);
         v_lacks_partitions := rollup_engine.lacks_partitions(p_rollup, v_part);
     END IF;
+    -- Partitions that must not be wide are made where there are rows, one by one.
+    IF v_lacks_partitions AND v_is_named AND NOT isempty(v_part) THEN
+        v_part := rollup_engine.in_newest_chunk(p_rollup, v_part);
+        v_lacks_partitions := rollup_engine.lacks_partitions(p_rollup, v_part);
+    END IF;
     IF isempty(v_held) THEN
         v_batch := ROW('refreshed', lower(p_todo), upper(p_todo), 0, 0, 0, '{}');
-    ELSIF v_lacks_partitions AND rollup_engine.ensure_partitions(p_rollup, v_part, true) THEN
+    ELSIF v_lacks_partitions AND rollup_engine.ensure_partitions(p_rollup, v_part, NOT v_is_named) THEN
         -- Filled by a later transaction, so that who attaches another one need not wait for the batch.
         v_batch.outcome := 'prepared';
     ELSE
