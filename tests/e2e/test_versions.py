@@ -22,7 +22,18 @@ COMMANDS = {
     "drop": "drop w_1h",
     "status": "status",
     "log": "log",
+    "read": "read w_1h",
+    "pause": "pause w_1h",
+    "resume": "resume w_1h",
+    "retry": "retry w_1h",
+    "rebuild": "rebuild w_1h",
+    "alter": "alter w_1h --settle-delay 1m",
+    "retention": "retention w_1h 1y",
+    "maintain": "maintain",
+    "suggest_indexes": "suggest-indexes w_1h",
+    "mark_stale": "mark-stale w_1h 2026-01-01 2026-01-02",
     "worker": "worker",
+    "dashboard": "dashboard",
 }
 
 
