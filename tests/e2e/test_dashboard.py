@@ -7,9 +7,11 @@ import secrets
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 from importlib.machinery import ModuleSpec
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
@@ -310,11 +312,19 @@ def test_a_chart_has_gaps_where_buckets_are_missing_and_no_more_groups_than_peop
     )
     assert (len(points.series), points.groups) == (queries.MOST_SERIES, 53)
     series = queries.Series(("d",), (0.0, 60.0, 240.0), (1.0, float("nan"), 3.0))
-    drawn = chart.lines(
-        queries.Points((series,), 1, ((0.0, 60.0),), True), "m", 0, 300, 60, chart.LIGHT
-    )
+    points = queries.Points((series,), 1, ((0.0, 60.0),), True)
+    utc = chart.on_clock(ZoneInfo("UTC"))
+    drawn = chart.lines(points, "m", 0, 300, 60, chart.LIGHT, utc)
     assert drawn["series"][1]["data"] == [(0, 1.0), (60000, None), (120000, None), (240000, 3.0)]
     assert drawn["series"][0]["markArea"]["data"] == [[{"xAxis": 0}, {"xAxis": 60000}]]
+
+
+def test_charts_go_by_the_clocks_of_a_zone() -> None:
+    at = chart.on_clock(ZoneInfo("Europe/Berlin"))
+    winter, summer = (datetime(2026, x, 1, tzinfo=UTC).timestamp() for x in (1, 7))
+    assert at(winter) - winter * 1000 == 3_600_000
+    assert at(summer) - summer * 1000 == 7_200_000
+    assert at(-1e14) < at(1e14)
 
 
 def test_who_may_only_read_gold_sees_health_and_charts(

@@ -66,15 +66,16 @@ class Actions:
 
     def _ask_range(self) -> None:
         begin, end = self.chart.moments() if self.chart else ("", "")
+        zone = str(self.chart.zone) if self.chart else "UTC"
         with ui.dialog() as dialog, ui.element("div").classes("card dialog"):
             html(tag("h2", "Refresh a range"))
-            html(tag("p", "Recomputes every bucket that touches it, stale or not. Times are UTC."))
+            html(tag("p", f"Recomputes every bucket that touches it, stale or not. Times: {zone}."))
             first = ui.input("From", value=begin).props("outlined dense")
             last = ui.input("To, not included", value=end).props("outlined dense")
 
             async def go() -> None:
                 dialog.close()
-                await self._do("Refresh", self._refresh(str(first.value), str(last.value)))
+                await self._do("Refresh", self._refresh(str(first.value), str(last.value), zone))
 
             with ui.element("div").classes("buttons"):
                 ui.button("Refresh", on_click=go).props("no-caps unelevated")
@@ -82,9 +83,9 @@ class Actions:
         dialog.on("hide", dialog.delete)
         dialog.open()
 
-    def _refresh(self, begin: str, end: str) -> Work:
+    def _refresh(self, begin: str, end: str, zone: str) -> Work:
         def work(connection: Connection) -> str:
-            connection.execute("SET TimeZone = 'UTC'")
+            connection.execute("SELECT set_config('TimeZone', %s, false)", [zone])
             summaries = rollups.refresh(connection, self.rollup.name, begin, end)
             failed = [one for one in summaries if one.error]
             if failed:

@@ -1,13 +1,18 @@
 """What ECharts is told to draw."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
 from tsrollup.dashboard.queries import Points, Series
 
 Options = dict[str, Any]
+Clock = Callable[[float], float]
+
+# Python's calendar ends before PostgreSQL's.
+EARLIEST, LATEST = -6e10, 2.5e11
 
 
 @dataclass(frozen=True)
@@ -36,8 +41,26 @@ def name_of(key: Sequence[str | None], metric: str) -> str:
     return " · ".join("(null)" if x is None else x or "(empty)" for x in key) or metric
 
 
+def on_clock(zone: tzinfo) -> Clock:
+    """Seconds since 1970 as the milliseconds at which a UTC axis shows what clocks of a zone show.
+    In the hour that a zone has twice a year, both are in the same place."""
+
+    def place(seconds: float) -> float:
+        moment = datetime.fromtimestamp(min(max(seconds, EARLIEST), LATEST), UTC)
+        offset = zone.utcoffset(moment.astimezone(zone)) or timedelta()
+        return (seconds + offset.total_seconds()) * 1000
+
+    return place
+
+
 def lines(
-    points: Points, metric: str, begin: float, end: float, width: float | None, colours: Colours
+    points: Points,
+    metric: str,
+    begin: float,
+    end: float,
+    width: float | None,
+    colours: Colours,
+    at: Clock,
 ) -> Options:
     """A line for each group over [begin, end), and what is stale behind them."""
     stale = {
@@ -48,14 +71,14 @@ def lines(
         "markArea": {
             "silent": True,
             "itemStyle": {"color": colours.stale},
-            "data": [[{"xAxis": x * 1000}, {"xAxis": y * 1000}] for x, y in points.stale],
+            "data": [[{"xAxis": at(x)}, {"xAxis": at(y)}] for x, y in points.stale],
         },
     }
     drawn = [
         {
             "type": "line",
             "name": name_of(one.key, metric),
-            "data": _data(one, width),
+            "data": _data(one, width, at),
             "symbol": "circle",
             "symbolSize": 5,
             "showSymbol": len(one.times) <= 40,
@@ -79,7 +102,7 @@ def lines(
             "data": [one["name"] for one in drawn],
         },
         "grid": {"left": 8, "right": 16, "top": 16, "bottom": 44, "containLabel": True},
-        "xAxis": {**_axis("time", colours), "min": begin * 1000, "max": end * 1000},
+        "xAxis": {**_axis("time", colours), "min": at(begin), "max": at(end)},
         "yAxis": {**_axis("value", colours), "scale": True},
         "series": [stale, *drawn],
     }
@@ -117,15 +140,15 @@ def throughput(runs: Sequence[dict[str, Any]], colours: Colours) -> Options:
     }
 
 
-def _data(series: Series, width: float | None) -> list[tuple[float, float | None]]:
+def _data(series: Series, width: float | None, at: Clock) -> list[tuple[float, float | None]]:
     """Points in milliseconds, with a gap where buckets are missing (a month may have 31 days)."""
     data: list[tuple[float, float | None]] = []
     before: float | None = None
-    for at, value in zip(series.times, series.values, strict=True):
-        if before is not None and width and at - before > 1.5 * width:
-            data.append(((before + width) * 1000, None))
-        data.append((at * 1000, value if value is not None and math.isfinite(value) else None))
-        before = at
+    for moment, value in zip(series.times, series.values, strict=True):
+        if before is not None and width and moment - before > 1.5 * width:
+            data.append((at(before + width), None))
+        data.append((at(moment), value if value is not None and math.isfinite(value) else None))
+        before = moment
     return data
 
 

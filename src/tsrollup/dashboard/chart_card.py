@@ -2,8 +2,9 @@
 
 import math
 import time
-from datetime import UTC, datetime
+from datetime import datetime, tzinfo
 from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from nicegui import ui
 from nicegui.elements.html import Html as HtmlElement
@@ -42,6 +43,7 @@ class ChartCard:
         self.database, self.rollup, self.view = database, rollup, view
         self.extent = Extent(None, None)
         self.colours = chart.LIGHT
+        self.zone = _zone(rollup.timezone)
         self.drawn: object = None
         self.is_shown = False
         self.questions = 0
@@ -66,10 +68,10 @@ class ChartCard:
                     .classes("wide")
                 )
                 self.by.set_visibility(view.may_combine and len(view.dimensions) > 1)
-                self.begin = _moment_input("From (UTC)")
-                self.end = _moment_input("To (UTC)")
+                self.begin = _moment_input(f"From ({self.zone})")
+                self.end = _moment_input(f"To ({self.zone})")
                 self.dimensions = {name: _filter(name) for name in view.dimensions}
-            self.plot = ui.echart(chart.lines(Points((), 0, (), True), "", 0, 1, None, chart.LIGHT))
+            self.plot = ui.echart({})
             self.plot.classes("plot")
             self.caption = html("", "p", "caption")
             self.failure: HtmlElement = html("")
@@ -107,12 +109,12 @@ class ChartCard:
         end = math.ceil((now if now - length < last else last + 1) / bucket) * bucket
         begin = max(end - length, first - bucket) if chosen == EVERYTHING else end - length
         if chosen == CUSTOM:
-            begin, end = _seconds(self.begin.value, begin), _seconds(self.end.value, end)
+            begin, end = self._seconds(self.begin.value, begin), self._seconds(self.end.value, end)
         return max(begin, end - MOST_BUCKETS * bucket), max(end, begin + bucket)
 
     def moments(self) -> tuple[str, str]:
-        """The chosen time as people write it, in UTC."""
-        begin, end = (_text(x).replace("T", " ") for x in self.window())
+        """The chosen time as people write it, by the clocks of the rollup's zone."""
+        begin, end = (self._text(x).replace("T", " ") for x in self.window())
         return begin, end
 
     async def _choose(self, event: ValueChangeEventArguments[Any]) -> None:
@@ -125,7 +127,7 @@ class ChartCard:
     async def _offer_values(self) -> None:
         """The values of each dimension that there are in the chosen time."""
         if self.span.value == CUSTOM and not self.begin.value:
-            begin, end = (_text(x) for x in self.window())
+            begin, end = (self._text(x) for x in self.window())
             self.begin.value, self.end.value = begin, end
         if not self.dimensions:
             return
@@ -170,7 +172,15 @@ class ChartCard:
         self.failure.content = ""
         self.plot.set_visibility(True)
         self.caption.content = self._caption(points, begin, end, seconds)
-        options = chart.lines(points, metric, begin, end, self.rollup.width_seconds, self.colours)
+        options = chart.lines(
+            points,
+            metric,
+            begin,
+            end,
+            self.rollup.width_seconds,
+            self.colours,
+            chart.on_clock(self.zone),
+        )
         if options != self.drawn:
             self.drawn = options
             self.plot.options.clear()
@@ -185,6 +195,16 @@ class ChartCard:
             )
         except TsrollupError:
             return  # where it was is good enough, and the next query says what is wrong
+
+    def _text(self, seconds: float) -> str:
+        known = min(max(seconds, chart.EARLIEST), chart.LATEST)
+        return f"{datetime.fromtimestamp(known, self.zone):%Y-%m-%dT%H:%M}"
+
+    def _seconds(self, text: str | None, otherwise: float) -> float:
+        try:
+            return datetime.fromisoformat(text or "").replace(tzinfo=self.zone).timestamp()
+        except (ValueError, OverflowError):
+            return otherwise
 
     def _spans(self) -> list[str]:
         bucket = self.rollup.width_seconds or HOUR
@@ -207,7 +227,7 @@ class ChartCard:
 
     def _caption(self, points: Points, begin: float, end: float, seconds: float) -> str:
         bucket = self.rollup.width_seconds
-        parts = [" to ".join(self.moments()) + " UTC"]
+        parts = [" to ".join(self.moments()) + f" {self.zone}"]
         if bucket and (buckets := (end - begin) / bucket):
             parts.append(f"{number(round(buckets))} buckets of {width(self.rollup.width)}")
             if buckets >= MOST_BUCKETS and self.span.value in (EVERYTHING, CUSTOM):
@@ -242,12 +262,9 @@ def _moment_input(label: str) -> ui.input:
     return ui.input(label).props('outlined dense type="datetime-local" stack-label')
 
 
-def _text(seconds: float) -> str:
-    return f"{datetime.fromtimestamp(min(max(seconds, -6e10), 2.5e11), UTC):%Y-%m-%dT%H:%M}"
-
-
-def _seconds(text: str | None, otherwise: float) -> float:
+def _zone(name: str | None) -> tzinfo:
+    """The zone of a rollup's buckets; UTC where this machine does not know it."""
     try:
-        return datetime.fromisoformat(text or "").replace(tzinfo=UTC).timestamp()
-    except ValueError:
-        return otherwise
+        return ZoneInfo(name or "UTC")
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return ZoneInfo("UTC")

@@ -49,6 +49,7 @@ class Rollup:
     width_seconds: float | None = None
     dimensions: tuple[str, ...] = ()
     is_active: bool | None = None
+    timezone: str | None = None
     pulse: tuple[int, ...] = ()
 
 
@@ -70,7 +71,7 @@ ORDER BY m.source_table, m.target_table
 _CONFIGURATION = """
 SELECT r.target_table::text AS name, r.bucket_width::text AS width, r.target_view::text AS view,
        extract(epoch FROM r.bucket_width)::float8 AS width_seconds,
-       r.dimensions::text[] AS dimensions, r.is_active
+       r.dimensions::text[] AS dimensions, r.is_active, r.timezone
 FROM silver.rollup_config AS r
 """
 _PULSE = """
