@@ -32,6 +32,9 @@ COMMANDS = {
     "maintain": "maintain",
     "suggest_indexes": "suggest-indexes w_1h",
     "mark_stale": "mark-stale w_1h 2026-01-01 2026-01-02",
+    "plan": "plan /dev/null",
+    "apply": "apply /dev/null",
+    "export": "export",
     "worker": "worker",
     "dashboard": "dashboard",
 }
