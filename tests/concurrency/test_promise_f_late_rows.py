@@ -214,3 +214,24 @@ def test_promise_f_late_rows_are_counted_beside_a_partition_that_joins(
     assert late_rows(source) == {"s_1h": 1, "s_1d": 1}
     told = source.execute("SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'")
     assert {message for (message,) in told} == {"1 late rows were kept out of sealed time"}
+
+
+def test_promise_f_late_rows_are_counted_beside_an_inheritance_child(
+    db: psycopg.Connection,
+) -> None:
+    """Such a source has no partitions to drop: its rollup has a retention of its own."""
+    db.execute(
+        "CREATE TABLE raw.s (ts timestamptz, v int);"
+        "INSERT INTO raw.s SELECT ts, 1 FROM generate_series('2026-03-01 00:00+00'::timestamptz,"
+        " '2026-03-10 23:00+00', '1 hour') AS ts"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('silver.s_1h', '3 days')")
+    assert "sealed" in actions(db)
+    db.execute("CREATE TABLE raw.s_x () INHERITS (raw.s)")
+    db.execute(INSERT, [LATE])
+    db.execute("INSERT INTO raw.s_x VALUES ('2026-03-10 10:00+00', 7)")
+    refresh_everything(db)
+    assert late_rows(db) == {"s_1h": 1}
+    assert_settled(db, "s_1h")

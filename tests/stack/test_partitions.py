@@ -441,7 +441,8 @@ def test_promise_b_a_snapshot_taken_while_the_change_of_width_looks_at_a_partiti
     db.execute(
         "SET ROLE tsrollup_owner;"
         "ALTER FUNCTION rollup_engine.is_empty(regclass) RENAME TO is_empty_by_now;"
-        "CREATE FUNCTION rollup_engine.is_empty(p regclass) RETURNS boolean LANGUAGE plpgsql AS"
+        "CREATE FUNCTION rollup_engine.is_empty(p regclass) RETURNS boolean LANGUAGE plpgsql"
+        " SET lock_timeout = 0 AS"
         " $$ BEGIN PERFORM pg_advisory_xact_lock(4711);"
         " RETURN rollup_engine.is_empty_by_now(p); END $$; RESET ROLE;"
         "SELECT pg_advisory_lock(4711)"
