@@ -334,6 +334,36 @@ def test_promise_a_b_d_histories(db: psycopg.Connection) -> None:
     run()
 
 
+def test_promise_a_b_other_times_and_changes(db: psycopg.Connection) -> None:
+    """A timestamp and a date are of UTC, as ever; a window; metrics and types that come later."""
+    for kind, tracking in (
+        ("timestamp", "trigger"),
+        ("date", "trigger"),
+        ("timestamptz", "window"),
+    ):
+        with db.transaction(force_rollback=True):
+            _create_rows(db, "2025-03-30", 2000)
+            db.execute(f"ALTER TABLE raw.z ALTER ts TYPE {kind}".encode())
+            db.execute(
+                "SELECT silver.create_rollup_table('raw.z', 'silver', 'z', '1 day', timezone =>"
+                " 'Europe/Berlin', change_tracking => %s, look_back_window => '10000 days',"
+                ' metrics => \'{"v": ["sum"]}\')',
+                [tracking],
+            )
+            _create(db, "silver.z", "y", "1 month", "Europe/Berlin")
+            refresh_everything(db)
+            assert_equal_to_group_by(db, "z", "y")
+            db.execute("SELECT silver.add_rollup_metric('z', '{\"v\": [\"max\"]}')")
+            _late_row(db, "2025-03-30")
+            assert_equal_to_group_by(db, "z", "y")
+            refresh_everything(db)
+            db.execute("ALTER TABLE raw.z ALTER v TYPE bigint")
+            db.execute("SELECT silver.rebuild_rollup('z')")
+            assert_equal_to_group_by(db, "z", "y")
+            refresh_everything(db)
+            assert_equal_to_group_by(db, "z", "y")
+
+
 def test_promise_a_many_cells_and_partitions(db: psycopg.Connection) -> None:
     """Buckets of a zone lie in one cell and one partition each, wherever those begin."""
     for width, zone in (("7 minutes", "Asia/Kathmandu"), ("1 day", "America/Havana")):
