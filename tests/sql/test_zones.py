@@ -151,6 +151,31 @@ def test_never_wrong_in_silence_when_data_comes_to_other_years(db: psycopg.Conne
     assert_settled(db, "hours", "days", "weeks")
 
 
+def test_never_wrong_in_silence_when_the_rules_of_a_zone_change(db: psycopg.Connection) -> None:
+    """As an update of tzdata would: what is stored goes by other borders."""
+    _create_rows(db, "2025-03-30")
+    _create(db, "raw.z", "days", "1 day", "Europe/Berlin")
+    _create(db, "silver.days", "weeks", "7 days", "Europe/Berlin")
+    _create(db, "raw.z", "others", "1 day", "Asia/Tokyo")
+    refresh_everything(db)
+    db.execute(
+        "UPDATE rollup_engine.zone_rules SET digest = rollup_engine.zone_digest('Europe/London')"
+        " WHERE timezone = 'Europe/Berlin'"
+    )
+    validated = (
+        "SELECT DISTINCT target FROM silver.validate_rollup_config() WHERE NOT is_valid ORDER BY 1"
+    )
+    assert db.execute(validated).fetchall() == [("silver.days",), ("silver.weeks",)]
+    actions = "SELECT target FROM silver.maintain_timeseries_tables() WHERE action = 'marked'"
+    assert db.execute(actions).fetchall() == [("silver.days",), ("silver.weeks",)]
+    assert db.execute(validated).fetchall() == []
+    stale = "SELECT target_table FROM silver.timeseries_operations_monitor WHERE stale_buckets > 0"
+    assert {t for (t,) in db.execute(stale)} == {"silver.days", "silver.weeks"}
+    refresh_everything(db)
+    assert_settled(db, "days", "weeks")
+    assert db.execute(actions).fetchall() == []
+
+
 def test_names_of_zones(db: psycopg.Connection) -> None:
     _create_rows(db, "2025-03-30", 4)
     for name, hint in (

@@ -1,4 +1,4 @@
--- When the buckets of a rollup are not those of its parent.
+-- What rollups rest on whose buckets go by a time zone.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -9,5 +9,11 @@ CREATE TABLE rollup_engine.uneven_time (
 );
 COMMENT ON TABLE rollup_engine.uneven_time IS
 'Of rollups whose buckets go by another calendar than those of their parents: when they are not made of whole ones. As long as there is no data then, nothing is wrong.';
+
+CREATE TABLE rollup_engine.zone_rules (
+    timezone text PRIMARY KEY,
+    digest text NOT NULL
+);
+COMMENT ON TABLE rollup_engine.zone_rules IS 'The time zones of rollups, with a digest of when their clocks change, as it was when buckets were computed.';
 
 RESET ROLE;

@@ -141,9 +141,10 @@ BEGIN
     INSERT INTO rollup_engine.uneven_time (rollup_id, ranges)
     SELECT p_rollup.id, u FROM silver.rollup_config AS p, rollup_engine.uneven_time(p_rollup, p) AS u
     WHERE p.id = p_rollup.parent_id AND NOT isempty(u);
+    PERFORM rollup_engine.note_zone(p_rollup.timezone);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.note_uneven_time(silver.rollup_config) IS 'Notes when data would be wrong in a rollup.';
+COMMENT ON FUNCTION rollup_engine.note_uneven_time(silver.rollup_config) IS 'Notes what a rollup rests on: the rules of its zone, and when data would be wrong in it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.uneven_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
     LANGUAGE plpgsql STABLE
@@ -177,5 +178,26 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.uneven_problems(silver.rollup_config) IS 'That data has come to years in which a rollup''s buckets are not made of whole ones of its parent.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.take_zone_rules() RETURNS SETOF rollup_engine.maintenance_action
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_zones constant text[] := ARRAY(
+        SELECT z.timezone FROM rollup_engine.zone_rules AS z WHERE z.digest <> rollup_engine.zone_digest(z.timezone));
+BEGIN
+    FOR v_rollup IN SELECT * FROM silver.rollup_config AS r WHERE r.timezone = ANY (v_zones) ORDER BY r.depth, r.id LOOP
+        PERFORM rollup_engine.mark_rollups(ARRAY(SELECT rollup_engine.with_descendants(v_rollup.id)), rollup_engine.everything());
+        RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_rollup.timezone))::rollup_engine.maintenance_action;
+    END LOOP;
+    UPDATE rollup_engine.zone_rules AS z SET digest = rollup_engine.zone_digest(z.timezone) WHERE z.timezone = ANY (v_zones);
+    DELETE FROM rollup_engine.uneven_time AS u USING silver.rollup_config AS r
+    WHERE u.rollup_id = r.id AND cardinality(v_zones) > 0;
+    PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE cardinality(v_zones) > 0 AND r.parent_id IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.take_zone_rules() IS 'Has rollups computed anew whose zones have other rules than when that was done.';
 
 RESET ROLE;

@@ -222,6 +222,7 @@ BEGIN
     IF v_cleaned IS NOT NULL THEN
         RETURN NEXT ROW(NULL, 'cleaned', v_cleaned)::rollup_engine.maintenance_action;
     END IF;
+    RETURN QUERY SELECT * FROM rollup_engine.take_zone_rules();
     FOREACH v_id IN ARRAY v_ids LOOP
         RETURN QUERY SELECT * FROM rollup_engine.maintain_rollup(v_id, '{resized,premade}', p_now);
         RETURN QUERY SELECT * FROM rollup_engine.retain_rollup(v_id, p_now);

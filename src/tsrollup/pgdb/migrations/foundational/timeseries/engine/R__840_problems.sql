@@ -170,6 +170,9 @@ AS $$
     UNION ALL
     SELECT u.problem, u.hint FROM rollup_engine.uneven_problems(p_rollup) AS u WHERE rollup_engine.is_relation(p_rollup.target_table)
     UNION ALL
+    SELECT z.problem, 'SELECT * FROM silver.maintain_timeseries_tables() has it computed anew; after an update of tzdata, restart the server before'
+    FROM rollup_engine.zone_problem(p_rollup.timezone) AS z (problem) WHERE z.problem IS NOT NULL
+    UNION ALL
     SELECT p_rollup.row_sql ->> 'problem',
         format('undo the change of the source, or of what the expression uses, and SELECT silver.rebuild_rollup(%L); or drop the rollup and create it anew', p_rollup.target_table)
     WHERE p_rollup.row_sql ? 'problem'

@@ -1,4 +1,4 @@
--- Time zones by their full names. What an abbreviation means is a setting; a rule in POSIX's notation knows no history.
+-- Time zones by their full names, and what is known of their rules. What an abbreviation means is a setting; a rule in POSIX's notation knows no history.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -52,5 +52,43 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.zone_name(text) IS 'The time zone of that name, as it is written; or an error.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.zone_digest(p_timezone text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    -- Once a week: whoever changes a rule changes it for more than one.
+    SELECT md5(string_agg((t AT TIME ZONE 'UTC' AT TIME ZONE p_timezone)::text, ',' ORDER BY t))
+    FROM generate_series(timestamp '1970-01-01', '2050-01-01', '7 days') AS t
+$$;
+COMMENT ON FUNCTION rollup_engine.zone_digest(text) IS 'Changes when the server comes to know other rules of a zone.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.zone_problem(p_timezone text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN (
+        SELECT format('the rules of %s have changed since its buckets were computed', p_timezone)
+        FROM rollup_engine.zone_rules AS z WHERE z.timezone = p_timezone AND z.digest <> rollup_engine.zone_digest(p_timezone));
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN format('the server does not know the time zone %s any more', p_timezone);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.zone_problem(text) IS 'That a zone is another one than when buckets were computed; NULL when it is not.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_zone(p_timezone text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    INSERT INTO rollup_engine.zone_rules (timezone, digest)
+    SELECT p_timezone, rollup_engine.zone_digest(p_timezone) WHERE p_timezone <> 'UTC'
+    ON CONFLICT DO NOTHING;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.note_zone(text) IS 'Notes the rules of a zone that a rollup goes by.';
 
 RESET ROLE;
