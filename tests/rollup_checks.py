@@ -18,6 +18,7 @@ from psycopg import sql
 from psycopg.rows import tuple_row
 
 FLOATS = {"real", "double precision"}
+UNITS = {"s": 1, "ms": 1000, "us": 1000000, "ns": 1000000000}
 NUMBERS = {"smallint", "integer", "bigint", "numeric"} | FLOATS
 
 
@@ -32,6 +33,7 @@ class Rollup:
     rows: sql.Composable
     time_column: str
     time_type: str
+    time_unit: str | None
     months: int
     width: str
     origin: datetime
@@ -92,6 +94,7 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
             extract(epoch FROM c.bucket_width)::text || ' seconds', c.dimensions::text[],
             c.metrics, coalesce(c.sealed_before, '-infinity')::text,
             (SELECT array_agg(id ORDER BY depth) FROM line),
+            (SELECT time_unit FROM silver.rollup_config WHERE id = root.id),
             extract(epoch FROM c.bucket_width)::float8, c.timezone, c.origin
         FROM chosen AS c JOIN line AS root ON root.parent_id IS NULL
         """,
@@ -137,7 +140,7 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
         for column, items in sorted(row[9].items())
         for output in sorted({output for item in items for output in _outputs(item)})
     )
-    months, seconds, zone, origin = row[6], *row[12:]
+    months, seconds, zone, origin = row[6], *row[13:]
     by_utc = zone == "UTC" and not origin
     follows_calendar = not by_utc and (months or (zone != "UTC" and seconds % 86400 == 0))
     start = datetime(2000, 1, 1 if months else 3)
@@ -157,11 +160,12 @@ def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
         rows=rows,
         time_column=row[4],
         time_type=types[row[4]],
+        time_unit=row[12],
         months=row[6],
         width=row[7],
         origin=origin or start.replace(tzinfo=ZoneInfo(zone)),
         borders=_borders(
-            _extent(cursor, row[3], row[4], types[row[4]]),
+            _extent(cursor, row[3], _time(row[4], types[row[4]], row[12]).as_string(cursor)),
             months or timedelta(seconds=seconds),
             ZoneInfo(zone),
             origin or start,
@@ -349,20 +353,31 @@ def _listed(rows: Sequence[tuple[Any, ...]]) -> str:
 
 
 def _utc(rollup: Rollup) -> sql.Composable:
-    column = sql.Identifier(rollup.time_column)
-    if rollup.time_type == "timestamp with time zone":
+    return _time(rollup.time_column, rollup.time_type, rollup.time_unit)
+
+
+def _time(name: str, time_type: str, time_unit: str | None) -> sql.Composable:
+    column = sql.Identifier(name)
+    if time_type == "timestamp with time zone":
         return column
+    if time_unit:
+        # Days and the rest of them, to the microsecond.
+        return sql.SQL(
+            "CASE WHEN {micros} >= -62135596800000000 AND {micros} < 253402300800000000 THEN"
+            " (timestamp '1970-01-01' + div(floor({micros}), 86400000000)::integer * interval"
+            " '1 day' + mod(floor({micros}), 86400000000)::float8 * interval '1 microsecond')"
+            " AT TIME ZONE 'UTC' END"
+        ).format(
+            micros=sql.SQL("({}::numeric * {})").format(
+                column, sql.Literal(Decimal(1000000) / UNITS[time_unit])
+            )
+        )
     return sql.SQL("({}::timestamp AT TIME ZONE 'UTC')").format(column)
 
 
-def _extent(
-    cursor: psycopg.Cursor[Any], table: str, column: str, time_type: str
-) -> tuple[datetime, ...]:
+def _extent(cursor: psycopg.Cursor[Any], table: str, time: str) -> tuple[datetime, ...]:
     """First and last time, none without rows."""
-    kind = "" if time_type == "timestamp with time zone" else " AT TIME ZONE 'UTC'"
-    row = cursor.execute(
-        f'SELECT min("{column}"{kind}), max("{column}"{kind}) FROM {table}'.encode()
-    ).fetchone()
+    row = cursor.execute(f"SELECT min({time}), max({time}) FROM {table}".encode()).fetchone()
     return tuple(time for time in row or () if time)
 
 

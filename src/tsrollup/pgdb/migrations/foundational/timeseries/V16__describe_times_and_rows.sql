@@ -6,11 +6,15 @@ SET LOCAL ROLE "${owner_role}";
 -- What these call is the engine, which comes after all versions.
 SET LOCAL check_function_bodies = off;
 
+ALTER TABLE rollup_engine.source ADD COLUMN time_unit text CHECK (time_unit IN ('s', 'ms', 'us', 'ns'));
+ALTER TABLE rollup_engine.partition_set ADD COLUMN time_unit text;
 ALTER TABLE silver.rollup_config
     ADD COLUMN time_unit text CHECK (time_unit IN ('s', 'ms', 'us', 'ns')),
     ADD COLUMN expressions jsonb,
     ADD COLUMN filter text,
     ADD COLUMN row_sql jsonb;
+COMMENT ON COLUMN rollup_engine.source.time_unit IS 'Unit of its time column where that is a number; NULL for times.';
+COMMENT ON COLUMN rollup_engine.partition_set.time_unit IS 'Unit of a control column of numbers.';
 COMMENT ON COLUMN silver.rollup_config.time_unit IS 'Unit of a time column of numbers, which count from 1970; NULL for a column of times.';
 COMMENT ON COLUMN silver.rollup_config.expressions IS 'SQL expressions over a row of the source, by the names under which they are columns; NULL for none.';
 COMMENT ON COLUMN silver.rollup_config.filter IS 'Condition over a row of the source: only rows where it holds count; NULL for all.';

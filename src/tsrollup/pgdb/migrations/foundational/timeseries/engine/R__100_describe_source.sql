@@ -42,7 +42,8 @@ AS $$
         SELECT a.attname
         FROM pg_attribute AS a
         WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
-            AND rollup_engine.base_type(a.atttypid) IN ('timestamptz', 'timestamp', 'date')
+            AND (rollup_engine.base_type(a.atttypid) IN ('timestamptz', 'timestamp', 'date')
+                OR rollup_engine.is_number_type(rollup_engine.base_type(a.atttypid)) AND rollup_engine.number_unit(p_relation, a.attname) IS NOT NULL)
         ORDER BY a.attnum)
 $$;
 COMMENT ON FUNCTION rollup_engine.time_columns(regclass) IS 'Columns that can be the time column.';
@@ -58,37 +59,45 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_column(regclass) IS 'The range partition key, when it is one column.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.resolve_time_column(p_relation regclass, p_column text) RETURNS name
+DROP FUNCTION IF EXISTS rollup_engine.resolve_time_column(regclass, text);
+CREATE OR REPLACE FUNCTION rollup_engine.resolve_time_column(p_relation regclass, p_column text, p_unit text) RETURNS name
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_candidates constant name[] := rollup_engine.time_columns(p_relation);
-    v_column name;
+    v_kinds constant text := CASE WHEN p_unit IS NULL THEN 'timestamptz, timestamp or date' ELSE 'bigint, integer or numeric' END;
+    v_candidates constant name[] := ARRAY(
+        SELECT a.attname
+        FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type)
+        WHERE a.attrelid = p_relation AND a.attnum > 0 AND NOT a.attisdropped
+            AND CASE WHEN p_unit IS NULL THEN b.type IN ('timestamptz', 'timestamp', 'date') ELSE rollup_engine.is_number_type(b.type) END
+        ORDER BY a.attnum);
+    v_column name := rollup_engine.partition_column(p_relation);
 BEGIN
     IF p_column IS NOT NULL THEN
         v_column := rollup_engine.find_column(p_relation, p_column, 'time_column');
-        IF v_column = ANY (v_candidates) THEN
-            RETURN v_column;
+        IF v_column <> ALL (v_candidates) THEN
+            PERFORM rollup_engine.fail('TR001', format('time_column %I of %s is no %s', v_column, p_relation, v_kinds),
+                coalesce(format('its columns of such types are %s', nullif(array_to_string(v_candidates, ', '), '')), 'it has no such column')
+                    || CASE WHEN p_unit IS NULL THEN '; of numbers that count from 1970, say the time_unit' ELSE '; leave time_unit out for times' END);
         END IF;
-        PERFORM rollup_engine.fail('TR001', format('time_column %I of %s is no timestamptz, timestamp or date', v_column, p_relation),
-            coalesce('its time columns are ' || nullif(array_to_string(v_candidates, ', '), ''), 'it has no time column'));
+    ELSIF v_column = ANY (v_candidates) THEN
+        NULL;
+    ELSIF cardinality(v_candidates) = 1 THEN
+        v_column := v_candidates[1];
+    ELSE
+        PERFORM rollup_engine.fail('TR001', format('%s has %s time columns', p_relation, cardinality(v_candidates)),
+            coalesce('name one: time_column => ' || (SELECT string_agg(quote_literal(c), ' or ') FROM unnest(v_candidates) AS c),
+                format('a rollup needs a %s column', v_kinds) || CASE WHEN p_unit IS NULL THEN ', or one of numbers and a time_unit' ELSE '' END));
     END IF;
-    v_column := rollup_engine.partition_column(p_relation);
-    IF v_column = ANY (v_candidates) THEN
-        RETURN v_column;
+    IF rollup_engine.number_unit(p_relation, v_column) <> p_unit THEN
+        PERFORM rollup_engine.fail('TR001', format('time_unit %L: other rollups read %I of %s as %s', p_unit, v_column, p_relation, rollup_engine.number_unit(p_relation, v_column)),
+            'a column has one unit; drop the others first if that was wrong');
     END IF;
-    IF cardinality(v_candidates) = 1 THEN
-        RETURN v_candidates[1];
-    END IF;
-    PERFORM rollup_engine.fail('TR001',
-        format('%s has %s time columns', p_relation, coalesce(cardinality(v_candidates), 0)),
-        coalesce('name one: time_column => ' || (
-            SELECT string_agg(quote_literal(c), ' or ') FROM unnest(v_candidates) AS c),
-            'a rollup needs a timestamptz, timestamp or date column'));
+    RETURN v_column;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.resolve_time_column(regclass, text) IS 'The time column: the named one, else the range partition key, else the only candidate, else an error.';
+COMMENT ON FUNCTION rollup_engine.resolve_time_column(regclass, text, text) IS 'The time column: the named one, else the range partition key, else the only candidate, else an error.';
 
 DROP FUNCTION IF EXISTS rollup_engine.resolve_dimensions(regclass, name, integer, text[]);
 CREATE OR REPLACE FUNCTION rollup_engine.resolve_dimensions(p_relation regclass, p_time_column name, p_parent_id integer, p_dimensions text[], p_row_sql jsonb)

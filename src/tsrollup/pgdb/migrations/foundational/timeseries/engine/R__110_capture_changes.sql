@@ -8,11 +8,15 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.utc_expression(p_column name, p_type regtype, p_row text DEFAULT '') RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.utc_expression(name, regtype, text);
+CREATE OR REPLACE FUNCTION rollup_engine.utc_expression(p_column name, p_type regtype, p_unit text, p_row text DEFAULT '') RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF p_unit IS NOT NULL THEN
+        RETURN rollup_engine.number_utc(p_row || quote_ident(p_column), p_type, p_unit);
+    END IF;
     RETURN format(
         CASE p_type
             WHEN 'timestamptz'::regtype THEN '%s%I::timestamptz'  -- it may be of a domain
@@ -21,7 +25,7 @@ BEGIN
         END, p_row, p_column);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC.';
+COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC, numbers by their unit.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_generated_time(p_source rollup_engine.source) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -91,7 +95,7 @@ AS $$
             v_low := NULL;
         END IF;
     $sql$,
-        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type),
+        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
             'is_in', rollup_engine.in_calendar('ts'),
             'low_is_in', rollup_engine.in_calendar('v_low'), 'high_is_in', rollup_engine.in_calendar('v_high')))
 $$;
@@ -128,8 +132,8 @@ AS $$
         v_low := NULL;
     $sql$,
         jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('ts'),
-            'old', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'OLD.'),
-            'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, 'NEW.'),
+            'old', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'OLD.'),
+            'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.'),
             'is_generated', rollup_engine.has_generated_time(p_source)))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_row_sql(rollup_engine.source) IS 'Body of the row triggers: the grain of the time before and after.';

@@ -32,18 +32,21 @@ AS $$
         SELECT p_relation::oid AS oid, timestamptz '-infinity' AS from_time, timestamptz 'infinity' AS to_time
         UNION
         SELECT i.inhrelid,
-            greatest(t.from_time, coalesce(b.bounds[1]::timestamptz, '-infinity')),
-            least(t.to_time, coalesce(b.bounds[2]::timestamptz, 'infinity'))
+            greatest(t.from_time, coalesce(CASE WHEN b.unit IS NULL THEN b.bounds[1]::timestamptz ELSE rollup_engine.number_time(b.bounds[1]::numeric, b.unit) END, '-infinity')),
+            least(t.to_time, coalesce(CASE WHEN b.unit IS NULL THEN b.bounds[2]::timestamptz ELSE rollup_engine.number_time(b.bounds[2]::numeric, b.unit, true) END, 'infinity'))
         FROM tree AS t
+        CROSS JOIN LATERAL (
+            SELECT n.name, rollup_engine.number_unit(t.oid::regclass, n.name) AS unit,
+                n.name = p_time_column OR p_time_column IS NULL AND n.name = ANY (rollup_engine.time_columns(t.oid::regclass)) AS is_time
+            FROM rollup_engine.partition_column(t.oid::regclass) AS n (name)
+            OFFSET 0
+        ) AS k
         JOIN pg_inherits AS i ON i.inhparent = t.oid AND NOT i.inhdetachpending
         JOIN pg_class AS c ON c.oid = i.inhrelid
         CROSS JOIN LATERAL (
-            SELECT CASE WHEN k.name = p_time_column OR p_time_column IS NULL AND k.name = ANY (rollup_engine.time_columns(t.oid::regclass))
-                THEN ARRAY[
-                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM [(]''([^'']*)''[)]'),
-                    substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(]''([^'']*)''[)]')]
-            END AS bounds
-            FROM rollup_engine.partition_column(t.oid::regclass) AS k (name)
+            SELECT CASE WHEN k.is_time THEN ARRAY[
+                substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM [(]''([^'']*)''[)]'),
+                substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(]''([^'']*)''[)]')] END AS bounds, k.unit
         ) AS b
     )
     SELECT oid::regclass, min(tree.from_time), max(tree.to_time) FROM tree GROUP BY oid

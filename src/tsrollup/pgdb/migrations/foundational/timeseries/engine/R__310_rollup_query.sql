@@ -54,9 +54,9 @@ AS $$
             THEN rollup_engine.fill(rollup_engine.fill(s.from_state, rollup_engine.state_parameters(u.state)), rollup_engine.state_marks(p_rollup.parent_id, m.source_column)
                 || jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name), 'own', own.schema))
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
-            THEN format('silver.%s_value(%s, %s)', s.name, own_name.value, rollup_engine.utc_expression(p_rollup.time_column, p_time_type))
+            THEN format('silver.%s_value(%s, %s)', s.name, own_name.value, rollup_engine.utc_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit))
             ELSE rollup_engine.fill(rollup_engine.fill(s.from_source, rollup_engine.state_parameters(u.state)), jsonb_build_object(
-                'time', quote_ident(p_rollup.time_column), 'utc', rollup_engine.utc_expression(p_rollup.time_column, p_time_type),
+                'time', quote_ident(p_rollup.time_column), 'utc', rollup_engine.utc_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit),
                 'own', own.schema, 'value', own_name.value))
         END
     FROM rollup_engine.metric_aggregates(p_rollup) AS m
@@ -87,7 +87,7 @@ AS $$
         SELECT * FROM rollup_engine.state_columns(p_rollup, p_time_type)
     ), times AS (
         SELECT CASE WHEN p_rollup.parent_id IS NULL
-            THEN rollup_engine.utc_expression(p_rollup.time_column, p_time_type) END AS utc
+            THEN rollup_engine.utc_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit) END AS utc
     ), planned AS (
         SELECT 1 AS part, 0 AS first_key, '' AS second_key, 'bucket' AS column_name, 'bucket' AS kind, NULL AS source_column, NULL AS state,
             rollup_engine.bucket_expression(p_rollup, coalesce(utc, 'bucket')) AS expression
@@ -155,6 +155,15 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.select_list(integer, text[]) IS 'Expressions over the source for the columns of the given kinds.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.clipped_expression(p_time text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('least(greatest(%s, %s), %s)', p_time, rollup_engine.time_literal(lower(c), 'timestamptz'), rollup_engine.time_literal(upper(c), 'timestamptz'))
+    FROM rollup_engine.calendar() AS c
+$$;
+COMMENT ON FUNCTION rollup_engine.clipped_expression(text) IS 'A timestamptz expression, kept within the calendar.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.time_condition(p_rollup silver.rollup_config, p_from text, p_to text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -163,6 +172,9 @@ BEGIN
     -- The bounds take the column's own kind of time, so that an index or the partitions serve. Of raw rows
     -- in the buckets across year 1 and 10000, those outside count as little as in any other bucket.
     RETURN CASE WHEN p_rollup.parent_id IS NOT NULL THEN format('%1$I >= %2$s AND %1$I < %3$s', p_rollup.time_column, p_from, p_to)
+        WHEN p_rollup.time_unit IS NOT NULL THEN format('%1$I >= %2$s AND %1$I < %3$s', p_rollup.time_column,
+            rollup_engine.number_expression(rollup_engine.clipped_expression(p_from), s.time_type, p_rollup.time_unit),
+            rollup_engine.number_expression(rollup_engine.clipped_expression(p_to), s.time_type, p_rollup.time_unit))
         ELSE rollup_engine.fill(
             '{column} >= greatest({from}, {first}){zone} AND {column} < least({to}, {end}){zone}',
             jsonb_build_object('column', quote_ident(p_rollup.time_column), 'from', p_from, 'to', p_to,

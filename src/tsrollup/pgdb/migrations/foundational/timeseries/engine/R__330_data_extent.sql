@@ -24,8 +24,10 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.has_time_index(regclass, name) IS 'Whether a btree of the table, and of each that inherits from it, starts with the column.';
 
+-- That of 0.1.0 knew no units.
+DROP FUNCTION IF EXISTS rollup_engine.known_times(silver.rollup_config, tstzrange);
 CREATE OR REPLACE FUNCTION rollup_engine.known_times(p_rollup silver.rollup_config, p_within tstzrange)
-RETURNS TABLE (relation regclass, time_column name, time_type regtype, low text, high text, times text)
+RETURNS TABLE (relation regclass, time_column name, time_type regtype, time_unit text, low text, high text, times text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -36,28 +38,44 @@ AS $$
     ), bounds AS (
         SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
     ), kept AS (
-        SELECT line.target_table AS relation, name 'bucket' AS time_column, 'timestamptz'::regtype AS time_type, low, high
+        SELECT line.target_table AS relation, name 'bucket' AS time_column, 'timestamptz'::regtype AS time_type, NULL AS time_unit, low, high
         FROM bounds, line WHERE rollup_engine.is_relation(line.target_table)
         UNION ALL
         -- Its time column may have been renamed since the last run.
-        SELECT s.relation, coalesce(c.current_name, s.time_column), s.time_type,
+        SELECT s.relation, coalesce(c.current_name, s.time_column), s.time_type, s.time_unit,
             greatest(low, lower(rollup_engine.calendar())), least(high, upper(rollup_engine.calendar()))
         FROM bounds, rollup_engine.source AS s
         LEFT JOIN LATERAL (
             SELECT current_name FROM rollup_engine.resolved_columns(s) WHERE noted_name = s.time_column LIMIT 1) AS c ON true
         WHERE s.id = p_rollup.source_id AND rollup_engine.is_relation(s.relation)
     )
-    SELECT NULL, NULL, 'timestamptz'::regtype, NULL, NULL, format(
+    SELECT NULL, NULL, 'timestamptz'::regtype, NULL, NULL, NULL, format(
         '(SELECT from_time AS f, to_time - interval ''1 microsecond'' AS t FROM rollup_engine.stale_range WHERE rollup_id = %s AND from_time < %L AND to_time > %L) AS known',
         line.id, high, low)
     FROM line, bounds
     UNION ALL
-    SELECT relation, time_column, time_type, l.low, l.high,
+    SELECT relation, time_column, time_type, time_unit, l.low, l.high,
         format('(SELECT %1$I AS f, %1$I AS t FROM %2$s WHERE %1$I >= %3$s AND %1$I < %4$s) AS known', time_column, relation, l.low, l.high)
-    FROM kept CROSS JOIN LATERAL (SELECT rollup_engine.time_literal(low, time_type), rollup_engine.time_literal(high, time_type)) AS l (low, high)
+    FROM kept CROSS JOIN LATERAL (SELECT rollup_engine.time_literal(low, time_type, time_unit), rollup_engine.time_literal(high, time_type, time_unit)) AS l (low, high)
 $$;
 COMMENT ON FUNCTION rollup_engine.known_times(silver.rollup_config, tstzrange) IS
 'All that a rollup may hold or come to hold in a range: stale ranges and stored buckets of it and those that it reads, and the rows of its source; first and last time, f and t, of each.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.bin_marks(p_type regtype, p_unit text, p_bin interval, p_high text) RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    SELECT jsonb_build_object(
+        'bin_of_f', rollup_engine.fill(CASE WHEN p_unit IS NULL THEN 'date_bin({bin}, f, {origin})' ELSE 'floor(f / {bin})' END, v.marks),
+        'next', rollup_engine.fill(CASE WHEN p_unit IS NULL THEN 'date_bin({bin} * 2 ^ (n / 300), m.f, {origin}) + {bin} * 2 ^ (n / 300)'
+            ELSE 'least({high}, (floor(m.f / ({bin} * 2::numeric ^ (n / 300))) + 1) * {bin} * 2::numeric ^ (n / 300))::{type}' END, v.marks))
+    FROM (SELECT jsonb_build_object(
+        'bin', CASE WHEN p_unit IS NULL THEN format('interval %L', p_bin) ELSE format('numeric %L', extract(epoch FROM p_bin) * rollup_engine.units_per_second(p_unit)) END,
+        'origin', rollup_engine.time_literal('2000-01-03 00:00:00+00', p_type, p_unit),
+        'high', p_high, 'type', CASE p_type WHEN 'numeric'::regtype THEN 'numeric' ELSE 'bigint' END)) AS v (marks)
+$$;
+COMMENT ON FUNCTION rollup_engine.bin_marks(regtype, text, interval, text) IS 'How extent_sql bins the first time f of a kind, and goes on to the next bin.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.extent_sql(p_rollup silver.rollup_config, p_within tstzrange, p_bin interval DEFAULT NULL) RETURNS text
     LANGUAGE sql STABLE
@@ -74,7 +92,7 @@ AS $$
                 'WITH RECURSIVE tsrollup_jump (f, next, n) AS (
                     SELECT NULL::{type}, {low}, 0
                     UNION ALL
-                    SELECT m.f, date_bin({bin} * 2 ^ (n / 300), m.f, {origin}) + {bin} * 2 ^ (n / 300), n + 1
+                    SELECT m.f, {next}, n + 1
                     FROM tsrollup_jump CROSS JOIN LATERAL (
                         SELECT min({column})::{type} AS f FROM {relation} AS tsrollup_rows
                         WHERE {column} >= tsrollup_jump.next AND {column} < {high}) AS m
@@ -83,19 +101,19 @@ AS $$
                 SELECT tsrollup_jump.f, m.t FROM tsrollup_jump CROSS JOIN LATERAL (
                     SELECT max({column})::{type} AS t FROM {relation} AS tsrollup_rows
                     WHERE {column} >= tsrollup_jump.f AND {column} < least(tsrollup_jump.next, {high})) AS m'
-            ELSE 'SELECT min(f) AS f, max(t) AS t FROM {times} GROUP BY date_bin({bin}, f, {origin})' END
+            ELSE 'SELECT min(f) AS f, max(t) AS t FROM {times} GROUP BY {bin_of_f}' END
         || ') AS found WHERE f IS NOT NULL',
         jsonb_build_object(
-            'utc_f', rollup_engine.utc_expression('f', time_type), 'utc_t', rollup_engine.utc_expression('t', time_type),
+            'utc_f', rollup_engine.utc_expression('f', time_type, time_unit), 'utc_t', rollup_engine.utc_expression('t', time_type, time_unit),
             'times', times, 'relation', relation, 'column', quote_ident(time_column), 'low', low, 'high', high,
-            'type', CASE time_type WHEN 'timestamptz'::regtype THEN 'timestamptz' ELSE 'timestamp' END,
-            'bin', format('interval %L', p_bin),
-            'origin', rollup_engine.time_literal('2000-01-03 00:00:00+00', time_type))), ' UNION ALL ')
+            'type', CASE WHEN time_unit IS NOT NULL THEN CASE time_type WHEN 'numeric'::regtype THEN 'numeric' ELSE 'bigint' END
+                WHEN time_type = 'timestamptz'::regtype THEN 'timestamptz' ELSE 'timestamp' END) || b.marks), ' UNION ALL ')
     -- As noted at the last batch: a read asks more than once, and statistics are of no snapshot.
     FROM (
         SELECT greatest(p_rollup.source_rows, max(source_rows)) AS source_rows FROM silver.rollup_config
         WHERE source_id = p_rollup.source_id
-    ) AS r, rollup_engine.known_times(p_rollup, p_within)
+    ) AS r, rollup_engine.known_times(p_rollup, p_within) AS k
+    CROSS JOIN LATERAL rollup_engine.bin_marks(k.time_type, k.time_unit, p_bin, k.high) AS b (marks)
 $$;
 COMMENT ON FUNCTION rollup_engine.extent_sql(silver.rollup_config, tstzrange, interval) IS
 'One query for the first and last time of all that is known in a range: of each kind as a whole, or of each kind in each bin.';

@@ -15,7 +15,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.use_column(rollup_engine.source, name) IS 'Notes that a rollup reads a column of its source.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.register_source(p_relation regclass, p_time_column name, p_change_tracking text, p_width interval)
+DROP FUNCTION IF EXISTS rollup_engine.register_source(regclass, name, text, interval);
+CREATE OR REPLACE FUNCTION rollup_engine.register_source(p_relation regclass, p_time_column name, p_time_unit text, p_change_tracking text, p_width interval)
 RETURNS rollup_engine.source
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -23,8 +24,8 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
 BEGIN
-    INSERT INTO rollup_engine.source AS s (relation, relation_oid, relation_name, time_column, time_type, change_tracking, grain)
-    SELECT p_relation, p_relation, p_relation::text, p_time_column, rollup_engine.base_type(a.atttypid), p_change_tracking,
+    INSERT INTO rollup_engine.source AS s (relation, relation_oid, relation_name, time_column, time_type, time_unit, change_tracking, grain)
+    SELECT p_relation, p_relation, p_relation::text, p_time_column, rollup_engine.base_type(a.atttypid), p_time_unit, p_change_tracking,
         CASE WHEN rollup_engine.is_month_width(p_width) THEN '1 day' ELSE least(p_width, '1 day') END
     FROM pg_attribute AS a WHERE a.attrelid = p_relation AND a.attname = p_time_column
     ON CONFLICT (relation, time_column, change_tracking) DO UPDATE SET grain = least(s.grain, excluded.grain)
@@ -41,7 +42,7 @@ BEGIN
     RETURN v_source;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.register_source(regclass, name, text, interval) IS 'The tracked source, made or given a finer grain; keeps drains out until the end of the transaction.';
+COMMENT ON FUNCTION rollup_engine.register_source(regclass, name, text, text, interval) IS 'The tracked source, made or given a finer grain; keeps drains out until the end of the transaction.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.relation_types(p_relation regclass) RETURNS TABLE (column_name name, data_type text)
     LANGUAGE sql STABLE

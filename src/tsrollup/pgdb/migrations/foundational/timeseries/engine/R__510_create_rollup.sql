@@ -122,8 +122,8 @@ BEGIN
     IF p_rollup.origin IS NOT NULL AND (NOT isfinite(p_rollup.origin) OR NOT p_rollup.origin <@ rollup_engine.calendar()) THEN
         PERFORM rollup_engine.fail('TR001', 'origin lies outside of the years 1 to 9999', 'give a time at which a bucket begins; buckets go on from it both ways');
     END IF;
-    IF p_rollup.time_unit IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR001', 'a time column of numbers cannot be rolled up', 'leave time_unit out, and roll up a column of type timestamptz, timestamp or date');
+    IF rollup_engine.units_per_second(p_rollup.time_unit) IS NULL AND p_rollup.time_unit IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', format('time_unit %L is unknown', p_rollup.time_unit), 'use ''s'', ''ms'', ''us'' or ''ns'' for numbers that count from 1970; leave it out for times');
     END IF;
 END
 $$;
@@ -189,10 +189,12 @@ BEGIN
     r.parent_id := v_parent.id;
     r.depth := coalesce(v_parent.depth + 1, 0);
     IF r.parent_id IS NULL THEN
-        r.time_column := rollup_engine.resolve_time_column(r.source_table, p_time_column);
+        r.time_column := rollup_engine.resolve_time_column(r.source_table, p_time_column, r.time_unit);
     ELSE
         IF p_time_column <> 'bucket' THEN
             PERFORM rollup_engine.fail('TR001', format('time_column %L: a rollup of a rollup goes by its bucket', p_time_column), 'leave time_column out');
+        ELSIF r.time_unit IS NOT NULL THEN
+            PERFORM rollup_engine.fail('TR001', format('time_unit %L: a rollup of a rollup goes by its bucket, which is a time', r.time_unit), 'leave time_unit out');
         END IF;
         r.time_column := 'bucket';
         r.source_id := v_parent.source_id;
@@ -225,7 +227,7 @@ DECLARE
     v_source rollup_engine.source;
 BEGIN
     IF p_rollup.parent_id IS NULL THEN
-        RETURN rollup_engine.register_source(p_rollup.source_table, p_rollup.time_column, p_rollup.change_tracking, p_rollup.bucket_width);
+        RETURN rollup_engine.register_source(p_rollup.source_table, p_rollup.time_column, p_rollup.time_unit, p_rollup.change_tracking, p_rollup.bucket_width);
     END IF;
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(p_rollup.source_id));
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;

@@ -109,7 +109,8 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.newest_part(silver.rollup_config, tstzmultirange, interval) IS 'The newest whole buckets of the ranges, about as much time as the window and at least one bucket.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.newest_time_sql(p_relation regclass, p_column name, p_type regtype, p_condition text, p_from_each text) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.newest_time_sql(regclass, name, regtype, text, text);
+CREATE OR REPLACE FUNCTION rollup_engine.newest_time_sql(p_relation regclass, p_column name, p_type regtype, p_unit text, p_condition text, p_from_each text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -119,10 +120,10 @@ AS $$
         THEN 'SELECT max({utc}) FROM unnest($3) AS tsrollup_each (part)
             CROSS JOIN LATERAL (SELECT max({column}) AS t FROM {relation} AS tsrollup_rows WHERE {condition} AND {each}) AS newest'
         ELSE 'SELECT max({utc}) FROM (SELECT {column} AS t FROM {relation} WHERE {condition}) AS known WHERE {utc} <@ $3' END,
-        jsonb_build_object('relation', p_relation, 'column', quote_ident(p_column), 'utc', rollup_engine.utc_expression('t', p_type),
+        jsonb_build_object('relation', p_relation, 'column', quote_ident(p_column), 'utc', rollup_engine.utc_expression('t', p_type, p_unit),
             'condition', p_condition, 'each', p_from_each))
 $$;
-COMMENT ON FUNCTION rollup_engine.newest_time_sql(regclass, name, regtype, text, text) IS 'Query for the newest time of a table in the ranges $3, whose hull is from $1 to $2.';
+COMMENT ON FUNCTION rollup_engine.newest_time_sql(regclass, name, regtype, text, text, text) IS 'Query for the newest time of a table in the ranges $3, whose hull is from $1 to $2.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.up_to_newest_row(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE plpgsql
@@ -135,10 +136,10 @@ DECLARE
     v_stored timestamptz;
 BEGIN
     PERFORM rollup_engine.hear_invalidations();
-    EXECUTE rollup_engine.newest_time_sql(p_rollup.source_table, p_rollup.time_column, v_time_type,
+    EXECUTE rollup_engine.newest_time_sql(p_rollup.source_table, p_rollup.time_column, v_time_type, p_rollup.time_unit,
         rollup_engine.time_condition(p_rollup, '$1', '$2'), rollup_engine.time_condition(p_rollup, 'lower(tsrollup_each.part)', 'upper(tsrollup_each.part)'))
     INTO v_newest USING lower(p_ranges), upper(p_ranges), p_ranges;
-    EXECUTE rollup_engine.newest_time_sql(p_rollup.target_table, 'bucket', 'timestamptz',
+    EXECUTE rollup_engine.newest_time_sql(p_rollup.target_table, 'bucket', 'timestamptz', NULL,
         'bucket >= $1 AND bucket < $2', 'bucket >= lower(tsrollup_each.part) AND bucket < upper(tsrollup_each.part)')
     INTO v_stored USING lower(p_ranges), upper(p_ranges), p_ranges;
     RETURN p_ranges * tstzmultirange(tstzrange(NULL, rollup_engine.bucket_next(p_rollup,

@@ -4,6 +4,28 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.bound_literal(p_set rollup_engine.partition_set, p_time timestamptz) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+    SELECT CASE WHEN p_set.time_unit IS NULL THEN quote_literal(p_time) ELSE rollup_engine.number_literal(p_time, b.type, p_set.time_unit) END
+    FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type)
+    WHERE a.attrelid = p_set.relation AND a.attname = p_set.control
+$$;
+COMMENT ON FUNCTION rollup_engine.bound_literal(rollup_engine.partition_set, timestamptz) IS 'A time as a constant of the column that a source is divided by.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.control_time(p_set rollup_engine.partition_set) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.utc_expression(p_set.control, b.type, p_set.time_unit)
+    FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type)
+    WHERE a.attrelid = p_set.relation AND a.attname = p_set.control
+$$;
+COMMENT ON FUNCTION rollup_engine.control_time(rollup_engine.partition_set) IS 'The column that a source is divided by, as timestamptz.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.default_partition(p_relation regclass) RETURNS regclass
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -141,7 +141,7 @@ DECLARE
     v_marks constant jsonb := jsonb_build_object(
         'default', rollup_engine.default_partition(p_set.relation),
         'columns', rollup_engine.column_list(p_set.relation),
-        'within', format('%1$I >= %2$L AND %1$I < %3$L', p_set.control, p_from, p_to));
+        'within', format('%1$I >= %2$s AND %1$I < %3$s', p_set.control, rollup_engine.bound_literal(p_set, p_from), rollup_engine.bound_literal(p_set, p_to)));
     v_has_rows boolean := false;
     v_partition regclass;
 BEGIN
@@ -160,7 +160,8 @@ BEGIN
             INSERT INTO {partition} ({columns}) SELECT {columns} FROM moved
             $sql$, v_marks || jsonb_build_object('partition', v_partition));
     END IF;
-    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', p_set.relation, v_partition, p_from, p_to);
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)', p_set.relation, v_partition,
+        rollup_engine.bound_literal(p_set, p_from), rollup_engine.bound_literal(p_set, p_to));
     PERFORM rollup_engine.share_identity(p_set.relation, v_partition);
     PERFORM rollup_engine.watch_partition(p_set.relation, v_partition);
     RETURN v_partition;

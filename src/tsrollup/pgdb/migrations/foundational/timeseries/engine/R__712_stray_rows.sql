@@ -10,10 +10,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.stray_rows(p_set rollup_engine.partitio
     SET datestyle = 'ISO'
 AS $$
     -- What is sealed stays: its partitions were dropped, and are not to come back.
-    SELECT format('%s WHERE %I >= %L AND %2$I < ''9999-01-01''', rollup_engine.default_partition(p_set.relation), p_set.control, greatest(
-        '0001-01-03', (
-            SELECT max(sealed_before) FROM silver.rollup_config
-            WHERE (rollup_engine.lies_in(p_set.relation, source_table) OR rollup_engine.lies_in(source_table, p_set.relation)) AND isfinite(sealed_before))))
+    SELECT format('%1$s WHERE %2$I >= %3$s AND %2$I < %4$s', rollup_engine.default_partition(p_set.relation), p_set.control,
+        rollup_engine.bound_literal(p_set, greatest(
+            '0001-01-03', (
+                SELECT max(sealed_before) FROM silver.rollup_config
+                WHERE (rollup_engine.lies_in(p_set.relation, source_table) OR rollup_engine.lies_in(source_table, p_set.relation)) AND isfinite(sealed_before)))),
+        rollup_engine.bound_literal(p_set, '9999-01-01'))
     WHERE rollup_engine.default_partition(p_set.relation) IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.stray_rows(rollup_engine.partition_set) IS 'FROM and WHERE of the rows of a default partition that have a place elsewhere; NULL without one.';
@@ -35,8 +37,8 @@ BEGIN
     END IF;
     EXECUTE rollup_engine.fill($sql$
         SELECT range_agg(tstzrange(chunk, rollup_engine.bucket_next({width}, chunk)))
-        FROM (SELECT DISTINCT silver.time_bucket({width}, {time}::timestamptz) AS chunk FROM {rows} ORDER BY 1 DESC LIMIT $1) AS chunks
-        $sql$, jsonb_build_object('width', format('interval %L', p_set.chunk_interval), 'time', quote_ident(p_set.control), 'rows', v_rows))
+        FROM (SELECT DISTINCT silver.time_bucket({width}, {time}) AS chunk FROM {rows} ORDER BY 1 DESC LIMIT $1) AS chunks
+        $sql$, jsonb_build_object('width', format('interval %L', p_set.chunk_interval), 'time', rollup_engine.control_time(p_set), 'rows', v_rows))
     INTO v_ranges
     USING p_limit;
     RETURN coalesce(v_ranges, '{}');
@@ -57,7 +59,7 @@ DECLARE
     v_last timestamptz;
 BEGIN
     IF (v_obstacle IS NOT NULL OR p_is_left) AND rollup_engine.stray_rows(p_set) IS NOT NULL THEN
-        EXECUTE format('SELECT min(%1$I), max(%1$I) FROM %2$s', p_set.control, rollup_engine.stray_rows(p_set)) INTO v_first, v_last;
+        EXECUTE format('SELECT min(%1$s), max(%1$s) FROM %2$s', rollup_engine.control_time(p_set), rollup_engine.stray_rows(p_set)) INTO v_first, v_last;
     END IF;
     RETURN format('rows from %s to %s stay in %s, where they are read as ever, but are not dropped by retention: ', v_first, v_last, rollup_engine.default_partition(p_set.relation))
         || CASE WHEN v_obstacle IS NULL THEN 'somebody uses the table, or a snapshot from before, or they are many; the next run goes on'
@@ -80,7 +82,7 @@ DECLARE
 BEGIN
     SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_relation AND is_source;
     IF rollup_engine.stray_rows(v_set) IS NOT NULL AND rollup_engine.move_obstacle(p_relation) IS NULL THEN
-        EXECUTE format('SELECT min(%I) FROM %s', v_set.control, rollup_engine.stray_rows(v_set)) INTO v_from;
+        EXECUTE format('SELECT min(%s) FROM %s', rollup_engine.control_time(v_set), rollup_engine.stray_rows(v_set)) INTO v_from;
     END IF;
     RETURN coalesce(v_from, 'infinity');
 END

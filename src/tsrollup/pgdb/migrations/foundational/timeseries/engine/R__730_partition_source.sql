@@ -11,7 +11,7 @@ AS $$
 DECLARE
     v_chunk interval;
 BEGIN
-    IF rollup_engine.partman_schema() IS NOT NULL THEN
+    IF rollup_engine.partman_schema() IS NOT NULL AND rollup_engine.number_unit(p_relation, rollup_engine.partition_column(p_relation)) IS NULL THEN
         EXECUTE format('SELECT partition_interval::interval FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema())
         INTO v_chunk
         USING rollup_engine.partman_key(p_relation);
@@ -31,7 +31,7 @@ DECLARE
 BEGIN
     IF v_column IS NULL OR v_column <> ALL (rollup_engine.time_columns(p_relation)) THEN
         PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
-            'create it with PARTITION BY RANGE (the time column)');
+            'create it with PARTITION BY RANGE (the time column); numbers are times once a rollup of the table has said so: time_unit');
     ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
     ELSIF NOT pg_has_role('${owner_role}', 'USAGE') THEN

@@ -12,11 +12,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.statistics_extent(p_partition regclass,
     SET timezone = 'UTC'
 AS $$
 DECLARE
+    v_unit constant text := rollup_engine.number_unit(p_partition, p_column);
     v_extent tstzrange;
 BEGIN
     -- Without the outermost hundredths, where stray times are.
     SELECT (SELECT tstzrange(min(bound), max(bound), '[]')
-        FROM unnest(s.histogram_bounds::text::timestamptz[]) WITH ORDINALITY AS b (bound, n)
+        FROM unnest(s.histogram_bounds::text::text[]) WITH ORDINALITY AS b (shown, n)
+        CROSS JOIN LATERAL (SELECT CASE WHEN v_unit IS NULL THEN shown::timestamptz ELSE rollup_engine.number_time(shown::numeric, v_unit) END) AS t (bound)
         WHERE isfinite(bound) AND (n BETWEEN 3 AND array_length(s.histogram_bounds, 1) - 2 OR array_length(s.histogram_bounds, 1) < 50))
     INTO v_extent
     FROM pg_stats AS s

@@ -4,24 +4,27 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.time_extent(p_relation regclass, p_time text, p_index_column name) RETURNS tstzrange
+DROP FUNCTION IF EXISTS rollup_engine.time_extent(regclass, text, name);
+CREATE OR REPLACE FUNCTION rollup_engine.time_extent(p_relation regclass, p_column name, p_type regtype, p_unit text) RETURNS tstzrange
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_extent tstzrange;
 BEGIN
-    IF rollup_engine.has_time_index(p_relation, p_index_column) THEN
+    IF rollup_engine.has_time_index(p_relation, p_column) THEN
         EXECUTE rollup_engine.fill(
-            'SELECT tstzrange(min({time}), max({time}), ''[]'') FROM {relation} WHERE {is_in}',
-            jsonb_build_object('time', p_time, 'relation', p_relation::text,
-                'is_in', rollup_engine.in_calendar(quote_ident(p_index_column))))
+            'SELECT tstzrange({f}, {t}, ''[]'') FROM (SELECT min({column}) AS f, max({column}) AS t FROM {relation} WHERE {column} >= {low} AND {column} < {high}) AS found',
+            jsonb_build_object('column', quote_ident(p_column), 'relation', p_relation::text,
+                'f', rollup_engine.utc_expression('f', p_type, p_unit), 't', rollup_engine.utc_expression('t', p_type, p_unit),
+                'low', rollup_engine.time_literal(lower(rollup_engine.calendar()), p_type, p_unit),
+                'high', rollup_engine.time_literal(upper(rollup_engine.calendar()), p_type, p_unit)))
         INTO v_extent;
     END IF;
     RETURN v_extent;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.time_extent(regclass, text, name) IS 'First and last time of a table that belongs to a bucket, NULL where no index would answer.';
+COMMENT ON FUNCTION rollup_engine.time_extent(regclass, name, regtype, text) IS 'First and last time of a table that belongs to a bucket, NULL where no index would answer.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.statement_statistics(p_relations text[], OUT calls bigint, OUT mean_ms double precision)
     LANGUAGE plpgsql STABLE
@@ -80,11 +83,11 @@ RETURNS TABLE (
 AS $$
     WITH tables AS (
         SELECT r.target_table AS relation, 'rollup' AS kind, r.target_view::text AS live_view, r.id AS rollup_id,
-            'bucket' AS time_expression, name 'bucket' AS time_column
+            name 'bucket' AS time_column, 'timestamptz'::regtype AS time_type, NULL AS time_unit
         FROM silver.rollup_config AS r
         UNION ALL
         SELECT DISTINCT ON (s.relation) s.relation, 'source', NULL, NULL,
-            rollup_engine.utc_expression(s.time_column, s.time_type), s.time_column
+            s.time_column, s.time_type, s.time_unit
         FROM rollup_engine.source AS s
     )
     SELECT t.relation::text, t.kind, t.live_view, lower(e.extent), upper(e.extent),
@@ -96,7 +99,7 @@ AS $$
     FROM tables AS t
     JOIN pg_class AS c ON c.oid = t.relation
     CROSS JOIN LATERAL rollup_engine.storage_statistics(t.relation) AS d
-    CROSS JOIN LATERAL (SELECT rollup_engine.time_extent(t.relation, t.time_expression, t.time_column) AS extent) AS e
+    CROSS JOIN LATERAL (SELECT rollup_engine.time_extent(t.relation, t.time_column, t.time_type, t.time_unit) AS extent) AS e
     CROSS JOIN LATERAL (
         SELECT count(*) AS batches, avg(finished_at - started_at) AS mean_duration, sum(rows_written)::bigint AS rows_written
         FROM silver.refresh_log AS l

@@ -1,0 +1,252 @@
+"""Time columns of numbers that count from 1970: exact as ever, with conditions and partitions in
+their own unit."""
+
+import datetime as dt
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rollup_checks import UNITS, assert_equal_to_group_by, assert_settled, refresh_everything
+
+Connect = Callable[..., psycopg.Connection[Any]]
+
+START = 1772323200  # 2026-03-01 00:00 UTC
+DAY = 86400
+KINDS = [
+    ("bigint", "s"),
+    ("bigint", "ms"),
+    ("bigint", "us"),
+    ("bigint", "ns"),
+    ("integer", "s"),
+    ("numeric", "s"),
+    ("numeric", "ms"),
+    ("numeric", "ns"),
+]
+
+
+def create(connection: psycopg.Connection[Any], kind: str, unit: str, *, parts: bool) -> None:
+    by = " PARTITION BY RANGE (t)" if parts else ""
+    connection.execute(f"CREATE TABLE raw.n (t {kind}, dev text, v integer){by}".encode())
+    for day in range(3 if parts else 0):
+        low, high = ((START + DAY * d) * UNITS[unit] for d in (day, day + 1))
+        connection.execute(
+            f"CREATE TABLE raw.n_{day} PARTITION OF raw.n FOR VALUES FROM ({low}) TO ({high})"
+        )
+    connection.execute("CREATE INDEX ON raw.n (t)")
+    fraction = " + 0.123456789" if kind == "numeric" else ""
+    connection.execute(
+        f"INSERT INTO raw.n SELECT ({START} + i * 577) * {UNITS[unit]}::numeric + i % 7{fraction},"
+        " 'd' || i % 3, i FROM generate_series(0, 400) AS i".encode()
+    )
+    connection.execute("ANALYZE raw.n")
+
+
+def roll_up(connection: psycopg.Connection[Any], unit: str, width: str = "15 minutes") -> None:
+    connection.execute(
+        "SELECT silver.create_rollup_table('raw.n', 'silver', 'n_1', %s, dimensions => '{dev}',"
+        ' metrics => \'{"v": ["sum", "avg", "first", "last"]}\', time_column => \'t\','
+        " time_unit => %s)",
+        [width, unit],
+    )
+    connection.execute("SELECT silver.create_rollup_table('n_1', 'silver', 'n_2', '1 hour')")
+    connection.execute("SELECT silver.create_rollup_table('n_2', 'silver', 'n_3', '1 day')")
+
+
+LEVELS = ("n_1", "n_2", "n_3")
+
+
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize(("kind", "unit"), KINDS)
+def test_three_levels_equal_the_group_by(
+    db: psycopg.Connection, kind: str, unit: str, parts: bool
+) -> None:
+    create(db, kind, unit, parts=parts)
+    roll_up(db, unit)
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    one = UNITS[unit]
+    for change in (
+        f"INSERT INTO raw.n VALUES ({(START + DAY) * one}, 'edge', 1),"
+        f" ({(START + DAY) * one - 1}, 'edge', 2)",
+        f"UPDATE raw.n SET t = t + {7200 * one} WHERE dev = 'd1' AND v < 100",
+        f"DELETE FROM raw.n WHERE t < {(START + 9000) * one}",
+        "TRUNCATE raw.n_1" if parts else "DELETE FROM raw.n WHERE v % 2 = 0",
+    ):
+        db.execute(change.encode())
+        assert_equal_to_group_by(db, *LEVELS)
+        refresh_everything(db)
+        assert_settled(db, *LEVELS)
+    assert db.execute(
+        "SELECT bool_and(is_valid) FROM silver.validate_rollup_config()"
+    ).fetchone() == (True,)
+
+
+def test_a_statement_marks_no_more_than_its_buckets(db: psycopg.Connection) -> None:
+    create(db, "bigint", "ms", parts=True)
+    roll_up(db, "ms")
+    refresh_everything(db)
+    db.execute("INSERT INTO raw.n VALUES (%s, 'd', 1)", [(START + 3600) * 1000 + 5])
+    assert db.execute(
+        "SELECT rollup_engine.stale_set(id)::text FROM silver.rollup_config ORDER BY id LIMIT 1"
+    ).fetchone() == ('{["2026-03-01 01:00:00+00","2026-03-01 01:15:00+00")}',)
+    # Numbers that are no time, and NULLs, belong to no bucket, and fail no write.
+    db.execute("ALTER TABLE raw.n ADD CONSTRAINT few CHECK (v < 1000)")
+    refresh_everything(db)
+    db.execute("CREATE TABLE raw.n_rest PARTITION OF raw.n DEFAULT")
+    db.execute(
+        "INSERT INTO raw.n VALUES (9223372036854775807, 'd', 1), (-9223372036854775808, 'd', 1),"
+        " (NULL, 'd', 1)"
+    )
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+
+
+def test_one_bucket_is_read_by_index_and_from_one_partition(db: psycopg.Connection) -> None:
+    create(db, "bigint", "ms", parts=True)
+    roll_up(db, "ms")
+    query = db.execute("SELECT refresh_sql FROM silver.rollup_config WHERE depth = 0").fetchone()
+    assert query
+    for number, time in enumerate(("2026-03-02 10:00+00", "2026-03-02 10:15+00"), 1):
+        query = (query[0].replace(f"${number}", f"timestamptz '{time}'"),)
+    db.execute("SET enable_seqscan = off")
+    plan = "\n".join(row[0] for row in db.execute(f"EXPLAIN {query[0]}".encode()))
+    assert re.search(r"Index (Scan|Cond)", plan)
+    assert re.findall(r" on n_(\d) ", plan) in (["1"], ["1", "1"])
+    assert "n_0" not in plan
+
+
+def test_retention_and_partitions_ahead_go_by_the_unit(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.n (t bigint NOT NULL, dev text, v integer) PARTITION BY RANGE (t)")
+    roll_up(db, "ms")
+    db.execute("SELECT silver.partition_source('raw.n', '1 day')")
+    db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    bounds = db.execute(
+        "SELECT pg_get_expr(relpartbound, oid) FROM pg_class"
+        " WHERE relispartition AND relkind = 'r' AND pg_partition_root(oid) = 'raw.n'::regclass"
+    ).fetchall()
+    today = int(dt.datetime.now(dt.UTC).timestamp()) // DAY * DAY
+    assert (f"FOR VALUES FROM ('{today * 1000}') TO ('{(today + DAY) * 1000}')",) in bounds
+    # Old rows go to the default partition first, then to partitions of their own, then away.
+    db.execute(
+        "INSERT INTO raw.n SELECT (%s - i * 3600::bigint) * 1000, 'd', i"
+        " FROM generate_series(0, 100) AS i",
+        [today],
+    )
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    assert db.execute("SELECT count(*) FROM raw.n_default").fetchone() == (0,)
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    before = db.execute("SELECT sum(v_sum) FROM gold.n_1").fetchone()
+    db.execute("SELECT silver.set_retention('raw.n', '2 days')")
+    for _ in range(3):
+        db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    oldest = db.execute("SELECT min(t) FROM raw.n").fetchone()
+    assert oldest
+    assert oldest[0] >= (today - 3 * DAY) * 1000
+    assert oldest[0] < (today - DAY) * 1000
+    assert db.execute("SELECT sum(v_sum) FROM gold.n_1").fetchone() == before
+    assert_equal_to_group_by(db, "n_1")
+    # A late row is counted.
+    db.execute("INSERT INTO raw.n VALUES (%s, 'late', 1)", [(today - 4 * DAY) * 1000])
+    refresh_everything(db)
+    assert db.execute("SELECT sum(sealed_late_rows) > 0 FROM silver.rollup_config").fetchone() == (
+        True,
+    )
+    assert db.execute("SELECT count(*) FROM silver.get_detailed_stats('%')").fetchone() != (0,)
+
+
+REFUSED = {
+    "time_unit => 'h'": "time_unit 'h' is unknown",
+    "time_unit => 's', time_column => 'at'": "time_column at of raw.t is no bigint",
+    "time_column => 't'": "time_column t of raw.t is no timestamptz",
+    "time_unit => 's'": "has 2 time columns",
+    "time_unit => 's', time_column => 'nope'": "is not a column",
+    "time_unit => ''": "time_unit '' is unknown",
+}
+
+
+@pytest.mark.parametrize("options", REFUSED)
+def test_bad_input(db: psycopg.Connection, options: str) -> None:
+    db.execute("CREATE TABLE raw.t (at timestamptz, t bigint, u integer, v text)")
+    with pytest.raises(psycopg.Error, match=REFUSED[options]) as caught:
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.t', 'silver', 'c', '1 hour',"
+            f" {options})".encode()
+        )
+    assert caught.value.diag.message_hint
+
+
+def test_a_column_has_one_unit(db: psycopg.Connection) -> None:
+    create(db, "bigint", "ms", parts=False)
+    roll_up(db, "ms")
+    for name, source, unit in (("a", "raw.n", "'s'"), ("b", "n_1", "'ms'")):
+        with pytest.raises(psycopg.Error, match="time_unit"):
+            db.execute(
+                f"SELECT silver.create_rollup_table('{source}', 'silver', '{name}', '1 day',"
+                f" time_column => {'NULL' if name == 'b' else chr(39) + 't' + chr(39)},"
+                f" time_unit => {unit})".encode()
+            )
+
+
+def test_the_column_may_be_renamed(db: psycopg.Connection) -> None:
+    create(db, "bigint", "us", parts=True)
+    roll_up(db, "us")
+    refresh_everything(db)
+    db.execute('ALTER TABLE raw.n RENAME t TO "when %s"')
+    refresh_everything(db)
+    db.execute("UPDATE raw.n SET v = v + 1")
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+
+
+TIMES = st.one_of(
+    st.integers(-(10**9), 3 * 10**9),
+    st.sampled_from([0, -1, 1, -62135596800, 253402300799, START, START - 1]),
+)
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.sampled_from([("bigint", u) for u in UNITS] + [("numeric", u) for u in UNITS]),
+    st.lists(st.tuples(TIMES, st.integers(-1001, 1001)), min_size=1, max_size=12),
+    st.sampled_from(["1 second", "1 hour", "7 days", "3 months"]),
+)
+def test_any_number_is_in_its_bucket(
+    connect: Connect, how: tuple[str, str], numbers: list[tuple[int, int]], width: str
+) -> None:
+    kind, unit = how
+    numbers = [(s, rest) for s, rest in numbers if unit != "ns" or abs(s) < 9 * 10**9] or [(0, -1)]
+    with connect() as db:
+        create(db, kind, unit, parts=False)
+        db.execute("TRUNCATE raw.n")
+        try:
+            db.execute(
+                "SELECT silver.create_rollup_table('raw.n', 'silver', 'n_1', %s,"
+                " dimensions => '{dev}', metrics => '{\"v\": [\"sum\"]}', time_column => 't',"
+                " time_unit => %s)",
+                [width, unit],
+            )
+            refresh_everything(db)
+            for s, rest in numbers:
+                part = rest / 7 if kind == "numeric" else 0
+                db.execute(
+                    "INSERT INTO raw.n VALUES (%s::numeric + %s::numeric, 'd', 1)",
+                    [s * UNITS[unit] + rest, part],
+                )
+            assert_equal_to_group_by(db, "n_1")
+            refresh_everything(db)
+            assert_settled(db, "n_1")
+        finally:
+            db.execute("SELECT silver.drop_rollup(target_table::text) FROM silver.rollup_config")
+            db.execute("DROP TABLE raw.n")
