@@ -200,6 +200,14 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.failed_step(integer, rollup_engine.failure) IS 'What a step on a source comes to that failed, which is recorded with every rollup of the source.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.spelling(p_rollup_id integer) RETURNS text
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT concat_ws(' ', target_table, refresh_sql) FROM silver.rollup_config WHERE id = p_rollup_id
+$$;
+COMMENT ON FUNCTION rollup_engine.spelling(integer) IS 'The names of now that the statements of a refresh are made of.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.refresh_step(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS rollup_engine.refresh_step_result
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -210,6 +218,7 @@ DECLARE
     v_step rollup_engine.refresh_step_result;
     v_batch rollup_engine.refresh_batch;
     v_failure rollup_engine.failure;
+    v_spelling constant text := rollup_engine.spelling(p_rollup_id);
 BEGIN
     PERFORM rollup_engine.wait_no_longer();
     BEGIN
@@ -244,6 +253,10 @@ BEGIN
         GET STACKED DIAGNOSTICS
             v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
             v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+        IF v_failure.code IN ('42P01', '42703') AND v_spelling <> rollup_engine.spelling(p_rollup_id) THEN
+            v_step.outcome := 'busy';  -- it was renamed, or lost a metric, while its table was waited for
+            RETURN v_step;
+        END IF;
         PERFORM rollup_engine.record_failure(p_rollup_id, v_failure);
         v_step.outcome := 'failed';
         v_step.error_code := v_failure.code;
