@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import report
+from benchmarks.aggregates import aggregates
 from benchmarks.machine import describe_load, describe_machine
 from benchmarks.measure import Finding, Steps
 from benchmarks.parts import (
@@ -39,7 +40,7 @@ SHARED: tuple[Callable[[Workbench], Steps], ...] = (
     one_device, open_day, much_stale, sparse_seconds, long_snapshot, copy_batches, single_rows,
 )  # fmt: skip
 OURS: tuple[Callable[[Workbench], Steps], ...] = (
-    two_workers, long_log, many_dimensions, nothing_to_do,
+    two_workers, aggregates, long_log, many_dimensions, nothing_to_do,
 )  # fmt: skip
 BENCHMARKS = {function.__name__: function for function in (*SHARED, *OURS)}
 

@@ -34,7 +34,7 @@ INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state,
 INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state, differs)
 SELECT 'sketch', v.takes, format(
         'CASE WHEN count({value}) <= 128 THEN %1$s ELSE rollup_engine.fold_bins(%1$s) END', format('array_agg(%s) FILTER (WHERE {value} IS NOT NULL)', v.bin)),
-    'rollup_engine.merge_bins(array_agg(ROW({state})::rollup_engine.bins))', 'rollup_engine.bins_differ({old}, {new})'
+    'rollup_engine.fold_bins(rollup_engine.all_bins({state}))', 'rollup_engine.bins_differ({old}, {new})'
 FROM (
     SELECT k.takes, format(k.template, '(asinh({value} * ''1e140''::double precision) * 50.498349759 + 32768)::integer') AS bin
     FROM (VALUES
@@ -90,10 +90,6 @@ CROSS JOIN (VALUES ('exact', 'numeric[]'), ('float', 'double precision[]')) AS v
 CREATE TYPE rollup_engine.hashes AS (hashes bigint[]);
 COMMENT ON TYPE rollup_engine.hashes IS
 'Hashes of up to 1638 distinct values; of more, the 16384 registers of a HyperLogLog, ten in each of 1639 elements. Wrapped, for array_agg takes no arrays of different lengths.';
-
-CREATE TYPE rollup_engine.bins AS (bins integer[]);
-COMMENT ON TYPE rollup_engine.bins IS
-'Bins of a percentile sketch: the lower 16 bits of each are its number, the upper ones how many values are in it, less one. Wrapped, for array_agg takes no arrays of different lengths.';
 
 ALTER TABLE rollup_engine.aggregate
     ADD COLUMN takes text NOT NULL DEFAULT 'any',

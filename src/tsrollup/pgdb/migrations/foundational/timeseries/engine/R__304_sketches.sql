@@ -32,6 +32,7 @@ COMMENT ON FUNCTION rollup_engine.deviations_differ(double precision, double pre
 
 -- Percentiles -------------------------------------------------------------------------
 
+-- The lower 16 bits of an element are the number of its bin, the upper ones how many values are in it, less one.
 CREATE OR REPLACE FUNCTION rollup_engine.fold_bins(p_bins integer[]) RETURNS integer[]
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- What is more than 32768 takes several elements.
@@ -47,10 +48,10 @@ RETURN (
     ) AS folded (e));
 COMMENT ON FUNCTION rollup_engine.fold_bins(integer[]) IS 'Each bin once, in order, with the number of its values.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.merge_bins(p_parts rollup_engine.bins[]) RETURNS integer[]
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN rollup_engine.fold_bins(ARRAY(SELECT e FROM unnest(p_parts) AS p (bins) CROSS JOIN LATERAL unnest(p.bins) AS e));
-COMMENT ON FUNCTION rollup_engine.merge_bins(rollup_engine.bins[]) IS 'The sketch of all values of several sketches.';
+CREATE OR REPLACE AGGREGATE rollup_engine.all_bins(integer[]) (
+    SFUNC = array_cat, STYPE = integer[], COMBINEFUNC = array_cat, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE rollup_engine.all_bins(integer[]) IS 'The bins of several sketches, one after the other.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.bins_differ(p_old integer[], p_new integer[]) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -167,8 +168,10 @@ COMMENT ON FUNCTION rollup_engine.capped_tally(jsonb, numeric) IS 'The 1000 most
 
 CREATE OR REPLACE FUNCTION rollup_engine.tally_values(p_values text[]) RETURNS jsonb
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN rollup_engine.capped_tally((
-    SELECT coalesce(jsonb_object_agg(value, n), '{}') FROM (SELECT value, count(*) AS n FROM unnest(p_values) AS value GROUP BY value) AS counted), 0);
+RETURN (
+    SELECT CASE WHEN count(*) <= 1000 THEN jsonb_build_array(coalesce(jsonb_object_agg(value, n), '{}'), 0)
+        ELSE rollup_engine.capped_tally(jsonb_object_agg(value, n), 0) END
+    FROM (SELECT value, count(*) AS n FROM unnest(p_values) AS value GROUP BY value) AS counted);
 COMMENT ON FUNCTION rollup_engine.tally_values(text[]) IS 'How often each value is there.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.merge_tallies(p_tallies jsonb[]) RETURNS jsonb
