@@ -91,6 +91,11 @@ CREATE TYPE rollup_engine.hashes AS (hashes bigint[]);
 COMMENT ON TYPE rollup_engine.hashes IS
 'Hashes of up to 1638 distinct values; of more, the 16384 registers of a HyperLogLog, ten in each of 1639 elements. Wrapped, for array_agg takes no arrays of different lengths.';
 
+CREATE AGGREGATE rollup_engine.all_bins(integer[]) (
+    SFUNC = pg_catalog.array_cat, STYPE = integer[], COMBINEFUNC = pg_catalog.array_cat, PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE rollup_engine.all_bins(integer[]) IS 'The bins of several sketches, one after the other.';
+
 ALTER TABLE rollup_engine.aggregate
     ADD COLUMN takes text NOT NULL DEFAULT 'any',
     ADD COLUMN outputs json,

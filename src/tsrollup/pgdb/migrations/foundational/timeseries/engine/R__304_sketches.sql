@@ -48,11 +48,6 @@ RETURN (
     ) AS folded (e));
 COMMENT ON FUNCTION rollup_engine.fold_bins(integer[]) IS 'Each bin once, in order, with the number of its values.';
 
-CREATE OR REPLACE AGGREGATE rollup_engine.all_bins(integer[]) (
-    SFUNC = array_cat, STYPE = integer[], COMBINEFUNC = array_cat, PARALLEL = SAFE
-);
-COMMENT ON AGGREGATE rollup_engine.all_bins(integer[]) IS 'The bins of several sketches, one after the other.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.bins_differ(p_old integer[], p_new integer[]) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 -- Few values are kept as they came.
