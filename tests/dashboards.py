@@ -145,3 +145,10 @@ def browser() -> Iterator[webdriver.Chrome]:
     driver.set_page_load_timeout(60)
     yield driver
     driver.quit()
+
+
+def view_as(browser: webdriver.Chrome, width: int, scheme: str) -> None:
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any
 
-from tsrollup.dashboard.queries import Points, Series
+from tsrollup.dashboard.series import Points, Series
 
 Options = dict[str, Any]
 Clock = Callable[[float], float]

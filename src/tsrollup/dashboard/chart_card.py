@@ -10,11 +10,12 @@ from nicegui import ui
 from nicegui.elements.html import Html as HtmlElement
 from nicegui.events import ValueChangeEventArguments
 
-from tsrollup.dashboard import chart, queries
+from tsrollup.dashboard import chart, series
 from tsrollup.dashboard.database import MONITOR_EVERY, Database
 from tsrollup.dashboard.layout import failure, html, is_dark
 from tsrollup.dashboard.markup import DAY, HOUR, MINUTE, join, number, span, tag, width
-from tsrollup.dashboard.queries import MOST_BUCKETS, MOST_SERIES, Extent, Points, Rollup, View
+from tsrollup.dashboard.queries import Rollup
+from tsrollup.dashboard.series import MOST_BUCKETS, MOST_SERIES, Extent, Points, View
 from tsrollup.errors import TsrollupError
 
 SPANS = {
@@ -134,7 +135,7 @@ class ChartCard:
         begin_at, end_at = self.window()
         try:
             found = await self.database.ask(
-                lambda c: queries.dimension_values(c, self.view, begin_at, end_at)
+                lambda c: series.dimension_values(c, self.view, begin_at, end_at)
             )
         except TsrollupError:
             return  # the chart says why
@@ -155,7 +156,7 @@ class ChartCard:
         question, started = self.questions, time.monotonic()
         try:
             points = await self.database.ask(
-                lambda c: queries.points(
+                lambda c: series.points(
                     c, self.rollup.name, self.view, metric, begin, end, chosen, by
                 )
             )
@@ -191,7 +192,7 @@ class ChartCard:
         self.next_extent = time.monotonic() + EXTENT_EVERY
         try:
             self.extent = await self.database.ask(
-                lambda c: queries.extent(c, self.rollup, self.view)
+                lambda c: series.extent(c, self.rollup, self.view)
             )
         except TsrollupError:
             return  # where it was is good enough, and the next query says what is wrong

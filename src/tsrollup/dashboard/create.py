@@ -9,7 +9,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from tsrollup import rollups
-from tsrollup.dashboard import queries
+from tsrollup.dashboard import queries, series
 from tsrollup.dashboard.database import MONITOR_EVERY, Database
 from tsrollup.dashboard.layout import Frame, failure, frame, html
 from tsrollup.dashboard.markup import Html, join, page_of, tag
@@ -188,7 +188,7 @@ def _made_and_undone(
         connection.execute("SET LOCAL lock_timeout = '2s'")
         made = rollups.create(connection, source, *_target(connection, name), width, options)
         found = queries.definition(connection, made) or {}
-        view = queries.view(connection, found["view"])
+        view = series.view(connection, found["view"])
         found["columns"] = (
             ["bucket", *view.dimensions, *view.metrics] if view else ["(not for this role)"]
         )

@@ -1,11 +1,10 @@
 """The page of a rollup: its chart, how it is doing, its runs, errors, partitions and definition."""
 
-import json
 from collections.abc import Callable
 
 from nicegui import ui
 
-from tsrollup.dashboard import chart, queries
+from tsrollup.dashboard import chart, details, queries, series
 from tsrollup.dashboard.actions import Actions
 from tsrollup.dashboard.chart_card import ChartCard
 from tsrollup.dashboard.database import MONITOR_EVERY, Database, Snapshot
@@ -19,11 +18,9 @@ from tsrollup.dashboard.markup import (
     number,
     page_of,
     pairs,
-    size,
     span,
     table,
     tag,
-    width,
 )
 from tsrollup.dashboard.queries import Connection, Rollup, Row
 from tsrollup.errors import TsrollupError
@@ -33,12 +30,6 @@ RUNS_IN_TABLE = 10
 ERRORS = 20
 PARTITIONS = 24
 DETAILS_EVERY = 15.0
-OPTIONS = (
-    "source_table", "time_column", "time_unit", "bucket_width", "timezone", "origin", "dimensions",
-    "expressions", "filter", "metrics", "chunk_interval", "settle_delay", "processing_window",
-    "current_window", "target_batch_duration", "change_tracking", "look_back_window", "retention",
-    "sealed_before", "created_at",
-)  # fmt: skip
 
 
 def register(database: Database) -> None:
@@ -116,12 +107,12 @@ class RollupPage:
         self.newest_runs = await self._read(
             self.runs, lambda c: queries.runs(c, name, RUNS), self._show_runs
         )
-        await self._read(self.errors, lambda c: queries.errors(c, name, ERRORS), _errors)
+        await self._read(self.errors, lambda c: queries.errors(c, name, ERRORS), details.errors)
         await self._read(
-            self.partitions, lambda c: queries.partitions(c, name, PARTITIONS), _partitions
+            self.partitions, lambda c: queries.partitions(c, name, PARTITIONS), details.partitions
         )
         await self._read(
-            self.definition, lambda c: [queries.definition(c, name) or {}], _definition
+            self.definition, lambda c: [queries.definition(c, name) or {}], details.definition
         )
 
     async def _read(
@@ -141,7 +132,7 @@ class RollupPage:
     async def _build_chart(self) -> None:
         name = self.rollup.view
         try:
-            view = await self.database.ask(lambda c: queries.view(c, name)) if name else None
+            view = await self.database.ask(lambda c: series.view(c, name)) if name else None
             if view is None or not view.metrics:
                 html(tag("p", "It has no live view that this role may read.", class_="card"))
                 return
@@ -234,71 +225,3 @@ def _facts(rollup: Rollup) -> Html:
             ("last error", rollup.last_error),
         ]
     )  # fmt: skip
-
-
-def _errors(rows: list[Row]) -> Html:
-    if not rows:
-        return tag("p", "None in the last 30 days.", class_="quiet")
-    return join(
-        [
-            tag(
-                "details",
-                tag("summary", tag("span", moment(row["occurred_at"]), class_="when"), " ",
-                    tag("code", row["error_code"]), " ", row["error_message"]),
-                tag("p", tag("strong", "Next step: "), row["hint"]) if row["hint"] else "",
-                pairs([("detail", row["detail"]), ("attempt", row["attempt"])]),
-                tag("pre", row["attempted_query"]) if row["attempted_query"] else "",
-                tag("pre", row["context"], class_="quiet") if row["context"] else "",
-            )
-            for row in rows
-        ]
-    )  # fmt: skip
-
-
-def _partitions(rows: list[Row]) -> Html:
-    if not rows:
-        return tag("p", "There are none.", class_="quiet")
-    total = rows[0]
-    shown = table(
-        ("partition", "from", "to", "rows, about", "table", "indexes", "sealed"),
-        [
-            (
-                row["partition_name"], moment(row["from_time"]), moment(row["to_time"]),
-                number(row["estimated_rows"]), size(row["table_bytes"]), size(row["index_bytes"]),
-                "yes" if row["is_sealed"] else "",
-            )
-            for row in rows
-        ],
-        ("rows, about", "table", "indexes"),
-    )  # fmt: skip
-    more = total["partitions"] - len(rows)
-    said = f"{number(total['partitions'])} partitions, {size(total['all_bytes'])} in all"
-    return join([tag("p", said, f"; the newest {len(rows)}:" if more else ""), shown])
-
-
-def _definition(rows: list[Row]) -> Html:
-    (row,) = rows
-    if not row:
-        return tag("p", "Nothing is configured under this name any more.", class_="quiet")
-    options = [
-        (name.replace("_", " "), _option(row.get(name)))
-        for name in OPTIONS
-        if row.get(name) not in (None, [])
-    ]
-    return join(
-        [
-            pairs(options),
-            tag("h3", "The GROUP BY that it stands for"),
-            tag("pre", row["refresh_sql"]),
-            tag("details", tag("summary", "The live view ", tag("code", row["view"])),
-                tag("pre", row["view_sql"])),
-        ]
-    )  # fmt: skip
-
-
-def _option(value: object) -> str:
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list):
-        return ", ".join(map(str, value))
-    return width(moment(value))
