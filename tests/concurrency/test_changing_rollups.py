@@ -11,6 +11,27 @@ from rollup_checks import assert_settled, refresh_everything
 Connect = Callable[..., psycopg.Connection[Any]]
 
 
+def write(connection: psycopg.Connection[Any], turn: int) -> None:
+    connection.execute(
+        "UPDATE raw.t SET v = v + 1 WHERE ts >= timestamptz '2026-03-01 00:00+00'"
+        " + make_interval(mins => %(turn)s * 37 %% 9000) AND ts < timestamptz"
+        " '2026-03-01 00:10+00' + make_interval(mins => %(turn)s * 37 %% 9000)",
+        {"turn": turn},
+    )
+
+
+def refresh(connection: psycopg.Connection[Any], _turn: int) -> None:
+    connection.execute("SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
+
+
+def read(connection: psycopg.Connection[Any], _turn: int) -> None:
+    row = connection.execute(
+        "SELECT (SELECT sum(v_sum) FROM gold.t_1d), (SELECT sum(v) FROM raw.t)"
+    ).fetchone()
+    assert row
+    assert row[0] == row[1]
+
+
 def test_promise_b_j_names_and_metrics_change_under_everybody(
     db: psycopg.Connection, connect: Connect
 ) -> None:
@@ -31,23 +52,6 @@ def test_promise_b_j_names_and_metrics_change_under_everybody(
     refresh_everything(db)
     ended = threading.Event()
     failures: list[str] = []
-
-    def write(connection: psycopg.Connection[Any], turn: int) -> None:
-        connection.execute(
-            "UPDATE raw.t SET v = v + 1 WHERE ts >= timestamptz '2026-03-01 00:00+00'"
-            " + make_interval(mins => %(turn)s * 37 %% 9000) AND ts < timestamptz"
-            " '2026-03-01 00:10+00' + make_interval(mins => %(turn)s * 37 %% 9000)",
-            {"turn": turn},
-        )
-
-    def refresh(connection: psycopg.Connection[Any], _turn: int) -> None:
-        connection.execute("SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
-
-    def read(connection: psycopg.Connection[Any], _turn: int) -> None:
-        row = connection.execute(
-            "SELECT (SELECT sum(v_sum) FROM gold.t_1d), (SELECT sum(v) FROM raw.t)"
-        ).fetchone()
-        assert row and row[0] == row[1], row
 
     def again_and_again(work: Callable[[psycopg.Connection[Any], int], None]) -> None:
         connection = connect()
