@@ -106,6 +106,21 @@ def assert_is_quiet(connection: psycopg.Connection[Any]) -> None:
     assert_monitor_is_right(connection)
 
 
+def test_what_a_transaction_has_changed_and_noted_is_looked_at_once_more(
+    quiet: psycopg.Connection,
+) -> None:
+    trace = "SELECT right(trace, 1) = '?' FROM rollup_engine.source WHERE id = 1"
+    with quiet.transaction():
+        quiet.execute("ALTER TABLE raw.readings ALTER level SET STATISTICS 10")
+        quiet.execute("SELECT silver.perform_rollup()")
+        assert quiet.execute(LOOK).fetchall() == []
+    assert quiet.execute(trace).fetchone() == (True,)
+    assert quiet.execute(LOOK).fetchall() == [(1, False)]
+    quiet.execute("SELECT silver.perform_rollup()")
+    assert quiet.execute(trace).fetchone() == (False,)
+    assert quiet.execute(LOOK).fetchall() == []
+
+
 def assert_monitor_is_right(connection: psycopg.Connection[Any]) -> None:
     rows = connection.execute(HEALTHS).fetchall()
     assert [row[1:3] for row in rows] == [row[3:] for row in rows]

@@ -102,7 +102,9 @@ BEGIN
         CASE WHEN NOT (t.is_odd AND t.is_locked) THEN t.hash END + hash_record_extended(ROW(current_setting('server_version_num'),
             -- Which would wait: a number that nobody knows is noted nowhere.
             CASE WHEN t.is_odd AND NOT t.is_locked THEN rollup_engine.shape_trace(s) END,
-            CASE WHEN v_may_be_elsewhere THEN rollup_engine.kept_elsewhere(s.relation, s.time_column) END), 0),
+            CASE WHEN v_may_be_elsewhere THEN rollup_engine.kept_elsewhere(s.relation, s.time_column) END,
+            -- What a transaction has changed and noted itself, the next one looks at once more.
+            CASE WHEN right(s.trace, 1) = '?' THEN pg_current_xact_id_if_assigned()::text END), 0),
         NOT t.is_odd
     FROM (
         SELECT source_id, sum(hash) AS hash, bool_or(is_odd) AS is_odd, bool_or(is_locked) AS is_locked FROM traced GROUP BY source_id
