@@ -22,7 +22,8 @@ from tsrollup.migrations import project_configuration
 def half_migrated(server: PostgresServer, make_database: Callable[..., str]) -> str:
     url = server.url(make_database())
     with project_configuration("foundational", url) as known:
-        migrate(replace(known, target="8"))
+        # The engine, which comes last, is not reached.
+        migrate(replace(known, target="8", repeatable_sql_migration_prefix="none"))
     return url
 
 

@@ -175,10 +175,11 @@ $$;
 COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monitor shows.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.stale_since(p_rollup silver.rollup_config) RETURNS timestamptz
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT min(due_at)
+BEGIN
+    RETURN min(due_at)
     FROM (
         SELECT due_at FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id
         UNION ALL
@@ -190,7 +191,8 @@ AS $$
         SELECT s.window_read_at + interval '1 minute'  -- what may have come since is due at the next run
         FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id AND s.change_tracking = 'window'
     ) AS waiting
-    WHERE due_at <= now()
+    WHERE due_at <= now();
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_since(silver.rollup_config) IS 'From when on the oldest change waits that was to be stored by now; NULL when there is none.';
 
