@@ -82,3 +82,10 @@ def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None
     } - sys.stdlib_module_names
     providers = importlib.metadata.packages_distributions()
     assert {providers[x][0] for x in outside - {"tsrollup"}} == declared
+
+
+def test_who_owns_what_is_asked_by_one_text() -> None:
+    """Callbacks include nothing, and each command has its own: so the same stands in several."""
+    files = list((PACKAGE / "pgdb" / "migrations").rglob("before*__check_owners.sql"))
+    assert len(files) == 6
+    assert len({file.read_text() for file in files}) == 1
