@@ -1,0 +1,412 @@
+"""Every aggregate, at three levels, live and stored, within the error that is stated for it."""
+
+import math
+import random
+import uuid
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+import pytest
+
+from blackbox import values_reference
+from blackbox.calendar_reference import Buckets
+from blackbox.rollup_reference import (
+    Row,
+    Wanted,
+    assert_live_and_stored,
+    column,
+    create,
+    rows_of,
+)
+from blackbox.values_reference import near
+
+PERCENTILES = ["p1", "p5", "p25", "p50", "p75", "p90", "p95", "p99", "p99.9", "median"]
+SPREADS = ["stddev", "stddev_pop", "variance", "variance_pop"]
+LEVELS = {
+    "of_10m": Buckets("10 minutes"),
+    "of_1h": Buckets("1 hour"),
+    "of_1d": Buckets("1 day", "Europe/Berlin"),
+}
+FIRST = datetime(2026, 3, 28, 20, tzinfo=UTC)
+BOUNDS = [-100, 0, 2.5, 100]
+BY_DEVICE = {"device": column("device")}
+
+
+def create_levels(
+    connection: psycopg.Connection[Any],
+    table: str,
+    metrics: dict[str, Any],
+    dimensions: Sequence[str] = ("device",),
+) -> None:
+    """Ten minutes, hours, and days of Berlin."""
+    create(
+        connection, table, "of_10m", "10 minutes", dimensions=list(dimensions), metrics=metrics
+    )  # fmt: skip
+    create(connection, "of_10m", "of_1h", "1 hour")
+    create(connection, "of_1h", "of_1d", "1 day", timezone="Europe/Berlin")
+
+
+MIXED = """
+    CREATE TABLE raw.mixed (
+        ts timestamptz, device text, f float8, n numeric, i integer, r real, b boolean, t text,
+        u uuid, d interval, far float8, up float8
+    );
+    CREATE INDEX ON raw.mixed (ts)
+"""
+MIXED_METRICS: dict[str, Any] = {
+    "f": [*SPREADS, *PERCENTILES, "distinct", "ohlc", {"name": "histogram", "bounds": BOUNDS}],
+    "n": [*SPREADS, *PERCENTILES, "distinct", "mode"],
+    "i": [*SPREADS, *PERCENTILES, "distinct", "mode"],
+    "r": ["stddev", "p95"],
+    "b": ["bool_and", "bool_or", "min", "max"],
+    "t": ["distinct", "mode"],
+    "u": ["distinct"],
+    "d": ["sum", "avg", "min", "max"],
+    "far": SPREADS,
+    "up": [
+        {
+            "name": "custom", "as": "geomean", "state": "sum(ln({value}))",
+            "combine": "sum({state})", "finish": "exp({state} / {count})",
+        },
+    ],
+}  # fmt: skip
+
+
+def mixed_rows(seed: int, count: int, first: datetime) -> list[tuple[Any, ...]]:
+    """Times in whole seconds, odd or even by the seed, so that none is there twice."""
+    draw = random.Random(seed)
+    rows = []
+    for i in range(count):
+        number = draw.choice([0.0, -1.5, draw.gauss(3, 50), -draw.random() * 1e6, draw.random()])
+        row = [
+            first + timedelta(seconds=150 * i + seed),
+            [None, "a", "b"][draw.randrange(3)],
+            number,
+            Decimal(draw.randrange(-5, 6)) / draw.choice([1, 2, 4]),
+            draw.randrange(-3, 4),
+            draw.choice([0.5, 1.25, -8.0]),
+            draw.random() < 0.8,
+            draw.choice(["x", "X", "é", "", "yy"]),
+            uuid.UUID(int=draw.randrange(40)),
+            timedelta(seconds=draw.randrange(-500, 90_000)),
+            1e9 + draw.gauss(0, 1),
+            draw.random() + 0.01,
+        ]
+        for place in range(2, len(row)):
+            if draw.random() < 0.1:
+                row[place] = None
+        rows.append(tuple(row))
+    return rows
+
+
+def insert(
+    connection: psycopg.Connection[Any], table: str, rows: Sequence[tuple[Any, ...]]
+) -> None:
+    marks = ", ".join(["%s"] * len(rows[0]))
+    with connection.cursor() as cursor:
+        cursor.executemany(f"INSERT INTO {table} VALUES ({marks})".encode(), rows)
+
+
+def known(group: Sequence[Row], name: str) -> list[Any]:
+    return [row[name] for row in group if row[name] is not None]
+
+
+def geomean(group: Sequence[Row]) -> Any:
+    values = known(group, "up")
+    if not values:
+        return None
+    mean = math.exp(math.fsum(math.log(value) for value in values) / len(values))
+    return near(mean, 1e-9 * mean)
+
+
+def ends(which: str) -> Any:
+    """Open and close are values of the first and last row that has one, or of the first and
+    last one: both are what people call so."""
+
+    def compute(group: Sequence[Row]) -> Any:
+        values = known(group, "f")
+        place = 0 if which == "open" else -1
+        any_of = (group[place]["f"], values[place] if values else None)
+        return values_reference.OneOf(any_of)
+
+    return compute
+
+
+MIXED_FURTHER = {
+    "f_open": ends("open"),
+    "f_close": ends("close"),
+    "f_high": lambda group: max(known(group, "f"), default=None),
+    "f_low": lambda group: min(known(group, "f"), default=None),
+    "f_histogram": lambda group: values_reference.OneOf(
+        (values_reference.histogram(known(group, "f"), BOUNDS),)
+        if known(group, "f")
+        else (None, [0] * (len(BOUNDS) + 1))
+    ),
+    "up_geomean": geomean,
+}
+
+
+def test_every_aggregate_at_three_levels(db: psycopg.Connection) -> None:
+    """With NULLs, zeros and negative values, late rows, deletes and updates."""
+    db.execute(MIXED)
+    insert(db, "raw.mixed", mixed_rows(1, 700, FIRST))
+    create_levels(db, "raw.mixed", MIXED_METRICS)
+    plain = {
+        name: [x for x in metrics if isinstance(x, str) and x != "ohlc"]
+        for name, metrics in MIXED_METRICS.items()
+    }
+    wanted = [
+        Wanted(name, buckets, BY_DEVICE, plain, further=MIXED_FURTHER)
+        for name, buckets in LEVELS.items()
+    ]
+    assert_live_and_stored(db, "raw.mixed", *wanted)
+    insert(db, "raw.mixed", mixed_rows(2, 100, FIRST + timedelta(hours=5)))
+    db.execute("DELETE FROM raw.mixed WHERE i = 2 AND ts < '2026-03-29 06:00+00'")
+    db.execute("UPDATE raw.mixed SET f = -f, far = far + 1, i = NULL WHERE i = 1")
+    db.execute("UPDATE raw.mixed SET device = 'c' WHERE device = 'a' AND i = 0")
+    assert_live_and_stored(db, "raw.mixed", *wanted)
+
+
+def test_percentiles_of_many_rows_keep_to_one_per_cent(db: psycopg.Connection) -> None:
+    """Of values of all sizes, below zero, and of heavy tails; merged twice."""
+    names = ["p1", "p5", "p10", "p50", "p90", "p95", "p99", "p99.9"]
+    db.execute("CREATE TABLE raw.wide (ts timestamptz, device text, v float8, n numeric, i bigint)")
+    draw = random.Random(5)
+    shapes: dict[str, Callable[[], float]] = {
+        "sizes": lambda: 10 ** draw.uniform(-12, 12) * draw.choice([-1, 1]),
+        "tail": lambda: draw.paretovariate(0.8),
+        "normal": lambda: draw.gauss(1000, 10),
+        "below": lambda: -draw.expovariate(0.001),
+        "few": lambda: draw.choice([0.0, 0.0, 1.0, -1.0, 1e-9]),
+    }
+    rows = []
+    for shape, value in shapes.items():
+        for i in range(1500):
+            v = value()
+            number = None if i % 50 == 0 else v
+            rows.append((FIRST + timedelta(seconds=14 * i), shape, number, Decimal(str(v)), int(v)))
+    insert(db, "raw.wide", rows)
+    metrics = {"v": names, "n": names, "i": names}
+    create_levels(db, "raw.wide", metrics)
+    assert_live_and_stored(
+        db,
+        "raw.wide",
+        *[Wanted(name, buckets, BY_DEVICE, metrics) for name, buckets in LEVELS.items()],
+    )
+
+
+def test_distinct_counts_err_by_two_per_cent(db: psycopg.Connection) -> None:
+    """Exact when few; of what is equal only once; children count what their parts share once."""
+    db.execute("CREATE TABLE raw.users (ts timestamptz, device text, i integer, t text, u uuid)")
+    db.execute(
+        "INSERT INTO raw.users SELECT timestamptz '2026-03-28 20:00+00' + make_interval(mins => i),"
+        " 'd' || i % 5, j * 7 + i % 5, 'user ' || (j + i % 40), md5((i % 20)::text || j)::uuid"
+        " FROM generate_series(0, 39) AS i, generate_series(1, 500) AS j"
+    )
+    metrics = {"i": ["distinct"], "t": ["distinct"], "u": ["distinct"]}
+    create_levels(db, "raw.users", metrics)
+    wanted = [Wanted(name, buckets, BY_DEVICE, metrics) for name, buckets in LEVELS.items()]
+    assert_live_and_stored(db, "raw.users", *wanted)
+    errors = []
+    for level in wanted:
+        groups = level.groups(rows_of(db, "raw.users"))
+        for row in rows_of(db, f"gold.{level.view}"):
+            group = groups[(row["bucket"].astimezone(UTC), row["device"])]
+            for name in metrics:
+                count = len({raw[name] for raw in group})
+                errors.append(row[f"{name}_distinct"] / count - 1)
+    assert math.sqrt(sum(error**2 for error in errors) / len(errors)) < 0.025, errors
+
+    db.execute("CREATE TABLE raw.same (ts timestamptz, n numeric, f float8, t text)")
+    db.execute(
+        "INSERT INTO raw.same VALUES ('2026-03-01', 1.0, 0, 'a'), ('2026-03-01', 1.00, '-0', 'A'),"
+        " ('2026-03-01', 1, 'NaN', 'a '), ('2026-03-01', 'NaN', 'NaN', ''),"
+        " ('2026-03-01', NULL, NULL, NULL)"
+    )
+    same = {"n": ["distinct"], "f": ["distinct"], "t": ["distinct"]}
+    create(db, "raw.same", "same_1d", "1 day", metrics=same)
+    assert_live_and_stored(db, "raw.same", Wanted("same_1d", Buckets("1 day"), metrics=same))
+
+
+def test_odd_numbers(db: psycopg.Connection) -> None:
+    """NaN and infinities are what they are to PostgreSQL; no read and no refresh fails."""
+    db.execute("CREATE TABLE raw.odd (ts timestamptz, device text, f float8, n numeric)")
+    groups: dict[str, list[str | None]] = {
+        "nan": ["NaN", "1", "2", "3"], "all_nan": ["NaN", "NaN"], "inf": ["Infinity", "1", "2"],
+        "both": ["Infinity", "-Infinity"], "null": [None, None], "one": ["7"], "zero": ["0", "0"],
+        "huge": ["1e150", "1", "-1e150"], "tiny": ["1e-120", "-1e-120", "0"],
+    }  # fmt: skip
+    for device, values in groups.items():
+        for number, value in enumerate(values):
+            db.execute(
+                "INSERT INTO raw.odd VALUES (timestamptz '2026-03-01' + make_interval(mins => %s),"
+                " %s, %s, %s)",
+                [7 * number, device, value, None if value and "e" in value else value],
+            )
+    metrics = {"f": ["sum", "avg", "min", "max"], "n": ["sum", "min", "max"]}
+    more = {
+        "f": [*metrics["f"], *SPREADS, "p1", "p50", "p99", "distinct", "mode"],
+        "n": [*metrics["n"], *SPREADS, "p50", "distinct", "mode"],
+    }
+    create_levels(db, "raw.odd", more)
+    checked = {"f": [*metrics["f"], "distinct"], "n": [*metrics["n"], "distinct"]}
+    wanted = [Wanted(name, buckets, BY_DEVICE, checked) for name, buckets in LEVELS.items()]
+    assert_live_and_stored(db, "raw.odd", *wanted)
+    rows = {row["device"]: row for row in rows_of(db, "gold.of_1d")}
+    assert rows["null"]["f_p50"] is None
+    assert rows["null"]["f_stddev"] is None
+    assert rows["one"]["f_stddev"] is None
+    assert (rows["one"]["f_stddev_pop"], rows["zero"]["f_stddev"]) == (0, 0)
+    assert near(7, 0.07).low <= rows["one"]["f_p99"] <= 7.07
+    assert (rows["zero"]["f_p1"], rows["zero"]["f_p99"]) == (0, 0)
+    assert math.isnan(rows["nan"]["f_stddev"])
+    assert 0.99 <= rows["nan"]["f_p1"] <= 1.01
+    assert rows["both"]["f_p1"] == -math.inf
+    assert rows["tiny"]["f_p1"] == pytest.approx(-1e-120, rel=0.01, abs=0)
+
+
+def series(group: Sequence[Row]) -> list[tuple[datetime, float]]:
+    return [(row["ts"], row["v"]) for row in group if row["v"] is not None]
+
+
+def rate(group: Sequence[Row]) -> Any:
+    """What the counter went up by in a second, from the first row to the last one."""
+    known = series(group)
+    if len(known) < 2:
+        return None
+    value = values_reference.increase(known) / (known[-1][0] - known[0][0]).total_seconds()
+    return near(value, 1e-9 * abs(value))
+
+
+def increase(group: Sequence[Row]) -> Any:
+    known = series(group)
+    return near(values_reference.increase(known), 1e-6) if known else None
+
+
+def time_weighted(group: Sequence[Row]) -> Any:
+    """Each value counts for as long as it was the newest one."""
+    known = series(group)
+    if not known:
+        return None
+    length = (known[-1][0] - known[0][0]).total_seconds()
+    if not length:
+        return near(known[-1][1], 1e-9)
+    parts = [a[1] * (b[0] - a[0]).total_seconds() for a, b in pairwise(known)]
+    scale = math.fsum(abs(part) for part in parts) / length
+    return near(math.fsum(parts) / length, 1e-9 * scale + 1e-12)
+
+
+def test_counters_and_times_between_rows(db: psycopg.Connection) -> None:
+    """Resets, rows that come late or go, and rows in time of buckets that are joined."""
+    db.execute("CREATE TABLE raw.ticks (ts timestamptz, device text, v float8)")
+    draw = random.Random(11)
+    rows: list[tuple[Any, ...]] = []
+    for device in ("a", "b", None):
+        count = 0.0
+        for i in range(400):
+            count = 0.0 if draw.random() < 0.05 else count + draw.randrange(9) / 4
+            seconds = 150 * i + draw.randrange(140)
+            value = None if draw.random() < 0.1 else count
+            rows.append((FIRST + timedelta(seconds=seconds), device, value))
+    draw.shuffle(rows)
+    late = rows[:150]
+    insert(db, "raw.ticks", rows[150:])
+    create_levels(db, "raw.ticks", {"v": ["increase", "rate", "time_weighted_avg"]})
+    with pytest.raises(psycopg.Error):  # what counts by itself cannot be joined in order of time
+        create(db, "of_10m", "joined_1h", "1 hour", dimensions=[])
+    further = {"v_increase": increase, "v_rate": rate, "v_time_weighted_avg": time_weighted}
+    wanted = [Wanted(name, buckets, BY_DEVICE, further=further) for name, buckets in LEVELS.items()]
+    assert_live_and_stored(db, "raw.ticks", *wanted)
+    insert(db, "raw.ticks", late)
+    db.execute("DELETE FROM raw.ticks WHERE v BETWEEN 4 AND 5")
+    db.execute("UPDATE raw.ticks SET v = 0 WHERE v BETWEEN 9 AND 9.5")
+    assert_live_and_stored(db, "raw.ticks", *wanted)
+
+
+def test_values_are_counted(db: psycopg.Connection) -> None:
+    """Each of few; of very many the rest as a number."""
+    db.execute("CREATE TABLE raw.words (ts timestamptz, device text, t text, n numeric)")
+    draw = random.Random(3)
+    rows: list[tuple[Any, ...]] = []
+    for i in range(3000):
+        number = int(draw.paretovariate(0.9))
+        rows.append((FIRST + timedelta(seconds=23 * i), "few", f"w{number % 30}", number % 9))
+        rows.append((FIRST + timedelta(seconds=23 * i), "many", f"w{number}/{i % 3 and i}", i))
+    insert(db, "raw.words", rows)
+    create_levels(db, "raw.words", {"t": ["value_counts", "mode"], "n": ["value_counts"]})
+    for _ in range(2):
+        for name, buckets in LEVELS.items():
+            groups = Wanted(name, buckets, BY_DEVICE).groups(rows_of(db, "raw.words"))
+            for row in rows_of(db, f"gold.{name}"):
+                group = groups[(row["bucket"].astimezone(UTC), row["device"])]
+                for column_name in ("t", "n"):
+                    true = Counter(str(raw[column_name]) for raw in group)
+                    counts = row[f"{column_name}_value_counts"]
+                    rest = row[f"{column_name}_value_counts_rest"]
+                    assert sum(counts.values()) + rest == len(group)
+                    if row["device"] == "few" or not rest:
+                        assert counts == true
+                    assert all(count <= true[value] for value, count in counts.items())
+                true = Counter(raw["t"] for raw in group)
+                assert true[row["t_mode"]] >= max(true.values()) - row["t_value_counts_rest"]
+        assert_live_and_stored(db, "raw.words")
+
+
+WRONG: list[dict[str, Any]] = [
+    {"f": ["p0"]}, {"f": ["p100"]}, {"f": ["p"]}, {"f": ["p-5"]},
+    {"f": ["P95"]}, {"f": ["p 95"]}, {"f": ["percentile"]}, {"f": ["median "]}, {"f": [""]},
+    {"t": ["avg"]}, {"t": ["p95"]}, {"t": ["stddev"]}, {"t": ["increase"]}, {"b": ["sum"]},
+    {"f": ["bool_and"]}, {"t": ["histogram"]}, {"f": ["histogram"]}, {"f": ["custom"]},
+    {"f": [{"name": "histogram"}]}, {"f": [{"name": "histogram", "bounds": []}]},
+    {"f": [{"name": "histogram", "bounds": [10, 0]}]},
+    {"f": [{"name": "histogram", "bounds": [1, 1]}]},
+    {"f": [{"name": "histogram", "bounds": ["a"]}]},
+    {"f": [{"name": "histogram", "bounds": [None, 1]}]},
+    {"f": [{"name": "histogram", "bounds": "0, 1"}]},
+    {"f": [{"bounds": [1]}]}, {"f": [{}]}, {"f": [{"name": "nothing"}]}, {"f": [{"name": 1}]},
+    {"f": [{"name": "avg", "bounds": [1]}]},
+    {"f": [{"name": "custom", "as": "x"}]},
+    {"f": [{"name": "custom", "as": "x", "state": "sum({value})"}]},
+    {"f": [{"name": "custom", "as": "x", "state": "{value}", "combine": "sum({state})",
+            "finish": "{state}"}]},
+    {"f": [{"name": "custom", "as": "x", "state": "(SELECT sum(f) FROM raw.mixed)",
+            "combine": "sum({state})", "finish": "{state}"}]},
+    {"f": [{"name": "custom", "as": "x", "state": "sum({value})) FROM raw.mixed; SELECT (1",
+            "combine": "sum({state})", "finish": "{state}"}]},
+    {"f": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",
+            "finish": "now()"}]},
+    {"f": [{"name": "custom", "as": "x", "state": "sum({value} * random())",
+            "combine": "sum({state})", "finish": "{state}"}]},
+    {"f": [{"name": "histogram", "bounds": [1]}, {"name": "histogram", "bounds": [2]}]},
+    {"f": ["avg", {"name": "custom", "as": "avg", "state": "sum({value})",
+                   "combine": "sum({state})", "finish": "{state}"}]},
+    {"f": [{"name": "custom", "as": "", "state": "sum({value})", "combine": "sum({state})",
+            "finish": "{state}"}]},
+    {"missing": ["p95"]}, {"f": []}, {"f": None},
+]  # fmt: skip
+
+
+def test_aggregates_that_are_none_are_refused(db: psycopg.Connection) -> None:
+    """In one line, before anything is made."""
+    db.execute(MIXED)
+    through = []
+    for metrics in WRONG:
+        try:
+            with db.transaction(force_rollback=True):
+                create(db, "raw.mixed", "wrong_1h", "1 hour", metrics=metrics)
+            through.append((metrics, "let through"))
+        except psycopg.Error as error:
+            if len(str(error.diag.message_primary).splitlines()) != 1:
+                through.append((metrics, str(error.diag.message_primary)))
+    assert not through, "\n".join(str(x) for x in through)
+    with db.transaction(force_rollback=True):
+        create(db, "raw.mixed", "parent_1h", "1 hour", metrics={"f": ["avg", "distinct"]})
+        for aggregate in ("p95", "stddev", "mode", "ohlc", "last"):
+            with pytest.raises(psycopg.Error), db.transaction():
+                create(db, "parent_1h", "child_1d", "1 day", metrics={"f": [aggregate]})
+    assert db.execute("SELECT count(*) FROM silver.rollup_config").fetchone() == (0,)
