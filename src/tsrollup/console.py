@@ -89,7 +89,9 @@ class Console:
             self.say(empty)
         else:
             chosen = for_people or {name: name for name in rows[0]}
-            self.print_table([{head: row.get(name) for head, name in chosen.items()} for row in rows])
+            self.print_table(
+                [{head: row.get(name) for head, name in chosen.items()} for row in rows]
+            )
 
     def print_table(self, rows: Rows, title: str = "") -> None:
         """A column for each key that some row has a value for; numbers on the right. Nothing with
