@@ -208,6 +208,25 @@ def test_the_column_may_be_renamed(db: psycopg.Connection) -> None:
     assert_settled(db, *LEVELS)
 
 
+@pytest.mark.parametrize("kind", ["bigint", "numeric"])
+def test_integers_that_run_out_may_be_widened(db: psycopg.Connection, kind: str) -> None:
+    create(db, "integer", "s", parts=False)
+    roll_up(db, "s")
+    refresh_everything(db)
+    db.execute(f"ALTER TABLE raw.n ALTER t TYPE {kind}".encode())
+    assert_equal_to_group_by(db, *LEVELS)
+    db.execute("INSERT INTO raw.n VALUES (4102444800.0, 'd', 1)")
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    db.execute("UPDATE raw.n SET v = v + 1 WHERE t > 4000000000")
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    assert db.execute(
+        "SELECT bool_and(is_valid) FROM silver.validate_rollup_config()"
+    ).fetchone() == (True,)
+
+
 TIMES = st.one_of(
     st.integers(-(10**9), 3 * 10**9),
     st.sampled_from([0, -1, 1, -62135596800, 253402300799, START, START - 1]),

@@ -112,8 +112,13 @@ BEGIN
     UPDATE rollup_engine.source_column AS c SET current_name = r.current_name
     FROM rollup_engine.resolved_columns(p_source) AS r
     WHERE c.source_id = p_source.id AND c.column_name = r.column_name AND r.current_name IS NOT NULL;
+    -- A column of numbers may have become one of others.
+    SELECT b.type INTO v_source.time_type
+    FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type)
+    WHERE a.attrelid = v_source.relation AND a.attname = v_source.time_column AND v_source.time_unit IS NOT NULL AND rollup_engine.is_number_type(b.type);
+    v_source.time_type := coalesce(v_source.time_type, p_source.time_type);
     -- Bounds of partitions are those of the time column.
-    UPDATE rollup_engine.source SET time_column = v_source.time_column, partitioning = NULL WHERE id = p_source.id;
+    UPDATE rollup_engine.source SET time_column = v_source.time_column, time_type = v_source.time_type, partitioning = NULL WHERE id = p_source.id;
     v_shapes := ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s);
     v_other_parts := ARRAY(
         SELECT c.column_name
