@@ -5,6 +5,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -104,6 +105,7 @@ def test_the_live_demo_comes_back_after_its_worker_and_its_server_were_killed(
         rest, _ = demo.communicate(timeout=60)
     finally:
         demo.kill()
+        demo.communicate()
     assert demo.returncode == 0, rest
     assert "the worker" in rest
     assert "Traceback" not in rest
@@ -128,8 +130,13 @@ def fresh(data_dir: Path) -> bool:
 
 
 def worker_of(pid: int) -> int:
-    """The worker among the children of a demo."""
-    children = Path(f"/proc/{pid}/task").glob("*/children")
-    found = [int(child) for task in children for child in task.read_text().split()]
-    (worker,) = [x for x in found if b"worker" in Path(f"/proc/{x}/cmdline").read_bytes()]
-    return worker
+    """The worker among the children of a demo, once it is there."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        for task in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in task.read_text().split():
+                with suppress(OSError):
+                    if b"worker" in Path(f"/proc/{child}/cmdline").read_bytes():
+                        return int(child)
+        time.sleep(0.1)
+    raise AssertionError("the demo has no worker")
