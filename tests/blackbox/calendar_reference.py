@@ -1,7 +1,9 @@
 """Where buckets begin, by Python's own calendar and time zones."""
 
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache, cached_property
 from zoneinfo import ZoneInfo
 
@@ -131,3 +133,75 @@ def first_at(local: datetime, zone: str) -> datetime:
         middle = low + (high - low) // 2
         low, high = (low, middle) if wall(middle, zone) >= local else (middle, high)
     return high
+
+
+# Zones, and a year in which something happens to their clocks.
+CHANGES = [
+    ("UTC", 2024), ("Europe/Berlin", 2026), ("America/Havana", 2026), ("Pacific/Apia", 2011),
+    ("Australia/Lord_Howe", 2026), ("Asia/Kathmandu", 1986), ("America/Sao_Paulo", 2018),
+    ("Africa/Cairo", 2024), ("Asia/Beirut", 2024), ("Pacific/Chatham", 2026),
+    ("Asia/Pyongyang", 2015), ("Asia/Pyongyang", 2018), ("Antarctica/Troll", 2026),
+    ("America/Asuncion", 2023), ("Pacific/Kiritimati", 1995), ("Europe/Dublin", 2026),
+    ("Africa/Monrovia", 1972), ("America/New_York", 2028), ("Asia/Tehran", 2022),
+    ("Africa/Casablanca", 2020),
+]  # fmt: skip
+
+
+def changes_of(zone: str, year: int) -> Iterator[datetime]:
+    """The hours in which the clocks of the zone are changed."""
+    time, end = datetime(year - 1, 12, 20, tzinfo=UTC), datetime(year + 1, 1, 10, tzinfo=UTC)
+    step = timedelta(minutes=30)
+    while time < end:
+        after = time + step
+        if (
+            time.astimezone(ZoneInfo(zone)).utcoffset()
+            != after.astimezone(ZoneInfo(zone)).utcoffset()
+        ):
+            yield after
+        time = after
+
+
+def times_around(zone: str, year: int, some: int) -> list[datetime]:
+    """Near changes of clocks, near borders of days and years, and anywhere."""
+    draw = random.Random(f"{zone} {year}")
+    found = [
+        datetime(year, 1, 1, tzinfo=UTC)
+        + timedelta(seconds=draw.randrange(31_536_000), microseconds=draw.randrange(10**6))
+        for _ in range(some)
+    ]
+    marks = [
+        *changes_of(zone, year),
+        datetime(year, 2, 28, 23, tzinfo=UTC),
+        datetime(year, 1, 1, tzinfo=UTC),
+    ]
+    for mark in marks:
+        hours = (
+            -48,
+            -25,
+            -24,
+            -3,
+            -2,
+            -1,
+            -0.5,
+            -0.25,
+            0,
+            0.25,
+            0.5,
+            0.75,
+            1,
+            1.5,
+            2,
+            3,
+            23,
+            24,
+            25,
+        )
+        for hour in draw.sample(hours, min(some, len(hours))):
+            found += [mark + timedelta(hours=hour), mark + timedelta(hours=hour, microseconds=-1)]
+    return found
+
+
+def as_utc(time: datetime | date) -> datetime:
+    if not isinstance(time, datetime):
+        time = datetime(time.year, time.month, time.day)
+    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -1,8 +1,7 @@
 """Expressions over a row as columns of the source, and filters that keep rows out."""
 
 import secrets
-from collections.abc import Callable, Mapping
-from decimal import Decimal
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -10,6 +9,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from blackbox.calendar_reference import Buckets
+from blackbox.events_reference import EVENTS, FILL, VALUES, deep, right_or_invalid
 from blackbox.rollup_reference import (
     Row,
     Wanted,
@@ -27,26 +27,6 @@ ADD_METRIC = """
     SELECT silver.add_rollup_metric('people_1h', '{"shown": ["last"]}', expressions => %(shown)s)
 """
 
-EVENTS = """
-    CREATE TABLE raw.events (
-        ts timestamptz, status integer, name text, level double precision, amount numeric,
-        payload jsonb, spent interval, code bytea, "Odd ""col;--" integer
-    );
-    CREATE INDEX ON raw.events (ts);
-    CREATE TABLE raw.other (ts timestamptz, status integer);
-    INSERT INTO raw.other VALUES ('2026-03-01', 7)
-"""
-FILL = """
-    INSERT INTO raw.events
-    SELECT timestamptz '2026-03-01 20:00+00' + make_interval(secs => 61 * i + %(shift)s),
-        (ARRAY[0, 1, 500, 503, NULL])[1 + i %% 5],
-        (ARRAY['Ann', 'bob', 'O''Hara', NULL])[1 + i %% 4],
-        i / 4.0, i * 1.10,
-        CASE i %% 6 WHEN 0 THEN NULL WHEN 1 THEN '{}' WHEN 2 THEN '{"region": null, "n": "12"}'
-            ELSE jsonb_build_object('region', 'r' || i %% 3, 'deep', jsonb_build_array(i)) END,
-        make_interval(mins => i), convert_to('x' || i %% 3, 'UTF8'), i
-    FROM generate_series(0, 400) AS i
-"""
 CHANGES = [
     "UPDATE raw.events SET status = 0 WHERE amount > 300 AND status = 500",
     'UPDATE raw.events SET payload = payload || \'{"region": "moved"}\' WHERE amount < 20',
@@ -54,6 +34,7 @@ CHANGES = [
     "DELETE FROM raw.events WHERE amount BETWEEN 200 AND 230",
     "UPDATE raw.events SET ts = ts + interval '3 hours' WHERE amount BETWEEN 50 AND 60",
 ]
+
 EXPRESSIONS = {
     "region": "payload->>'region'",
     "failed": "CASE WHEN status >= 500 THEN 1 END",
@@ -65,26 +46,6 @@ EXPRESSIONS = {
     "a_name_of_63_bytes_" + "x" * 44: "status + 1",
 }
 
-
-def deep(row: Row) -> int | None:
-    return row["payload"]["deep"][0] if row["payload"] and "deep" in row["payload"] else None
-
-
-def net(row: Row) -> Decimal | None:
-    odd = row['Odd "col;--']
-    return None if row["amount"] is None else row["amount"] - Decimal(odd or 0) / 10
-
-
-VALUES: Mapping[str, Callable[[Row], Any]] = {
-    "region": lambda row: row["payload"].get("region") if row["payload"] is not None else None,
-    "failed": lambda row: 1 if (row["status"] or 0) >= 500 else None,
-    "double": lambda row: row["level"] * 2,
-    "first_letter": lambda row: row["name"][0].lower() if row["name"] else None,
-    "net": net,
-    "Odd \"name' ": deep,
-    "nothing": lambda _: None,
-    "plus": lambda row: None if row["status"] is None else row["status"] + 1,
-}
 LONG = "a_name_of_63_bytes_" + "x" * 44
 
 
@@ -141,174 +102,6 @@ def test_expressions_are_columns_and_filters_keep_rows_out(db: psycopg.Connectio
     assert_live_and_stored(db, "raw.events", *wanted)
 
 
-REFUSED = [
-    "now()", "current_date", "random()", "current_user", "clock_timestamp()", "txid_current()",
-    "(SELECT 1)", "EXISTS (SELECT FROM raw.other)", "status IN (SELECT status FROM raw.other)",
-    "sum(status)", "count(*)", "row_number() OVER ()", "generate_series(1, 3)",
-    "jsonb_array_elements(payload)", "other.status", "raw.other.status", "missing", "",
-    "payload->>", "status)", "(status", "status; DROP TABLE raw.other", "status) FROM raw.other --",
-    "1) ; DROP TABLE raw.other; --", "status, level, ", "status AS x", "*", "events.*", "$1",
-    "status FROM raw.events", "status UNION SELECT 1", "ts::text", "ts::date", "ts::timestamp",
-    "to_char(ts, 'Day')", "date_trunc('day', ts)", "extract(hour FROM ts)", "name::timestamptz",
-    "nextval('raw.counter')", "pg_sleep(0.1)::text", "pg_read_file('/etc/passwd')",
-    "currval('raw.counter')", "set_config('a.b', 'c', false)", "current_setting('TimeZone')",
-    "query_to_xml('select 1', true, true, '')::text", "lo_import('/etc/passwd')",
-    "raw.reads_other(status)", "raw.volatile_one(status)", "pg_relation_size('raw.other')",
-]  # fmt: skip
-HELPERS = """
-    CREATE SEQUENCE raw.counter;
-    CREATE FUNCTION raw.reads_other(integer) RETURNS integer LANGUAGE plpgsql STABLE
-        AS 'BEGIN RETURN (SELECT max(status) FROM raw.other); END';
-    CREATE FUNCTION raw.volatile_one(integer) RETURNS integer LANGUAGE plpgsql VOLATILE
-        AS 'BEGIN INSERT INTO raw.other VALUES (now(), 1); RETURN 1; END'
-"""
-
-
-def test_what_is_no_function_of_the_row_is_refused(db: psycopg.Connection) -> None:
-    """Before anything is made, in one line that names the expression."""
-    db.execute(EVENTS)
-    db.execute(HELPERS)
-    db.execute(FILL, {"shift": 0})
-    let_through = []
-    for text in REFUSED:
-        for options in (
-            {"expressions": {"my_value": text}, "metrics": {"my_value": ["last"]}},
-            {"expressions": {"my_value": text}, "dimensions": ["my_value"]},
-            {"filter": f"({text}) IS NOT NULL"},
-        ):
-            said = said_no(db, options)
-            unnamed = "expressions" in options and "my_value" not in (said or "")
-            if said is None or len(said.splitlines()) > 2 or unnamed:
-                let_through.append((text, options, said))
-    assert not let_through, "\n".join(str(x) for x in let_through)
-    further: list[dict[str, Any]] = [
-        {"filter": "level"}, {"filter": "sum(level) > 0"}, {"filter": "status = 0; SELECT 1"},
-        {"filter": "true) OR (true"}, {"filter": ""}, {"filter": "status = 0) -- "},
-        {"expressions": {"status": "level"}}, {"expressions": {"bucket": "level"}},
-        {"expressions": {"x" * 64: "level"}}, {"expressions": {"": "level"}},
-        {"expressions": {"n": 1}}, {"expressions": {"n": None}},
-    ]  # fmt: skip
-    for options in further:
-        with pytest.raises(psycopg.Error) as caught:
-            create(db, "raw.events", "refused_1h", "1 hour", **options)
-        assert len(str(caught.value.diag.message_primary).splitlines()) == 1
-    assert db.execute("SELECT count(*) FROM raw.other").fetchone() == (1,)
-    assert db.execute("SELECT count(*) FROM silver.rollup_config").fetchone() == (0,)
-
-
-def said_no(connection: psycopg.Connection[Any], options: dict[str, Any]) -> str | None:
-    """Message and detail, a line each; None when it was let through, which is undone."""
-    try:
-        with connection.transaction(force_rollback=True):
-            create(connection, "raw.events", "refused_1h", "1 hour", **options)
-    except psycopg.Error as error:
-        return f"{error.diag.message_primary}\n{error.diag.message_detail or ''}"
-    return None
-
-
-HOSTILE = [
-    ("status = 0 OR true", lambda _: True),
-    ("true OR status = 0", lambda _: True),
-    ("status = 0 -- AND false", lambda row: row["status"] == 0),
-    ("status = /* 1 */ 0", lambda row: row["status"] == 0),
-    ("name = 'O''Hara'", lambda row: row["name"] == "O'Hara"),
-    ("name = $$O'Hara$$", lambda row: row["name"] == "O'Hara"),
-    ("name = $sql$bob$sql$", lambda row: row["name"] == "bob"),
-    ("name <> '{table} {filter} %s %I %1$s'", lambda row: row["name"] is not None),
-    ("name ~ '^[A-Z]\\w+$'", lambda row: row["name"] == "Ann"),
-    ("name <> E'\\\\' AND name <> '\\'", lambda row: row["name"] is not None),
-    ("NOT status = 0", lambda row: row["status"] not in (0, None)),
-    ("\"Odd \"\"col;--\" < 100", lambda row: row['Odd "col;--'] < 100),
-    ("(status, name) IS NOT NULL", lambda row: None not in (row["status"], row["name"])),
-]  # fmt: skip
-
-
-def test_hostile_texts_mean_what_they_say_or_are_refused(db: psycopg.Connection) -> None:
-    db.execute(EVENTS)
-    db.execute(FILL, {"shift": 0})
-    wanted = []
-    for number, (text, keep) in enumerate(HOSTILE):
-        name = f"hostile_{number}"
-        options = {"filter": text, "metrics": {"level": ["sum"]}}
-        said = said_no(db, options)
-        if said is None:
-            create(db, "raw.events", name, "1 day", **options)
-        else:
-            # Comments need not be taken, all else must be.
-            assert "--" in text or "/*" in text, (text, said)
-            continue
-        wanted.append(Wanted(name, Buckets("1 day"), metrics={"level": ["sum"]}, keep=keep))
-    assert_live_and_stored(db, "raw.events", *wanted)
-
-
-OF_SETTINGS = {
-    "spent_text": "spent::text",
-    "level_text": "(level / 3)::text",
-    "code_text": "code::text",
-    "at_utc": "extract(hour FROM ts AT TIME ZONE 'UTC')",
-    "day_literal": "CASE WHEN ts >= '2026-03-02 01:00' THEN 'after' ELSE 'before' END",
-    "lowered": "lower(name)",
-    "escaped": "replace(name, '\\', 'n')",
-    "compared": "CASE WHEN status = NULL THEN 'a' ELSE 'b' END",
-}
-SETTINGS = [
-    {},
-    {"TimeZone": "Asia/Tokyo", "IntervalStyle": "iso_8601", "extra_float_digits": "-15"},
-    {"DateStyle": "SQL, DMY", "bytea_output": "escape", "extra_float_digits": "3"},
-    {"search_path": "raw, public, pg_catalog", "IntervalStyle": "sql_standard"},
-    {"TimeZone": "America/Havana", "transform_null_equals": "on", "escape_string_warning": "off"},
-    {"standard_conforming_strings": "off", "escape_string_warning": "off"},
-]
-
-
-def test_settings_of_sessions_change_nothing(db: psycopg.Connection, connect: Connect) -> None:
-    """Whoever creates, writes, refreshes or reads: the groups are the same ones."""
-    db.execute(EVENTS)
-    db.execute(FILL, {"shift": 0})
-    db.execute(
-        "CREATE FUNCTION raw.lower(text) RETURNS text LANGUAGE sql IMMUTABLE AS $$SELECT 'x'$$"
-    )
-    made = []
-    sessions = [connect() for _ in SETTINGS]
-    for session, options in zip(sessions, SETTINGS, strict=True):
-        for name, value in options.items():
-            session.execute("SELECT set_config(%s, %s, false)", [name, value])
-    for number, (name, text) in enumerate(OF_SETTINGS.items()):
-        session = sessions[number % len(sessions)]
-        chosen: dict[str, Any] = {
-            "expressions": {name: text}, "dimensions": [name], "metrics": {"status": ["count"]},
-        }  # fmt: skip
-        if said_no(session, chosen) is None:
-            create(session, "raw.events", f"of_{name}", "1 hour", **chosen)
-            made.append((name, f"of_{name}"))
-    assert "at_utc" in dict(made), "it does not depend on any setting"
-    live = {view: seen_by_all(sessions, view, name) for name, view in made}
-    for number, (_, view) in enumerate(made):
-        sessions[-number].execute(
-            "SELECT * FROM silver.perform_rollup(%s, as_of => 'infinity')", [view]
-        )
-    assert {view: seen_by_all(sessions, view, name) for name, view in made} == live
-    db.execute("UPDATE raw.events SET status = 2")
-    assert {view: seen_by_all(sessions, view, name) for name, view in made} == live
-
-
-def seen_by_all(sessions: list[psycopg.Connection[Any]], view: str, name: str) -> list[Any]:
-    """What each of them reads, which must be the same; times as numbers."""
-    found = [
-        sorted(
-            session.execute(
-                f"SELECT extract(epoch FROM bucket)::text, {name}, row_count"
-                f" FROM gold.{view}".encode()
-            ).fetchall(),
-            key=str,
-        )
-        for session in sessions
-    ]
-    for rows, options in zip(found, SETTINGS, strict=True):
-        assert rows == found[0], (view, options)
-    return found[0]
-
-
 def test_columns_that_expressions_read_are_renamed_and_dropped(db: psycopg.Connection) -> None:
     """Right, or known to be wrong; writes go on."""
     db.execute(EVENTS)
@@ -342,13 +135,6 @@ def test_columns_that_expressions_read_are_renamed_and_dropped(db: psycopg.Conne
     db.execute("INSERT INTO raw.events (ts, amount) VALUES ('2026-03-01 22:00+00', 4)")
     row = db.execute("SELECT health FROM silver.timeseries_operations_monitor").fetchone()
     assert row == ("invalid",)
-
-
-def right_or_invalid(connection: psycopg.Connection[Any], wanted: Wanted) -> bool:
-    row = connection.execute("SELECT health FROM silver.timeseries_operations_monitor").fetchone()
-    if row != ("invalid",):
-        assert_live(connection, "raw.events", wanted)
-    return True
 
 
 def test_what_fails_for_a_row_fails_no_write_and_no_other_bucket(db: psycopg.Connection) -> None:

@@ -3,11 +3,9 @@
 import math
 import random
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -15,49 +13,22 @@ import pytest
 
 from blackbox import values_reference
 from blackbox.calendar_reference import Buckets
+from blackbox.levels_reference import BY_DEVICE, FIRST, LEVELS, MIXED, create_levels, insert
 from blackbox.rollup_reference import (
     Row,
     Wanted,
     assert_live_and_stored,
-    column,
     create,
     rows_of,
 )
 from blackbox.values_reference import near
 
 PERCENTILES = ["p1", "p5", "p25", "p50", "p75", "p90", "p95", "p99", "p99.9", "median"]
+
 SPREADS = ["stddev", "stddev_pop", "variance", "variance_pop"]
-LEVELS = {
-    "of_10m": Buckets("10 minutes"),
-    "of_1h": Buckets("1 hour"),
-    "of_1d": Buckets("1 day", "Europe/Berlin"),
-}
-FIRST = datetime(2026, 3, 28, 20, tzinfo=UTC)
+
 BOUNDS = [-100, 0, 2.5, 100]
-BY_DEVICE = {"device": column("device")}
 
-
-def create_levels(
-    connection: psycopg.Connection[Any],
-    table: str,
-    metrics: dict[str, Any],
-    dimensions: Sequence[str] = ("device",),
-) -> None:
-    """Ten minutes, hours, and days of Berlin."""
-    create(
-        connection, table, "of_10m", "10 minutes", dimensions=list(dimensions), metrics=metrics
-    )  # fmt: skip
-    create(connection, "of_10m", "of_1h", "1 hour")
-    create(connection, "of_1h", "of_1d", "1 day", timezone="Europe/Berlin")
-
-
-MIXED = """
-    CREATE TABLE raw.mixed (
-        ts timestamptz, device text, f float8, n numeric, i integer, r real, b boolean, t text,
-        u uuid, d interval, far float8, up float8
-    );
-    CREATE INDEX ON raw.mixed (ts)
-"""
 MIXED_METRICS: dict[str, Any] = {
     "f": [*SPREADS, *PERCENTILES, "distinct", "ohlc", {"name": "histogram", "bounds": BOUNDS}],
     "n": [*SPREADS, *PERCENTILES, "distinct", "mode"],
@@ -102,14 +73,6 @@ def mixed_rows(seed: int, count: int, first: datetime) -> list[tuple[Any, ...]]:
                 row[place] = None
         rows.append(tuple(row))
     return rows
-
-
-def insert(
-    connection: psycopg.Connection[Any], table: str, rows: Sequence[tuple[Any, ...]]
-) -> None:
-    marks = ", ".join(["%s"] * len(rows[0]))
-    with connection.cursor() as cursor:
-        cursor.executemany(f"INSERT INTO {table} VALUES ({marks})".encode(), rows)
 
 
 def known(group: Sequence[Row], name: str) -> list[Any]:
@@ -268,145 +231,3 @@ def test_odd_numbers(db: psycopg.Connection) -> None:
     assert 0.99 <= rows["nan"]["f_p1"] <= 1.01
     assert rows["both"]["f_p1"] == -math.inf
     assert rows["tiny"]["f_p1"] == pytest.approx(-1e-120, rel=0.01, abs=0)
-
-
-def series(group: Sequence[Row]) -> list[tuple[datetime, float]]:
-    return [(row["ts"], row["v"]) for row in group if row["v"] is not None]
-
-
-def rate(group: Sequence[Row]) -> Any:
-    """What the counter went up by in a second, from the first row to the last one."""
-    known = series(group)
-    if len(known) < 2:
-        return None
-    value = values_reference.increase(known) / (known[-1][0] - known[0][0]).total_seconds()
-    return near(value, 1e-9 * abs(value))
-
-
-def increase(group: Sequence[Row]) -> Any:
-    known = series(group)
-    return near(values_reference.increase(known), 1e-6) if known else None
-
-
-def time_weighted(group: Sequence[Row]) -> Any:
-    """Each value counts for as long as it was the newest one."""
-    known = series(group)
-    if not known:
-        return None
-    length = (known[-1][0] - known[0][0]).total_seconds()
-    if not length:
-        return near(known[-1][1], 1e-9)
-    parts = [a[1] * (b[0] - a[0]).total_seconds() for a, b in pairwise(known)]
-    scale = math.fsum(abs(part) for part in parts) / length
-    return near(math.fsum(parts) / length, 1e-9 * scale + 1e-12)
-
-
-def test_counters_and_times_between_rows(db: psycopg.Connection) -> None:
-    """Resets, rows that come late or go, and rows in time of buckets that are joined."""
-    db.execute("CREATE TABLE raw.ticks (ts timestamptz, device text, v float8)")
-    draw = random.Random(11)
-    rows: list[tuple[Any, ...]] = []
-    for device in ("a", "b", None):
-        count = 0.0
-        for i in range(400):
-            count = 0.0 if draw.random() < 0.05 else count + draw.randrange(9) / 4
-            seconds = 150 * i + draw.randrange(140)
-            value = None if draw.random() < 0.1 else count
-            rows.append((FIRST + timedelta(seconds=seconds), device, value))
-    draw.shuffle(rows)
-    late = rows[:150]
-    insert(db, "raw.ticks", rows[150:])
-    create_levels(db, "raw.ticks", {"v": ["increase", "rate", "time_weighted_avg"]})
-    with pytest.raises(psycopg.Error):  # what counts by itself cannot be joined in order of time
-        create(db, "of_10m", "joined_1h", "1 hour", dimensions=[])
-    further = {"v_increase": increase, "v_rate": rate, "v_time_weighted_avg": time_weighted}
-    wanted = [Wanted(name, buckets, BY_DEVICE, further=further) for name, buckets in LEVELS.items()]
-    assert_live_and_stored(db, "raw.ticks", *wanted)
-    insert(db, "raw.ticks", late)
-    db.execute("DELETE FROM raw.ticks WHERE v BETWEEN 4 AND 5")
-    db.execute("UPDATE raw.ticks SET v = 0 WHERE v BETWEEN 9 AND 9.5")
-    assert_live_and_stored(db, "raw.ticks", *wanted)
-
-
-def test_values_are_counted(db: psycopg.Connection) -> None:
-    """Each of few; of very many the rest as a number."""
-    db.execute("CREATE TABLE raw.words (ts timestamptz, device text, t text, n numeric)")
-    draw = random.Random(3)
-    rows: list[tuple[Any, ...]] = []
-    for i in range(3000):
-        number = int(draw.paretovariate(0.9))
-        rows.append((FIRST + timedelta(seconds=23 * i), "few", f"w{number % 30}", number % 9))
-        rows.append((FIRST + timedelta(seconds=23 * i), "many", f"w{number}/{i % 3 and i}", i))
-    insert(db, "raw.words", rows)
-    create_levels(db, "raw.words", {"t": ["value_counts", "mode"], "n": ["value_counts"]})
-    for _ in range(2):
-        for name, buckets in LEVELS.items():
-            groups = Wanted(name, buckets, BY_DEVICE).groups(rows_of(db, "raw.words"))
-            for row in rows_of(db, f"gold.{name}"):
-                group = groups[(row["bucket"].astimezone(UTC), row["device"])]
-                for column_name in ("t", "n"):
-                    true = Counter(str(raw[column_name]) for raw in group)
-                    counts = row[f"{column_name}_value_counts"]
-                    rest = row[f"{column_name}_value_counts_rest"]
-                    assert sum(counts.values()) + rest == len(group)
-                    if row["device"] == "few" or not rest:
-                        assert counts == true
-                    assert all(count <= true[value] for value, count in counts.items())
-                true = Counter(raw["t"] for raw in group)
-                assert true[row["t_mode"]] >= max(true.values()) - row["t_value_counts_rest"]
-        assert_live_and_stored(db, "raw.words")
-
-
-WRONG: list[dict[str, Any]] = [
-    {"f": ["p0"]}, {"f": ["p100"]}, {"f": ["p"]}, {"f": ["p-5"]},
-    {"f": ["P95"]}, {"f": ["p 95"]}, {"f": ["percentile"]}, {"f": ["median "]}, {"f": [""]},
-    {"t": ["avg"]}, {"t": ["p95"]}, {"t": ["stddev"]}, {"t": ["increase"]}, {"b": ["sum"]},
-    {"f": ["bool_and"]}, {"t": ["histogram"]}, {"f": ["histogram"]}, {"f": ["custom"]},
-    {"f": [{"name": "histogram"}]}, {"f": [{"name": "histogram", "bounds": []}]},
-    {"f": [{"name": "histogram", "bounds": [10, 0]}]},
-    {"f": [{"name": "histogram", "bounds": [1, 1]}]},
-    {"f": [{"name": "histogram", "bounds": ["a"]}]},
-    {"f": [{"name": "histogram", "bounds": [None, 1]}]},
-    {"f": [{"name": "histogram", "bounds": "0, 1"}]},
-    {"f": [{"bounds": [1]}]}, {"f": [{}]}, {"f": [{"name": "nothing"}]}, {"f": [{"name": 1}]},
-    {"f": [{"name": "avg", "bounds": [1]}]},
-    {"f": [{"name": "custom", "as": "x"}]},
-    {"f": [{"name": "custom", "as": "x", "state": "sum({value})"}]},
-    {"f": [{"name": "custom", "as": "x", "state": "{value}", "combine": "sum({state})",
-            "finish": "{state}"}]},
-    {"f": [{"name": "custom", "as": "x", "state": "(SELECT sum(f) FROM raw.mixed)",
-            "combine": "sum({state})", "finish": "{state}"}]},
-    {"f": [{"name": "custom", "as": "x", "state": "sum({value})) FROM raw.mixed; SELECT (1",
-            "combine": "sum({state})", "finish": "{state}"}]},
-    {"f": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",
-            "finish": "now()"}]},
-    {"f": [{"name": "custom", "as": "x", "state": "sum({value} * random())",
-            "combine": "sum({state})", "finish": "{state}"}]},
-    {"f": [{"name": "histogram", "bounds": [1]}, {"name": "histogram", "bounds": [2]}]},
-    {"f": ["avg", {"name": "custom", "as": "avg", "state": "sum({value})",
-                   "combine": "sum({state})", "finish": "{state}"}]},
-    {"f": [{"name": "custom", "as": "", "state": "sum({value})", "combine": "sum({state})",
-            "finish": "{state}"}]},
-    {"missing": ["p95"]}, {"f": []}, {"f": None},
-]  # fmt: skip
-
-
-def test_aggregates_that_are_none_are_refused(db: psycopg.Connection) -> None:
-    """In one line, before anything is made."""
-    db.execute(MIXED)
-    through = []
-    for metrics in WRONG:
-        try:
-            with db.transaction(force_rollback=True):
-                create(db, "raw.mixed", "wrong_1h", "1 hour", metrics=metrics)
-            through.append((metrics, "let through"))
-        except psycopg.Error as error:
-            if len(str(error.diag.message_primary).splitlines()) != 1:
-                through.append((metrics, str(error.diag.message_primary)))
-    assert not through, "\n".join(str(x) for x in through)
-    with db.transaction(force_rollback=True):
-        create(db, "raw.mixed", "parent_1h", "1 hour", metrics={"f": ["avg", "distinct"]})
-        for aggregate in ("p95", "stddev", "mode", "ohlc", "last"):
-            with pytest.raises(psycopg.Error), db.transaction():
-                create(db, "parent_1h", "child_1d", "1 day", metrics={"f": [aggregate]})
-    assert db.execute("SELECT count(*) FROM silver.rollup_config").fetchone() == (0,)

@@ -1,189 +1,20 @@
-"""Buckets of time zones and of origins, on all the days when clocks change."""
+"""Rollups of time zones and of origins, and children in other zones than their parents."""
 
-import random
-from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 
-from blackbox.calendar_reference import Buckets
-from blackbox.rollup_reference import (
-    Wanted,
-    assert_live,
-    assert_live_and_stored,
-    create,
-)
-
-WIDTHS = (
-    "1 millisecond|90 seconds|15 minutes|1 hour|6 hours|1 day|2 days|1 week|1 month|1 quarter"
-    "|7 months|1 year|4 years"
-).split("|")
-# Zones, and a year in which something happens to their clocks.
-CHANGES = [
-    ("UTC", 2024), ("Europe/Berlin", 2026), ("America/Havana", 2026), ("Pacific/Apia", 2011),
-    ("Australia/Lord_Howe", 2026), ("Asia/Kathmandu", 1986), ("America/Sao_Paulo", 2018),
-    ("Africa/Cairo", 2024), ("Asia/Beirut", 2024), ("Pacific/Chatham", 2026),
-    ("Asia/Pyongyang", 2015), ("Asia/Pyongyang", 2018), ("Antarctica/Troll", 2026),
-    ("America/Asuncion", 2023), ("Pacific/Kiritimati", 1995), ("Europe/Dublin", 2026),
-    ("Africa/Monrovia", 1972), ("America/New_York", 2028), ("Asia/Tehran", 2022),
-    ("Africa/Casablanca", 2020),
-]  # fmt: skip
-ORIGINS = [
-    datetime(2026, 1, 1, 6, 30, tzinfo=UTC),
-    datetime(2024, 2, 29, tzinfo=UTC),
-    datetime(1970, 1, 1, tzinfo=UTC),
-    datetime(2030, 8, 15, 23, 59, 59, 999999, tzinfo=UTC),
-]
-NO_WIDTHS = ("0 days", "-1 hour", "-1 month", "1 month 1 day", "1 month 1 hour")
-
-
-def changes_of(zone: str, year: int) -> Iterator[datetime]:
-    """The hours in which the clocks of the zone are changed."""
-    time, end = datetime(year - 1, 12, 20, tzinfo=UTC), datetime(year + 1, 1, 10, tzinfo=UTC)
-    step = timedelta(minutes=30)
-    while time < end:
-        after = time + step
-        if (
-            time.astimezone(ZoneInfo(zone)).utcoffset()
-            != after.astimezone(ZoneInfo(zone)).utcoffset()
-        ):
-            yield after
-        time = after
-
-
-def times_around(zone: str, year: int, some: int) -> list[datetime]:
-    """Near changes of clocks, near borders of days and years, and anywhere."""
-    draw = random.Random(f"{zone} {year}")
-    found = [
-        datetime(year, 1, 1, tzinfo=UTC)
-        + timedelta(seconds=draw.randrange(31_536_000), microseconds=draw.randrange(10**6))
-        for _ in range(some)
-    ]
-    marks = [
-        *changes_of(zone, year),
-        datetime(year, 2, 28, 23, tzinfo=UTC),
-        datetime(year, 1, 1, tzinfo=UTC),
-    ]
-    for mark in marks:
-        hours = (
-            -48,
-            -25,
-            -24,
-            -3,
-            -2,
-            -1,
-            -0.5,
-            -0.25,
-            0,
-            0.25,
-            0.5,
-            0.75,
-            1,
-            1.5,
-            2,
-            3,
-            23,
-            24,
-            25,
-        )
-        for hour in draw.sample(hours, min(some, len(hours))):
-            found += [mark + timedelta(hours=hour), mark + timedelta(hours=hour, microseconds=-1)]
-    return found
-
-
-def test_time_bucket_in_every_zone(db: psycopg.Connection) -> None:
-    """By the calendar of the zone, whatever the session's own."""
-    wrong = []
-    for number, (zone, year) in enumerate(CHANGES):
-        db.execute("SELECT set_config('TimeZone', %s, false)", [CHANGES[-number][0]])
-        times = times_around(zone, year, 40)
-        for width in WIDTHS:
-            buckets = Buckets(width, zone)
-            found = db.execute(
-                "SELECT t, silver.time_bucket(%s, t, %s) FROM unnest(%s::timestamptz[]) AS t",
-                [buckets.interval, zone, times],
-            ).fetchall()
-            wrong += [
-                (zone, width, time, bucket.astimezone(UTC), buckets.of(time))
-                for time, bucket in found
-                if bucket.astimezone(UTC) != buckets.of(time)
-            ]
-    lines = "\n".join(sorted({f"{z} {w}: {i} for {m}" for z, w, _, i, m in wrong}))
-    assert not wrong, f"{len(wrong)} are wrong, such as (zone, width, time, is, must be)\n{lines}"
-
-
-def test_time_bucket_in_its_other_forms(db: psycopg.Connection) -> None:
-    times = times_around("UTC", 2024, 30)
-    for zone in ("Asia/Kathmandu", "America/Havana"):
-        db.execute("SELECT set_config('TimeZone', %s, false)", [zone])
-        for width in WIDTHS:
-            plain = Buckets(width)
-            rows = db.execute(
-                "SELECT t, silver.time_bucket(%(width)s, t),"
-                " silver.time_bucket(%(width)s, t AT TIME ZONE 'UTC'),"
-                " silver.time_bucket(%(width)s, (t AT TIME ZONE 'UTC')::date)"
-                " FROM unnest(%(times)s::timestamptz[]) AS t",
-                {"width": plain.interval, "times": times},
-            ).fetchall()
-            for time, aware, naive, of_date in rows:
-                day = time.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-                assert as_utc(aware) == plain.of(time), (width, time)
-                assert as_utc(naive) == plain.of(time), (width, time)
-                assert as_utc(of_date) == plain.of(day), (width, time)
-            for origin in ORIGINS:
-                buckets = Buckets(width, origin=origin)
-                found = db.execute(
-                    "SELECT t, silver.time_bucket(%s, t, %s::timestamptz)"
-                    " FROM unnest(%s::timestamptz[]) AS t",
-                    [buckets.interval, origin, times],
-                ).fetchall()
-                for time, bucket in found:
-                    assert as_utc(bucket) == buckets.of(time), (width, origin, time)
-
-
-def test_time_bucket_of_nothing(db: psycopg.Connection) -> None:
-    calls = ("", ", 'Europe/Berlin'", ", timestamptz '2026-01-01'")
-    for further in calls:
-        for width in NO_WIDTHS:
-            with pytest.raises(psycopg.Error):
-                db.execute(f"SELECT silver.time_bucket('{width}', now(){further})".encode())
-        row = db.execute(
-            f"SELECT silver.time_bucket('1 day', NULL::timestamptz{further}),"
-            f" silver.time_bucket(NULL, timestamptz '2026-05-05'{further})".encode()
-        ).fetchone()
-        assert row == (None, None)
-    for zone in ("Mars/Phobos", "", "Europe/Berlin'"):
-        with pytest.raises(psycopg.Error):
-            db.execute("SELECT silver.time_bucket('1 day', timestamptz '2026-05-05', %s)", [zone])
-    for end in ("infinity", "-infinity"):
-        row = db.execute(
-            "SELECT silver.time_bucket('1 day', %(t)s::timestamptz, 'Europe/Berlin') = %(t)s,"
-            " silver.time_bucket('1 month', %(t)s::timestamptz, 'Europe/Berlin') = %(t)s",
-            {"t": end},
-        ).fetchone()
-        assert row == (True, True)
-
-
-def test_time_bucket_inlines(db: psycopg.Connection) -> None:
-    """The planner sees what it does."""
-    db.execute("CREATE TABLE raw.times (ts timestamptz, naive timestamp, day date)")
-    for call in (
-        "'1 hour', ts", "'1 day', ts, 'Europe/Berlin'", "'1 day', ts, timestamptz '2026-01-01'",
-        "'1 month', ts", "'1 hour', naive", "'1 week', day",
-    ):  # fmt: skip
-        plan = db.execute(
-            f"EXPLAIN (VERBOSE) SELECT silver.time_bucket({call}) FROM raw.times".encode()
-        ).fetchall()
-        assert "time_bucket(" not in str(plan), (call, plan)
-
+from blackbox.calendar_reference import CHANGES, Buckets, as_utc, times_around
+from blackbox.rollup_reference import Wanted, assert_live, assert_live_and_stored, create
 
 SPANS = [
     ("Europe/Berlin", 2026), ("America/Havana", 2026), ("Pacific/Apia", 2011),
     ("Australia/Lord_Howe", 2026), ("Asia/Kathmandu", 2026), ("UTC", 2024),
 ]  # fmt: skip
+
 OF_ZONES = {
     "kathmandu_15m": Buckets("15 minutes", "Asia/Kathmandu"),
     "howe_1d": Buckets("1 day", "Australia/Lord_Howe"),
@@ -198,6 +29,7 @@ OF_ZONES = {
     "leap_years": Buckets("1 year", "UTC", datetime(2024, 3, 1, tzinfo=UTC)),
     "of_1ms": Buckets("1 millisecond"),
 }
+
 CHANGE_ROWS = [
     "DELETE FROM raw.moments WHERE v % 7 = 3",
     "UPDATE raw.moments SET v = v + 1000 WHERE v % 5 = 1",
@@ -251,6 +83,7 @@ FAMILY = {
     "f_kathmandu_1d": ("f_kathmandu_1h", Buckets("1 day", "Asia/Kathmandu")),
     "f_howe_1d": ("f_30m", Buckets("1 day", "Australia/Lord_Howe")),
 }
+
 # Parents, children whose borders are not theirs, and what the hint speaks of.
 STRANGERS = [
     ("f_1h", Buckets("1 day", "Asia/Kathmandu"), "15 min|00:15"),
@@ -391,9 +224,3 @@ def write_times(connection: psycopg.Connection[Any], table: str, times: list[dat
         cursor.executemany(
             f"INSERT INTO {table} VALUES (%s, %s)", list(zip(times, range(len(times)), strict=True))
         )
-
-
-def as_utc(time: datetime | date) -> datetime:
-    if not isinstance(time, datetime):
-        time = datetime(time.year, time.month, time.day)
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
