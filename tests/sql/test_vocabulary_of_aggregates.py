@@ -252,6 +252,50 @@ def test_two_histograms_of_a_column_have_two_names(db: psycopg.Connection) -> No
         )
 
 
+def test_a_column_of_another_kind_takes_its_variances_anew(db: psycopg.Connection) -> None:
+    """Whole numbers store exact squares, floats deviations: one does not become the other."""
+    create_levels(db, {"small": ["stddev", "p95"]})
+    fill(db, 300)
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.numbers ALTER small TYPE double precision")
+    db.execute("SELECT * FROM silver.perform_rollup()")
+    with pytest.raises(psycopg.Error, match="made in another way for the type that it has now"):
+        db.execute("SELECT silver.rebuild_rollup('numbers_1m')")
+    for level in reversed(LEVELS):
+        db.execute('SELECT silver.drop_rollup_metric(%s, \'{"small": ["stddev"]}\')', [level])
+    for call in ("rebuild_rollup(%s)", 'add_rollup_metric(%s, \'{"small": ["stddev"]}\')'):
+        for level in LEVELS:
+            db.execute(f"SELECT silver.{call}".encode(), [level])
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+
+
+def test_parameters_of_dropped_metrics_are_compared(db: psycopg.Connection) -> None:
+    histogram = {"name": "histogram", "bounds": [0, 10]}
+    create_levels(db, {"small": ["max", histogram, GEOMEAN, "p50"]})
+    fill(db, 100)
+    refresh_everything(db)
+    with pytest.raises(psycopg.Error):
+        db.execute(
+            "SELECT silver.drop_rollup_metric('numbers_1d',"
+            ' \'{"small": [{"name": "histogram", "bounds": [1]}]}\')'
+        )
+    for level in reversed(LEVELS):
+        db.execute(
+            "SELECT silver.drop_rollup_metric(%s, %s)",
+            [level, json.dumps({"small": [histogram, GEOMEAN]})],
+        )
+    assert_equal_to_group_by(db, *LEVELS)
+    columns = db.execute(
+        "SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute"
+        " WHERE attrelid = 'silver.numbers_1d'::regclass AND attnum > 0 AND NOT attisdropped"
+    ).fetchone()
+    assert columns == (["bucket", "row_count", "small_max", "small_sketch"],)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+
+
 @pytest.mark.parametrize(
     "parts",
     [
@@ -326,7 +370,15 @@ def fill(db: psycopg.Connection, size: int, **given: Any) -> None:
 
 def test_promise_d_states_settle(db: psycopg.Connection) -> None:
     """Rows read in another order are the same rows: nothing is written again."""
-    create_levels(db, METRICS)
+    # Nothing that goes by time: then PostgreSQL would sort the rows.
+    create_levels(
+        db,
+        {
+            "small": ["p95", "distinct"],
+            "level": ["stddev", "p50", "distinct", GEOMEAN],
+            "coarse": ["variance", "avg"],
+        },
+    )
     fill(db, 3000)
     fill(db, 3000, step=0.011, device="b")
     db.execute("UPDATE raw.numbers SET level = 1e9 + random(), coarse = random()")
@@ -334,6 +386,8 @@ def test_promise_d_states_settle(db: psycopg.Connection) -> None:
     db.execute("CREATE TABLE other_order AS SELECT * FROM raw.numbers ORDER BY random()")
     db.execute("DELETE FROM raw.numbers")
     db.execute("INSERT INTO raw.numbers SELECT * FROM other_order")
+    db.execute("DROP INDEX raw.numbers_ts_idx")
+    db.execute("UPDATE silver.rollup_config SET query_shape = 'grouped'")
     rows = db.execute(
         "SELECT target, rows_written FROM silver.perform_rollup(as_of => 'infinity')"
         " WHERE buckets > 0"

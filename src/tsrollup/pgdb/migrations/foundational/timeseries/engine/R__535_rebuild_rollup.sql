@@ -135,6 +135,27 @@ $$;
 COMMENT ON FUNCTION rollup_engine.restore_view(silver.rollup_config, text) IS
 'Makes a live view that somebody has dropped anew, as a new rollup has it, after a change of the rollup''s table.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.check_same_states(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_columns text;
+BEGIN
+    SELECT string_agg(DISTINCT quote_ident(m.source_column), ', ') INTO v_columns
+    FROM rollup_engine.metric_aggregates(p_rollup) AS m CROSS JOIN LATERAL unnest((m.aggregate).states) AS u (state)
+    WHERE NOT EXISTS (
+        SELECT FROM rollup_engine.rollup_column AS c
+        WHERE c.rollup_id = p_rollup.id AND c.kind = 'state' AND c.source_column = m.source_column
+            AND rollup_engine.state_label(c.state) = rollup_engine.state_label(u.state));
+    IF v_columns IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('metrics of column %s of %s are made in another way for the type that it has now', v_columns, p_rollup.target_table),
+            format('SELECT silver.drop_rollup_metric(%L, ...) for its variances, here and in what reads it; rebuild, and add them again', p_rollup.target_table));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_same_states(silver.rollup_config) IS 'An error where an aggregate needs other states for the type that a column has now than the rollup holds.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -149,6 +170,7 @@ BEGIN
     PERFORM rollup_engine.fail_if_gone(p_rollup);
     PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id)));  -- those of whoever comes next, too
     r.row_sql := rollup_engine.describe_rows(r);
+    PERFORM rollup_engine.check_same_states(r);
     PERFORM rollup_engine.plan_again(r);
     WITH changed AS (
         UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
