@@ -576,5 +576,5 @@ def _scale(rollup: Rollup, column: str, aggregate: str) -> sql.Composable:
             _aggregate(rollup, column, aggregate, sql.SQL("now()"))
         )
     if aggregate in VARIANCES:
-        return sql.SQL("100 * stddev_pop({0}) + 1e-6 * avg(abs({0}))").format(value)
+        return sql.SQL("100 * stddev_pop({0}) + 1e-5 * avg(abs({0}))").format(value)
     return sql.SQL("{}(abs({}))").format(sql.SQL(aggregate), value)

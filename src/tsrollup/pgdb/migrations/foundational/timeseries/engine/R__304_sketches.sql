@@ -17,15 +17,14 @@ COMMENT ON FUNCTION rollup_engine.merge_deviations(bigint[], double precision[],
 
 CREATE OR REPLACE FUNCTION rollup_engine.deviations_differ(p_old double precision, p_new double precision, p_count bigint, p_sum double precision) RETURNS boolean
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
--- A mean that is e off moves n * e * e, and up to 2 * e * sqrt(n * deviations); e is at most that part
--- of the root mean square that sum_differs allows a sum.
+-- Roundings go either way: a mean is some sqrt(n) * 2^-52 of the root mean square off, by which what is
+-- added moves as often up as down. Four times that; worst cases would hide what was changed.
 RETURN CASE
     WHEN p_count < 2 THEN float8send(p_old) IS DISTINCT FROM float8send(p_new)
     WHEN p_old IS NOT DISTINCT FROM p_new THEN false
-    WHEN p_old IS NULL OR p_new IS NULL OR NOT greatest(p_old, p_new, abs(p_sum)) BETWEEN 1e-290 AND 1e140 THEN true
-    ELSE sqrt(abs(p_old - p_new)) > sqrt(least(p_count - 1, 100000) * 4.440892098500626e-16)
-        * sqrt(sqrt(greatest(p_old, p_new)) * (sqrt(greatest(p_old, p_new)) + abs(p_sum) / sqrt(p_count)))
-        + least(p_count - 1, 100000) * 4.440892098500626e-16 * abs(p_sum) / sqrt(p_count)
+    WHEN p_old IS NULL OR p_new IS NULL OR NOT greatest(p_old, p_new, abs(p_sum)) BETWEEN 1e-130 AND 1e140 THEN true
+    ELSE abs(p_old - p_new) > 1.7763568394002505e-15 * sqrt(p_count) * (sqrt(greatest(p_old, p_new)) / sqrt(p_count) + abs(p_sum) / p_count) * sqrt(greatest(p_old, p_new))
+        + (8.881784197001252e-16 * (sqrt(greatest(p_old, p_new)) * sqrt(p_count) + abs(p_sum))) ^ 2
 END;
 COMMENT ON FUNCTION rollup_engine.deviations_differ(double precision, double precision, bigint, double precision) IS
 'True when two sums of squared deviations of as many floats with about that sum differ by more than the order of addition can explain.';
