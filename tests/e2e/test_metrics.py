@@ -1,8 +1,8 @@
 """Metrics: a scrape says what happened; the real Prometheus takes it, and its rules fire."""
 
 import json
-import re
 import os
+import re
 import shutil
 import socket
 import subprocess

@@ -528,8 +528,10 @@ def test_a_view_made_anew_keeps_its_owner(
 def test_nobody_calls_with_the_owners_rights_what_only_the_machinery_should(
     logins: dict[str, str], db: psycopg.Connection
 ) -> None:
-    """Every function of both schemas, by what the catalogue says of each role. Those that are allowed
-    read definitions of rollups, and no row."""
+    """Every function of both schemas, by what the catalogue says of each role.
+
+    Those that are allowed read definitions of rollups, and no row.
+    """
     for role, allowed in (
         ("reader", ["silver.gapfill_query", "silver.rollup_for"]),
         ("nobody", ["silver.gapfill_query"]),
