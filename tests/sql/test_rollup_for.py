@@ -84,9 +84,54 @@ def test_what_only_a_window_knows_is_not_exact(db: psycopg.Connection) -> None:
         "SELECT silver.create_rollup_table('raw.w', 'silver', 'w_1h', '1 hour',"
         " change_tracking => 'window', look_back_window => '9 days')"
     )
-    assert answers(db, "'raw.w', '1 hour'") == {
-        "gold.w_1h": "not: it knows of changes in the last 9 days of its source only"
-    }
+    db.execute("SELECT silver.create_rollup_table('w_1h', 'silver', 'w_1d', '1 day')")
+    reason = "not: it knows of changes in the last 9 days of its source only"
+    assert answers(db, "'raw.w', '1 day'") == {"gold.w_1h": reason, "gold.w_1d": reason}
+
+
+def test_what_reads_some_of_the_rows_is_not_exact(rolled_up: psycopg.Connection) -> None:
+    for source, name, condition in (
+        ("raw.t", "few", "v > 7"),
+        ("few", "few_1h", None),
+        ("t_1h", "d1", "device = 'd1'"),
+        ("d1", "d1_day", "device <> 'd2'"),
+    ):
+        rolled_up.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', filter => %s)",
+            [source, name, condition],
+        )
+    found = answers(rolled_up, "'raw.t', '1 hour'")
+    only = "not: it counts only rows where "
+    assert (found["gold.few"], found["gold.few_1h"]) == (only + "v > 7", only + "v > 7")
+    assert found["gold.d1_day"] == only + "device = 'd1' and device <> 'd2'"
+    # Of the rows of one that has the condition, its own are all.
+    found = answers(rolled_up, "'silver.few', '1 hour'")
+    assert found["gold.few_1h"].startswith("its rows are the answer")
+
+
+def test_an_expression_that_is_called_as_something_else(rolled_up: psycopg.Connection) -> None:
+    for source, name, dimension, expression in (
+        ("t_1h", "by_letter", "site", "left(device, 1)"),
+        ("raw.t", "by_first", "k", "left(site, 1)"),
+        ("raw.t", "by_last", "k", "right(site, 1)"),
+        ("by_last", "by_last_1d", "k", None),
+        ("raw.t", "by_sum", "s", "site || device"),
+    ):
+        rolled_up.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', dimensions => %s,"
+            " expressions => %s)",
+            [source, name, [dimension], Jsonb({dimension: expression}) if expression else None],
+        )
+    found = answers(rolled_up, "'raw.t', '1 hour', '{site}'")
+    assert found["gold.by_letter"] == "not: its site is left(device, 1) of silver.t_1h"
+    assert found["gold.t_1m"].startswith("60 of its buckets make one")
+    found = answers(rolled_up, "'raw.t', '1 hour', '{k}'")
+    assert found["gold.by_first"] == "not: its k is left(site, 1) of raw.t"
+    assert (
+        found["gold.by_last"] == found["gold.by_last_1d"] == "not: its k is right(site, 1) of raw.t"
+    )
+    found = answers(rolled_up, "'raw.t', '1 hour', '{s}'")
+    assert found["gold.by_sum"].startswith("its rows are the answer")
 
 
 @pytest.mark.parametrize(

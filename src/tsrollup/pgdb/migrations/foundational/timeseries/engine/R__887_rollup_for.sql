@@ -73,6 +73,44 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rollups_of(regclass) IS 'The rollups, at any depth, of a source; or of a rollup, and that itself.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.line_to(p_rollup silver.rollup_config, p_table regclass) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.* FROM silver.rollup_config AS a
+    WHERE a.id IN (SELECT rollup_engine.with_ancestors(p_rollup.id))
+        AND NOT EXISTS (SELECT FROM silver.rollup_config AS t WHERE t.target_table = p_table AND a.id IN (SELECT rollup_engine.with_ancestors(t.id)))
+$$;
+COMMENT ON FUNCTION rollup_engine.line_to(silver.rollup_config, regclass) IS 'A rollup and what it reads, up to a table and without it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.meaning_of(p_rollup silver.rollup_config, p_table regclass, p_column name) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s of %s', l.expressions ->> p_column::text, l.source_table)
+    FROM rollup_engine.line_to(p_rollup, p_table) AS l
+    WHERE l.expressions ? p_column::text
+    ORDER BY l.depth DESC LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.meaning_of(silver.rollup_config, regclass, name) IS 'The expression that a rollup calls by a name; NULL for the column of the table.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.other_meaning(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Where the table has no such column, rollups that call different things so leave open which was meant.
+    SELECT string_agg(format('its %I is %s', asked.name, mine.text), ', ')
+    FROM (SELECT unnest(p_asked.dimensions) UNION SELECT jsonb_object_keys(p_asked.metrics)) AS asked (name)
+    CROSS JOIN LATERAL rollup_engine.meaning_of(p_rollup, p_asked.source_table, asked.name) AS mine (text)
+    WHERE mine.text IS NOT NULL
+        AND (EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = p_asked.source_table AND a.attname = asked.name AND NOT a.attisdropped)
+            OR EXISTS (
+                SELECT FROM rollup_engine.rollups_of(p_asked.source_table) AS r
+                WHERE (asked.name = ANY (r.dimensions) OR r.metrics ? asked.name::text)
+                    AND rollup_engine.meaning_of(r, p_asked.source_table, asked.name) <> mine.text))
+$$;
+COMMENT ON FUNCTION rollup_engine.other_meaning(silver.rollup_config, silver.rollup_config) IS 'Expressions of a rollup that are called as what is asked for, and may be something else; NULL for none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.why_not(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -84,11 +122,19 @@ BEGIN
     IF p_rollup.status IN ('paused', 'parked') THEN
         RETURN format('it is %s', p_rollup.status);
     ELSIF p_rollup.change_tracking = 'window' THEN
-        RETURN format('it knows of changes in the last %s of its source only', p_rollup.look_back_window);
-    ELSIF p_rollup.filter IS NOT NULL THEN
-        RETURN format('it counts only rows where %s', p_rollup.filter);
+        RETURN format('it knows of changes in the last %s of its source only', (
+            SELECT max(a.look_back_window) FROM silver.rollup_config AS a WHERE a.id IN (SELECT rollup_engine.with_ancestors(p_rollup.id))));
+    END IF;
+    v_lacking := (
+        SELECT string_agg(l.filter, ' and ' ORDER BY l.depth) FROM rollup_engine.line_to(p_rollup, p_asked.source_table) AS l);
+    IF v_lacking IS NOT NULL THEN
+        RETURN format('it counts only rows where %s', v_lacking);
     ELSIF NOT isempty(rollup_engine.uneven_in_use(p_asked, p_rollup)) THEN
         RETURN format('buckets of %s are not made of its, which are %s', rollup_engine.bucket_words(p_asked), rollup_engine.bucket_words(p_rollup));
+    END IF;
+    v_lacking := rollup_engine.other_meaning(p_asked, p_rollup);
+    IF v_lacking IS NOT NULL THEN
+        RETURN v_lacking;
     END IF;
     v_lacking := (SELECT string_agg(quote_ident(d), ', ') FROM unnest(p_asked.dimensions) AS d WHERE d <> ALL (p_rollup.dimensions));
     IF v_lacking IS NOT NULL THEN
