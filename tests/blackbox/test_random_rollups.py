@@ -138,7 +138,7 @@ def test_random_rollups_equal_the_group_by(db: psycopg.Connection) -> None:
     db.execute("SET plan_cache_mode = force_custom_plan")
 
     @settings(
-        max_examples=int(os.environ.get("TSROLLUP_HISTORIES", "5")),
+        max_examples=int(os.environ.get("TSROLLUP_HISTORIES", "4")),
         derandomize="TSROLLUP_HISTORIES" not in os.environ,
         phases=[Phase.generate],
         deadline=None,

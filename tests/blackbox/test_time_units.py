@@ -69,7 +69,7 @@ def test_numbers_as_times(db: psycopg.Connection, part: int) -> None:
             )
             for name, bucket in zip(names, buckets, strict=True)
         ]  # fmt: skip
-        write(db, table, kind, unit, FIRST, 150)
+        write(db, table, kind, unit, FIRST, 80)
         write(db, table, kind, unit, datetime(1969, 12, 31, 23, 50, tzinfo=UTC), 30)
         assert_live_and_stored(db, f"raw.{table}", *wanted)
         per = PER_SECOND[unit]

@@ -55,7 +55,7 @@ def mixed_rows(seed: int, count: int, first: datetime) -> list[tuple[Any, ...]]:
     for i in range(count):
         number = draw.choice([0.0, -1.5, draw.gauss(3, 50), -draw.random() * 1e6, draw.random()])
         row = [
-            first + timedelta(seconds=150 * i + seed),
+            first + timedelta(seconds=350 * i + seed),
             [None, "a", "b"][draw.randrange(3)],
             number,
             Decimal(draw.randrange(-5, 6)) / draw.choice([1, 2, 4]),
@@ -117,7 +117,7 @@ MIXED_FURTHER = {
 def test_every_aggregate_at_three_levels(db: psycopg.Connection) -> None:
     """With NULLs, zeros and negative values, late rows, deletes and updates."""
     db.execute(MIXED)
-    insert(db, "raw.mixed", mixed_rows(1, 700, FIRST))
+    insert(db, "raw.mixed", mixed_rows(1, 300, FIRST))
     create_levels(db, "raw.mixed", MIXED_METRICS)
     plain = {
         name: [x for x in metrics if isinstance(x, str) and x != "ohlc"]
@@ -128,7 +128,7 @@ def test_every_aggregate_at_three_levels(db: psycopg.Connection) -> None:
         for name, buckets in LEVELS.items()
     ]
     assert_live_and_stored(db, "raw.mixed", *wanted)
-    insert(db, "raw.mixed", mixed_rows(2, 100, FIRST + timedelta(hours=5)))
+    insert(db, "raw.mixed", mixed_rows(2, 50, FIRST + timedelta(hours=5)))
     db.execute("DELETE FROM raw.mixed WHERE i = 2 AND ts < '2026-03-29 06:00+00'")
     db.execute("UPDATE raw.mixed SET f = -f, far = far + 1, i = NULL WHERE i = 1")
     db.execute("UPDATE raw.mixed SET device = 'c' WHERE device = 'a' AND i = 0")
@@ -149,10 +149,10 @@ def test_percentiles_of_many_rows_keep_to_one_per_cent(db: psycopg.Connection) -
     }
     rows = []
     for shape, value in shapes.items():
-        for i in range(1500):
+        for i in range(1000):
             v = value()
             number = None if i % 50 == 0 else v
-            rows.append((FIRST + timedelta(seconds=14 * i), shape, number, Decimal(str(v)), int(v)))
+            rows.append((FIRST + timedelta(seconds=20 * i), shape, number, Decimal(str(v)), int(v)))
     insert(db, "raw.wide", rows)
     metrics = {"v": names, "n": names, "i": names}
     create_levels(db, "raw.wide", metrics)

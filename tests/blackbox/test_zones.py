@@ -43,7 +43,7 @@ def test_rollups_of_zones(db: psycopg.Connection) -> None:
     """Live and stored, before and after late rows, whoever's clock reads them."""
     db.execute("CREATE TABLE raw.moments (ts timestamptz, v integer)")
     db.execute("CREATE INDEX ON raw.moments (ts)")
-    times = [time for zone, year in SPANS for time in times_around(zone, year, 6)]
+    times = [time for zone, year in SPANS for time in times_around(zone, year, 4)]
     write_times(db, "raw.moments", times)
     wanted = []
     for number, (name, buckets) in enumerate(OF_ZONES.items()):
@@ -104,7 +104,7 @@ STRANGERS = [
 def test_children_in_other_zones(db: psycopg.Connection) -> None:
     """Where each of their borders is one of the parent's; else it says which width would do."""
     db.execute("CREATE TABLE raw.family (ts timestamptz, v integer)")
-    times = [t for zone, year in SPANS[:2] + SPANS[3:5] for t in times_around(zone, year, 8)]
+    times = [t for zone, year in SPANS[:2] + SPANS[3:5] for t in times_around(zone, year, 4)]
     write_times(db, "raw.family", times)
     wanted = []
     for name, (source, buckets) in FAMILY.items():
