@@ -123,13 +123,15 @@ AS $$
     ) AS parent
     CROSS JOIN LATERAL (
         SELECT rollup_engine.metric_marks(p_item) || jsonb_build_object('type', coalesce(parent.tally_type, rollup_engine.base_type(p_type)::text))
+        OFFSET 0  -- once, not for each row of the catalogue
     ) AS m (marks)
     JOIN rollup_engine.aggregate AS f ON f.name = m.marks ->> 'aggregate'
     CROSS JOIN LATERAL (
         SELECT ARRAY(
             SELECT rollup_engine.fill(state, m.marks) FROM unnest(f.states) AS state
             UNION ALL
-            SELECT jsonb_array_elements_text(nullif(m.marks -> 'also', 'null')))) AS s (states)
+            SELECT jsonb_array_elements_text(nullif(m.marks -> 'also', 'null')))
+        OFFSET 0) AS s (states)
     CROSS JOIN LATERAL (
         SELECT json_object_agg(rollup_engine.fill(key, m.marks), rollup_engine.fill(value, m.marks) ORDER BY position)
         FROM json_each_text(f.outputs) WITH ORDINALITY AS e (key, value, position)
@@ -189,11 +191,14 @@ RETURNS TABLE (source_column name, item jsonb, aggregate rollup_engine.aggregate
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT m.key::name, i.item,
-        rollup_engine.find_aggregate(i.item, m.key, (
-            SELECT type FROM rollup_engine.row_columns(p_rollup.source_table, p_rollup.row_sql)
-            WHERE column_name = rollup_engine.source_name(p_rollup, m.key::name)), p_rollup.parent_id)
-    FROM jsonb_each(p_rollup.metrics) AS m
+    WITH metric AS MATERIALIZED (
+        SELECT key, value, rollup_engine.source_name(p_rollup, key::name) AS own_name FROM jsonb_each(p_rollup.metrics)
+    ), typed AS MATERIALIZED (
+        SELECT m.*, c.type
+        FROM metric AS m LEFT JOIN rollup_engine.row_columns(p_rollup.source_table, p_rollup.row_sql) AS c ON c.column_name = m.own_name
+    )
+    SELECT m.key::name, i.item, rollup_engine.find_aggregate(i.item, m.key, m.type, p_rollup.parent_id)
+    FROM typed AS m
     CROSS JOIN LATERAL jsonb_array_elements(m.value) AS i (item)
 $$;
 COMMENT ON FUNCTION rollup_engine.metric_aggregates(silver.rollup_config) IS 'The aggregates that a rollup''s metrics name, as the catalogue has them for its source.';
