@@ -197,7 +197,14 @@ def test_what_is_gone_is_not_renamed(rolled_up: psycopg.Connection) -> None:
         rolled_up.execute("SELECT silver.alter_rollup('silver.t_1d', new_name => 'days')")
 
 
-def test_a_shorter_window_leaves_nothing_out(db: psycopg.Connection) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        "SELECT silver.alter_rollup('w_1h', look_back_window => {})",
+        "UPDATE silver.rollup_config SET look_back_window = {} WHERE depth = 0",
+    ],
+)
+def test_a_shorter_window_leaves_nothing_out(db: psycopg.Connection, change: str) -> None:
     """What changed since the last run, and lies where the window does not look any more."""
     db.execute("CREATE TABLE raw.w (ts timestamptz NOT NULL, v integer) PARTITION BY RANGE (ts)")
     db.execute(
@@ -214,14 +221,14 @@ def test_a_shorter_window_leaves_nothing_out(db: psycopg.Connection) -> None:
     db.execute("SELECT silver.create_rollup_table('w_1h', 'silver', 'w_1d', '1 day')")
     refresh_everything(db)
     db.execute("UPDATE raw.w SET v = v + 1000")
-    db.execute("SELECT silver.alter_rollup('w_1h', look_back_window => '1 day')")
+    db.execute(change.format("'1 day'").encode())
     assert_equal_to_group_by(db, "w_1h", "w_1d")
     refresh_everything(db)
     assert_equal_to_group_by(db, "w_1h", "w_1d")
-    db.execute("SELECT silver.alter_rollup('w_1h', look_back_window => '9 days')")
+    db.execute(change.format("'9 days'").encode())
     db.execute("UPDATE raw.w SET v = v + 1000")
     assert_equal_to_group_by(db, "w_1h", "w_1d")
-    db.execute("SELECT silver.alter_rollup('w_1h', look_back_window => '2 days')")
+    db.execute(change.format("'2 days'").encode())
     db.execute("SELECT silver.set_retention('raw.w', '5 days')")
     with pytest.raises(psycopg.Error, match=r"is kept for 5 days, and read again for 9 days"):
-        db.execute("SELECT silver.alter_rollup('w_1h', look_back_window => '9 days')")
+        db.execute(change.format("'9 days'").encode())

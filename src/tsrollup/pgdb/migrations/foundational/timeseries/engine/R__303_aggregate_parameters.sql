@@ -133,24 +133,31 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_custom(name, jsonb, regtype) IS 'An error unless PostgreSQL takes the expressions of a user''s aggregate for values of a type.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.mixed_series(p_rollup_id integer, p_dimensions name[], p_metrics jsonb) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s of column %I goes by one series, and dimension %s of it is left out', rollup_engine.metric_name(i.item), m.key, out.dimensions)
+    FROM (
+        SELECT string_agg(quote_ident(d), ', ') AS dimensions
+        FROM silver.rollup_config AS c CROSS JOIN LATERAL unnest(c.dimensions) AS d
+        WHERE c.id = p_rollup_id AND d <> ALL (p_dimensions)
+    ) AS out, jsonb_each(p_metrics) AS m CROSS JOIN LATERAL jsonb_array_elements(m.value) AS i (item)
+    WHERE out.dimensions IS NOT NULL AND EXISTS (
+        SELECT FROM rollup_engine.aggregate AS f WHERE f.name = rollup_engine.metric_name(i.item) AND 'series_first' = ANY (f.states))
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.mixed_series(integer, name[], jsonb) IS 'An aggregate over the order of rows that would mix series which a rollup keeps apart; NULL for none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_series(p_parent_id integer, p_dimensions name[], p_metrics jsonb) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_left_out text;
-    v_metric record;
+    v_mixed constant text := rollup_engine.mixed_series(p_parent_id, p_dimensions, p_metrics);
 BEGIN
-    SELECT string_agg(quote_ident(d), ', ') INTO v_left_out
-    FROM silver.rollup_config AS c CROSS JOIN LATERAL unnest(c.dimensions) AS d
-    WHERE c.id = p_parent_id AND d <> ALL (p_dimensions);
-    SELECT m.key AS column_name, rollup_engine.metric_name(i.item) AS name INTO v_metric
-    FROM jsonb_each(p_metrics) AS m CROSS JOIN LATERAL jsonb_array_elements(m.value) AS i (item)
-    WHERE v_left_out IS NOT NULL AND EXISTS (
-        SELECT FROM rollup_engine.aggregate AS f WHERE f.name = rollup_engine.metric_name(i.item) AND 'series_first' = ANY (f.states))
-    LIMIT 1;
-    IF FOUND THEN
-        PERFORM rollup_engine.fail('TR001', format('%s of column %I goes by one series, and dimension %s of the parent is left out', v_metric.name, v_metric.column_name, v_left_out),
+    IF v_mixed IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR001', v_mixed,
             'keep that dimension, or name other metrics: what buckets of several series hold cannot be put in the order of time');
     END IF;
 END

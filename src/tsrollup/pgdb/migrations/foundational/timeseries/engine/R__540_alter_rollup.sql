@@ -11,12 +11,6 @@ DECLARE
     v_old silver.rollup_config;
 BEGIN
     SELECT * INTO v_old FROM silver.rollup_config WHERE id = p_rollup.id FOR NO KEY UPDATE;
-    IF p_rollup.look_back_window IS DISTINCT FROM v_old.look_back_window THEN
-        -- What changed since the last run may lie where a shorter window does not look any more.
-        PERFORM rollup_engine.mark_rollups(
-            ARRAY(SELECT rollup_engine.with_descendants(v_old.id)),
-            rollup_engine.window_of(v_old.id) * tstzmultirange(tstzrange(NULL, now(), '[]')));
-    END IF;
     UPDATE silver.rollup_config AS c
     SET settle_delay = p_rollup.settle_delay,
         target_batch_duration = p_rollup.target_batch_duration,
@@ -26,7 +20,6 @@ BEGIN
         current_window = CASE WHEN p_rollup.processing_window IS DISTINCT FROM c.processing_window
             THEN p_rollup.processing_window ELSE c.current_window END
     WHERE c.id = v_old.id;
-    PERFORM rollup_engine.check_window_keep(v_old.source_table);
     IF p_rollup.chunk_interval IS NOT NULL THEN
         UPDATE silver.rollup_config SET chunk_interval = p_rollup.chunk_interval WHERE id = v_old.id;
         PERFORM rollup_engine.fit_partitions_to_keep(v_old.target_table);

@@ -57,7 +57,10 @@ DECLARE
     v_columns text[];
     v_fixed text;
 BEGIN
-    IF TG_OP <> 'UPDATE' THEN
+    IF TG_WHEN = 'AFTER' THEN  -- what this reads is the row as it is now
+        PERFORM rollup_engine.check_window_keep(NEW.source_table);
+        RETURN NEW;
+    ELSIF TG_OP <> 'UPDATE' THEN
         -- drop_rollup takes its function away first.
         IF TG_OP = 'DELETE' AND NOT EXISTS (SELECT FROM rollup_engine.generated_text WHERE name = format('live_%s', OLD.id)) THEN
             RETURN OLD;
@@ -83,11 +86,17 @@ BEGIN
         END IF;
         PERFORM rollup_engine.check_options(v_checked);
     END IF;
+    IF 'look_back_window' = ANY (v_columns) THEN
+        -- What changed since the last run may lie where a shorter window does not look any more.
+        PERFORM rollup_engine.mark_rollups(
+            ARRAY(SELECT rollup_engine.with_descendants(OLD.id)),
+            rollup_engine.window_of(OLD.id) * tstzmultirange(tstzrange(NULL, now(), '[]')));
+    END IF;
     RETURN NEW;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.guard_configuration() IS
-'Refuses changes of the configuration that nothing else follows, and options that make no sense. Its arguments are columns of the progress of runs.';
+'Refuses changes of the configuration that nothing else follows, and options that make no sense; what a window saw is stale when it is another one. Its arguments are columns of the progress of runs.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.guard_trigger_sql() RETURNS text
     LANGUAGE sql STABLE
@@ -96,6 +105,8 @@ AS $$
     -- Runs update columns that are not named: it costs them nothing.
     SELECT format('CREATE OR REPLACE TRIGGER guard_configuration BEFORE DELETE OR UPDATE OF %s ON silver.rollup_config
     FOR EACH ROW EXECUTE FUNCTION rollup_engine.guard_configuration(%s);
+    CREATE OR REPLACE TRIGGER guard_window AFTER UPDATE OF look_back_window ON silver.rollup_config
+    FOR EACH ROW EXECUTE FUNCTION rollup_engine.guard_configuration();
     CREATE OR REPLACE TRIGGER guard_all BEFORE TRUNCATE ON silver.rollup_config
     FOR EACH STATEMENT EXECUTE FUNCTION rollup_engine.guard_configuration()',
         string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE a.attname <> ALL (progress.columns)),

@@ -132,7 +132,8 @@ BEGIN
     ELSIF NOT isempty(rollup_engine.uneven_in_use(p_asked, p_rollup)) THEN
         RETURN format('buckets of %s are not made of its, which are %s', rollup_engine.bucket_words(p_asked), rollup_engine.bucket_words(p_rollup));
     END IF;
-    v_lacking := rollup_engine.other_meaning(p_asked, p_rollup);
+    v_lacking := coalesce(
+        rollup_engine.other_meaning(p_asked, p_rollup), rollup_engine.mixed_series(p_rollup.id, p_asked.dimensions, p_asked.metrics));
     IF v_lacking IS NOT NULL THEN
         RETURN v_lacking;
     END IF;
