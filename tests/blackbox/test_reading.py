@@ -277,6 +277,22 @@ def test_which_live_view_answers(db: psycopg.Connection) -> None:
             rollup_for(db, **question)
 
 
+def test_series_of_several_groups_make_no_answer(db: psycopg.Connection) -> None:
+    """Counters go by one series: who leaves out a dimension asks for what no rollup holds."""
+    db.execute(GAPS)
+    create(
+        db, "raw.gaps", "counters_1h", "1 hour", dimensions=["device", "site"],
+        metrics={"v": ["increase", "rate", "sum"], "temp": ["time_weighted_avg"]},
+    )  # fmt: skip
+    both = ["device", "site"]
+    for metrics in ({"v": ["increase"]}, {"v": ["rate"]}, {"temp": ["time_weighted_avg"]}):
+        row = rollup_for(db, width="1 day", dimensions=both, metrics=metrics)
+        assert row, metrics
+        assert row["exact"], metrics
+        row = rollup_for(db, width="1 day", dimensions=["device"], metrics=metrics)
+        assert row is None or not row["exact"], metrics
+
+
 def rollup_for(connection: psycopg.Connection[Any], **question: Any) -> dict[str, Any] | None:
     """The first answer."""
     return next(iter(answers(connection, **question)), None)
