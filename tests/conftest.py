@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import psycopg
 import pytest
@@ -27,6 +28,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--test-dsn", help="run on this server as well (a role that creates databases)"
     )
     parser.addoption("--server", action="append", help="run on this server only; repeatable")
+    parser.addoption(
+        "--spread", action="store_true", help="run each test on one of the servers only"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,6 +55,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = chosen or found_servers(metafunc.config.getoption("--test-dsn"))
         if metafunc.definition.get_closest_marker("partman") and not chosen:
             names = [*names, *found_partman_servers()]
+        if metafunc.config.getoption("--spread"):
+            names = [names[crc32(metafunc.definition.nodeid.encode()) % len(names)]]
         metafunc.parametrize("server", names, indirect=True, scope="session")
 
 
