@@ -89,6 +89,10 @@ def test_metrics_and_a_rebuild(url: str) -> None:
     added = here("metric", "add", "readings_1h", '{"temp": ["max"]}', "--json", url=url)
     assert added.code == 0, added.err
     assert here("metric", "add", "readings_1h", "{", url=url).code == 2
+    tenfold = ("--expressions", '{"tenfold": "temp * 10"}')
+    added = here("metric", "add", "readings_1h", '{"tenfold": ["max"]}', *tenfold, url=url)
+    assert added.code == 0, added.err
+    assert asked(url, "SELECT max(tenfold_max) FROM gold.readings_1h") == 30
     here("run", url=url)
     assert asked(url, "SELECT max(temp_max) FROM gold.readings_1h") == 3
     with psycopg.connect(url) as connection:

@@ -220,6 +220,10 @@ def test_promise_h_one_bad_bucket_keeps_no_other_from_being_stored(
     assert [str(b - a) for a, b in stale] == ["0:01:00", "1:00:00"]
     expected = [("silver.p_1h", "waiting_for_parent", 1), ("silver.p_1m", "retrying", 1)]
     assert db.execute(MONITOR).fetchall() == expected
+    reasons = "SELECT reason FROM silver.timeseries_operations_monitor WHERE health = 'retrying'"
+    told = db.execute(reasons).fetchone()
+    assert told
+    assert told[0].startswith(f"1 of its buckets cannot be stored; the newest: {code}: ")
     error = db.execute(
         "SELECT error_code, error_message, hint, attempt FROM silver.error_log"
     ).fetchall()

@@ -100,14 +100,19 @@ def add(
     context: typer.Context,
     target: Target,
     metrics: Annotated[str, typer.Argument(help='As \'{"temp": ["avg", "max"]}\'.')],
+    expressions: Annotated[
+        str | None, typer.Option(help='SQL by name, as {"f": "temp * 1.8 + 32"}.')
+    ] = None,
 ) -> None:
     """Add aggregates to a rollup; all of it is recomputed.
 
     Example: tsrollup metric add readings_1h '{"temp": ["max"]}'
     """
     call = invocation(context)
-    wanted = parse_object(metrics, "METRICS")
-    _change(call, "add_rollup_metric", "extended", target, metrics=wanted)
+    wanted = {"metrics": parse_object(metrics, "METRICS")}
+    if expressions is not None:
+        wanted["expressions"] = parse_object(expressions, "--expressions")
+    _change(call, "add_rollup_metric", "extended", target, **wanted)
 
 
 @metric.command("drop")

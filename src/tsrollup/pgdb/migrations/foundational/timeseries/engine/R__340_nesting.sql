@@ -90,7 +90,7 @@ BEGIN
     FOREACH v_width IN ARRAY '{1 day,1 hour,30 minutes,15 minutes,1 minute,1 second}'::text[] LOOP
         v_fitting.bucket_width := v_width;
         IF isempty(rollup_engine.uneven_time(p_rollup, v_fitting, v_years) * tstzmultirange(v_years)) THEN
-            RETURN format('read a rollup with buckets of %s, or the source itself', v_width);
+            RETURN format('read a rollup with buckets of %s in UTC, or the source itself', v_width);
         END IF;
     END LOOP;
     RETURN 'read the source itself';
