@@ -4,6 +4,7 @@ their own unit."""
 import datetime as dt
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -122,9 +123,18 @@ def test_one_bucket_is_read_by_index_and_from_one_partition(db: psycopg.Connecti
     assert "n_0" not in plan
 
 
-def test_retention_and_partitions_ahead_go_by_the_unit(db: psycopg.Connection) -> None:
-    db.execute("CREATE TABLE raw.n (t bigint NOT NULL, dev text, v integer) PARTITION BY RANGE (t)")
-    roll_up(db, "ms")
+@pytest.mark.parametrize(
+    ("kind", "unit"), [("bigint", "ms"), ("integer", "s"), ("numeric", "s"), ("numeric", "ns")]
+)
+def test_retention_and_partitions_ahead_go_by_the_unit(
+    db: psycopg.Connection, kind: str, unit: str
+) -> None:
+    scale = UNITS[unit]
+    db.execute(
+        f"CREATE TABLE raw.n (t {kind} NOT NULL, dev text, v integer)"
+        " PARTITION BY RANGE (t)".encode()
+    )
+    roll_up(db, unit)
     db.execute("SELECT silver.partition_source('raw.n', '1 day')")
     db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
     bounds = db.execute(
@@ -132,12 +142,13 @@ def test_retention_and_partitions_ahead_go_by_the_unit(db: psycopg.Connection) -
         " WHERE relispartition AND relkind = 'r' AND pg_partition_root(oid) = 'raw.n'::regclass"
     ).fetchall()
     today = int(dt.datetime.now(dt.UTC).timestamp()) // DAY * DAY
-    assert (f"FOR VALUES FROM ('{today * 1000}') TO ('{(today + DAY) * 1000}')",) in bounds
+    ends = [[Decimal(x) for x in re.findall(r"[0-9.]+", bound)] for (bound,) in bounds]
+    assert [today * scale, (today + DAY) * scale] in ends
     # Old rows go to the default partition first, then to partitions of their own, then away.
     db.execute(
-        "INSERT INTO raw.n SELECT (%s - i * 3600::bigint) * 1000, 'd', i"
+        "INSERT INTO raw.n SELECT (%s - i * 3600::bigint) * %s::bigint, 'd', i"
         " FROM generate_series(0, 100) AS i",
-        [today],
+        [today, scale],
     )
     refresh_everything(db)
     assert_settled(db, *LEVELS)
@@ -151,12 +162,12 @@ def test_retention_and_partitions_ahead_go_by_the_unit(db: psycopg.Connection) -
         db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
     oldest = db.execute("SELECT min(t) FROM raw.n").fetchone()
     assert oldest
-    assert oldest[0] >= (today - 3 * DAY) * 1000
-    assert oldest[0] < (today - DAY) * 1000
+    assert oldest[0] >= (today - 3 * DAY) * scale
+    assert oldest[0] < (today - DAY) * scale
     assert db.execute("SELECT sum(v_sum) FROM gold.n_1").fetchone() == before
     assert_equal_to_group_by(db, "n_1")
     # A late row is counted.
-    db.execute("INSERT INTO raw.n VALUES (%s, 'late', 1)", [(today - 4 * DAY) * 1000])
+    db.execute("INSERT INTO raw.n VALUES (%s, 'late', 1)", [(today - 4 * DAY) * scale])
     refresh_everything(db)
     assert db.execute("SELECT sum(sealed_late_rows) > 0 FROM silver.rollup_config").fetchone() == (
         True,

@@ -44,9 +44,10 @@ AS $$
         JOIN pg_inherits AS i ON i.inhparent = t.oid AND NOT i.inhdetachpending
         JOIN pg_class AS c ON c.oid = i.inhrelid
         CROSS JOIN LATERAL (
+            -- Small integers and numerics stand without quotes.
             SELECT CASE WHEN k.is_time THEN ARRAY[
-                substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM [(]''([^'']*)''[)]'),
-                substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(]''([^'']*)''[)]')] END AS bounds, k.unit
+                substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM [(](?!M[IA][NX]VALUE)''?([^'',)]*)''?[)]'),
+                substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(](?!M[IA][NX]VALUE)''?([^'',)]*)''?[)]')] END AS bounds, k.unit
         ) AS b
     )
     SELECT oid::regclass, min(tree.from_time), max(tree.to_time) FROM tree GROUP BY oid
