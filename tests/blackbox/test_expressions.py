@@ -253,7 +253,7 @@ def test_what_a_rollup_reads_is_not_changed_unseen(db: psycopg.Connection) -> No
 def test_expressions_show_nobody_what_he_may_not_read(
     db: psycopg.Connection, connect: Connect, server: PostgresServer
 ) -> None:
-    """An operator adds metrics over columns that he may read, by expressions as by names."""
+    """An operator adds metrics over columns that he may read, and no expressions at all."""
     db.execute("CREATE TABLE raw.people (ts timestamptz, level float8, known text, secret text)")
     db.execute("INSERT INTO raw.people VALUES ('2026-03-01', 1, 'k', 's')")
     db.execute("GRANT SELECT (known) ON raw.people TO tsrollup_operator")
@@ -264,13 +264,13 @@ def test_expressions_show_nobody_what_he_may_not_read(
         try:
             postgres.execute(f"GRANT tsrollup_operator TO {role}".encode())
             operator = connect(user=role)
-            for text in ("secret", "upper(secret)", "known || secret", "people::text"):
+            for text in ("secret", "upper(secret)", "upper(known)", "1", "people::text"):
                 with pytest.raises(psycopg.Error):
                     operator.execute(ADD_METRIC, {"shown": Jsonb({"shown": text})})
-            operator.execute(ADD_METRIC, {"shown": Jsonb({"shown": "upper(known)"})})
             operator.close()
         finally:
             postgres.execute(f"DROP ROLE {role}".encode())
+    db.execute(ADD_METRIC, {"shown": Jsonb({"shown": "upper(known)"})})
     wanted = Wanted(
         "people_1h",
         Buckets("1 hour"),

@@ -241,6 +241,9 @@ REFUSED = {
     "'(1,2)'::evil.pair": "it uses type evil.pair",
     "'[1,2)'::evil.span": "it uses type evil.span",
     "lower(host::varchar)": "it uses function public.lower",
+    "'a'::evil.letter": "it uses type evil.letter",
+    "CASE WHEN ts >= '12:00 today' THEN 1 END": "another one each day",
+    "ts <@ '[today,)'::tstzrange": "another one each day",
 }
 # A function that runs says so, and whose rights it has.
 EVIL = """
@@ -252,6 +255,7 @@ EVIL = """
     CREATE DOMAIN evil.positive AS integer CHECK (value > 0);
     CREATE TYPE evil.pair AS (a integer, b evil.positive);
     CREATE TYPE evil.span AS RANGE (subtype = integer);
+    CREATE TYPE evil.letter AS ENUM ('a');
     CREATE FUNCTION public.lower(varchar) RETURNS text IMMUTABLE LANGUAGE sql
         AS 'SELECT ''trap''';
 """

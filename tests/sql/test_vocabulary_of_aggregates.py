@@ -324,6 +324,8 @@ def test_parameters_of_dropped_metrics_are_compared(db: psycopg.Connection) -> N
         {"finish": "sum({state})"},
         {"finish": "{state} / {distinct}"},
         {"finish": "({state}"},
+        {"finish": "{state}, {count}"},
+        {"finish": "'x'::integer + {state}"},
         {"as": "sum"},
         {"as": "p50"},
         {"as": 'x"; --'},
@@ -345,6 +347,34 @@ def test_own_aggregates_are_refused_in_one_line(
     assert error.value.sqlstate == "TR001", error.value
     assert "\n" not in (error.value.diag.message_primary or "")
     assert error.value.diag.message_hint
+
+
+def test_what_somebody_made_for_his_own_type_is_not_called(db: psycopg.Connection) -> None:
+    """It would run with the rights of the machinery, or of who reads."""
+    db.execute("""
+        CREATE TYPE raw.letter AS ENUM ('b', 'a');
+        CREATE FUNCTION raw.last_one(raw.letter, raw.letter) RETURNS raw.letter
+            LANGUAGE sql AS 'SELECT $2';
+        CREATE AGGREGATE raw.max(raw.letter) (SFUNC = raw.last_one, STYPE = raw.letter);
+        CREATE FUNCTION raw.told(raw.letter) RETURNS text LANGUAGE sql AS $$ SELECT 'x' $$;
+        CREATE CAST (raw.letter AS text) WITH FUNCTION raw.told(raw.letter);
+        CREATE TABLE raw.letters (ts timestamptz, letter raw.letter);
+        INSERT INTO raw.letters VALUES ('2026-03-01 00:01', 'a'), ('2026-03-01 00:02', 'b');
+        SELECT silver.create_rollup_table('raw.letters', 'silver', 'letters_1h', '1 hour',
+            metrics => '{"letter": ["max"]}');
+    """)
+    for _ in range(2):
+        assert db.execute("SELECT letter_max::text = 'x' FROM gold.letters_1h").fetchone() == (
+            True,
+        )
+        assert db.execute("SELECT letter_max = 'a' FROM gold.letters_1h").fetchone() == (True,)
+        refresh_everything(db)
+    for aggregate in ("mode", "value_counts", "distinct"):
+        with pytest.raises(psycopg.Error, match=f"{aggregate} needs a number"):
+            db.execute(
+                "SELECT silver.add_rollup_metric('letters_1h', %s)",
+                [json.dumps({"letter": [aggregate]})],
+            )
 
 
 def test_own_aggregates_may_use_other_states(db: psycopg.Connection) -> None:

@@ -53,6 +53,8 @@ BEGIN
     PERFORM rollup_engine.check_isolation();
     IF metrics IS NULL OR metrics = '{}' THEN
         PERFORM rollup_engine.fail('TR001', format('metrics is %s', coalesce(metrics::text, 'NULL')), 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    ELSIF expressions IS NOT NULL THEN
+        PERFORM rollup_engine.check_owner_role('add expressions');  -- they run with its rights
     END IF;
     INSERT INTO rollup_engine.metric_request (rollup_id, metrics, expressions) VALUES (rollup_engine.rollup_id(target), metrics, expressions)
     RETURNING id INTO v_request_id;
@@ -60,7 +62,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb, jsonb) IS
-'Adds aggregates to a rollup, of columns of its source, and of expressions over them, new ones or those that it has: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there, and so do those before the window of a source that is tracked by one (mark_stale has them computed from what the source still holds). The caller is a member of the owner role, or may SELECT the columns of the source itself.';
+'Adds aggregates to a rollup, of columns of its source, and of expressions over them, new ones or those that it has: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there, and so do those before the window of a source that is tracked by one (mark_stale has them computed from what the source still holds). The caller is a member of the owner role, or, without expressions, may SELECT the columns of the source itself.';
 
 CREATE FUNCTION silver.drop_rollup_metric(target text, metrics jsonb) RETURNS void
     LANGUAGE plpgsql

@@ -75,14 +75,17 @@ AS $$
             -- An attribute of a composite column.
             OR d.refobjid <> p_row AND d.refobjsubid > 0))
         AND d.refclassid <> 'pg_collation'::regclass
-        AND coalesce(e.typtype, '') <> 'e'
+        -- An enum of a column stays what it is for as long as the column does.
+        AND NOT (coalesce(e.typtype, '') = 'e' AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = p_row AND a.atttypid IN (e.oid, e.typarray)))
         AND (pg_identify_object(d.refclassid, d.refobjid, 0)).schema IS DISTINCT FROM 'pg_catalog'
         AND NOT (coalesce(r.rolsuper, false) AND EXISTS (
-            SELECT FROM pg_depend AS x
-            WHERE x.deptype = 'e' AND x.classid = d.refclassid AND x.objid = coalesce(e.oid, d.refobjid)))
+            -- Who owns the extension could put something else in its place.
+            SELECT FROM pg_depend AS x JOIN pg_extension AS n ON n.oid = x.refobjid
+            WHERE x.deptype = 'e' AND x.classid = d.refclassid AND x.objid = coalesce(e.oid, d.refobjid)
+                AND pg_has_role(n.extowner, '"${owner_role}"'::regrole, 'MEMBER')))
 $$;
 COMMENT ON FUNCTION rollup_engine.foreign_parts(regclass, regclass) IS
-'What an expression, parsed as a view, uses besides its row that is neither PostgreSQL''s own, nor a superuser''s in an extension, nor an enum; NULL when nothing.';
+'What an expression, parsed as a view, uses besides its row that is neither PostgreSQL''s own, nor a superuser''s in an extension of a member of the owner role, nor the enum of a column; NULL when nothing.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.closed_schemas(p_view regclass) RETURNS text
     LANGUAGE sql STABLE
@@ -131,7 +134,7 @@ AS $$
 DECLARE
     v_view constant text := format('rollup_engine.tsrollup_view_%s', pg_backend_pid());
     v_text constant text := p_text || chr(10);  -- which ends a comment
-    v_moment constant text := '''[[:space:]]*(now|today|tomorrow|yesterday)';
+    v_moment constant text := '[[:<:]](now|today|tomorrow|yesterday)[[:>:]]';
     v_described jsonb;
     v_type text;
     v_foreign text;

@@ -17,10 +17,10 @@ AS $$
         WHEN 'interval'::regtype THEN '{interval,any}'
         WHEN 'bool'::regtype THEN '{boolean,plain,any}'
         ELSE CASE WHEN EXISTS (
-            -- Equal values have one text.
+            -- Equal values have one text, for ever: labels of an enum may be renamed, and its casts are its owner's code.
             SELECT FROM pg_type AS t
-            WHERE t.oid = rollup_engine.base_type(p_type) AND (t.typtype = 'e' OR t.oid::regtype IN (
-                'text', 'varchar', 'bpchar', 'name', 'uuid', 'date', 'timestamp', 'timestamptz', 'time', 'bytea', 'inet', 'cidr', 'macaddr', 'macaddr8'))
+            WHERE t.oid = rollup_engine.base_type(p_type) AND t.oid::regtype IN (
+                'text', 'varchar', 'bpchar', 'name', 'uuid', 'date', 'timestamp', 'timestamptz', 'time', 'bytea', 'inet', 'cidr', 'macaddr', 'macaddr8')
         ) THEN '{plain,any}' ELSE '{any}' END
     END::text[]
 $$;

@@ -115,6 +115,7 @@ AS $$
 DECLARE
     v_state regtype;
     v_combined regtype;
+    v_finished regtype;
 BEGIN
     -- PostgreSQL parses each alone, over a row of NULLs; HAVING makes it an aggregate of all rows.
     EXECUTE format('SELECT pg_typeof((%s)) FROM (SELECT NULL::%s AS v) AS tsrollup HAVING true',
@@ -124,9 +125,12 @@ BEGIN
     END IF;
     EXECUTE format('SELECT pg_typeof((%s)::%s) FROM (SELECT NULL::%2$s AS s) AS tsrollup HAVING true',
         rollup_engine.fill(p_item ->> 'combine', '{"state": "s"}'), v_state) INTO v_combined;
-    EXECUTE format('SELECT FROM (SELECT NULL::%s AS s, 0::bigint AS n, sum(v) AS total, v FROM (SELECT NULL::%s AS v) AS one GROUP BY v) AS tsrollup WHERE (%s) IS NULL', v_state, p_type,
-        rollup_engine.fill(p_item ->> 'finish', '{"state": "s", "count": "n", "sum": "total", "min": "v", "max": "v", "first": "v", "last": "v"}'));
-EXCEPTION WHEN syntax_error_or_access_rule_violation OR feature_not_supported OR invalid_text_representation THEN
+    EXECUTE format('SELECT pg_typeof(x) FROM (SELECT NULL::%1$s AS s, 0::bigint AS n, sum(v) AS total, v FROM (SELECT NULL::%2$s AS v) AS one GROUP BY v) AS tsrollup, LATERAL (VALUES ((%3$s))) AS finished (x)', v_state, p_type,
+        rollup_engine.fill(p_item ->> 'finish', '{"state": "s", "count": "n", "sum": "total", "min": "v", "max": "v", "first": "v", "last": "v"}')) INTO v_finished;
+    IF v_finished = 'record'::regtype THEN
+        RAISE datatype_mismatch USING MESSAGE = 'it finishes to more than one value';
+    END IF;
+EXCEPTION WHEN syntax_error_or_access_rule_violation OR feature_not_supported OR data_exception THEN
     PERFORM rollup_engine.fail('TR001', format('the custom aggregate %s of column %I does not work: %s', p_item ->> 'as', p_column, SQLERRM),
         '"state" aggregates {value}, "combine" aggregates {state}, "finish" makes one value of {state}, {count} and other states: see docs/aggregates.md');
 END

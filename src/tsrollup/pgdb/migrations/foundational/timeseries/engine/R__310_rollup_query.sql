@@ -74,6 +74,8 @@ AS $$
         FROM pg_proc AS g
         WHERE g.proname = s.name AND g.prokind = 'a' AND g.pronargs = 1 AND g.proargtypes[0] = t.oid
             AND g.pronamespace = t.typnamespace AND t.typnamespace <> 'pg_catalog'::regnamespace
+            -- Anybody else's would run with the rights of the machinery.
+            AND EXISTS (SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = g.oid AND d.deptype = 'e')
     ) AS own
 $$;
 COMMENT ON FUNCTION rollup_engine.state_columns(silver.rollup_config, regtype) IS 'The states that the metrics need, each with its expression over the source.';
