@@ -349,6 +349,37 @@ def test_changes_of_a_writer_are_captured_though_it_sees_nothing_of_the_machiner
     assert reader.execute("SELECT sum(row_count)::integer FROM gold.readings_1h").fetchone() == (3,)
 
 
+@pytest.mark.parametrize("role", ["nobody", "reader", "writer"])
+def test_everybody_has_tables_that_go_by_buckets(
+    connect: Connect, server: PostgresServer, logins: dict[str, str], role: str
+) -> None:
+    """Indexes, generated columns, statistics and views of theirs, in zones as in UTC."""
+    somebody = connect(user=logins[role])
+    name = sql.Identifier(logins[role])
+    with psycopg.connect(server.superuser_url(somebody.info.dbname), autocommit=True) as superuser:
+        superuser.execute(sql.SQL("CREATE SCHEMA own AUTHORIZATION {}").format(name))
+        try:
+            somebody.execute("""
+                SET search_path = own;
+                CREATE TABLE t (ts timestamptz, day timestamptz GENERATED ALWAYS AS
+                    (silver.time_bucket('1 day', ts, 'America/Havana')) STORED);
+                CREATE INDEX ON t (silver.time_bucket('1 month', ts, 'Europe/Berlin'));
+                CREATE INDEX ON t (silver.time_bucket('1 day', ts, 'Asia/Kolkata', '2026-01-01+00'));
+                CREATE INDEX ON t (silver.time_bucket('1 hour', ts));
+                CREATE VIEW v AS SELECT silver.time_bucket('1 week', ts, 'Europe/Oslo') AS w FROM t;
+                INSERT INTO t SELECT timestamptz '2026-11-01' + make_interval(mins => i)
+                FROM generate_series(0, 300) AS i;
+                ANALYZE t;
+            """)
+            row = somebody.execute("SELECT count(DISTINCT day), count(DISTINCT w) FROM t, v")
+            assert row.fetchone() == (2, 1)
+            somebody.close()
+            superuser.execute("REINDEX TABLE own.t")
+            superuser.execute("ANALYZE own.t")
+        finally:
+            superuser.execute("DROP SCHEMA own CASCADE")
+
+
 def test_tables_to_come_are_the_writers_too(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection
 ) -> None:

@@ -42,9 +42,7 @@ BEGIN
     -- Anybody buckets queries; none of these looks at a table.
     GRANT EXECUTE ON FUNCTION
         rollup_engine.is_month_width(interval), rollup_engine.month_bucket(interval, timestamp, timestamp),
-        rollup_engine.local_origin(interval, text, timestamptz),
-        rollup_engine.local_bin(interval, timestamp, timestamp), rollup_engine.local_next(interval, timestamp, timestamp),
-        rollup_engine.local_start(timestamp, text), rollup_engine.local_bucket(interval, timestamptz, text, timestamp),
+        rollup_engine.local_origin(interval, text, timestamptz), rollup_engine.local_bucket(interval, timestamptz, text, timestamp),
         silver.time_bucket(interval, timestamptz), silver.time_bucket(interval, timestamptz, text), silver.time_bucket(interval, timestamptz, text, timestamptz),
         silver.time_bucket(interval, timestamptz, timestamptz), silver.time_bucket(interval, timestamp), silver.time_bucket(interval, date),
         silver.first_value(anyelement, timestamptz), silver.last_value(anyelement, timestamptz),
