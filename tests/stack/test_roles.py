@@ -364,7 +364,7 @@ def test_everybody_has_tables_that_go_by_buckets(
                 CREATE TABLE t (ts timestamptz, day timestamptz GENERATED ALWAYS AS
                     (silver.time_bucket('1 day', ts, 'America/Havana')) STORED);
                 CREATE INDEX ON t (silver.time_bucket('1 month', ts, 'Europe/Berlin'));
-                CREATE INDEX ON t (silver.time_bucket('1 day', ts, 'Asia/Kolkata', '2026-01-01+00'));
+                CREATE INDEX ON t (silver.time_bucket('1 day', ts, 'Asia/Tokyo', '2026-01-01+00'));
                 CREATE INDEX ON t (silver.time_bucket('1 hour', ts));
                 CREATE VIEW v AS SELECT silver.time_bucket('1 week', ts, 'Europe/Oslo') AS w FROM t;
                 INSERT INTO t SELECT timestamptz '2026-11-01' + make_interval(mins => i)
