@@ -68,9 +68,15 @@ def assert_settled(connection: psycopg.Connection[Any], *rollups: str) -> None:
 def force_configuration(connection: psycopg.Connection[Any], assignments: str) -> None:
     """Updates what only the machinery may: a seal without retention, say."""
     with connection.transaction():
-        connection.execute("ALTER TABLE silver.rollup_config DISABLE TRIGGER guard_configuration")
+        for trigger in ("guard_configuration", "guard_window"):
+            connection.execute(
+                f"ALTER TABLE silver.rollup_config DISABLE TRIGGER {trigger}".encode()
+            )
         connection.execute(f"UPDATE silver.rollup_config SET {assignments}".encode())
-        connection.execute("ALTER TABLE silver.rollup_config ENABLE TRIGGER guard_configuration")
+        for trigger in ("guard_configuration", "guard_window"):
+            connection.execute(
+                f"ALTER TABLE silver.rollup_config ENABLE TRIGGER {trigger}".encode()
+            )
 
 
 def describe(connection: psycopg.Connection[Any], name: str) -> Rollup:
@@ -190,13 +196,13 @@ def _rows(connection: psycopg.Connection[Any], line: Sequence[int]) -> sql.Compo
             connection.cursor(row_factory=tuple_row)
             .execute(
                 "SELECT source_table::text, coalesce(expressions, '{}'), coalesce(filter, 'true'),"
-                " target_view::text FROM silver.rollup_config WHERE id = %s",
+                " target_table::text FROM silver.rollup_config WHERE id = %s",
                 [number],
             )
             .fetchone()
         )
         assert row
-        source, expressions, condition, view = row
+        source, expressions, condition, table = row
         if number == line[0]:
             rows = sql.SQL(source)
             bucket = "bucket"
@@ -214,7 +220,7 @@ def _rows(connection: psycopg.Connection[Any], line: Sequence[int]) -> sql.Compo
                 _over(bucket, condition),
             )
         if number != line[-1]:
-            parent = describe(connection, view)
+            parent = describe(connection, table)
     return rows
 
 

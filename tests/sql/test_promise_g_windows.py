@@ -104,7 +104,7 @@ def test_promise_g_nothing_is_kept_for_less_than_it_is_read_again(
             "SELECT silver.create_rollup_table('raw.w', 'silver', 'long', '1 hour',"
             " change_tracking => 'window', look_back_window => '4 days')"
         )
-    windowed.execute("UPDATE silver.rollup_config SET look_back_window = '4 days' WHERE depth = 0")
+    force_configuration(windowed, "look_back_window = '4 days' WHERE depth = 0")
     problems = windowed.execute(
         "SELECT target, problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
         " ORDER BY 1, problem LIKE '%not valid%'"
@@ -129,9 +129,7 @@ def test_what_is_kept_too_short_for_one_rollup_is_long_enough_for_another(
         " change_tracking => 'window', look_back_window => '2 days')"
     )
     windowed.execute("SELECT silver.set_retention('raw.w', '3 days')")
-    windowed.execute(
-        "UPDATE silver.rollup_config SET look_back_window = '4 days' WHERE target_name ~ 'long'"
-    )
+    force_configuration(windowed, "look_back_window = '4 days' WHERE target_name ~ 'long'")
     told = windowed.execute(
         "SELECT target, problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
     ).fetchall()

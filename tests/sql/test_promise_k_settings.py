@@ -292,6 +292,7 @@ def test_promise_k_no_kind_of_setting_changes_a_result_from_creation_to_drop(
 def _monitor(connection: psycopg.Connection[Any]) -> list[Any]:
     return connection.execute(
         "SELECT target_table, health, success_rate FROM silver.timeseries_operations_monitor"
+        " ORDER BY target_table DESC"
     ).fetchall()
 
 
