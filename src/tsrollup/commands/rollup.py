@@ -10,7 +10,17 @@ from psycopg import Connection
 
 from tsrollup import rollups
 from tsrollup.commands.invocation import invocation, parse_object
-from tsrollup.commands.targets import AnyTarget, From, Target, To
+from tsrollup.commands.targets import (
+    AnyTarget,
+    Expressions,
+    From,
+    LookBackWindow,
+    ProcessingWindow,
+    SettleDelay,
+    Target,
+    TargetBatchDuration,
+    To,
+)
 from tsrollup.console import Console, progress
 from tsrollup.errors import TsrollupError
 
@@ -74,24 +84,18 @@ def create(
     ] = None,
     time_column: Annotated[str | None, typer.Option(help="Default: the partition key.")] = None,
     chunk_interval: Annotated[str | None, typer.Option(help="Width of its partitions.")] = None,
-    settle_delay: Annotated[
-        str | None, typer.Option(help="How long after its end a bucket is stored.")
-    ] = None,
-    processing_window: Annotated[str | None, typer.Option(help="Most time in a batch.")] = None,
-    target_batch_duration: Annotated[
-        str | None, typer.Option(help="How long a batch should take.")
-    ] = None,
+    settle_delay: SettleDelay = None,
+    processing_window: ProcessingWindow = None,
+    target_batch_duration: TargetBatchDuration = None,
     change_tracking: Annotated[str | None, typer.Option(help="trigger or window.")] = None,
-    look_back_window: Annotated[str | None, typer.Option(help="What window reads again.")] = None,
+    look_back_window: LookBackWindow = None,
     retention: Annotated[str | None, typer.Option(help="How long its rows are kept.")] = None,
     timezone: Annotated[str | None, typer.Option(help="Where days begin. Default: UTC.")] = None,
     origin: Annotated[str | None, typer.Option(help="A time at which a bucket begins.")] = None,
     time_unit: Annotated[
         str | None, typer.Option(help="Of a time column of numbers: s, ms, us or ns.")
     ] = None,
-    expressions: Annotated[
-        str | None, typer.Option(help='SQL by name, as {"f": "temp * 1.8 + 32"}.')
-    ] = None,
+    expressions: Expressions = None,
     row_filter: Annotated[
         str | None, typer.Option("--filter", help="Which rows count, as 'temp < 100'.")
     ] = None,

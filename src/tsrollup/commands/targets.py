@@ -1,4 +1,5 @@
-"""Names of rollups and tables on the command line, and what a shell completes them with."""
+"""Names of rollups and tables on the command line, with what a shell completes them, and the
+options that several commands have."""
 
 import os
 from typing import Annotated
@@ -46,3 +47,9 @@ TableName = Annotated[
 ]
 From = Annotated[str, typer.Argument(metavar="FROM", help="As 2026-01-31 or with time.")]
 To = Annotated[str, typer.Argument(metavar="TO", help="End, not included.")]
+
+SettleDelay = Annotated[str | None, typer.Option(help="How long after its end a bucket is stored.")]
+ProcessingWindow = Annotated[str | None, typer.Option(help="Most time in a batch.")]
+TargetBatchDuration = Annotated[str | None, typer.Option(help="How long a batch should take.")]
+LookBackWindow = Annotated[str | None, typer.Option(help="What window reads again.")]
+Expressions = Annotated[str | None, typer.Option(help='SQL by name, as {"f": "temp * 1.8 + 32"}.')]

@@ -7,7 +7,18 @@ import typer
 
 from tsrollup import rollups
 from tsrollup.commands.invocation import Invocation, invocation, parse_object
-from tsrollup.commands.targets import AnyTarget, From, TableName, Target, To
+from tsrollup.commands.targets import (
+    AnyTarget,
+    Expressions,
+    From,
+    LookBackWindow,
+    ProcessingWindow,
+    SettleDelay,
+    TableName,
+    Target,
+    TargetBatchDuration,
+    To,
+)
 
 metric = typer.Typer(no_args_is_help=True, help="Add metrics to a rollup, and drop them.")
 
@@ -100,9 +111,7 @@ def add(
     context: typer.Context,
     target: Target,
     metrics: Annotated[str, typer.Argument(help='As \'{"temp": ["avg", "max"]}\'.')],
-    expressions: Annotated[
-        str | None, typer.Option(help='SQL by name, as {"f": "temp * 1.8 + 32"}.')
-    ] = None,
+    expressions: Expressions = None,
 ) -> None:
     """Add aggregates to a rollup; all of it is recomputed.
 
@@ -133,14 +142,10 @@ def drop_metric(
 def alter(
     context: typer.Context,
     target: Target,
-    settle_delay: Annotated[
-        str | None, typer.Option(help="How long after its end a bucket is stored.")
-    ] = None,
-    processing_window: Annotated[str | None, typer.Option(help="Most time in a batch.")] = None,
-    target_batch_duration: Annotated[
-        str | None, typer.Option(help="How long a batch should take.")
-    ] = None,
-    look_back_window: Annotated[str | None, typer.Option(help="What window reads again.")] = None,
+    settle_delay: SettleDelay = None,
+    processing_window: ProcessingWindow = None,
+    target_batch_duration: TargetBatchDuration = None,
+    look_back_window: LookBackWindow = None,
     chunk_interval: Annotated[
         str | None, typer.Option(help="Width of its partitions to come.")
     ] = None,

@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from tsrollup import metrics
 from tsrollup.commands.invocation import invocation
 from tsrollup.worker import Schedule, check, work
 
@@ -88,6 +87,8 @@ def worker(
     log = logging.getLogger("tsrollup.worker")
     log.info("working on database %s", database)
     if metrics_port:
+        from tsrollup import metrics  # which no other command waits for
+
         metrics.serve(call.url, metrics_port, metrics_address)
     work(call.url, Schedule(every, retry_every, maintain_every, budget, jobs, listen), stop)
     log.info("stopped")
