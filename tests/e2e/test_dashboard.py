@@ -7,6 +7,7 @@ import secrets
 import time
 from contextlib import closing
 from importlib.machinery import ModuleSpec
+from importlib.resources import files
 from urllib.parse import quote
 
 import psycopg
@@ -222,3 +223,29 @@ def test_what_was_not_made_as_html_is_text() -> None:
 def test_the_urls_own_place_is_shown_without_user_and_password() -> None:
     shown = Database(f"postgresql://me:{PASSWORD}@db.example:5433/metrics", False).place
     assert shown == "metrics on db.example:5433"
+
+
+def test_colours_can_be_told_from_what_they_stand_on() -> None:
+    css = (files("tsrollup.dashboard") / "assets" / "style.css").read_text()
+    light, dark = (
+        dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", block))
+        for block in re.findall(r"^(?::root|body\.body--dark) \{(.*?)^\}", css, re.M | re.S)
+    )
+    pairs = [(x, f"{x}-ground") for x in ("accent", "ok", "warn", "bad", "idle")]
+    pairs += [(x, y) for x in ("text", "quiet", "accent") for y in ("ground", "card")]
+    pairs += [("text", "code"), ("card", "accent")]
+    for scheme in (light, dark):
+        found = {(x, y): contrast(scheme[x], scheme[y]) for x, y in pairs}
+        assert {pair: value for pair, value in found.items() if value < 4.5} == {}
+
+
+def contrast(one: str, other: str) -> float:
+    """As WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = (int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5))
+        linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in parts]
+        return sum(x * y for x, y in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)

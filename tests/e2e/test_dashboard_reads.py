@@ -149,6 +149,10 @@ def test_lines_by_some_dimensions_are_those_of_group_by(
     with pytest.raises(TsrollupError, match="amount_last of several groups"):
         read("amount_last", ["shop"])
     assert read("amount_last", ["shop", "customer"])
+    db.execute("ALTER TABLE raw.orders RENAME COLUMN amount TO price")
+    db.execute("ALTER TABLE raw.orders DROP COLUMN price")
+    with pytest.raises(TsrollupError, match='column "amount" does not exist'):
+        read("amount_avg", ["shop"])
 
 
 def test_a_chart_has_gaps_where_buckets_are_missing_and_no_more_groups_than_people_can_read(

@@ -8,7 +8,7 @@ from tsrollup import rollups
 from tsrollup.connection import pinned
 from tsrollup.dashboard.chart_card import ChartCard
 from tsrollup.dashboard.database import Database
-from tsrollup.dashboard.layout import failure, html
+from tsrollup.dashboard.layout import failure, html, main_button
 from tsrollup.dashboard.markup import Html, join, number, span, tag
 from tsrollup.dashboard.queries import Connection, Rollup
 from tsrollup.errors import TsrollupError
@@ -78,7 +78,7 @@ class Actions:
                 await self._do("Refresh", self._refresh(str(first.value), str(last.value), zone))
 
             with ui.element("div").classes("buttons"):
-                ui.button("Refresh", on_click=go).props("no-caps unelevated")
+                main_button("Refresh", go)
                 ui.button("Cancel", on_click=dialog.close).props("no-caps flat")
         dialog.on("hide", dialog.delete)
         dialog.open()

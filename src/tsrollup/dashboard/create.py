@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from tsrollup import rollups
 from tsrollup.dashboard import queries, series
 from tsrollup.dashboard.database import MONITOR_EVERY, Database
-from tsrollup.dashboard.layout import Frame, failure, frame, html
+from tsrollup.dashboard.layout import Frame, failure, frame, html, main_button
 from tsrollup.dashboard.markup import Html, join, page_of, tag
 from tsrollup.dashboard.queries import Connection, Row
 from tsrollup.errors import TsrollupError
@@ -59,7 +59,7 @@ class Form:
             self.chooser = ui.element("div").classes("form")
             with ui.element("div").classes("buttons"):
                 ui.button("Preview", on_click=self._preview).props("no-caps outline")
-                self.make = ui.button("Create", on_click=self._create).props("no-caps unelevated")
+                self.make = main_button("Create", self._create)
             self.make.set_visibility(self.database.may_write)
             if not self.database.may_write:
                 html(tag("p", "This dashboard only reads: the preview shows the statement to run.",

@@ -1,6 +1,6 @@
 """What every page has: its head, where it is connected to, and what keeps it from being current."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 
@@ -23,6 +23,12 @@ ASSETS = files("tsrollup.dashboard") / "assets"
 def html(content: str = "", element: str = "div", classes: str = "") -> HtmlElement:
     """An element of what markup.py made, which is escaped already."""
     return ui.html(content, sanitize=False, tag=element).classes(classes)
+
+
+def main_button(label: str, on_click: Callable[[], object]) -> ui.button:
+    """The one of several that does it, in colours of style.css: Quasar's are not for the dark."""
+    made = ui.button(label, on_click=on_click, color=None)
+    return made.props("no-caps unelevated").classes("primary")
 
 
 class Frame:

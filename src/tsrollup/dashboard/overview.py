@@ -24,6 +24,8 @@ from tsrollup.dashboard.markup import (
 )
 from tsrollup.dashboard.queries import Rollup
 
+# More rollups than that are searched.
+AT_A_GLANCE = 12
 NOTHING_YET = tag(
     "div",
     tag("h2", "No rollups yet"),
@@ -56,16 +58,22 @@ class Board:
     def __init__(self) -> None:
         self.counts = html("", "ul", "counts")
         self.alarms = ui.element("div").classes("alarms")
+        self.find = ui.input("Find a rollup", on_change=self._show_found).classes("find")
+        self.find.props('outlined dense clearable type="search"')
         self.trees = ui.element("div").classes("trees")
+        self.nothing = html(tag("p", "No rollup is called that.", class_="quiet"))
+        self.nothing.props('role="status"')
+        self.rollups: tuple[Rollup, ...] = ()
         self.shape: object = None
         self.rows: dict[str, HtmlElement] = {}
+        self.places: dict[str, ui.element] = {}
         self.alarmed: list[tuple[str, str]] = []
         self.texts: dict[str, HtmlElement] = {}
 
     def show(self, snapshot: Snapshot) -> None:
         if not snapshot.is_known:
             return
-        rollups = snapshot.rollups
+        self.rollups = rollups = snapshot.rollups
         by_health = Counter(rollup.health for rollup in rollups)
         self.counts.content = join(
             [tag("li", health(x), " ", tag("b", by_health[x])) for x in HEALTHS if by_health[x]]
@@ -83,6 +91,23 @@ class Board:
             self._plant(rollups)
         for rollup in rollups:
             self.rows[rollup.name].content = _line(rollup)
+        self.find.set_visibility(len(rollups) > AT_A_GLANCE)
+        self._show_found()
+
+    def _show_found(self) -> None:
+        """Those with all the words in their names or health, and what they read from."""
+        words = str(self.find.value or "").casefold().split()
+        sources = {rollup.name: rollup.source for rollup in self.rollups}
+        found: set[str] = set()
+        for rollup in self.rollups:
+            text = f"{rollup.name} {rollup.view} {HEALTHS.get(rollup.health, ('', ''))[1]}"
+            name: str | None = rollup.name if all(x in text.casefold() for x in words) else None
+            while name and name not in found:
+                found.add(name)
+                name = sources.get(name)
+        for name, place in self.places.items():
+            place.set_visibility(name in found)
+        self.nothing.set_visibility(bool(self.rollups) and not found)
 
     def _raise_alarms(self, rollups: Iterable[Rollup]) -> None:
         self.texts = {}
@@ -99,11 +124,11 @@ class Board:
         for rollup in rollups:
             children[rollup.source].append(rollup)
         names = {rollup.name for rollup in rollups}
-        self.rows = {}
+        self.rows, self.places = {}, {}
         self.trees.clear()
         with self.trees:
             for source in sorted(children.keys() - names):
-                with ui.element("section").classes("card tree"):
+                with ui.element("section").classes("card tree") as self.places[source]:
                     html(tag("span", "raw", class_="layer"), "span")
                     html(tag("span", source), "h2")
                     self._branch(children, source)
@@ -113,7 +138,7 @@ class Board:
     def _branch(self, children: dict[str, list[Rollup]], parent: str) -> None:
         with ui.element("ul"):
             for rollup in sorted(children[parent], key=lambda x: (x.width_seconds or 0, x.name)):
-                with ui.element("li"):
+                with ui.element("li") as self.places[rollup.name]:
                     with ui.link(target=page_of(rollup.name)).classes("rollup"):
                         self.rows[rollup.name] = html("", "span", "line")
                     if children.get(rollup.name):
@@ -133,7 +158,7 @@ def _line(rollup: Rollup) -> Html:
             tag(
                 "span",
                 tag("span", rollup.name, class_="name"),
-                tag("span", "→ ", rollup.view, class_="view") if rollup.view else "",
+                tag("span", "→\u00a0", rollup.view, class_="view") if rollup.view else "",
                 class_="names",
             ),
             health(rollup.health),
