@@ -232,7 +232,7 @@ REFUSED = {
     "$$ status": "unterminated",
     "'tsrollup_1' || host": "tsrollup",
     "U&'\\0074srollup_1' || host": "tsrollup",
-    "ROW(1, 2)": "pseudo-type",
+    "ROW(1, 2)": ": it has pseudo-type",
     "evil.ran(status)": "it uses function evil.ran",
     "evil.ran(1)": "it uses function evil.ran",
     "status OPERATOR(evil.+) 1": "it uses operator evil.+",
@@ -244,6 +244,11 @@ REFUSED = {
     "'a'::evil.letter": "it uses type evil.letter",
     "CASE WHEN ts >= '12:00 today' THEN 1 END": "another one each day",
     "ts <@ '[today,)'::tstzrange": "another one each day",
+    "ts > E'\\x6eow'": "another one each day",
+    "ts > 'yesterday Pacific/Apia'": "another one each day",
+    "ts::time > 'no'\n'w'": "not immutable",
+    "host::time > 'no'\n'w'": "not immutable",
+    "(ts AT TIME ZONE 'UTC')::time > 'no'\n'w'": "another one each day",
 }
 # A function that runs says so, and whose rights it has.
 EVIL = """
@@ -515,6 +520,60 @@ def test_enums_and_domains_of_columns(db: psycopg.Connection) -> None:
     assert_equal_to_group_by(db, "c")
     refresh_everything(db)
     assert_settled(db, "c")
+
+
+def test_promise_b_what_an_expression_names_becomes_another(db: psycopg.Connection) -> None:
+    db.execute("CREATE COLLATION public.c FROM \"C.utf8\"; CREATE TYPE raw.mood AS ENUM ('a', 'b')")
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, h text);"
+        " CREATE TABLE raw.u (ts timestamptz, m raw.mood[])"
+    )
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01' + make_interval(mins => 7 * i),"
+        " (ARRAY['x', 'ä', 'Ä'])[1 + i % 3] FROM generate_series(1, 50) AS i"
+    )
+    db.execute(
+        "INSERT INTO raw.u SELECT ts, ARRAY[CASE h WHEN 'x' THEN 'a' ELSE 'b' END::raw.mood]"
+        " FROM raw.t"
+    )
+    upper = {"x": "upper(h COLLATE public.c) = 'Ä'"}
+    create(
+        db, "t1", "raw.t", "1 hour", dimensions=["x"], metrics={"h": ["count"]}, expressions=upper
+    )
+    create(db, "t2", "raw.t", "1 day", dimensions=[], filter="upper(h COLLATE public.c) = 'Ä'")
+    create(db, "u1", "raw.u", "1 hour", expressions={"n": "CASE WHEN m[1] = 'a' THEN 1 END"})
+    create(db, "u2", "u1", "1 day")
+    with pytest.raises(psycopg.Error, match="it hashes an enum") as caught:
+        create(db, "u3", "raw.u", "1 hour", filter="hash_array(m) > 0")
+    assert caught.value.sqlstate == "TR001"
+    for _ in range(2):
+        refresh_everything(db)
+    for unseen, change in (
+        ({"t1", "t2"}, 'DROP COLLATION public.c; CREATE COLLATION public.c FROM "C"'),
+        ({"u1", "u2"}, "ALTER TYPE raw.mood ADD VALUE 'c' BEFORE 'a'"),
+        (
+            {"u1", "u2"},
+            "ALTER TYPE raw.mood RENAME VALUE 'a' TO '-'; ALTER TYPE raw.mood RENAME VALUE 'b' TO"
+            " 'a'; ALTER TYPE raw.mood RENAME VALUE '-' TO 'b'",
+        ),
+    ):
+        db.execute(change)
+        invalid = db.execute(
+            "SELECT target_table::text FROM silver.timeseries_operations_monitor"
+            " WHERE health = 'invalid' AND reason ~ 'another one now since the last run'"
+        ).fetchall()
+        assert {name.removeprefix("silver.") for (name,) in invalid} == (
+            set() if "ADD VALUE" in change else unseen
+        )
+        refresh_everything(db)
+        assert_settled(db, "t1", "t2", "u1", "u2")
+    db.execute(
+        """SELECT silver.drop_rollup('t2'), silver.drop_rollup_metric('u2', '{"n": ["sum"]}')"""
+    )
+    assert db.execute(
+        "SELECT sum(stale_buckets) FROM silver.timeseries_operations_monitor"
+    ).fetchone() == (0,)
+    assert_settled(db, "t1", "u1", "u2")
 
 
 def test_a_finer_rollup_with_another_filter_is_not_advised(db: psycopg.Connection) -> None:

@@ -41,29 +41,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.resolved_columns(rollup_engine.source) IS
 'The column to read for each name that rollups use: the one of that name, else the one that had it, under its new name, else one that came in that one''s place; NULL when all are gone.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.type_parts(p_type oid) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH RECURSIVE part AS (
-        SELECT p_type AS type, ARRAY[]::text[] COLLATE "C" AS path
-        UNION ALL
-        SELECT d.type, part.path || d.name
-        FROM part
-        JOIN pg_type AS t ON t.oid = part.type AND t.typnamespace <> 'pg_catalog'::regnamespace
-        CROSS JOIN LATERAL (
-            SELECT a.atttypid, concat(to_char(a.attnum, 'FM0000'), a.attname) FROM pg_attribute AS a
-            WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-            UNION ALL
-            SELECT e.type, '' FROM (VALUES (t.typelem), (t.typbasetype)) AS e (type) WHERE e.type <> 0
-            UNION ALL
-            SELECT r.rngsubtype, '' FROM pg_range AS r WHERE t.oid IN (r.rngtypid, r.rngmultitypid)
-        ) AS d (type, name)
-    )
-    SELECT string_agg(concat_ws(' ', substr(path[cardinality(path)], 5), format_type(type, NULL)), ', ' ORDER BY path) FROM part WHERE path <> '{}'
-$$;
-COMMENT ON FUNCTION rollup_engine.type_parts(oid) IS 'What a type is made of that is not PostgreSQL''s own, at any depth: attributes, elements, what a domain is over; NULL for others.';
-
 -- The shape ------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.current_shape(p_source rollup_engine.source) RETURNS SETOF rollup_engine.source_shape
@@ -96,7 +73,11 @@ AS $$
             AND (tree.member IS NOT NULL OR g.tgrelid IN (SELECT rollup_engine.source_ancestors(p_source.relation)))
         GROUP BY 1
     )
-    SELECT p_source.id, c.oid, c.relkind::text || c.relpersistence::text, coalesce(a.columns, '{}'), coalesce(a.attributes, '{}'), coalesce(a.numbers, '{}'),
+    SELECT p_source.id, c.oid, c.relkind::text || c.relpersistence::text,
+        -- Under no name, what else expressions go by.
+        coalesce(a.columns, '{}') || coalesce((
+            SELECT jsonb_build_object('', n.parts) FROM rollup_engine.named_parts(p_source.id) AS n (parts) WHERE n.parts IS NOT NULL AND c.oid = p_source.relation), '{}'),
+        coalesce(a.attributes, '{}'), coalesce(a.numbers, '{}'),
         c.relfilenode, coalesce(t.triggers, '{}'), current_setting('server_version_num')::integer / 10000
     FROM tree
     JOIN pg_class AS c ON c.oid = tree.member
@@ -115,6 +96,7 @@ AS $$
                 nullif(a.attcollation, 0)::regcollation), ',' ORDER BY c.column_name)
             FROM rollup_engine.source_column AS c LEFT JOIN pg_attribute AS a ON a.attrelid = p_source.relation AND a.attname = c.current_name
             WHERE c.source_id = p_source.id),
+        rollup_engine.named_parts(p_source.id),
         -- What they call may be renamed. Those of partitions are mostly one.
         (SELECT string_agg(pg_get_expr(e.adbin, e.adrelid), ',' ORDER BY e.adbin::text)
             FROM (
@@ -199,7 +181,7 @@ AS $$
     UNION ALL
     SELECT CASE
         WHEN n.kind <> s.kind THEN format('%s is another kind of table now', s.member::regclass)
-        WHEN NOT s.columns @> n.columns OR h.is_here AND NOT s.numbers @> n.numbers THEN format('columns of %s were changed', s.member::regclass)
+        WHEN NOT s.columns @> (n.columns - '') OR h.is_here AND NOT s.numbers @> n.numbers THEN format('columns of %s were changed', s.member::regclass)
         WHEN t.are_changed THEN format('capture triggers of %s were changed', s.member::regclass)
         ELSE format('columns of %s were rewritten', s.member::regclass)
     END
@@ -211,10 +193,16 @@ AS $$
         SELECT NOT s.triggers @> ARRAY(SELECT g FROM unnest(n.triggers) AS g WHERE p_source.trace LIKE '%?' OR g NOT LIKE '%)')
     ) AS t (are_changed)
     WHERE n.kind <> s.kind
-        OR NOT s.columns @> n.columns
+        OR NOT s.columns @> (n.columns - '')
         OR h.is_here AND (NOT s.numbers @> n.numbers OR t.are_changed
             -- ALTER TYPE ... USING does both; VACUUM FULL and SET STATISTICS one of them.
             OR n.file <> s.file AND NOT s.attributes @> n.attributes)
+    UNION ALL
+    SELECT format('%s, which an expression over %s goes by, is another one now', was.part, p_source.relation)
+    FROM unnest(p_shapes) AS s
+    JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id AND n.member = p_source.relation_oid
+    CROSS JOIN LATERAL jsonb_each(n.columns -> '') AS was (part, definition)
+    WHERE s.member = p_source.relation::oid AND NOT s.columns -> '' -> was.part @> was.definition
     UNION ALL
     SELECT format('columns or capture triggers of %s were changed after a restore, and before the first run', t.relation)
     FROM rollup_engine.touched_since_restore(p_source) AS t (relation)

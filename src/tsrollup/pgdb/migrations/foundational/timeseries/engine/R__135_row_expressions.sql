@@ -2,6 +2,7 @@
 -- kept of them (row_sql of the configuration), and the SQL that is made of that. A template is the text
 -- that PostgreSQL writes, with marks for columns, which may be renamed:
 --     {"expressions": {"region": {"template": ..., "columns": ["payload"], "type": "text"}}, "filter": {...}}
+-- with "parts", what else it goes by, where there is any.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";

@@ -87,6 +87,26 @@ $$;
 COMMENT ON FUNCTION rollup_engine.foreign_parts(regclass, regclass) IS
 'What an expression, parsed as a view, uses besides its row that is neither PostgreSQL''s own, nor a superuser''s in an extension of a member of the owner role, nor the enum of a column; NULL when nothing.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.parts_in_use(p_view regclass, p_row regclass) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(DISTINCT u.part ORDER BY u.part)
+    FROM pg_rewrite AS w
+    JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.deptype = 'n'
+    LEFT JOIN pg_attribute AS a ON d.refclassid = 'pg_class'::regclass AND d.refobjid = p_row AND a.attrelid = p_row AND a.attnum = d.refobjsubid
+    CROSS JOIN LATERAL (
+        SELECT format('collation %s', d.refobjid::regcollation) WHERE d.refclassid = 'pg_collation'::regclass
+        UNION ALL
+        SELECT format('enum %s', t.oid::regtype)
+        FROM rollup_engine.parts_of_type(CASE d.refclassid WHEN 'pg_type'::regclass THEN d.refobjid ELSE a.atttypid END) AS p
+        JOIN pg_type AS t ON t.oid = p.type AND t.typtype = 'e'
+    ) AS u (part)
+    WHERE w.ev_class = p_view
+$$;
+COMMENT ON FUNCTION rollup_engine.parts_in_use(regclass, regclass) IS
+'Collations, and enums of columns and constants, that an expression, parsed as a view, goes by: they may become others without a change of a column. NULL for none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.closed_schemas(p_view regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -127,6 +147,27 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.marked_expression(regclass) IS 'The expression of the generated column of a table as PostgreSQL writes it, with a mark for each column.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.passing_part(p_text text, p_template text, p_parts text[]) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        -- now, today, tomorrow, yesterday, however they are spelled: days of now, in any zone, that are not in the text.
+        WHEN EXISTS (
+            SELECT FROM (
+                SELECT to_char(now() AT TIME ZONE 'UTC' + make_interval(days => d), 'YYYY-MM-DD') FROM generate_series(-2, 2) AS d
+                UNION ALL
+                SELECT to_char(now() AT TIME ZONE 'UTC', 'HH24:MI:SS')
+            ) AS moment (part)
+            WHERE regexp_count(p_template, moment.part) > regexp_count(p_text, moment.part))
+        THEN 'it names a time that is another one each day'
+        WHEN p_template ~ '[[:<:]]hash(enum|_array|_record|_range|_multirange)(_?extended)?[(]' AND array_to_string(p_parts, ',') ~ '[[:<:]]enum '
+        THEN 'it hashes an enum, by numbers that are others in a restored database'
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.passing_part(text, text, text[]) IS
+'What PostgreSQL takes for immutable in an expression, given as text and as PostgreSQL writes it, and is not; NULL for nothing.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.parse_expression(p_text text, p_row text, p_path text) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -134,10 +175,11 @@ AS $$
 DECLARE
     v_view constant text := format('rollup_engine.tsrollup_view_%s', pg_backend_pid());
     v_text constant text := p_text || chr(10);  -- which ends a comment
-    v_moment constant text := '[[:<:]](now|today|tomorrow|yesterday)[[:>:]]';
     v_described jsonb;
     v_type text;
     v_foreign text;
+    v_parts text[];
+    v_passing text;
 BEGIN
     PERFORM rollup_engine.check_is_one_expression(v_text, p_row, p_path);
     PERFORM set_config('search_path', p_path, true);
@@ -149,17 +191,18 @@ BEGIN
     IF v_foreign IS NOT NULL THEN
         RAISE insufficient_privilege USING MESSAGE = v_foreign;
     END IF;
+    v_parts := rollup_engine.parts_in_use(v_view::regclass, p_row::regclass);
     v_type := (SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = v_view::regclass AND attnum = 1);
     EXECUTE format('DROP VIEW %s', v_view);
     PERFORM set_config('search_path', p_path, true);
     EXECUTE format('ALTER TABLE %s ADD tsrollup_value %s GENERATED ALWAYS AS (%s) STORED', p_row, v_type, v_text);
     PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
     v_described := rollup_engine.marked_expression(p_row::regclass);
-    -- A time of the moment, when the expression is read: each time another one.
-    IF regexp_count(p_text, v_moment, 1, 'i') <> regexp_count(v_described ->> 'template', v_moment, 1, 'i') THEN
-        RAISE invalid_object_definition USING MESSAGE = 'it names a time that is another one each day';
+    v_passing := rollup_engine.passing_part(p_text, v_described ->> 'template', v_parts);
+    IF v_passing IS NOT NULL THEN
+        RAISE invalid_object_definition USING MESSAGE = v_passing;
     END IF;
-    RETURN v_described
+    RETURN v_described || jsonb_strip_nulls(jsonb_build_object('parts', v_parts))
         || (SELECT jsonb_build_object('type', format_type(atttypid, NULL)) FROM pg_attribute WHERE attrelid = p_row::regclass AND attname = 'tsrollup_value');
 END
 $$;
@@ -180,9 +223,9 @@ BEGIN
     RETURN v_described;
 EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported OR program_limit_exceeded THEN
     PERFORM rollup_engine.fail('TR001',
-        format('%s: %s', p_label, regexp_replace(split_part(SQLERRM, chr(10), 1), '(column )?generation expression', 'expression')),
+        format('%s: %s', p_label, regexp_replace(replace(split_part(SQLERRM, chr(10), 1), 'column "tsrollup_value"', 'it'), '(column )?generation expression', 'expression')),
         CASE
-            WHEN SQLSTATE = '42P17' THEN 'it must say the same at any time and in any session: no now() or random(), no to_char(), no cast of a timestamptz to date or text; name the zone, as in (ts AT TIME ZONE ''Europe/Berlin'')::date'
+            WHEN SQLSTATE = '42P17' THEN 'it must say the same at any time and in any session: no now() or random(), no to_char(), no cast of a timestamptz to date or text; write days as in 2026-03-01; name the zone, as in (ts AT TIME ZONE ''Europe/Berlin'')::date'
             WHEN SQLERRM LIKE 'it uses %' AND SQLERRM NOT LIKE '%a system column%' THEN 'whoever owns that could change it, and it would run with the rights of the machinery: write it out with functions of PostgreSQL or of an extension that a superuser owns'
             WHEN SQLERRM LIKE 'the machinery may not use schema %' THEN format('GRANT USAGE ON SCHEMA %s TO %I', replace(SQLERRM, 'the machinery may not use schema ', ''), '${owner_role}')
             WHEN p_rollup.parent_id IS NOT NULL THEN 'a rollup of a rollup has expressions over the bucket and the dimensions of its parent; for others, create it over the raw table'

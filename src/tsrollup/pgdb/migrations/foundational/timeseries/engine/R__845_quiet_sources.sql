@@ -97,6 +97,10 @@ BEGIN
             WHERE pg_relation_size(i.inhrelid) > 0
         ) AS h
         WHERE r.source_id = ANY (p_source_ids)
+        UNION ALL
+        -- Nor has what expressions name a row here.
+        SELECT source_id, 0, true, false FROM silver.rollup_config
+        WHERE source_id = ANY (p_source_ids) AND (jsonb_path_exists(row_sql, '$.filter.parts') OR jsonb_path_exists(row_sql, '$.expressions.*.parts'))
     )
     SELECT s.id,
         CASE WHEN NOT (t.is_odd AND t.is_locked) THEN t.hash END + hash_record_extended(ROW(current_setting('server_version_num'),
