@@ -51,6 +51,19 @@ def test_a_table_for_people(url: str) -> None:
     assert here("read", "r_1h", "2030-01-01", url=url).out == "no rows\n"
 
 
+def test_it_is_drawn_in_the_terminal(url: str) -> None:
+    lines = here("read", "r_1h", "--spark", "-c", "temp_avg", "-w", "Device=d,1", url=url).out
+    assert lines.splitlines()[-1].split() == ["d,1", "temp_avg", "1.25", "1.25", "1.25", "▄▄▄"]
+    assert "row_count" in here("read", "r_1h", "--spark", url=url).out
+    plot = here("read", "r_1h", *HOUR, "--plot", "temp_max", url=url)
+    assert plot.out.splitlines()[-3:] == ["1 d,1", "2 d,2", "3 (null)"]
+    assert "bucket in UTC" in plot.out
+    assert here("read", "r_1h", "2030-01-01", "--plot", "temp_max", url=url).out == "no rows\n"
+    assert "no column of numbers" in here("read", "r_1h", "--plot", "Device", url=url).err
+    for more in (("--json",), ("-f", "csv"), ("--spark",)):
+        assert here("read", "r_1h", "--plot", "temp_max", *more, url=url).code == 2
+
+
 def test_csv_reads_back(url: str, tmp_path: Path) -> None:
     printed = tsrollup("read", "r_1h", *HOUR, "--format", "csv", url=url)
     assert printed.code == 0, printed.err

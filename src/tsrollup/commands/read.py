@@ -1,4 +1,4 @@
-"""tsrollup read: what a live view answers, as a table, CSV, JSON or Parquet."""
+"""tsrollup read: what a live view answers, as a table, a plot, CSV, JSON or Parquet."""
 
 import sys
 from contextlib import nullcontext
@@ -10,12 +10,15 @@ import typer
 from psycopg import Connection, sql
 from psycopg.types.datetime import TimestamptzLoader
 
-from tsrollup import reading
+from tsrollup import plots, reading, rollups
 from tsrollup.commands.invocation import invocation
 from tsrollup.commands.targets import Target
 from tsrollup.connection import pinned
+from tsrollup.console import Console
 
 MOST_ROWS_ON_SCREEN = 1000
+MOST_ROWS_DRAWN = 20_000
+WIDEST_PLOT, HIGHEST_PLOT, WIDEST_SPARKLINE = 120, 30, 60
 
 
 class Format(StrEnum):
@@ -50,13 +53,20 @@ def read(
         list[str] | None,
         typer.Option("--fill", help="As temp_avg=locf, or =linear; repeatable; fills gaps."),
     ] = None,
+    plot: Annotated[
+        str | None,
+        typer.Option("--plot", metavar="COLUMN", help="Draw it, a line for each group."),
+    ] = None,
+    spark: Annotated[
+        bool, typer.Option("--spark", help="A sparkline for each group and column of numbers.")
+    ] = False,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="Most rows.")] = None,
     format_: Annotated[Format, typer.Option("--format", "-f", help="How.")] = Format.table,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write. Default: the terminal.")
     ] = None,
 ) -> None:
-    """Print what the live view of a rollup answers, oldest bucket first.
+    """Print what the live view of a rollup answers, oldest bucket first, or draw it.
 
     Parquet needs --output, and the extra tsrollup[data].
 
@@ -68,25 +78,55 @@ def read(
         raise typer.BadParameter("Parquet goes to a file", param_hint="--output")
     if on_screen and output is not None:
         raise typer.BadParameter("a table goes to the terminal", param_hint="--output")
+    is_drawn = spark or plot is not None
+    if is_drawn and (not on_screen or (spark and plot is not None)):
+        hint = "--spark" if spark else "--plot"
+        raise typer.BadParameter("it is drawn in the terminal, alone", param_hint=hint)
     gaps = _pairs(fill, "--fill") if fill else gapfill
-    most = limit or (MOST_ROWS_ON_SCREEN if on_screen else None)
+    most = limit or (MOST_ROWS_DRAWN if is_drawn else MOST_ROWS_ON_SCREEN if on_screen else None)
     with call.installed() as connection:
+        dimensions = rollups.definition(connection, target)["dimensions"] if is_drawn else []
+        chosen = column if plot is None else [plot]
+        columns = (
+            list(dict.fromkeys(["bucket", *dimensions, *chosen])) if is_drawn and chosen else column
+        )
         wanted = reading.query(
-            connection, target, from_time, to_time, _groups(where), column, most, gaps
+            connection, target, from_time, to_time, _groups(where), columns, most, gaps
         )
         if format_ is Format.csv:
             _write_csv(connection, wanted, output)
-        elif format_ is Format.parquet and output:
+            return
+        if format_ is Format.parquet and output:
             connection.adapters.register_loader("timestamptz", TimestamptzLoader)
             _write_parquet(reading.fetch(connection, wanted), output)
-        else:
-            rows = reading.fetch(connection, wanted).rows()
-            if on_screen:
-                call.console.print_rows(rows, empty="no rows")
-                if len(rows) == most and limit is None:
-                    call.console.say(f"the first {most:,} rows; give FROM and TO, or --limit")
-            else:
-                call.console.print_json(rows, output)
+            return
+        rows = reading.fetch(connection, wanted).rows()
+    if not on_screen:
+        call.console.print_json(rows, output)
+        return
+    if is_drawn and rows:
+        _draw(call.console, rows, dimensions, column, plot)
+    else:
+        call.console.print_rows(rows, empty="no rows")
+    if len(rows) == most and limit is None:
+        call.console.say(f"the first {most:,} rows; give FROM and TO, or --limit")
+
+
+def _draw(
+    console: Console,
+    rows: plots.Rows,
+    dimensions: list[str],
+    columns: list[str] | None,
+    column: str | None,
+) -> None:
+    size = console.out.size
+    if column is None:
+        width = min(size.width // 2, WIDEST_SPARKLINE)
+        console.print_rows(plots.sparklines(rows, dimensions, columns, width))
+    else:
+        width, height = min(size.width, WIDEST_PLOT), min(size.height, HIGHEST_PLOT)
+        has_colours = console.out.is_terminal and not console.out.no_color
+        console.say(plots.plot(rows, dimensions, column, width, height, has_colours))
 
 
 def _groups(where: list[str] | None) -> dict[str, list[str]]:
