@@ -271,6 +271,41 @@ def test_a_column_of_another_kind_takes_its_variances_anew(db: psycopg.Connectio
     assert_settled(db, *LEVELS)
 
 
+def test_promise_b_tallies_of_values_of_another_type(db: psycopg.Connection) -> None:
+    """What is stored are their texts; what they are finished to is of the type of the values."""
+    create_levels(db, {"small": ["mode", "value_counts"], "device": ["value_counts"]})
+    fill(db, 300)
+    refresh_everything(db)
+    db.execute("CREATE VIEW public.on_top AS SELECT small_mode FROM gold.numbers_1h")
+    db.execute(
+        "ALTER TABLE raw.numbers ALTER small TYPE double precision, ALTER device TYPE varchar"
+    )
+    db.execute("UPDATE raw.numbers SET small = small + 0.5")
+    db.execute("SELECT * FROM silver.perform_rollup()")
+    message = "stores small_tally as integer, and its source has double precision now"
+    assert db.execute(
+        "SELECT health, reason, next_step FROM silver.timeseries_operations_monitor"
+        " WHERE target_table = 'silver.numbers_1m'"
+    ).fetchone() == (
+        "invalid",
+        f"silver.numbers_1m {message}",
+        "SELECT silver.rebuild_rollup('silver.numbers_1m')",
+    )
+    with pytest.raises(psycopg.Error, match=message):
+        db.execute("SELECT count(small_mode) FROM gold.numbers_1m")
+    with pytest.raises(psycopg.Error, match=r"other types, and public\.on_top rests on"):
+        db.execute("SELECT silver.rebuild_rollup('numbers_1m')")
+    db.execute("DROP VIEW public.on_top")
+    db.execute("SELECT silver.rebuild_rollup('numbers_1m')")
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+    for level in LEVELS:
+        assert db.execute(
+            f"SELECT pg_typeof(small_mode)::text FROM gold.{level} LIMIT 1".encode()
+        ).fetchone() == ("double precision",)
+
+
 def test_parameters_of_dropped_metrics_are_compared(db: psycopg.Connection) -> None:
     histogram = {"name": "histogram", "bounds": [0, 10]}
     create_levels(db, {"small": ["max", histogram, GEOMEAN, "p50"]})

@@ -26,6 +26,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.value_kinds(oid) IS 'The kinds of value that a type is, from the narrowest to any.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.held_type(p_state text, p_data_type text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN p_state LIKE 'tally:%' THEN substr(p_state, 13) ELSE p_data_type END
+$$;
+COMMENT ON FUNCTION rollup_engine.held_type(text, text) IS 'The type of the values that the column of a state holds: its own, but that of tallies has the texts of others.';
+
 -- What people write ---------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.metric_name(p_item jsonb) RETURNS text
@@ -117,7 +125,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.find_aggregate(p_item jsonb, p_column t
 AS $$
     SELECT f.name, s.states, f.takes, o.outputs
     FROM (
-        SELECT array_agg(state) AS states, max(substr(state, 13)) FILTER (WHERE state LIKE 'tally:%') AS tally_type
+        SELECT array_agg(state) AS states, max(rollup_engine.held_type(state, NULL)) AS tally_type
         FROM rollup_engine.rollup_column
         WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state'
     ) AS parent

@@ -29,17 +29,18 @@ CREATE OR REPLACE FUNCTION rollup_engine.fitted_expression(p_rollup silver.rollu
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN p_type = p_column.data_type THEN p_column.expression
-        WHEN rollup_engine.is_same_value(p_type, p_column.data_type)
+        WHEN p_type = held.type THEN p_column.expression
+        WHEN rollup_engine.is_same_value(p_type, held.type)
             -- An error where the value does not fit.
-            OR p_type = ANY (whole.types) AND p_column.data_type = ANY (whole.types)
+            OR p_type = ANY (whole.types) AND held.type = ANY (whole.types)
             OR p_column.data_type = 'bigint' AND p_column.state = 'sum' AND p_type = 'numeric' AND a.type = 'bigint'::regtype
         THEN format('(%s)::%s', p_column.expression, p_column.data_type)
         ELSE format('rollup_engine.outgrown(NULL::%s, %L, %L)', p_column.data_type,
-            format('%s stores %I as %s, and its source has %s now', p_rollup.target_table, p_column.column_name, p_column.data_type, p_type),
+            format('%s stores %I as %s, and its source has %s now', p_rollup.target_table, p_column.column_name, held.type, p_type),
             format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table))
     END
     FROM (VALUES ('{smallint,integer,bigint}'::text[])) AS whole (types)
+    CROSS JOIN (VALUES (rollup_engine.held_type(p_column.state, p_column.data_type))) AS held (type)
     LEFT JOIN rollup_engine.row_columns(p_rollup.source_table, p_rollup.row_sql) AS a
         ON a.column_name = rollup_engine.source_name(p_rollup, p_column.source_column)
 $$;
@@ -67,10 +68,12 @@ AS $$
 BEGIN
     PERFORM rollup_engine.plan_again(p_rollup);
     UPDATE rollup_engine.rollup_column AS c
-    SET expression = rollup_engine.fitted_expression(p_rollup, c, t.data_type),
-        outgrown_by = CASE WHEN NOT rollup_engine.is_same_value(t.data_type, c.data_type) THEN t.data_type END
+    SET expression = rollup_engine.fitted_expression(p_rollup, c, h.type),
+        outgrown_by = CASE WHEN NOT rollup_engine.is_same_value(h.type, rollup_engine.held_type(c.state, c.data_type)) THEN h.type END
     FROM rollup_engine.column_types(p_rollup) AS t
-    WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND t.data_type <> c.data_type;
+    JOIN rollup_engine.plan_columns(p_rollup, (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id)) AS p USING (column_name)
+    CROSS JOIN LATERAL rollup_engine.held_type(p.state, t.data_type) AS h (type)
+    WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND h.type <> rollup_engine.held_type(c.state, c.data_type);
     PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
     UPDATE silver.rollup_config
     SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')

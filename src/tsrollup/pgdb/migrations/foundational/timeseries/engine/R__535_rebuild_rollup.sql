@@ -135,6 +135,23 @@ $$;
 COMMENT ON FUNCTION rollup_engine.restore_view(silver.rollup_config, text) IS
 'Makes a live view that somebody has dropped anew, as a new rollup has it, after a change of the rollup''s table.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.rebuild_view(p_rollup silver.rollup_config, p_changes text) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF p_changes IS NULL THEN
+        BEGIN
+            RETURN rollup_engine.create_view(p_rollup, p_rollup.target_view::text);
+        EXCEPTION WHEN invalid_table_definition THEN
+            NULL;  -- what is stored keeps its types, and what is made of it does not
+        END;
+    END IF;
+    RETURN rollup_engine.replace_view(p_rollup, p_changes);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.rebuild_view(silver.rollup_config, text) IS 'The live view after a change of the rollup''s table, or of what its columns are made of; made anew only where their types are others.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_same_states(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -181,13 +198,10 @@ BEGIN
     SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', column_name, data_type), ', ' ORDER BY position)
     INTO v_changes FROM changed;
     UPDATE rollup_engine.rollup_column AS c
-    SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression)
+    SET state = p.state, expression = CASE c.kind WHEN 'finished' THEN rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression) ELSE c.expression END
     FROM rollup_engine.plan_columns(r, 'timestamptz') AS p
-    WHERE c.rollup_id = r.id AND c.column_name = p.column_name AND c.kind = 'finished';
-    v_view := CASE
-        WHEN v_is_gone THEN rollup_engine.restore_view(r, v_changes)
-        WHEN v_changes IS NULL THEN rollup_engine.create_view(r, r.target_view::text)
-        ELSE rollup_engine.replace_view(r, v_changes) END;
+    WHERE c.rollup_id = r.id AND c.column_name = p.column_name;
+    v_view := CASE WHEN v_is_gone THEN rollup_engine.restore_view(r, v_changes) ELSE rollup_engine.rebuild_view(r, v_changes) END;
     UPDATE silver.rollup_config
     SET target_view = v_view, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE id = r.id;

@@ -163,7 +163,7 @@ AS $$
     WHERE c.oid = p_rollup.target_table AND NOT has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE')
     UNION ALL
     SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
-            string_agg(format('%I as %s', column_name, data_type), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
+            string_agg(format('%I as %s', column_name, rollup_engine.held_type(state, data_type)), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
         format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table)
     FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL
     HAVING count(*) > 0
