@@ -12,9 +12,11 @@ from tsrollup.flyway.conf_files import parse_conf, read_text
 from tsrollup.flyway.configuration import Configuration, configuration_from
 from tsrollup.flyway.database import Database
 from tsrollup.flyway.errors import ConfigurationError
+from tsrollup.flyway.info import info
 from tsrollup.flyway.migrate import migrate
 from tsrollup.flyway.results import MigrateResult
-from tsrollup.installation import refuse_newer
+from tsrollup.flyway.states import State
+from tsrollup.installation import NewerDatabaseError, refuse_newer
 
 Part = Literal["postgres", "foundational", "payload"]
 PARTS: tuple[Part, ...] = ("postgres", "foundational", "payload")
@@ -78,10 +80,20 @@ def migrate_project(
 
 
 def refuse_newer_database(url: str) -> None:
-    """What this program would bring up, a later release has brought further: it would take the
-    later one's functions for changed ones and put its own in their place."""
+    """What this program would bring up, a later release has brought further, or begun to: it would
+    take the later one's functions for changed ones and put its own in their place."""
     with connect(url) as connection:
         refuse_newer(connection)
+    with project_configuration("foundational", url) as configuration:
+        result = info(configuration)
+    future = (State.FUTURE_SUCCESS, State.FUTURE_FAILED)
+    later = [each.version for each in result.migrations if each.state in future]
+    if later:
+        raise NewerDatabaseError(
+            f"a later release has begun to migrate database {result.database},"
+            f" which is at version {later[-1]}",
+            "end it with that one: tsrollup migrate",
+        )
 
 
 def _read(folder: Path, part: Part) -> Configuration:

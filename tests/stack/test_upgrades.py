@@ -19,8 +19,8 @@ from rollup_checks import assert_equal_to_group_by, assert_settled
 from servers import PostgresServer
 from tsrollup.doctor import examine
 from tsrollup.flyway import FlywayError, MigrateResult, migrate
-from tsrollup.installation import misfit
-from tsrollup.migrations import project_configuration
+from tsrollup.installation import NewerDatabaseError, misfit
+from tsrollup.migrations import migrate_project, project_configuration
 
 Connect = Callable[..., psycopg.Connection]
 LIVE_VIEW = "engine/R__320_live_view.sql"
@@ -299,6 +299,41 @@ def test_a_script_that_needs_a_table_in_use_gives_up(
     release.migrate()
     filled.execute("CALL silver.run_rollups()")
     assert_settled(filled, "readings_1h", "readings_1d")
+
+
+def test_another_migrate_may_end_at_the_same_time(
+    filled: psycopg.Connection, connect: Connect
+) -> None:
+    """Flyway's beside ours: both set what is not set."""
+    one, other, observer = connect(autocommit=False), connect(), connect()
+    filled.execute("ALTER FUNCTION silver.pause_rollup RESET transform_null_equals")
+    one.execute("SELECT rollup_engine.regenerate()")
+    ending = Background(other, "SELECT rollup_engine.regenerate()")
+    ending.wait_until_blocked(observer)
+    one.commit()
+    ending.result()
+
+
+def test_who_owned_it_before_has_to_own_it_again(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    values = {"owner_role": "somebody_else"}
+    with pytest.raises(FlywayError, match="belongs to tsrollup_owner") as caught:
+        migrate_project(release.url, placeholders=values)
+    assert "--placeholder owner_role=tsrollup_owner" in str(caught.value)
+    assert filled.execute("SELECT FROM rollup_engine.upgrade").fetchall() == []
+
+
+def test_what_a_later_release_has_begun_is_left_to_it(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    (release.folder / "timeseries/V999__later.sql").write_text("SELECT 1;")
+    release.edit("engine/R__600_refresh_cell.sql", "\nRESET ROLE;", "\nSELECT 1 / 0;\nRESET ROLE;")
+    with pytest.raises(FlywayError, match="division by zero"):
+        release.migrate()
+    with pytest.raises(NewerDatabaseError, match=r"later release has begun .* at version 999"):
+        migrate_project(release.url)
+    assert len(filled.execute("SELECT FROM rollup_engine.upgrade").fetchall()) == 1
 
 
 def test_a_monitor_that_was_dropped_is_there_after_a_migrate(

@@ -1,8 +1,109 @@
 -- Where reads begin in the change log: behind what drains have settled. A snapshot that stays open
 -- keeps those rows, dead as they are, in the way of everybody.
+-- The first script after 0.1.0, so before that what this and later ones change tables and functions by.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
+
+CREATE FUNCTION rollup_engine.lock_tables(p_relations regclass[], p_wait interval DEFAULT '1 minute') RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'
+AS $$
+DECLARE
+    v_until constant timestamptz := clock_timestamp() + p_wait;
+    v_relation regclass;
+    v_holders text;
+BEGIN
+    LOOP
+        BEGIN
+            FOREACH v_relation IN ARRAY p_relations LOOP
+                EXECUTE format('LOCK TABLE %s', v_relation);  -- of a view its table as well
+            END LOOP;
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            IF clock_timestamp() > v_until THEN
+                v_holders := rollup_engine.lock_holders(v_relation);
+                RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = format('%s is in use: by the sessions %s', v_relation, v_holders),
+                    HINT = 'try again when they have ended, or end them: SELECT pg_terminate_backend(pid)';
+            END IF;
+        END;
+        PERFORM pg_sleep(0.1);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_tables(regclass[], interval) IS
+'Keeps everybody from tables and views until the end of the transaction. Who uses one is waited for, but never with others behind: all are let go of in between.';
+
+SELECT rollup_engine.lock_tables('{rollup_engine.change_log}');
+
+CREATE FUNCTION rollup_engine.check_migrated() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF rollup_engine.is_upgrading() THEN
+        RAISE EXCEPTION USING ERRCODE = 'TR005', MESSAGE = 'a migrate is under way, or has ended half way: until one ends rollups are neither made nor changed',
+            HINT = 'wait for it; or, with the program that began it: tsrollup migrate';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_migrated() IS
+'An error where functions of two releases may be there at once. What changes rollups asks first; to the end of its transaction no migrate begins.';
+GRANT EXECUTE ON FUNCTION rollup_engine.check_migrated() TO "${operator_role}";
+
+-- Those whose text of before stays.
+DO $$
+DECLARE
+    v_function regproc;
+BEGIN
+    FOREACH v_function IN ARRAY '{silver.drop_rollup,silver.rebuild_rollup,silver.add_rollup_metric,silver.set_retention,silver.partition_source}'::regproc[] LOOP
+        EXECUTE replace(pg_get_functiondef(v_function), concat(chr(10), 'BEGIN', chr(10)),
+            concat(chr(10), 'BEGIN', chr(10), '    PERFORM rollup_engine.check_migrated();', chr(10)));
+    END LOOP;
+END
+$$;
+
+-- A migrate of 0.1.0 beside, or after, one that goes on from here would end it before its time.
+CREATE OR REPLACE FUNCTION rollup_engine.regenerate() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RAISE EXCEPTION USING ERRCODE = 'TR005', MESSAGE = 'a later release has begun to migrate this database', HINT = 'end it with that one: tsrollup migrate';
+END
+$$;
+
+CREATE FUNCTION rollup_engine.take_place_of(p_old regproc, p_new regproc) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_arguments constant text := pg_get_function_arguments(p_old);
+    v_statement text;
+BEGIN
+    FOR v_statement IN
+        SELECT format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, "${operator_role}"', p_new::regprocedure)
+        UNION ALL
+        SELECT format('GRANT EXECUTE ON FUNCTION %s TO %s%s', p_new::regprocedure, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
+            CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END)
+        FROM pg_proc AS f CROSS JOIN LATERAL aclexplode(f.proacl) AS a
+        WHERE f.oid = p_old AND a.grantee <> f.proowner
+    LOOP
+        EXECUTE v_statement;
+    END LOOP;
+    BEGIN
+        EXECUTE format('DROP FUNCTION %s', p_old::regprocedure);
+    EXCEPTION WHEN dependent_objects_still_exist THEN
+        EXECUTE format('CREATE OR REPLACE FUNCTION %s(%s) RETURNS %s LANGUAGE sql SET search_path = pg_catalog, pg_temp AS %L',
+            p_old, v_arguments, pg_get_function_result(p_old), format('SELECT %s(%s)', p_new,
+                (SELECT string_agg('$' || n, ', ' ORDER BY n) FROM pg_proc AS f, generate_series(1, f.pronargs) AS n WHERE f.oid = p_old)));
+        EXECUTE format('COMMENT ON FUNCTION %s IS %L', p_old::regprocedure, format('That of an earlier release, for what rests on it: calls %s.', p_new));
+    END;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.take_place_of(regproc, regproc) IS
+'Gives a new function, which begins with the same arguments, the rights on an old one, and drops that; where a function or view of somebody''s rests on it, it stays and calls the new one.';
 
 ALTER TABLE rollup_engine.change_log ADD COLUMN writer xid8 NOT NULL DEFAULT pg_current_xact_id();
 CREATE INDEX change_log_writer_idx ON rollup_engine.change_log (source_id, writer);

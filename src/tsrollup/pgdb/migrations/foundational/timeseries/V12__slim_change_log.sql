@@ -2,6 +2,7 @@
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
+SELECT rollup_engine.lock_tables('{rollup_engine.change_log}');
 
 -- The identity is for publications of all tables, which refuse DELETE without one.
 ALTER TABLE rollup_engine.change_log DROP COLUMN id, REPLICA IDENTITY FULL;

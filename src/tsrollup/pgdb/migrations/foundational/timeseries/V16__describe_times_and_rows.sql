@@ -6,6 +6,8 @@ SET LOCAL ROLE "${owner_role}";
 -- What these call is the engine, which comes after all versions.
 SET LOCAL check_function_bodies = off;
 
+SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.source,rollup_engine.partition_set}');
+
 ALTER TABLE rollup_engine.source ADD COLUMN time_unit text CHECK (time_unit IN ('s', 'ms', 'us', 'ns'));
 ALTER TABLE rollup_engine.partition_set ADD COLUMN time_unit text;
 ALTER TABLE silver.rollup_config
@@ -20,8 +22,7 @@ COMMENT ON COLUMN silver.rollup_config.expressions IS 'SQL expressions over a ro
 COMMENT ON COLUMN silver.rollup_config.filter IS 'Condition over a row of the source: only rows where it holds count; NULL for all.';
 COMMENT ON COLUMN silver.rollup_config.row_sql IS 'Expressions and filter as PostgreSQL has parsed them: a template with the columns and the type of each.';
 
-DROP FUNCTION silver.create_rollup_table(
-    text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean);
+ALTER FUNCTION silver.create_rollup_table RENAME TO create_rollup_table_0_1_0;
 
 CREATE FUNCTION silver.create_rollup_table(
     source_table_name text,
@@ -62,6 +63,7 @@ BEGIN
         RAISE NOTICE 'rollup %.% exists already, skipping', target_schema, target_table_name;
         RETURN r.target_table;
     END IF;
+    PERFORM rollup_engine.check_migrated();
     r := NULL;
     r.bucket_width := rollup_table_interval;
     r.chunk_interval := chunk_interval;
@@ -99,5 +101,6 @@ $$;
 COMMENT ON FUNCTION silver.create_rollup_table(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean,
     text, timestamptz, text, jsonb, text) IS
 'Creates a rollup of a table, or of another rollup: its table of partial states, its live view gold.<target_table_name>, and the triggers that capture changes. Everything is stale at first; run_rollups fills it. Returns the table. Bucket and dimensions of a row are its key, so a dimension''s value may have up to some 2,700 bytes: a bucket with a longer one is not stored, and computed when it is read. The caller owns the source and is a member of the owner role.';
+SELECT rollup_engine.take_place_of('silver.create_rollup_table_0_1_0', 'silver.create_rollup_table');
 
 RESET ROLE;

@@ -6,6 +6,7 @@
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
+SELECT rollup_engine.lock_tables('{rollup_engine.aggregate,rollup_engine.aggregate_state}');
 
 ALTER TABLE rollup_engine.aggregate_state
     ADD COLUMN takes text NOT NULL DEFAULT 'any',

@@ -22,6 +22,7 @@ DECLARE
     r silver.rollup_config;
 BEGIN
     PERFORM rollup_engine.check_isolation();
+    PERFORM rollup_engine.check_migrated();
     SELECT * INTO r FROM silver.rollup_config AS c WHERE c.id = rollup_engine.rollup_id(target);
     PERFORM rollup_engine.check_owner_role('change rollups');
     r.settle_delay := coalesce(settle_delay, r.settle_delay);
@@ -39,9 +40,10 @@ $$;
 COMMENT ON FUNCTION silver.alter_rollup(text, interval, interval, interval, interval, interval, text) IS
 'Changes options of a rollup, and its name; NULL leaves what it stands for as it is. Each is checked as when a rollup is created. settle_delay, target_batch_duration and processing_window hold from the next batch on; chunk_interval for partitions to come; a look_back_window that is shorter than before has what it no longer reaches read once more. new_name is the name of the table, in its schema, and of its live view in gold: rollups that read it, views on it, rights and logs follow; partitions that are there keep their names. The caller is a member of the owner role.';
 
+SELECT rollup_engine.lock_tables('{rollup_engine.metric_request}');
 ALTER TABLE rollup_engine.metric_request ADD COLUMN expressions jsonb;
 
-DROP FUNCTION silver.add_rollup_metric(text, jsonb);
+ALTER FUNCTION silver.add_rollup_metric RENAME TO add_rollup_metric_0_1_0;
 
 CREATE FUNCTION silver.add_rollup_metric(target text, metrics jsonb, expressions jsonb DEFAULT NULL) RETURNS void
     LANGUAGE plpgsql
@@ -51,6 +53,7 @@ DECLARE
     v_request_id bigint;
 BEGIN
     PERFORM rollup_engine.check_isolation();
+    PERFORM rollup_engine.check_migrated();
     IF metrics IS NULL OR metrics = '{}' THEN
         PERFORM rollup_engine.fail('TR001', format('metrics is %s', coalesce(metrics::text, 'NULL')), 'write an object, as in ''{"temp": ["avg", "max"]}''');
     ELSIF expressions IS NOT NULL THEN
@@ -64,6 +67,8 @@ $$;
 COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb, jsonb) IS
 'Adds aggregates to a rollup, of columns of its source, and of expressions over them, new ones or those that it has: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there, and so do those before the window of a source that is tracked by one (mark_stale has them computed from what the source still holds). The caller is a member of the owner role, or, without expressions, may SELECT the columns of the source itself.';
 
+SELECT rollup_engine.take_place_of('silver.add_rollup_metric_0_1_0', 'silver.add_rollup_metric');
+
 CREATE FUNCTION silver.drop_rollup_metric(target text, metrics jsonb) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -72,6 +77,7 @@ DECLARE
     v_id constant integer := rollup_engine.rollup_id(target);
 BEGIN
     PERFORM rollup_engine.check_isolation();
+    PERFORM rollup_engine.check_migrated();
     PERFORM rollup_engine.check_owner_role('drop metrics of rollups');
     PERFORM rollup_engine.drop_metrics(v_id, metrics);
 END

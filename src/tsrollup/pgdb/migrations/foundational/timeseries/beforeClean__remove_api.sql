@@ -18,6 +18,7 @@ BEGIN
             MESSAGE = format('clean would drop these rollups with all that they hold: %s', v_rollups),
             HINT = 'drop_rollup them one by one, or set the placeholder clean_rollups=true (tsrollup clean --rollups)';
     END IF;
+    DELETE FROM rollup_engine.upgrade;  -- one that has ended half way as well
     -- Rollups of rollups came later than what they read.
     FOR v_rollup IN SELECT target_table::text FROM silver.rollup_config ORDER BY id DESC LOOP
         PERFORM silver.drop_rollup(v_rollup);

@@ -34,7 +34,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_upgrading() RETURNS boolean
 AS $$
 BEGIN
     -- The key that beforeEachMigrate waits for. Nobody waits here: not for a migrate that is waiting, either.
-    RETURN NOT pg_try_advisory_xact_lock_shared(rollup_engine.lock_key('upgrade')) OR EXISTS (SELECT FROM rollup_engine.upgrade);
+    IF NOT pg_try_advisory_xact_lock_shared(rollup_engine.lock_key('upgrade')) THEN
+        RETURN true;
+    END IF;
+    RETURN EXISTS (SELECT FROM rollup_engine.upgrade);  -- as it is with the lock
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_upgrading() IS 'Whether functions of two releases may be there at once. To the end of a transaction that asked, no migrate begins.';

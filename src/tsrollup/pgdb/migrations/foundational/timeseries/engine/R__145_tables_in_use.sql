@@ -33,32 +33,12 @@ $$;
 COMMENT ON FUNCTION rollup_engine.locked_message(integer) IS 'Who keeps a source, or a rollup of it, to himself.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.lock_views(p_rollup_ids integer[]) RETURNS void
-    LANGUAGE plpgsql
+    LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '300ms'
 AS $$
-DECLARE
-    v_until constant timestamptz := clock_timestamp() + interval '1 minute';
-    v_relations constant regclass[] := ARRAY(
+    SELECT rollup_engine.lock_tables(ARRAY(
         SELECT CASE WHEN rollup_engine.is_relation(target_view) THEN target_view ELSE target_table END
-        FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) AND rollup_engine.is_relation(target_table) ORDER BY depth DESC, id);
-    v_relation regclass;
-BEGIN
-    LOOP
-        BEGIN
-            FOREACH v_relation IN ARRAY v_relations LOOP
-                EXECUTE format('LOCK TABLE %s', v_relation);  -- of a view its table as well
-            END LOOP;
-            RETURN;
-        EXCEPTION WHEN lock_not_available THEN
-            IF clock_timestamp() > v_until THEN
-                PERFORM rollup_engine.fail('55P03', format('%s is in use: by the sessions %s', v_relation, rollup_engine.lock_holders(v_relation)),
-                    'try again when they have ended, or end them: SELECT pg_terminate_backend(pid)');
-            END IF;
-        END;
-        PERFORM pg_sleep(0.1);
-    END LOOP;
-END
+        FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) AND rollup_engine.is_relation(target_table) ORDER BY depth DESC, id))
 $$;
 COMMENT ON FUNCTION rollup_engine.lock_views(integer[]) IS 'Keeps everybody from the live views and tables of rollups until the end of the transaction; waits a minute for those who read them.';
 

@@ -64,8 +64,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';
 
 -- A reader of a window reads what is there, and takes what is not for deleted.
--- That of 0.1.0 took the table alone.
-DROP FUNCTION IF EXISTS rollup_engine.window_keep_problem(regclass);
 CREATE OR REPLACE FUNCTION rollup_engine.window_keep_problem(p_relation regclass, p_rollup_id integer, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

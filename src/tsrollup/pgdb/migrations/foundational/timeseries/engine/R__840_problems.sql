@@ -226,6 +226,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.data_problems(silver.rollup_config) IS 'What keeps a rollup from equalling what it reads.';
 
+-- That of 0.1.0 was called here, and here alone by then.
+DROP FUNCTION IF EXISTS rollup_engine.window_keep_problem(regclass);
 CREATE OR REPLACE FUNCTION rollup_engine.keep_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

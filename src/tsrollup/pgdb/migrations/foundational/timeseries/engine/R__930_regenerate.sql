@@ -113,6 +113,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.regenerate() RETURNS void
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- Of two migrates at once (Flyway's is not ours) the second finds all done.
+    PERFORM pg_advisory_xact_lock(rollup_engine.lock_key('regenerate'));
     PERFORM rollup_engine.pin_settings();
     PERFORM rollup_engine.grant_in_turn();
     PERFORM rollup_engine.rewrite_generated();
