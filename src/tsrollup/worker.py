@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg.errors import Diagnostic
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 APPLICATION_NAME = "tsrollup worker"
 CHANNEL = "tsrollup"
 RECONNECT_DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0)
-SUMMARY_EVERY = 60.0
 SAY_AGAIN_AFTER = 60.0
 
 Connection = psycopg.Connection[Any]
@@ -35,12 +34,14 @@ Connection = psycopg.Connection[Any]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Seconds between two calls of each job; the most that a run takes before it is looked whether
-    to stop; how many runs go on at once; and whether NOTIFY starts one."""
+    """Seconds between two calls of each job, and between two summaries; the most that a run takes
+    before it is looked whether to stop; how many runs go on at once; and whether NOTIFY starts one.
+    """
 
     run: float = 2.0
     retries: float = 30.0
     maintenance: float = 3600.0
+    summary: float = 60.0
     run_budget: float = 1.0
     jobs: int = 1
     listen: bool = False
@@ -156,12 +157,14 @@ class _Worker:
 
     def _look_after(self, connection: Connection) -> None:
         every = self.schedule
-        summary = _Summary(connection)
+        summary = _Refreshed(connection)
         jobs = [
-            _Job("summary", SUMMARY_EVERY, summary.say, time.monotonic() + SUMMARY_EVERY),
+            _Job("summary", every.summary, summary.say_all, time.monotonic() + every.summary),
             _Job("handle_rollup_retries", every.retries, self._retry),
             _Job("maintain_timeseries_tables", every.maintenance, self._maintain),
         ]
+        if log.isEnabledFor(logging.DEBUG):
+            jobs.append(_Job("batches", every.run, _Refreshed(connection).say_each))
         while not self.stop.is_set():
             for job in jobs:
                 if job.due <= time.monotonic() and not self.stop.is_set():
@@ -243,28 +246,51 @@ def _refuse_standby(connection: Connection) -> None:
         )
 
 
-class _Summary:
-    """What all runs on the database did since the last one, by its refresh_log."""
+class _Refreshed:
+    """What all runs on the database did since it was last told, by its refresh_log."""
 
     def __init__(self, connection: Connection) -> None:
         newest = connection.execute("SELECT max(id) FROM silver.refresh_log").fetchone()
-        self.refreshed = (newest and newest[0]) or 0
+        self.told = (newest and newest[0]) or 0
+        self.told_at = time.monotonic()
 
-    def say(self, connection: Connection) -> None:
-        with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:
-            done = cursor.execute(
-                "SELECT target_table AS target, count(*) AS batches,"
-                " sum(buckets)::bigint AS buckets, sum(rows_written)::bigint AS rows_written,"
-                " sum(rows_deleted)::bigint AS rows_deleted, max(id) AS id"
-                " FROM silver.refresh_log WHERE id > %s GROUP BY target_table ORDER BY 1",
-                [self.refreshed],
-            ).fetchall()
+    def say_all(self, connection: Connection) -> None:
+        """A line for each rollup; where there is none, that the worker is alive."""
+        done = self._read(
+            connection,
+            "SELECT target_table AS target, count(*) AS batches,"
+            " sum(buckets)::bigint AS buckets, sum(rows_written)::bigint AS rows_written,"
+            " sum(rows_deleted)::bigint AS rows_deleted, max(id) AS id"
+            " FROM silver.refresh_log WHERE id > %s GROUP BY target_table ORDER BY 1",
+        )
+        seconds, self.told_at = time.monotonic() - self.told_at, time.monotonic()
         for row in done:
-            self.refreshed = max(self.refreshed, row.pop("id"))
             log.info(
-                "%s: %s batches, %s buckets, %s rows written, %s deleted in the last minute",
+                "%s: %s batches, %s buckets, %s rows written, %s deleted in the last %.0f s",
                 *row.values(),
+                seconds,
                 extra=row,
             )
         if not done:
-            log.info("alive; nothing was to be refreshed in the last minute")
+            log.info("alive; nothing was to be refreshed in the last %.0f s", seconds)
+
+    def say_each(self, connection: Connection) -> None:
+        """A line for each batch."""
+        for row in self._read(
+            connection,
+            "SELECT target_table AS target, from_time::text, to_time::text, buckets,"
+            " rows_written, rows_deleted,"
+            " extract(epoch FROM finished_at - started_at)::float8 AS seconds, id"
+            " FROM silver.refresh_log WHERE id > %s ORDER BY id",
+        ):
+            log.debug(
+                "%s: [%s, %s): %s buckets, %s rows written, %s deleted in %.3f s",
+                *row.values(),
+                extra=row,
+            )
+
+    def _read(self, connection: Connection, query: LiteralString) -> list[dict[str, Any]]:
+        with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute(query, [self.told]).fetchall()
+        self.told = max([self.told, *(row.pop("id") for row in rows)])
+        return rows

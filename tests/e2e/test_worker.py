@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from command_line import start_tsrollup, tsrollup, wait_for, working
+from command_line import tsrollup, wait_for, working
 from servers import PostgresServer, new_pool_folder
 from tsrollup import embedded
 from tsrollup.migrations import migrate_project
@@ -31,21 +31,16 @@ def test_the_worker_survives_a_crash_of_the_server(data_dir: Path) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("CREATE TABLE raw.events (ts timestamptz, n integer)")
     tsrollup("create", "events", "events_1h", "1 hour", url=url)
-    worker = start_tsrollup("worker", "--every", "0.1", url=url)
-    try:
+    with working(url, "--every", "0.1") as (_, lines):
         insert_and_wait(url, "2026-01-01 00:30+00")
         postmaster = embedded.status(data_dir).pid
         assert postmaster
         os.kill(postmaster, signal.SIGKILL)
+        for seconds in (1, 2):
+            wait_for(lines, f"trying again in {seconds} s")
         assert embedded.start(data_dir).url == url
         insert_and_wait(url, "2026-01-01 05:30+00")
-        worker.send_signal(signal.SIGTERM)
-        printed, _ = worker.communicate(timeout=60)
-    finally:
-        worker.kill()
-    assert worker.returncode == 0
-    assert "trying again" in printed
-    assert "reconnected" in printed
+    assert any("reconnected" in line for line in lines)
 
 
 def insert_and_wait(url: str, time: str) -> None:
@@ -82,6 +77,21 @@ def test_failures_are_logged_with_code_and_hint(url: str) -> None:
         assert told["time"].endswith("Z")
     assert json.loads(lines[-1])["message"] == "stopped", lines
     assert sum("23514" in line for line in lines) == 1, "said once"
+
+
+def test_batches_and_summaries_are_logged_and_that_it_is_alive(url: str) -> None:
+    options = ("--every", "0.1", "--summary-every", "1", "--log-level", "debug")
+    with working(url, *options, "--log-format", "json") as (_, lines):
+        insert_and_wait(url, "2026-01-01 00:30+00")
+        batch = json.loads(wait_for(lines, "): 1 buckets, 1 rows written"))
+        assert (batch["level"], batch["target"], batch["rows_written"]) == (
+            "debug",
+            "silver.events_1h",
+            1,
+        )
+        summary = json.loads(wait_for(lines, "1 batches, 1 buckets, 1 rows written, 0 deleted"))
+        assert (summary["level"], summary["batches"]) == ("info", 1)
+        wait_for(lines, "alive; nothing was to be refreshed in the last")
 
 
 def test_the_check_knows_whether_a_worker_is_there(url: str) -> None:

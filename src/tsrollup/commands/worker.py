@@ -22,6 +22,12 @@ class LogFormat(StrEnum):
     json = "json"
 
 
+class LogLevel(StrEnum):
+    debug = "debug"
+    info = "info"
+    warning = "warning"
+
+
 class JsonLines(logging.Formatter):
     """A JSON object a line: time, level, message, and what else is known."""
 
@@ -54,6 +60,12 @@ def worker(
     listen: Annotated[
         bool, typer.Option("--listen", help="Run at once after NOTIFY tsrollup.")
     ] = False,
+    summary_every: Annotated[
+        float, typer.Option(min=1, help="Seconds between summaries of what was refreshed.")
+    ] = 60.0,
+    log_level: Annotated[
+        LogLevel, typer.Option(help="debug: a line for each batch; warning: failures only.")
+    ] = LogLevel.info,
     log_format: Annotated[LogFormat, typer.Option(help="Of the log on stderr.")] = LogFormat.text,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve metrics for Prometheus.", min=1, max=65535)
@@ -83,21 +95,23 @@ def worker(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, finish)
-    _log_to_stderr(LogFormat.json if call.console.as_json else log_format)
+    _log_to_stderr(LogFormat.json if call.console.as_json else log_format, log_level)
     log = logging.getLogger("tsrollup.worker")
     log.info("working on database %s", database)
     if metrics_port:
         from tsrollup import metrics  # which no other command waits for
 
         metrics.serve(call.url, metrics_port, metrics_address)
-    work(call.url, Schedule(every, retry_every, maintain_every, budget, jobs, listen), stop)
+    schedule = Schedule(every, retry_every, maintain_every, summary_every, budget, jobs, listen)
+    work(call.url, schedule, stop)
     log.info("stopped")
 
 
-def _log_to_stderr(log_format: LogFormat) -> None:
+def _log_to_stderr(log_format: LogFormat, level: LogLevel) -> None:
     handler = logging.StreamHandler()
     if log_format is LogFormat.json:
         handler.setFormatter(JsonLines())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("tsrollup").setLevel(level.upper())
