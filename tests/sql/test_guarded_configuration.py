@@ -38,6 +38,7 @@ CHANGES = {
     "retention": "'1 day'",
     "sealed_before": "'2026-03-02'",
     "created_at": "now()",
+    "key_dimension": "'d'",
     "time_unit": "'s'",
     "expressions": """'{"v": "1"}'""",
     "filter": "'false'",

@@ -1,5 +1,6 @@
 -- What a rollup says of its time and of the rows and values it reads: the zone and the origin of its
--- buckets, the unit of a number that is a time, expressions over a row, and which rows count.
+-- buckets, the unit of a number that is a time, expressions over a row, which rows count, and by which
+-- dimension late ones are told apart.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -8,19 +9,26 @@ SET LOCAL check_function_bodies = off;
 
 SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.source,rollup_engine.partition_set}');
 
-ALTER TABLE rollup_engine.source ADD COLUMN time_unit text CHECK (time_unit IN ('s', 'ms', 'us', 'ns'));
+ALTER TABLE rollup_engine.source
+    ADD COLUMN time_unit text CHECK (time_unit IN ('s', 'ms', 'us', 'ns')),
+    ADD COLUMN key_column name,
+    ADD COLUMN key_is_lost boolean NOT NULL DEFAULT false;
 ALTER TABLE rollup_engine.partition_set ADD COLUMN time_unit text;
 ALTER TABLE silver.rollup_config
     ADD COLUMN time_unit text CHECK (time_unit IN ('s', 'ms', 'us', 'ns')),
     ADD COLUMN expressions jsonb,
     ADD COLUMN filter text,
-    ADD COLUMN row_sql jsonb;
+    ADD COLUMN row_sql jsonb,
+    ADD COLUMN key_dimension name;
 COMMENT ON COLUMN rollup_engine.source.time_unit IS 'Unit of its time column where that is a number; NULL for times.';
+COMMENT ON COLUMN rollup_engine.source.key_column IS 'Column whose values late rows are noted with, as it is called now; NULL for none.';
+COMMENT ON COLUMN rollup_engine.source.key_is_lost IS 'Whether it was dropped, or given a type whose text does not tell values apart: another one is never chosen, for keys on record are of that one.';
 COMMENT ON COLUMN rollup_engine.partition_set.time_unit IS 'Unit of a control column of numbers.';
 COMMENT ON COLUMN silver.rollup_config.time_unit IS 'Unit of a time column of numbers, which count from 1970; NULL for a column of times.';
 COMMENT ON COLUMN silver.rollup_config.expressions IS 'SQL expressions over a row of the source, by the names under which they are columns; NULL for none.';
 COMMENT ON COLUMN silver.rollup_config.filter IS 'Condition over a row of the source: only rows where it holds count; NULL for all.';
 COMMENT ON COLUMN silver.rollup_config.row_sql IS 'Expressions and filter as PostgreSQL has parsed them: a template with the columns and the type of each.';
+COMMENT ON COLUMN silver.rollup_config.key_dimension IS 'Dimension by which late rows are told apart: they cost their groups, not their buckets; NULL where they cost these.';
 
 ALTER FUNCTION silver.create_rollup_table RENAME TO create_rollup_table_0_1_0;
 

@@ -65,6 +65,37 @@ COMMENT ON FUNCTION rollup_engine.note_merge(integer, text, text) IS
 
 -- The capture function of a source ----------------------------------------------------
 
+CREATE OR REPLACE FUNCTION rollup_engine.capture_keys_sql(p_source rollup_engine.source, p_rows text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The bucket of now is stale anyway. Of many rows, the first tell whether it pays to look at all.
+    SELECT rollup_engine.fill($sql$
+        IF v_low < date_bin(v_grain, now(), v_origin) AND (v_rows <= rollup_engine.most_keys() OR v_rows <= 10 * rollup_engine.most_keys()
+            AND (SELECT count(DISTINCT key) <= 10 FROM (SELECT {key} AS key FROM {rows} LIMIT 100) AS first_rows))
+        THEN
+            v_keys := ARRAY(SELECT DISTINCT {key} FROM {rows});
+            IF v_rows > rollup_engine.most_keys() AND cardinality(v_keys) > least(10, rollup_engine.most_keys())
+                OR array_position(v_keys, NULL) > 0
+            THEN
+                v_keys := NULL;
+            ELSIF cardinality(v_keys) > 1 AND v_high - v_low > v_grain AND v_rows <= rollup_engine.most_keys() THEN
+                SELECT array_agg(bin), array_agg(key), NULL INTO v_lows, v_keys, v_low
+                FROM (
+                    SELECT DISTINCT date_bin(v_grain, ts, v_origin) AS bin, key
+                    FROM (SELECT {time} AS ts, {key} AS key FROM {rows}) AS changed
+                    WHERE {is_in}
+                ) AS bins;
+            END IF;
+        END IF;
+    $sql$,
+        jsonb_build_object('rows', p_rows, 'key', rollup_engine.captured_key(p_source), 'is_in', rollup_engine.in_calendar('ts'),
+            'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit)))
+    WHERE rollup_engine.captured_key(p_source) IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.capture_keys_sql(rollup_engine.source, text) IS
+'Body that notes the keys of transition rows: for all that was touched, or, of few rows, for each grain; NULL where none are captured.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.capture_ranges_sql(p_source rollup_engine.source, p_rows text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -81,7 +112,8 @@ AS $$
         END IF;
         v_low := date_bin(v_grain, v_low, v_origin);
         v_high := date_bin(v_grain, v_high, v_origin) + v_grain;
-        IF v_high - v_low > greatest(16, v_rows / 100) * v_grain THEN
+        {keys}
+        IF v_lows IS NULL AND v_high - v_low > greatest(16, v_rows / 100) * v_grain THEN
             LOOP
                 SELECT range_agg(tstzrange(bin, bin + v_grain)) INTO v_changed
                 FROM (
@@ -96,7 +128,7 @@ AS $$
         END IF;
     $sql$,
         jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
-            'is_in', rollup_engine.in_calendar('ts'),
+            'is_in', rollup_engine.in_calendar('ts'), 'keys', coalesce(rollup_engine.capture_keys_sql(p_source, p_rows), ''),
             'low_is_in', rollup_engine.in_calendar('v_low'), 'high_is_in', rollup_engine.in_calendar('v_high')))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
@@ -157,6 +189,8 @@ DECLARE
     v_low timestamptz;
     v_high timestamptz;
     v_changed tstzmultirange;
+    v_keys text[];
+    v_lows timestamptz[];
     v_seen text;
     v_bins text;
 BEGIN
@@ -179,15 +213,20 @@ BEGIN
         END IF;
     EXCEPTION WHEN OTHERS THEN
         v_low := NULL;
+        v_lows := NULL;
+        v_keys := NULL;
         v_changed := rollup_engine.everything();
     END;
     -- Outside of the block above, whose subtransaction is not the one that wrote the rows: the drain
     -- counts late ones by it.
     IF v_low IS NOT NULL THEN
-        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time) VALUES ({id}, v_low, v_high);
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys) VALUES ({id}, v_low, v_high, v_keys);
+    ELSIF v_lows IS NOT NULL THEN
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys)
+        SELECT {id}, bin, bin + v_grain, array_agg(key) FROM unnest(v_lows, v_keys) AS u (bin, key) GROUP BY bin;
     ELSIF v_changed IS NOT NULL THEN
-        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
-        SELECT {id}, lower(r), upper(r) FROM unnest(v_changed) AS r;
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys)
+        SELECT {id}, lower(r), upper(r), v_keys FROM unnest(v_changed) AS r;
     END IF;
     IF v_bins IS NOT NULL THEN
         PERFORM set_config('rollup_engine.logged_{id}', left(concat(v_bins, v_seen), 400), true);

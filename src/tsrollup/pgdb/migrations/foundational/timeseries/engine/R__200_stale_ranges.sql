@@ -62,18 +62,18 @@ BEGIN
         GROUP BY cell
     ), held AS MATERIALIZED (
         -- What a refresh has claimed stays as it is: the range is added beside it.
-        SELECT s.id, s.cell, tstzrange(s.from_time, s.to_time) AS range, s.due_at
+        SELECT s.id, s.cell, tstzrange(s.from_time, s.to_time) AS range, s.due_at, s.keys IS NULL AS is_whole
         FROM rollup_engine.stale_range AS s
         JOIN wanted AS w ON w.cell = s.cell
-        WHERE s.rollup_id = p_rollup.id
-            AND (tstzrange(s.from_time, s.to_time) && w.ranges OR tstzrange(s.from_time, s.to_time) -|- w.ranges)
+        WHERE s.rollup_id = p_rollup.id AND (tstzrange(s.from_time, s.to_time) <@ w.ranges
+            OR s.keys IS NULL AND (tstzrange(s.from_time, s.to_time) && w.ranges OR tstzrange(s.from_time, s.to_time) -|- w.ranges))
         FOR UPDATE OF s SKIP LOCKED
     ), merged AS (
         SELECT w.cell, w.ranges AS wanted, w.ranges + coalesce(range_agg(h.range), '{}') AS ranges, array_agg(h.id) AS held_ids
         FROM wanted AS w
         LEFT JOIN held AS h ON h.cell = w.cell
         GROUP BY w.cell, w.ranges
-        HAVING NOT coalesce(w.ranges <@ range_agg(h.range), false)
+        HAVING NOT coalesce(w.ranges <@ range_agg(h.range) FILTER (WHERE h.is_whole), false)
     ), removed AS (
         DELETE FROM rollup_engine.stale_range WHERE id IN (SELECT unnest(held_ids) FROM merged)
     )
@@ -103,24 +103,30 @@ $$;
 COMMENT ON FUNCTION rollup_engine.is_wide(interval, tstzmultirange) IS 'Whether ranges are infinite, or so long that it pays to look first where there is data.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.mark_rollups(
-    p_rollup_ids integer[], p_ranges tstzmultirange, p_clip boolean DEFAULT false, p_noted timestamptz DEFAULT statement_timestamp()
+    p_rollup_ids integer[], p_ranges tstzmultirange, p_clip boolean DEFAULT false, p_noted timestamptz DEFAULT statement_timestamp(),
+    p_keyed rollup_engine.keyed_range[] DEFAULT '{}'
 ) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_rollup silver.rollup_config;
+    v_ranges tstzmultirange;
 BEGIN
     -- Who drops one of them waits.
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id FOR KEY SHARE LOOP
+        v_ranges := p_ranges;
+        IF p_keyed <> '{}' THEN
+            v_ranges := v_ranges + rollup_engine.mark_groups(v_rollup, p_keyed, p_noted);
+        END IF;
         PERFORM rollup_engine.mark_rollup(v_rollup,
-            CASE WHEN p_clip OR rollup_engine.is_wide(v_rollup.bucket_width, p_ranges)
-            THEN rollup_engine.data_extent(v_rollup, p_ranges, true) ELSE p_ranges END, p_noted);
+            CASE WHEN p_clip OR rollup_engine.is_wide(v_rollup.bucket_width, v_ranges)
+            THEN rollup_engine.data_extent(v_rollup, v_ranges, true) ELSE v_ranges END, p_noted);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolean, timestamptz) IS
-'Marks ranges stale in several rollups. What is infinite or long, or all with p_clip, is clipped to what each rollup by itself holds or can come to hold.';
+COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolean, timestamptz, rollup_engine.keyed_range[]) IS
+'Marks ranges stale in several rollups, and single groups of others. What is infinite or long, or all with p_clip, is clipped to what each rollup by itself holds or can come to hold.';
 
 -- Reading the stale set ------------------------------------------------------------------------
 

@@ -74,6 +74,8 @@ DECLARE
     v_counted tstzmultirange := '{}';
     v_logged tstzmultirange;
     v_written tstzmultirange;
+    v_whole tstzmultirange;
+    v_keyed rollup_engine.keyed_range[];
     v_first_end timestamptz;
     v_writers xid[];
     v_border xid8;
@@ -93,15 +95,19 @@ BEGIN
         SELECT changed, counted INTO v_changed, v_counted FROM rollup_engine.take_partition_changes(v_source);
     END IF;
     WITH moved AS (
-        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, noted_at, xmin AS part
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, keys, noted_at, xmin AS part
+    ), united AS (
+        SELECT from_time, to_time, array_agg(DISTINCT key COLLATE "C") AS keys FROM moved, unnest(keys) AS key GROUP BY from_time, to_time
     )
     -- Where a member without bounds came, the whole source was logged, which nobody has written.
     -- A row of the log has the transaction, or the part of one, that wrote what it speaks of.
     SELECT range_agg(tstzrange(from_time, to_time)),
         range_agg(tstzrange(from_time, to_time)) FILTER (WHERE NOT isempty(v_changed) AND NOT tstzrange(from_time, to_time) @> v_changed), min(to_time),
         array_agg(part) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id)),
-        pg_snapshot_xmin(pg_current_snapshot()), min(noted_at)
-    INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted FROM moved;
+        pg_snapshot_xmin(pg_current_snapshot()), min(noted_at),
+        range_agg(tstzrange(from_time, to_time)) FILTER (WHERE keys IS NULL),
+        (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united)
+    INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed FROM moved;
     IF v_logged IS NOT NULL THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
     END IF;
@@ -109,13 +115,13 @@ BEGIN
         PERFORM rollup_engine.record_late_rows(v_source,
             CASE WHEN isempty(v_changed) THEN v_logged ELSE v_written - v_counted END, v_first_end, v_writers);  -- what was attached is counted
     END IF;
-    v_changed := v_changed + coalesce(v_logged, '{}');
+    v_changed := v_changed + coalesce(v_whole, '{}');
     IF p_now IS NOT NULL AND v_source.change_tracking = 'window' THEN
         PERFORM rollup_engine.read_windows(p_source_id, p_now);
     END IF;
-    IF NOT isempty(v_changed) THEN
+    IF NOT isempty(v_changed) OR v_keyed IS NOT NULL THEN
         PERFORM rollup_engine.mark_rollups(
-            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id), v_changed, false, coalesce(v_noted, statement_timestamp()));
+            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id), v_changed, false, coalesce(v_noted, statement_timestamp()), v_keyed);
     END IF;
     RETURN true;
 END

@@ -109,6 +109,8 @@ DECLARE
     v_shapes rollup_engine.source_shape[];
     v_other_parts name[];
     v_rollup silver.rollup_config;
+    -- Of several names for one column, the first: they stay together.
+    v_key constant name := (SELECT min(column_name) FROM rollup_engine.source_column WHERE source_id = p_source.id AND current_name = p_source.key_column);
 BEGIN
     SELECT coalesce(max(current_name), v_source.time_column) INTO v_source.time_column
     FROM rollup_engine.resolved_columns(p_source) WHERE noted_name = p_source.time_column;
@@ -132,9 +134,9 @@ BEGIN
         WHERE c.source_id = p_source.id AND n.columns -> c.current_name <> s.columns -> c.current_name
             AND rollup_engine.type_parts(a.atttypid) IS NOT NULL);
     PERFORM rollup_engine.note_shape(p_source.id, v_shapes);
-    IF v_source.change_tracking = 'trigger' THEN
-        PERFORM rollup_engine.write_generated(format('capture_%s', v_source.id), rollup_engine.capture_function_sql(v_source));
-    END IF;
+    PERFORM rollup_engine.use_key(p_source.id, (
+        SELECT current_name FROM rollup_engine.source_column AS c
+        WHERE c.source_id = p_source.id AND c.column_name = v_key AND rollup_engine.can_be_key(v_source.relation, c.current_name)));
     -- A type may be called otherwise.
     UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
     FROM silver.rollup_config AS r, rollup_engine.relation_types(r.target_table) AS t

@@ -18,6 +18,7 @@ BEGIN
     RETURN CASE p_column
         WHEN 'source_table' THEN p_new.parent_id IS NULL AND p_new.source_table = v_source.relation
         WHEN 'time_column' THEN p_new.parent_id IS NULL AND p_new.time_column = v_source.time_column
+        WHEN 'key_dimension' THEN p_new.key_dimension IS NOT DISTINCT FROM rollup_engine.key_dimension(p_new)
         WHEN 'target_name' THEN p_new.target_name = p_new.target_table::text
         WHEN 'target_view' THEN NOT rollup_engine.is_relation(p_old.target_view)
         WHEN 'metrics' THEN NOT EXISTS (

@@ -1,0 +1,301 @@
+"""A late row makes its group stale, and not its bucket: what is noted, what becomes of it, and that
+whoever cannot tell groups apart takes whole buckets."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+import pytest
+
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+
+LEVELS = ("fleet_1h", "fleet_1d", "fleet_sites")
+DRAIN = "SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source"
+FLEET = """
+    CREATE TABLE raw.fleet (ts timestamptz, device {type}, site text, v integer)
+        PARTITION BY RANGE (ts);
+    CREATE TABLE raw.fleet_1 PARTITION OF raw.fleet
+        FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-03-02 00:00+00');
+    CREATE TABLE raw.fleet_2 PARTITION OF raw.fleet DEFAULT;
+    CREATE INDEX ON raw.fleet (device, ts);
+    INSERT INTO raw.fleet
+    SELECT t, ({value})::{type}, 's' || n % 2, n
+    FROM generate_series(1, 9) AS n,
+        generate_series(timestamptz '2026-03-01 20:00Z', '2026-03-02 04:00Z', '20 minutes') AS t;
+    SELECT silver.create_rollup_table('raw.fleet', 'silver', 'fleet_1h', '1 hour',
+        dimensions => '{{site,device}}');
+    SELECT silver.create_rollup_table('fleet_1h', 'silver', 'fleet_1d', '1 day');
+    SELECT silver.create_rollup_table('fleet_1d', 'silver', 'fleet_sites', '1 day',
+        dimensions => '{{site}}')
+"""
+
+
+def create_fleet(db: psycopg.Connection[Any], kind: str = "integer", value: str = "n") -> None:
+    db.execute(FLEET.format(type=kind, value=value).encode())
+    refresh_everything(db)
+
+
+def limit(db: psycopg.Connection[Any], keys: int, buckets: int = 10000) -> None:
+    """Few keys are many."""
+    for name, number in (("most_keys", keys), ("most_keyed_buckets", buckets)):
+        db.execute(
+            f"CREATE OR REPLACE FUNCTION rollup_engine.{name}() RETURNS integer LANGUAGE sql"
+            f" IMMUTABLE PARALLEL SAFE RETURN {number}".encode()
+        )
+
+
+def noted(db: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+    """The log: day and hour, how many hours, keys; which are drained."""
+    rows = db.execute(
+        "SELECT to_char(from_time AT TIME ZONE 'UTC', 'DD HH24'),"
+        " extract(epoch FROM to_time - from_time)::integer / 3600,"
+        ' ARRAY(SELECT DISTINCT k COLLATE "C" FROM unnest(keys) AS k ORDER BY 1)'
+        ", keys IS NULL FROM rollup_engine.change_log ORDER BY 1, 3"
+    ).fetchall()
+    db.execute(DRAIN)
+    return [(day, hours, None if is_all else keys) for day, hours, keys, is_all in rows]
+
+
+def stale(db: psycopg.Connection[Any], table: str) -> list[tuple[Any, ...]]:
+    rows = db.execute(
+        "SELECT to_char(s.from_time AT TIME ZONE 'UTC', 'DD HH24'),"
+        " extract(epoch FROM s.to_time - s.from_time)::integer / 3600,"
+        ' ARRAY(SELECT k COLLATE "C" FROM unnest(s.keys) AS k ORDER BY 1), s.keys IS NULL'
+        " FROM rollup_engine.stale_range AS s JOIN silver.rollup_config AS r ON r.id = s.rollup_id"
+        " WHERE r.target_table = %s::regclass ORDER BY 1, 3",
+        [f"silver.{table}"],
+    ).fetchall()
+    return [(day, hours, None if is_all else keys) for day, hours, keys, is_all in rows]
+
+
+def key_column(db: psycopg.Connection[Any]) -> Any:
+    row = db.execute("SELECT key_column FROM rollup_engine.source").fetchone()
+    assert row
+    return row[0]
+
+
+def dimensions(db: psycopg.Connection[Any]) -> list[Any]:
+    return [
+        row[0] for row in db.execute("SELECT key_dimension FROM silver.rollup_config ORDER BY id")
+    ]
+
+
+def check(db: psycopg.Connection[Any], levels: Sequence[str] = LEVELS) -> None:
+    assert_equal_to_group_by(db, *levels)
+    refresh_everything(db)
+    assert_settled(db, *levels)
+
+
+INSERT = "INSERT INTO raw.fleet (ts, device, site, v)"
+NOTED: dict[str, list[tuple[Any, ...]]] = {
+    f"{INSERT} VALUES ('2026-03-02 01:30+00', 3, 's1', 1)": [("02 01", 1, ["3"])],
+    f"{INSERT} VALUES ('2026-03-02 01:30+00', 3, 's1', 1), ('2026-03-02 01:31+00', 4, 's1', 1)": [
+        ("02 01", 1, ["3", "4"])
+    ],
+    f"{INSERT} VALUES ('2026-03-02 01:30+00', 3, 's1', 1), ('2026-03-02 02:31+00', 4, 's1', 1)": [
+        ("02 01", 1, ["3"]),
+        ("02 02", 1, ["4"]),
+    ],
+    # Of one key, ranges: as many as ever.
+    f"{INSERT} VALUES ('2026-03-01 21:30+00', 3, 's1', 1), ('2026-03-02 02:31+00', 3, 's1', 1)": [
+        ("01 21", 6, ["3"])
+    ],
+    f"{INSERT} SELECT timestamptz '2026-01-01 00:00+00' + make_interval(days => i), 3, 's', 1"
+    " FROM generate_series(0, 1) AS i": [("01 00", 1, ["3"]), ("02 00", 1, ["3"])],
+    # Keys that nobody can tell, and rows in no bucket.
+    f"{INSERT} VALUES ('2026-03-02 01:30+00', NULL, 's1', 1), ('2026-03-02 02:31+00', 4, 's', 1)": [
+        ("02 01", 2, None)
+    ],
+    f"{INSERT} VALUES ('infinity', 3, 's1', 1), ('2026-03-02 02:31+00', 4, 's1', 1)": [
+        ("02 02", 1, ["3", "4"])
+    ],
+    # What is not in the past, and the days around it: nothing but the time.
+    f"{INSERT} VALUES (now(), 3, 's1', 1)": [],
+    "UPDATE raw.fleet SET device = 8 WHERE device = 7 AND ts = '2026-03-02 01:40+00'": [
+        ("02 01", 1, ["7", "8"])
+    ],
+    "UPDATE raw.fleet SET ts = '2026-03-01 05:00+00' WHERE device = 6"
+    " AND ts = '2026-03-02 01:40+00'": [("01 05", 1, ["6"]), ("02 01", 1, ["6"])],
+    "UPDATE raw.fleet_2 SET v = -1 WHERE device = 8 AND ts = '2026-03-02 02:40+00'": [
+        ("02 02", 1, ["8"])
+    ],
+    "DELETE FROM raw.fleet WHERE device IN (1, 2) AND ts = '2026-03-02 02:40+00'": [
+        ("02 02", 1, ["1", "2"])
+    ],
+    "MERGE INTO raw.fleet AS f USING (VALUES (3), (4)) AS w (d)"
+    " ON f.device = w.d AND f.ts = '2026-03-02 03:40+00'"
+    " WHEN MATCHED AND d = 3 THEN DELETE WHEN MATCHED THEN UPDATE SET v = 100": [
+        ("02 03", 1, ["3"]),
+        ("02 03", 1, ["4"]),
+    ],
+    "SELECT silver.mark_stale('raw.fleet', '2026-03-02 03:40+00', '2026-03-02 03:41+00')": [
+        ("02 03", 0, None)
+    ],
+}
+
+
+def test_promise_a_b_late_rows_are_noted_with_their_keys(db: psycopg.Connection[Any]) -> None:
+    create_fleet(db)
+    assert dimensions(db) == ["device", "device", None]
+    for statement, expected in NOTED.items():
+        db.execute(statement.encode())
+        assert_equal_to_group_by(db, *LEVELS)
+        rows = noted(db)
+        if "now()" in statement:
+            assert all(keys is None for *_, keys in rows)
+        else:
+            assert rows == expected, statement
+        check(db)
+    with db.cursor().copy("COPY raw.fleet (ts, device, site, v) FROM STDIN") as copy:
+        for i in range(1200):
+            copy.write_row((f"2026-03-02 {i // 60 % 2:02}:{i % 60:02}+00", 5 + i % 2, "s", i))
+    assert noted(db) == [("02 00", 2, ["5", "6"])]
+    db.execute(
+        "INSERT INTO raw.fleet SELECT '2026-03-02 01:00+00', i, 's', i"
+        " FROM generate_series(1, 1200) AS i"
+    )
+    assert noted(db) == [("02 01", 1, None)]
+    db.execute("TRUNCATE raw.fleet_1")
+    assert [keys for *_, keys in noted(db)] == [None]
+    check(db)
+
+
+def test_promise_a_b_groups_add_up_until_they_are_too_many(db: psycopg.Connection[Any]) -> None:
+    create_fleet(db)
+    late = f"{INSERT} VALUES ('2026-03-02 0{{}}:30+00', {{}}, 's1', 1)"
+    for hour, device in ((1, 3), (1, 4), (2, 3), (1, 3)):
+        db.execute(late.format(hour, device).encode())
+        assert_equal_to_group_by(db, *LEVELS)
+        db.execute(DRAIN)
+    assert stale(db, "fleet_1h") == [("02 01", 1, ["3", "4"]), ("02 02", 1, ["3"])]
+    assert stale(db, "fleet_1d") == [("02 00", 24, ["3", "4"])]
+    assert stale(db, "fleet_sites") == [("02 00", 24, None)]
+    # A whole bucket takes its groups in, and those beside it stay what they are.
+    db.execute("SELECT silver.mark_stale('fleet_1h', '2026-03-02 02:00+00', '2026-03-02 03:00+00')")
+    assert stale(db, "fleet_1h") == [("02 01", 1, ["3", "4"]), ("02 02", 1, None)]
+    # A group of what is stale already adds nothing.
+    db.execute(late.format(2, 9).encode())
+    db.execute(DRAIN)
+    assert stale(db, "fleet_1h") == [("02 01", 1, ["3", "4"]), ("02 02", 1, None)]
+    limit(db, 2)
+    db.execute(late.format(1, 5).encode())
+    db.execute(late.format(3, 5).encode())
+    assert_equal_to_group_by(db, *LEVELS)
+    db.execute(DRAIN)
+    assert stale(db, "fleet_1h") == [("02 01", 2, None), ("02 03", 1, ["5"])]
+    assert stale(db, "fleet_1d") == [("02 00", 24, None)]
+    limit(db, 2, 2)
+    db.execute(late.format(0, 5).encode())
+    db.execute(late.format(4, 5).encode())
+    assert_equal_to_group_by(db, *LEVELS)
+    db.execute(DRAIN)
+    assert stale(db, "fleet_1h") == [
+        ("02 00", 1, None),
+        ("02 01", 2, None),
+        ("02 03", 1, ["5"]),
+        ("02 04", 1, None),
+    ]
+    check(db)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("text", "'Dé ' || n"),
+        ("uuid", "md5(n::text)"),
+        ("bigint", "n * 5000000000"),
+        ("boolean", "n % 2"),
+        ("raw.name", "n"),
+    ],
+)
+def test_promise_a_b_keys_of_every_type(db: psycopg.Connection[Any], kind: str, value: str) -> None:
+    db.execute('CREATE DOMAIN raw.name AS varchar(40) COLLATE "C"')
+    create_fleet(db, kind, value)
+    assert key_column(db) == "device"
+    for n in (3, 4):
+        db.execute(
+            f"{INSERT} SELECT '2026-03-02 01:30+00', ({value})::{kind}, 's1', 1"
+            f" FROM (SELECT {n} AS n) AS n".encode()
+        )
+        assert_equal_to_group_by(db, *LEVELS)
+    assert all(keys and len(keys) == 1 for *_, keys in noted(db))
+    check(db)
+
+
+def test_no_keys_where_texts_do_not_tell_values_apart(db: psycopg.Connection[Any]) -> None:
+    kinds = [
+        "numeric",
+        "char(9)",
+        "date",
+        "double precision",
+        "integer GENERATED ALWAYS AS (1) STORED",
+    ]
+    if db.execute("SELECT FROM pg_collation WHERE collprovider = 'i'").fetchone():
+        db.execute(
+            "CREATE COLLATION raw.loose"
+            " (provider = icu, locale = 'und-u-ks-level2', deterministic = false)"
+        )
+        kinds.append("text COLLATE raw.loose")
+    for n, kind in enumerate(kinds):
+        db.execute(
+            f"CREATE TABLE raw.t{n} (ts timestamptz, d {kind}); CREATE INDEX ON raw.t{n} (d, ts);"
+            f" SELECT silver.create_rollup_table('raw.t{n}', 'silver', 't{n}', '1 hour', 'ts',"
+            " dimensions => '{d}')".encode()
+        )
+    keys = db.execute("SELECT key_column FROM rollup_engine.source").fetchall()
+    assert keys == [(None,)] * len(kinds)
+
+
+def test_promise_a_b_the_key_follows_its_column_or_is_lost(db: psycopg.Connection[Any]) -> None:
+    """It never becomes another column's, whose values keys on record would be taken for."""
+    create_fleet(db)
+    late = f"{INSERT} VALUES ('2026-03-02 01:30+00', 3, 's1', 1)"
+    db.execute(late.encode())
+    db.execute("ALTER TABLE raw.fleet RENAME COLUMN device TO unit")
+    late = late.replace("device", "unit")
+    db.execute(late.encode())
+    refresh_everything(db)
+    assert (key_column(db), dimensions(db)) == ("unit", ["device", "device", None])
+    db.execute(late.encode())
+    assert noted(db) == [("02 01", 1, ["3"])]
+    db.execute("ALTER TABLE raw.fleet RENAME COLUMN unit TO device")
+    late = late.replace("unit", "device")
+    refresh_everything(db)
+    check(db)
+    db.execute(late.encode())
+    assert noted(db) == [("02 01", 1, ["3"])]
+    db.execute(late.encode())
+    db.execute("ALTER TABLE raw.fleet ALTER COLUMN device TYPE numeric(9, 2)")
+    db.execute(late.encode())
+    db.execute(DRAIN)
+    assert all(keys is None for *_, keys in stale(db, "fleet_1h"))
+    assert (key_column(db), dimensions(db)) == (None, [None, None, None])
+    db.execute(late.encode())
+    assert noted(db) == [("02 01", 1, None)]
+    db.execute("ALTER TABLE raw.fleet ALTER COLUMN device TYPE integer")
+    db.execute("CREATE INDEX ON raw.fleet (site, ts)")
+    refresh_everything(db)
+    check(db)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.fleet', 'silver', 'more', '1 hour',"
+        " dimensions => '{site}')"
+    )
+    check(db, (*LEVELS, "more"))
+    assert key_column(db) is None
+
+
+def test_promise_b_a_group_of_a_claimed_bucket_is_added_beside_it(
+    db: psycopg.Connection[Any], connect: Any
+) -> None:
+    """As whole buckets are: clearing by id leaves what came after the claim."""
+    create_fleet(db)
+    late = f"{INSERT} VALUES ('2026-03-02 01:30+00', 3, 's1', 1)"
+    db.execute(late.encode())
+    db.execute(DRAIN)
+    other = connect()
+    with db.transaction():
+        db.execute("SELECT FROM rollup_engine.stale_range FOR UPDATE")
+        other.execute(late.encode())
+        other.execute(DRAIN)
+    assert stale(db, "fleet_1h") == [("02 01", 1, ["3"])] * 2
+    check(db)
