@@ -16,7 +16,7 @@ from psycopg.rows import dict_row, tuple_row
 from tsrollup import declared, embedded, reading, rollups
 from tsrollup.connection import connect as connect_to
 from tsrollup.connection import describe, pinned, read_url
-from tsrollup.errors import NotFoundError
+from tsrollup.errors import NotFoundError, TsrollupError
 from tsrollup.installation import require_installed
 from tsrollup.migrations import migrate_project
 
@@ -81,6 +81,10 @@ class Rollup:
         """How it is doing."""
         for row in self.database._do(rollups.monitor):
             if row["target_table"] == self.table:
+                if "running_since" not in row:  # somebody read it while migrate went on
+                    raise TsrollupError(
+                        "the monitor is still that of an earlier release", "run tsrollup migrate"
+                    )
                 return Status(**{field.name: row[field.name] for field in fields(Status)})
         raise NotFoundError(f"there is no rollup {self.table}", "it was dropped, or renamed")
 

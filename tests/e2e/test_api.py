@@ -79,6 +79,11 @@ def test_status_is_typed(db: tsrollup.Database, hourly: tsrollup.Rollup) -> None
     hourly.resume()
     list(db.run())
     assert (hourly.status().health, hourly.status().stale_since) == ("ok", None)
+    monitor = "ALTER VIEW silver.timeseries_operations_monitor RENAME COLUMN {} TO {}"
+    hourly.database.connection.execute(monitor.format("running_since", "missing").encode())
+    with pytest.raises(tsrollup.TsrollupError, match="of an earlier release"):
+        hourly.status()
+    hourly.database.connection.execute(monitor.format("missing", "running_since").encode())
 
 
 def test_rows_are_those_of_the_view(hourly: tsrollup.Rollup) -> None:

@@ -40,6 +40,7 @@ class Rollup:
     next_step: str | None
     waiting: float | None
     running: float | None
+    running_pid: int | None
     width: str | None = None
     width_seconds: float | None = None
     dimensions: tuple[str, ...] = ()
@@ -58,7 +59,7 @@ SELECT m.target_table AS name, m.source_table AS source, m.health,
        extract(epoch FROM m.next_retry_at - clock_timestamp())::float8 AS next_retry_in,
        m.last_error, m.sealed_late_rows, m.exact_since, m.reason, m.next_step,
        extract(epoch FROM clock_timestamp() - m.stale_since)::float8 AS waiting,
-       extract(epoch FROM clock_timestamp() - m.running_since)::float8 AS running
+       extract(epoch FROM clock_timestamp() - m.running_since)::float8 AS running, m.running_pid
 FROM silver.timeseries_operations_monitor AS m
 LEFT JOIN pg_class AS c ON c.oid = to_regclass(m.target_table)
 ORDER BY m.source_table, m.target_table

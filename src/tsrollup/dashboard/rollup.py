@@ -213,7 +213,7 @@ def _facts(rollup: Rollup) -> Html:
             ("in ranges", number(rollup.stale_ranges)),
             ("lag", span(rollup.lag) if rollup.lag else "none"),
             ("changes wait", f"for {span(rollup.waiting)}" if rollup.waiting is not None else ""),
-            ("at work", f"for {span(rollup.running)}" if rollup.running is not None else ""),
+            ("at work", _at_work(rollup)),
             ("to catch up", span(rollup.catch_up) if rollup.catch_up else ""),
             ("last run", ago(rollup.last_run_age)),
             ("rows a second", number(rollup.rows_per_second)),
@@ -225,3 +225,11 @@ def _facts(rollup: Rollup) -> Html:
             ("last error", rollup.last_error),
         ]
     )  # fmt: skip
+
+
+def _at_work(rollup: Rollup) -> str:
+    """Since when is seen by who may see what that session does."""
+    if rollup.running_pid is None:
+        return ""
+    session = f"session {rollup.running_pid}"
+    return session if rollup.running is None else f"for {span(rollup.running)}, {session}"

@@ -65,7 +65,8 @@ BEGIN
             -- Who uses it is not waited for, as others would wait behind us. It stays right as it is.
             WHEN lock_not_available THEN
                 RAISE NOTICE '% stays as an earlier release wrote it, for it is used by the sessions %', v_text.name, rollup_engine.users_of(v_text.name)
-                    USING HINT = 'migrate once more when they have ended: until then reads are right, and may be slower';
+                    USING HINT = 'migrate once more when they have ended: until then ' || CASE v_text.name
+                        WHEN 'view_monitor' THEN 'metrics, dashboard and API lack columns of it' ELSE 'reads are right, and may be slower' END;
             -- Its owner may have made something else of it: that stops nothing else.
             WHEN OTHERS THEN
                 RAISE NOTICE '% stays as an earlier release wrote it: %', v_text.name, SQLERRM;
