@@ -1,13 +1,18 @@
 """What is shipped works by itself: in an empty virtual environment, away from the checkout."""
 
+import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -100,5 +105,30 @@ def test_the_wheel_works_away_from_the_checkout(built: tuple[Path, Path], elsewh
         with psycopg.connect(url) as connection:
             stored = connection.execute("SELECT temp_max FROM silver.readings_1h").fetchall()
         assert stored == [(7,)]
+        containers_commands_work(programs, {**environment, "TSROLLUP_URL": url})
     finally:
         run(tsrollup, "server", "stop")
+
+
+def containers_commands_work(programs: Path, environment: dict[str, str]) -> None:
+    """What the container file has run: the worker, its check, its end. Nobody has a home there."""
+    text = (ROOT / "deploy" / "Containerfile").read_text()
+    check, entry, worker = (
+        json.loads(found) for found in re.findall(r"(?:ENTRYPOINT|CMD) (\[.*\])", text)
+    )
+    (stop,) = re.findall(r"STOPSIGNAL (\w+)", text)
+    bare: dict[str, Any] = {
+        "env": {**environment, "HOME": "/nonexistent", "PATH": str(programs)},
+        "cwd": "/",
+        "text": True,
+        "stderr": subprocess.PIPE,
+    }
+    assert subprocess.run(check, check=False, **bare).returncode == 1
+    with subprocess.Popen([*entry, *worker], **bare) as process:
+        assert process.stderr
+        assert "working on database" in json.loads(process.stderr.readline())["message"]
+        deadline = time.monotonic() + 30
+        while subprocess.run(check, check=False, **bare).returncode:
+            assert time.monotonic() < deadline, "the check does not see the worker"
+        process.send_signal(signal.Signals[stop])
+        assert process.wait(60) == 0
