@@ -32,6 +32,8 @@ OPTIONS = (
     *("settle_delay", "processing_window", "target_batch_duration", "look_back_window"),
     "chunk_interval",
 )
+# Compared as PostgreSQL reads them, however they are written.
+MEANT = {"expressions": "meant_expressions", "filter": "meant_filter"}
 KEYS = (*NATURE, "metrics", *OPTIONS, "retention")
 
 CONFIGURED = """
@@ -40,8 +42,11 @@ SELECT r.target_table::text AS target, r.source_table::text AS source, r.time_co
     r.origin::text, r.time_unit, r.expressions, r.filter, r.change_tracking,
     r.settle_delay::text, r.processing_window::text, r.target_batch_duration::text,
     CASE WHEN r.parent_id IS NULL THEN r.look_back_window::text END AS look_back_window,
-    r.chunk_interval::text, r.retention::text
-FROM silver.rollup_config AS r
+    r.chunk_interval::text, r.retention::text,
+    rollup_engine.filled_expression(c, c.row_sql -> 'filter') AS meant_filter,
+    (SELECT jsonb_object_agg(key, rollup_engine.filled_expression(c, value))
+        FROM jsonb_each(c.row_sql -> 'expressions')) AS meant_expressions
+FROM silver.rollup_config AS c CROSS JOIN LATERAL rollup_engine.named_as_now(c) AS r
 """
 
 
@@ -156,7 +161,7 @@ def _changes(
     # What the file does not say stays as it is.
     kept = {key: value for key, value in is_now.items() if key in KEYS and value is not None}
     wanted = _created_beside(connection, parts[0], {**kept, **spec})
-    differs = [key for key in NATURE if wanted[key] != is_now[key]]
+    differs = [key for key in NATURE if wanted[MEANT.get(key, key)] != is_now[MEANT.get(key, key)]]
     if differs:
         text = ", ".join(f"{key} {is_now[key]!r} -> {wanted[key]!r}" for key in differs)
         drop = ("drop_rollup", {"target": target})

@@ -61,6 +61,33 @@ def test_a_plan_says_all_and_leaves_no_trace(url: str, file: Path) -> None:
     assert relations(url) == before
 
 
+def test_columns_go_by_the_names_that_they_have_now(url: str, file: Path) -> None:
+    minutes = MINUTES.replace('"max"] }', '"max"], k = ["sum"] }') + (
+        'expressions = { k = "temp + 273" }\nfilter = "temp < 99"\n'
+    )
+    declared(url, file, minutes, "apply")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE raw.r RENAME temp TO warmth")
+        connection.execute('ALTER TABLE raw.r RENAME "Device" TO device')
+        connection.execute("SELECT * FROM silver.perform_rollup()")
+    exported = here("export", url=url).out
+    assert 'dimensions = ["device"]' in exported
+    assert 'metrics = { "k" = ["sum"], "warmth" = ["avg", "max"] }' in exported
+    for text in (
+        exported,
+        # Written otherwise, and the same.
+        minutes.replace("Device", "device").replace("temp +", "temp+").replace("temp", "warmth"),
+    ):
+        assert declared(url, file, text, "plan", "--prune").out == "nothing to change\n"
+    changed = exported.replace('["avg", "max"]', '["max", "min"]')
+    assert declared(url, file, changed, "apply", "--allow-loss").code == 0
+    assert declared(url, file, changed, "plan").out == "nothing to change\n"
+    assert (
+        "drop it and create it anew: filter"
+        in declared(url, file, changed.replace("99", "98"), "plan").out
+    )
+
+
 def test_what_is_applied_needs_no_more_and_exports_itself(url: str, file: Path) -> None:
     assert declared(url, file, MINUTES + HOURS, "apply").code == 0
     again = declared(url, file, MINUTES + HOURS, "plan")

@@ -392,6 +392,62 @@ def test_columns_may_be_renamed_and_retyped(
     assert nothing_is_left(db)
 
 
+def test_promise_b_after_a_rename_the_new_name_counts(db: psycopg.Connection) -> None:
+    """In expressions, metrics and what is dropped; the old one may be another column's."""
+    db.execute(SOURCE + FILL)
+    create(
+        db,
+        "c",
+        "raw.calls",
+        "1 hour",
+        dimensions=[],
+        metrics={"spent": ["avg"], "twice": ["sum"]},
+        expressions={"twice": "spent * 2"},
+        filter="spent < 15",
+    )
+    refresh_everything(db)
+    db.execute('ALTER TABLE raw.calls RENAME spent TO "s pent"')
+    refresh_everything(db)
+    with pytest.raises(psycopg.Error, match='expression half: column "spent" does not exist'):
+        add(db, {"half": ["sum"]}, {"half": "spent / 2"})
+    with pytest.raises(psycopg.Error, match=r"twice of silver\.c is another one already: .*s pent"):
+        add(db, {"twice": ["min"]}, {"twice": "spent"})
+    add(db, {"half": ["sum"], "s pent": ["max"]}, {"half": '"s pent" / 2'})
+    add(db, {"twice": ["min"]}, {"twice": "spent * 2"})
+    # Once more, and for a while another column had the name.
+    db.execute(
+        'ALTER TABLE raw.calls RENAME "s pent" TO "s""pent"; ALTER TABLE raw.calls ADD spent int;'
+        'ALTER TABLE raw.calls DROP spent, ALTER "s""pent" TYPE numeric'
+    )
+    db.execute("SELECT * FROM silver.perform_rollup()")
+    db.execute("SELECT silver.rebuild_rollup('c')")
+    for _ in range(2):
+        assert (
+            db.execute(
+                'SELECT bucket, spent_avg, half_sum, "s pent_max", twice_min, twice_sum'
+                " FROM gold.c ORDER BY 1"
+            ).fetchall()
+            == db.execute(
+                'SELECT silver.time_bucket(\'1 hour\', ts), avg("s""pent"), sum("s""pent" / 2),'
+                ' max("s""pent"), min("s""pent" * 2), sum("s""pent" * 2)'
+                ' FROM raw.calls WHERE "s""pent" < 15 GROUP BY 1 ORDER BY 1'
+            ).fetchall()
+        )
+        refresh_everything(db)
+    for dropped in ("avg", "max"):
+        db.execute("SELECT silver.drop_rollup_metric('c', %s)", [json.dumps({'s"pent': [dropped]})])
+    assert db.execute("SELECT metrics FROM silver.rollup_config").fetchone() == (
+        {"half": ["sum"], "twice": ["min", "sum"]},
+    )
+
+
+def add(db: psycopg.Connection, metrics: dict[str, Any], expressions: dict[str, str]) -> None:
+    db.execute(
+        "SELECT silver.add_rollup_metric('c', %s, %s)",
+        [json.dumps(metrics), json.dumps(expressions)],
+    )
+
+
 def test_a_change_of_the_filters_column_alone_is_taken_in(db: psycopg.Connection) -> None:
     db.execute(SOURCE)
     db.execute(FILL)

@@ -7,18 +7,28 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.row_expression(p_rollup silver.rollup_config, p_described jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.filled_expression(p_rollup silver.rollup_config, p_described jsonb) RETURNS text
     LANGUAGE plpgsql STABLE STRICT
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     -- The marks stand inside double quotes.
-    RETURN format('(%s)', rollup_engine.fill(p_described ->> 'template', (
+    RETURN rollup_engine.fill(p_described ->> 'template', (
         SELECT jsonb_object_agg(format('tsrollup_%s', n), replace(rollup_engine.source_name(p_rollup, used.name::name), '"', '""'))
-        FROM jsonb_array_elements_text(p_described -> 'columns') WITH ORDINALITY AS used (name, n))));
+        FROM jsonb_array_elements_text(p_described -> 'columns') WITH ORDINALITY AS used (name, n)));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.row_expression(silver.rollup_config, jsonb) IS 'A described expression over the columns as the source calls them now.';
+COMMENT ON FUNCTION rollup_engine.filled_expression(silver.rollup_config, jsonb) IS 'A described expression over the columns as the source calls them now.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.row_expression(p_rollup silver.rollup_config, p_described jsonb) RETURNS text
+    LANGUAGE plpgsql STABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN format('(%s)', rollup_engine.filled_expression(p_rollup, p_described));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.row_expression(silver.rollup_config, jsonb) IS 'A described expression over the columns as the source calls them now, to stand in any statement.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.column_expression(p_rollup silver.rollup_config, p_column name) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -65,5 +75,42 @@ AS $$
         SELECT jsonb_array_elements_text(p_rollup.row_sql -> 'filter' -> 'columns')::name)
 $$;
 COMMENT ON FUNCTION rollup_engine.used_columns(silver.rollup_config) IS 'The columns of the source that a rollup reads, but for the time.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.text_as_now(p_rollup silver.rollup_config, p_text text, p_described jsonb) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN EXISTS (
+            SELECT FROM jsonb_array_elements_text(p_described -> 'columns') AS c WHERE rollup_engine.source_name(p_rollup, c::name) <> c)
+        THEN rollup_engine.filled_expression(p_rollup, p_described) ELSE p_text END
+$$;
+COMMENT ON FUNCTION rollup_engine.text_as_now(silver.rollup_config, text, jsonb) IS
+'An expression as it was given; where a column in it has another name now, as PostgreSQL writes it with that.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.named_as_now(p_rollup silver.rollup_config) RETURNS silver.rollup_config
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r silver.rollup_config := p_rollup;
+BEGIN
+    r.filter := rollup_engine.text_as_now(p_rollup, r.filter, r.row_sql -> 'filter');
+    r.expressions := (
+        SELECT jsonb_object_agg(key, CASE jsonb_typeof(value) WHEN 'string'
+            THEN to_jsonb(rollup_engine.text_as_now(p_rollup, value #>> '{}', r.row_sql -> 'expressions' -> key)) ELSE value END)
+        FROM jsonb_each(r.expressions));
+    r.dimensions := ARRAY(
+        SELECT rollup_engine.source_name(p_rollup, name) FROM unnest(r.dimensions) WITH ORDINALITY AS d (name, position) ORDER BY position);
+    IF EXISTS (SELECT FROM jsonb_object_keys(r.metrics) AS key WHERE rollup_engine.source_name(p_rollup, key::name) <> key) THEN
+        r.metrics := (
+            SELECT jsonb_object_agg(name, items) FROM (
+                SELECT rollup_engine.source_name(p_rollup, key::name), jsonb_agg(DISTINCT item)
+                FROM jsonb_each(r.metrics), jsonb_array_elements(value) AS item GROUP BY 1
+            ) AS m (name, items));
+    END IF;
+    RETURN r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.named_as_now(silver.rollup_config) IS 'A rollup as one would create it today: with the names that columns of its source have now.';
 
 RESET ROLE;

@@ -75,9 +75,9 @@ BEGIN
     IF p_rollup.parent_id IS NOT NULL OR pg_has_role(p_role, '${owner_role}', 'USAGE') THEN
         RETURN;
     END IF;
-    SELECT string_agg(format('%I', key), ', ' ORDER BY key) INTO v_columns
+    SELECT string_agg(format('%I', rollup_engine.source_name(p_rollup, key)), ', ' ORDER BY key) INTO v_columns
     FROM unnest(rollup_engine.columns_behind(p_rollup.row_sql, ARRAY(SELECT jsonb_object_keys(p_metrics)::name))) AS key
-    WHERE NOT has_column_privilege(p_role, p_rollup.source_table, key, 'SELECT');
+    WHERE NOT has_column_privilege(p_role, p_rollup.source_table, rollup_engine.source_name(p_rollup, key), 'SELECT');
     IF v_columns IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', format('%I may not publish %s of %s', p_role, v_columns, p_rollup.source_table),
             format('GRANT SELECT (%s) ON %s TO %I, or GRANT %I TO %3$I', v_columns, p_rollup.source_table, p_role, '${owner_role}'));
@@ -93,6 +93,7 @@ RETURNS silver.rollup_config
 AS $$
 DECLARE
     r silver.rollup_config := p_rollup;
+    v_known constant jsonb := (rollup_engine.named_as_now(p_rollup)).expressions;
     v_name text;
 BEGIN
     IF p_request.expressions IS NULL THEN
@@ -101,9 +102,9 @@ BEGIN
         PERFORM rollup_engine.fail('TR001', format('expressions is a JSON %s', jsonb_typeof(p_request.expressions)),
             'write an object, as in ''{"failed": "CASE WHEN status >= 500 THEN 1 END"}''');
     END IF;
-    SELECT min(key) INTO v_name FROM jsonb_each(p_request.expressions) WHERE r.expressions -> key <> value;
+    SELECT min(key) INTO v_name FROM jsonb_each(p_request.expressions) WHERE value <> ALL (ARRAY[r.expressions -> key, v_known -> key]);
     IF v_name IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR003', format('expression %I of %s is another one already: %s', v_name, r.target_table, r.expressions -> v_name),
+        PERFORM rollup_engine.fail('TR003', format('expression %I of %s is another one already: %s', v_name, r.target_table, v_known -> v_name),
             'give it another name');
     END IF;
     SELECT min(key) INTO v_name FROM jsonb_object_keys(p_request.expressions) AS key
@@ -111,7 +112,7 @@ BEGIN
     IF v_name IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR001', format('expression %I is in none of the metrics', v_name), 'name it there, or leave it out');
     END IF;
-    r.expressions := coalesce(r.expressions, '{}') || p_request.expressions;
+    r.expressions := p_request.expressions || coalesce(r.expressions, '{}');
     r.row_sql := rollup_engine.describe_rows(r);
     RETURN r;
 END

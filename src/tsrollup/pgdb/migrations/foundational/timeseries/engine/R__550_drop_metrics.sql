@@ -18,7 +18,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.without_metrics(p_rollup silver.rollup_
 AS $$
 DECLARE
     v_entry record;
-    v_column text;
+    v_columns text[];
     v_unknown jsonb;
     v_left jsonb := p_rollup.metrics;
 BEGIN
@@ -26,21 +26,30 @@ BEGIN
         PERFORM rollup_engine.fail('TR001', format('metrics is %s', coalesce(p_metrics::text, 'NULL')), 'write an object, as in ''{"temp": ["avg", "max"]}''');
     END IF;
     FOR v_entry IN SELECT key, CASE jsonb_typeof(value) WHEN 'array' THEN value ELSE jsonb_build_array(value) END AS value FROM jsonb_each(p_metrics) LOOP
-        SELECT key INTO v_column FROM jsonb_object_keys(v_left) AS key WHERE key IN (v_entry.key, lower(v_entry.key)) ORDER BY key = v_entry.key DESC LIMIT 1;
-        IF v_column IS NULL THEN
+        -- By the name that the column has now, or had when they were added.
+        SELECT array_agg(k.key) INTO v_columns
+        FROM unnest(ARRAY[v_entry.key, lower(v_entry.key)]) WITH ORDINALITY AS asked (name, place)
+        JOIN jsonb_object_keys(v_left) AS k (key) ON asked.name IN (k.key, rollup_engine.source_name(p_rollup, k.key::name))
+        GROUP BY asked.place ORDER BY asked.place LIMIT 1;
+        IF v_columns IS NULL THEN
             PERFORM rollup_engine.fail('TR002', format('%s has no metrics of %I', p_rollup.target_table, v_entry.key),
                 format('its metrics are %s', p_rollup.metrics));
         END IF;
         SELECT asked INTO v_unknown FROM jsonb_array_elements(v_entry.value) AS asked
-        WHERE NOT EXISTS (SELECT FROM jsonb_array_elements(v_left -> v_column) AS m WHERE rollup_engine.is_metric(m, asked)) LIMIT 1;
+        WHERE NOT EXISTS (SELECT FROM unnest(v_columns) AS c, jsonb_array_elements(v_left -> c) AS m WHERE rollup_engine.is_metric(m, asked)) LIMIT 1;
         IF v_unknown IS NOT NULL OR v_entry.value = '[]' THEN
-            PERFORM rollup_engine.fail('TR002', format('%s has no metric %s of %I', p_rollup.target_table, coalesce(v_unknown, '[]'), v_column),
-                format('its metrics of that are %s', p_rollup.metrics -> v_column));
+            PERFORM rollup_engine.fail('TR002', format('%s has no metric %s of %I', p_rollup.target_table, coalesce(v_unknown, '[]'), v_entry.key),
+                format('its metrics of that are %s', (SELECT string_agg((p_rollup.metrics -> c)::text, ', ') FROM unnest(v_columns) AS c)));
         END IF;
-        v_left := jsonb_set(v_left, ARRAY[v_column], (
-            SELECT coalesce(jsonb_agg(m), '[]') FROM jsonb_array_elements(v_left -> v_column) AS m
-            WHERE NOT EXISTS (SELECT FROM jsonb_array_elements(v_entry.value) AS asked WHERE rollup_engine.is_metric(m, asked))));
-        v_left := CASE WHEN v_left -> v_column = '[]' THEN v_left - v_column ELSE v_left END;
+        v_left := (
+            SELECT coalesce(jsonb_object_agg(key, items), '{}')
+            FROM (
+                SELECT m.key, jsonb_agg(i.item)
+                FROM jsonb_each(v_left) AS m, jsonb_array_elements(m.value) AS i (item)
+                WHERE m.key <> ALL (v_columns)
+                    OR NOT EXISTS (SELECT FROM jsonb_array_elements(v_entry.value) AS asked WHERE rollup_engine.is_metric(i.item, asked))
+                GROUP BY m.key
+            ) AS kept (key, items));
     END LOOP;
     RETURN v_left;
 END
