@@ -12,7 +12,7 @@ export TSROLLUP_OPEN_FOLDERS := 1
 .DEFAULT_GOAL := help
 PIP := $(BIN)/python -m pip install --quiet
 
-.PHONY: help setup lock dist demo live test versions storm model permutations flyway lint format spot types bench docs clean
+.PHONY: help setup lock dist demo live test versions storm model permutations zones flyway lint format spot types bench docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,10 +54,13 @@ storm: $(STAMP) ## writers, refreshers and checkers for MINUTES=5 minutes
 	TSROLLUP_STORM_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s --server embedded tests/concurrency/test_storm.py
 
 model: $(STAMP) ## a random user and all that one can do, for MINUTES=5 minutes on each server
-	TSROLLUP_MODEL_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s tests/model
+	TSROLLUP_MODEL_MINUTES=$(MINUTES) $(BIN)/pytest -n 0 --timeout 0 -s $(ARGS) tests/model
 
 permutations: $(STAMP) ## every order of the steps of two sessions, on each server; or PART=i/n of them
 	TSROLLUP_PERMUTATIONS=$(PART) $(BIN)/pytest -n 0 --timeout 0 -s tests/concurrency/test_permutations.py
+
+zones: $(STAMP) ## every width in every zone, on each server
+	TSROLLUP_ALL_ZONES=1 $(BIN)/pytest -n 0 --timeout 0 -k every_zone tests/sql/test_zones.py
 
 flyway: ## fetch a real Flyway for the tests to compare with (needs a JDK and Maven)
 	tests/flyway/fetch_flyway.sh

@@ -3,12 +3,14 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import randrange
 from typing import Any
 from zlib import crc32
 
 import psycopg
 import pytest
 
+from scenes import scene_of
 from servers import (
     PostgresServer,
     ServerPool,
@@ -19,6 +21,8 @@ from servers import (
 )
 
 FOLDER_VARIABLE = "TSROLLUP_TEST_SERVERS"
+# Of what some tests choose from more than they have time for.
+SEED_VARIABLE = "TSROLLUP_SEED"
 
 Connect = Callable[..., psycopg.Connection]
 
@@ -34,13 +38,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: is begun before all others")
     config.addinivalue_line("markers", "partman: run with pg_partman 5 as well, where it was found")
     missing = missing_on_debian15()
     if missing and os.environ.get("TSROLLUP_REQUIRE_DEBIAN15"):
         raise pytest.UsageError(f"TSROLLUP_REQUIRE_DEBIAN15 is set, missing: {', '.join(missing)}")
     if not _is_worker(config):
-        # xdist's workers inherit the environment, and with it the folder.
+        # xdist's workers inherit the environment, and with it both.
         os.environ[FOLDER_VARIABLE] = str(new_pool_folder())
+        os.environ.setdefault(SEED_VARIABLE, str(randrange(10**6)))
+
+
+def pytest_report_header() -> str:
+    return f"{SEED_VARIABLE}={os.environ[SEED_VARIABLE]}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Else a core would have nothing to do at the end, while the other one is at a long test."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -94,9 +110,21 @@ def make_database(server: PostgresServer) -> Iterator[Callable[..., str]]:
 
 
 @pytest.fixture
-def database(make_database: Callable[..., str], template: str) -> str:
-    """The name of this test's own migrated database."""
-    return make_database(template)
+def database(
+    request: pytest.FixtureRequest,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    template: str,
+) -> str:
+    """The name of this test's own migrated database, with its scene in it."""
+    prepare = scene_of(request)
+    if prepare and server.data_dir:
+        return make_database(_pool(request.config).scene(server, prepare))
+    name = make_database(template)
+    if prepare:  # no server of ours: what is made for other tests as well would stay there
+        with psycopg.connect(server.url(name), autocommit=True) as connection:
+            prepare(connection)
+    return name
 
 
 @pytest.fixture

@@ -143,17 +143,36 @@ class ServerPool:
 
     def template(self, server: PostgresServer) -> str:
         """The name of a database with all foundational migrations in it, made when first asked."""
+
+        def fill(name: str) -> None:
+            if server.name == "debian15":
+                _create_extensions_as_superuser(server, name)
+            migrate_project(server.url(name))
+
         name = f"tsrollup_template_{_fingerprint_of_migrations()}"
-        with FileLock(self.folder / f"{server.name}.template.lock"):
+        return self._made_once(server, name, "template0", fill)
+
+    def scene(self, server: PostgresServer, prepare: Callable[..., object]) -> str:
+        """The name of a clone of it that was filled, made when first asked."""
+
+        def fill(name: str) -> None:
+            with psycopg.connect(server.url(name), autocommit=True) as connection:
+                prepare(connection)
+
+        name = f"{prepare.__module__}.{prepare.__name__}"
+        return self._made_once(server, name, self.template(server), fill)
+
+    def _made_once(
+        self, server: PostgresServer, name: str, template: str, fill: Callable[[str], None]
+    ) -> str:
+        with FileLock(self.folder / f"{server.name}.{name}.lock"):
             with psycopg.connect(server.superuser_url("postgres")) as connection:
                 found = connection.execute(
                     "SELECT 1 FROM pg_database WHERE datname = %s", [name]
                 ).fetchone()
             if not found:
-                unfinished = server.create_database()
-                if server.name == "debian15":
-                    _create_extensions_as_superuser(server, unfinished)
-                migrate_project(server.url(unfinished))
+                unfinished = server.create_database(template)
+                fill(unfinished)
                 server.rename_database(unfinished, name)
         return name
 

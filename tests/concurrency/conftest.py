@@ -7,10 +7,11 @@ import pytest
 
 from raw_tables import create_hierarchy
 from rollup_checks import refresh_everything
+from scenes import scene
 from servers import PostgresServer, ServerPool, new_pool_folder
 
 
-@pytest.fixture
+@scene
 def settled(db: psycopg.Connection) -> psycopg.Connection:
     """The hierarchy, refreshed."""
     create_hierarchy(db)

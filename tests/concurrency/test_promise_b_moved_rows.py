@@ -10,6 +10,7 @@ import pytest
 
 from interleaving import Background
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from scenes import scene
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
@@ -39,7 +40,7 @@ def strays(db: psycopg.Connection, name: str = "m") -> int:
     return int(row[0])
 
 
-@pytest.fixture
+@scene
 def source(db: psycopg.Connection) -> psycopg.Connection:
     create_source(db, "m")
     return db

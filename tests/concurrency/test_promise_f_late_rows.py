@@ -10,6 +10,7 @@ import pytest
 
 from conftest import Connect
 from rollup_checks import assert_settled, refresh_everything
+from scenes import scene
 
 NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
 LATE = datetime(2026, 3, 3, 10, 30, tzinfo=UTC)
@@ -17,7 +18,7 @@ INSERT = "INSERT INTO raw.s VALUES (%s, 1)"
 Writer = psycopg.Connection[Any]
 
 
-@pytest.fixture
+@scene
 def source(db: psycopg.Connection) -> psycopg.Connection:
     """Ten days by the day, of which the last three are kept; an hourly and a daily rollup."""
     db.execute("CREATE TABLE raw.s (ts timestamptz, v int) PARTITION BY RANGE (ts)")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+import pytest
 
 from concurrency.storm import run_storm
 
@@ -13,6 +14,7 @@ MINUTES = float(os.environ.get("TSROLLUP_STORM_MINUTES", "0"))
 WANTED = 300
 
 
+@pytest.mark.long
 def test_promise_b_and_c_storm(connect: Callable[..., psycopg.Connection[Any]]) -> None:
     seed = int(os.environ.get("TSROLLUP_STORM_SEED", random.SystemRandom().randrange(10**6)))
     counts = run_storm(connect, seconds=60 * MINUTES or 20, wanted=WANTED, seed=seed)

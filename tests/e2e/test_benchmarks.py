@@ -43,6 +43,7 @@ def run_benchmarks(server: PostgresServer, names: Sequence[str]) -> list[dict[st
     return results
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("half", [0, 1])
 def test_every_benchmark_runs_and_reads_what_is_right(server: PostgresServer, half: int) -> None:
     names = list(BENCHMARKS)[half::2]

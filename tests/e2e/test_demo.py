@@ -19,6 +19,7 @@ from tsrollup.demo.comparison import compare
 from tsrollup.demo.definitions import ROLLUPS
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_demo_ends_well_and_leaves_exact_rollups(
     server: PostgresServer, make_database: Callable[..., str], template: str

@@ -72,6 +72,7 @@ def test_the_sdist_makes_the_same_wheel(built: tuple[Path, Path], tmp_path: Path
     assert names(rebuilt) == names(wheel)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)  # it downloads what the package needs
 def test_the_wheel_works_away_from_the_checkout(built: tuple[Path, Path], elsewhere: Path) -> None:
     wheel, _ = built

@@ -36,6 +36,7 @@ FRESH = int(os.environ.get("TSROLLUP_MODEL_SEED", random.SystemRandom().randrang
 SEEDS = {"fixed": FIXED, "fresh": FRESH} if MINUTES else {"fixed": FIXED}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("first_seed", SEEDS.values(), ids=SEEDS.keys())
 def test_promise_a_b_c_h_model(

@@ -82,6 +82,7 @@ def tell(stage: Stage) -> None:
     stage.invariant.check()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_shortened_story_fails_by_itself(
     server: PostgresServer,

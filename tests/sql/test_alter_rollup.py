@@ -7,9 +7,10 @@ import pytest
 from psycopg import sql
 
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from scenes import scene
 
 
-@pytest.fixture
+@scene
 def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
     """Two levels, settled, and a view of a user's on the first."""
     db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, device text, v integer)")

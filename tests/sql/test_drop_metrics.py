@@ -7,9 +7,10 @@ import psycopg
 import pytest
 
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from scenes import scene
 
 
-@pytest.fixture
+@scene
 def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
     """Three levels, settled; the third reads fewer metrics."""
     db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, device text, v integer, w float8)")

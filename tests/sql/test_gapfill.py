@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from conftest import Connect
 from rollup_checks import refresh_everything
+from scenes import scene
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 VALUES = {
@@ -34,7 +35,7 @@ FILLED = [*(f"{x}_last" for x in VALUES), "f_avg", "row_count"]
 Row = dict[str, Any]
 
 
-@pytest.fixture
+@scene
 def source(db: psycopg.Connection) -> psycopg.Connection:
     columns = ", ".join(f"{name} {kind}" for name, kind in VALUES.items())
     db.execute(
@@ -207,7 +208,7 @@ def test_it_is_what_python_makes_of_the_view(
             assert is_near(value, wanted.get(column)), (column, row, wanted)
 
 
-@pytest.fixture
+@scene
 def device(db: psycopg.Connection) -> psycopg.Connection:
     db.execute("CREATE TABLE raw.r (ts timestamptz NOT NULL, device text, temp double precision)")
     db.execute(

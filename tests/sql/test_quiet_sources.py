@@ -9,6 +9,7 @@ import pytest
 
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from scenes import scene
 
 LOOK = "SELECT source_id, is_quiet FROM rollup_engine.sources_to_drain(NULL, NULL, false)"
 SOUND = "SELECT id FROM rollup_engine.sound_sources() AS id ORDER BY 1"
@@ -87,7 +88,7 @@ OF_A_ROLLUP = {
 }
 
 
-@pytest.fixture
+@scene
 def quiet(db: psycopg.Connection) -> psycopg.Connection:
     create_hierarchy(db)
     db.execute("CREATE TABLE raw.other (ts timestamptz NOT NULL, v integer)")

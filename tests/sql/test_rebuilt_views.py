@@ -11,6 +11,7 @@ from rollup_checks import (
     force_configuration,
     refresh_everything,
 )
+from scenes import scene
 
 VIEWS = ("t_1h", "t_1d", "t_1w")
 MADE_OF_IT = """
@@ -22,7 +23,7 @@ MADE_OF_IT = """
 """
 
 
-@pytest.fixture
+@scene
 def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
     """Three levels, settled."""
     db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, device text, v integer)")

@@ -8,9 +8,10 @@ from psycopg.types.json import Jsonb
 
 from conftest import Connect
 from rollup_checks import refresh_everything
+from scenes import scene
 
 
-@pytest.fixture
+@scene
 def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
     db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, device text, site text, v integer)")
     db.execute(

@@ -14,6 +14,7 @@ from rollup_checks import (
     force_configuration,
     refresh_everything,
 )
+from scenes import scene
 
 ROLLUPS = ("t_1h", "t_1d")
 RESET = "SELECT silver.reset_rollup_retry('t_1h'), silver.reset_rollup_retry('t_1d')"
@@ -34,7 +35,7 @@ SOURCE = """
 """
 
 
-@pytest.fixture
+@scene
 def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
     db.execute(SOURCE)
     db.execute(

@@ -14,6 +14,7 @@ import pytest
 from conftest import Connect
 from interleaving import Background
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from scenes import scene
 
 pytestmark = pytest.mark.partman
 
@@ -24,7 +25,7 @@ def day(number: int) -> datetime:
     return datetime(2026, 3, number, tzinfo=UTC)
 
 
-@pytest.fixture
+@scene
 def source(db: psycopg.Connection) -> psycopg.Connection:
     """Ten days of readings, a row an hour, in partitions of a day; an hourly and a daily rollup."""
     db.execute(

@@ -13,6 +13,7 @@ from rollup_checks import (
     force_configuration,
     refresh_everything,
 )
+from scenes import scene
 from servers import PostgresServer
 
 pytestmark = pytest.mark.partman
@@ -104,7 +105,7 @@ OBSTACLES = {
 }
 
 
-@pytest.fixture
+@scene
 def source(db: psycopg.Connection) -> psycopg.Connection:
     """raw.readings by days, a rollup of it, and two stray rows."""
     db.execute(
