@@ -82,8 +82,8 @@ types: $(STAMP) ## mypy, strict
 bench: $(STAMP) ## print the ratios of benchmarks/, with ARGS="--url ..." on another server
 	$(BIN)/python -m benchmarks $(ARGS)
 
-docs: $(STAMP) ## write docs/sql-reference.md and the listing of the schema anew
-	TSROLLUP_UPDATE_DOCS=1 $(BIN)/pytest -n 0 -q --server embedded tests/e2e/test_sql_reference.py tests/e2e/test_schema.py
+docs: $(STAMP) ## write docs/sql-reference.md, the notebook's plots and the listing of the schema anew
+	TSROLLUP_UPDATE_DOCS=1 $(BIN)/pytest -n 0 -q --server embedded tests/e2e/test_sql_reference.py tests/e2e/test_schema.py tests/e2e/test_notebook.py
 
 clean: ## remove what the other targets made
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache

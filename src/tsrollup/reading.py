@@ -1,9 +1,10 @@
 """Reading live views: the query for a range and some groups, and its rows as people want them."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -107,8 +108,8 @@ class Rows:
         return [dict(zip(self.columns, row, strict=True)) for row in self.values]
 
     def to_arrow(self) -> "pyarrow.Table":
-        """An Arrow table. Numerics become float64, times microseconds in UTC; what Arrow has no
-        type for becomes text."""
+        """An Arrow table. Numerics become float64, times microseconds in UTC, arrays lists; what
+        Arrow has no type for becomes text."""
         arrow = self._arrow
         columns = zip(*self.values, strict=True) if self.values else [()] * len(self.columns)
         kinds = {
@@ -119,15 +120,24 @@ class Rows:
             "float8": arrow.float64(),
             "numeric": arrow.float64(),
             "bool": arrow.bool_(),
+            "bytea": arrow.binary(),
             "date": arrow.date32(),
+            "interval": arrow.duration("us"),
+            "text": arrow.string(),
             "timestamp": arrow.timestamp("us"),
             "timestamptz": arrow.timestamp("us", "UTC"),
         }
         arrays = []
         for values, name in zip(columns, self.types, strict=True):
-            make = float if name == "numeric" else None if name in kinds else str
+            element = name.removesuffix("[]")
+            kind = kinds.get(element)
+            make: Callable[[Any], Any] | None = float if element == "numeric" else None
+            if element != name and kind and not any(_is_nested(value) for value in values):
+                kind, make = arrow.list_(kind), partial(_each, make) if make else None
+            elif element != name or not kind:
+                kind, make = arrow.string(), _as_text
             made = [v if v is None or make is None else make(v) for v in values]
-            arrays.append(arrow.array(made, kinds.get(name, arrow.string())))
+            arrays.append(arrow.array(made, kind))
         return arrow.Table.from_arrays(arrays, names=list(self.columns))
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -154,6 +164,18 @@ class Rows:
         return pyarrow
 
 
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(element, list) for element in value)
+
+
+def _each(make: Callable[[Any], Any], values: list[Any]) -> list[Any]:
+    return [None if value is None else make(value) for value in values]
+
+
+def _as_text(value: Any) -> str:
+    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
+
+
 def fetch(connection: Connection, wanted: sql.Composed) -> Rows:
     with pinned(connection), connection.cursor(row_factory=tuple_row) as cursor:
         values = cursor.execute(wanted).fetchall()
@@ -162,7 +184,14 @@ def fetch(connection: Connection, wanted: sql.Composed) -> Rows:
         types = [known.get(column.type_code) for column in columns]
     return Rows(
         tuple(column.name for column in columns),
-        tuple(kind.name if kind else "unknown" for kind in types),
+        tuple(
+            "unknown"
+            if kind is None
+            else f"{kind.name}[]"
+            if column.type_code == kind.array_oid
+            else kind.name
+            for column, kind in zip(columns, types, strict=True)
+        ),
         values,
     )
 

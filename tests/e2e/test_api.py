@@ -116,6 +116,34 @@ def test_frames_hold_what_the_rows_hold(hourly: tsrollup.Rollup) -> None:
     assert (empty.num_rows, empty.schema) == (0, answer.to_arrow().schema)
 
 
+def test_frames_hold_states_of_any_type(db: tsrollup.Database) -> None:
+    db.connection.execute(
+        "CREATE TABLE raw.all_types (ts timestamptz, n int, i interval, j jsonb, l numeric[],"
+        " m int[], t text[], b bytea);"
+        "INSERT INTO raw.all_types SELECT timestamptz '2026-01-01 00:00+00' + k * interval '1 s',"
+        " k, interval '90 s', '{\"a\": [1]}', '{1.5,NULL}', '{{1,2},{3,4}}', '{x}', 'ab'"
+        " FROM generate_series(1, 300) AS k"
+    )
+    metrics = {"n": ["p95", "value_counts", "distinct"], "i": ["sum"]}
+    metrics |= {name: ["last"] for name in ("j", "l", "m", "t", "b")}
+    rollup = db.create_rollup("all_types", "types_1h", "1 hour", metrics=metrics)
+    answer = rollup.read()
+    (row,) = answer.to_arrow().to_pylist()
+    (told,) = answer.rows()
+    assert row["n_sketch"] == told["n_sketch"]
+    assert row["i_sum"] == timedelta(seconds=27000)
+    assert (row["j_last"], row["l_last"]) == ('{"a": [1]}', [1.5, None])
+    assert (row["m_last"], row["t_last"], row["b_last"]) == ("[[1, 2], [3, 4]]", ["x"], b"ab")
+    assert json.loads(row["n_value_counts"]) == told["n_value_counts"]
+    assert len(answer.to_pandas()) == len(answer.to_polars()) == 1
+    list(db.run())
+    assert rollup.read().to_arrow().equals(answer.to_arrow())
+    empty = rollup.read("2030-01-01").to_arrow()
+    assert empty.schema.remove(empty.schema.get_field_index("m_last")) == (
+        answer.to_arrow().drop_columns("m_last").schema
+    )
+
+
 def test_gaps_are_filled(hourly: tsrollup.Rollup) -> None:
     rows = hourly.read(
         START, END, where={"Device": "d2"}, gapfill={"temp_avg": "locf", "cost_sum": "linear"}
