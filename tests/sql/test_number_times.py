@@ -175,6 +175,28 @@ def test_retention_and_partitions_ahead_go_by_the_unit(
     assert db.execute("SELECT count(*) FROM silver.get_detailed_stats('%')").fetchone() != (0,)
 
 
+@pytest.mark.parametrize(
+    ("kind", "unit", "width"), [("integer", "s", "5 years"), ("bigint", "ns", "100 years")]
+)
+def test_partitions_ahead_end_where_the_numbers_do(
+    db: psycopg.Connection, kind: str, unit: str, width: str
+) -> None:
+    db.execute(
+        f"CREATE TABLE raw.n (t {kind}, dev text, v integer) PARTITION BY RANGE (t)".encode()
+    )
+    roll_up(db, unit)
+    db.execute("SELECT silver.partition_source('raw.n', %s::interval)", [width])
+    last = {"integer": 2**31 - 1, "bigint": 2**63 - 1}[kind]
+    db.execute("INSERT INTO raw.n VALUES (%s, 'a', 1), (%s, 'b', 2)", [last - 1, last])
+    assert db.execute("SELECT t FROM raw.n_default").fetchall() == [(last,)]
+    if unit == "ns":
+        db.execute("TRUNCATE raw.n_default")  # which is no time
+    refresh_everything(db)
+    db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    assert_equal_to_group_by(db, *LEVELS)
+    assert db.execute("SELECT count(*) FROM silver.error_log").fetchone() == (0,)
+
+
 REFUSED = {
     "time_unit => 'h'": "time_unit 'h' is unknown",
     "time_unit => 's', time_column => 'at'": "time_column at of raw.t is no bigint",

@@ -544,6 +544,24 @@ def test_promise_b_row_security_for_a_while(rolled_up: psycopg.Connection) -> No
     assert_settled(rolled_up, *ROLLUPS)
 
 
+def test_what_moved_out_of_reach_is_one_clear_line(rolled_up: psycopg.Connection) -> None:
+    rolled_up.execute("CREATE SCHEMA closed; ALTER TABLE raw.t SET SCHEMA closed")
+    rolled_up.execute("GRANT USAGE ON SCHEMA closed TO tsrollup_owner")
+    rolled_up.execute("ALTER TABLE silver.t_1d SET SCHEMA closed")
+    rolled_up.execute("REVOKE USAGE ON SCHEMA closed FROM tsrollup_owner")
+    for call, table in (
+        ("rebuild_rollup('t_1h')", "closed.t"),
+        ("""add_rollup_metric('t_1h', '{"b": ["max"]}')""", "closed.t"),
+        ("""drop_rollup_metric('t_1h', '{"b": ["sum"]}')""", "closed.t"),
+        ("drop_rollup('t_1d')", "closed.t_1d"),
+    ):
+        with pytest.raises(
+            psycopg.Error, match=f"tsrollup_owner may not use schema closed, where {table} is"
+        ) as caught:
+            rolled_up.execute(f"SELECT silver.{call}".encode())
+        assert caught.value.diag.message_hint == "GRANT USAGE ON SCHEMA closed TO tsrollup_owner"
+
+
 def test_a_dropped_source_is_named_and_taken_up_again(rolled_up: psycopg.Connection) -> None:
     rolled_up.execute(
         "CREATE TABLE public.kept AS SELECT ts, device, a, b FROM raw.t; DROP TABLE raw.t"

@@ -422,6 +422,14 @@ def test_own_aggregates_may_use_other_states(db: psycopg.Connection) -> None:
     }
     create_levels(db, {"small": [spread, GEOMEAN]})
     fill(db, 400)
+    failing = {**spread, "as": "failing", "state": "sum(1 / ({value} - {value}))"}
+    with pytest.raises(
+        psycopg.Error, match=r"fail on rows of raw\.numbers: division by zero"
+    ) as caught:
+        db.execute(
+            "SELECT silver.add_rollup_metric('numbers_1m', %s)", [json.dumps({"small": [failing]})]
+        )
+    assert caught.value.sqlstate == "TR001"
     for _ in range(2):
         assert_equal_to_group_by(db, *LEVELS)
         refresh_everything(db)

@@ -82,6 +82,9 @@ def test_promise_a_b_a_child_is_made_of_whole_buckets(db: psycopg.Connection) ->
             with pytest.raises(psycopg.Error, match="not made of whole buckets") as caught:
                 db.execute(create, [child])
             assert caught.value.sqlstate == "TR001", (parent, child)
+            hint = caught.value.diag.message_hint or ""
+            assert "read a rollup with buckets of 1 " in hint or "the source itself" in hint
+            assert "choose" not in hint or "choose a multiple of " in hint
 
 
 def test_one_bucket_counts_as_one(db: psycopg.Connection) -> None:

@@ -55,12 +55,20 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.number_time(numeric, text, boolean) IS 'A number as a time, rounded down or up to the microsecond; infinite outside the calendar.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.time_number(p_time timestamptz, p_unit text) RETURNS numeric
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT extract(epoch FROM p_time - timestamptz '1970-01-01 00:00:00+00') * rollup_engine.units_per_second(p_unit)
+$$;
+COMMENT ON FUNCTION rollup_engine.time_number(timestamptz, text) IS 'A time as a number.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.number_literal(p_time timestamptz, p_type regtype, p_unit text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_number constant numeric := extract(epoch FROM p_time - timestamptz '1970-01-01 00:00:00+00') * rollup_engine.units_per_second(p_unit);
+    v_number constant numeric := rollup_engine.time_number(p_time, p_unit);
 BEGIN
     RETURN CASE p_type WHEN 'numeric'::regtype THEN format('numeric %L', v_number)
         ELSE format('bigint %L', greatest(-9223372036854775808, least(9223372036854775807, ceil(v_number)))) END;

@@ -40,6 +40,21 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_view(silver.rollup_config) IS 'A clear error when somebody has dropped the live view of a rollup.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.check_schema(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_schema constant oid := (SELECT relnamespace FROM pg_class WHERE oid = p_relation);
+BEGIN
+    IF NOT has_schema_privilege('${owner_role}', v_schema, 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not use schema %s, where %s is', '${owner_role}', v_schema::regnamespace, p_relation),
+            format('GRANT USAGE ON SCHEMA %s TO %I', v_schema::regnamespace, '${owner_role}'));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_schema(regclass) IS 'An error for a table, if it is there, that was moved to a schema which is closed to the machinery.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.fail_if_gone(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -51,6 +66,7 @@ BEGIN
         PERFORM rollup_engine.fail('TR002', format('the table of %s is gone', p_rollup.target_name),
             format('SELECT silver.drop_rollup(%L) removes what is left; then create it anew', p_rollup.target_table));
     ELSIF rollup_engine.is_relation(p_rollup.source_table) THEN
+        PERFORM rollup_engine.check_schema(t) FROM unnest(ARRAY[p_rollup.source_table, p_rollup.target_table]) AS t;
         RETURN;
     END IF;
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id;
@@ -63,7 +79,7 @@ BEGIN
         'drop both rollups with silver.drop_rollup and create them anew');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.fail_if_gone(silver.rollup_config) IS 'A clear error when the table of a rollup, or what it reads, was dropped.';
+COMMENT ON FUNCTION rollup_engine.fail_if_gone(silver.rollup_config) IS 'A clear error when the table of a rollup, or what it reads, was dropped, or moved out of reach.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.relink_source(p_source_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER

@@ -122,7 +122,8 @@ BEGIN
         format('buckets of %s are not made of whole buckets of %s, which are %s',
             rollup_engine.bucket_words(p_rollup), p_parent.target_table, rollup_engine.bucket_words(p_parent)),
         CASE
-            WHEN NOT rollup_engine.is_made_of(p_rollup.bucket_width, p_parent.bucket_width) THEN 'choose a multiple of the parent''s width'
+            WHEN NOT rollup_engine.is_made_of(p_rollup.bucket_width, p_parent.bucket_width) 
+            THEN format('choose a multiple of %s, or ', rollup_engine.bucket_words(p_parent)) || rollup_engine.nesting_hint(p_rollup, p_parent)
             WHEN (p_rollup.timezone, p_rollup.origin) IS DISTINCT FROM (p_parent.timezone, p_parent.origin) AND rollup_engine.follows_calendar(p_parent)
             THEN format('give it its parent''s timezone %L and origin, or ', p_parent.timezone) || rollup_engine.nesting_hint(p_rollup, p_parent)
             ELSE rollup_engine.nesting_hint(p_rollup, p_parent)

@@ -13,6 +13,7 @@ DECLARE
     v_dependents text;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    PERFORM rollup_engine.check_schema(v_rollup.target_table);
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_rollup.source_id));
     -- In the order of a refresh: what it has claimed is waited for before its table is locked.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
@@ -120,6 +121,21 @@ $$;
 COMMENT ON FUNCTION rollup_engine.with_expressions(silver.rollup_config, rollup_engine.metric_request) IS
 'A rollup with the expressions that metrics to add are of, checked and described.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.try_columns(p_rollup silver.rollup_config, p_columns name[]) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('SELECT %s FROM (SELECT * FROM %s LIMIT 1000) AS tsrollup HAVING true',
+        (SELECT string_agg(expression, ', ') FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND column_name = ANY (p_columns)),
+        p_rollup.source_table);
+EXCEPTION WHEN data_exception THEN
+    PERFORM rollup_engine.fail('TR001', format('these metrics fail on rows of %s: %s', p_rollup.source_table, SQLERRM),
+        'each refresh and each read would fail: write them so that every row has a value, or NULL');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.try_columns(silver.rollup_config, name[]) IS 'An error where new columns of a rollup cannot be computed for some rows of its source.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.add_metrics(p_request_id bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -132,6 +148,7 @@ DECLARE
 BEGIN
     DELETE FROM rollup_engine.metric_request WHERE id = p_request_id RETURNING * INTO v_request;
     SELECT * INTO r FROM silver.rollup_config WHERE id = v_request.rollup_id;
+    PERFORM rollup_engine.fail_if_gone(r);
     PERFORM rollup_engine.look_at_source(r.source_id);
     SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
     r := rollup_engine.with_expressions(r, v_request);
@@ -141,6 +158,10 @@ BEGIN
         SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
     INTO r.metrics FROM jsonb_each(v_added);
     PERFORM rollup_engine.record_columns(r);
+    PERFORM rollup_engine.try_columns(r, ARRAY(
+        SELECT column_name FROM rollup_engine.rollup_column WHERE rollup_id = r.id AND kind = 'state'
+        EXCEPT
+        SELECT attname FROM pg_attribute WHERE attrelid = r.target_table));
     PERFORM rollup_engine.check_view(r);
     PERFORM rollup_engine.lock_views(ARRAY[r.id]);
     FOR v_column IN

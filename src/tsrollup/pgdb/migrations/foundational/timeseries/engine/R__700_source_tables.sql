@@ -10,7 +10,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.bound_literal(p_set rollup_engine.parti
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
-    SELECT CASE WHEN p_set.time_unit IS NULL THEN quote_literal(p_time) ELSE rollup_engine.number_literal(p_time, b.type, p_set.time_unit) END
+    SELECT CASE WHEN p_set.time_unit IS NULL THEN quote_literal(p_time)
+        WHEN b.type = 'integer'::regtype  -- as far as those go
+        THEN format('integer %L', greatest(-2147483648, least(2147483647, ceil(rollup_engine.time_number(p_time, p_set.time_unit)))))
+        ELSE rollup_engine.number_literal(p_time, b.type, p_set.time_unit) END
     FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type)
     WHERE a.attrelid = p_set.relation AND a.attname = p_set.control
 $$;

@@ -34,6 +34,8 @@ BEGIN
         FROM rollup_engine.buckets_in(p_set.chunk_interval, rollup_engine.bucket_align(p_set.chunk_interval, v_missing)) AS chunk
     LOOP
         EXIT WHEN rollup_engine.users_waited_enough();
+        -- Where the numbers end.
+        CONTINUE WHEN rollup_engine.bound_literal(p_set, lower(v_range)) = rollup_engine.bound_literal(p_set, upper(v_range));
         BEGIN
             v_added := v_added + (rollup_engine.add_source_partition(p_set, lower(v_range), upper(v_range), v_snapshots) IS NOT NULL)::integer;
         EXCEPTION WHEN integrity_constraint_violation THEN
