@@ -15,6 +15,8 @@ from command_line import start_tsrollup, tsrollup
 from command_line import tsrollup_here as here
 from servers import PostgresServer
 
+pytestmark = pytest.mark.spread
+
 STATUS = "SELECT status FROM silver.rollup_config"
 
 
