@@ -25,6 +25,7 @@ BEGIN
         AND NOT EXISTS (
             SELECT FROM rollup_engine.partition_tree(p_relation) AS m (member) JOIN pg_attribute AS a ON a.attrelid = m.member
             WHERE a.attname = p_column AND a.attgenerated <> '')
+        AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = p_relation AND starts_with(a.attname, 'tsrollup_'))  -- groups are joined under such names
     FROM pg_attribute AS a
     CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS t (type)
     LEFT JOIN pg_collation AS c ON c.oid = a.attcollation
