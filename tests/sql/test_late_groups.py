@@ -416,3 +416,56 @@ def test_promise_b_keys_that_a_column_no_longer_takes(db: psycopg.Connection[Any
     db.execute(f"{retype} bigint USING device * 5000000000".encode())
     refresh_everything(db)
     check(db)
+
+
+def test_the_key_is_named_or_found_by_its_index(db: psycopg.Connection[Any]) -> None:
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, d integer, e text, f numeric, v integer);"
+        "CREATE TABLE raw.w (ts timestamptz, d integer)"
+    )
+
+    def create(name: str, key: str | None, source: str = "raw.t", rest: str = "") -> None:
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour',"
+            f" dimensions => '{{d{rest}}}', key_dimension => %s, "
+            """expressions => CASE WHEN %s = 'raw.t' THEN '{"g": "v % 2"}'::jsonb END,"""
+            " change_tracking => CASE %s WHEN 'raw.w' THEN 'window' ELSE 'trigger' END,"
+            " look_back_window => CASE %s WHEN 'raw.w' THEN interval '1 day' END)".replace(
+                "v % 2", "v %% 2"
+            ),
+            [source, name, key, source, source, source],
+        )
+
+    for key, rest, message in (
+        ("g", ",g", "key_dimension g tells no groups of the rollup apart"),
+        ("f", ",f", "key_dimension f tells no groups"),
+        ("e", "", "key_dimension e tells no groups"),
+        ("x", "", "key_dimension 'x' is not a column of raw.t"),
+    ):
+        with pytest.raises(psycopg.DatabaseError, match=message):
+            create("t_1h", key, rest=rest)
+    with pytest.raises(psycopg.DatabaseError, match="noted by their time alone"):
+        create("w_1h", "d", "raw.w")
+    create("t_plain", None, rest=",e")
+    assert (key_column(db), dimensions(db)) == (None, [None])
+    create("t_1h", "e", rest=",e")
+    assert (key_column(db), dimensions(db)) == ("e", ["e", "e"])
+    for source, key in (("raw.t", "d"), ("t_1h", "d")):
+        with pytest.raises(psycopg.DatabaseError, match="late rows of raw.t are told apart by e"):
+            create("t_other", key, source)
+    create("t_child", "e", "t_1h", ",e")
+    create("t_none", None, "t_1h")
+    assert dimensions(db)[2:] == ["e", None]
+    with pytest.raises(psycopg.DatabaseError, match="key_dimension of silver.t_none"):
+        db.execute(
+            "UPDATE silver.rollup_config SET key_dimension = 'd'"
+            " WHERE target_table = 'silver.t_none'::regclass"
+        )
+    # An index that came later is found by maintenance.
+    db.execute(
+        "SELECT silver.drop_rollup(t) FROM unnest('{t_child,t_none,t_1h,t_plain}'::text[]) t"
+    )
+    create("t_late", None)
+    db.execute("CREATE INDEX ON raw.t (d, ts)")
+    db.execute("SELECT silver.maintain_timeseries_tables()")
+    assert (key_column(db), dimensions(db)) == ("d", ["d"])
