@@ -70,6 +70,9 @@ def test_mark_stale_has_a_range_recomputed(url: str) -> None:
     )
     assert marked.code == 0, marked.err
     assert asked(url, "SELECT stale_buckets FROM silver.timeseries_operations_monitor") == 2
+    (work,) = here("run", "--dry-run", "--json", url=url).json()
+    assert (work["target"], work["buckets"], work["groups"]) == ("silver.readings_1h", 2, 0)
+    assert asked(url, "SELECT stale_buckets FROM silver.timeseries_operations_monitor") == 2
     assert here("mark-stale", "readings", "-infinity", "infinity", "--json", url=url).code == 0
     (ran,) = here("run", "--json", url=url).json()
     assert ran["buckets"] >= 6

@@ -148,13 +148,23 @@ def create(
         )
 
 
-def run(context: typer.Context, target: AnyTarget = None) -> None:
+def run(
+    context: typer.Context,
+    target: AnyTarget = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be refreshed, and refresh nothing.")
+    ] = False,
+) -> None:
     """Refresh what is due now, newest first, and say what was done.
 
     Example: tsrollup run
     """
     call = invocation(context)
     with call.installed() as connection:
+        if dry_run:
+            work = rollups.work_to_do(connection, target)
+            call.console.print_rows(work, empty="no rollups to run")
+            return
         summaries = rollups.summarise(_with_progress(call.console, connection, target))
     _print_summaries(call.console, summaries)
 
