@@ -80,7 +80,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -92,7 +92,18 @@ BEGIN
         RETURN;
     END IF;
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-    RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, v_stale);
+    RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, v_stale - rollup_engine.open_set(v_rollup, v_stale, p_plan));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint, rollup_engine.open_plan) IS 'Stale buckets that the live view computes one by one, without those that its plan reads from the source itself.';
+
+-- Views of 0.1.0, which may stay for a while, call those without a plan.
+CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM rollup_engine.stale_buckets(p_rollup_id, p_planned, NULL);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
@@ -105,7 +116,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.in_few_pieces(tstzmultirange) IS 'The ranges, or what reaches from the first to the last of many: read at once, with what lies between, it costs less.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
+CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -113,16 +124,27 @@ DECLARE
     v_stale tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
     v_rollup silver.rollup_config;
 BEGIN
-    IF NOT isempty(v_stale) AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
-        v_stale := '{}';
-    END IF;
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF NOT isempty(v_stale) THEN
+        v_stale := CASE WHEN rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN '{}' ELSE v_stale - rollup_engine.open_set(v_rollup, v_stale, p_plan) END;
+    END IF;
     IF v_rollup.change_tracking = 'window' THEN
         v_stale := v_stale + rollup_engine.window_tail(v_rollup);
     END IF;
     IF NOT isempty(v_stale) THEN
         RETURN QUERY SELECT lower(r), upper(r), v_stale FROM unnest(rollup_engine.in_few_pieces(v_stale)) AS r;
     END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan) IS
+'Ranges that the live view computes whole, and which of their buckets are stale, without those that its plan reads from the source itself.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM rollup_engine.stale_spans(p_rollup_id, p_planned, NULL);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Ranges that the live view computes whole, and which of their buckets are stale.';
@@ -221,6 +243,24 @@ $body$, jsonb_build_object(
 $$;
 COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from what its parent says there.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.live_functions_sql(p_rollup silver.rollup_config) RETURNS TABLE (name text, statement text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup)
+    UNION ALL
+    SELECT format('plain_%s', p_rollup.id), sql FROM rollup_engine.plain_function_sql(p_rollup) AS sql WHERE sql IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.live_functions_sql(silver.rollup_config) IS 'The functions that the live view of a rollup reads the source by.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.write_live_functions(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.write_generated(name, statement) FROM rollup_engine.live_functions_sql(p_rollup)
+$$;
+COMMENT ON FUNCTION rollup_engine.write_live_functions(silver.rollup_config) IS 'Makes them, or writes them anew where their text differs.';
+
 DROP FUNCTION IF EXISTS rollup_engine.fresh_rows_sql(silver.rollup_config);
 
 -- That of 0.1.0 knew of no other columns than a view has.
@@ -234,7 +274,7 @@ AS $$
     -- longest. Where the first edge is infinity, nothing is stale, and nobody asks what to compute.
     -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
     -- nearly all rows to pass <> 1, and few to pass = 0.
-    SELECT rollup_engine.fill($sql$
+    SELECT rollup_engine.fill(replace($sql$
 CREATE OR REPLACE VIEW {view}{options} AS
 SELECT bucket AS {bucket}, {columns}
 FROM (
@@ -243,23 +283,24 @@ FROM (
     SELECT f.*, {latest}, false
     FROM (
         SELECT b.bucket, {live_columns}
-        FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id})) AS b (bucket, tsrollup_next)
+        FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id}){open}) AS b (bucket, tsrollup_next)
         CROSS JOIN LATERAL rollup_engine.live_{id}(b.bucket, b.tsrollup_next) AS f
     ) AS f
     UNION ALL
     SELECT f.*, {latest}, false
     FROM (
         SELECT f.bucket, {live_columns}
-        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id})) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
+        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id}){open}) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
         CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
         WHERE f.bucket <@ s.tsrollup_stale
-    ) AS f
+    ) AS f{open_arm}
 ) AS u
 WHERE (tsrollup_first < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) = tsrollup_edges
     OR tsrollup_edges
         AND width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) % 2 <> 1
-$sql$, jsonb_build_object(
+$sql$, '{open_arm}', o.arm), jsonb_build_object(
         'id', p_rollup.id,
+        'open', CASE o.arm WHEN '' THEN '' ELSE format(', rollup_engine.open_plan(%s)', p_rollup.id) END,
         'target', p_rollup.target_table,
         'stored_columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'live_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
@@ -279,6 +320,7 @@ $sql$, jsonb_build_object(
             ) AS c
             LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
             WHERE c.kind <> 'bucket')))
+    FROM (SELECT rollup_engine.open_arm_sql(p_rollup)) AS o (arm)
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text, name[]) IS 'Text of the live view, whose columns have the names that they have, or the given ones.';
 

@@ -167,7 +167,7 @@ AS $$
 DECLARE
     v_is_new constant boolean := to_regclass(p_view) IS NULL;
 BEGIN
-    PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
+    PERFORM rollup_engine.write_live_functions(p_rollup);
     PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), rollup_engine.live_view_sql(p_rollup, p_view));
     EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
     IF v_is_new THEN  -- then they are its owner's to change
@@ -205,7 +205,7 @@ BEGIN
     FROM (SELECT v_rollup.*) AS r;
     PERFORM rollup_engine.note_uneven_time(v_rollup);
     PERFORM rollup_engine.note_ltree_levels(v_rollup);
-    PERFORM rollup_engine.find_key(v_rollup.source_id, rollup_engine.named_key(v_rollup));
+    PERFORM rollup_engine.find_key(v_rollup.source_id);
     PERFORM rollup_engine.premake_rollup_partitions(
         rollup_engine.register_partition_set(v_rollup.target_table, 'bucket', v_rollup.chunk_interval, false));
     RETURN v_rollup;

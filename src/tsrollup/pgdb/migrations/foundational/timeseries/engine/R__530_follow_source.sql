@@ -74,7 +74,7 @@ BEGIN
     JOIN rollup_engine.plan_columns(p_rollup, (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id)) AS p USING (column_name)
     CROSS JOIN LATERAL rollup_engine.held_type(p.state, t.data_type) AS h (type)
     WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND h.type <> rollup_engine.held_type(c.state, c.data_type);
-    PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
+    PERFORM rollup_engine.write_live_functions(p_rollup);
     UPDATE silver.rollup_config
     SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
     WHERE id = p_rollup.id;

@@ -90,7 +90,7 @@ BEGIN
     IF p_changes IS NOT NULL THEN
         EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
     END IF;
-    PERFORM rollup_engine.write_generated(format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup));
+    PERFORM rollup_engine.write_live_functions(p_rollup);
     PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), v_text);
     FOR v_statement IN
         -- What every new view has: who has lost it is not given it again.
@@ -126,7 +126,7 @@ BEGIN
         PERFORM rollup_engine.check_no_view_depends(p_rollup);
         EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
     END IF;
-    DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup.id), format('view_%s', p_rollup.id));
+    DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup.id), format('plain_%s', p_rollup.id), format('view_%s', p_rollup.id));
     RAISE NOTICE '% is made anew: rights that were given on it are gone with the old one', v_name
         USING HINT = 'grant them again';
     RETURN rollup_engine.create_view(p_rollup, v_name);

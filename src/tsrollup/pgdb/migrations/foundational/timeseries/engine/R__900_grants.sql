@@ -61,13 +61,17 @@ BEGIN
     GRANT EXECUTE ON FUNCTION
         rollup_engine.stale_set(integer, bigint, tstzrange), rollup_engine.stale_edges(integer, bigint),
         rollup_engine.stale_buckets(integer, bigint), rollup_engine.stale_spans(integer, bigint),
-        rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.waits(), rollup_engine.stale_groups()
+        rollup_engine.stale_buckets(integer, bigint, rollup_engine.open_plan), rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan),
+        rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan), rollup_engine.open_plan(integer),
+        rollup_engine.open_plan_for(integer, name, name[]),
+        rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.waits()
     TO PUBLIC;
     PERFORM rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
 
     GRANT EXECUTE ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text) TO "${reader_role}";
 
+    GRANT SELECT ON rollup_engine.plan_of_role TO PUBLIC;
     GRANT SELECT ON rollup_engine.source, rollup_engine.source_column, rollup_engine.upgrade TO "${operator_role}";
     GRANT SELECT (relation, control, time_unit) ON rollup_engine.partition_set TO "${operator_role}";
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
@@ -101,7 +105,6 @@ BEGIN
         rollup_engine.keep_of(regclass),
         rollup_engine.years_in_use(integer),
         rollup_engine.take_zone_rules(),
-        rollup_engine.find_keys(), rollup_engine.work_to_do(text, timestamptz),
         rollup_engine.add_metrics(bigint),
         rollup_engine.clean_logs(timestamptz),
         rollup_engine.source_sets(),

@@ -21,9 +21,11 @@ AS $$
         WHERE rollup_engine.is_relation(c.target_table) AND rollup_engine.is_relation(c.target_view)
         ORDER BY c.depth DESC, c.id
     ) AS r
-    CROSS JOIN LATERAL (VALUES
-        (format('live_%s', r.id), rollup_engine.live_function_sql(r)),
-        (format('view_%s', r.id), rollup_engine.live_view_sql(r, r.target_view::text))) AS t (name, statement)
+    CROSS JOIN LATERAL (
+        SELECT * FROM rollup_engine.live_functions_sql(r)
+        UNION ALL
+        SELECT format('view_%s', r.id), rollup_engine.live_view_sql(r, r.target_view::text)
+    ) AS t (name, statement)
 $$;
 COMMENT ON FUNCTION rollup_engine.generated_texts() IS 'Every generated function and view, as this release on this server would write it.';
 
