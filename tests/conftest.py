@@ -3,9 +3,8 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from random import randrange
+from random import Random, randrange
 from typing import Any
-from zlib import crc32
 
 import psycopg
 import pytest
@@ -39,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: is begun before all others")
+    config.addinivalue_line("markers", "spread: run on one of the servers, as any will do")
     config.addinivalue_line("markers", "partman: run with pg_partman 5 as well, where it was found")
     missing = missing_on_debian15()
     if missing and os.environ.get("TSROLLUP_REQUIRE_DEBIAN15"):
@@ -71,8 +71,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         names = chosen or found_servers(metafunc.config.getoption("--test-dsn"))
         if metafunc.definition.get_closest_marker("partman") and not chosen:
             names = [*names, *found_partman_servers()]
-        if metafunc.config.getoption("--spread"):
-            names = [names[crc32(metafunc.definition.nodeid.encode()) % len(names)]]
+        spread = metafunc.definition.get_closest_marker("spread")
+        if spread or metafunc.config.getoption("--spread"):
+            chance = Random(f"{os.environ[SEED_VARIABLE]} {metafunc.definition.nodeid}")
+            names = [chance.choice(names)]
         metafunc.parametrize("server", names, indirect=True, scope="session")
 
 

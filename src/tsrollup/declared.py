@@ -34,12 +34,13 @@ OPTIONS = (
 )
 # Compared as PostgreSQL reads them, however they are written.
 MEANT = {"expressions": "meant_expressions", "filter": "meant_filter"}
-KEYS = (*NATURE, "metrics", *OPTIONS, "retention")
+# Of the source: what its first rollup says, or an index decides.
+KEYS = (*NATURE, "key_dimension", "metrics", *OPTIONS, "retention")
 
 CONFIGURED = """
 SELECT r.target_table::text AS target, r.source_table::text AS source, r.time_column::text,
     r.bucket_width::text AS width, r.dimensions::text[], r.metrics, r.timezone,
-    r.origin::text, r.time_unit, r.expressions, r.filter, r.change_tracking,
+    r.origin::text, r.time_unit, r.expressions, r.filter, r.change_tracking, r.key_dimension::text,
     r.settle_delay::text, r.processing_window::text, r.target_batch_duration::text,
     CASE WHEN r.parent_id IS NULL THEN r.look_back_window::text END AS look_back_window,
     r.chunk_interval::text, r.retention::text,

@@ -176,6 +176,14 @@ def stale_buckets(connection: Connection, target: str | None = None) -> int:
     return int(rows[0]["buckets"])
 
 
+def work_to_do(connection: Connection, target: str | None = None) -> list[Row]:
+    """What a run would refresh; what has changed is taken in for that, and not kept."""
+    with connection.transaction(force_rollback=True):
+        _rows(connection, "SELECT rollup_engine.drain_sources_of(%s, now()) AS d", [target])
+        query = "SELECT * FROM rollup_engine.work_to_do(%s, now())"
+        return _rows(connection, query, [target])
+
+
 def refresh(
     connection: Connection, target: str, from_time: datetime | str, to_time: datetime | str
 ) -> list[RunSummary]:

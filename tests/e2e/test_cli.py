@@ -12,6 +12,8 @@ import pytest
 from command_line import start_tsrollup, tsrollup
 from servers import PostgresServer, new_pool_folder
 
+pytestmark = pytest.mark.spread
+
 
 @pytest.fixture
 def url(server: PostgresServer, database: str) -> str:

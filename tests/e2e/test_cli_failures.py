@@ -17,6 +17,8 @@ from servers import PostgresServer
 from tsrollup.flyway import migrate
 from tsrollup.migrations import project_configuration
 
+pytestmark = pytest.mark.spread
+
 
 @pytest.fixture
 def half_migrated(server: PostgresServer, make_database: Callable[..., str]) -> str:

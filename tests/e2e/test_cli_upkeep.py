@@ -15,6 +15,8 @@ from command_line import start_tsrollup, tsrollup
 from command_line import tsrollup_here as here
 from servers import PostgresServer
 
+pytestmark = pytest.mark.spread
+
 STATUS = "SELECT status FROM silver.rollup_config"
 
 
@@ -67,6 +69,9 @@ def test_mark_stale_has_a_range_recomputed(url: str) -> None:
         "mark-stale", "readings_1h", "2026-01-01 01:00+00", "2026-01-01 03:00+00", url=url
     )
     assert marked.code == 0, marked.err
+    assert asked(url, "SELECT stale_buckets FROM silver.timeseries_operations_monitor") == 2
+    (work,) = here("run", "--dry-run", "--json", url=url).json()
+    assert (work["target"], work["buckets"], work["groups"]) == ("silver.readings_1h", 2, 0)
     assert asked(url, "SELECT stale_buckets FROM silver.timeseries_operations_monitor") == 2
     assert here("mark-stale", "readings", "-infinity", "infinity", "--json", url=url).code == 0
     (ran,) = here("run", "--json", url=url).json()

@@ -22,6 +22,8 @@ from tsrollup.dashboard.database import APPLICATION, Database, Reader
 from tsrollup.dashboard.markup import Html, table, tag
 from tsrollup.errors import TsrollupError
 
+pytestmark = pytest.mark.spread
+
 PAGE = "/rollup?name=silver.readings_1m"
 SOCKET = "/_nicegui_ws/socket.io/?EIO=4&transport=websocket"
 PASSWORD = "not-for-any-page"

@@ -21,6 +21,8 @@ from servers import PostgresServer, new_pool_folder
 from tsrollup import embedded
 from tsrollup.migrations import migrate_project
 
+pytestmark = pytest.mark.spread
+
 __all__ = ["browser"]
 
 PAGE = "rollup?name=silver.readings_1m"

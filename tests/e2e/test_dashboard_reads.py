@@ -19,6 +19,8 @@ from tsrollup.dashboard.database import APPLICATION, Database, Reader
 from tsrollup.dashboard.queries import Connection
 from tsrollup.errors import TsrollupError
 
+pytestmark = pytest.mark.spread
+
 
 @pytest.fixture
 def reader(url: str) -> Iterator[Reader]:

@@ -18,6 +18,8 @@ import pytest
 from command_line import start_tsrollup
 from servers import PostgresServer
 
+pytestmark = pytest.mark.spread
+
 DEPLOY = Path(__file__).parents[2] / "deploy"
 needs_prometheus = pytest.mark.skipif(
     not (shutil.which("prometheus") and shutil.which("promtool"))

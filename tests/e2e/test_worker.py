@@ -16,6 +16,8 @@ from servers import PostgresServer, new_pool_folder
 from tsrollup import embedded
 from tsrollup.migrations import migrate_project
 
+pytestmark = pytest.mark.spread
+
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:

@@ -177,6 +177,15 @@ def test_promise_a_b_groups_add_up_until_they_are_too_many(db: psycopg.Connectio
     db.execute(late.format(2, 9).encode())
     db.execute(DRAIN)
     assert stale(db, "fleet_1h") == [("02 01", 1, ["3", "4"]), ("02 02", 1, None)]
+    monitor = "SELECT stale_buckets, partly_stale_buckets, stale_groups"
+    watched = monitor + " FROM silver.timeseries_operations_monitor ORDER BY target_table"
+    assert db.execute(watched.encode()).fetchall() == [(1, 0, 0), (2, 1, 2), (1, 0, 0)]
+    work = "SELECT * FROM rollup_engine.work_to_do(NULL, now())"
+    assert db.execute(work.encode()).fetchall() == [
+        ("silver.fleet_1h", 1, 2, 1, "index"),
+        ("silver.fleet_1d", 1, 0, 0, None),
+        ("silver.fleet_sites", 1, 0, 0, None),
+    ]
     limit(db, 2)
     db.execute(late.format(1, 5).encode())
     db.execute(late.format(3, 5).encode())
@@ -299,3 +308,173 @@ def test_promise_b_a_group_of_a_claimed_bucket_is_added_beside_it(
         other.execute(DRAIN)
     assert stale(db, "fleet_1h") == [("02 01", 1, ["3"])] * 2
     check(db)
+
+
+def spoil(db: psycopg.Connection[Any], *tables: str) -> None:
+    """What nobody computes anew stays wrong."""
+    with db.transaction():
+        db.execute("SELECT rollup_engine.set_refreshing(true)")
+        for table in tables:
+            db.execute(f"UPDATE silver.{table} SET row_count = row_count + 1000000".encode())
+
+
+def mended(db: psycopg.Connection[Any], table: str) -> list[Any]:
+    return db.execute(
+        "SELECT to_char(bucket AT TIME ZONE 'UTC', 'DD HH24'), device, site, row_count"
+        f" FROM silver.{table} WHERE row_count < 1000000 ORDER BY 1, 2, 3".encode()
+    ).fetchall()
+
+
+@pytest.mark.parametrize("has_index", [True, False])
+def test_promise_a_a_late_row_has_its_group_computed(
+    db: psycopg.Connection[Any], has_index: bool
+) -> None:
+    create_fleet(db)
+    if not has_index:
+        db.execute("DROP INDEX raw.fleet_device_ts_idx")
+    spoil(db, "fleet_1h", "fleet_1d")
+    assert mended(db, "fleet_1h") == []
+    for statement in (
+        f"{INSERT} VALUES ('2026-03-02 01:30+00', 3, 's1', 1), ('2026-03-02 02:30+00', 4, 's9', 1)",
+        f"{INSERT} VALUES ('2026-03-01 20:30+00', 5, NULL, 1), ('2026-03-01 20:31+00', 6, 's0', 1)",
+    ):
+        db.execute(statement.encode())
+    db.execute("DELETE FROM raw.fleet WHERE device = 7 AND ts >= '2026-03-02 03:00+00'")
+    refresh_everything(db)
+    assert mended(db, "fleet_1h") == [
+        ("01 20", 5, "s1", 3),
+        ("01 20", 5, None, 1),
+        ("01 20", 6, "s0", 4),
+        ("02 01", 3, "s1", 4),
+        ("02 02", 4, "s0", 3),
+        ("02 02", 4, "s9", 1),
+    ]
+    gone = "SELECT count(*) FROM silver.fleet_1h WHERE device = 7 AND bucket >= '2026-03-02 03:00Z'"
+    assert db.execute(gone.encode()).fetchone() == (0,)
+    # From what the parent says, in which a millionth part of each hour is right by now.
+    days = mended(db, "fleet_1d")
+    assert days == [("01 00", 5, None, 1), ("02 00", 4, "s9", 1)]
+    others = db.execute(
+        "SELECT DISTINCT device FROM silver.fleet_1d WHERE row_count < 1000500"
+        " OR row_count % 1000000 <> 12 ORDER BY 1"
+    ).fetchall()
+    assert (7,) in others
+    db.execute("SELECT silver.mark_stale('raw.fleet', '-infinity', 'infinity')")
+    check(db)
+
+
+def test_promise_a_groups_wait_for_those_of_their_parent(
+    db: psycopg.Connection[Any], connect: Any
+) -> None:
+    create_fleet(db)
+    for device in (3, 4):
+        db.execute(f"{INSERT} VALUES ('2026-03-02 0{device}:30+00', {device}, 's1', 1)".encode())
+        db.execute(DRAIN)
+    day = "SELECT silver.perform_rollup('fleet_1d', as_of => 'infinity')"
+    db.execute(day.encode())
+    assert stale(db, "fleet_1d") == [("02 00", 24, ["3", "4"])], "its hours are stale"
+    # Once the groups of a day are two rows, as when one had been claimed, each goes by itself.
+    db.execute(
+        "WITH whole AS (UPDATE rollup_engine.stale_range SET keys = '{3}' WHERE keys = '{3,4}'"
+        " OR keys = '{4,3}' RETURNING *) INSERT INTO rollup_engine.stale_range"
+        " (rollup_id, cell, from_time, to_time, keys)"
+        " SELECT rollup_id, cell, from_time, to_time, '{4}' FROM whole"
+    )
+    other = connect()
+    with db.transaction():
+        db.execute("SELECT FROM rollup_engine.stale_range WHERE keys = '{4}' FOR UPDATE")
+        other.execute("SELECT silver.perform_rollup('fleet_1h', as_of => 'infinity')")
+    assert stale(db, "fleet_1h") == [("02 04", 1, ["4"])]
+    db.execute(day.encode())
+    assert stale(db, "fleet_1d") == [("02 00", 24, ["4"])]
+    assert_equal_to_group_by(db, *LEVELS)
+    # A whole bucket of the parent holds up all groups.
+    db.execute(
+        "UPDATE rollup_engine.stale_range SET keys = NULL, from_time = '2026-03-02 01:00Z',"
+        " to_time = '2026-03-02 02:00Z' WHERE rollup_id = 1"
+    )
+    db.execute(day.encode())
+    assert stale(db, "fleet_1d") == [("02 00", 24, ["4"])]
+    db.execute("SELECT silver.mark_stale('fleet_1h', '2026-03-02 04:00Z', '2026-03-02 05:00Z')")
+    check(db)
+
+
+def test_promise_h_a_group_that_cannot_be_stored(db: psycopg.Connection[Any]) -> None:
+    """Its bucket stays stale, as ever; the others, and its own other groups, are stored."""
+    create_fleet(db)
+    long = "(SELECT string_agg(md5(i::text), '') FROM generate_series(1, 200) AS i)"
+    db.execute(f"{INSERT} VALUES ('2026-03-02 01:30+00', 3, {long}, 1)".encode())
+    db.execute(f"{INSERT} VALUES ('2026-03-02 02:30+00', 3, 's1', 1)".encode())
+    db.execute("CALL silver.run_rollups()")
+    assert stale(db, "fleet_1h") == [("02 01", 1, None)]
+    assert_equal_to_group_by(db, *LEVELS)
+    db.execute("DELETE FROM raw.fleet WHERE length(site) > 100")
+    db.execute("SELECT silver.reset_rollup_retry('fleet_1h')")
+    check(db)
+
+
+def test_promise_b_keys_that_a_column_no_longer_takes(db: psycopg.Connection[Any]) -> None:
+    """Retyped after the drain: whole buckets are computed then, until a drain finds the change."""
+    create_fleet(db, "bigint", "n * 5000000000")
+    db.execute(f"{INSERT} VALUES ('2026-03-02 01:30+00', 15000000000, 's1', 1)".encode())
+    db.execute(DRAIN)
+    retype = "ALTER TABLE raw.fleet ALTER COLUMN device TYPE"
+    db.execute(f"{retype} integer USING device / 5000000000".encode())
+    db.execute("SELECT rollup_engine.refresh_step(1, '(,)', '{}')")
+    assert stale(db, "fleet_1h") == [("02 01", 1, None)]
+    db.execute(f"{retype} bigint USING device * 5000000000".encode())
+    refresh_everything(db)
+    check(db)
+
+
+def test_the_key_is_named_or_found_by_its_index(db: psycopg.Connection[Any]) -> None:
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, d integer, e text, f numeric, v integer);"
+        "CREATE TABLE raw.w (ts timestamptz, d integer)"
+    )
+
+    def create(name: str, key: str | None, source: str = "raw.t", rest: str = "") -> None:
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour',"
+            f" dimensions => '{{d{rest}}}', key_dimension => %s, "
+            """expressions => CASE WHEN %s = 'raw.t' THEN '{"g": "v % 2"}'::jsonb END,"""
+            " change_tracking => CASE %s WHEN 'raw.w' THEN 'window' ELSE 'trigger' END,"
+            " look_back_window => CASE %s WHEN 'raw.w' THEN interval '1 day' END)".replace(
+                "v % 2", "v %% 2"
+            ),
+            [source, name, key, source, source, source],
+        )
+
+    for key, rest, message in (
+        ("g", ",g", "key_dimension g tells no groups of the rollup apart"),
+        ("f", ",f", "key_dimension f tells no groups"),
+        ("e", "", "key_dimension e tells no groups"),
+        ("x", "", "key_dimension 'x' is not a column of raw.t"),
+    ):
+        with pytest.raises(psycopg.DatabaseError, match=message):
+            create("t_1h", key, rest=rest)
+    with pytest.raises(psycopg.DatabaseError, match="noted by their time alone"):
+        create("w_1h", "d", "raw.w")
+    create("t_plain", None, rest=",e")
+    assert (key_column(db), dimensions(db)) == (None, [None])
+    create("t_1h", "e", rest=",e")
+    assert (key_column(db), dimensions(db)) == ("e", ["e", "e"])
+    for source, key in (("raw.t", "d"), ("t_1h", "d")):
+        with pytest.raises(psycopg.DatabaseError, match="are told apart by e"):
+            create("t_other", key, source)
+    create("t_child", "e", "t_1h", ",e")
+    create("t_none", None, "t_1h")
+    assert dimensions(db)[2:] == ["e", None]
+    with pytest.raises(psycopg.DatabaseError, match="cannot be changed"):
+        db.execute(
+            "UPDATE silver.rollup_config SET key_dimension = 'd'"
+            " WHERE target_table = 'silver.t_none'::regclass"
+        )
+    # An index that came later is found by maintenance.
+    db.execute(
+        "SELECT silver.drop_rollup(t) FROM unnest('{t_child,t_none,t_1h,t_plain}'::text[]) t"
+    )
+    create("t_late", None)
+    db.execute("CREATE INDEX ON raw.t (d, ts)")
+    db.execute("SELECT silver.maintain_timeseries_tables()")
+    assert (key_column(db), dimensions(db)) == ("d", ["d"])

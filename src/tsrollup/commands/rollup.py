@@ -99,6 +99,9 @@ def create(
     row_filter: Annotated[
         str | None, typer.Option("--filter", help="Which rows count, as 'temp < 100'.")
     ] = None,
+    key_dimension: Annotated[
+        str | None, typer.Option(help="Late rows cost the groups of its values. Default: indexed.")
+    ] = None,
     if_not_exists: Annotated[
         bool, typer.Option("--if-not-exists", help="Leave an existing one alone.")
     ] = False,
@@ -127,6 +130,7 @@ def create(
         "time_unit": time_unit,
         "expressions": None if expressions is None else parse_object(expressions, "--expressions"),
         "filter": row_filter,
+        "key_dimension": key_dimension,
         "if_not_exists": if_not_exists or None,
     }
     with call.installed() as connection:
@@ -144,13 +148,23 @@ def create(
         )
 
 
-def run(context: typer.Context, target: AnyTarget = None) -> None:
+def run(
+    context: typer.Context,
+    target: AnyTarget = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be refreshed, and refresh nothing.")
+    ] = False,
+) -> None:
     """Refresh what is due now, newest first, and say what was done.
 
     Example: tsrollup run
     """
     call = invocation(context)
     with call.installed() as connection:
+        if dry_run:
+            work = rollups.work_to_do(connection, target)
+            call.console.print_rows(work, empty="no rollups to run")
+            return
         summaries = rollups.summarise(_with_progress(call.console, connection, target))
     _print_summaries(call.console, summaries)
 

@@ -52,7 +52,8 @@ CREATE FUNCTION silver.create_rollup_table(
     origin timestamptz DEFAULT NULL,
     time_unit text DEFAULT NULL,
     expressions jsonb DEFAULT NULL,
-    filter text DEFAULT NULL
+    filter text DEFAULT NULL,
+    key_dimension text DEFAULT NULL
 ) RETURNS regclass
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -86,6 +87,7 @@ BEGIN
     r.time_unit := time_unit;
     r.expressions := expressions;
     r.filter := filter;
+    r.key_dimension := key_dimension;
     PERFORM rollup_engine.check_options(r);
     PERFORM rollup_engine.check_target(target_schema, target_table_name);
     r := rollup_engine.describe_rollup(r, source_table_name, time_column, dimensions, metrics);
@@ -107,8 +109,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.create_rollup_table(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean,
-    text, timestamptz, text, jsonb, text) IS
-'Creates a rollup of a table, or of another rollup: its table of partial states, its live view gold.<target_table_name>, and the triggers that capture changes. Everything is stale at first; run_rollups fills it. Returns the table. Bucket and dimensions of a row are its key, so a dimension''s value may have up to some 2,700 bytes: a bucket with a longer one is not stored, and computed when it is read. The caller owns the source and is a member of the owner role.';
+    text, timestamptz, text, jsonb, text, text) IS
+'Creates a rollup of a table, or of another rollup: its table of partial states, its live view gold.<target_table_name>, and the triggers that capture changes. Everything is stale at first; run_rollups fills it. Returns the table. Bucket and dimensions of a row are its key, so a dimension''s value may have up to some 2,700 bytes: a bucket with a longer one is not stored, and computed when it is read. Late rows make their groups stale rather than their buckets where a dimension of the source is its key: key_dimension, an integer, uuid, boolean or text, or else one for which the source has an index of that and the time. The caller owns the source and is a member of the owner role.';
 SELECT rollup_engine.take_place_of('silver.create_rollup_table_0_1_0', 'silver.create_rollup_table');
 
 RESET ROLE;

@@ -10,4 +10,6 @@ COMMENT ON COLUMN rollup_engine.stale_range.keys IS 'Texts of the values of the 
 CREATE TYPE rollup_engine.keyed_range AS (from_time timestamptz, to_time timestamptz, keys text[]);
 COMMENT ON TYPE rollup_engine.keyed_range IS 'A range of time, and the values of the source''s key column that were touched in it.';
 
+ALTER TYPE rollup_engine.refresh_batch ADD ATTRIBUTE groups bigint;
+
 RESET ROLE;

@@ -101,6 +101,7 @@ BEGIN
         FROM jsonb_each(r.expressions));
     r.dimensions := ARRAY(
         SELECT rollup_engine.source_name(p_rollup, name) FROM unnest(r.dimensions) WITH ORDINALITY AS d (name, position) ORDER BY position);
+    r.key_dimension := rollup_engine.source_name(p_rollup, r.key_dimension);
     IF EXISTS (SELECT FROM jsonb_object_keys(r.metrics) AS key WHERE rollup_engine.source_name(p_rollup, key::name) <> key) THEN
         r.metrics := (
             SELECT jsonb_object_agg(name, items) FROM (

@@ -185,19 +185,29 @@ COMMENT ON FUNCTION rollup_engine.settle_partitions(integer) IS 'Gives partition
 
 -- That of 0.1.0 believed what was noted.
 DROP FUNCTION IF EXISTS rollup_engine.lacks_partitions(integer, tstzmultirange);
-CREATE OR REPLACE FUNCTION rollup_engine.lacks_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS boolean
+CREATE OR REPLACE FUNCTION rollup_engine.noted_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN NOT coalesce(p_ranges <@ range_agg(tstzrange(p.from_time, p.to_time)), false)
+    RETURN coalesce(range_agg(tstzrange(p.from_time, p.to_time)), '{}')
     FROM rollup_engine.rollup_partition AS p
     JOIN pg_inherits AS i ON i.inhrelid = p.partition AND i.inhparent = p_rollup.target_table AND NOT i.inhdetachpending
     JOIN pg_partitioned_table AS t ON t.partrelid = i.inhparent AND t.partdefid <> i.inhrelid
     WHERE p.rollup_id = p_rollup.id AND tstzrange(p.from_time, p.to_time) && p_ranges;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.lacks_partitions(silver.rollup_config, tstzmultirange) IS 'Whether no partition but a default one that was noted, and is still attached, holds some part of the ranges.';
+COMMENT ON FUNCTION rollup_engine.noted_partitions(silver.rollup_config, tstzmultirange) IS 'Partitions but a default one that were noted, and are still attached, where they overlap the ranges.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lacks_partitions(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN NOT p_ranges <@ rollup_engine.noted_partitions(p_rollup, p_ranges);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lacks_partitions(silver.rollup_config, tstzmultirange) IS 'Whether no partition that is noted holds some part of the ranges.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_named_width(p_table regclass) RETURNS boolean
     LANGUAGE plpgsql

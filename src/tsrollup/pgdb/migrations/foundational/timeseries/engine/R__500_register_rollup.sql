@@ -205,7 +205,7 @@ BEGIN
     FROM (SELECT v_rollup.*) AS r;
     PERFORM rollup_engine.note_uneven_time(v_rollup);
     PERFORM rollup_engine.note_ltree_levels(v_rollup);
-    PERFORM rollup_engine.find_key(v_rollup.source_id);
+    PERFORM rollup_engine.find_key(v_rollup.source_id, rollup_engine.named_key(v_rollup));
     PERFORM rollup_engine.premake_rollup_partitions(
         rollup_engine.register_partition_set(v_rollup.target_table, 'bucket', v_rollup.chunk_interval, false));
     RETURN v_rollup;

@@ -218,6 +218,8 @@ DECLARE
     v_rollup silver.rollup_config;
     v_batch rollup_engine.refresh_batch;
     v_cells timestamptz[];
+    v_claims rollup_engine.stale_range[];
+    v_groups rollup_engine.stale_range[];
     v_ids bigint[];
     v_claimed tstzmultirange;
     v_sealed tstzmultirange;
@@ -231,15 +233,16 @@ BEGIN
         RETURN v_batch;
     END IF;
     -- 2. the claim
-    SELECT array_agg(id), range_agg(tstzrange(from_time, to_time)) INTO v_ids, v_claimed
-    FROM (
-        SELECT id, from_time, to_time FROM rollup_engine.stale_range
+    v_claims := ARRAY(
+        SELECT s FROM rollup_engine.stale_range AS s
         WHERE rollup_id = p_rollup_id AND cell = ANY (v_cells) AND tstzrange(from_time, to_time) && p_within
-        FOR UPDATE SKIP LOCKED
-    ) AS s;
+        FOR UPDATE SKIP LOCKED);
     -- 3. parent and seal
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM rollup_engine.fail_if_gone(v_rollup);
+    v_groups := rollup_engine.claimed_groups(v_rollup, v_claims);
+    SELECT array_agg(id), range_agg(tstzrange(from_time, to_time)) INTO v_ids, v_claimed
+    FROM unnest(v_claims) AS s WHERE id NOT IN (SELECT id FROM unnest(v_groups));
     v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, coalesce(v_rollup.sealed_before, '-infinity')));
     v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup, tstzmultirange(p_within))
         - rollup_engine.failing_ranges(v_rollup);
@@ -248,10 +251,12 @@ BEGIN
         v_batch.outcome := CASE WHEN isempty(v_todo) THEN 'waiting' END;
     END IF;
     -- 4. recompute
-    IF isempty(v_todo) OR v_todo IS NULL THEN
-        v_batch.outcome := coalesce(v_batch.outcome, 'nothing');
-    ELSE
+    IF v_todo <> '{}' THEN
         v_batch := rollup_engine.refresh_what_is_held(v_rollup, v_todo);
+    ELSIF v_groups <> '{}' THEN
+        v_batch := rollup_engine.refresh_groups(v_rollup, v_groups);
+    ELSE
+        v_batch.outcome := coalesce(v_batch.outcome, 'nothing');
     END IF;
     v_batch.cells := v_cells;
     -- 5. clear

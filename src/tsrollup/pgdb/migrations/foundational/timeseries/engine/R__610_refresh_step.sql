@@ -15,6 +15,7 @@ BEGIN
     RETURN greatest(p_rollup.bucket_width, least(
         coalesce(p_rollup.processing_window, p_rollup.cell_width),
         CASE
+            WHEN p_batch.groups IS NOT NULL THEN p_rollup.current_window  -- of buckets, they say nothing
             WHEN p_elapsed > p_rollup.target_batch_duration
             THEN make_interval(secs => extract(epoch FROM p_rollup.current_window)::float8
                 * greatest(0.5, extract(epoch FROM p_rollup.target_batch_duration)::float8 / extract(epoch FROM p_elapsed)::float8))

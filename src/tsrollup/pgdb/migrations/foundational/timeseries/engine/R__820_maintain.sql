@@ -231,6 +231,7 @@ BEGIN
         RETURN QUERY SELECT * FROM rollup_engine.retain_sources(v_relation, p_now);
         RETURN QUERY SELECT * FROM rollup_engine.maintain_sources(v_relation, '{resized,premade,skipped}', p_now);
     END IF;
+    PERFORM rollup_engine.find_keys();
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.run_maintenance(text, timestamptz) IS 'What maintain_timeseries_tables does.';

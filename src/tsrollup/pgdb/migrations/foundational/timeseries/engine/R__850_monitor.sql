@@ -231,8 +231,12 @@ AS $$
     SELECT 'CREATE OR REPLACE VIEW silver.timeseries_operations_monitor AS
 SELECT m.target_table, m.source_table, m.health, m.lag, m.stale_ranges, m.stale_buckets, m.rows_per_second, m.success_rate, m.time_to_catch_up,
     m.last_run_at, m.next_retry_at, m.last_error, m.sealed_late_rows, m.exact_since, m.reason, m.next_step, w.stale_since,
-    w.running_pid, (SELECT a.xact_start FROM pg_stat_get_activity(w.running_pid) AS a WHERE a.pid = w.running_pid) AS running_since
-FROM rollup_engine.monitor() AS m LEFT JOIN rollup_engine.waits() AS w USING (target_table);
+    w.running_pid, (SELECT a.xact_start FROM pg_stat_get_activity(w.running_pid) AS a WHERE a.pid = w.running_pid) AS running_since,
+    coalesce(g.groups, 0) AS stale_groups, coalesce(g.buckets, 0) AS partly_stale_buckets
+FROM rollup_engine.monitor() AS m LEFT JOIN rollup_engine.waits() AS w USING (target_table)
+    LEFT JOIN rollup_engine.stale_groups() AS g (target_table, groups, buckets) USING (target_table);
+COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_groups IS ''Groups that late rows have made stale, in buckets that are not so as a whole.'';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.partly_stale_buckets IS ''The buckets of those groups; stale_buckets counts them, too.'';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_since IS ''Since when the oldest change waits that was to be stored by now; NULL when none does.'';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.running_pid IS ''The session that run_rollups refreshes it in now; NULL when there is none.'';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.running_since IS ''When its batch began; NULL without one, and for who may not see what that session does (pg_read_all_stats).'''

@@ -64,7 +64,7 @@ BEGIN
         rollup_engine.stale_buckets(integer, bigint, rollup_engine.open_plan), rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan),
         rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan), rollup_engine.open_plan(integer),
         rollup_engine.open_plan_for(integer, name, name[]),
-        rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.waits()
+        rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.waits(), rollup_engine.stale_groups()
     TO PUBLIC;
     PERFORM rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
@@ -105,6 +105,7 @@ BEGIN
         rollup_engine.keep_of(regclass),
         rollup_engine.years_in_use(integer),
         rollup_engine.take_zone_rules(),
+        rollup_engine.find_keys(), rollup_engine.work_to_do(text, timestamptz),
         rollup_engine.add_metrics(bigint),
         rollup_engine.clean_logs(timestamptz),
         rollup_engine.source_sets(),
