@@ -159,39 +159,56 @@ def test_promtool_finds_nothing_to_complain_of(port: int) -> None:
 
 
 @needs_prometheus
-def test_prometheus_fires_on_a_failure(url: str, port: int, tmp_path: Path) -> None:
-    rules = re.sub(r"for: \d+m", "for: 0s", (DEPLOY / "prometheus-rules.yml").read_text())
-    (tmp_path / "prometheus-rules.yml").write_text(rules.replace("> 900", "> 1"))
-    scraping = (DEPLOY / "prometheus-scrape.yml").read_text()
-    (tmp_path / "prometheus.yml").write_text(
-        "global: {scrape_interval: 1s, evaluation_interval: 1s}\n"
-        + re.sub(r"127\.0\.0\.1:\d+", f"127.0.0.1:{port}", scraping)
-    )
+def test_prometheus_fires_as_the_docs_say(url: str, port: int, tmp_path: Path) -> None:
+    page = (DEPLOY.parent / "docs" / "operations.md").read_text()
+    (block,) = re.findall(r"\$ mkdir /tmp/alerts.*?(?=```)", page, re.DOTALL)
     own = free_port()
+    for told, here in (
+        ("/tmp/alerts", f"{tmp_path}/alerts"),
+        ("localhost:9090", f"127.0.0.1:{own}"),
+        ("sales", "events"),
+    ):
+        assert told in block
+        block = block.replace(told, here)
+    make, shorten, check, start, *failing, ask = (line[2:] for line in block.splitlines())
+    config = tmp_path / "alerts" / "prometheus-scrape.yml"
+
+    def run(command: str) -> str:
+        done = subprocess.run(
+            ["bash", "-ec", command],
+            cwd=DEPLOY.parent,
+            env={**os.environ, "TSROLLUP_URL": url},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    for command in (make, shorten):
+        run(command)
+    text = config.read_text()
+    assert text.count("15s") == 2
+    config.write_text(text.replace("15s", "1s").replace("127.0.0.1:9465", f"127.0.0.1:{port}"))
+    run(check)
     prometheus = subprocess.Popen(
-        [
-            "prometheus",
-            f"--config.file={tmp_path}/prometheus.yml",
-            f"--storage.tsdb.path={tmp_path}/data",
-            f"--web.listen-address=127.0.0.1:{own}",
-        ],
+        [*start.removesuffix(" &").split(), f"--web.listen-address=127.0.0.1:{own}"],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-
-    def firing() -> set[str]:
-        answer = get(f"http://127.0.0.1:{own}/api/v1/alerts")
-        alerts = json.loads(answer)["data"]["alerts"] if answer else []
-        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     def is_up() -> bool:
         answer = get(f"http://127.0.0.1:{own}/api/v1/query?query=tsrollup_up")
         return bool(answer) and bool(json.loads(answer)["data"]["result"])
 
+    def firing() -> set[str]:
+        return set(re.findall(r'alertname="(\w+)"', run(ask)))
+
     try:
         wait_until(is_up)
         wait_until(lambda: firing() == set())
-        fail(url)
+        for command in failing:
+            run(command)
         wait_until(lambda: {"TsrollupFailing", "TsrollupStale"} <= firing())
     finally:
         prometheus.terminate()
