@@ -13,6 +13,7 @@ from rollup_checks import (
     force_configuration,
     refresh_everything,
 )
+from scenes import scene
 
 BORDER = "2026-03-02 00:00+00"
 TABLES = ("silver.readings_1m", "{partition}")
@@ -34,7 +35,7 @@ INSERTS = {
 }
 
 
-@pytest.fixture
+@scene
 def settled(db: psycopg.Connection) -> psycopg.Connection:
     create_hierarchy(db)
     refresh_everything(db)

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from rollup_checks import assert_settled, refresh_everything
+from scenes import scene
 from servers import PostgresServer
 
 SOURCE = """
@@ -36,7 +37,7 @@ PERFORM = "SELECT target, status FROM silver.perform_rollup()"
 ERRORS = "SELECT target_table, error_code, error_message, hint, attempt FROM silver.error_log"
 
 
-@pytest.fixture
+@scene
 def two_sources(db: psycopg.Connection) -> psycopg.Connection:
     for script in (SOURCE, DIMENSION, ROLLUPS):
         db.execute(script.encode())
