@@ -153,13 +153,16 @@ def _generated(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
     function = "rollup_engine.outdated_texts()"
     if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
         return
-    outdated = _value(connection, f"SELECT array_agg(f ORDER BY f) AS v FROM {function} AS f")
-    if outdated:
+    query = (
+        "SELECT string_agg(f, ', ' ORDER BY f) AS names, h AS hint"
+        f" FROM {function} AS f, rollup_engine.rewriting_hint(f) AS h GROUP BY h ORDER BY h"
+    )
+    for row in connection.execute(query.encode()).fetchall():
         yield Finding(
             "generated functions",
             "advice",
-            f"{', '.join(outdated)}: written for another release or server",
-            "tsrollup migrate",
+            f"{row['names']}: written for another release or server",
+            f"{row['hint']}; then tsrollup migrate" if row["hint"] else "tsrollup migrate",
         )
 
 

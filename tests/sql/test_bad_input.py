@@ -334,7 +334,13 @@ def test_a_rollup_in_a_schema_that_the_machinery_may_not_use_says_what_to_grant(
     ).fetchall()
     assert [reason for reason, _ in rows if "may not use schema app" not in reason] == []
     ((next_step,),) = {(row[1],) for row in rows}
+    db.execute("GRANT USAGE ON SCHEMA app TO tsrollup_owner")
+    db.execute("INSERT INTO raw.readings VALUES ('2046-03-01 00:00+00', 1)")  # for a new partition
+    db.execute("SELECT * FROM silver.perform_rollup(as_of => '2047-01-01')")
+    hints = db.execute("SELECT DISTINCT error_code, hint FROM silver.error_log").fetchall()
+    assert hints == [("TR004", next_step)]
     db.execute(next_step.encode())
+    db.execute("SELECT silver.reset_rollup_retry('app.readings_1h')")
     refresh_everything(db)
     assert_settled(db, "app.readings_1h", "readings_1d")
     healths = db.execute("SELECT health FROM silver.timeseries_operations_monitor").fetchall()

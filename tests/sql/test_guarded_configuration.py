@@ -42,6 +42,7 @@ CHANGES = {
     "time_unit": "'s'",
     "expressions": """'{"v": "1"}'""",
     "filter": "'false'",
+    "row_sql": """'{"filter": {"template": "false", "columns": [], "type": "boolean"}}'""",
 }
 
 

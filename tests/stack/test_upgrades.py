@@ -360,6 +360,11 @@ def test_a_view_that_its_owner_changed_stops_nothing(
     release.migrate()
     outdated = "SELECT array_agg(name) FROM rollup_engine.outdated_texts() AS name"
     assert filled.execute(outdated).fetchone() == (["view_2"],)
+    with psycopg.connect(release.url, row_factory=dict_row) as connection:
+        findings = [each for each in examine(connection) if each.check == "generated functions"]
+    assert [each.next_step for each in findings] == [
+        "GRANT USAGE, CREATE ON SCHEMA public TO tsrollup_owner; then tsrollup migrate"
+    ]
     filled.execute("CALL silver.run_rollups()")
     assert_settled(filled, "readings_1h", "public.readings_1d")
 

@@ -3,6 +3,25 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.note_text(p_name text, p_text text) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.generated_text (name, digest) VALUES (p_name, md5(coalesce(p_text, '')))
+    ON CONFLICT (name) DO UPDATE SET digest = excluded.digest
+$$;
+COMMENT ON FUNCTION rollup_engine.note_text(text, text) IS 'Notes a text that was generated, by its digest.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_rows(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.note_text(format('rows_%s', r.id), p_rollup.row_sql::text)
+    FROM silver.rollup_config AS r WHERE r.id = p_rollup.id AND r.row_sql IS DISTINCT FROM p_rollup.row_sql
+$$;
+COMMENT ON FUNCTION rollup_engine.note_rows(silver.rollup_config) IS
+'Notes how a rollup is to read the rows of its source, where that is news: its configuration may say that next, and nothing else.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.write_generated(p_name text, p_statement text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -12,8 +31,7 @@ BEGIN
         RETURN;  -- no lock that nobody needs
     END IF;
     EXECUTE p_statement;
-    INSERT INTO rollup_engine.generated_text (name, digest) VALUES (p_name, md5(p_statement))
-    ON CONFLICT (name) DO UPDATE SET digest = excluded.digest;
+    PERFORM rollup_engine.note_text(p_name, p_statement);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.write_generated(text, text) IS 'Runs the CREATE OR REPLACE of a generated function or view, unless it was run already.';

@@ -43,6 +43,9 @@ BEGIN
         FROM pg_class AS c JOIN pg_tablespace AS s ON s.oid = c.reltablespace WHERE c.oid = p_table), '');
     EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', v_name);
     EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', p_table, v_name, p_from, p_to);
+EXCEPTION WHEN insufficient_privilege THEN
+    PERFORM rollup_engine.fail('TR004', format('no partition can be added to %s: %s', p_table, SQLERRM),
+        (SELECT format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', relnamespace::regnamespace, '${owner_role}') FROM pg_class WHERE oid = p_table));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.add_partition(regclass, timestamptz, timestamptz, interval) IS 'Adds a partition for a range of time without making readers wait.';

@@ -18,7 +18,8 @@ BEGIN
     -- In the order of a refresh: what it has claimed is waited for before its table is locked.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.uneven_time WHERE rollup_id = p_rollup_id;
-    DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup_id), format('plain_%s', p_rollup_id), format('view_%s', p_rollup_id));
+    DELETE FROM rollup_engine.generated_text WHERE name IN (
+        format('live_%s', p_rollup_id), format('plain_%s', p_rollup_id), format('view_%s', p_rollup_id), format('rows_%s', p_rollup_id));
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM rollup_engine.forget_partition_set(v_rollup.target_table);
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
@@ -178,6 +179,7 @@ BEGIN
         END;
     END LOOP;
     PERFORM rollup_engine.create_view(r, r.target_view::text);
+    PERFORM rollup_engine.note_rows(r);
     UPDATE silver.rollup_config AS c
     SET metrics = r.metrics, expressions = r.expressions, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE c.id = r.id;

@@ -93,6 +93,7 @@ DECLARE
 BEGIN
     IF r.row_sql IS NOT NULL THEN
         r.row_sql := rollup_engine.describe_rows_again(r);
+        PERFORM rollup_engine.note_rows(r);
         UPDATE silver.rollup_config SET row_sql = r.row_sql WHERE id = r.id;
     END IF;
     RETURN r;

@@ -202,6 +202,7 @@ BEGIN
     FROM rollup_engine.plan_columns(r, 'timestamptz') AS p
     WHERE c.rollup_id = r.id AND c.column_name = p.column_name;
     v_view := CASE WHEN v_is_gone THEN rollup_engine.restore_view(r, v_changes) ELSE rollup_engine.rebuild_view(r, v_changes) END;
+    PERFORM rollup_engine.note_rows(r);
     UPDATE silver.rollup_config
     SET target_view = v_view, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE id = r.id;

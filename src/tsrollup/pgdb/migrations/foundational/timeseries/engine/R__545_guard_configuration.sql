@@ -34,6 +34,8 @@ BEGIN
             WHERE n.value IS DISTINCT FROM o.value AND (num_nonnulls(n.value, o.value) = 2
                 OR (n.value IS NOT NULL) <> c.is_there
                 OR (n.value IS NOT NULL) <> coalesce(p_new.row_sql -> 'expressions' ? key, false)))
+        WHEN 'row_sql' THEN EXISTS (
+            SELECT FROM rollup_engine.generated_text WHERE name = format('rows_%s', p_new.id) AND digest = md5(coalesce(p_new.row_sql::text, '')))
         WHEN 'retention' THEN p_new.retention IS NOT DISTINCT FROM (
             SELECT t.keep FROM rollup_engine.retention AS t WHERE t.relation = p_new.target_table)
         WHEN 'sealed_before' THEN coalesce(p_new.sealed_before > p_old.sealed_before, p_old.sealed_before IS NULL) AND EXISTS (
@@ -113,7 +115,7 @@ AS $$
         string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE a.attname <> ALL (progress.columns)),
         (SELECT string_agg(quote_literal(c), ', ') FROM unnest(progress.columns) AS c))
     FROM pg_attribute AS a, (VALUES (
-        '{query_shape,is_active,sealed_late_rows,current_window,rows_per_second,source_rows,last_run_at,last_success_at,retry_count,next_retry_at,parked_at,status,refresh_sql,row_sql}'::name[]
+        '{query_shape,is_active,sealed_late_rows,current_window,rows_per_second,source_rows,last_run_at,last_success_at,retry_count,next_retry_at,parked_at,status,refresh_sql}'::name[]
     )) AS progress (columns)
     WHERE a.attrelid = 'silver.rollup_config'::regclass AND a.attnum > 0 AND NOT a.attisdropped
     GROUP BY progress.columns

@@ -138,6 +138,7 @@ BEGIN
     DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND column_name = ANY (p_columns);
     SELECT string_agg(format('DROP COLUMN %I', attname), ', ' ORDER BY attnum) INTO v_changes
     FROM pg_attribute WHERE attrelid = p_rollup.target_table AND attnum > 0 AND NOT attisdropped AND attname = ANY (p_columns);
+    PERFORM rollup_engine.note_rows(p_rollup);
     UPDATE silver.rollup_config SET metrics = p_rollup.metrics, expressions = p_rollup.expressions, row_sql = p_rollup.row_sql WHERE id = p_rollup.id;
     PERFORM rollup_engine.forget_columns(p_rollup.source_id);
     PERFORM rollup_engine.follow_columns(p_rollup);

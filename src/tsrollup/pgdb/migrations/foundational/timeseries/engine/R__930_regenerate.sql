@@ -52,6 +52,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.users_of(text) IS 'The sessions that use a generated view, or what a generated trigger is on.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.rewriting_hint(p_name text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN NOT pg_has_role('${owner_role}', c.relowner, 'USAGE') THEN format('ALTER VIEW %s OWNER TO %I', c.oid::regclass, '${owner_role}')
+        WHEN NOT (has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE') AND has_schema_privilege('${owner_role}', c.relnamespace, 'CREATE'))
+        THEN format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', c.relnamespace::regnamespace, '${owner_role}') END
+    FROM silver.rollup_config AS r JOIN pg_class AS c ON c.oid = r.target_view
+    WHERE format('view_%s', r.id) = p_name
+$$;
+COMMENT ON FUNCTION rollup_engine.rewriting_hint(text) IS 'What lets a migrate write a live view anew that people moved, or gave to somebody; NULL where it may.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.rewrite_generated() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -71,7 +84,8 @@ BEGIN
                         WHEN 'view_monitor' THEN 'metrics, dashboard and API lack columns of it' ELSE 'reads are right, and may be slower' END;
             -- Its owner may have made something else of it: that stops nothing else.
             WHEN OTHERS THEN
-                RAISE NOTICE '% stays as an earlier release wrote it: %', v_text.name, SQLERRM;
+                RAISE NOTICE '% stays as an earlier release wrote it: %', v_text.name, SQLERRM
+                    USING HINT = coalesce(rollup_engine.rewriting_hint(v_text.name) || '; then ', 'mend that, and ') || 'migrate once more';
         END;
     END LOOP;
     PERFORM rollup_engine.let_owners_clone(s) FROM rollup_engine.source AS s WHERE rollup_engine.is_relation(s.relation);
