@@ -70,6 +70,7 @@ def test_pages_say_what_a_browser_may_do_with_them(url: str) -> None:
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert headers["cache-control"] == "no-store"
         assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
         assert headers["server"] is None
 
 

@@ -217,6 +217,7 @@ def test_buttons_act_with_the_rights_of_the_connection(
         wait_for(lambda: button(browser, "Pause")).click()
         wait_for(lambda: "paused" in text_of(browser))
         wait_for(lambda: button(browser, "Resume"))
+        assert "it was paused" in browser.find_element(By.CSS_SELECTOR, ".facts + .alarm").text
         assert db.execute(health).fetchone() == ("paused",)
         button(browser, "Resume").click()
         wait_for(lambda: button(browser, "Pause"))
@@ -261,6 +262,7 @@ def test_a_rollup_is_previewed_and_created(
         button(browser, "Preview").click()
         wait_for(lambda: "Columns of gold.readings_15m" in text_of(browser))
         assert "nothing has changed" in text_of(browser)
+        assert "bucket, device, row_count, temp_count" in text_of(browser)
         assert db.execute(count).fetchone() == (2,)
         button(browser, "Create").click()
         wait_for(lambda: "Created silver.readings_15m" in text_of(browser))

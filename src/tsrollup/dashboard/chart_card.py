@@ -52,9 +52,11 @@ class ChartCard:
         self.next_extent = 0.0
         with ui.element("section").classes("card").props('aria-label="Chart"'):
             with ui.element("div").classes("controls"):
-                self.metric = ui.select(
-                    list(view.metrics), value=_first_metric(view), label="Metric"
-                ).props("outlined dense options-dense")
+                self.metric = (
+                    ui.select(list(view.metrics), value=_first_metric(view), label="Metric")
+                    .props("outlined dense options-dense")
+                    .classes("wide")
+                )
                 self.span = ui.select(self._spans(), value=EVERYTHING, label="Time").props(
                     "outlined dense options-dense"
                 )

@@ -189,9 +189,7 @@ def _made_and_undone(
         made = rollups.create(connection, source, *_target(connection, name), width, options)
         found = queries.definition(connection, made) or {}
         view = series.view(connection, found["view"])
-        found["columns"] = (
-            ["bucket", *view.dimensions, *view.metrics] if view else ["(not for this role)"]
-        )
+        found["columns"] = view.columns if view else ["(not for this role)"]
     return found
 
 

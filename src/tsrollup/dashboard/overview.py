@@ -10,7 +10,6 @@ from tsrollup.dashboard.database import MONITOR_EVERY, Database, Snapshot
 from tsrollup.dashboard.layout import frame, html
 from tsrollup.dashboard.markup import (
     HEALTHS,
-    TROUBLED,
     Html,
     ago,
     health,
@@ -78,7 +77,7 @@ class Board:
         self.counts.content = join(
             [tag("li", health(x), " ", tag("b", by_health[x])) for x in HEALTHS if by_health[x]]
         )
-        troubled = [x for x in rollups if x.health in TROUBLED or (x.health == "ok" and x.reason)]
+        troubled = [x for x in rollups if x.needs_a_person]
         alarms = [(x.name, x.health) for x in troubled]
         if alarms != self.alarmed:
             self.alarmed = alarms

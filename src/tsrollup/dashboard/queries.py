@@ -11,6 +11,8 @@ from typing import Any, LiteralString
 import psycopg
 from psycopg import sql
 
+from tsrollup.dashboard.markup import TROUBLED
+
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 
@@ -47,6 +49,11 @@ class Rollup:
     is_active: bool | None = None
     timezone: str | None = None
     pulse: tuple[int, ...] = ()
+
+    @property
+    def needs_a_person(self) -> bool:
+        """Other healths come and go by themselves, or were somebody's wish."""
+        return self.health in TROUBLED or bool(self.health == "ok" and self.reason)
 
 
 _ROLLUPS = """

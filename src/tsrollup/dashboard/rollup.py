@@ -96,8 +96,10 @@ class RollupPage:
             return
         self.rollup = known
         self.title.content = tag("div", tag("h1", known.name), health(known.health), class_="title")
-        self.reason.content = _reason(known)
-        self.facts.content = _facts(known)
+        # What comes and goes does not move the chart.
+        reason = _reason(known)
+        self.reason.content = reason if known.needs_a_person else ""
+        self.facts.content = join([_facts(known), "" if known.needs_a_person else reason])
         self.actions.show(known)
         if self.chart and ui.context.client.has_socket_connection:
             await self.chart.follow()
