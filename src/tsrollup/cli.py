@@ -10,6 +10,7 @@ import psycopg
 import typer
 
 from tsrollup.commands import (
+    archive,
     dashboard,
     declared,
     demo,
@@ -41,7 +42,19 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-GROUPS = (demo, server, migrations, rollup, read, upkeep, declared, worker, dashboard, doctor)
+GROUPS = (
+    demo,
+    server,
+    migrations,
+    rollup,
+    read,
+    upkeep,
+    declared,
+    archive,
+    worker,
+    dashboard,
+    doctor,
+)
 for commands in GROUPS:
     commands.register(app)
 

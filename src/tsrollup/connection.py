@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.string import TextLoader
 
 from tsrollup.errors import TsrollupError, error_of
 
@@ -78,6 +80,16 @@ def pinned(connection: psycopg.Connection[Any]) -> Iterator[None]:
     with connection.transaction():
         connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
         yield
+
+
+class IsoTimeLoader(TextLoader):
+    """A timestamptz as ISO 8601. Python has no times before year 1, where the bucket across its
+    start begins."""
+
+    def load(self, data: Buffer) -> str | bytes:
+        text = super().load(data)
+        assert isinstance(text, str)
+        return re.sub(r"([+-]\d\d)(?!:)(?= BC|$)", r"\1:00", text.replace(" ", "T", 1))
 
 
 def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:

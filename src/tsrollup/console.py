@@ -17,11 +17,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 WIDTH_WITHOUT_TERMINAL = 160
 WIDER_THAN_ANY_TERMINAL = 100_000
@@ -132,14 +135,22 @@ class Console:
         self.out.print(records)
 
 
-def progress(stream: Stream, unit: str, **options: Any) -> Progress:
-    """A bar for each task: what it is, how many of its `unit` are done, for how long, and how
-    long it will go on."""
+class _Rate(ProgressColumn):
+    """How many are done in a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:,.0f}/s" if task.speed else "")
+
+
+def progress(stream: Stream, unit: str, with_rate: bool = False, **options: Any) -> Progress:
+    """A bar for each task: what it is, how many of its `unit` are done, at what rate where that is
+    asked for, for how long, and how long it will go on."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
+        *([_Rate()] if with_rate else []),
         TimeElapsedColumn(),
         TextColumn("to go"),
         TimeRemainingColumn(),

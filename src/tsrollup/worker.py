@@ -1,7 +1,7 @@
 """The scheduler for servers without pg_cron: it calls the SQL API on a schedule, until stopped.
 
 Each of its connections is a thread of its own: one for retries and maintenance, `jobs` for runs,
-and one that listens where that is asked for.
+and one that listens, and one that archives, where that is asked for.
 """
 
 import logging
@@ -18,6 +18,7 @@ from psycopg.errors import Diagnostic
 from psycopg.rows import dict_row
 
 from tsrollup import rollups
+from tsrollup.archive.background import archive_until
 from tsrollup.connection import connect, describe, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
@@ -35,7 +36,8 @@ Connection = psycopg.Connection[Any]
 @dataclass(frozen=True)
 class Schedule:
     """Seconds between two calls of each job, and between two summaries; the most that a run takes
-    before it is looked whether to stop; how many runs go on at once; and whether NOTIFY starts one.
+    before it is looked whether to stop; how many runs go on at once; whether NOTIFY starts one; and
+    where what retention moved aside is archived to.
     """
 
     run: float = 2.0
@@ -45,6 +47,7 @@ class Schedule:
     run_budget: float = 1.0
     jobs: int = 1
     listen: bool = False
+    archive_to: str | None = None
 
 
 @dataclass
@@ -91,6 +94,7 @@ class _Worker:
         self.url = url
         self.schedule = schedule
         self.stop = stop
+        self.is_maintained = threading.Event()
         self.nudges = [threading.Event() for _ in range(schedule.jobs)]
         self.said: dict[str, float] = {}
         self.is_broken = False
@@ -101,12 +105,14 @@ class _Worker:
             for body in [
                 *(lambda c, n=nudge: self._run_again_and_again(c, n) for nudge in self.nudges),
                 *([self._listen] if self.schedule.listen else []),
+                *([self._archive] if self.schedule.archive_to else []),
             ]
         ]
         for thread in threads:
             thread.start()
         self._keep_connected(self._look_after)
         self._nudge()
+        self.is_maintained.set()
         for thread in threads:
             thread.join()
         if self.is_broken:
@@ -179,6 +185,12 @@ class _Worker:
             for _ in connection.notifies(timeout=0.5, stop_after=1):
                 self._nudge()
 
+    def _archive(self, connection: Connection) -> None:
+        to = self.schedule.archive_to or ""
+        while self.is_maintained.wait() and not self.stop.is_set():
+            self.is_maintained.clear()
+            archive_until(connection, to, self.stop, self._say)
+
     def _nudge(self) -> None:
         for nudge in self.nudges:
             nudge.set()
@@ -211,6 +223,8 @@ class _Worker:
             if row["action"] not in ("analyzed", "skipped"):
                 facts = {"target": row["target"], "action": row["action"]}
                 log.info("%s: %s: %s", *facts.values(), row["detail"], extra=facts)
+
+        self.is_maintained.set()
 
     def _say_failures(self, connection: Connection, warned: list[tuple[str, str]]) -> None:
         """What a run warned of: rollups that failed, each with the hint that is on record."""

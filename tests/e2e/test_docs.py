@@ -43,10 +43,15 @@ def examples(page: Path) -> list[Example]:
     "page", [page for page in PAGES if page.name not in ELSEWHERE and examples(page)], ids=str
 )
 def test_examples(
-    page: Path, server: PostgresServer, database: str, monkeypatch: pytest.MonkeyPatch
+    page: Path,
+    server: PostgresServer,
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     url = server.url(database)
     monkeypatch.setenv("TSROLLUP_URL", url)
+    monkeypatch.setenv("TSROLLUP_ARCHIVE_TO", str(tmp_path / "cold"))
     names: dict[str, object] = {}
     with psycopg.connect(url, autocommit=True) as connection:
         for example in examples(page):

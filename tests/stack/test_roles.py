@@ -39,7 +39,10 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
     ),
     "read states": ("SELECT * FROM silver.readings_1h", {"operator", "owner"}),
     "read the configuration": ("SELECT * FROM silver.rollup_config", {"operator", "owner"}),
-    "read the logs": ("SELECT * FROM silver.error_log, silver.refresh_log", {"operator", "owner"}),
+    "read the logs": (
+        "SELECT * FROM silver.error_log, silver.refresh_log, silver.archive_log",
+        {"operator", "owner"},
+    ),
     "read the change log": ("SELECT * FROM rollup_engine.change_log", {"owner"}),
     "forge the change log": (
         "INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)"

@@ -75,7 +75,7 @@ def test_nothing_but_the_command_line_knows_the_commands() -> None:
 def test_every_dependency_is_imported_and_every_import_is_a_dependency() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras["dashboard"], *extras["data"]]
+    wanted = [*project["dependencies"], *extras["dashboard"], *extras["data"], *extras["archive"]]
     declared = {re.split(r"[^\w.-]", text)[0] for text in wanted}
     outside = {
         need.partition(".")[0] for name in modules() for need in imported(name)

@@ -1,7 +1,6 @@
 """What a command line said for every command, and the database that it means."""
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,12 +9,10 @@ from typing import Annotated, Any
 
 import psycopg
 import typer
-from psycopg.abc import Buffer
 from psycopg.rows import dict_row
-from psycopg.types.string import TextLoader
 
 from tsrollup import embedded
-from tsrollup.connection import connect
+from tsrollup.connection import IsoTimeLoader, connect
 from tsrollup.console import Console
 from tsrollup.installation import require_installed
 
@@ -27,16 +24,6 @@ CronDatabase = Annotated[
         envvar="TSROLLUP_CRON_DATABASE",
     ),
 ]
-
-
-class IsoTimeLoader(TextLoader):
-    """A timestamptz as ISO 8601. Python has no times before year 1, where the bucket across its
-    start begins."""
-
-    def load(self, data: Buffer) -> str | bytes:
-        text = super().load(data)
-        assert isinstance(text, str)
-        return re.sub(r"([+-]\d\d)(?!:)(?= BC|$)", r"\1:00", text.replace(" ", "T", 1))
 
 
 @dataclass

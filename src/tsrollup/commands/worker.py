@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from tsrollup.archive.parquet import require_pyarrow
 from tsrollup.commands.invocation import invocation
 from tsrollup.worker import Schedule, check, work
 
@@ -71,6 +72,14 @@ def worker(
         int | None, typer.Option(help="Serve metrics for Prometheus.", min=1, max=65535)
     ] = None,
     metrics_address: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    archive_to: Annotated[
+        str | None,
+        typer.Option(
+            help="After each maintenance, write what retention moved aside to Parquet there: "
+            "a folder, or s3://bucket/folder.",
+            envvar="TSROLLUP_ARCHIVE_TO",
+        ),
+    ] = None,
     check_only: Annotated[
         bool, typer.Option("--check", help="Only say whether a worker is at work on the database.")
     ] = False,
@@ -88,6 +97,8 @@ def worker(
             found = check(connection)
             call.console.done(found, {"status": found})
             return
+    if archive_to:
+        require_pyarrow()
     stop = threading.Event()
 
     def finish(_signal: int, _frame: FrameType | None) -> None:
@@ -102,7 +113,9 @@ def worker(
         from tsrollup import metrics  # which no other command waits for
 
         metrics.serve(call.url, metrics_port, metrics_address)
-    schedule = Schedule(every, retry_every, maintain_every, summary_every, budget, jobs, listen)
+    schedule = Schedule(
+        every, retry_every, maintain_every, summary_every, budget, jobs, listen, archive_to
+    )
     work(call.url, schedule, stop)
     log.info("stopped")
 

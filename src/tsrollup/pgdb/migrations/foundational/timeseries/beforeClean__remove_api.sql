@@ -18,6 +18,13 @@ BEGIN
             MESSAGE = format('clean would drop these rollups with all that they hold: %s', v_rollups),
             HINT = 'drop_rollup them one by one, or set the placeholder clean_rollups=true (tsrollup clean --rollups)';
     END IF;
+    IF to_regclass('silver.archive_log') IS NOT NULL AND '${clean_rollups}' <> 'true' THEN
+        IF EXISTS (SELECT FROM silver.archive_log) THEN
+            RAISE object_in_use USING
+                MESSAGE = 'clean would forget which files hold what was archived: silver.archive_log',
+                HINT = 'keep a copy of it, and set the placeholder clean_rollups=true (tsrollup clean --rollups)';
+        END IF;
+    END IF;
     DELETE FROM rollup_engine.upgrade;  -- one that has ended half way as well
     -- Rollups of rollups came later than what they read.
     FOR v_rollup IN SELECT target_table::text FROM silver.rollup_config ORDER BY id DESC LOOP
@@ -42,7 +49,7 @@ BEGIN
         SELECT 'pg_class'::regclass, oid, CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, oid::regclass::text
         FROM pg_class
         WHERE relnamespace = 'silver'::regnamespace AND relname IN (
-            'rollup_config', 'dimension_config', 'refresh_log', 'error_log', 'timeseries_operations_monitor');
+            'rollup_config', 'dimension_config', 'refresh_log', 'error_log', 'archive_log', 'timeseries_operations_monitor');
 
     -- A view, an index, a column default of somebody else's that uses time_bucket, for example.
     SELECT string_agg(DISTINCT pg_describe_object(classid, objid, objsubid), ', ')

@@ -73,6 +73,7 @@ AS $$
 DECLARE
     v_name constant text := p_old.member::text;
     v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_old.member);
+    v_bound constant text := (SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = p_old.member);
 BEGIN
     IF NOT (SELECT bool_and(rollup_engine.try_lock_out(m)) FROM (SELECT v_parent UNION ALL SELECT rollup_engine.partition_tree(p_old.member)) AS t (m))
         OR NOT rollup_engine.may_be_removed(p_retention.relation, p_old)
@@ -88,6 +89,7 @@ BEGIN
     EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', v_parent, v_name);
     IF p_retention.archive THEN
         PERFORM rollup_engine.archive_tree(p_old.member, rollup_engine.archive_schema(p_retention.relation));
+        PERFORM rollup_engine.note_detached(p_retention.relation, p_old, v_bound);
         RETURN 'archived';
     END IF;
     EXECUTE format('DROP TABLE %s', v_name);

@@ -1,0 +1,136 @@
+"""From files back to tables, beside the source: each partition under the name that it had when it
+was moved aside, in the archive schema."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from psycopg import sql
+from psycopg.rows import scalar_row
+
+from tsrollup.archive import log
+from tsrollup.archive.columns import Column, differences, figures_of, names
+from tsrollup.archive.log import Archived, Connection
+from tsrollup.archive.moving import Outcome, Watch, speed
+from tsrollup.archive.parquet import as_csv, described, opened, require_pyarrow
+from tsrollup.archive.storage import Store, checksum_of, store_at, told
+from tsrollup.errors import InTheWayError, NotFoundError, TsrollupError
+
+DATA_CORRUPTED = "XX001"
+
+
+def restore(
+    connection: Connection,
+    table: str,
+    start: str = "-infinity",
+    end: str = "infinity",
+    location: str | None = None,
+    watch: Watch | None = None,
+) -> Iterator[Outcome]:
+    """Bring back every partition of a table that holds something between two times, from where it
+    was written to, or from where that lies now."""
+    require_pyarrow()
+    log.check_rights(connection, "restore partitions")
+    source = log.source_named(connection, table)
+    found = log.archived(connection, source, start, end)
+    if not found:
+        raise NotFoundError(
+            f"nothing of {source} between {start} and {end} is archived",
+            f"tsrollup archive list {table} says what is",
+        )
+    for archived in found:
+        if archived.state == "archived":
+            store = store_at(location or archived.location)
+            yield _restore(connection, archived, store, watch or Watch())
+        elif archived.state == "restored":
+            yield Outcome(
+                archived.source_table, archived.partition_name, "skipped", reason="it is there"
+            )
+
+
+def _restore(connection: Connection, archived: Archived, store: Store, watch: Watch) -> Outcome:
+    began = time.monotonic()
+    check_file(store, archived)
+    name = archived.partition_name
+    with told(store.location), store.open(archived.file) as stream, log.transaction(connection):
+        file = opened(stream)
+        about, columns = described(file)
+        _create(connection, archived, columns)
+        watch.step("created", name, archived.row_count)
+        statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
+            sql.SQL(name), names(columns)
+        )
+        with connection.cursor().copy(statement) as copy:
+            for block in as_csv(file, columns, watch.rows):
+                copy.write(block)
+        watch.step("loaded", name, archived.row_count)
+        told_apart = differences(columns, about["figures"], figures_of(connection, name, columns))
+        if told_apart:
+            raise TsrollupError(
+                f"{name} would not be what it was: {'; '.join(told_apart)}",
+                "nothing was restored; please report it",
+            )
+        connection.execute(
+            "UPDATE silver.archive_log SET restored_at = clock_timestamp(), restored_as = %s"
+            " WHERE id = %s",
+            [name, archived.id],
+        )
+        watch.step("recorded", name, archived.row_count)
+    return Outcome(
+        archived.source_table,
+        name,
+        "restored",
+        row_count=archived.row_count,
+        file_bytes=archived.file_bytes,
+        file=archived.file,
+        **speed(archived.row_count, began),
+    )
+
+
+def check_file(store: Store, archived: Archived) -> None:
+    """An error unless the file is the one that was recorded."""
+    place = f"{store.location}/{archived.file}"
+    try:
+        found = checksum_of(store, archived.file)
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"{place} is missing", "bring it back there, or say with --from where it lies now"
+        ) from error
+    if found != (archived.checksum, archived.file_bytes):
+        raise TsrollupError(
+            f"{place} was changed since it was archived",
+            "take it from a backup: its SHA-256 is in silver.archive_log",
+            DATA_CORRUPTED,
+        )
+
+
+def _create(connection: Connection, archived: Archived, columns: list[Column]) -> None:
+    """The table as it was declared: types, collations, NOT NULL. What was generated, or an
+    identity, is a plain column with the values that it had."""
+    name = archived.partition_name
+    if _asked(connection, "SELECT to_regclass(%s) IS NOT NULL", name):
+        raise InTheWayError(f"{name} is there already", "rename or drop it")
+    schema = _asked(connection, "SELECT (parse_ident(%s))[1]", name)
+    if _asked(connection, "SELECT to_regnamespace(quote_ident(%s)) IS NULL", schema):
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    declared = [
+        sql.SQL("{} {}{}{}").format(
+            sql.Identifier(column.name),
+            sql.SQL(column.declared),
+            sql.SQL(f" COLLATE {column.collation}" if column.collation else ""),
+            sql.SQL(" NOT NULL" if column.is_not_null else ""),
+        )
+        for column in columns
+    ]
+    connection.execute(
+        sql.SQL("CREATE TABLE {} ({})").format(sql.SQL(name), sql.SQL(", ").join(declared))
+    )
+    connection.execute(
+        "SELECT rollup_engine.share_owner(oid, %s) FROM pg_class WHERE oid = to_regclass(%s)",
+        [name, archived.source_table],
+    )
+
+
+def _asked(connection: Connection, query: str, given: str) -> Any:
+    with connection.cursor(row_factory=scalar_row) as cursor:
+        return cursor.execute(query.encode(), [given]).fetchone()

@@ -1,0 +1,290 @@
+"""The archive commands, the worker's part, files in a bucket, and tables that come back."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+from pyarrow import fs, parquet
+
+from cold_tables import archive_all, content, move_aside, restore_all
+from command_line import tsrollup_here as here
+from command_line import wait_for, working
+from servers import PostgresServer
+
+
+@pytest.fixture
+def url(server: PostgresServer, database: str) -> str:
+    """Three days of two devices: the first two are a table of their own by now."""
+    with psycopg.connect(server.url(database), autocommit=True) as db:
+        create(db)
+        assert len(move_aside(db, "raw.readings")) == 2
+    return server.url(database)
+
+
+def create(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.readings (ts timestamptz, device text, n int) PARTITION BY RANGE (ts)"
+    )
+    for number in (1, 2, 30):
+        db.execute(
+            f"CREATE TABLE raw.readings_{number} PARTITION OF raw.readings"
+            f" FOR VALUES FROM ('2026-03-{number:02}Z') TO ('2026-03-{number + 1:02}Z')"
+            " WITH (autovacuum_enabled = off)"
+        )
+        db.execute(
+            "INSERT INTO raw.readings SELECT %s::timestamptz + make_interval(hours => h), device, h"
+            " FROM generate_series(0, 23) AS h, unnest(ARRAY['b', 'a']) AS device",
+            [f"2026-03-{number:02}Z"],
+        )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour',"
+        " dimensions => '{device}')"
+    )
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.parquet"))
+
+
+def test_the_commands(url: str, tmp_path: Path) -> None:
+    cold = tmp_path / "cold"
+    waiting = here("archive", "list", "--json", url=url).json()
+    assert [(row["partition_name"], row["state"]) for row in waiting] == [
+        ("raw_archive.readings_1", "waiting"),
+        ("raw_archive.readings_2", "waiting"),
+    ]
+    assert waiting[0]["from_time"] == "2026-03-01T00:00:00+00:00"
+
+    done = here("archive", "--to", str(cold), "--json", url=url).json()
+    assert [(row["status"], row["row_count"], row["reason"]) for row in done] == [
+        ("archived", 48, None)
+    ] * 2
+    assert here("archive", "run", "--to", str(cold), url=url).out == "nothing is to be archived\n"
+    first, second = files(cold)
+    assert str(first.relative_to(cold)) == done[0]["file"]
+    assert str(first.parent.relative_to(cold)) == "table=raw.readings/date=2026-03-01"
+    table = parquet.read_table(first, partitioning=None)
+    assert table.column_names == ["ts", "device", "n"]
+    assert table["device"].to_pylist() == ["a"] * 24 + ["b"] * 24, "sorted by dimension and time"
+    assert table["n"].to_pylist() == [*range(24)] * 2
+
+    (listed, _) = here("archive", "list", "readings", "--json", url=url).json()
+    assert (listed["state"], listed["location"]) == ("archived", str(cold))
+    assert (listed["row_count"], listed["file_bytes"]) == (48, first.stat().st_size)
+    assert "2026-03-01" in here("archive", "list", url=url).out
+    verified = here("archive", "verify", "--json", url=url)
+    assert (verified.code, {row["status"] for row in verified.json()}) == (0, {"ok"})
+
+    restored = here("archive", "restore", "readings", "2026-03-02", "2026-03-02 12:00", url=url)
+    assert (restored.code, "raw_archive.readings_2" in restored.out) == (0, True)
+    again = here("archive", "restore", "RAW.readings", "-infinity", "infinity", "--json", url=url)
+    told = {row["partition_name"]: row["status"] for row in again.json()}
+    assert told == {"raw_archive.readings_1": "restored", "raw_archive.readings_2": "skipped"}
+
+    # What is wrong, told file by file, and by the exit code.
+    second.write_bytes(second.read_bytes()[:-1])
+    first.rename(tmp_path / "elsewhere")
+    (first.parent / "other.parquet").touch()
+    (first.parent / f"{first.name}.leftover").touch()
+    broken = here("archive", "verify", "--json", url=url)
+    assert broken.code == 1
+    assert [row["status"] for row in broken.json()] == ["missing", "changed", "unknown", "leftover"]
+    assert json.loads(broken.err)["error"]["message"].startswith("2 of 2 files are not what was")
+
+
+def test_refusals_name_the_next_step(url: str, tmp_path: Path) -> None:
+    def refused(*arguments: str) -> tuple[str | None, str]:
+        done = here("archive", *arguments, "--json", url=url)
+        assert done.code == 1, done.out
+        error = json.loads(done.err)["error"]
+        return error["code"], f"{error['message']}; {error['hint']}"
+
+    told = "nothing of raw.nope was moved aside by retention; there is something of raw.readings"
+    assert refused("list", "nope") == ("TR002", told)
+    code, told = refused("restore", "readings", "2026-03-01", "2026-03-02")
+    assert (code, "is archived; tsrollup archive list readings" in told) == ("TR002", True)
+    code, told = refused("run", "--to", "nowhere://bucket")
+    assert (code, "s3://bucket/folder" in told) == ("TR001", True)
+    assert "Permission denied" in refused("run", "--to", "/proc/1")[1] or os.geteuid() == 0
+    archive_all(url, tmp_path)
+    with psycopg.connect(url) as db:
+        db.execute("CREATE TABLE raw_archive.readings_1 ()")
+    code, told = refused("restore", "readings", "2026-03-01", "2026-03-02")
+    assert (code, told) == ("TR003", "raw_archive.readings_1 is there already; rename or drop it")
+    (_, second) = files(tmp_path)
+    second.write_bytes(b"")
+    code, told = refused("restore", "readings", "2026-03-02", "2026-03-03")
+    assert (code, "was changed since it was archived" in told) == ("XX001", True)
+    second.unlink()
+    assert refused("restore", "readings", "2026-03-02", "2026-03-03")[0] == "TR002"
+    with psycopg.connect(url, autocommit=True) as db:
+        operator = f"operator_of_{db.info.dbname}"
+        db.execute(f"CREATE ROLE {operator} LOGIN; GRANT tsrollup_operator TO {operator}".encode())
+        try:
+            theirs = url.replace(f"//{db.info.user}@", f"//{operator}@")
+            done = here("archive", "run", "--to", str(tmp_path), "--json", url=theirs)
+            assert f"{operator} may not archive partitions" in done.err
+            assert len(here("archive", "list", "--json", url=theirs).json()) == 2
+        finally:
+            db.execute(f"DROP ROLE {operator}".encode())
+
+
+def test_what_was_attached_again_is_archived_again(url: str, tmp_path: Path) -> None:
+    archive_all(url, tmp_path)
+    restore_all(url, "readings")
+    with psycopg.connect(url, autocommit=True) as db:
+        gold = db.execute("TABLE gold.readings_1h").fetchall()
+        assert archive_all(url, tmp_path) == [], "what was restored is left alone"
+        bounds = db.execute("SELECT bound FROM silver.archive_log ORDER BY id").fetchall()
+        attach = f"ALTER TABLE raw.readings ATTACH PARTITION raw_archive.readings_1 {bounds[0][0]}"
+        db.execute(attach.encode())
+        db.execute("DELETE FROM raw.readings WHERE device = 'a' AND ts < '2026-03-01 12:00Z'")
+        assert sorted(db.execute("TABLE gold.readings_1h").fetchall()) == sorted(gold)
+        (moved,) = move_aside(db, "raw.readings")
+        assert sorted(db.execute("TABLE gold.readings_1h").fetchall()) == sorted(gold)
+        (again,) = archive_all(url, tmp_path)
+        assert (again.status, again.partition_name, again.row_count) == ("archived", moved, 36)
+        replaced = db.execute("SELECT replaced_by FROM silver.archive_log ORDER BY id").fetchall()
+        assert replaced == [(3,), (None,), (None,)]
+        statuses = [row["status"] for row in here("archive", "verify", "--json", url=url).json()]
+        assert sorted(statuses) == ["ok", "ok", "replaced"]
+        db.execute("DROP TABLE raw_archive.readings_2")
+        assert {one.row_count for one in restore_all(url, "readings")} == {36, 48}
+
+        # What somebody attached, moved or gave another name is not ours.
+        db.execute("DROP TABLE raw_archive.readings_1, raw_archive.readings_2")
+        db.execute(
+            "INSERT INTO rollup_engine.detached_partition"
+            " (relation, partition_name, source_table, from_time, to_time, bound, sort_by)"
+            " VALUES ('raw.readings_30', 'raw.readings_30', 'raw.readings',"
+            "  '2026-03-30Z', '2026-03-31Z', 'x', '{ts}')"
+        )
+        (kept,) = archive_all(url, tmp_path)
+        assert (kept.status, kept.reason) == ("skipped", "it is attached to raw.readings")
+        db.execute("ALTER TABLE raw.readings DETACH PARTITION raw.readings_30")
+        db.execute("ALTER TABLE raw.readings_30 RENAME TO mine")
+        (kept,) = archive_all(url, tmp_path)
+        assert (kept.status, kept.reason) == ("skipped", "it was renamed or moved")
+
+
+def test_a_source_that_is_gone_and_files_that_moved(url: str, tmp_path: Path) -> None:
+    with psycopg.connect(url, autocommit=True) as db:
+        before = content(db, "raw_archive.readings_1")
+        archive_all(url, tmp_path / "there")
+        db.execute("SELECT silver.drop_rollup('readings_1h')")
+        db.execute("DROP TABLE raw.readings; DROP SCHEMA raw_archive")
+        (tmp_path / "there").rename(tmp_path / "here")
+        words = ["archive", "restore", "readings", "2026-03-01", "2026-03-02"]
+        missing = here(*words, url=url)
+        assert (missing.code, "say with --from where it lies now" in missing.err) == (1, True)
+        here_now = ["--from", str(tmp_path / "here")]
+        assert here("archive", "verify", *here_now, url=url).code == 0
+        assert here(*words, *here_now, url=url).code == 0
+        assert content(db, "raw_archive.readings_1") == before
+
+
+def test_hostile_names(
+    db: psycopg.Connection, server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    table, time, device = (
+        quoted.as_string(db)
+        for quoted in map(sql.Identifier, ['a.b/../ü "{x}%s" ; --', "T s", 'd,"e" {0}%s'])
+    )
+    partition = 'raw."p/../*?[1]"'
+    for statement in (
+        f'CREATE TABLE raw.{table} ({time} timestamptz, {device} text, "a{{c}}%s\'" integer)'
+        f" PARTITION BY RANGE ({time})",
+        f"CREATE TABLE {partition} PARTITION OF raw.{table}"
+        f" FOR VALUES FROM ('2026-03-01Z') TO ('2026-03-02Z') PARTITION BY LIST ({device})",
+        f"CREATE TABLE raw.\"x'y\" PARTITION OF {partition} FOR VALUES IN ('x', 'y')",
+        f'CREATE TABLE raw."{"ü" * 31}" PARTITION OF {partition} DEFAULT',
+        f"INSERT INTO raw.{table} SELECT '2026-03-01 10:00Z', d, 1"
+        " FROM unnest(ARRAY['y', 'x', 'ü', NULL]) AS d",
+    ):
+        db.execute(statement.encode())
+    db.execute(
+        "SELECT silver.create_rollup_table(%s, 'silver', 'odd', '1 hour', dimensions => %s)",
+        [f"raw.{table}", ['d,"e" {0}%s']],
+    )
+    (aside,) = move_aside(db, f"raw.{table}")
+    before = content(db, aside)
+    url = server.url(database)
+    (moved,) = archive_all(url, tmp_path)
+    assert (moved.status, moved.row_count) == ("archived", 4), moved.reason
+    (path,) = files(tmp_path)
+    assert path.relative_to(tmp_path).parts[1] == "date=2026-03-01"
+    assert not set(str(path.relative_to(tmp_path))) & set("*?[]%\"' ;{}")
+    restored = here("archive", "restore", f"raw.{table}", "2026-03-01", "2026-03-02", url=url)
+    assert restored.code == 0, restored.err
+    assert content(db, aside) == before
+
+
+def test_the_worker_archives_after_each_maintenance(url: str, tmp_path: Path) -> None:
+    options = ("--maintain-every", "3600", "--archive-to", str(tmp_path), "--log-format", "json")
+    with working(url, *options) as (_, lines):
+        told = json.loads(wait_for(lines, "raw_archive.readings_2: archived: 48 rows"))
+        assert (told["status"], told["row_count"]) == ("archived", 48)
+    assert len(files(tmp_path)) == 2
+    assert here("archive", "verify", url=url).code == 0
+
+
+def answers(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """One on an S3 server of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = Path(sys.executable).with_name("moto_server")
+    server = subprocess.Popen([program, "-p", str(port)], stderr=subprocess.DEVNULL)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    try:
+        while not answers(port):
+            assert server.poll() is None
+            time.sleep(0.05)
+        place = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=eu-central-1"
+        fs.FileSystem.from_uri(f"s3://cold?{place}&allow_bucket_creation=true")[0].create_dir(
+            "cold"
+        )
+        yield f"s3://cold/in%20here?{place}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_bucket(url: str, bucket: str) -> None:
+    given = bucket.replace("//", "//testing:testing@")
+    done = here("archive", "run", "--to", given, "--json", url=url)
+    assert done.code == 0, done.err
+    assert [row["status"] for row in done.json()] == ["archived"] * 2
+    with psycopg.connect(url, autocommit=True) as db:
+        places = db.execute("SELECT DISTINCT location FROM silver.archive_log").fetchall()
+        assert places == [(bucket,)], "what is secret stands nowhere"
+        assert here("archive", "verify", url=url).code == 0
+        restore = here("archive", "restore", "readings", "2026-03-01", "2026-03-02", url=url)
+        assert restore.code == 0, restore.err
+        assert len(content(db, "raw_archive.readings_1")) == 48
+        system, root = fs.FileSystem.from_uri(bucket)
+        infos = system.get_file_info(fs.FileSelector(root, recursive=True))
+        paths = [info.path for info in infos if info.is_file]
+        system.delete_file(paths[0])
+        system.copy_file(paths[1], paths[1].replace("-", "_"))
+    broken = here("archive", "verify", "--json", url=url)
+    assert broken.code == 1
+    assert sorted(row["status"] for row in broken.json()) == ["missing", "ok", "unknown"]
+    elsewhere = here("archive", "run", "--to", bucket.replace("cold", "cool"), "--json", url=url)
+    assert elsewhere.json() == [], "nothing is to be written"
