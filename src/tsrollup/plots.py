@@ -7,8 +7,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-import plotille
-
 from tsrollup.errors import ArgumentError
 
 Rows = Sequence[Mapping[str, Any]]
@@ -50,6 +48,8 @@ def plot(
     rows: Rows, dimensions: Sequence[str], column: str, width: int, height: int, has_colours: bool
 ) -> str:
     """A line for each group, at most some with the most rows; broken where buckets are missing."""
+    import plotille  # which no other command waits for
+
     groups = _groups(rows, dimensions)
     shown = sorted(groups, key=lambda key: -len(groups[key]))[: len(COLOURS)]
     zone = _time(rows[-1]).tzinfo or UTC

@@ -54,6 +54,7 @@ def run_cell(cell: dict[str, Any], names: dict[str, Any]) -> None:
     cell["outputs"] = outputs
 
 
+@pytest.mark.spread
 def test_the_notebook_runs(
     server: PostgresServer, database: str, db: psycopg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:

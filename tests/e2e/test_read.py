@@ -51,6 +51,7 @@ def test_a_table_for_people(url: str) -> None:
     assert here("read", "r_1h", "2030-01-01", url=url).out == "no rows\n"
 
 
+@pytest.mark.spread
 def test_it_is_drawn_in_the_terminal(url: str) -> None:
     lines = here("read", "r_1h", "--spark", "-c", "temp_avg", "-w", "Device=d,1", url=url).out
     assert lines.splitlines()[-1].split() == ["d,1", "temp_avg", "1.25", "1.25", "1.25", "▄▄▄"]
