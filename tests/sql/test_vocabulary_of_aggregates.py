@@ -209,6 +209,29 @@ def test_equal_values_are_one_value(db: psycopg.Connection) -> None:
         )
 
 
+def test_promise_a_constants_are_values_of_all_rows(db: psycopg.Connection) -> None:
+    db.execute(TABLE.encode())
+    fill(db, 300)
+    create = (
+        "SELECT silver.create_rollup_table('{}', 'silver', '{}', '{}', dimensions => '{{}}',"
+        ' metrics => \'{{"one": [{}]}}\', expressions => \'{{"one": "7"}}\')'
+    )
+    names = '"count", "p50", "increase", "time_weighted_avg", "mode", "last"'
+    db.execute(create.format("raw.numbers", "c_1m", "1 minute", names).encode())
+    db.execute("SELECT silver.create_rollup_table('c_1m', 'silver', 'c_1h', '1 hour')")
+    for _ in range(2):
+        assert db.execute(
+            "SELECT one_count, round(one_p50), one_increase, one_time_weighted_avg, one_mode,"
+            " one_last FROM gold.c_1h"
+        ).fetchall() == [(300, 7, 0, 7, 7, 7)]
+        refresh_everything(db)
+    with pytest.raises(
+        psycopg.Error, match=r"cannot be rolled up so: aggregate functions"
+    ) as caught:
+        db.execute(create.format("raw.numbers", "d", "1 hour", '"distinct"').encode())
+    assert caught.value.sqlstate == "TR001"
+
+
 def test_counts_of_many_values_are_capped(db: psycopg.Connection) -> None:
     """What is left out is counted, and no count is further off than that."""
     create_levels(db, {"small": ["value_counts", "mode"]})

@@ -35,7 +35,12 @@ INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state,
 INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state, differs)
 SELECT 'sketch', v.takes, format(
         'CASE WHEN count({value}) <= 128 THEN %1$s ELSE rollup_engine.fold_bins(%1$s) END', format('array_agg(%s) FILTER (WHERE {value} IS NOT NULL)', v.bin)),
-    'rollup_engine.fold_bins(rollup_engine.all_bins({state}))', 'rollup_engine.bins_differ({old}, {new})'
+    -- As fold_bins does, which would be set up for each group; but for a bin that takes several elements.
+    replace('(SELECT CASE WHEN max(n) <= 32768 THEN array_agg(bin + ((n - 1)::integer << 16) ORDER BY bin) ELSE rollup_engine.fold_bins({bins}) END'
+        || ' FROM (SELECT e & 65535 AS bin, sum(((e >> 16) + 1) * k) AS n'
+        || ' FROM (SELECT e, count(*) AS k FROM (SELECT unnest({bins}) AS e) AS elements GROUP BY e) AS counted GROUP BY 1) AS bins)',
+        '{bins}', 'rollup_engine.all_bins({state})'),
+    'rollup_engine.bins_differ({old}, {new})'
 FROM (
     SELECT k.takes, format(k.template, '(asinh({value} * ''1e140''::double precision) * 50.498349759 + 32768)::integer') AS bin
     FROM (VALUES
@@ -70,23 +75,35 @@ FROM rollup_engine.aggregate_state WHERE name = 'custom';
 
 -- What follows one another in time: the first and the last value, and when; the increase of a counter
 -- that may start again from zero; values times the seconds until the next one. {values} are those of a
--- group in the order of time, {times} theirs; in a parent's rows the order is that of the buckets.
+-- group in the order of time, {times} theirs; in a parent's rows the order is that of the buckets. Each
+-- is laid beside the next one where they are collected: a function would be set up for each group.
 INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state)
 SELECT s.name, v.takes,
-    replace(replace(replace(s.from_source, '{values}', '(array_agg({value} ORDER BY {time}, {value}) FILTER (WHERE {value} IS NOT NULL))'),
-        '{times}', '(array_agg({utc} ORDER BY {time}, {value}) FILTER (WHERE {value} IS NOT NULL))'), '{list}', v.list),
-    replace(replace(s.from_state, '{before}', 'ORDER BY bucket) FILTER (WHERE {state} IS NOT NULL)'), '{list}', v.list)
+    replace(replace(replace(replace(s.from_source, '{values}', '(array_agg({value} ORDER BY {time}, {value}) FILTER (WHERE {value} IS NOT NULL))'),
+        '{times}', '(array_agg({utc} ORDER BY {time}, {value}) FILTER (WHERE {value} IS NOT NULL))'), '{list}', v.list), '{seconds}', v.seconds),
+    replace(replace(replace(s.from_state, '{before}', 'ORDER BY bucket) FILTER (WHERE {state} IS NOT NULL)'), '{list}', v.list), '{seconds}', v.seconds)
 FROM (VALUES
     ('series_first', '{values}[1]', '(array_agg({state} {before})[1]'),
     ('series_last', '{values}[count({value})::integer]', '(array_agg({state} ORDER BY bucket DESC) FILTER (WHERE {state} IS NOT NULL))[1]'),
     ('series_from', 'min({utc}) FILTER (WHERE {value} IS NOT NULL)', 'min({state})'),
     ('series_to', 'max({utc}) FILTER (WHERE {value} IS NOT NULL)', 'max({state})'),
-    ('increase', 'rollup_engine.counter_increase({values}::{list})',
-        'rollup_engine.merge_increases((array_agg({series_first} {before})::{list}, (array_agg({series_last} {before})::{list}, sum({state}))'),
-    ('area', 'rollup_engine.series_area({values}::{list}, {times}, {times})',
-        'rollup_engine.series_area((array_agg({series_last} {before})::{list}, array_agg({series_to} {before}, array_agg({series_from} {before}) + sum({state})')
+    -- A counter that falls has begun again from zero.
+    ('increase',
+        'CASE WHEN count({value}) > 0 THEN (SELECT coalesce(sum(CASE WHEN v >= before THEN v - before ELSE v END), 0)'
+            || ' FROM (SELECT unnest(({values}::{list})[2:]) AS v, unnest({values}::{list}) AS before) AS steps) END',
+        '(SELECT coalesce(sum(CASE WHEN v >= before THEN v - before ELSE v END), 0)'
+            || ' FROM (SELECT unnest(((array_agg({series_first} {before})::{list})[2:]) AS v, unnest((array_agg({series_last} {before})::{list}) AS before) AS steps)'
+            || ' + sum({state})'),
+    ('area',
+        'CASE WHEN count({value}) > 0 THEN (SELECT coalesce(sum(v * {seconds}), 0)'
+            || ' FROM (SELECT unnest({values}::{list}) AS v, unnest({times}) AS since, unnest({times}[2:]) AS until) AS steps) END',
+        '(SELECT coalesce(sum(v * {seconds}), 0)'
+            || ' FROM (SELECT unnest((array_agg({series_last} {before})::{list}) AS v, unnest((array_agg({series_to} {before})) AS since,'
+            || ' unnest((array_agg({series_from} {before})[2:]) AS until) AS steps) + sum({state})')
 ) AS s (name, from_source, from_state)
-CROSS JOIN (VALUES ('exact', 'numeric[]'), ('float', 'double precision[]')) AS v (takes, list);
+CROSS JOIN (VALUES
+    ('exact', 'numeric[]', 'extract(epoch FROM until - since)'),
+    ('float', 'double precision[]', 'extract(epoch FROM until - since)::double precision')) AS v (takes, list, seconds);
 
 CREATE TYPE rollup_engine.hashes AS (hashes bigint[]);
 COMMENT ON TYPE rollup_engine.hashes IS

@@ -83,7 +83,7 @@ BEGIN
     UPDATE rollup_engine.rollup_column AS c
     SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, c.expression)
     WHERE c.rollup_id = p_rollup.id AND c.kind = 'finished';
-EXCEPTION WHEN undefined_function OR undefined_column OR datatype_mismatch OR invalid_table_definition THEN
+EXCEPTION WHEN undefined_function OR undefined_column OR datatype_mismatch OR invalid_table_definition OR grouping_error THEN
     PERFORM rollup_engine.fail('TR001', format('%s cannot be rolled up so: %s', p_rollup.source_table, SQLERRM),
         'leave that column out: name dimensions that have an equality, and metrics that suit their columns');
 END
