@@ -82,3 +82,24 @@ def test_promise_b_j_names_and_metrics_change_under_everybody(
     assert db.execute("SELECT error_message FROM silver.error_log").fetchall() == []
     refresh_everything(db)
     assert_settled(db, "t_6", "t_1d")
+
+
+def test_promise_j_a_change_of_one_rollup_is_nothing_to_readers_of_others(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """Whatever all live views have in common."""
+    for name in ("a", "b"):
+        db.execute(
+            f"CREATE TABLE raw.{name} (ts timestamptz NOT NULL, d integer, v integer);"
+            f"CREATE INDEX ON raw.{name} (d, ts); INSERT INTO raw.{name} VALUES (now(), 1, 2);"
+            f"SELECT silver.create_rollup_table('{name}', 'silver', '{name}_1h', '1 hour',"
+            " dimensions => '{d}')".encode()
+        )
+    reading, changing, reader = (connect(autocommit=x) for x in (False, False, True))
+    for connection in (changing, reader):
+        connection.execute("SET statement_timeout = '10s'")
+    reading.execute("SELECT * FROM gold.b_1h WHERE d = 1")
+    changing.execute("""SELECT silver.add_rollup_metric('a_1h', '{"v": ["stddev"]}')""")
+    assert len(reader.execute("SELECT * FROM gold.b_1h WHERE d = 1").fetchall()) == 1
+    changing.execute("SELECT silver.rebuild_rollup('a_1h')")
+    assert len(reader.execute("SELECT * FROM gold.b_1h WHERE d = 1").fetchall()) == 1

@@ -18,7 +18,10 @@ BEGIN
     LOOP
         BEGIN
             FOREACH v_relation IN ARRAY p_relations LOOP
-                EXECUTE format('LOCK TABLE %s', v_relation);  -- of a view its table as well
+                -- LOCK would lock all that a view reads, and so what all live views read.
+                EXECUTE (
+                    SELECT CASE relkind WHEN 'v' THEN format('ALTER VIEW %s OWNER TO %s', v_relation, relowner::regrole) ELSE format('LOCK TABLE %s', v_relation) END
+                    FROM pg_class WHERE oid = v_relation);
             END LOOP;
             RETURN;
         EXCEPTION WHEN lock_not_available THEN

@@ -37,8 +37,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.lock_views(p_rollup_ids integer[]) RETU
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT rollup_engine.lock_tables(ARRAY(
-        SELECT CASE WHEN rollup_engine.is_relation(target_view) THEN target_view ELSE target_table END
-        FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) AND rollup_engine.is_relation(target_table) ORDER BY depth DESC, id))
+        SELECT t.relation
+        FROM silver.rollup_config AS r CROSS JOIN LATERAL (VALUES (1, r.target_view), (2, r.target_table)) AS t (place, relation)
+        WHERE r.id = ANY (p_rollup_ids) AND rollup_engine.is_relation(t.relation)
+        ORDER BY r.depth DESC, r.id, t.place))
 $$;
 COMMENT ON FUNCTION rollup_engine.lock_views(integer[]) IS 'Keeps everybody from the live views and tables of rollups until the end of the transaction; waits a minute for those who read them.';
 
