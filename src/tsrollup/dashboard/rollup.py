@@ -30,6 +30,7 @@ RUNS_IN_TABLE = 10
 ERRORS = 20
 PARTITIONS = 24
 DETAILS_EVERY = 15.0
+INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def register(database: Database) -> None:
@@ -75,6 +76,7 @@ class RollupPage:
         with ui.element("section").classes("card").props('aria-label="Runs"'):
             html(tag("h2", "Runs"))
             self.throughput = ui.echart(chart.throughput([], self.colours)).classes("plot small")
+            self.throughput.set_visibility(False)
             self.runs = html()
         self.errors = _section("Errors")
         self.partitions = _section("Partitions and sizes")
@@ -127,7 +129,12 @@ class RollupPage:
             rows = await self.database.ask(question)
             place.content = answer(rows)
         except TsrollupError as error:
-            place.content = failure(error)
+            is_for_others = error.code == INSUFFICIENT_PRIVILEGE
+            place.content = (
+                tag("p", f"For members of tsrollup_operator: {error.message}", class_="quiet")
+                if is_for_others
+                else failure(error)
+            )
             return []
         return rows
 
