@@ -28,6 +28,7 @@ from benchmarks.parts import (
 from benchmarks.reading import hierarchy, live_reads, many_dimensions
 from benchmarks.refreshing import first_refresh, late_rows, one_late_row, two_workers
 from benchmarks.steady import long_snapshot, nothing_to_do
+from benchmarks.story import story
 from benchmarks.timescale import TimescaleWorkbench
 from benchmarks.workbench import Sizes, Workbench, open_workbench
 from benchmarks.writing import copy_batches, single_rows
@@ -40,7 +41,7 @@ SHARED: tuple[Callable[[Workbench], Steps], ...] = (
     one_device, open_day, much_stale, sparse_seconds, long_snapshot, copy_batches, single_rows,
 )  # fmt: skip
 OURS: tuple[Callable[[Workbench], Steps], ...] = (
-    two_workers, aggregates, long_log, many_dimensions, nothing_to_do,
+    two_workers, aggregates, long_log, many_dimensions, nothing_to_do, story,
 )  # fmt: skip
 BENCHMARKS = {function.__name__: function for function in (*SHARED, *OURS)}
 

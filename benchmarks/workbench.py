@@ -34,6 +34,7 @@ class Sizes:
     partitions: int = _size(200, "partitions of one day where there are many")
     statements: int = _size(20_000, "statements while a snapshot is held open")
     rollups: int = _size(300, "rollups that have nothing to do, three on a source")
+    reports: int = _size(500_000, "reports of the fleet whose page is followed")
     seconds: int = _size(2, "length of one pgbench")
 
 
