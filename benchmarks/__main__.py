@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.aggregates import aggregates
+from benchmarks.fleets import late_groups
 from benchmarks.machine import describe_load, describe_machine
 from benchmarks.measure import Finding, Steps
 from benchmarks.parts import (
@@ -37,8 +38,9 @@ from tsrollup.errors import TsrollupError
 
 # Those that TimescaleDB can do as well.
 SHARED: tuple[Callable[[Workbench], Steps], ...] = (
-    first_refresh, late_rows, one_late_row, live_reads, hierarchy, six_hours, scattered,
-    one_device, open_day, much_stale, sparse_seconds, long_snapshot, copy_batches, single_rows,
+    first_refresh, late_rows, one_late_row, late_groups, live_reads, hierarchy, six_hours,
+    scattered, one_device, open_day, much_stale, sparse_seconds, long_snapshot, copy_batches,
+    single_rows,
 )  # fmt: skip
 OURS: tuple[Callable[[Workbench], Steps], ...] = (
     two_workers, aggregates, long_log, many_dimensions, nothing_to_do, story,

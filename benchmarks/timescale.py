@@ -70,6 +70,9 @@ class TimescaleWorkbench(Workbench):
     def refresh_part(self, name: str, start: datetime, end: datetime) -> None:
         self._refresh(name, start, end, IN_ONE_PIECE)
 
+    def whole_buckets(self) -> str | None:
+        return None
+
     def refreshes(self) -> Mapping[str, Callable[[str], None]]:
         return {
             "default options": lambda name: self._refresh(name, None, self.end, None),

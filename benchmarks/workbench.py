@@ -154,6 +154,13 @@ class Workbench:
         """The ways to refresh one rollup, with what tells them apart."""
         return {"": self.refresh}
 
+    def whole_buckets(self) -> str | None:
+        """What has late rows cost their buckets, as they did before, where there is such a way."""
+        return (
+            "CREATE OR REPLACE FUNCTION rollup_engine.most_keyed_buckets() RETURNS integer"
+            " LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 0"
+        )
+
     @staticmethod
     def run_rollups(session: Session, name: str | None, as_of: datetime) -> None:
         session.execute("CALL silver.run_rollups(%s, '1 hour', %s)", name, as_of)

@@ -60,6 +60,7 @@ STAGE = """
         FOR VALUES FROM ('2020-03-02 00:00+00') TO ('2020-03-03 00:00+00');
     CREATE TABLE raw.scene_3 PARTITION OF raw.scene
         FOR VALUES FROM ('2023-03-01 00:00+00') TO ('2023-04-01 00:00+00');
+    CREATE INDEX ON raw.scene (device, ts);
     INSERT INTO raw.scene
         SELECT t, 'd' || n % 2, n FROM generate_series('2020-03-01 20:00+00'::timestamptz,
             '2020-03-02 04:00+00', '20 minutes') WITH ORDINALITY AS s (t, n);

@@ -46,15 +46,24 @@ SCHEMA = """
     CREATE TABLE raw.storm_2 PARTITION OF raw.storm
         FOR VALUES FROM ('2026-03-02 00:00+00') TO ('2026-03-03 00:00+00');
     SELECT silver.create_rollup_table('raw.storm', 'silver', 'storm_1m', '1 minute',
-        dimensions => '{device}', processing_window => '20 minutes',
+        dimensions => '{device}', processing_window => '20 minutes', key_dimension => 'device',
         metrics => '{"value": ["avg", "min", "max"], "amount": ["sum"], "level": ["avg"]}');
     SELECT silver.create_rollup_table('storm_1m', 'silver', 'storm_1h', '1 hour');
     SELECT silver.create_rollup_table('storm_1h', 'silver', 'storm_1d', '1 day');
 """
 
+# Limits of keys that are met now and then, all the time, and never.
+LIMITS = """
+    CREATE OR REPLACE FUNCTION rollup_engine.most_keys() RETURNS integer LANGUAGE sql
+        IMMUTABLE PARALLEL SAFE RETURN {keys};
+    CREATE OR REPLACE FUNCTION rollup_engine.most_keyed_buckets() RETURNS integer LANGUAGE sql
+        IMMUTABLE PARALLEL SAFE RETURN {buckets}
+"""
+
 NEW_ROW = """
     timestamptz '2026-03-01 22:00+00' + make_interval(mins => %(minute)s + i %% 7, secs => i),
-    nullif(i %% 3, 2), %(slot)s, nullif(i %% 5, 4) * %(factor)s, %(factor)s * 1.5, %(factor)s / 4.0
+    nullif(i %% 3, CASE WHEN %(factor)s %% 4 = 0 THEN 2 END),
+    %(slot)s, nullif(i %% 5, 4) * %(factor)s, %(factor)s * 1.5, %(factor)s / 4.0
 """
 SOME_ROWS = "FROM raw.storm WHERE ts >= %(low)s AND ts < %(high)s ORDER BY ts, slot LIMIT 15"
 
@@ -134,6 +143,10 @@ def run_storm(
     for statement in SCHEMA.split(";"):
         if statement.strip():
             connection.execute(statement.encode())
+    keys, buckets = random.Random(seed).choice([(1000, 10000), (2, 40), (1, 10000)])
+    connection.execute(LIMITS.format(keys=keys, buckets=buckets).encode())
+    if seed % 2:
+        connection.execute("CREATE INDEX ON raw.storm (device, ts)")
     prepared = connection.execute("SHOW max_prepared_transactions").fetchone()
     storm = Storm(connect, two_phase=bool(prepared and int(prepared[0])))
     storm.rollups = [describe(connection, level) for level in LEVELS]

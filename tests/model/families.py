@@ -48,6 +48,9 @@ def _make_table(world: World, session: Session, choices: Choices, name: str) -> 
 def _add_keys(session: Session, choices: Choices, name: str) -> None:
     if choices.chance(40):
         session.run(f"CREATE INDEX ON raw.{name} (ts)")
+    if choices.chance(60):
+        session.run(f"CREATE INDEX ON raw.{name} ({choices.pick(['device', 'owner'])}, ts)")
+        _limit_keys(session, choices)
     if choices.chance(30):
         session.run(f"CREATE UNIQUE INDEX ON raw.{name} (ts, device)")
         if choices.chance(50) and name == "story":
@@ -63,6 +66,15 @@ def _add_keys(session: Session, choices: Choices, name: str) -> None:
     if choices.chance(20):
         shown = "ts, device, site, value, amount, level"
         session.run(f"CREATE VIEW raw.{name}_view AS SELECT {shown} FROM raw.{name}")
+
+
+def _limit_keys(session: Session, choices: Choices) -> None:
+    """Few groups are many, so that stories meet what becomes of those that are too many."""
+    for limit, numbers in (("most_keys", [1000, 2, 1]), ("most_keyed_buckets", [10000, 3])):
+        session.run(
+            f"CREATE OR REPLACE FUNCTION rollup_engine.{limit}() RETURNS integer LANGUAGE sql"
+            f" IMMUTABLE PARALLEL SAFE RETURN {choices.pick(numbers)}"
+        )
 
 
 def _time(world: World, day: str) -> str:

@@ -26,6 +26,7 @@ SCHEMA = """
     CREATE TABLE raw.story_2_a PARTITION OF raw.story_2 FOR VALUES IN ('a');
     CREATE TABLE raw.story_2_b PARTITION OF raw.story_2 DEFAULT;
     CREATE INDEX ON raw.story (ts);
+    CREATE INDEX ON raw.story (device, ts);
     SELECT silver.create_rollup_table('raw.story', 'silver', 'story_1m', '1 minute',
         dimensions => '{device}',
         metrics => '{"value": ["avg", "min", "max"], "amount": ["sum"], "level": ["avg"]}');
@@ -33,6 +34,12 @@ SCHEMA = """
     SELECT silver.create_rollup_table('story_1h', 'silver', 'story_1d', '1 day',
         dimensions => '{}');
     SELECT * FROM silver.perform_rollup();
+"""
+
+# Of how many groups late rows are noted.
+LIMIT = """
+    CREATE OR REPLACE FUNCTION rollup_engine.most_keys() RETURNS integer LANGUAGE sql
+        IMMUTABLE PARALLEL SAFE RETURN {keys}
 """
 
 SINCE = "WHERE ts >= timestamptz '2026-03-01 22:00+00' + make_interval(mins => %(low)s)"
@@ -109,9 +116,10 @@ def test_promise_a_b_random_histories(db: psycopg.Connection) -> None:
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(history=st.lists(steps(), min_size=5, max_size=14))
-    def tell(history: list[tuple[str, dict[str, Any], bool]]) -> None:
+    @given(history=st.lists(steps(), min_size=5, max_size=14), keys=st.sampled_from([1000, 2, 1]))
+    def tell(history: list[tuple[str, dict[str, Any], bool]], keys: int) -> None:
         with db.transaction(force_rollback=True):
+            db.execute(LIMIT.format(keys=keys).encode())
             for statement, parameters, undone in history:
                 with db.transaction(force_rollback=undone):
                     _execute(db, statement, parameters)

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from interleaving import Paused, pause_refreshes_of
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
 LEVELS = ("fleet_1h", "fleet_1d", "fleet_sites")
@@ -307,6 +308,17 @@ def test_promise_b_a_group_of_a_claimed_bucket_is_added_beside_it(
         other.execute(late.encode())
         other.execute(DRAIN)
     assert stale(db, "fleet_1h") == [("02 01", 1, ["3"])] * 2
+    check(db)
+    # And one that came between the snapshot of a refresh and its end is not cleared by it.
+    pause_refreshes_of(db, "silver.fleet_1h")
+    db.execute(late.encode())
+    db.execute(DRAIN)
+    with Paused(db, other, "SELECT rollup_engine.refresh_step(1, '(,)', '{}')"):
+        db.execute(late.encode())
+        db.execute(DRAIN)
+        assert stale(db, "fleet_1h") == [("02 01", 1, ["3"])] * 2
+    assert stale(db, "fleet_1h") == [("02 01", 1, ["3"])]
+    assert_equal_to_group_by(db, *LEVELS)
     check(db)
 
 

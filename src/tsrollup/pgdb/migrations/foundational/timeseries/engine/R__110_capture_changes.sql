@@ -69,12 +69,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.capture_keys_sql(p_source rollup_engine
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- The bucket of now is stale anyway. Of many rows, the first tell whether it pays to look at all.
+    -- The bucket of now is stale anyway: then a statement pays for one comparison. Of many rows, the first
+    -- tell whether it pays to look at all.
     SELECT rollup_engine.fill($sql$
-        IF v_low < date_bin(v_grain, now(), v_origin) AND (v_rows <= rollup_engine.most_keys() OR v_rows <= 10 * rollup_engine.most_keys()
-            AND (SELECT count(DISTINCT key) <= 10 FROM (SELECT {key} AS key FROM {rows} LIMIT 100) AS first_rows))
-        THEN
-            v_keys := ARRAY(SELECT DISTINCT {key} FROM {rows});
+        IF v_is_late AND v_rows > rollup_engine.most_keys() THEN
+            SELECT count(DISTINCT key) <= 10 AND v_rows <= 10 * rollup_engine.most_keys() INTO v_is_late
+            FROM (SELECT {key} AS key FROM {rows} LIMIT 100) AS first_rows;
+        END IF;
+        IF v_is_late THEN
+            IF v_rows = 1 THEN
+                v_keys := ARRAY(SELECT {key} FROM {rows});
+            ELSE
+                v_keys := ARRAY(SELECT DISTINCT {key} FROM {rows});
+            END IF;
             IF v_rows > rollup_engine.most_keys() AND cardinality(v_keys) > least(10, rollup_engine.most_keys())
                 OR array_position(v_keys, NULL) > 0
             THEN
@@ -104,7 +111,7 @@ AS $$
     -- Few buckets between the lowest and the highest time, or a hundred rows for each:
     -- their hull is cheaper than DISTINCT.
     SELECT rollup_engine.fill($sql$
-        SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high FROM (SELECT {time} AS ts FROM {rows}) AS changed;
+        SELECT count(*), min(ts), max(ts), {is_late} INTO v_rows, v_low, v_high, v_is_late FROM (SELECT {time} AS ts FROM {rows}) AS changed;
         IF NOT ({low_is_in} AND {high_is_in}) THEN
             SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high
             FROM (SELECT {time} AS ts FROM {rows}) AS changed
@@ -129,6 +136,7 @@ AS $$
     $sql$,
         jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
             'is_in', rollup_engine.in_calendar('ts'), 'keys', coalesce(rollup_engine.capture_keys_sql(p_source, p_rows), ''),
+            'is_late', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN 'false' ELSE 'min(ts) < date_bin(v_grain, now(), v_origin)' END,
             'low_is_in', rollup_engine.in_calendar('v_low'), 'high_is_in', rollup_engine.in_calendar('v_high')))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
@@ -189,6 +197,7 @@ DECLARE
     v_low timestamptz;
     v_high timestamptz;
     v_changed tstzmultirange;
+    v_is_late boolean;
     v_keys text[];
     v_lows timestamptz[];
     v_seen text;
