@@ -39,6 +39,7 @@ class Result:
     limit_ms: float | None = None
     variant: str = ""
     answer: str = ""
+    unit: str = "ms"  # of what is in parentheses: of seconds and gigabytes, a thousandth
 
     @property
     def value(self) -> float:

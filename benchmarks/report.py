@@ -18,7 +18,7 @@ def line(bench: Workbench, finding: Finding) -> str:
     if finding.cpu_value is not None:
         text += f", CPU {finding.cpu_value:.2f}"
     if finding.reference is not None:
-        text += f" ({_ms(finding.samples)} / {_ms(finding.reference)} ms)"
+        text += f" ({_ms(finding.samples)} / {_ms(finding.reference)} {finding.unit})"
     if finding.planning is not None:
         text += f", planning {finding.planning:.2f} ms"
     if finding.answer:

@@ -35,6 +35,7 @@ class Sizes:
     statements: int = _size(20_000, "statements while a snapshot is held open")
     rollups: int = _size(300, "rollups that have nothing to do, three on a source")
     reports: int = _size(500_000, "reports of the fleet whose page is followed")
+    cold: int = _size(2_000_000, "rows that are archived")
     seconds: int = _size(2, "length of one pgbench")
 
 

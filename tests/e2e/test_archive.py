@@ -189,6 +189,11 @@ def test_a_source_that_is_gone_and_files_that_moved(url: str, tmp_path: Path) ->
         assert here("archive", "verify", *here_now, url=url).code == 0
         assert here(*words, *here_now, url=url).code == 0
         assert content(db, "raw_archive.readings_1") == before
+        # clean would take the log of files with it.
+        refused = here("clean", "--force", url=url)
+        assert (refused.code, "silver.archive_log" in refused.err) == (1, True)
+        assert here("clean", "--force", "--rollups", url=url).code == 0
+        assert content(db, "raw_archive.readings_1") == before
 
 
 def test_hostile_names(
