@@ -392,6 +392,22 @@ def test_columns_may_be_renamed_and_retyped(
     assert nothing_is_left(db)
 
 
+def test_a_day_that_comes_near_is_no_day_of_now(db: psycopg.Connection) -> None:
+    db.execute(SOURCE + FILL)
+    (iso, spelled) = db.execute(
+        "SELECT d::text, to_char(d, 'MM/DD/YYYY')"
+        " FROM (SELECT (now() AT TIME ZONE 'UTC')::date) AS today (d)"
+    ).fetchone() or ("", "")
+    with pytest.raises(psycopg.Error, match="another one each day") as caught:
+        create(db, "c", "raw.calls", "1 hour", filter=f"status > 0 OR ts > '{spelled}'")
+    assert "write days as in 2026-03-01" in (caught.value.diag.message_hint or "")
+    create(db, "c", "raw.calls", "1 hour", filter=f"status > 0 OR ts > '{iso}'")
+    force_configuration(db, f"filter = replace(filter, '{iso}', '{spelled}')")  # long ago
+    db.execute("ALTER TABLE raw.calls ALTER status TYPE bigint")
+    db.execute("SELECT * FROM silver.perform_rollup()")
+    assert db.execute("SELECT row_sql ? 'problem' FROM silver.rollup_config").fetchone() == (False,)
+
+
 def test_promise_b_after_a_rename_the_new_name_counts(db: psycopg.Connection) -> None:
     """In expressions, metrics and what is dropped; the old one may be another column's."""
     db.execute(SOURCE + FILL)

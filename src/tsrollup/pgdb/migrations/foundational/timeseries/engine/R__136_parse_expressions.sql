@@ -147,27 +147,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.marked_expression(regclass) IS 'The expression of the generated column of a table as PostgreSQL writes it, with a mark for each column.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.passing_part(p_text text, p_template text, p_parts text[]) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE
-        -- now, today, tomorrow, yesterday, however they are spelled: days of now, in any zone, that are not in the text.
-        WHEN EXISTS (
-            SELECT FROM (
-                SELECT to_char(now() AT TIME ZONE 'UTC' + make_interval(days => d), 'YYYY-MM-DD') FROM generate_series(-2, 2) AS d
-                UNION ALL
-                SELECT to_char(now() AT TIME ZONE 'UTC', 'HH24:MI:SS')
-            ) AS moment (part)
-            WHERE regexp_count(p_template, moment.part) > regexp_count(p_text, moment.part))
-        THEN 'it names a time that is another one each day'
-        WHEN p_template ~ '[[:<:]]hash(enum|_array|_record|_range|_multirange)(_?extended)?[(]' AND array_to_string(p_parts, ',') ~ '[[:<:]]enum '
-        THEN 'it hashes an enum, by numbers that are others in a restored database'
-    END
-$$;
-COMMENT ON FUNCTION rollup_engine.passing_part(text, text, text[]) IS
-'What PostgreSQL takes for immutable in an expression, given as text and as PostgreSQL writes it, and is not; NULL for nothing.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.parse_expression(p_text text, p_row text, p_path text) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -179,7 +158,6 @@ DECLARE
     v_type text;
     v_foreign text;
     v_parts text[];
-    v_passing text;
 BEGIN
     PERFORM rollup_engine.check_is_one_expression(v_text, p_row, p_path);
     PERFORM set_config('search_path', p_path, true);
@@ -198,10 +176,6 @@ BEGIN
     EXECUTE format('ALTER TABLE %s ADD tsrollup_value %s GENERATED ALWAYS AS (%s) STORED', p_row, v_type, v_text);
     PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
     v_described := rollup_engine.marked_expression(p_row::regclass);
-    v_passing := rollup_engine.passing_part(p_text, v_described ->> 'template', v_parts);
-    IF v_passing IS NOT NULL THEN
-        RAISE invalid_object_definition USING MESSAGE = v_passing;
-    END IF;
     RETURN v_described || jsonb_strip_nulls(jsonb_build_object('parts', v_parts))
         || (SELECT jsonb_build_object('type', format_type(atttypid, NULL)) FROM pg_attribute WHERE attrelid = p_row::regclass AND attname = 'tsrollup_value');
 END

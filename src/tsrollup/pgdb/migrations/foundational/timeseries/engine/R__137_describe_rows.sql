@@ -4,6 +4,27 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.passing_part(p_text text, p_template text, p_parts jsonb) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        -- now, today, tomorrow, yesterday, however they are spelled: days of now, in any zone, that are not in the text.
+        WHEN EXISTS (
+            SELECT FROM (
+                SELECT to_char(now() AT TIME ZONE 'UTC' + make_interval(days => d), 'YYYY-MM-DD') FROM generate_series(-2, 2) AS d
+                UNION ALL
+                SELECT to_char(now() AT TIME ZONE 'UTC', 'HH24:MI:SS')
+            ) AS moment (part)
+            WHERE regexp_count(p_template, moment.part) > regexp_count(p_text, moment.part))
+        THEN 'it names a time that is another one each day'
+        WHEN p_template ~ '[[:<:]]hash(enum|_array|_record|_range|_multirange)(_?extended)?[(]' AND p_parts::text ~ '"enum '
+        THEN 'it hashes an enum, by numbers that are others in a restored database'
+    END
+$$;
+COMMENT ON FUNCTION rollup_engine.passing_part(text, text, jsonb) IS
+'What PostgreSQL takes for immutable in an expression, given as text (not where it is an old one) and as PostgreSQL writes it, and is not; NULL for nothing.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.describe_expression(p_rollup silver.rollup_config, p_label text, p_text text, p_known jsonb) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -11,10 +32,16 @@ AS $$
 DECLARE
     v_row constant text := format('rollup_engine.tsrollup_row_%s', pg_backend_pid());
     v_described jsonb;
+    v_passing text;
 BEGIN
     EXECUTE rollup_engine.row_table_sql(p_rollup, v_row, p_known);
     v_described := rollup_engine.parse_expression(p_text, v_row, rollup_engine.expression_path(p_rollup.source_table));
     EXECUTE format('DROP TABLE %s', v_row);
+    -- A day that was far away is near now.
+    v_passing := rollup_engine.passing_part(CASE WHEN p_known IS NULL THEN p_text END, v_described ->> 'template', v_described -> 'parts');
+    IF v_passing IS NOT NULL THEN
+        RAISE invalid_object_definition USING MESSAGE = v_passing;
+    END IF;
     RETURN v_described;
 EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported OR program_limit_exceeded THEN
     PERFORM rollup_engine.fail('TR001',
