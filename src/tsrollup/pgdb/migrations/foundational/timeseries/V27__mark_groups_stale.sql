@@ -1,6 +1,8 @@
 -- A stale range may be one of some groups of one bucket, so that a late row costs its group.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
+-- 0.1.0 noted no owners of types, which a restore without owners has lost.
+ALTER TYPE rollup_engine.refresh_batch OWNER TO "${owner_role}";
 SET LOCAL ROLE "${owner_role}";
 SELECT rollup_engine.lock_tables('{rollup_engine.stale_range}');
 

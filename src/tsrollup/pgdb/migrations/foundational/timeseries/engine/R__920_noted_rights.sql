@@ -15,6 +15,10 @@ AS $$
         SELECT 'ROUTINE', oid::regprocedure::text, proowner::regrole, proacl FROM pg_proc
         WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace) AND proowner = '"${owner_role}"'::regrole
         UNION ALL
+        SELECT 'TYPE', t.oid::regtype::text, t.typowner::regrole, NULL FROM pg_type AS t
+        WHERE t.typnamespace = 'rollup_engine'::regnamespace AND t.typowner = '"${owner_role}"'::regrole
+            AND t.oid IN (SELECT c.reltype FROM pg_class AS c WHERE c.relkind = 'c')
+        UNION ALL
         SELECT 'TABLE', oid::regclass::text, relowner::regrole, NULL FROM pg_class
         WHERE relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace)
             AND relkind IN ('r', 'p', 'v', 'm')
