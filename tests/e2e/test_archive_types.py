@@ -9,6 +9,7 @@ from pyarrow import parquet
 
 from cold_tables import archive_all, content, move_aside, restore_all
 from servers import PostgresServer
+from tsrollup.archive import parquet as parquet_files
 
 SCHEMA = """
     CREATE TYPE raw.mood AS ENUM ('so so', 'it''s "fine"', '');
@@ -193,5 +194,36 @@ def test_a_table_of_one_column(
     assert (moved.status, moved.row_count) == ("archived", rows)
     (path,) = tmp_path.rglob("*.parquet")
     assert path.parent.name == "date=__HIVE_DEFAULT_PARTITION__"
+    restore_all(server.url(database), "raw.t")
+    assert content(db, "raw_archive.t_1") == before
+
+
+def test_many_row_groups(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    database: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A table of any size is written and read a piece at a time."""
+    if server.name != "embedded":
+        pytest.skip("files are the same")
+    db.execute("CREATE TABLE raw.t (ts timestamptz, device text, b bytea) PARTITION BY RANGE (ts)")
+    db.execute(
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES FROM ('2026-03-01Z') TO ('2026-03-2Z');"
+        "INSERT INTO raw.t SELECT '2026-03-01Z'::timestamptz + make_interval(secs => i),"
+        " nullif('d' || i % 7, 'd3'), decode(repeat('0a22', i % 5), 'hex')"
+        " FROM generate_series(0, 2999) AS i"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
+    move_aside(db, "raw.t")
+    before = content(db, "raw_archive.t_1")
+    monkeypatch.setattr(parquet_files, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(parquet_files, "GROUP_ROWS", 100)
+    monkeypatch.setattr(parquet_files, "BATCH_ROWS", 77)
+    (moved,) = archive_all(server.url(database), tmp_path)
+    assert (moved.status, moved.row_count) == ("archived", 3000), moved.reason
+    (path,) = tmp_path.rglob("*.parquet")
+    assert parquet.read_metadata(path).num_row_groups > 20
     restore_all(server.url(database), "raw.t")
     assert content(db, "raw_archive.t_1") == before

@@ -101,8 +101,8 @@ def _attempt(connection: Connection, detached: Detached, store: Store, watch: Wa
         if isinstance(error, psycopg.errors.DependentObjectsStillExist):
             known.hint = "drop that first"
         return outcome("failed", str(known))
-    except TsrollupError as error:
-        return outcome("failed", str(error))
+    except (TsrollupError, ValueError) as error:  # which is what Arrow cannot read
+        return outcome("failed", " ".join(str(error).split()))
     return outcome(
         "archived",
         left,

@@ -82,15 +82,16 @@ DECLARE
     v_detached rollup_engine.detached_partition;
 BEGIN
     PERFORM rollup_engine.check_isolation();
-    SELECT * INTO v_detached FROM rollup_engine.detached_partition WHERE id = p_id;
-    is_ours := coalesce(rollup_engine.try_lock_archive(p_id) AND v_detached.attempt_file = p_file, false);
+    SELECT * INTO v_detached FROM rollup_engine.detached_partition WHERE id = p_id AND attempt_file = p_file;
+    is_ours := FOUND;
     IF is_ours THEN
+        is_ours := rollup_engine.try_lock_archive(p_id);
         obstacle := rollup_engine.archive_obstacle(v_detached);
     END IF;
     IF is_ours AND obstacle IS NULL THEN
         EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_detached.relation);
-        SELECT * INTO v_detached FROM rollup_engine.detached_partition WHERE id = p_id;
-        is_ours := v_detached.attempt_file IS NOT DISTINCT FROM p_file;
+        SELECT * INTO v_detached FROM rollup_engine.detached_partition WHERE id = p_id AND attempt_file = p_file;
+        is_ours := FOUND;
         obstacle := rollup_engine.archive_obstacle(v_detached);
     END IF;
 END
