@@ -208,6 +208,7 @@ def test_promise_a_b_groups_add_up_until_they_are_too_many(db: psycopg.Connectio
     check(db)
 
 
+@pytest.mark.spread
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
@@ -439,6 +440,7 @@ def test_promise_b_keys_that_a_column_no_longer_takes(db: psycopg.Connection[Any
     check(db)
 
 
+@pytest.mark.spread
 def test_the_key_is_named_or_found_by_its_index(db: psycopg.Connection[Any]) -> None:
     db.execute(
         "CREATE TABLE raw.t (ts timestamptz, d integer, e text, f numeric, v integer);"
