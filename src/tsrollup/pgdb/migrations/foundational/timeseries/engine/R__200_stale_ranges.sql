@@ -162,7 +162,10 @@ $$;
 COMMENT ON FUNCTION rollup_engine.log_doubt(integer, timestamptz, timestamptz) IS
 'Logs a range as changed of which nobody knows what became of it, as far as the source can say it anew.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL, p_within tstzrange DEFAULT '(,)') RETURNS tstzmultirange
+-- That of 0.1.0 knew no groups.
+DROP FUNCTION IF EXISTS rollup_engine.stale_set(integer, bigint, tstzrange);
+CREATE OR REPLACE FUNCTION rollup_engine.stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL, p_within tstzrange DEFAULT '(,)', p_keys text[] DEFAULT NULL)
+RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off  -- a plan that was made while a table was small lives on when it is full of dead rows
@@ -173,18 +176,22 @@ DECLARE
     v_logged tstzmultirange;
     v_stale tstzmultirange;
 BEGIN
-    SELECT source_id, bucket_width, timezone, origin, change_tracking, sealed_before INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    SELECT source_id, bucket_width, timezone, origin, change_tracking, sealed_before, key_dimension INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     IF NOT FOUND THEN
         PERFORM rollup_engine.fail('TR002', format('nothing is known of rollup %s here', p_rollup_id),
             'this transaction is older than the rollup: begin another; or the schema was restored without its data: restore that, too');
     END IF;
+    IF v_rollup.key_dimension IS NULL THEN
+        p_keys := NULL;
+    END IF;
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_stale
-    FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within;
+    FROM rollup_engine.stale_range
+    WHERE rollup_id = p_rollup_id AND tstzrange(from_time, to_time) && p_within AND (p_keys IS NULL OR keys IS NULL OR keys && p_keys);
     -- A long log says the same again and again: grouping is cheaper than range_agg.
     SELECT range_agg(tstzrange(l.from_time, l.to_time)) INTO v_logged
     FROM (
         SELECT from_time, max(to_time) AS to_time FROM rollup_engine.change_log
-        WHERE source_id = v_rollup.source_id AND tstzrange(from_time, to_time) && p_within AND writer >= coalesce((
+        WHERE source_id = v_rollup.source_id AND tstzrange(from_time, to_time) && p_within AND (p_keys IS NULL OR keys IS NULL OR keys && p_keys) AND writer >= coalesce((
             SELECT b.writer FROM rollup_engine.log_border AS b
             WHERE b.source_id = v_rollup.source_id AND b.noted_by = b.xmin ORDER BY b.writer DESC LIMIT 1), '0')
         GROUP BY from_time
@@ -212,8 +219,8 @@ BEGIN
     RETURN coalesce(v_stale, '{}') * tstzmultirange(p_within);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_set(integer, bigint, tstzrange) IS
-'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source, or everywhere while a table above the source is not watched; and, for a plan of that generation, the partitions that it does not know. Within a range of whole buckets, if one is given.';
+COMMENT ON FUNCTION rollup_engine.stale_set(integer, bigint, tstzrange, text[]) IS
+'Where the stored rows of a rollup must not be read, in the snapshot of the query that asks: its stale ranges and the aligned log of its source, or everywhere while a table above the source is not watched; and, for a plan of that generation, the partitions that it does not know. Within a range of whole buckets, if one is given; with keys, that of their groups: buckets of which only others are stale are not in it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.may_be_stale(p_rollup silver.rollup_config) RETURNS boolean
     LANGUAGE plpgsql STABLE

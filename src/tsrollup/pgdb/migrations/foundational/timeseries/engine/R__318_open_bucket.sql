@@ -237,7 +237,7 @@ $$;
 COMMENT ON FUNCTION rollup_engine.open_set(silver.rollup_config, tstzmultirange, rollup_engine.open_plan) IS
 'Those of the stale ranges of a rollup that a plan reads from the source itself: buckets that are stale in all that the rollup reads, where they are few, and while the plan knows all partitions.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.open_buckets(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+CREATE OR REPLACE FUNCTION rollup_engine.open_buckets(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan, p_by_group boolean) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -246,11 +246,11 @@ DECLARE
 BEGIN
     IF p_plan.from_time IS NOT NULL THEN
         SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-        RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, rollup_engine.open_set(v_rollup, rollup_engine.finite_stale_set(p_rollup_id, p_planned), p_plan));
+        RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, rollup_engine.open_set(v_rollup, rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group), p_plan));
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan) IS 'Stale buckets that a plan reads from the source itself.';
+COMMENT ON FUNCTION rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan, boolean) IS 'Stale buckets that a plan reads from the source itself.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.open_arm_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
@@ -262,7 +262,7 @@ AS $$
     SELECT f.*, {latest}, false
     FROM (
         SELECT b.bucket, {live_columns}
-        FROM rollup_engine.open_buckets({id}, rollup_engine.planned_partitions({id}), rollup_engine.open_plan({id})) AS b (bucket, tsrollup_next)
+        FROM rollup_engine.open_buckets({id}, rollup_engine.planned_partitions({id}){how}) AS b (bucket, tsrollup_next)
         LEFT JOIN rollup_engine.plan_of_role AS p (tsrollup_edges) ON p.tsrollup_edges = 1
         CROSS JOIN LATERAL rollup_engine.plain_{id}(
             coalesce(rollup_engine.open_plan({id}), (SELECT NULL::rollup_engine.open_plan)), b.bucket, b.tsrollup_next) AS f

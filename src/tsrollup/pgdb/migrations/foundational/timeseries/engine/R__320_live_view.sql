@@ -18,12 +18,13 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.window_tail(silver.rollup_config) IS 'The buckets ahead of now, where window tracking may find rows at any time.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS tstzmultirange
+DROP FUNCTION IF EXISTS rollup_engine.finite_stale_set(integer, bigint);
+CREATE OR REPLACE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer, p_planned bigint DEFAULT NULL, p_keys text[] DEFAULT NULL) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id, p_planned);
+    v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id, p_planned, p_keys => p_keys);
     v_extent tstzmultirange;
     v_is_unclipped boolean;
     v_rollup silver.rollup_config;
@@ -47,7 +48,7 @@ BEGIN
     RETURN v_extent;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint) IS 'The stale set, clipped to where there is data, without the tail of a window.';
+COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint, text[]) IS 'The stale set, clipped to where there is data, without the tail of a window.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.estimated_rows(p_relation regclass) RETURNS double precision
     LANGUAGE plpgsql STABLE
@@ -80,12 +81,12 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan, p_by_group boolean) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_stale constant tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
+    v_stale constant tstzmultirange := rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group);
     v_rollup silver.rollup_config;
 BEGIN
     IF isempty(v_stale) OR NOT rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
@@ -95,7 +96,8 @@ BEGIN
     RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, v_stale - rollup_engine.open_set(v_rollup, v_stale, p_plan));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint, rollup_engine.open_plan) IS 'Stale buckets that the live view computes one by one, without those that its plan reads from the source itself.';
+COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint, rollup_engine.open_plan, boolean) IS
+'Stale buckets that the live view computes one by one, without those that its plan reads from the source itself, and those that it takes by the group.';
 
 -- Views of 0.1.0, which may stay for a while, call those without a plan.
 CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
@@ -103,7 +105,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_pl
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN QUERY SELECT * FROM rollup_engine.stale_buckets(p_rollup_id, p_planned, NULL);
+    RETURN QUERY SELECT * FROM rollup_engine.stale_buckets(p_rollup_id, p_planned, NULL, false);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
@@ -116,12 +118,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.in_few_pieces(tstzmultirange) IS 'The ranges, or what reaches from the first to the last of many: read at once, with what lies between, it costs less.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
+CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan, p_by_group boolean) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_stale tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id, p_planned);
+    v_stale tstzmultirange := rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group);
     v_rollup silver.rollup_config;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
@@ -136,15 +138,15 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan) IS
-'Ranges that the live view computes whole, and which of their buckets are stale, without those that its plan reads from the source itself.';
+COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan, boolean) IS
+'Ranges that the live view computes whole, and which of their buckets are stale, without those that its plan reads from the source itself, and those that it takes by the group.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN QUERY SELECT * FROM rollup_engine.stale_spans(p_rollup_id, p_planned, NULL);
+    RETURN QUERY SELECT * FROM rollup_engine.stale_spans(p_rollup_id, p_planned, NULL, false);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Ranges that the live view computes whole, and which of their buckets are stale.';
@@ -180,37 +182,45 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.live_select_list(integer) IS 'Expressions over the source in the types of the table.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.live_source_sql(p_parent_id integer) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.live_source_sql(integer);
+CREATE OR REPLACE FUNCTION rollup_engine.live_source_sql(p_parent_id integer, p_key_condition text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- By a range, where a filter on the bucket reaches the source at any depth; the view has one only at its top.
     -- The columns are written out: an older snapshot knows nothing of those that were added since.
     SELECT CASE WHEN p_parent_id IS NULL THEN '%s' ELSE rollup_engine.fill($sql$(
-    SELECT {columns} FROM %s WHERE bucket >= $1 AND bucket < $2 AND NOT bucket <@ $3
+    SELECT {columns} FROM %s WHERE bucket >= $1 AND bucket < $2 AND NOT bucket <@ $3{key_condition}
     UNION ALL
     SELECT {fresh_columns}
-    FROM unnest(rollup_engine.in_few_pieces($3)) AS r CROSS JOIN LATERAL rollup_engine.live_{id}(lower(r), upper(r)) AS f
+    FROM unnest(rollup_engine.in_few_pieces($3)) AS r CROSS JOIN LATERAL rollup_engine.live_{group}{id}(lower(r), upper(r){key}) AS f
     WHERE f.bucket <@ $3
 ) AS tsrollup_parent$sql$, jsonb_build_object('id', p_parent_id,
+        'key_condition', p_key_condition, 'group', CASE p_key_condition WHEN '' THEN '' ELSE 'group_' END, 'key', CASE p_key_condition WHEN '' THEN '' ELSE ', $4' END,
         'columns', replace(rollup_engine.column_names(p_parent_id, '{bucket,dimension,state}'), '%', '%%'),
         'fresh_columns', replace(rollup_engine.column_names(p_parent_id, '{bucket,dimension,state}', 'f.'), '%', '%%'))) END
 $$;
-COMMENT ON FUNCTION rollup_engine.live_source_sql(integer) IS
+COMMENT ON FUNCTION rollup_engine.live_source_sql(integer, text) IS
 'FROM item, with a mark for the table: it itself where it is raw; of a rollup the states from $1 to $2 in the snapshot of who asks, its stale set there being $3.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollup_config) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.live_function_sql(silver.rollup_config);
+CREATE OR REPLACE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollup_config, p_of_group boolean DEFAULT false) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT rollup_engine.fill($sql$
-CREATE OR REPLACE FUNCTION rollup_engine.live_{id}(p_from timestamptz, p_to timestamptz) RETURNS SETOF {target}
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 100 COST 10000
+CREATE OR REPLACE FUNCTION rollup_engine.live_{group}{id}(p_from timestamptz, p_to timestamptz{key_argument}) RETURNS SETOF {target}
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS {rows} COST 10000
     SET search_path = pg_catalog, pg_temp
     {settings}
-AS {body}
+AS {body}{grant}
 $sql$, jsonb_build_object(
         'id', p_rollup.id,
+        'group', CASE WHEN p_of_group THEN 'group_' ELSE '' END,
+        'key_argument', CASE WHEN p_of_group THEN ', p_key text' ELSE '' END,
+        'rows', CASE WHEN p_of_group THEN '1' ELSE '100' END,
+        'grant', CASE WHEN p_of_group THEN format(';
+    GRANT EXECUTE ON FUNCTION rollup_engine.live_group_%s(timestamptz, timestamptz, text) TO PUBLIC', p_rollup.id) ELSE '' END,
         'target', p_rollup.target_table,
         'settings', rollup_engine.pinned_settings(),
         'body', quote_literal(rollup_engine.fill($body$
@@ -226,10 +236,10 @@ BEGIN
         PERFORM rollup_engine.fail_if_gone(v_rollup);
     ELSIF v_rollup.parent_id IS NOT NULL THEN
         PERFORM rollup_engine.hear_invalidations();  -- the plan that is made next knows every partition that has a generation
-        v_stale := rollup_engine.stale_set(v_rollup.parent_id, 9223372036854775806, tstzrange(v_from, v_to));
+        v_stale := rollup_engine.stale_set(v_rollup.parent_id, 9223372036854775806, tstzrange(v_from, v_to){of_key});
     END IF;
     RETURN QUERY EXECUTE format('SELECT %s FROM %s WHERE %s GROUP BY %s', {columns}, format({source}, v_rollup.source_table), {condition}, {groups})
-    USING v_from, v_to, v_stale;
+    USING v_from, v_to, v_stale{key};
 END
 $body$, jsonb_build_object(
             'id', p_rollup.id,
@@ -237,17 +247,22 @@ $body$, jsonb_build_object(
             'to', CASE WHEN rollup_engine.goes_by_utc(p_rollup) THEN format('rollup_engine.bucket_ceil(interval %L, p_to)', p_rollup.bucket_width)
                 ELSE format('(SELECT rollup_engine.bucket_ceil(r, p_to) FROM silver.rollup_config AS r WHERE r.id = %s)', p_rollup.id) END,
             'columns', quote_literal(rollup_engine.live_select_list(p_rollup.id)),
-            'source', quote_literal(rollup_engine.live_source_sql(p_rollup.parent_id)),
-            'condition', quote_literal(rollup_engine.time_condition(p_rollup, '$1', '$2') || rollup_engine.row_filter(p_rollup)),
+            'of_key', CASE WHEN p_of_group THEN ', ARRAY[p_key]' ELSE '' END,
+            'key', CASE WHEN p_of_group THEN ', p_key' ELSE '' END,
+            'source', quote_literal(rollup_engine.live_source_sql(p_rollup.parent_id, replace(k.condition, '%', '%%'))),
+            'condition', quote_literal(rollup_engine.time_condition(p_rollup, '$1', '$2') || rollup_engine.row_filter(p_rollup) || k.condition),
             'groups', quote_literal(rollup_engine.group_list(p_rollup)))))))
+    FROM (SELECT CASE WHEN p_of_group THEN rollup_engine.group_condition(p_rollup) ELSE '' END) AS k (condition)
 $$;
-COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config) IS 'Text of the function that computes a rollup''s buckets in a range, from raw data or from what its parent says there.';
+COMMENT ON FUNCTION rollup_engine.live_function_sql(silver.rollup_config, boolean) IS 'Text of the function that computes a rollup''s buckets in a range, or one group of them, from raw data or from what its parent says there.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.live_functions_sql(p_rollup silver.rollup_config) RETURNS TABLE (name text, statement text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup)
+    UNION ALL
+    SELECT format('live_group_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup, true) WHERE rollup_engine.reads_groups(p_rollup)
     UNION ALL
     SELECT format('plain_%s', p_rollup.id), sql FROM rollup_engine.plain_function_sql(p_rollup) AS sql WHERE sql IS NOT NULL
 $$;
@@ -283,27 +298,31 @@ FROM (
     SELECT f.*, {latest}, false
     FROM (
         SELECT b.bucket, {live_columns}
-        FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id}){open}) AS b (bucket, tsrollup_next)
+        FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id}){how}) AS b (bucket, tsrollup_next)
         CROSS JOIN LATERAL rollup_engine.live_{id}(b.bucket, b.tsrollup_next) AS f
     ) AS f
     UNION ALL
     SELECT f.*, {latest}, false
     FROM (
         SELECT f.bucket, {live_columns}
-        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id}){open}) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
+        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id}){how}) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
         CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
         WHERE f.bucket <@ s.tsrollup_stale
-    ) AS f{open_arm}
+    ) AS f{more_arms}
 ) AS u
 WHERE (tsrollup_first < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) = tsrollup_edges
     OR tsrollup_edges
         AND width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) % 2 <> 1
-$sql$, '{open_arm}', o.arm), jsonb_build_object(
+$sql$, '{more_arms}', o.arm || g.arms), jsonb_build_object(
         'id', p_rollup.id,
-        'open', CASE o.arm WHEN '' THEN '' ELSE format(', rollup_engine.open_plan(%s)', p_rollup.id) END,
+        'how', CASE WHEN o.arm <> '' OR g.arms <> ''
+            THEN format(CASE o.arm WHEN '' THEN ', NULL, %2$s' ELSE ', rollup_engine.open_plan(%1$s), %2$s' END, p_rollup.id, (g.arms <> '')::text) ELSE '' END,
         'target', p_rollup.target_table,
         'stored_columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'live_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
+        'other_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 't.'),
+        'key', quote_ident(p_rollup.key_dimension),
+        'key_value', rollup_engine.key_value(p_rollup, 'g.tsrollup_key'),
         -- After all edges but infinity.
         'latest', $sql$timestamptz '294276-12-31 23:59:59.999999+00'$sql$,
         'view', p_view,
@@ -320,7 +339,7 @@ $sql$, '{open_arm}', o.arm), jsonb_build_object(
             ) AS c
             LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
             WHERE c.kind <> 'bucket')))
-    FROM (SELECT rollup_engine.open_arm_sql(p_rollup)) AS o (arm)
+    FROM (SELECT rollup_engine.open_arm_sql(p_rollup)) AS o (arm), (SELECT rollup_engine.group_arms_sql(p_rollup)) AS g (arms)
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text, name[]) IS 'Text of the live view, whose columns have the names that they have, or the given ones.';
 

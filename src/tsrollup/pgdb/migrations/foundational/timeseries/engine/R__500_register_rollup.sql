@@ -206,6 +206,9 @@ BEGIN
     PERFORM rollup_engine.note_uneven_time(v_rollup);
     PERFORM rollup_engine.note_ltree_levels(v_rollup);
     PERFORM rollup_engine.find_key(v_rollup.source_id, rollup_engine.named_key(v_rollup));
+    -- Its view reads groups, by functions that those it reads may not have yet.
+    PERFORM rollup_engine.write_live_functions(r) FROM silver.rollup_config AS r WHERE r.id IN (SELECT rollup_engine.with_ancestors(v_rollup.id)) AND r.key_dimension IS NOT NULL;
+    PERFORM rollup_engine.create_view(r, p_view) FROM silver.rollup_config AS r WHERE r.id = v_rollup.id AND r.key_dimension IS NOT NULL;
     PERFORM rollup_engine.premake_rollup_partitions(
         rollup_engine.register_partition_set(v_rollup.target_table, 'bucket', v_rollup.chunk_interval, false));
     RETURN v_rollup;

@@ -71,7 +71,7 @@ AS $$
     SELECT format('ALTER FUNCTION rollup_engine.capture_%s() OWNER TO "${owner_role}"', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
     UNION ALL
     SELECT format('ALTER FUNCTION %s OWNER TO "${owner_role}"', p.oid::regprocedure)
-    FROM silver.rollup_config AS r JOIN pg_proc AS p ON p.pronamespace = 'rollup_engine'::regnamespace AND p.proname IN (format('live_%s', r.id), format('plain_%s', r.id))
+    FROM silver.rollup_config AS r JOIN pg_proc AS p ON p.pronamespace = 'rollup_engine'::regnamespace AND p.proname IN (format('live_%s', r.id), format('plain_%s', r.id), format('live_group_%s', r.id))
     UNION ALL
     SELECT format('REVOKE ALL ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
     UNION ALL

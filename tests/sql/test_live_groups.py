@@ -1,0 +1,148 @@
+"""Reading buckets of which some groups are stale: those are computed, the others come from the
+table, at every level and in every state."""
+
+import random
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+
+LEVELS = ("fleet_1h", "fleet_6h", "fleet_1d")
+DRAIN = "SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source"
+FLEET = """
+    CREATE OR REPLACE FUNCTION rollup_engine.rows_of_a_group() RETURNS integer
+        LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 0;
+    CREATE TABLE raw.fleet (ts timestamptz, device {type}, v double precision)
+        PARTITION BY RANGE (ts);
+    CREATE TABLE raw.fleet_1 PARTITION OF raw.fleet
+        FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-03-02 00:00+00');
+    CREATE TABLE raw.fleet_2 PARTITION OF raw.fleet DEFAULT;
+    CREATE INDEX ON raw.fleet (device, ts);
+    INSERT INTO raw.fleet
+    SELECT t, ({value})::{type}, n
+    FROM generate_series(1, 9) AS n,
+        generate_series(timestamptz '2026-03-01 20:00Z', '2026-03-02 04:00Z', '20 minutes') AS t;
+    SELECT silver.create_rollup_table('raw.fleet', 'silver', 'fleet_1h', '1 hour',
+        dimensions => '{{device}}');
+    SELECT silver.create_rollup_table('fleet_1h', 'silver', 'fleet_6h', '6 hours');
+    SELECT silver.create_rollup_table('fleet_6h', 'silver', 'fleet_1d', '1 day');
+"""
+# Whatever is the key: text in any case, a NULL, one that looks like a NULL.
+KINDS = {
+    "bigint": "nullif(n, 9) * 1000000007::bigint",
+    "uuid": "md5(n::text)",
+    "text": "CASE n WHEN 9 THEN NULL WHEN 8 THEN 'NULL' WHEN 7 THEN '' WHEN 6 THEN 'D5'"
+    " ELSE 'd' || n END",
+}
+
+
+def create_fleet(db: psycopg.Connection[Any], kind: str = "integer", value: str = "n") -> None:
+    db.execute(FLEET.format(type=kind, value=value).encode())
+    refresh_everything(db)
+
+
+def late(db: psycopg.Connection[Any], device: int, time: str = "2026-03-01 21:05+00") -> None:
+    db.execute("INSERT INTO raw.fleet VALUES (%s, %s, 100)", [time, device])
+
+
+def unseen(db: psycopg.Connection[Any], device: int, time: str = "2026-03-01 21:06+00") -> None:
+    """Two rows that cannot be added up, which nothing has noted."""
+    triggers = db.execute(
+        "SELECT replace(replace(replace(tgenabled::text, 'O', ''), 'A', 'ALWAYS'), 'R', 'REPLICA'),"
+        " quote_ident(tgname) FROM pg_trigger"
+        " WHERE tgrelid = 'raw.fleet_1'::regclass AND NOT tgisinternal"
+    ).fetchall()
+    db.execute("ALTER TABLE raw.fleet_1 DISABLE TRIGGER USER")
+    for _ in range(2):
+        db.execute("INSERT INTO raw.fleet_1 VALUES (%s, %s, 1e308)", [time, device])
+    for when, name in triggers:
+        db.execute(f"ALTER TABLE raw.fleet_1 ENABLE {when} TRIGGER {name}".encode())
+
+
+def count(db: psycopg.Connection[Any], name: str, condition: str = "true") -> Any:
+    row = db.execute(
+        f"SELECT sum(row_count)::integer, sum(v_sum) FROM gold.{name} WHERE {condition}".encode()
+    ).fetchone()
+    assert row
+    return row[0]
+
+
+def test_other_groups_come_from_the_table(db: psycopg.Connection[Any]) -> None:
+    """Drained, and in the log; and a filter leaves out the groups that it does not ask for."""
+    create_fleet(db)
+    before = {name: count(db, name, "device <> 3") for name in LEVELS}
+    late(db, 3)
+    db.execute(DRAIN)
+    unseen(db, 2)  # a drain would see that triggers were off
+    for rows in (26, 27):
+        for name in LEVELS:
+            assert count(db, name, "device = 3") == rows, name
+            assert count(db, name, "device <> 3") == before[name], name
+            assert count(db, name) == before[name] + rows, name
+        late(db, 3, "2026-03-01 22:05+00")
+        unseen(db, 2, "2026-03-01 22:06+00")
+    late(db, 2)
+    for name in LEVELS:
+        assert count(db, name, "device = 3") == 28, name
+        with pytest.raises(errors.NumericValueOutOfRange):
+            count(db, name, "device = 2")
+    db.execute("DELETE FROM raw.fleet WHERE v = 1e308")
+    refresh_everything(db)
+    # Of a bucket that is stale as a whole as well, there are no others.
+    late(db, 3)
+    db.execute(DRAIN)
+    db.execute("SELECT silver.mark_stale('raw.fleet', '2026-03-01 21:00Z', '2026-03-01 22:00Z')")
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+
+
+def test_a_small_source_is_read_as_a_whole(db: psycopg.Connection[Any]) -> None:
+    create_fleet(db)
+    late(db, 3)
+    for rows, groups in ((0, 1), (1000, 0)):
+        db.execute(
+            "CREATE OR REPLACE FUNCTION rollup_engine.rows_of_a_group() RETURNS integer"
+            f" LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN {rows}".encode()
+        )
+        found = db.execute("SELECT count(*) FROM rollup_engine.live_groups(1, NULL)").fetchone()
+        assert found == (groups,)
+        assert_equal_to_group_by(db, *LEVELS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_promise_b_in_every_state_of_groups(db: psycopg.Connection[Any], kind: str) -> None:
+    """Late rows of a few groups, whole buckets and refreshes of a level or of all, in any order."""
+    create_fleet(db, kind, KINDS[kind])
+    seed = random.randrange(1_000_000)
+    print(f"seed {seed}")
+    choose = random.Random(seed)
+    for _ in range(25):
+        hours = f"make_interval(mins => {choose.randrange(9 * 60)})"
+        at = f"timestamptz '2026-03-01 20:00Z' + {hours}"
+        values = f"({KINDS[kind]})::{kind}"
+        few = f"n BETWEEN {choose.randrange(1, 10)} AND {choose.randrange(5, 11)}"
+        db.execute(
+            choose.choice(
+                [
+                    f"INSERT INTO raw.fleet SELECT {at}, {values}, 1"
+                    f" FROM generate_series(1, 10) AS n WHERE {few} OR n = 4",
+                    f"UPDATE raw.fleet SET v = v + 1 WHERE ts BETWEEN {at} AND {at} + '1 hour'"
+                    f" AND device IN (SELECT {values} FROM generate_series(1, 9) AS n WHERE {few})",
+                    f"DELETE FROM raw.fleet WHERE ts BETWEEN {at} AND {at} + '2 hours' AND device ="
+                    f" (SELECT {values} FROM generate_series(1, 9) AS n WHERE n = 4)",
+                    f"SELECT silver.mark_stale('raw.fleet', {at}, {at} + '5 minutes')",
+                    DRAIN,
+                    DRAIN,
+                    f"SELECT silver.refresh_rollup('fleet_1h', {at}, {at} + '3 hours')",
+                    "SELECT silver.perform_rollup('fleet_1h', as_of => 'infinity')",
+                    "SELECT silver.perform_rollup(as_of => 'infinity')",
+                ]
+            ).encode()
+        )
+        assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
