@@ -54,6 +54,8 @@ SCHEMA = """
 
 # Limits of keys that are met now and then, all the time, and never.
 LIMITS = """
+    CREATE OR REPLACE FUNCTION rollup_engine.rows_of_a_group() RETURNS integer LANGUAGE sql
+        IMMUTABLE PARALLEL SAFE RETURN 0;
     CREATE OR REPLACE FUNCTION rollup_engine.most_keys() RETURNS integer LANGUAGE sql
         IMMUTABLE PARALLEL SAFE RETURN {keys};
     CREATE OR REPLACE FUNCTION rollup_engine.most_keyed_buckets() RETURNS integer LANGUAGE sql

@@ -70,7 +70,11 @@ def _add_keys(session: Session, choices: Choices, name: str) -> None:
 
 def _limit_keys(session: Session, choices: Choices) -> None:
     """Few groups are many, so that stories meet what becomes of those that are too many."""
-    for limit, numbers in (("most_keys", [1000, 2, 1]), ("most_keyed_buckets", [10000, 3])):
+    for limit, numbers in (
+        ("most_keys", [1000, 2, 1]),
+        ("most_keyed_buckets", [10000, 3]),
+        ("rows_of_a_group", [0]),
+    ):
         session.run(
             f"CREATE OR REPLACE FUNCTION rollup_engine.{limit}() RETURNS integer LANGUAGE sql"
             f" IMMUTABLE PARALLEL SAFE RETURN {choices.pick(numbers)}"

@@ -38,6 +38,8 @@ SCHEMA = """
 
 # Of how many groups late rows are noted.
 LIMIT = """
+    CREATE OR REPLACE FUNCTION rollup_engine.rows_of_a_group() RETURNS integer LANGUAGE sql
+        IMMUTABLE PARALLEL SAFE RETURN 0;
     CREATE OR REPLACE FUNCTION rollup_engine.most_keys() RETURNS integer LANGUAGE sql
         IMMUTABLE PARALLEL SAFE RETURN {keys}
 """
