@@ -45,6 +45,7 @@ SCHEMA = """
         FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-03-02 00:00+00');
     CREATE TABLE raw.storm_2 PARTITION OF raw.storm
         FOR VALUES FROM ('2026-03-02 00:00+00') TO ('2026-03-03 00:00+00');
+    CREATE INDEX ON raw.storm (device, ts);
     SELECT silver.create_rollup_table('raw.storm', 'silver', 'storm_1m', '1 minute',
         dimensions => '{device}', processing_window => '20 minutes', key_dimension => 'device',
         metrics => '{"value": ["avg", "min", "max"], "amount": ["sum"], "level": ["avg"]}');

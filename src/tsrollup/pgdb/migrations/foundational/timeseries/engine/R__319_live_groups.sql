@@ -105,11 +105,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.reads_groups(p_rollup silver.rollup_con
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- A new one has its key when it is registered. A group is read at all levels.
-    SELECT p_rollup.key_dimension IS NOT NULL AND coalesce(bool_and(key_dimension IS NOT NULL), false)
-    FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup.id))
+    -- A new one has its key when it is registered. A group is read at all levels, and by the index at the last.
+    SELECT p_rollup.key_dimension IS NOT NULL AND coalesce(bool_and(r.key_dimension IS NOT NULL
+        AND (r.parent_id IS NOT NULL OR rollup_engine.has_key_index(s.relation, s.key_column, s.time_column))), false)
+    FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id
+    WHERE r.id IN (SELECT rollup_engine.with_ancestors(p_rollup.id))
 $$;
-COMMENT ON FUNCTION rollup_engine.reads_groups(silver.rollup_config) IS 'Whether the live view of a rollup can tell stale groups apart.';
+COMMENT ON FUNCTION rollup_engine.reads_groups(silver.rollup_config) IS 'Whether the live view of a rollup computes single groups: it and all that it reads have the key, and the source has an index of it and the time.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.key_value(p_rollup silver.rollup_config, p_key text) RETURNS text
     LANGUAGE sql STABLE
