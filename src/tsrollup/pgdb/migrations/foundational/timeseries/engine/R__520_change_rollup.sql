@@ -159,6 +159,7 @@ BEGIN
         SELECT jsonb_agg(DISTINCT a) FROM jsonb_array_elements(coalesce(r.metrics -> key, '[]') || value) AS a))
     INTO r.metrics FROM jsonb_each(v_added);
     PERFORM rollup_engine.record_columns(r);
+    PERFORM rollup_engine.check_row_security(relation) FROM rollup_engine.source WHERE id = r.source_id;
     PERFORM rollup_engine.try_columns(r, ARRAY(
         SELECT column_name FROM rollup_engine.rollup_column WHERE rollup_id = r.id AND kind = 'state'
         EXCEPT
