@@ -492,3 +492,4 @@ def test_the_key_is_named_or_found_by_its_index(db: psycopg.Connection[Any]) -> 
     db.execute("CREATE INDEX ON raw.t (d, ts)")
     db.execute("SELECT silver.maintain_timeseries_tables()")
     assert (key_column(db), dimensions(db)) == ("d", ["d"])
+    assert db.execute("SELECT rollup_engine.outdated_texts()").fetchall() == []

@@ -172,6 +172,9 @@ BEGIN
     PERFORM rollup_engine.find_key(s.id) FROM rollup_engine.source AS s
     WHERE CASE WHEN s.key_column IS NULL AND rollup_engine.is_relation(s.relation) AND rollup_engine.indexed_key(s) IS NOT NULL
         THEN rollup_engine.try_lock_source(s.id) END;
+    IF FOUND THEN  -- live views read groups from now on
+        PERFORM rollup_engine.rewrite_generated();
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.find_keys() IS 'Has sources without a key column take one for which there is an index by now; those that are drained at the moment, another time.';
