@@ -295,6 +295,34 @@ def test_promise_a_b_the_key_follows_its_column_or_is_lost(db: psycopg.Connectio
     assert key_column(db) is None
 
 
+def test_promise_a_b_a_key_that_no_rollup_has_any_more_is_lost_with_its_column(
+    db: psycopg.Connection[Any],
+) -> None:
+    create_fleet(db)
+    db.execute("""
+        SELECT silver.create_rollup_table('raw.fleet', 'silver', 'sites', '1 hour',
+            dimensions => '{site}', metrics => '{"v": ["sum"]}');
+        SELECT silver.drop_rollup('fleet_sites');
+        SELECT silver.drop_rollup('fleet_1d');
+        SELECT silver.drop_rollup('fleet_1h');
+        ALTER TABLE raw.fleet DROP COLUMN device
+    """)
+    refresh_everything(db)
+    assert key_column(db) is None
+    db.execute("INSERT INTO raw.fleet (ts, site, v) VALUES ('2026-03-01 21:05Z', 's1', 1)")
+    assert noted(db) == [("01 21", 1, None)]
+    check(db, ["sites"])
+
+
+def test_promise_a_b_a_column_named_as_groups_are_joined(db: psycopg.Connection[Any]) -> None:
+    create_fleet(db)
+    db.execute("ALTER TABLE raw.fleet ADD COLUMN tsrollup_key integer DEFAULT 3")
+    db.execute("INSERT INTO raw.fleet VALUES ('2026-03-01 21:05Z', 3, 's1', 1)")
+    check(db)
+    refresh_everything(db)
+    check(db)
+
+
 def test_promise_b_a_group_of_a_claimed_bucket_is_added_beside_it(
     db: psycopg.Connection[Any], connect: Any
 ) -> None:
