@@ -1,5 +1,6 @@
 """The archive commands, the worker's part, files in a bucket, and tables that come back."""
 
+import hashlib
 import json
 import os
 import socket
@@ -111,10 +112,15 @@ def test_refusals_name_the_next_step(url: str, tmp_path: Path) -> None:
     assert refused("list", "nope") == ("TR002", told)
     code, told = refused("restore", "readings", "2026-03-01", "2026-03-02")
     assert (code, "is archived; tsrollup archive list readings" in told) == ("TR002", True)
-    code, told = refused("run", "--to", "nowhere://bucket")
-    assert (code, "s3://bucket/folder" in told) == ("TR001", True)
+    for nowhere in ("nowhere://bucket", "s3://", "mock://in/memory", "file://", ""):
+        code, told = refused("run", "--to", nowhere)
+        assert (code, "s3://bucket/folder" in told) == ("TR001", True), nowhere
     assert "Permission denied" in refused("run", "--to", "/proc/1")[1] or os.geteuid() == 0
-    archive_all(url, tmp_path)
+    with psycopg.connect(url) as db:
+        db.execute("SELECT rollup_engine.begin_archive(1, 's3://', 'a.parquet')")
+    first, other = archive_all(url, tmp_path)
+    assert (first.status, other.status) == ("archived", "archived"), "whatever place that was"
+    assert (first.reason or "").startswith("an earlier attempt may have left a.parquet")
     with psycopg.connect(url) as db:
         db.execute("CREATE TABLE raw_archive.readings_1 ()")
     code, told = refused("restore", "readings", "2026-03-01", "2026-03-02")
@@ -179,6 +185,10 @@ def test_a_source_that_is_gone_and_files_that_moved(url: str, tmp_path: Path) ->
     with psycopg.connect(url, autocommit=True) as db:
         before = content(db, "raw_archive.readings_1")
         archive_all(url, tmp_path / "there")
+        db.execute("UPDATE silver.archive_log SET row_count = 47 WHERE id = 1")
+        fewer = here("archive", "restore", "readings", "2026-03-01", "2026-03-02", url=url)
+        assert "would not be what it was: rows: 47 and 48" in fewer.err
+        db.execute("UPDATE silver.archive_log SET row_count = 48 WHERE id = 1")
         db.execute("SELECT silver.drop_rollup('readings_1h')")
         db.execute("DROP TABLE raw.readings; DROP SCHEMA raw_archive")
         (tmp_path / "there").rename(tmp_path / "here")
@@ -194,6 +204,26 @@ def test_a_source_that_is_gone_and_files_that_moved(url: str, tmp_path: Path) ->
         assert (refused.code, "silver.archive_log" in refused.err) == (1, True)
         assert here("clean", "--force", "--rollups", url=url).code == 0
         assert content(db, "raw_archive.readings_1") == before
+
+
+def test_what_a_file_says_is_no_sql(url: str, tmp_path: Path) -> None:
+    archive_all(url, tmp_path)
+    evil = ", n integer); CREATE TABLE public.evil (e text"
+    with psycopg.connect(url, autocommit=True) as db:
+        said = {"declared": f"text{evil}", "collation": f'"C"{evil}'}
+        for number, (path, key) in enumerate(zip(files(tmp_path), said, strict=True), 1):
+            rows = parquet.read_table(path, partitioning=None)
+            about = json.loads(rows.schema.metadata[b"tsrollup"])
+            about["columns"][1][key] = said[key]
+            rows = rows.replace_schema_metadata({"tsrollup": json.dumps(about)})
+            parquet.write_table(rows, path)
+            db.execute(
+                "UPDATE silver.archive_log SET file_bytes = %s, checksum = %s WHERE id = %s",
+                [path.stat().st_size, hashlib.sha256(path.read_bytes()).hexdigest(), number],
+            )
+            day = f"2026-03-{number:02}"
+            assert here("archive", "restore", "readings", day, f"{day} 12:00", url=url).code == 1
+            assert db.execute("SELECT to_regclass('public.evil')").fetchone() == (None,), key
 
 
 def test_hostile_names(

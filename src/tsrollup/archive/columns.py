@@ -84,6 +84,7 @@ class Column:
     is_not_null: bool
     is_sortable: bool
     is_collatable: bool
+    modifier: int
     kind: str
     precision: int = 0
     scale: int = 0
@@ -93,8 +94,9 @@ class Column:
 class _Described:
     column_name: str
     declared: str
-    base: str
     modifier: int
+    base: str
+    base_modifier: int
     collation_name: str | None
     is_not_null: bool
     is_sortable: bool
@@ -102,16 +104,19 @@ class _Described:
 
 
 DESCRIBED = """
-    SELECT c.column_name, c.declared, c.base::text, c.modifier, c.collation_name, c.is_not_null,
-        c.is_sortable, t.typcollation <> 0 AS is_collatable
-    FROM rollup_engine.archive_columns(%s::regclass) AS c JOIN pg_type AS t ON t.oid = c.base
+    SELECT c.column_name, c.declared, a.atttypmod AS modifier, c.base::text,
+        c.modifier AS base_modifier, c.collation_name, c.is_not_null, c.is_sortable,
+        t.typcollation <> 0 AS is_collatable
+    FROM rollup_engine.archive_columns(%(relation)s::regclass) AS c
+    JOIN pg_attribute AS a ON a.attrelid = %(relation)s::regclass AND a.attname = c.column_name
+    JOIN pg_type AS t ON t.oid = c.base
 """
 
 
 def columns_of(connection: Connection, relation: str) -> list[Column]:
     """The columns of a table, each of the narrowest kind that holds all values that are there."""
     with connection.cursor(row_factory=class_row(_Described)) as cursor:
-        described = cursor.execute(DESCRIBED, [relation]).fetchall()
+        described = cursor.execute(DESCRIBED, {"relation": relation}).fetchall()
     columns = [_column(one) for one in described]
     doubtful = [column for column in columns if column.kind in FITS]
     fits = _one_row(connection, relation, [_filled(FITS[c.kind], c) for c in doubtful])
@@ -172,7 +177,7 @@ def _column(described: _Described) -> Column:
     kind = KINDS.get(described.base, "text")
     precision = scale = 0
     if kind == "decimal":
-        precision, scale = _digits(described.modifier)
+        precision, scale = _digits(described.base_modifier)
         if not 0 < precision <= MOST_DIGITS or not 0 <= scale <= precision:
             kind, precision, scale = "text", 0, 0
     return Column(
@@ -182,6 +187,7 @@ def _column(described: _Described) -> Column:
         described.is_not_null,
         described.is_sortable,
         described.is_collatable,
+        described.modifier,
         kind,
         precision,
         scale,

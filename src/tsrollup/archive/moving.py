@@ -28,6 +28,10 @@ from tsrollup.errors import TsrollupError
 
 LOCK_TIMEOUT = "3s"  # more than the second after which autovacuum makes way
 DROP_TIMEOUT = "10s"
+HINTS: dict[type[Exception], str] = {
+    psycopg.errors.DependentObjectsStillExist: "drop that first",
+    psycopg.errors.CharacterNotInRepertoire: "files are UTF-8: convert it, or DROP the table",
+}
 
 
 class Watch:
@@ -98,8 +102,7 @@ def _attempt(connection: Connection, detached: Detached, store: Store, watch: Wa
         if connection.closed:
             raise
         known = describe(error)
-        if isinstance(error, psycopg.errors.DependentObjectsStillExist):
-            known.hint = "drop that first"
+        known.hint = HINTS.get(type(error), known.hint)
         return outcome("failed", str(known))
     except (TsrollupError, ValueError) as error:  # which is what Arrow cannot read
         return outcome("failed", " ".join(str(error).split()))
@@ -140,7 +143,7 @@ def _begin(connection: Connection, detached: Detached, store: Store, file: str) 
         try:
             with told(old_location):
                 store_at(old_location).set_aside(old_file)
-        except TsrollupError as error:
+        except (TsrollupError, ValueError) as error:  # of a place that is none, say
             return f"an earlier attempt may have left {old_file}, which is not to be used: {error}"
     return None
 

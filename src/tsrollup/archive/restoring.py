@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from psycopg import sql
-from psycopg.rows import scalar_row
+from psycopg.rows import scalar_row, tuple_row
 
 from tsrollup.archive import log
 from tsrollup.archive.columns import Column, differences, figures_of, names
@@ -17,6 +17,13 @@ from tsrollup.archive.storage import Store, checksum_of, store_at, told
 from tsrollup.errors import InTheWayError, NotFoundError, TsrollupError
 
 DATA_CORRUPTED = "XX001"
+
+KNOWN = """
+    SELECT format_type(declared::regtype, modifier), collation_name::regcollation::text
+    FROM unnest(%s::text[], %s::integer[], %s::text[]) WITH ORDINALITY
+        AS c (declared, modifier, collation_name, number)
+    ORDER BY number
+"""
 
 
 def restore(
@@ -64,7 +71,8 @@ def _restore(connection: Connection, archived: Archived, store: Store, watch: Wa
             for block in as_csv(file, columns, watch.rows):
                 copy.write(block)
         watch.step("loaded", name, archived.row_count)
-        told_apart = differences(columns, about["figures"], figures_of(connection, name, columns))
+        expected = [archived.row_count, *about["figures"][1:]]
+        told_apart = differences(columns, expected, figures_of(connection, name, columns))
         if told_apart:
             raise TsrollupError(
                 f"{name} would not be what it was: {'; '.join(told_apart)}",
@@ -116,11 +124,11 @@ def _create(connection: Connection, archived: Archived, columns: list[Column]) -
     declared = [
         sql.SQL("{} {}{}{}").format(
             sql.Identifier(column.name),
-            sql.SQL(column.declared),
-            sql.SQL(f" COLLATE {column.collation}" if column.collation else ""),
+            sql.SQL(kind),
+            sql.SQL(f" COLLATE {collation}" if collation else ""),
             sql.SQL(" NOT NULL" if column.is_not_null else ""),
         )
-        for column in columns
+        for column, (kind, collation) in zip(columns, _known(connection, columns), strict=True)
     ]
     connection.execute(
         sql.SQL("CREATE TABLE {} ({})").format(sql.SQL(name), sql.SQL(", ").join(declared))
@@ -129,6 +137,19 @@ def _create(connection: Connection, archived: Archived, columns: list[Column]) -
         "SELECT rollup_engine.share_owner(oid, %s) FROM pg_class WHERE oid = to_regclass(%s)",
         [name, archived.source_table],
     )
+
+
+def _known(connection: Connection, columns: list[Column]) -> list[tuple[str, str | None]]:
+    """Types and collations in the words of this database: what a file says is no SQL."""
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        return cursor.execute(
+            KNOWN,
+            [
+                [column.declared for column in columns],
+                [column.modifier for column in columns],
+                [column.collation for column in columns],
+            ],
+        ).fetchall()
 
 
 def _asked(connection: Connection, query: str, given: str) -> Any:

@@ -20,6 +20,7 @@ ASIDE = ".leftover"
 CHUNK = 1 << 20
 
 MAKE_ROOM = "make room there, and run it again: a table stays until its file is verified"
+GIVE = "give a folder, or a URI such as s3://bucket/folder?region=eu-central-1"
 WHERE_TO_LOOK = "look at the place and the rights there; of a bucket, at region and credentials"
 
 
@@ -105,11 +106,12 @@ def checksum_of(store: Store, file: str) -> tuple[str, int]:
 
 def store_at(location: str) -> Store:
     """The store at a folder, or at a URI as s3://bucket/folder?region=eu-central-1."""
-    if "://" not in location:
-        return Folder(Path(location).expanduser().absolute())
-    if location.startswith("file://"):
-        return Folder(Path(location.removeprefix("file://")))
-    return Bucket(location)
+    path = location.removeprefix("file://")
+    if not path.strip():
+        raise ArgumentError("no place for files is given", GIVE)
+    if path == location and "://" in path:
+        return Bucket(location)
+    return Folder(Path(path).expanduser().absolute())
 
 
 class Folder:
@@ -170,10 +172,11 @@ class Bucket:
             self.system, self.root = fs.FileSystem.from_uri(uri)
         except (ValueError, OSError) as error:
             raise ArgumentError(
-                f"no place for files: {_without_secret(str(error))}",
-                "give a folder, or a URI such as s3://bucket/folder?region=eu-central-1",
+                f"no place for files: {_without_secret(str(error))}", GIVE
             ) from error
         self.location = _without_secret(uri)
+        if not self.root or self.system.type_name == "mock":  # which keeps them in memory
+            raise ArgumentError(f"no place for files: {self.location}", GIVE)
 
     def write(self, file: str) -> "BucketDraft":
         with told(self.location):
