@@ -294,6 +294,26 @@ def test_a_column_of_another_kind_takes_its_variances_anew(db: psycopg.Connectio
     assert_settled(db, *LEVELS)
 
 
+def test_promise_a_tallies_have_the_texts_of_their_own_type(db: psycopg.Connection) -> None:
+    db.execute("""
+        CREATE TABLE raw.texts (ts timestamptz, code char(4), coarse real, fine double precision);
+        INSERT INTO raw.texts
+        SELECT timestamptz '2026-03-01' + i * interval '20 min', 'ab', 6.7, '-0'
+        FROM generate_series(0, 5) AS i;
+        SELECT silver.create_rollup_table('raw.texts', 'silver', 'texts_1h', '1 hour', metrics =>
+            '{"code": ["mode", "value_counts"], "coarse": ["mode", "value_counts"],
+              "fine": ["value_counts"]}');
+        SELECT silver.create_rollup_table('texts_1h', 'silver', 'texts_1d', '1 day')
+    """)
+    for level, n in (("texts_1h", 3), ("texts_1d", 6)):
+        for _ in range(2):  # live, and stored
+            assert db.execute(
+                "SELECT code_mode::text, code_value_counts, coarse_mode, coarse_value_counts,"
+                f" fine_value_counts FROM gold.{level} LIMIT 1".encode()
+            ).fetchone() == ("ab", {"ab": n}, pytest.approx(6.7), {"6.7": n}, {"0": n})
+            refresh_everything(db)
+
+
 def test_promise_b_tallies_of_values_of_another_type(db: psycopg.Connection) -> None:
     """What is stored are their texts; what they are finished to is of the type of the values."""
     create_levels(db, {"small": ["mode", "value_counts"], "device": ["value_counts"]})

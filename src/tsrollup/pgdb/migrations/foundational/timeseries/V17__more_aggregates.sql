@@ -50,9 +50,10 @@ FROM (
     ) AS k (takes, template)
 ) AS v;
 
--- What is told apart by a text that equal values share. The hash is the same on every server.
+-- What is told apart by a text that equal values share: of their own type, or of all floats in common. The
+-- hash is the same on every server.
 INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state)
-SELECT s.name, v.takes, replace(s.from_source, '{text}', v.value), s.from_state
+SELECT s.name, v.takes, replace(s.from_source, '{text}', CASE s.name WHEN 'tally' THEN v.own ELSE v.common END), s.from_state
 FROM (VALUES
     ('hashes',
         replace('CASE WHEN count({value}) <= 128 THEN ARRAY(SELECT DISTINCT e FROM unnest({all}) AS e ORDER BY e) ELSE rollup_engine.fold_hashes({all}) END',
@@ -61,10 +62,10 @@ FROM (VALUES
     ('tally', 'rollup_engine.tally_values(array_agg({text}) FILTER (WHERE {value} IS NOT NULL))', 'rollup_engine.merge_tallies(array_agg({state}))')
 ) AS s (name, from_source, from_state)
 CROSS JOIN (VALUES
-    ('integer', '{value}::text'),
-    ('exact', 'trim_scale({value})::text'),
-    ('float', '({value}::double precision + 0)::text'),
-    ('plain', '{value}::text')) AS v (takes, value);
+    ('integer', '{value}::text', '{value}::text'),
+    ('exact', 'trim_scale({value})::text', 'trim_scale({value})::text'),
+    ('float', '({value} + ''0'')::text', '({value}::double precision + 0)::text'),
+    ('plain', '{value}::text', '{value}::text')) AS v (takes, own, common);
 
 INSERT INTO rollup_engine.aggregate_state (name, from_source, from_state) VALUES
     ('histogram', 'ARRAY[{bins}]', 'ARRAY[{merged_bins}]::bigint[]'),

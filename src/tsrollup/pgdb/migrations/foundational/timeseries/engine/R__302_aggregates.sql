@@ -130,7 +130,7 @@ AS $$
         WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state'
     ) AS parent
     CROSS JOIN LATERAL (
-        SELECT rollup_engine.metric_marks(p_item) || jsonb_build_object('type', coalesce(parent.tally_type, rollup_engine.base_type(p_type)::text))
+        SELECT rollup_engine.metric_marks(p_item) || jsonb_build_object('type', coalesce(parent.tally_type, format_type(rollup_engine.base_type(p_type), -1)))  -- character is of one letter
         OFFSET 0  -- once, not for each row of the catalogue
     ) AS m (marks)
     JOIN rollup_engine.aggregate AS f ON f.name = m.marks ->> 'aggregate'
