@@ -565,6 +565,70 @@ def test_an_extensions_function_that_somebody_owns_is_refused(
             superuser.execute(f"DROP ROLE {role}")
 
 
+def test_what_a_stranger_could_take_the_place_of_is_refused_or_not_looked_for(
+    db: psycopg.Connection, server: PostgresServer, database: str
+) -> None:
+    role = f"stranger_{secrets.token_hex(4)}"
+    db.execute("CREATE TYPE raw.mood AS ENUM ('good', 'bad')")
+    db.execute("CREATE TABLE raw.moods (ts timestamptz, name text, mood raw.mood)")
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        # A type of his that is found first may run his code while a text is parsed.
+        # Who inherits nothing is no member.
+        superuser.execute(
+            f"""
+            CREATE ROLE {role} NOINHERIT; GRANT tsrollup_owner TO {role};
+            GRANT CREATE ON SCHEMA public TO {role}; CREATE SCHEMA own AUTHORIZATION {role};
+            GRANT CREATE ON DATABASE {database} TO {role};
+            SET ROLE {role};
+            GRANT USAGE ON SCHEMA own TO PUBLIC;
+            CREATE FUNCTION own.ran(text) RETURNS boolean LANGUAGE plpgsql
+                AS $$ BEGIN RAISE EXCEPTION 'it ran as %', current_user; END $$;
+            CREATE DOMAIN public.mood AS text CHECK (own.ran(value));
+            CREATE EXTENSION hstore SCHEMA own;
+            """.encode()
+        )
+        try:
+            create(db, "m", "raw.moods", "1 hour", filter="mood = 'bad'::mood")
+            db.execute("ALTER TABLE raw.moods ALTER name TYPE varchar")
+            db.execute("SELECT * FROM silver.perform_rollup()")
+            told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
+            assert told == [(None,)]
+            path = "SELECT rollup_engine.expression_path('raw.moods')"
+            (schemas,) = db.execute(path).fetchall()[0]
+            assert schemas.endswith(", raw, public, pg_temp")
+            assert "own" not in schemas
+            with pytest.raises(psycopg.Error, match=r"it uses .*function own\.hstore"):
+                create(db, "c", "raw.moods", "1 hour", filter="own.hstore(name, 'x') IS NULL")
+            superuser.execute("RESET ROLE; DROP EXTENSION hstore; CREATE EXTENSION hstore")
+            # His function of the very types would be the better match.
+            for text, refused in (
+                ("hstore(ROW(name)) ? name", r"it uses function public\.hstore\(record\)"),
+                ("(name #= hstore('f1', name)) = name", r"it uses operator public\.#="),
+            ):
+                with pytest.raises(psycopg.Error, match=refused):
+                    create(db, "c", "raw.moods", "1 hour", filter=text)
+            create(db, "c", "raw.moods", "1 hour", filter="hstore(name, 'x') ? name")
+            # A domain is of no function's very type.
+            superuser.execute("CREATE EXTENSION IF NOT EXISTS ltree")
+            db.execute("CREATE DOMAIN raw.place AS ltree")
+            db.execute("CREATE TABLE raw.places (ts timestamptz, place raw.place, v integer)")
+            db.execute("INSERT INTO raw.places VALUES ('2026-03-01', 'a.b', 1)")
+            db.execute("INSERT INTO silver.dimension_config VALUES ('raw.places', 'place')")
+            db.execute("UPDATE silver.dimension_config SET ltree_level = '{1,2}'")
+            create(db, "p", "raw.places", "1 hour", dimensions=["place"])
+            db.execute(
+                "CREATE FUNCTION public.nlevel(raw.place) RETURNS integer IMMUTABLE"
+                " LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'it ran'; END $$"
+            )
+            assert db.execute("SELECT count(*) FROM gold.p").fetchone() == (2,)
+            refresh_everything(db)
+            assert db.execute("SELECT count(*) FROM gold.p").fetchone() == (2,)
+        finally:
+            superuser.execute("RESET ROLE")
+            superuser.execute(f"DROP OWNED BY {role} CASCADE")
+            superuser.execute(f"DROP ROLE {role}")
+
+
 def test_enums_and_domains_of_columns(db: psycopg.Connection) -> None:
     db.execute("CREATE TYPE raw.mood AS ENUM ('good', 'bad')")
     db.execute("CREATE DOMAIN raw.score AS integer CHECK (value > 0)")

@@ -2,6 +2,7 @@
 now; what stands in the way of one partition stops no other. Promise f where partitions have
 partitions of their own."""
 
+import secrets
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from conftest import Connect
 from interleaving import Background
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from servers import PostgresServer
 
 NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
 DAYS = range(1, 12)
@@ -257,6 +259,31 @@ def test_promise_g_a_name_that_is_taken_in_the_archive_stops_no_other(
     assert "rename or drop what has that name in raw_archive" in dict(done)["skipped"]
     days.execute("DROP TABLE raw_archive.s_3")
     assert actions(days) == ["archived"]
+
+
+def test_promise_g_nothing_goes_to_an_archive_of_a_stranger(
+    days: psycopg.Connection, server: PostgresServer
+) -> None:
+    """A schema's owner may drop what others have put into it."""
+    role = f"stranger_{secrets.token_hex(4)}"
+    with psycopg.connect(server.superuser_url(days.info.dbname), autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {role}; CREATE SCHEMA raw_archive".encode())
+        superuser.execute("GRANT ALL ON SCHEMA raw_archive TO PUBLIC")
+        try:
+            superuser.execute(f"ALTER SCHEMA raw_archive OWNER TO {role}".encode())
+            archive = "SELECT silver.set_retention('raw.s', '3 days', archive => true)"
+            with pytest.raises(psycopg.Error, match=f"raw_archive belongs to {role}") as caught:
+                days.execute(archive)
+            superuser.execute((caught.value.diag.message_hint or "").encode())
+            days.execute(archive)
+            superuser.execute(f"ALTER SCHEMA raw_archive OWNER TO {role}".encode())
+            assert actions(days) == ["sealed"]
+            done = maintain_undisturbed(days)
+            assert {action for action, _ in done} == {"skipped"}
+            assert "could drop what is moved there; ALTER SCHEMA raw_archive" in done[0][1]
+        finally:
+            superuser.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
+    assert_settled(days, "s_1h")
 
 
 # Trees ---------------------------------------------------------------------------------------

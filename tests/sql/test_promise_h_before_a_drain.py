@@ -1,5 +1,6 @@
 """Promise h: what a run does to a source before it drains it stops no other source."""
 
+import secrets
 from collections.abc import Iterator
 
 import psycopg
@@ -78,6 +79,31 @@ def test_promise_h_a_source_that_is_there_again_with_its_dimensions(
         " ORDER BY 2"
     ).fetchall()
     assert dimensions == [("raw.s", "d", "a machine"), ("raw.s", "v", "a value")]
+
+
+def test_promise_h_a_table_of_a_stranger_takes_no_sources_place(
+    two_sources: psycopg.Connection, superuser: psycopg.Connection
+) -> None:
+    """Functions in its indexes would run as the owner role."""
+    role = f"stranger_{secrets.token_hex(4)}"
+    two_sources.execute("DROP TABLE raw.s")
+    superuser.execute(
+        f"CREATE ROLE {role}; GRANT CREATE ON SCHEMA raw TO {role}; {SOURCE}".encode()
+        + f"ALTER TABLE raw.s_1 OWNER TO {role}; ALTER TABLE raw.s OWNER TO {role}".encode()
+    )
+    try:
+        assert run(two_sources)["silver.s_1h"] == "failed"
+        (hint,) = two_sources.execute(
+            "SELECT DISTINCT hint FROM silver.validate_rollup_config() WHERE problem ~ 'dropped'"
+            " AND target = 'silver.s_1h'"
+        ).fetchall()[0]
+        assert "of another owner" in hint
+        superuser.execute(hint.split("read, ")[1].split(",")[0].encode())
+        two_sources.execute("UPDATE silver.rollup_config SET next_retry_at = '-infinity'")
+        refresh_everything(two_sources)
+        assert_settled(two_sources, "s_1h", "s_1d")
+    finally:
+        superuser.execute(f"DROP OWNED BY {role} CASCADE; DROP ROLE {role}".encode())
 
 
 def test_promise_h_a_source_that_cannot_be_taken_up(

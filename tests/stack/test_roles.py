@@ -96,6 +96,13 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         """ '{"x": "last"}', '{"x": "upper(known)"}')""",
         {"owner"},  # what is not a column runs with the rights of the machinery
     ),
+    "ask the machinery itself for an expression": (
+        "INSERT INTO rollup_engine.metric_request (rollup_id, metrics, expressions)"
+        """ SELECT id, '{"x": ["last"]}', '{"x": "upper(known)"}' FROM silver.rollup_config"""
+        " WHERE target_name = 'silver.people_1h';"
+        "SELECT rollup_engine.add_metrics(max(id)) FROM rollup_engine.metric_request",
+        {"owner"},
+    ),
     "add to a rollup what it reads of a rollup": (
         """SELECT silver.add_rollup_metric('people_1d', '{"level": ["min"]}')""",
         {"operator", "owner"},

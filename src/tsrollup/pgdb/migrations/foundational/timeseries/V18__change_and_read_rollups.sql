@@ -56,8 +56,6 @@ BEGIN
     PERFORM rollup_engine.check_migrated();
     IF metrics IS NULL OR metrics = '{}' THEN
         PERFORM rollup_engine.fail('TR001', format('metrics is %s', coalesce(metrics::text, 'NULL')), 'write an object, as in ''{"temp": ["avg", "max"]}''');
-    ELSIF expressions IS NOT NULL THEN
-        PERFORM rollup_engine.check_owner_role('add expressions');  -- they run with its rights
     END IF;
     INSERT INTO rollup_engine.metric_request (rollup_id, metrics, expressions) VALUES (rollup_engine.rollup_id(target), metrics, expressions)
     RETURNING id INTO v_request_id;

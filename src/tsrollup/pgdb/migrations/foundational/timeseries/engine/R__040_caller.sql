@@ -3,17 +3,18 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_owner_role(p_deed text) RETURNS void
+DROP FUNCTION IF EXISTS rollup_engine.check_owner_role(text);
+CREATE OR REPLACE FUNCTION rollup_engine.check_owner_role(p_deed text, p_role name DEFAULT current_user) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not %s', current_user, p_deed), format('GRANT %I TO %I', '${owner_role}', current_user));
+    IF NOT pg_has_role(p_role, '${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not %s', p_role, p_deed), format('GRANT %I TO %I', '${owner_role}', p_role));
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_owner_role(text) IS 'An error unless the caller is a member of the owner role; it says what may not be done.';
+COMMENT ON FUNCTION rollup_engine.check_owner_role(text, name) IS 'An error unless the caller, or who is named, is a member of the owner role; it says what may not be done.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_isolation() RETURNS void
     LANGUAGE plpgsql STABLE

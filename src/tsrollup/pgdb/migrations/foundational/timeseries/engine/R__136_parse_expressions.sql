@@ -23,13 +23,28 @@ $$;
 COMMENT ON FUNCTION rollup_engine.row_table_sql(silver.rollup_config, text, jsonb) IS
 'Statement that makes an empty table with the columns of a row that an expression may read, called as they are now, or, as far as they are known under another name, so.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_open_schema(p_schema oid, p_source regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
+        LEFT JOIN pg_roles AS r ON r.oid = a.grantee
+        WHERE n.oid = p_schema AND a.privilege_type = 'CREATE' AND r.rolname IS DISTINCT FROM 'pg_database_owner'
+            AND NOT coalesce(pg_has_role(r.oid, '${owner_role}', 'USAGE'), false)
+            AND r.oid IS DISTINCT FROM (SELECT relowner FROM pg_class WHERE oid = p_source))
+$$;
+COMMENT ON FUNCTION rollup_engine.is_open_schema(oid, regclass) IS
+'Whether somebody may create something in a schema who is neither a member of the owner role, nor owns the database or the source.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.expression_path(p_source regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT concat_ws(', ', 'pg_catalog', string_agg(DISTINCT quote_ident(n.nspname), ', '), 'pg_temp')
+    -- A type of a stranger may run a check of his while a text is parsed: where he may put one comes last.
+    SELECT concat_ws(', ', 'pg_catalog', string_agg(quote_ident(n.nspname), ', ' ORDER BY rollup_engine.is_open_schema(n.oid, p_source), n.nspname), 'pg_temp')
     FROM pg_namespace AS n
-    WHERE (n.nspname = 'public' OR n.oid IN (SELECT extnamespace FROM pg_extension)
+    WHERE (n.nspname = 'public' OR n.oid IN (SELECT extnamespace FROM pg_extension WHERE pg_has_role(extowner, '${owner_role}', 'USAGE'))
             OR n.oid = (SELECT relnamespace FROM pg_class WHERE oid = p_source))
         AND n.nspname <> 'pg_catalog' AND has_schema_privilege(n.oid, 'USAGE')
 $$;
@@ -78,14 +93,17 @@ AS $$
         -- An enum of a column stays what it is for as long as the column does.
         AND NOT (coalesce(e.typtype, '') = 'e' AND EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = p_row AND a.atttypid IN (e.oid, e.typarray)))
         AND (pg_identify_object(d.refclassid, d.refobjid, 0)).schema IS DISTINCT FROM 'pg_catalog'
-        AND NOT (coalesce(r.rolsuper, false) AND EXISTS (
+        -- It is looked up by name at each run: another one may match better tomorrow, unless its types are those of the arguments.
+        AND NOT (coalesce(r.rolsuper, false) AND coalesce(f.pronargdefaults = 0 AND f.provariadic = 0, true) AND NOT EXISTS (
+                SELECT FROM pg_type AS g WHERE g.oid = ANY (coalesce(f.proargtypes, ARRAY[o.oprleft, o.oprright])) AND g.typtype = 'p'
+            ) AND EXISTS (
             -- Who owns the extension could put something else in its place.
             SELECT FROM pg_depend AS x JOIN pg_extension AS n ON n.oid = x.refobjid
             WHERE x.deptype = 'e' AND x.classid = d.refclassid AND x.objid = coalesce(e.oid, d.refobjid)
-                AND pg_has_role(n.extowner, '"${owner_role}"'::regrole, 'MEMBER')))
+                AND pg_has_role(n.extowner, '"${owner_role}"'::regrole, 'USAGE')))
 $$;
 COMMENT ON FUNCTION rollup_engine.foreign_parts(regclass, regclass) IS
-'What an expression, parsed as a view, uses besides its row that is neither PostgreSQL''s own, nor a superuser''s in an extension of a member of the owner role, nor the enum of a column; NULL when nothing.';
+'What an expression, parsed as a view, uses besides its row that is neither PostgreSQL''s own, nor a superuser''s in an extension of a member of the owner role and taken for its very types, nor the enum of a column; NULL when nothing.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.parts_in_use(p_view regclass, p_row regclass) RETURNS text[]
     LANGUAGE sql STABLE

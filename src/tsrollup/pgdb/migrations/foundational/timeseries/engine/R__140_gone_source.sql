@@ -13,6 +13,17 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_relation(regclass) IS 'False for a table that was dropped since.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.may_take_its_place(p_source rollup_engine.source, p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What its owner has PostgreSQL run for a table runs with the rights of the machinery.
+    SELECT pg_get_userbyid(relowner) = p_source.owner_name OR pg_has_role(relowner, '${owner_role}', 'USAGE')
+    FROM pg_class WHERE oid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.may_take_its_place(rollup_engine.source, regclass) IS
+'Whether a table belongs to who owned the source that was dropped, or to a member of the owner role.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -20,6 +31,9 @@ AS $$
     SELECT CASE
         WHEN to_regclass(p_source.relation_name) IS NULL
         THEN format('restore or create %s: the next run takes it up again; or drop its rollups with silver.drop_rollup', p_source.relation_name)
+        WHEN NOT coalesce(rollup_engine.may_take_its_place(p_source, to_regclass(p_source.relation_name)), false)
+        THEN format('the %s that is there now is of another owner: if it is to be read, ALTER TABLE %1$s OWNER TO %I, and the next run takes it up again; or drop the rollups with silver.drop_rollup',
+            p_source.relation_name, coalesce(p_source.owner_name, '${owner_role}'))
         WHEN NOT has_table_privilege('${owner_role}', to_regclass(p_source.relation_name), 'SELECT')
         THEN format('GRANT SELECT ON %s TO %I: the next run takes it up again', p_source.relation_name, '${owner_role}')
         ELSE format('the next run takes up the new %s if it has the columns of the old one; or drop the rollups with silver.drop_rollup', p_source.relation_name)
@@ -99,6 +113,7 @@ BEGIN
     WHERE c.oid = to_regclass(v_source.relation_name)
         AND (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
         AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
+        AND rollup_engine.may_take_its_place(v_source, c.oid)
         AND NOT EXISTS (
             SELECT FROM rollup_engine.source_column AS k
             WHERE k.source_id = p_source_id AND NOT EXISTS (

@@ -71,8 +71,9 @@ BEGIN
         RETURN rollup_engine.column_expression(p_rollup, p_dimension);
     END IF;
     PERFORM rollup_engine.check_ltree_dimension(p_rollup, v_name);
-    -- width_bucket counts the levels that the path reaches; a NULL path stays one NULL.
-    RETURN format('%1$s.subpath(%2$I, 0, unnest((%3$L::integer[])[:coalesce(width_bucket(%1$s.nlevel(%2$I), %3$L::integer[]), 1)]))',
+    -- width_bucket counts the levels that the path reaches; a NULL path stays one NULL. Of a domain, somebody
+    -- may have functions of these names.
+    RETURN format('%1$s.subpath(%2$I::%1$s.ltree, 0, unnest((%3$L::integer[])[:coalesce(width_bucket(%1$s.nlevel(%2$I::%1$s.ltree), %3$L::integer[]), 1)]))',
         (SELECT typnamespace::regnamespace FROM pg_type WHERE oid = rollup_engine.ltree_type()), v_name, v_levels);
 END
 $$;

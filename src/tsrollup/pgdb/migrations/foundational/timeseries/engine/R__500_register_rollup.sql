@@ -24,10 +24,10 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
 BEGIN
-    INSERT INTO rollup_engine.source AS s (relation, relation_oid, relation_name, time_column, time_type, time_unit, change_tracking, grain)
-    SELECT p_relation, p_relation, p_relation::text, p_time_column, rollup_engine.base_type(a.atttypid), p_time_unit, p_change_tracking,
+    INSERT INTO rollup_engine.source AS s (relation, relation_oid, relation_name, owner_name, time_column, time_type, time_unit, change_tracking, grain)
+    SELECT p_relation, p_relation, p_relation::text, pg_get_userbyid(c.relowner), p_time_column, rollup_engine.base_type(a.atttypid), p_time_unit, p_change_tracking,
         CASE WHEN rollup_engine.is_month_width(p_width) THEN '1 day' ELSE least(p_width, '1 day') END
-    FROM pg_attribute AS a WHERE a.attrelid = p_relation AND a.attname = p_time_column
+    FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid WHERE c.oid = p_relation AND a.attname = p_time_column
     ON CONFLICT (relation, time_column, change_tracking) DO UPDATE SET grain = least(s.grain, excluded.grain)
     RETURNING * INTO v_source;
     -- Drains wait outside: the log must not move on before they know of the new rollup.

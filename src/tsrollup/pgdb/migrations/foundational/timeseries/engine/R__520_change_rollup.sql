@@ -100,7 +100,10 @@ DECLARE
 BEGIN
     IF p_request.expressions IS NULL THEN
         RETURN r;
-    ELSIF jsonb_typeof(p_request.expressions) <> 'object' THEN
+    END IF;
+    -- They run with its rights, the first time when they are parsed.
+    PERFORM rollup_engine.check_owner_role('add expressions', p_request.requested_by);
+    IF jsonb_typeof(p_request.expressions) <> 'object' THEN
         PERFORM rollup_engine.fail('TR001', format('expressions is a JSON %s', jsonb_typeof(p_request.expressions)),
             'write an object, as in ''{"failed": "CASE WHEN status >= 500 THEN 1 END"}''');
     END IF;

@@ -12,6 +12,25 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.archive_schema(regclass) IS 'Where partitions of a table go instead of being dropped.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.check_archive_schema(p_relation regclass, p_schema text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_table_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
+    v_owner constant oid := (SELECT nspowner FROM pg_namespace WHERE oid = to_regnamespace(p_schema));
+BEGIN
+    IF v_owner NOT IN (SELECT v_table_owner UNION ALL SELECT datdba FROM pg_database WHERE datname = current_database())
+        AND NOT pg_has_role(v_owner, '${owner_role}', 'USAGE')
+    THEN
+        PERFORM rollup_engine.fail('TR004', format('the schema %s belongs to %s, who could drop what is moved there', p_schema, v_owner::regrole),
+            format('ALTER SCHEMA %s OWNER TO %s', p_schema, v_table_owner::regrole));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_archive_schema(regclass, text) IS
+'An error where the archive''s schema is a stranger''s: neither of the table''s owner, nor the database''s, nor of a member of the owner role.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.partition_path(p_partition regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -60,6 +79,7 @@ BEGIN
         LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, v_member);
         END LOOP;
+        PERFORM rollup_engine.check_archive_schema(v_member, p_schema);
         EXECUTE format('ALTER TABLE %s SET SCHEMA %s', v_member, p_schema);
     END LOOP;
 END
@@ -187,7 +207,7 @@ BEGIN
                     v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
                     v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
                 v_failure.message := format('%s stays: %s', v_member.title, SQLERRM);
-                v_failure.hint := rollup_engine.obstacle_hint(p_retention, SQLSTATE);
+                v_failure.hint := CASE WHEN SQLSTATE LIKE 'TR%' THEN v_failure.hint ELSE rollup_engine.obstacle_hint(p_retention, SQLSTATE) END;
                 action := 'skipped';
                 detail := concat_ws('; ', v_failure.message, v_failure.hint);
                 PERFORM rollup_engine.record_obstacle(p_retention.relation::text, v_failure);
