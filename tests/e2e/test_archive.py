@@ -8,7 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -19,6 +21,7 @@ from cold_tables import archive_all, content, move_aside, restore_all
 from command_line import tsrollup_here as here
 from command_line import wait_for, working
 from servers import PostgresServer
+from tsrollup.archive import log, restoring, storage
 
 
 @pytest.fixture
@@ -95,9 +98,15 @@ def test_the_commands(url: str, tmp_path: Path) -> None:
     first.rename(tmp_path / "elsewhere")
     (first.parent / "other.parquet").touch()
     (first.parent / f"{first.name}.leftover").touch()
+    (first.parent / "other.parquet.leftover").touch()
     broken = here("archive", "verify", "--json", url=url)
     assert broken.code == 1
-    assert [row["status"] for row in broken.json()] == ["missing", "changed", "unknown", "leftover"]
+    assert [row["status"] for row in broken.json()] == [
+        *("missing", "changed", "unknown", "leftover", "leftover"),
+    ]
+    reasons = {row["file"].rpartition("/")[2]: row["reason"] for row in broken.json()}
+    assert "it may be removed" in reasons["other.parquet.leftover"]
+    assert "give it that name back if that is missing" in reasons[f"{first.name}.leftover"]
     assert json.loads(broken.err)["error"]["message"].startswith("2 of 2 files are not what was")
 
 
@@ -110,6 +119,16 @@ def test_refusals_name_the_next_step(url: str, tmp_path: Path) -> None:
 
     told = "nothing of raw.nope was moved aside by retention; there is something of raw.readings"
     assert refused("list", "nope") == ("TR002", told)
+    with psycopg.connect(url, autocommit=True) as db:
+        operator = f"operator_of_{db.info.dbname}"
+        db.execute(f"CREATE ROLE {operator} LOGIN; GRANT tsrollup_operator TO {operator}".encode())
+        try:
+            theirs = url.replace(f"//{db.info.user}@", f"//{operator}@")
+            done = here("archive", "run", "--to", str(tmp_path), "--json", url=theirs)
+            assert f"{operator} may not archive partitions" in done.err
+            assert len(here("archive", "list", "--json", url=theirs).json()) == 2
+        finally:
+            db.execute(f"DROP ROLE {operator}".encode())
     code, told = refused("restore", "readings", "2026-03-01", "2026-03-02")
     assert (code, "is archived; tsrollup archive list readings" in told) == ("TR002", True)
     for nowhere in ("nowhere://bucket", "s3://", "mock://in/memory", "file://", ""):
@@ -131,16 +150,51 @@ def test_refusals_name_the_next_step(url: str, tmp_path: Path) -> None:
     assert (code, "was changed since it was archived" in told) == ("XX001", True)
     second.unlink()
     assert refused("restore", "readings", "2026-03-02", "2026-03-03")[0] == "TR002"
+
+
+def test_a_copy_of_the_database_touches_no_file_and_takes_no_number_for_a_table(
+    url: str, tmp_path: Path
+) -> None:
+    """As a dump has it that was taken while an archiver wrote, and after a restored table went."""
+    of_the_other = tmp_path / "x.parquet"
+    of_the_other.touch()
     with psycopg.connect(url, autocommit=True) as db:
-        operator = f"operator_of_{db.info.dbname}"
-        db.execute(f"CREATE ROLE {operator} LOGIN; GRANT tsrollup_operator TO {operator}".encode())
-        try:
-            theirs = url.replace(f"//{db.info.user}@", f"//{operator}@")
-            done = here("archive", "run", "--to", str(tmp_path), "--json", url=theirs)
-            assert f"{operator} may not archive partitions" in done.err
-            assert len(here("archive", "list", "--json", url=theirs).json()) == 2
-        finally:
-            db.execute(f"DROP ROLE {operator}".encode())
+        note = (
+            "UPDATE rollup_engine.detached_partition SET attempt_location = %s,"
+            " attempt_file = 'x.parquet', attempt_by = %s WHERE id = 1"
+        )
+        db.execute(note, [str(tmp_path), "1/2"])
+        archive_all(url, tmp_path)
+        assert of_the_other.exists()
+        db.execute("UPDATE silver.archive_log SET restored_as = 'silver.readings_1h'")
+    assert {one.status for one in restore_all(url, "readings")} == {"restored"}
+
+
+def test_what_is_loaded_is_what_was_checked(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive_all(url, tmp_path)
+    genuine = restoring.check_file
+
+    def check_and_change(store: storage.Store, archived: log.Archived, *copy: Any) -> None:
+        genuine(store, archived, *copy)
+        (tmp_path / archived.file).write_bytes(b"")
+
+    monkeypatch.setattr(restoring, "check_file", check_and_change)
+    assert {one.row_count for one in restore_all(url, "readings")} == {48}
+
+
+def test_each_table_has_a_folder_of_its_own_whatever_it_is_called() -> None:
+    one = log.Detached(1, "a.p", "a.t", None, None, [], [], "", 0, "", None)
+
+    def folder(source: str) -> str:
+        return log.path_of(replace(one, source_table=source)).partition("/")[0]
+
+    assert folder("raw.readings") == "table=raw.readings"
+    names = ['raw."a.b"', '"raw.a".b', 'raw."a""b"', f'"{"é" * 27}"."{"ü" * 28}"']
+    names.append(f'"{"é" * 27}"."{"ü" * 27}"')
+    assert len({folder(name) for name in names}) == len(names)
+    assert max(len(folder(name)) for name in names) < 255
 
 
 def test_what_was_attached_again_is_archived_again(url: str, tmp_path: Path) -> None:
@@ -150,6 +204,16 @@ def test_what_was_attached_again_is_archived_again(url: str, tmp_path: Path) -> 
         gold = db.execute("TABLE gold.readings_1h").fetchall()
         assert archive_all(url, tmp_path) == [], "what was restored is left alone"
         bounds = db.execute("SELECT bound FROM silver.archive_log ORDER BY id").fetchall()
+        # Of another database by its number, and of more than what is written now.
+        for other in (
+            {"id": 98, "source_table": "raw.other"},
+            {"id": 99, "from_time": "2026-02-01Z"},
+        ):
+            db.execute(
+                "INSERT INTO silver.archive_log SELECT (jsonb_populate_record(l, %s)).*"
+                " FROM silver.archive_log AS l WHERE id = 1",
+                [json.dumps(other)],
+            )
         attach = f"ALTER TABLE raw.readings ATTACH PARTITION raw_archive.readings_1 {bounds[0][0]}"
         db.execute(attach.encode())
         db.execute("DELETE FROM raw.readings WHERE device = 'a' AND ts < '2026-03-01 12:00Z'")
@@ -159,7 +223,8 @@ def test_what_was_attached_again_is_archived_again(url: str, tmp_path: Path) -> 
         (again,) = archive_all(url, tmp_path)
         assert (again.status, again.partition_name, again.row_count) == ("archived", moved, 36)
         replaced = db.execute("SELECT replaced_by FROM silver.archive_log ORDER BY id").fetchall()
-        assert replaced == [(3,), (None,), (None,)]
+        assert replaced == [(3,)] + [(None,)] * 4
+        db.execute("DELETE FROM silver.archive_log WHERE id > 90")
         statuses = [row["status"] for row in here("archive", "verify", "--json", url=url).json()]
         assert sorted(statuses) == ["ok", "ok", "replaced"]
         db.execute("DROP TABLE raw_archive.readings_2")
@@ -184,13 +249,19 @@ def test_what_was_attached_again_is_archived_again(url: str, tmp_path: Path) -> 
 def test_a_source_that_is_gone_and_files_that_moved(url: str, tmp_path: Path) -> None:
     with psycopg.connect(url, autocommit=True) as db:
         before = content(db, "raw_archive.readings_1")
+        owner = f"owner_in_{db.info.dbname}"
+        db.execute(
+            f"CREATE ROLE {owner}; GRANT {owner} TO CURRENT_USER;"
+            f" GRANT CREATE ON SCHEMA raw_archive TO {owner};"
+            f" ALTER TABLE raw_archive.readings_1 OWNER TO {owner}".encode()
+        )
         archive_all(url, tmp_path / "there")
         db.execute("UPDATE silver.archive_log SET row_count = 47 WHERE id = 1")
         fewer = here("archive", "restore", "readings", "2026-03-01", "2026-03-02", url=url)
         assert "would not be what it was: rows: 47 and 48" in fewer.err
         db.execute("UPDATE silver.archive_log SET row_count = 48 WHERE id = 1")
         db.execute("SELECT silver.drop_rollup('readings_1h')")
-        db.execute("DROP TABLE raw.readings; DROP SCHEMA raw_archive")
+        db.execute("DROP TABLE raw.readings; DROP SCHEMA raw_archive; CREATE TABLE raw.readings ()")
         (tmp_path / "there").rename(tmp_path / "here")
         words = ["archive", "restore", "readings", "2026-03-01", "2026-03-02"]
         missing = here(*words, url=url)
@@ -199,6 +270,15 @@ def test_a_source_that_is_gone_and_files_that_moved(url: str, tmp_path: Path) ->
         assert here("archive", "verify", *here_now, url=url).code == 0
         assert here(*words, *here_now, url=url).code == 0
         assert content(db, "raw_archive.readings_1") == before
+        whose = db.execute(
+            "SELECT pg_get_userbyid(c.relowner), r.rolsuper, r.rolname"
+            " FROM pg_class AS c, pg_roles AS r"
+            " WHERE c.relname = 'readings_1' AND r.rolname = current_user"
+        ).fetchone()
+        assert whose
+        # In a schema of which the owner has no rights, only a superuser makes him one.
+        assert whose[0] == (owner if whose[1] else whose[2])
+        db.execute(f"REASSIGN OWNED BY {owner} TO CURRENT_USER; DROP ROLE {owner}".encode())
         # clean would take the log of files with it.
         refused = here("clean", "--force", url=url)
         assert (refused.code, "silver.archive_log" in refused.err) == (1, True)

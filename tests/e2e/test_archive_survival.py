@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -269,7 +270,7 @@ def test_nobody_writes_to_a_table_while_it_is_read_and_nobody_waits_for_ever(
 
     # Who writes, and who reads for longer than it is waited for: the next run tries again.
     monkeypatch.setattr(moving, "LOCK_TIMEOUT", "20ms")
-    monkeypatch.setattr(moving, "DROP_TIMEOUT", "20ms")
+    monkeypatch.setattr(moving, "DROP_PATIENCE", "20ms")
     for statement in (late, f"SELECT FROM {tables[0]}"):
         user = connect(autocommit=False)
         user.execute(statement.encode())
@@ -289,6 +290,77 @@ def test_nobody_writes_to_a_table_while_it_is_read_and_nobody_waits_for_ever(
     (moved,) = archive_all(url, tmp_path, Writer())
     assert refused == ["locked", "measured", "written", "named", "verified"]
     assert (moved.status, moved.row_count) == ("archived", 73), "what came before is in it"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_who_read_and_then_writes_is_made_way_for(
+    db: psycopg.Connection,
+    connect: Connect,
+    url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pause: float,
+) -> None:
+    """No deadlock ends his statement, whether he or the archiver is the first to want more."""
+    create_days(db, 1)
+    (table,) = move_aside(db, "raw.readings")
+    user = connect(autocommit=False)
+    user.execute(f"SELECT FROM {table}".encode())
+
+    def write() -> None:
+        time.sleep(pause)
+        user.execute(f"UPDATE {table} SET level = 7".encode())
+        user.commit()
+
+    thread = threading.Thread(target=write)
+
+    class Meanwhile(Watch):
+        def step(self, step: str, _partition_name: str, _rows: int = 0) -> None:
+            if step == "verified":
+                thread.start()
+                waits = f"SELECT FROM pg_locks WHERE relation = '{table}'::regclass AND NOT granted"
+                while not pause and not db.execute(waits.encode()).fetchall():
+                    time.sleep(0.01)
+
+    monkeypatch.setattr(moving, "DROP_PATIENCE", "1min")
+    began = time.monotonic()
+    (told,) = archive_all(url, tmp_path, Meanwhile())
+    assert time.monotonic() - began < 30
+    thread.join()
+    assert (told.status, told.reason) == ("skipped", "somebody uses it; the next run tries again")
+    assert db.execute(f"SELECT DISTINCT level FROM {table}".encode()).fetchall() == [(7,)]
+
+
+def test_a_schema_that_is_renamed_meanwhile_loses_nothing(
+    db: psycopg.Connection, url: str, tmp_path: Path
+) -> None:
+    create_days(db, 1)
+    (table,) = move_aside(db, "raw.readings")
+    before = content(db, table)
+    away = "ALTER SCHEMA raw_archive RENAME TO old; CREATE SCHEMA raw_archive"
+    back = "DROP SCHEMA raw_archive CASCADE; ALTER SCHEMA old RENAME TO raw_archive"
+
+    class Renamer(Watch):
+        def __init__(self, *steps: str) -> None:
+            self.steps = steps
+
+        def step(self, step: str, _partition_name: str, _rows: int = 0) -> None:
+            if step in self.steps:
+                moved = f"{away}; CREATE TABLE {table} (LIKE old.{table.partition('.')[2]})"
+                other.execute((moved if step == self.steps[0] else back).encode())
+
+    with psycopg.connect(url, autocommit=True, options="-c lock_timeout=1s") as other:
+        (told,) = archive_all(url, tmp_path, Renamer("locked"))
+        assert (told.status, told.reason) == ("skipped", "it was renamed or moved")
+        other.execute(back)
+        assert content(db, table) == before
+        # There and back again while another table was read.
+        (told,) = archive_all(url, tmp_path, Renamer("locked", "recorded"))
+        assert (told.status, told.reason) == ("skipped", "it was renamed or moved")
+        other.execute(back)
+    assert archived_rows(tmp_path) == 0
+    (moved,) = archive_all(url, tmp_path)
+    assert (moved.status, moved.row_count) == ("archived", 72)
 
 
 def test_a_file_that_reads_otherwise_is_no_archive(

@@ -10,6 +10,8 @@ from pyarrow import parquet
 from cold_tables import archive_all, content, move_aside, restore_all
 from servers import PostgresServer
 from tsrollup.archive import parquet as parquet_files
+from tsrollup.archive.restoring import restore
+from tsrollup.connection import connect
 
 SCHEMA = """
     CREATE TYPE raw.mood AS ENUM ('so so', 'it''s "fine"', '');
@@ -175,6 +177,47 @@ def test_every_value_comes_back(
     )
     columns = [db.execute(declared, [name]).fetchall() for name in ("raw.t", "raw_archive.t_1")]
     assert columns[0] == columns[1]
+
+
+def test_what_its_types_refuse_by_now_comes_back_plain(
+    db: psycopg.Connection, server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    db.execute(
+        "CREATE DOMAIN raw.whole AS integer; CREATE DOMAIN raw.price AS numeric(5, 2);"
+        "CREATE TYPE raw.mood AS ENUM ('fine');"
+        "CREATE TABLE raw.t (ts timestamptz, device text, n raw.whole, p raw.price, m raw.mood,"
+        " c char(3)) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES FROM ('2026-03-01Z') TO ('2026-03-2Z');"
+        "INSERT INTO raw.t VALUES ('2026-03-01Z', NULL, -1, 1.50, 'fine', 'a')"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
+    (aside,) = move_aside(db, "raw.t")
+    if db.info.server_version >= 180000:
+        db.execute(f"ALTER TABLE {aside} ADD NOT NULL device NOT VALID".encode())
+    before = content(db, aside)
+    url = server.url(database)
+    archive_all(url, tmp_path)
+    (told,) = restore_all(url, "t")
+    assert (told.status, content(db, aside)) == ("restored", before), told.reason
+    db.execute(f"DROP TABLE {aside}".encode())
+    for change in (
+        "ALTER DOMAIN raw.whole ADD CONSTRAINT c CHECK (VALUE > 0) NOT VALID",
+        "ALTER DOMAIN raw.whole DROP CONSTRAINT c; ALTER TYPE raw.mood RENAME VALUE 'fine' TO 'ok'",
+        "DROP TYPE raw.mood CASCADE",
+    ):
+        db.execute(change.encode())
+        (told,) = restore_all(url, "t")
+        assert (told.status, "restore it with --plain" in (told.reason or "")) == ("failed", True)
+    with connect(url) as connection:
+        (told,) = restore(connection, "t", plain=True)
+    assert told.status == "restored", told.reason
+    assert content(db, aside) == before
+    types = (
+        "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = %s::regclass"
+    )
+    assert db.execute(f"{types} AND attnum > 1 ORDER BY attnum", [aside]).fetchall() == [
+        ("text",), ("integer",), ("numeric(5,2)",), ("text",), ("text",),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3])

@@ -34,14 +34,15 @@ def check(
 ) -> Iterator[Checked]:
     """What became of each file, and which others lie in their folders."""
     found = log.archived(connection, log.source_named(connection, table))
-    known = {archived.file for archived in found} | log.begun(connection)
+    recorded = {archived.file for archived in found}
+    known = recorded | log.begun(connection)
     for archived in found:
         yield _check(archived, location or archived.location)
         if watch:
             watch.rows(1)
     folders = {(location or one.location, one.file.partition("/")[0]) for one in found}
     for place, folder in sorted(folders):
-        yield from _strays(place, folder, known)
+        yield from _strays(place, folder, recorded, known)
 
 
 def _check(archived: Archived, location: str) -> Checked:
@@ -61,7 +62,7 @@ def _check(archived: Archived, location: str) -> Checked:
     )
 
 
-def _strays(location: str, folder: str, known: set[str]) -> Iterator[Checked]:
+def _strays(location: str, folder: str, recorded: set[str], known: set[str]) -> Iterator[Checked]:
     try:
         files = store_at(location).files(folder)
     except TsrollupError:
@@ -74,4 +75,6 @@ def _strays(location: str, folder: str, known: set[str]) -> Iterator[Checked]:
             status, reason = "unknown", "it is not in the log of this database"
             if plain != file:
                 status, reason = "leftover", "an attempt came to nothing; it may be removed"
+            if plain in recorded:
+                reason = f"it is recorded as {plain}: give it that name back if that is missing"
             yield Checked(None, None, status, location, file, reason)

@@ -1,5 +1,6 @@
 """What the database knows of archives: partitions that were moved aside, and files of others."""
 
+import hashlib
 import re
 import secrets
 from collections.abc import Iterator
@@ -49,6 +50,7 @@ class Archived:
     from_time: str | None
     to_time: str | None
     bound: str
+    owned_by: str
     archived_at: str
     location: str
     file: str
@@ -78,11 +80,14 @@ DETACHED = """
 """
 
 ARCHIVED = """
-    SELECT l.id, l.source_table, l.partition_name, l.from_time, l.to_time, l.bound, l.archived_at,
-        l.location, l.file, l.file_bytes, l.checksum, l.row_count, l.table_bytes,
+    SELECT l.id, l.source_table, l.partition_name, l.from_time, l.to_time, l.bound,
+        l.owned_by::text, l.archived_at, l.location, l.file, l.file_bytes, l.checksum,
+        l.row_count, l.table_bytes,
         CASE WHEN l.replaced_by IS NOT NULL THEN 'replaced'
             WHEN c.oid IS NOT NULL THEN 'restored' ELSE 'archived' END AS state
-    FROM silver.archive_log AS l LEFT JOIN pg_class AS c ON c.oid = l.restored_as
+    FROM silver.archive_log AS l
+    LEFT JOIN pg_class AS c ON c.oid = l.restored_as
+        AND c.relname = (parse_ident(l.partition_name))[2]  -- a number may be of another database
     WHERE (%(source)s::text IS NULL OR l.source_table = %(source)s)
         AND coalesce(l.from_time < %(end)s::timestamptz, true)
         AND coalesce(l.to_time > %(start)s::timestamptz, true)
@@ -177,9 +182,12 @@ def source_named(connection: Connection, table: str | None) -> str | None:
 def path_of(one: Detached) -> str:
     """A name for its file that no other has: hive folders by table and by the day on which its
     range begins."""
-    schema_and_table = _plain(one.source_table.replace('"', ""))
+    schema_and_table = ".".join(_plain(name) for name in _parsed(one.source_table))
+    if len(schema_and_table) > MOST_NAME:
+        digest = hashlib.sha256(schema_and_table.encode()).hexdigest()[:16]
+        schema_and_table = f"{schema_and_table[:MOST_NAME]}-{digest}"
     day = _plain(one.from_time.partition("T")[0]) if one.from_time else "__HIVE_DEFAULT_PARTITION__"
-    name = _plain(one.partition_name.replace('"', "").partition(".")[2])[:MOST_NAME]
+    name = _plain(_parsed(one.partition_name)[-1])[:MOST_NAME]
     folders = (("table", schema_and_table), ("date", day))
     return "/".join(
         [
@@ -196,8 +204,14 @@ def _key(key: str, names: list[str]) -> str:
     return key
 
 
+def _parsed(name: str) -> list[str]:
+    """The identifiers of a name as PostgreSQL writes it."""
+    found = re.findall(r'"((?:[^"]|"")*)"|([^".]+)', name)
+    return [quoted.replace('""', '"') or plain for quoted, plain in found]
+
+
 def _plain(name: str) -> str:
-    """What a path, a URL or a glob reads otherwise goes in hex."""
+    """What a path, a URL or a glob reads otherwise goes in hex, and so does a dot."""
     return re.sub(
-        r"[^\w.-]", lambda found: "".join(f"~{b:02x}" for b in found[0].encode()), name, flags=re.A
+        r"[^\w-]", lambda found: "".join(f"~{b:02x}" for b in found[0].encode()), name, flags=re.A
     )

@@ -27,7 +27,7 @@ from tsrollup.connection import describe
 from tsrollup.errors import TsrollupError
 
 LOCK_TIMEOUT = "3s"  # more than the second after which autovacuum makes way
-DROP_TIMEOUT = "10s"
+DROP_PATIENCE = "10s"
 HINTS: dict[type[Exception], str] = {
     psycopg.errors.DependentObjectsStillExist: "drop that first",
     psycopg.errors.CharacterNotInRepertoire: "files are UTF-8: convert it, or DROP the table",
@@ -94,7 +94,7 @@ def _attempt(connection: Connection, detached: Detached, store: Store, watch: Wa
         watch.step("committed", detached.partition_name, row_count)
     except _NotNowError as error:
         return outcome("skipped", error.message)
-    except psycopg.errors.LockNotAvailable:
+    except (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
         return outcome("skipped", "somebody uses it; the next run tries again")
     except StorageError:
         raise
@@ -153,10 +153,10 @@ def _move(
 ) -> tuple[int, int]:
     """Rows and bytes of the file that holds the table now."""
     with log.transaction(connection) as cursor:
-        _limit_waiting(cursor, LOCK_TIMEOUT)
-        ours, obstacle = cursor.execute(
+        cursor.execute("SELECT set_config('lock_timeout', %s, true)", [LOCK_TIMEOUT])
+        ours, obstacle, place = cursor.execute(
             "SELECT * FROM rollup_engine.lock_for_archive(%s, %s)", [detached.id, file]
-        ).fetchone() or (False, None)
+        ).fetchone() or (False, None, None)
         if not ours or obstacle:
             raise _NotNowError(obstacle or OTHER)
         watch.step("locked", detached.partition_name)
@@ -168,14 +168,15 @@ def _move(
             watch.step("named", detached.partition_name, figures[0])
             _compare(store, file, written, columns, figures, watch)
             watch.step("verified", detached.partition_name, figures[0])
-            _limit_waiting(cursor, DROP_TIMEOUT)
-            cursor.execute(
-                "SELECT rollup_engine.record_archive(%s, %s, %s, %s, %s, %s, %s)",
+            (obstacle,) = cursor.execute(
+                "SELECT rollup_engine.record_archive(%s, %s, %s, %s, %s, %s, %s, %s, %s)",
                 [
                     *(detached.id, store.location, file, written.size, written.checksum),
-                    *(figures[0], detached.table_bytes),
+                    *(figures[0], detached.table_bytes, place, DROP_PATIENCE),
                 ],
-            )
+            ).fetchone() or (OTHER,)
+            if obstacle:
+                raise _NotNowError(obstacle)
             watch.step("recorded", detached.partition_name, figures[0])
     return figures[0], written.size
 
@@ -190,10 +191,6 @@ def _draft(store: Store, file: str) -> Iterator[Draft]:
     except BaseException:
         draft.discard()
         raise
-
-
-def _limit_waiting(cursor: psycopg.Cursor[Any], timeout: str) -> None:
-    cursor.execute("SELECT set_config('lock_timeout', %s, true)", [timeout])
 
 
 def _write(

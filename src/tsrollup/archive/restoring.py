@@ -1,22 +1,30 @@
 """From files back to tables, beside the source: each partition under the name that it had when it
 was moved aside, in the archive schema."""
 
+import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import IO, Any
 
+import psycopg
 from psycopg import sql
 from psycopg.rows import scalar_row, tuple_row
 
 from tsrollup.archive import log
-from tsrollup.archive.columns import Column, differences, figures_of, names
+from tsrollup.archive.columns import KINDS, Column, differences, figures_of, names
 from tsrollup.archive.log import Archived, Connection
 from tsrollup.archive.moving import Outcome, Watch, speed
 from tsrollup.archive.parquet import as_csv, described, opened, require_pyarrow
-from tsrollup.archive.storage import Store, checksum_of, store_at, told
+from tsrollup.archive.storage import Store, checksum_of, store_at
+from tsrollup.connection import describe
 from tsrollup.errors import InTheWayError, NotFoundError, TsrollupError
 
 DATA_CORRUPTED = "XX001"
+# SQLSTATEs of values that a type or a constraint refuses, and of types and schemas that are gone.
+WHAT_TYPES_REFUSE = ("22", "23", "42704", "3F000")
+NOT_TO_BE_HAD = (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject)
 
 KNOWN = """
     SELECT format_type(declared::regtype, modifier), collation_name::regcollation::text
@@ -33,9 +41,11 @@ def restore(
     end: str = "infinity",
     location: str | None = None,
     watch: Watch | None = None,
+    *,
+    plain: bool = False,
 ) -> Iterator[Outcome]:
     """Bring back every partition of a table that holds something between two times, from where it
-    was written to, or from where that lies now."""
+    was written to, or from where that lies now; `plain`: with the types of the file."""
     require_pyarrow()
     log.check_rights(connection, "restore partitions")
     source = log.source_named(connection, table)
@@ -48,21 +58,38 @@ def restore(
     for archived in found:
         if archived.state == "archived":
             store = store_at(location or archived.location)
-            yield _restore(connection, archived, store, watch or Watch())
+            yield _attempt(connection, archived, store, watch or Watch(), plain)
         elif archived.state == "restored":
             yield Outcome(
                 archived.source_table, archived.partition_name, "skipped", reason="it is there"
             )
 
 
-def _restore(connection: Connection, archived: Archived, store: Store, watch: Watch) -> Outcome:
+def _attempt(
+    connection: Connection, archived: Archived, store: Store, watch: Watch, plain: bool
+) -> Outcome:
+    try:
+        return _restore(connection, archived, store, watch, plain)
+    except psycopg.Error as error:
+        if connection.closed:
+            raise
+        known = describe(error)
+        if (error.sqlstate or "").startswith(WHAT_TYPES_REFUSE):
+            known.hint = "its types, or their rules, have changed since: restore it with --plain"
+        return Outcome(archived.source_table, archived.partition_name, "failed", reason=str(known))
+
+
+def _restore(
+    connection: Connection, archived: Archived, store: Store, watch: Watch, plain: bool
+) -> Outcome:
     began = time.monotonic()
-    check_file(store, archived)
     name = archived.partition_name
-    with told(store.location), store.open(archived.file) as stream, log.transaction(connection):
+    with _checked(store, archived) as stream, log.transaction(connection):
         file = opened(stream)
         about, columns = described(file)
-        _create(connection, archived, columns)
+        if plain:
+            columns = [_plain(column) for column in columns]
+        _create(connection, archived, columns, about["figures"])
         watch.step("created", name, archived.row_count)
         statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
             sql.SQL(name), names(columns)
@@ -95,11 +122,19 @@ def _restore(connection: Connection, archived: Archived, store: Store, watch: Wa
     )
 
 
-def check_file(store: Store, archived: Archived) -> None:
-    """An error unless the file is the one that was recorded."""
+@contextmanager
+def _checked(store: Store, archived: Archived) -> Iterator[IO[bytes]]:
+    """A copy: what is loaded is what was checked, whoever may write to the store."""
+    with tempfile.TemporaryFile() as copy:
+        check_file(store, archived, copy)
+        yield copy
+
+
+def check_file(store: Store, archived: Archived, copy: IO[bytes] | None = None) -> None:
+    """An error unless the file, and a copy of it, is the one that was recorded."""
     place = f"{store.location}/{archived.file}"
     try:
-        found = checksum_of(store, archived.file)
+        found = checksum_of(store, archived.file, copy)
     except FileNotFoundError as error:
         raise NotFoundError(
             f"{place} is missing", "bring it back there, or say with --from where it lies now"
@@ -112,9 +147,18 @@ def check_file(store: Store, archived: Archived) -> None:
         )
 
 
-def _create(connection: Connection, archived: Archived, columns: list[Column]) -> None:
-    """The table as it was declared: types, collations, NOT NULL. What was generated, or an
-    identity, is a plain column with the values that it had."""
+def _plain(column: Column) -> Column:
+    """A column of the type that its values are stored as in the file."""
+    declared = {kind: name for name, kind in reversed(KINDS.items())}.get(column.kind, "text")
+    modifier = (column.precision << 16 | column.scale) + 4 if column.kind == "decimal" else -1
+    return replace(column, declared=declared, modifier=modifier, collation=None, is_not_null=False)
+
+
+def _create(
+    connection: Connection, archived: Archived, columns: list[Column], figures: list[Any]
+) -> None:
+    """The table as it was declared: types, collations, NOT NULL that all rows kept. What was
+    generated, or an identity, is a plain column with the values that it had."""
     name = archived.partition_name
     if _asked(connection, "SELECT to_regclass(%s) IS NOT NULL", name):
         raise InTheWayError(f"{name} is there already", "rename or drop it")
@@ -126,17 +170,18 @@ def _create(connection: Connection, archived: Archived, columns: list[Column]) -
             sql.Identifier(column.name),
             sql.SQL(kind),
             sql.SQL(f" COLLATE {collation}" if collation else ""),
-            sql.SQL(" NOT NULL" if column.is_not_null else ""),
+            sql.SQL(" NOT NULL" if column.is_not_null and figure["count"] == figures[0] else ""),
         )
-        for column, (kind, collation) in zip(columns, _known(connection, columns), strict=True)
+        for column, (kind, collation), figure in zip(
+            columns, _known(connection, columns), figures[1:], strict=True
+        )
     ]
     connection.execute(
         sql.SQL("CREATE TABLE {} ({})").format(sql.SQL(name), sql.SQL(", ").join(declared))
     )
-    connection.execute(
-        "SELECT rollup_engine.share_owner(oid, %s) FROM pg_class WHERE oid = to_regclass(%s)",
-        [name, archived.source_table],
-    )
+    owner = sql.Identifier(archived.owned_by)
+    with suppress(*NOT_TO_BE_HAD), connection.transaction():
+        connection.execute(sql.SQL("ALTER TABLE {} OWNER TO {}").format(sql.SQL(name), owner))
 
 
 def _known(connection: Connection, columns: list[Column]) -> list[tuple[str, str | None]]:

@@ -9,6 +9,7 @@ import errno
 import hashlib
 import os
 import re
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -93,14 +94,17 @@ class Digest:
         return self.hash.hexdigest()
 
 
-def checksum_of(store: Store, file: str) -> tuple[str, int]:
-    """SHA-256 and size of a file; FileNotFoundError where there is none."""
+def checksum_of(store: Store, file: str, copy: IO[bytes] | None = None) -> tuple[str, int]:
+    """SHA-256 and size of a file, and of the copy; FileNotFoundError where there is none."""
     found = hashlib.sha256()
     size = 0
-    with store.open(file) as stream:
+    with told(store.location), store.open(file) as stream:
         while block := stream.read(CHUNK):
             found.update(block)
             size += len(block)
+            if copy:
+                with told(tempfile.gettempdir()):
+                    copy.write(block)
     return found.hexdigest(), size
 
 

@@ -111,6 +111,9 @@ def restore(
     from_time: Annotated[str, typer.Argument(metavar="FROM", help="As 2026-01-31 or with time.")],
     to_time: Annotated[str, typer.Argument(metavar="TO", help="End, not included.")],
     from_: Elsewhere = None,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="With the file's types; what else there was is text.")
+    ] = False,
 ) -> None:
     """Bring a range back as tables of the archive schema, beside the source.
 
@@ -120,7 +123,8 @@ def restore(
     """
     call = invocation(context)
     with call.installed() as connection, _watching(call.console) as watch:
-        outcomes = list(bring_back(connection, table, from_time, to_time, from_, watch))
+        found = bring_back(connection, table, from_time, to_time, from_, watch, plain=plain)
+        outcomes = list(found)
     _tell(call, outcomes, "nothing was restored")
 
 

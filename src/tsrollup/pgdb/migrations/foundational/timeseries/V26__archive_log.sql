@@ -14,13 +14,15 @@ CREATE TABLE rollup_engine.detached_partition (
     sort_by name[] NOT NULL,
     detached_at timestamptz NOT NULL DEFAULT now(),
     attempt_location text,
-    attempt_file text
+    attempt_file text,
+    attempt_by text
 );
 COMMENT ON TABLE rollup_engine.detached_partition IS 'Partitions that retention moved to an archive schema, and that are still there.';
 COMMENT ON COLUMN rollup_engine.detached_partition.partition_name IS 'What it was called then: what has another name by now is somebody else''s business.';
 COMMENT ON COLUMN rollup_engine.detached_partition.sort_by IS 'Dimensions of the rollup that read it, and its time column.';
 COMMENT ON COLUMN rollup_engine.detached_partition.attempt_location IS 'Where the last attempt to archive it wrote.';
 COMMENT ON COLUMN rollup_engine.detached_partition.attempt_file IS 'What that one wrote to: while it stands here, the file counts for nothing.';
+COMMENT ON COLUMN rollup_engine.detached_partition.attempt_by IS 'The database that did: a copy of it does not touch that file.';
 
 CREATE TABLE silver.archive_log (
     id bigint PRIMARY KEY,
@@ -29,6 +31,7 @@ CREATE TABLE silver.archive_log (
     from_time timestamptz CHECK (isfinite(from_time)),
     to_time timestamptz CHECK (isfinite(to_time)),
     bound text NOT NULL,
+    owned_by name NOT NULL,
     detached_at timestamptz NOT NULL,
     archived_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     location text NOT NULL,
@@ -49,6 +52,7 @@ COMMENT ON COLUMN silver.archive_log.partition_name IS 'The partition, by its na
 COMMENT ON COLUMN silver.archive_log.from_time IS 'Start of its range, which is sealed; NULL where it had no border.';
 COMMENT ON COLUMN silver.archive_log.to_time IS 'End of its range; NULL where it had no border.';
 COMMENT ON COLUMN silver.archive_log.bound IS 'Its range as ATTACH PARTITION takes it.';
+COMMENT ON COLUMN silver.archive_log.owned_by IS 'Who owned it, and owns it when it comes back.';
 COMMENT ON COLUMN silver.archive_log.detached_at IS 'When retention took it out of its table.';
 COMMENT ON COLUMN silver.archive_log.archived_at IS 'When the file was verified and the table dropped.';
 COMMENT ON COLUMN silver.archive_log.location IS 'The folder or bucket that the file is in.';

@@ -36,7 +36,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.archive_obstacle(p_detached rollup_engi
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN to_regclass(p_detached.partition_name) IS DISTINCT FROM p_detached.relation THEN 'it was renamed or moved'
+        WHEN parse_ident(p_detached.partition_name) IS DISTINCT FROM (
+            SELECT ARRAY[n.nspname::text, c.relname::text] FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = p_detached.relation)
+        THEN 'it was renamed or moved'
         WHEN EXISTS (SELECT FROM pg_inherits WHERE inhrelid = p_detached.relation) THEN
             format('it is attached to %s', (SELECT string_agg(inhparent::regclass::text, ', ') FROM pg_inherits WHERE inhrelid = p_detached.relation))
         WHEN EXISTS (
@@ -54,6 +56,14 @@ CREATE OR REPLACE FUNCTION rollup_engine.try_lock_archive(p_id bigint) RETURNS b
 RETURN pg_try_advisory_xact_lock(rollup_engine.lock_key('archive', p_id::text));
 COMMENT ON FUNCTION rollup_engine.try_lock_archive(bigint) IS 'Held by whoever archives a partition.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.this_database() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s/%s', s.system_identifier, d.oid) FROM pg_control_system() AS s, pg_database AS d WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION rollup_engine.this_database() IS 'What tells a database from one that was made of its dump.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.begin_archive(
     p_id bigint, p_location text, p_file text, OUT is_ours boolean, OUT old_location text, OUT old_file text
 )
@@ -63,18 +73,30 @@ AS $$
 BEGIN
     is_ours := rollup_engine.try_lock_archive(p_id);
     IF is_ours THEN
-        SELECT attempt_location, attempt_file INTO old_location, old_file FROM rollup_engine.detached_partition WHERE id = p_id;
+        SELECT attempt_location, attempt_file INTO old_location, old_file
+        FROM rollup_engine.detached_partition WHERE id = p_id AND attempt_by = rollup_engine.this_database();
+        UPDATE rollup_engine.detached_partition
+        SET attempt_location = p_location, attempt_file = p_file, attempt_by = rollup_engine.this_database()
+        WHERE id = p_id;
         is_ours := FOUND;
-        UPDATE rollup_engine.detached_partition SET attempt_location = p_location, attempt_file = p_file WHERE id = p_id;
     END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.begin_archive(bigint, text, text) IS
 'Notes the file that an archiver is about to write, and tells which one an attempt that came to nothing may have left; not ours: another archiver is at work.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.archive_place(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A lock on a table keeps nobody from renaming its schema.
+    SELECT format('%s %s %s', c.oid, c.xmin, n.xmin) FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.archive_place(regclass) IS 'The same twice: the name of a table meant this one all the while.';
+
 -- What may have changed since the list was read is asked again under the lock: whose turn it is, and
 -- what is in the way.
-CREATE OR REPLACE FUNCTION rollup_engine.lock_for_archive(p_id bigint, p_file text, OUT is_ours boolean, OUT obstacle text)
+CREATE OR REPLACE FUNCTION rollup_engine.lock_for_archive(p_id bigint, p_file text, OUT is_ours boolean, OUT obstacle text, OUT place text)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -86,6 +108,7 @@ BEGIN
     is_ours := FOUND;
     IF is_ours THEN
         is_ours := rollup_engine.try_lock_archive(p_id);
+        place := rollup_engine.archive_place(v_detached.relation);
         obstacle := rollup_engine.archive_obstacle(v_detached);
     END IF;
     IF is_ours AND obstacle IS NULL THEN
@@ -99,28 +122,65 @@ $$;
 COMMENT ON FUNCTION rollup_engine.lock_for_archive(bigint, text) IS
 'Keeps writers and other archivers from a partition that was moved aside until the end of the transaction, while readers go on.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.record_archive(
-    p_id bigint, p_location text, p_file text, p_file_bytes bigint, p_checksum text, p_row_count bigint, p_table_bytes bigint
-) RETURNS void
+-- Whoever waits for a lock while a user who holds the table waits for him has the user's statement
+-- end by a deadlock: it is asked for without waiting, and left to whoever waits for it.
+CREATE OR REPLACE FUNCTION rollup_engine.lock_out_unless_used(p_relation regclass, p_patience interval) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_until constant timestamptz := clock_timestamp() + p_patience;
+BEGIN
+    WHILE clock_timestamp() < v_until AND NOT EXISTS (
+        SELECT FROM pg_locks AS l JOIN rollup_engine.partition_tree(p_relation) AS m ON m = l.relation
+        WHERE NOT l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+    LOOP
+        BEGIN
+            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', p_relation);
+            RETURN true;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.05);
+        END;
+    END LOOP;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_out_unless_used(regclass, interval) IS
+'Keeps all from a table until the end of the transaction; false when it is used for longer than that, or somebody waits for it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.record_archive(
+    p_id bigint, p_location text, p_file text, p_file_bytes bigint, p_checksum text, p_row_count bigint, p_table_bytes bigint,
+    p_place text, p_patience interval
+) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '50ms'  -- of what DDL locks besides, as the tables that foreign keys refer to
 AS $$
 DECLARE
     v_detached rollup_engine.detached_partition;
 BEGIN
     DELETE FROM rollup_engine.detached_partition WHERE id = p_id AND attempt_file = p_file RETURNING * INTO STRICT v_detached;
+    IF NOT rollup_engine.lock_out_unless_used(v_detached.relation, p_patience) THEN
+        RETURN 'somebody uses it; the next run tries again';
+    ELSIF rollup_engine.archive_place(v_detached.relation) IS DISTINCT FROM p_place THEN
+        RETURN 'it was renamed or moved';
+    END IF;
     INSERT INTO silver.archive_log (
-        id, source_table, partition_name, from_time, to_time, bound, detached_at,
+        id, source_table, partition_name, from_time, to_time, bound, owned_by, detached_at,
         location, file, file_bytes, checksum, row_count, table_bytes)
     VALUES (
         p_id, v_detached.source_table, v_detached.partition_name, nullif(v_detached.from_time, '-infinity'), nullif(v_detached.to_time, 'infinity'),
-        v_detached.bound, v_detached.detached_at, p_location, p_file, p_file_bytes, p_checksum, p_row_count, p_table_bytes);
-    UPDATE silver.archive_log SET replaced_by = p_id WHERE restored_as = v_detached.relation;
+        v_detached.bound, (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = v_detached.relation), v_detached.detached_at, p_location, p_file, p_file_bytes, p_checksum, p_row_count, p_table_bytes);
+    -- A number alone may be of another database, whose dump this one was made of.
+    UPDATE silver.archive_log SET replaced_by = p_id
+    WHERE restored_as = v_detached.relation AND source_table = v_detached.source_table
+        AND v_detached.from_time <= coalesce(from_time, '-infinity') AND v_detached.to_time >= coalesce(to_time, 'infinity');
     EXECUTE format('DROP TABLE %s', v_detached.relation);
+    RETURN (SELECT 'it was renamed or moved' FROM pg_class WHERE oid = v_detached.relation);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.record_archive(bigint, text, text, bigint, text, bigint, bigint) IS
-'Records the file that holds what a partition holds, and drops the partition.';
+COMMENT ON FUNCTION rollup_engine.record_archive(bigint, text, text, bigint, text, bigint, bigint, text, interval) IS
+'Records the file that holds what a partition holds, and drops the partition; or what came in the way, for which all of it is to be rolled back.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.archive_columns(p_relation regclass)
 RETURNS TABLE (column_name name, declared text, base regtype, modifier integer, collation_name text, is_not_null boolean, is_sortable boolean)
