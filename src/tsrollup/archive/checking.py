@@ -11,6 +11,8 @@ from tsrollup.archive.storage import ASIDE, PART, store_at
 from tsrollup.errors import NotFoundError, TsrollupError
 
 BROKEN = ("missing", "changed", "unreachable")
+REPLACED = "a later file holds what it held; when that one is ok, it may be removed"
+LEFT = "an attempt left it; it may be removed where no other database archives to this place"
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def _check(archived: Archived, location: str) -> Checked:
         else:
             status = "changed" if error.code == DATA_CORRUPTED else "unreachable"
     if archived.state == "replaced":
-        status, reason = "replaced", "a later file holds what it held; it may be removed"
+        status, reason = "replaced", REPLACED
     return Checked(
         archived.source_table, archived.partition_name, status, location, archived.file, reason
     )
@@ -74,7 +76,7 @@ def _strays(location: str, folder: str, recorded: set[str], known: set[str]) -> 
                 continue  # it is being written
             status, reason = "unknown", "it is not in the log of this database"
             if plain != file:
-                status, reason = "leftover", "an attempt came to nothing; it may be removed"
+                status, reason = "leftover", LEFT
             if plain in recorded:
                 reason = f"it is recorded as {plain}: give it that name back if that is missing"
             yield Checked(None, None, status, location, file, reason)
