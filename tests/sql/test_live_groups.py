@@ -146,3 +146,54 @@ def test_promise_b_in_every_state_of_groups(db: psycopg.Connection[Any], kind: s
         assert_equal_to_group_by(db, *LEVELS)
     refresh_everything(db)
     assert_settled(db, *LEVELS)
+
+
+def test_the_functions_of_groups_follow_a_source_that_lost_its_index(
+    db: psycopg.Connection[Any],
+) -> None:
+    create_fleet(db)
+    db.execute("DROP INDEX raw.fleet_device_ts_idx; ALTER TABLE raw.fleet RENAME COLUMN ts TO t2")
+    refresh_everything(db)
+    late(db, 3)
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    db.execute("""SELECT silver.add_rollup_metric('silver.fleet_1h', '{"v": ["variance"]}')""")
+    refresh_everything(db)
+    late(db, 3)
+    assert_equal_to_group_by(db, *LEVELS)
+
+
+def test_keys_of_any_width(db: psycopg.Connection[Any]) -> None:
+    """Wider than the tables: there is an error where a row has such a key, and no other."""
+    create_fleet(db)
+    db.execute("ALTER TABLE raw.fleet ALTER COLUMN device TYPE bigint")
+    refresh_everything(db)
+    with db.transaction():
+        late(db, 99999999999)
+        db.execute("DELETE FROM raw.fleet WHERE device = 99999999999")
+    assert_equal_to_group_by(db, *LEVELS)
+    late(db, 99999999999)
+    for name in LEVELS:
+        assert count(db, name, "device = 3") == 25, name
+        with pytest.raises(errors.NumericValueOutOfRange):
+            count(db, name)
+    db.execute("SELECT silver.rebuild_rollup(target_name) FROM silver.rollup_config ORDER BY id")
+    refresh_everything(db)
+    late(db, 99999999998)
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)
+
+
+def test_a_key_of_another_kind_is_lost(db: psycopg.Connection[Any]) -> None:
+    create_fleet(db, "text", "md5(n::text)")
+    db.execute("INSERT INTO raw.fleet VALUES ('2026-03-01 21:05+00', upper(md5('3')), 1)")
+    db.execute(DRAIN)
+    db.execute("ALTER TABLE raw.fleet ALTER COLUMN device TYPE uuid USING device::uuid")
+    db.execute("SELECT silver.rebuild_rollup(target_name) FROM silver.rollup_config ORDER BY id")
+    assert db.execute("SELECT DISTINCT key_dimension FROM silver.rollup_config").fetchall() == [
+        (None,)
+    ]
+    assert_equal_to_group_by(db, *LEVELS)
+    refresh_everything(db)
+    assert_settled(db, *LEVELS)

@@ -34,6 +34,27 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.can_be_key(regclass, name) IS 'Whether the text of a column''s values tells them apart as their equality does, and is the same under all settings.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.key_type(p_relation regclass, p_column name) RETURNS regtype
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN t.type IN ('int2', 'int4') THEN 'int8'::regtype WHEN t.type = 'varchar'::regtype THEN 'text'::regtype ELSE t.type END
+    FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS t (type)
+    WHERE a.attrelid = p_relation AND a.attname = p_column
+$$;
+COMMENT ON FUNCTION rollup_engine.key_type(regclass, name) IS
+'The type by which keys are compared with a column: the widest of its kind, so that a column which is made wider or narrower takes all of them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.key_value(p_relation regclass, p_column name, p_key text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The collation is one by which equal texts are the same; that of the column, for its index.
+    SELECT format('%s::%s%s', p_key, rollup_engine.key_type(p_relation, p_column), CASE WHEN attcollation <> 0 THEN ' COLLATE ' || attcollation::regcollation ELSE '' END)
+    FROM pg_attribute WHERE attrelid = p_relation AND attname = p_column
+$$;
+COMMENT ON FUNCTION rollup_engine.key_value(regclass, name, text) IS 'Expression for the text of a key as a value to compare with a column.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.captured_key(p_source rollup_engine.source) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -113,23 +113,13 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_groups(silver.rollup_config) IS 'Whether the live view of a rollup computes single groups: it and all that it reads have the key, and the source has an index of it and the time.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.key_value(p_rollup silver.rollup_config, p_key text) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- The collation is one by which equal texts are the same; that of the column, for its index.
-    SELECT format('%s::%s%s', p_key, CASE t.type WHEN 'varchar'::regtype THEN 'text'::regtype ELSE t.type END,
-        CASE WHEN a.attcollation <> 0 THEN ' COLLATE ' || a.attcollation::regcollation ELSE '' END)
-    FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS t (type)
-    WHERE a.attrelid = p_rollup.target_table AND a.attname = p_rollup.key_dimension
-$$;
-COMMENT ON FUNCTION rollup_engine.key_value(silver.rollup_config, text) IS 'Expression for the text of a key as a value of the rollup''s key dimension.';
+DROP FUNCTION IF EXISTS rollup_engine.key_value(silver.rollup_config, text);
 
 CREATE OR REPLACE FUNCTION rollup_engine.group_condition(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format(' AND %I = %s', rollup_engine.source_name(p_rollup, p_rollup.key_dimension), rollup_engine.key_value(p_rollup, '$4'))
+    SELECT format(' AND %I = %s', rollup_engine.source_name(p_rollup, p_rollup.key_dimension), rollup_engine.key_value(p_rollup.target_table, p_rollup.key_dimension, '$4'))
 $$;
 COMMENT ON FUNCTION rollup_engine.group_condition(silver.rollup_config) IS 'What is added to a condition on rows of the source for those of the group whose key is $4.';
 
@@ -137,7 +127,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.group_arms_sql(p_rollup silver.rollup_c
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- A NULL key is never stale by itself. The key is compared as the dimension, so that a filter on that reaches the groups.
+    -- A NULL key is never stale by itself. The key is compared with the dimension, so that a filter on that reaches the groups.
     SELECT CASE WHEN NOT rollup_engine.reads_groups(p_rollup) THEN '' ELSE $sql$
     UNION ALL
     SELECT f.*, {latest}, false

@@ -262,7 +262,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.live_functions_sql(p_rollup silver.roll
 AS $$
     SELECT format('live_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup)
     UNION ALL
-    SELECT format('live_group_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup, true) WHERE rollup_engine.reads_groups(p_rollup)
+    -- One that a view may call stays as right as the others when the index is gone.
+    SELECT format('live_group_%s', p_rollup.id), rollup_engine.live_function_sql(p_rollup, true)
+    WHERE rollup_engine.reads_groups(p_rollup) OR p_rollup.key_dimension IS NOT NULL
+        AND to_regprocedure(format('rollup_engine.live_group_%s(timestamptz, timestamptz, text)', p_rollup.id)) IS NOT NULL
     UNION ALL
     SELECT format('plain_%s', p_rollup.id), sql FROM rollup_engine.plain_function_sql(p_rollup) AS sql WHERE sql IS NOT NULL
 $$;
@@ -322,7 +325,7 @@ $sql$, '{more_arms}', o.arm || g.arms), jsonb_build_object(
         'live_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
         'other_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 't.'),
         'key', quote_ident(p_rollup.key_dimension),
-        'key_value', rollup_engine.key_value(p_rollup, 'g.tsrollup_key'),
+        'key_value', rollup_engine.key_value(p_rollup.target_table, p_rollup.key_dimension, 'g.tsrollup_key'),
         -- After all edges but infinity.
         'latest', $sql$timestamptz '294276-12-31 23:59:59.999999+00'$sql$,
         'view', p_view,
