@@ -136,12 +136,17 @@ def test_refusals_name_the_next_step(url: str, tmp_path: Path) -> None:
         code, told = refused("run", "--to", nowhere)
         assert (code, "s3://bucket/folder" in told) == ("TR001", True), nowhere
     assert "Permission denied" in refused("run", "--to", "/proc/1")[1] or os.geteuid() == 0
+    assert "; look at the place" in refused("run", "--to", "/proc/nope")[1]
     with psycopg.connect(url) as db:
         db.execute("SELECT rollup_engine.begin_archive(1, 's3://', 'a.parquet')")
     first, other = archive_all(url, tmp_path)
     assert (first.status, other.status) == ("archived", "archived"), "whatever place that was"
     assert (first.reason or "").startswith("an earlier attempt may have left a.parquet")
     with psycopg.connect(url) as db:
+        db.execute("SELECT rollup_engine.try_lock_archive(1)")
+        words = ["archive", "restore", "readings", "2026-03-01", "2026-03-02", "--json"]
+        (busy,) = here(*words, url=url).json()
+        assert (busy["status"], busy["reason"]) == ("skipped", "another restore is at it")
         db.execute("CREATE TABLE raw_archive.readings_1 ()")
     code, told = refused("restore", "readings", "2026-03-01", "2026-03-02")
     assert (code, told) == ("TR003", "raw_archive.readings_1 is there already; rename or drop it")

@@ -22,6 +22,7 @@ from tsrollup.connection import describe
 from tsrollup.errors import InTheWayError, NotFoundError, TsrollupError
 
 DATA_CORRUPTED = "XX001"
+OTHER = "another restore is at it"
 # SQLSTATEs of values that a type or a constraint refuses, and of types and schemas that are gone.
 WHAT_TYPES_REFUSE = ("22", "23", "42704", "3F000")
 NOT_TO_BE_HAD = (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject)
@@ -85,6 +86,8 @@ def _restore(
     began = time.monotonic()
     name = archived.partition_name
     with _checked(store, archived) as stream, log.transaction(connection):
+        if not _asked(connection, "SELECT rollup_engine.try_lock_archive(%s)", archived.id):
+            return Outcome(archived.source_table, name, "skipped", reason=OTHER)
         file = opened(stream)
         about, columns = described(file)
         if plain:
@@ -197,6 +200,6 @@ def _known(connection: Connection, columns: list[Column]) -> list[tuple[str, str
         ).fetchall()
 
 
-def _asked(connection: Connection, query: str, given: str) -> Any:
+def _asked(connection: Connection, query: str, given: Any) -> Any:
     with connection.cursor(row_factory=scalar_row) as cursor:
         return cursor.execute(query.encode(), [given]).fetchone()

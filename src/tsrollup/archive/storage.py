@@ -125,9 +125,12 @@ class Folder:
 
     def write(self, file: str) -> "FolderDraft":
         path = self.root / file
-        with told(self.location):
-            _make_folders(path.parent)
-            return FolderDraft(path)
+        try:
+            with told(self.location):
+                _make_folders(path.parent)
+                return FolderDraft(path)
+        except FileNotFoundError as error:  # where there can be no folder, as in /proc
+            raise StorageError(f"{self.location}: {error.strerror}", WHERE_TO_LOOK) from error
 
     def open(self, file: str) -> IO[bytes]:
         with told(self.location):
