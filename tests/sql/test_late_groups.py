@@ -323,6 +323,26 @@ def test_promise_a_b_a_column_named_as_groups_are_joined(db: psycopg.Connection[
     check(db)
 
 
+def test_a_table_above_that_lacks_the_key(db: psycopg.Connection[Any]) -> None:
+    db.execute("""
+        CREATE TABLE raw.fleet (ts timestamptz, v integer, device integer);
+        INSERT INTO raw.fleet VALUES ('2026-03-02 01:20Z', 1, 1), ('2026-03-02 05:20Z', 1, 1);
+        CREATE INDEX ON raw.fleet (device, ts);
+        CREATE TABLE raw.top (ts timestamptz, v integer);
+        SELECT silver.create_rollup_table('raw.fleet', 'silver', 'fleet_1h', '1 hour',
+            dimensions => '{device}')
+    """)
+    refresh_everything(db)
+    write = "UPDATE raw.{} SET v = v + 1 WHERE ts = '2026-03-02 01:20Z'"
+    for change, table, keys in (("", "top", None), ("NO ", "fleet", ["1"])):
+        db.execute(f"ALTER TABLE raw.fleet {change}INHERIT raw.top".encode())
+        for _ in range(2):  # the second sees the first one's triggers
+            refresh_everything(db)
+        db.execute(write.format(table).encode())
+        assert noted(db) == [("02 01", 1, keys)]
+    check(db, ["fleet_1h"])
+
+
 def test_promise_b_a_group_of_a_claimed_bucket_is_added_beside_it(
     db: psycopg.Connection[Any], connect: Any
 ) -> None:

@@ -235,9 +235,9 @@ BEGIN
         PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
     ELSE
         PERFORM rollup_engine.note_shape(p_source_id, v_shapes);
-        -- Its rollups may be gone, so that nobody looks at it; and another column may be in its way.
-        PERFORM rollup_engine.use_key(p_source_id, NULL)
-        WHERE v_source.key_column IS NOT NULL AND NOT rollup_engine.can_be_key(v_source.relation, v_source.key_column);
+        -- Its rollups may be gone, so that nobody looks at it; another column may be in its way, or a table above that lacks it.
+        PERFORM rollup_engine.use_key(p_source_id, CASE WHEN rollup_engine.can_be_key(v_source.relation, v_source.key_column) THEN v_source.key_column END)
+        WHERE v_source.key_column IS NOT NULL;
     END IF;
     UPDATE rollup_engine.source SET trace = v_trace WHERE id = p_source_id;
 END
