@@ -255,6 +255,10 @@ LINES = """
     repair
     server status
     server bindir
+    archive run --to FOLDER
+    archive list
+    archive verify
+    ? archive restore readings 2026-01-01 2026-01-02
     ? suggest-indexes readings
     ? worker --check
     ? baseline
@@ -273,9 +277,10 @@ def test_every_command_prints_one_json_document(url: str, tmp_path: Path) -> Non
     } == ELSEWHERE
     file = tmp_path / "rollups.toml"
     file.write_text(here("export", url=url).out)
+    places = {"FILE": str(file), "FOLDER": str(tmp_path)}
     for words in lines:
         may_fail = words[0] == "?"
-        given = [str(file) if word == "FILE" else word for word in words if word != "?"]
+        given = [places.get(word, word) for word in words if word != "?"]
         done = here(*given, "--json", url=url)
         if may_fail and done.code == 1:
             assert json.loads(done.err)["error"]["message"], given
