@@ -59,8 +59,8 @@ ROWS = """
 """
 SPECIAL = """
     INSERT INTO raw.numbers (ts, device, amount, level, coarse)
-    SELECT timestamptz '2026-03-01 22:00:00.5+00' + make_interval(mins => %(low)s), %(device)s,
-        v, v, v
+    SELECT timestamptz '2026-03-01 22:00:00.5+00' + make_interval(mins => %(low)s,
+        secs => nextval('raw.tick') %% 9973 * 0.000001), %(device)s, v, v, v
     FROM unnest(ARRAY[%(special)s]::text[]::numeric[]) AS v
 """
 
