@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg import pq
 from psycopg.abc import Buffer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.types.string import TextLoader
@@ -44,6 +45,13 @@ def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.
         ) from error
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return connection
+
+
+def is_away(url: str) -> bool:
+    """Whether no server answers there, or none that takes connections yet: whom it lets in, and
+    to which database, is another question."""
+    known = make_conninfo("", **{"connect_timeout": 5, **read_url(url)})
+    return pq.PGconn.ping(known.encode()) in (pq.Ping.REJECT, pq.Ping.NO_RESPONSE)
 
 
 def read_url(url: str) -> dict[str, Any]:

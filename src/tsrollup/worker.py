@@ -19,7 +19,7 @@ from psycopg.rows import dict_row
 
 from tsrollup import rollups
 from tsrollup.archive.background import archive_until
-from tsrollup.connection import connect, describe, pinned
+from tsrollup.connection import connect, describe, is_away, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
 
@@ -65,6 +65,20 @@ def work(url: str, schedule: Schedule, stop: threading.Event) -> None:
     what is wrong with a single rollup is in its error_log already.
     """
     _Worker(url, schedule, stop).work()
+
+
+def wait_for_server(url: str, stop: threading.Event) -> None:
+    """Wait until a server takes connections, or `stop` is set."""
+    failures = 0
+    while not stop.is_set() and is_away(url):
+        delay = _delay(failures)
+        log.warning("no server takes connections at --url; trying again in %.0f s", delay)
+        failures += 1
+        stop.wait(delay)
+
+
+def _delay(failures: int) -> float:
+    return RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)]
 
 
 def check(connection: Connection) -> str:
@@ -133,7 +147,7 @@ class _Worker:
                     body(connection)
             except (psycopg.Error, TsrollupError, OSError, UnicodeError) as error:
                 known = error if isinstance(error, TsrollupError) else describe(error)
-                delay = RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)]
+                delay = _delay(failures)
                 failures += 1
                 self._say(logging.WARNING, f"{known}; trying again in {delay:.0f} s")
                 self.stop.wait(delay * random.uniform(0.8, 1.0))

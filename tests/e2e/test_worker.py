@@ -45,6 +45,16 @@ def test_the_worker_survives_a_crash_of_the_server(data_dir: Path) -> None:
     assert any("reconnected" in line for line in lines)
 
 
+def test_the_worker_waits_for_a_server_that_is_not_there_yet(data_dir: Path) -> None:
+    url = embedded.start(data_dir).url
+    migrate_project(url)
+    embedded.stop(data_dir)
+    with working(url, "--every", "0.1") as (_, lines):
+        wait_for(lines, "no server takes connections at --url; trying again in 2 s")
+        assert embedded.start(data_dir).url == url
+        wait_for(lines, "working on database")
+
+
 def insert_and_wait(url: str, time: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("INSERT INTO raw.events VALUES (%s, 1)", [time])

@@ -13,7 +13,7 @@ import typer
 
 from tsrollup.archive.parquet import require_pyarrow
 from tsrollup.commands.invocation import invocation
-from tsrollup.worker import Schedule, check, work
+from tsrollup.worker import Schedule, check, wait_for_server, work
 
 PLAIN = frozenset(vars(logging.makeLogRecord({})))
 
@@ -91,12 +91,11 @@ def worker(
     Example: tsrollup worker --jobs 2 --log-format json
     """
     call = invocation(context)
-    with call.installed() as connection:
-        database = connection.info.dbname
-        if check_only:
+    if check_only:
+        with call.installed() as connection:
             found = check(connection)
-            call.console.done(found, {"status": found})
-            return
+        call.console.done(found, {"status": found})
+        return
     if archive_to:
         require_pyarrow()
     stop = threading.Event()
@@ -108,6 +107,11 @@ def worker(
         signal.signal(number, finish)
     _log_to_stderr(LogFormat.json if call.console.as_json else log_format, log_level)
     log = logging.getLogger("tsrollup.worker")
+    wait_for_server(call.url, stop)
+    if stop.is_set():
+        return
+    with call.installed() as connection:
+        database = connection.info.dbname
     log.info("working on database %s", database)
     if metrics_port:
         from tsrollup import metrics  # which no other command waits for
