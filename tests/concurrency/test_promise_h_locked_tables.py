@@ -120,6 +120,43 @@ def test_promise_j_no_reader_is_ended_by_a_rollup_that_is_changed(
 
 
 @pytest.mark.parametrize(
+    "tables", [("raw.p", "gold.p_1h"), ("gold.p_1h", "raw.p"), ("raw.p_1", "raw.p", "silver.p_1h")]
+)
+def test_promise_j_no_reader_is_ended_by_a_rollup_that_is_dropped(
+    two_sources: psycopg.Connection, connect: Connect, tables: tuple[str, ...]
+) -> None:
+    """The last one of its source, whose triggers go with it."""
+    reader = connect(autocommit=False)
+    reader.execute(f"SELECT FROM {tables[0]}".encode())
+    drop = Background(two_sources, "SELECT silver.drop_rollup('p_1h')")
+    drop.wait_until_blocked(connect())
+    for table in tables[1:]:
+        reader.execute(f"SELECT FROM {table}".encode())
+    reader.commit()
+    drop.result()
+    left = "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'raw.p'::regclass"
+    assert two_sources.execute(left).fetchone() == (0,)
+
+
+def test_a_drop_tells_who_is_in_its_way(two_sources: psycopg.Connection, connect: Connect) -> None:
+    reader = connect(autocommit=False)
+    reader.execute("SELECT FROM raw.p")
+    # As it is after a minute.
+    definition = two_sources.execute(
+        "SELECT replace(pg_get_functiondef('silver.drop_rollup'::regproc), '1 minute', '1 second')"
+    ).fetchone()
+    assert definition
+    two_sources.execute(definition[0].encode())
+    with pytest.raises(psycopg.errors.LockNotAvailable) as told:
+        two_sources.execute("SELECT silver.drop_rollup('p_1h')")
+    message = told.value.diag.message_primary
+    assert message == f"raw.p is in use: by the sessions {reader.info.backend_pid}"
+    reader.rollback()
+    refresh_everything(two_sources)
+    assert_settled(two_sources, "p_1h")
+
+
+@pytest.mark.parametrize(
     "lock",
     [
         "LOCK TABLE raw.p_1 IN ACCESS EXCLUSIVE MODE",
