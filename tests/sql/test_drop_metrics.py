@@ -96,6 +96,7 @@ def test_what_was_dropped_can_be_added_again(rolled_up: psycopg.Connection) -> N
             'SELECT silver.add_rollup_metric(%s, \'{"w": ["first", "avg"]}\')', [target]
         )
         assert_equal_to_group_by(rolled_up, "t_1h", "t_1d", "t_1w")
+        assert rolled_up.execute("SELECT rollup_engine.outdated_texts()").fetchall() == []
     refresh_everything(rolled_up)
     assert_settled(rolled_up, "t_1h", "t_1d", "t_1w")
     assert not unwell(rolled_up)

@@ -6,5 +6,6 @@ SELECT rollup_engine.lock_tables('{rollup_engine.change_log}');
 
 -- The identity is for publications of all tables, which refuse DELETE without one.
 ALTER TABLE rollup_engine.change_log DROP COLUMN id, REPLICA IDENTITY FULL;
+ALTER TABLE rollup_engine.upgrade REPLICA IDENTITY FULL;
 
 RESET ROLE;

@@ -187,6 +187,8 @@ BEGIN
     UPDATE silver.rollup_config AS c
     SET metrics = r.metrics, expressions = r.expressions, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE c.id = r.id;
+    -- Those of rollups that read it name its columns.
+    PERFORM rollup_engine.write_live_functions(c) FROM silver.rollup_config AS c WHERE c.id IN (SELECT rollup_engine.with_descendants(r.id)) AND c.id <> r.id;
     PERFORM rollup_engine.look_at_source(r.source_id);  -- the new columns as well
     PERFORM rollup_engine.mark_new(r.id, rollup_engine.told_by_source(r.source_id));
 END
