@@ -71,7 +71,7 @@ def upgraded(
     assert error
     assert f"is of tsrollup {release}, this program is" in str(error)
     assert error.hint == "run tsrollup migrate"
-    # As change data capture makes one: what is published takes no UPDATE or DELETE without identity.
+    # As change data capture makes one: what is published takes no DELETE without an identity.
     with psycopg.connect(server.superuser_url(database), autocommit=True) as connection:
         connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
         migrate_project(server.superuser_url(database))
