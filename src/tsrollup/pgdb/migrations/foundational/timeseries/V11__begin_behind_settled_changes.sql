@@ -28,7 +28,7 @@ BEGIN
             IF clock_timestamp() > v_until THEN
                 v_holders := rollup_engine.lock_holders(v_relation);
                 RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = format('%s is in use: by the sessions %s', v_relation, v_holders),
-                    HINT = 'try again when they have ended, or end them: SELECT pg_terminate_backend(pid)';
+                    HINT = 'try again when they have ended, or end them: SELECT pg_terminate_backend(pid), or ROLLBACK PREPARED';
             END IF;
         END;
         PERFORM pg_sleep(0.1);

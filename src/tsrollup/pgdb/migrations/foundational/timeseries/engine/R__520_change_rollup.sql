@@ -6,6 +6,7 @@ SET LOCAL ROLE "${owner_role}";
 CREATE OR REPLACE FUNCTION rollup_engine.remove_rollup(p_rollup_id integer, p_keep_table boolean) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET client_min_messages = 'warning'  -- nothing of what is skipped
 AS $$
 DECLARE
     v_rollup silver.rollup_config;
