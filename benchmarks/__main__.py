@@ -14,6 +14,7 @@ from rich.console import Console
 
 from benchmarks import report
 from benchmarks.aggregates import aggregates
+from benchmarks.capacity import capacity
 from benchmarks.cold import cold_rows
 from benchmarks.fleets import late_groups
 from benchmarks.machine import describe_load, describe_machine
@@ -45,6 +46,7 @@ SHARED: tuple[Callable[[Workbench], Steps], ...] = (
 )  # fmt: skip
 OURS: tuple[Callable[[Workbench], Steps], ...] = (
     two_workers, aggregates, long_log, many_dimensions, nothing_to_do, story, cold_rows,
+    capacity,
 )  # fmt: skip
 BENCHMARKS = {function.__name__: function for function in (*SHARED, *OURS)}
 

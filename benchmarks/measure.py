@@ -39,7 +39,7 @@ class Result:
     limit_ms: float | None = None
     variant: str = ""
     answer: str = ""
-    unit: str = "ms"  # of what is in parentheses: of seconds and gigabytes, a thousandth
+    unit: str = "ms"  # of what is no ratio: a thousandth of that of the samples
 
     @property
     def value(self) -> float:

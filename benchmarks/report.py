@@ -11,7 +11,7 @@ def line(bench: Workbench, finding: Finding) -> str:
     start = f"{bench.system:>11}  {finding.benchmark:>15}"
     if isinstance(finding, Note):
         return f"{start}  {finding.what}: {finding.text}"
-    unit = "ms" if finding.reference is None else "x "
+    unit = finding.unit if finding.reference is None else "x "
     text = f"{start}  {finding.value:9.2f} {unit}  {finding.what}"
     if finding.variant:
         text += f", {finding.variant}"

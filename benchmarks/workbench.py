@@ -36,6 +36,7 @@ class Sizes:
     rollups: int = _size(300, "rollups that have nothing to do, three on a source")
     reports: int = _size(500_000, "reports of the fleet whose page is followed")
     cold: int = _size(2_000_000, "rows that are archived")
+    minutes: int = _size(120, "minutes of a fleet that are simulated")
     seconds: int = _size(2, "length of one pgbench")
 
 

@@ -20,7 +20,7 @@ from servers import PostgresServer
 CHECKOUT = Path(__file__).parents[2]
 TINY = (
     "--days 1 --devices 2 --rounds 1 --history 5 --fleet 10 --partitions 3 --statements 1000"
-    " --rollups 6 --reports 900 --seconds 1 --cold 1000"
+    " --rollups 6 --reports 900 --seconds 1 --cold 1000 --minutes 3"
 )
 
 
