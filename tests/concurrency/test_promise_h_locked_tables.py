@@ -10,6 +10,7 @@ import pytest
 
 from interleaving import Background
 from rollup_checks import assert_settled, refresh_everything
+from servers import PostgresServer
 
 Connect = Callable[..., psycopg.Connection]
 STALE = """
@@ -154,6 +155,31 @@ def test_a_drop_tells_who_is_in_its_way(two_sources: psycopg.Connection, connect
     reader.rollback()
     refresh_everything(two_sources)
     assert_settled(two_sources, "p_1h")
+
+
+def test_promise_j_no_reader_is_ended_by_views_that_are_written_anew(
+    settled: psycopg.Connection, connect: Connect, server: PostgresServer
+) -> None:
+    """As at the end of a migrate: one view is written, the next is in use, by whom the first is
+    read then."""
+    settled.execute("UPDATE rollup_engine.generated_text SET digest = '' WHERE name LIKE 'view%'")
+    reader = connect(autocommit=False, user=server.superuser)
+    reader.execute("SET deadlock_timeout = '1ms'")
+    reader.execute("SELECT FROM gold.readings_1m, gold.readings_1h")
+    writing = Background(connect(), "SELECT rollup_engine.regenerate()")
+    written = (
+        "SELECT count(*) FROM pg_locks WHERE granted AND mode = 'AccessExclusiveLock'"
+        " AND relation = 'gold.readings_1d'::regclass AND pid <> pg_backend_pid()"
+    )
+    while writing.is_alive() and settled.execute(written).fetchone() == (0,):
+        pass
+    reader.execute("SELECT FROM gold.readings_1d")
+    reader.commit()
+    writing.result()
+    outdated = settled.execute("SELECT rollup_engine.outdated_texts() ORDER BY 1").fetchall()
+    assert [name for (name,) in outdated] == ["view_1", "view_2"]
+    settled.execute("SELECT rollup_engine.regenerate()")
+    assert settled.execute("SELECT rollup_engine.outdated_texts()").fetchall() == []
 
 
 @pytest.mark.parametrize(

@@ -40,17 +40,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.outdated_texts() IS 'Generated functions and views that a migrate would write anew: after an upgrade of the server, for one.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.users_of(p_name text) RETURNS text
-    LANGUAGE sql
+CREATE OR REPLACE FUNCTION rollup_engine.relation_of_text(p_name text) RETURNS regclass
+    LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.lock_holders(CASE p_name
+    SELECT CASE p_name
         WHEN 'view_monitor' THEN 'silver.timeseries_operations_monitor'::regclass
         WHEN 'trigger_chunk_interval' THEN 'silver.rollup_config'::regclass
         WHEN 'trigger_guard_configuration' THEN 'silver.rollup_config'::regclass
-        ELSE (SELECT target_view FROM silver.rollup_config WHERE format('view_%s', id) = p_name) END)
+        ELSE (SELECT target_view FROM silver.rollup_config WHERE format('view_%s', id) = p_name) END
 $$;
-COMMENT ON FUNCTION rollup_engine.users_of(text) IS 'The sessions that use a generated view, or what a generated trigger is on.';
+COMMENT ON FUNCTION rollup_engine.relation_of_text(text) IS 'A generated view, or what a generated trigger is on; NULL for functions.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rewriting_hint(p_name text) RETURNS text
     LANGUAGE sql STABLE
@@ -65,6 +65,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rewriting_hint(text) IS 'What lets a migrate write a live view anew that people moved, or gave to somebody; NULL where it may.';
 
+DROP FUNCTION IF EXISTS rollup_engine.users_of(text);
 CREATE OR REPLACE FUNCTION rollup_engine.rewrite_generated() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -72,14 +73,26 @@ CREATE OR REPLACE FUNCTION rollup_engine.rewrite_generated() RETURNS void
 AS $$
 DECLARE
     v_text record;
+    v_relation regclass;
 BEGIN
-    FOR v_text IN SELECT * FROM rollup_engine.generated_texts() LOOP
+    FOR v_text IN SELECT t.* FROM rollup_engine.generated_texts() AS t WHERE t.name IN (SELECT rollup_engine.outdated_texts()) LOOP
+        v_relation := rollup_engine.relation_of_text(v_text.name);
         BEGIN
+            -- Who waits for one that is written already may hold this one.
+            IF current_setting('lock_timeout') = '10ms' AND EXISTS (
+                SELECT FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+                WHERE l.granted AND l.relation = v_relation AND l.pid IS DISTINCT FROM pg_backend_pid())
+            THEN
+                RAISE lock_not_available;
+            END IF;
             PERFORM rollup_engine.write_generated(v_text.name, v_text.statement);
+            IF v_relation IS NOT NULL THEN
+                PERFORM set_config('lock_timeout', '10ms', true);
+            END IF;
         EXCEPTION
             -- Who uses it is not waited for, as others would wait behind us. It stays right as it is.
             WHEN lock_not_available THEN
-                RAISE NOTICE '% stays as an earlier release wrote it, for it is used by the sessions %', v_text.name, rollup_engine.users_of(v_text.name)
+                RAISE NOTICE '% stays as an earlier release wrote it, for it is used by the sessions %', v_text.name, rollup_engine.lock_holders(v_relation)
                     USING HINT = 'migrate once more when they have ended: until then ' || CASE v_text.name
                         WHEN 'view_monitor' THEN 'metrics, dashboard and API lack columns of it' ELSE 'reads are right, and may be slower' END;
             -- Its owner may have made something else of it: that stops nothing else.
