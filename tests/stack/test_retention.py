@@ -451,6 +451,71 @@ def test_tables_that_cannot_lose_partitions_are_refused(db: psycopg.Connection) 
             db.execute("SELECT silver.set_retention(%s, %s)", [table, keep])
 
 
+@pytest.fixture
+def by_arrival(db: psycopg.Connection) -> psycopg.Connection:
+    """A table in partitions by when rows came, with retention; some are of times to come."""
+    db.execute(
+        """
+        CREATE TABLE raw.t (ts timestamptz, received timestamptz NOT NULL, v integer)
+            PARTITION BY RANGE (received);
+        DO $$ BEGIN FOR day IN -12 .. 1 LOOP
+            EXECUTE format('CREATE TABLE raw.t_%s PARTITION OF raw.t FOR VALUES FROM (%L) TO (%L)',
+                day + 12, current_date + day, current_date + day + 1);
+        END LOOP; END $$;
+        INSERT INTO raw.t SELECT now() - make_interval(hours => i) + '3 days',
+            now() - make_interval(hours => i), i FROM generate_series(1, 240) AS i;
+        SELECT silver.set_retention('raw.t', '6 days');
+        """
+    )
+    return db
+
+
+def test_promise_g_no_rollup_by_another_time_than_that_of_partitions_that_go(
+    by_arrival: psycopg.Connection,
+) -> None:
+    create = "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', %s)"
+    with pytest.raises(psycopg.Error, match="but rolled up otherwise: silver.t_1d by ts") as told:
+        by_arrival.execute(create, ["ts"])
+    assert "silver.set_retention('raw.t', NULL)" in (told.value.diag.message_hint or "")
+    by_arrival.execute(create, ["received"])
+
+
+@pytest.mark.parametrize("is_sealed", [False, True], ids=["before the seal", "after it"])
+def test_promise_g_a_column_that_takes_the_name_of_the_time_keeps_partitions(
+    by_arrival: psycopg.Connection, is_sealed: bool
+) -> None:
+    """A rollup reads the column of the name that it was created with."""
+    by_arrival.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', 'received')"
+    )
+    refresh_everything(by_arrival)
+    if is_sealed:
+        maintain(by_arrival)
+    by_arrival.execute(
+        "ALTER TABLE raw.t RENAME received TO came; ALTER TABLE raw.t RENAME ts TO received"
+    )
+    before = by_arrival.execute("SELECT count(*) FROM raw.t").fetchone()
+    for _ in range(3):
+        refresh_everything(by_arrival)
+        maintain(by_arrival)
+    assert by_arrival.execute("SELECT count(*) FROM raw.t").fetchone() == before
+    problems = by_arrival.execute(
+        "SELECT problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    ).fetchall()
+    assert any("is partitioned by came, but rolled up otherwise" in x for (x,) in problems)
+    assert by_arrival.execute(
+        "SELECT health FROM silver.timeseries_operations_monitor"
+    ).fetchall() == [("invalid",)]
+    by_arrival.execute("SELECT silver.set_retention('raw.t', NULL)")
+    refresh_everything(by_arrival)
+    assert (
+        by_arrival.execute(
+            "SELECT FROM silver.validate_rollup_config() WHERE NOT is_valid"
+        ).fetchall()
+        == []
+    )
+
+
 SECONDS = 8
 
 

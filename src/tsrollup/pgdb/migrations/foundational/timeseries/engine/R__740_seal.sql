@@ -47,6 +47,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions.';
 
+-- The bounds of a partition by one time say nothing of another that its rows have.
+CREATE OR REPLACE FUNCTION rollup_engine.other_time_problem(p_relation regclass, OUT problem text, OUT hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s is partitioned by %I, but rolled up otherwise: %s', p_relation, c.name, string_agg(format('%s by %I', r.target_table, r.time_column), ', ')),
+        format('what such partitions hold cannot be told from their bounds: drop them by hand, without retention (SELECT silver.set_retention(%L, NULL)); or roll the table up by %I', p_relation, c.name)
+    FROM rollup_engine.time_partition_column(p_relation) AS c (name)
+    JOIN rollup_engine.readers(p_relation) AS r ON r.time_column <> c.name
+    GROUP BY c.name
+$$;
+COMMENT ON FUNCTION rollup_engine.other_time_problem(regclass) IS 'Rollups of a table by another time than that of its partitions, which retention must not drop.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.tracked_sources(p_relation regclass) RETURNS SETOF rollup_engine.source
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -203,7 +216,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.wait_for_writers(p_retention.relation, greatest(v_border, v_straddling));
     END IF;
-    obstacle := rollup_engine.seal_obstacle(p_retention.relation);
+    obstacle := coalesce((rollup_engine.other_time_problem(p_retention.relation)).problem, rollup_engine.seal_obstacle(p_retention.relation));
     IF obstacle IS NULL
         AND rollup_engine.absorbs(p_retention.relation, v_border, rollup_engine.unabsorbed_from(p_retention.relation), p_now)
     THEN

@@ -10,10 +10,9 @@ AS $$
 DECLARE
     v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
     v_column constant name := rollup_engine.time_partition_column(p_relation);
-    v_other text;
+    v_other record;
 BEGIN
-    SELECT string_agg(format('%s by %I', r.target_table, r.time_column), ', ') INTO v_other
-    FROM rollup_engine.readers(p_relation) AS r WHERE r.time_column <> v_column;
+    SELECT * INTO v_other FROM rollup_engine.other_time_problem(p_relation);
     IF v_column IS NULL THEN
         PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
             'retention drops partitions: create the table with PARTITION BY RANGE (the time column)');
@@ -22,9 +21,8 @@ BEGIN
     ELSIF (SELECT relispartition FROM pg_class WHERE oid = p_relation) THEN
         PERFORM rollup_engine.fail('TR004', format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
             format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...)', pg_partition_root(p_relation)));
-    ELSIF v_other IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR004', format('%s is partitioned by %I, but rolled up otherwise: %s', p_relation, v_column, v_other),
-            'what such partitions hold cannot be told from their bounds; drop them by hand');
+    ELSIF v_other.problem IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', v_other.problem, v_other.hint);
     END IF;
 END
 $$;
@@ -90,6 +88,24 @@ AS $$
     SELECT rollup_engine.fail('TR001', p.problem, p.hint) FROM rollup_engine.window_keep_problem(p_relation, NULL) AS p WHERE p.problem IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.check_window_keep(regclass) IS 'An error when a table is kept for less than window tracking reads again.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.kept_otherwise(p_source_table regclass) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.problem, p.hint
+    FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.other_time_problem(t.relation) AS p
+    WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source_table, t.relation) AND p.problem IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.kept_otherwise(regclass) IS 'What is wrong where a table has retention, by another time than its rollups go by.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_kept_otherwise(p_source_table regclass) RETURNS void
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.fail('TR004', problem, hint) FROM rollup_engine.kept_otherwise(p_source_table)
+$$;
+COMMENT ON FUNCTION rollup_engine.check_kept_otherwise(regclass) IS 'An error when a table has retention by another time than its rollups go by.';
 
 -- pg_partman's own retention ----------------------------------------------------------------------
 

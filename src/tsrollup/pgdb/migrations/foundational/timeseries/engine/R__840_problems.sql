@@ -234,6 +234,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.keep_problems(p_rollup silver.rollup_co
 AS $$
     SELECT k.problem, k.hint FROM rollup_engine.window_keep_problem(p_rollup.source_table, p_rollup.id) AS k WHERE k.problem IS NOT NULL
     UNION ALL
+    SELECT problem, hint FROM rollup_engine.kept_otherwise(p_rollup.source_table)
+    UNION ALL
     SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.keep_problems(silver.rollup_config) IS 'What will keep a rollup from equalling what it reads, which is removed too early.';
