@@ -7,10 +7,17 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors
+from psycopg.types.json import Jsonb
 
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 
 LEVELS = ("fleet_1h", "fleet_6h", "fleet_1d")
+ALL = (*LEVELS, "all_6h")
 DRAIN = "SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source"
 FLEET = """
     CREATE OR REPLACE FUNCTION rollup_engine.rows_of_a_group() RETURNS integer
@@ -29,6 +36,13 @@ FLEET = """
         dimensions => '{{device}}');
     SELECT silver.create_rollup_table('fleet_1h', 'silver', 'fleet_6h', '6 hours');
     SELECT silver.create_rollup_table('fleet_6h', 'silver', 'fleet_1d', '1 day');
+    SELECT silver.create_rollup_table('fleet_1h', 'silver', 'all_6h', '6 hours',
+        dimensions => '{{}}');
+"""
+RAW_ROWS = """
+    CREATE OR REPLACE FUNCTION rollup_engine.raw_rows_of_group(
+        p_rollup silver.rollup_config, p_from timestamptz, p_to timestamptz
+    ) RETURNS double precision LANGUAGE sql STABLE PARALLEL SAFE RETURN {}
 """
 # Whatever is the key: text in any case, a NULL, one that looks like a NULL.
 KINDS = {
@@ -140,12 +154,98 @@ def test_promise_b_in_every_state_of_groups(db: psycopg.Connection[Any], kind: s
                     f"SELECT silver.refresh_rollup('fleet_1h', {at}, {at} + '3 hours')",
                     "SELECT silver.perform_rollup('fleet_1h', as_of => 'infinity')",
                     "SELECT silver.perform_rollup(as_of => 'infinity')",
+                    RAW_ROWS.format(0),
+                    RAW_ROWS.format(1),
                 ]
             ).encode()
         )
-        assert_equal_to_group_by(db, *LEVELS)
+        assert_equal_to_group_by(db, *ALL)
     refresh_everything(db)
-    assert_settled(db, *LEVELS)
+    assert_settled(db, *ALL)
+
+
+def test_other_groups_of_a_parent_come_from_its_table(db: psycopg.Connection[Any]) -> None:
+    """Drained, and in the log; where the rollup itself does not tell devices apart."""
+    create_fleet(db)
+    before = count(db, "all_6h")
+    late(db, 3)
+    db.execute(DRAIN)
+    unseen(db, 2)
+    assert count(db, "all_6h") == before + 1
+    late(db, 4, "2026-03-01 22:05+00")
+    unseen(db, 2, "2026-03-01 22:06+00")
+    assert count(db, "all_6h") == before + 2
+    late(db, 2)
+    with pytest.raises(errors.NumericValueOutOfRange):
+        count(db, "all_6h")
+    db.execute("DELETE FROM raw.fleet WHERE v = 1e308")
+    assert_equal_to_group_by(db, *ALL)
+
+
+def test_a_group_is_read_from_raw_rows_where_they_are_few(db: psycopg.Connection[Any]) -> None:
+    """And are all there."""
+    create_fleet(db)
+    late(db, 3)
+    db.execute(DRAIN)
+    unseen(db, 3, "2026-03-01 23:06+00")
+    assert count(db, "fleet_1d", "device = 3") == 26
+    db.execute(RAW_ROWS.format(0).encode())
+    with pytest.raises(errors.NumericValueOutOfRange):
+        count(db, "fleet_1d", "device = 3")
+    sealed = "sealed_before = CASE target_name WHEN 'silver.fleet_1h' THEN"
+    force_configuration(db, f"{sealed} timestamptz '2026-03-01 21:00+00' END")
+    assert count(db, "fleet_1d", "device = 3") == 26
+
+
+def test_values_of_any_kind_are_the_same_from_raw_rows(db: psycopg.Connection[Any]) -> None:
+    create_fleet(db)
+    values = {
+        "i2": "n::smallint",
+        "i8": "n * 5000000000",
+        "r": "(n / 3.0)::real",
+        "w": "(n / 3.0)::numeric(9, 4)",
+        "t": "'t' || n",
+        "c": "('c' || n)::varchar(9)",
+        "d": "date '2026-01-01' + n",
+        "z": "timestamptz '2026-01-01' + n * interval '1 day'",
+        "e": "n * interval '1 hour'",
+        "b": "n % 2 = 0",
+        "a": "ARRAY[n, n + 1]",
+        "u": "md5(n::text)::uuid",
+        "j": "jsonb_build_object('n', n)",
+    }
+    more = {
+        "min max": "i2 i8 r w t c d z e",
+        "sum avg stddev": "i2 i8 r w",
+        "bool_and bool_or": "b",
+    }
+    metrics = {
+        name: ["first", "last", "count"]
+        + [a for aggregates, of in more.items() if name in of.split() for a in aggregates.split()]
+        for name in values
+    }
+    columns = ", ".join(f"{value} AS {name}" for name, value in values.items())
+    rows = f"SELECT {{}} AS ts, n % 3 AS device, {columns} FROM generate_series(1, 40) AS n"
+    times = "timestamptz '2026-03-01' + n * interval '10 minutes'"
+    db.execute(f"CREATE TABLE raw.kinds AS {rows.format(times)}".encode())
+    db.execute("CREATE INDEX ON raw.kinds (device, ts)")
+    for source, name, width, time in (
+        ("raw.kinds", "kinds_1h", "1 hour", "ts"),
+        ("kinds_1h", "kinds_6h", "6 hours", None),
+    ):
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s::interval, %s, '{device}', %s)",
+            [source, name, width, time, Jsonb(metrics)],
+        )
+    refresh_everything(db)
+    late_rows = f"{rows.format(times)} WHERE n BETWEEN 4 AND 7"
+    db.execute(f"INSERT INTO raw.kinds {late_rows}".encode())
+    read = []
+    for few in (1, 0):
+        db.execute(RAW_ROWS.format(few).encode())
+        read += [db.execute("SELECT g::text FROM gold.kinds_6h AS g ORDER BY 1").fetchall()]
+    assert read[0] == read[1]
+    assert_equal_to_group_by(db, "kinds_6h")
 
 
 def test_the_functions_of_groups_follow_a_source_that_lost_its_index(

@@ -72,6 +72,18 @@ $$;
 COMMENT ON FUNCTION rollup_engine.reads_plain_columns(silver.rollup_config) IS
 'Whether a rollup is made of columns of built-in types by aggregates of PostgreSQL: of no expressions, all rows, and times that are no numbers.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.columns_from_raw(p_rollup silver.rollup_config) RETURNS TABLE (place integer, column_name name, kind text, data_type text, expression text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.position, c.column_name, c.kind, c.data_type,
+        CASE c.kind WHEN 'dimension' THEN quote_ident(rollup_engine.source_name(v_raw, c.column_name)) ELSE p.expression END
+    FROM rollup_engine.as_of_raw(p_rollup) AS v_raw
+    JOIN rollup_engine.rollup_column AS c ON c.rollup_id = p_rollup.id AND c.kind IN ('bucket', 'dimension', 'state')
+    LEFT JOIN rollup_engine.plan_columns(v_raw, (SELECT time_type FROM rollup_engine.source WHERE id = v_raw.source_id)) AS p USING (column_name)
+$$;
+COMMENT ON FUNCTION rollup_engine.columns_from_raw(silver.rollup_config) IS 'The columns of a rollup, each with its expression over raw rows, for one that reads_plain_columns.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.plain_function_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -96,16 +108,12 @@ SELECT $2, {dimensions}, {states} FROM {source} AS tsrollup_rows WHERE {conditio
 $body$, jsonb_build_object(
             'meant', jsonb_build_object('relation', v_raw.source_table, 'columns', (
                 SELECT jsonb_object_agg(attname, type::bigint) FROM rollup_engine.read_columns(v_raw))),
-            'dimensions', (
-                SELECT string_agg(quote_ident(rollup_engine.source_name(v_raw, name)), ', ' ORDER BY place)
-                FROM unnest(p_rollup.dimensions) WITH ORDINALITY AS d (name, place)),
+            'dimensions', (SELECT string_agg(expression, ', ' ORDER BY place) FROM rollup_engine.columns_from_raw(p_rollup) WHERE kind = 'dimension'),
             -- Aggregates are named in full: who reads may have others, which suit better.
             'states', (
-                SELECT string_agg(format('(%s)::%s', regexp_replace(p.expression, '(?=(count|sum|min|max|bool_and|bool_or|array_agg|regr_sxx)[(])', 'pg_catalog.'),
-                    c.data_type), ', ' ORDER BY c.position)
-                FROM rollup_engine.rollup_column AS c
-                JOIN rollup_engine.plan_columns(v_raw, (SELECT time_type FROM rollup_engine.source WHERE id = v_raw.source_id)) AS p USING (column_name)
-                WHERE c.rollup_id = p_rollup.id AND c.kind = 'state'),
+                SELECT string_agg(format('(%s)::%s', regexp_replace(expression, '(?=(count|sum|min|max|bool_and|bool_or|array_agg|regr_sxx)[(])', 'pg_catalog.'), data_type),
+                    ', ' ORDER BY place)
+                FROM rollup_engine.columns_from_raw(p_rollup) WHERE kind = 'state'),
             'source', v_raw.source_table,
             -- What is known when the plan is made leaves few partitions.
             'condition', rollup_engine.time_condition(v_raw, '($1).from_time', '($1).to_time') || ' AND ' || rollup_engine.time_condition(v_raw, '$2', '$3'),
@@ -226,9 +234,9 @@ BEGIN
     IF p_plan.from_time IS NOT NULL AND p_plan.parts = rollup_engine.source_parts(p_rollup.source_id) THEN
         v_open := p_stale * tstzmultirange(tstzrange(p_plan.from_time, p_plan.to_time));
     END IF;
-    -- From raw rows, past what the rollup reads: where that has some of it stored, it is read instead.
+    -- From raw rows, past what the rollup reads: where that has some of it stored, if only some groups, it is read instead.
     WHILE v_parent_id IS NOT NULL AND NOT isempty(v_open) LOOP
-        v_open := v_open - rollup_engine.bucket_align(p_rollup, v_open - rollup_engine.stale_set(v_parent_id, NULL, range_merge(v_open)));
+        v_open := v_open - rollup_engine.bucket_align(p_rollup, v_open - rollup_engine.stale_set(v_parent_id, NULL, range_merge(v_open), rollup_engine.keys_of_wholes(v_parent_id)));
         v_parent_id := (SELECT parent_id FROM silver.rollup_config WHERE id = v_parent_id);
     END LOOP;
     RETURN CASE WHEN rollup_engine.bucket_count(p_rollup.bucket_width, v_open) <= 32 THEN v_open ELSE '{}' END;

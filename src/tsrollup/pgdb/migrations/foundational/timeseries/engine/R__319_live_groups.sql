@@ -7,7 +7,7 @@ SET LOCAL ROLE "${owner_role}";
 CREATE OR REPLACE FUNCTION rollup_engine.rows_of_a_group() RETURNS integer
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 1000;
-COMMENT ON FUNCTION rollup_engine.rows_of_a_group() IS 'A stale group costs about as much to find, at each level, as so many rows to read.';
+COMMENT ON FUNCTION rollup_engine.rows_of_a_group() IS 'A stale group costs about as much to find, and to find a level further down, as so many rows to read.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.keys_of_wholes(p_rollup_id integer) RETURNS text[]
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
@@ -29,7 +29,7 @@ BEGIN
     END IF;
     RETURN CASE WHEN v_groups BETWEEN 1 AND 5000 AND (
         -- As in reads_by_bucket, of the snapshot: a small source is read as a whole instead.
-        SELECT max(source_rows) >= v_groups * count(*) * rollup_engine.rows_of_a_group()
+        SELECT max(source_rows) >= v_groups * rollup_engine.rows_of_a_group()
         FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup_id))) THEN '{}' END;
 END
 $$;
@@ -58,8 +58,8 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_wholes(integer, bigint, boolean) IS 'The finite stale set of a rollup, without the buckets that a view reads by the group, if it does.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.live_groups(p_rollup_id integer, p_planned bigint) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz, key text)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 100
+CREATE OR REPLACE FUNCTION rollup_engine.live_groups_in(p_rollup_id integer, p_planned bigint, p_within tstzrange) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz, key text)
+    LANGUAGE plpgsql STABLE PARALLEL SAFE ROWS 100
     SET search_path = pg_catalog, pg_temp
     SET enable_seqscan = off
     SET plan_cache_mode = 'force_generic_plan'
@@ -72,22 +72,35 @@ BEGIN
     IF v_keys IS NULL THEN
         RETURN;
     END IF;
-    v_wholes := rollup_engine.stale_set(p_rollup_id, p_planned, p_keys => v_keys);
+    v_wholes := rollup_engine.stale_set(p_rollup_id, p_planned, p_within, v_keys);
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     RETURN QUERY
         SELECT DISTINCT g.bucket, g.next_bucket, g.key COLLATE "C"
         FROM (
-            SELECT s.from_time, s.to_time, unnest(s.keys) FROM rollup_engine.stale_range AS s WHERE s.rollup_id = p_rollup_id AND s.keys IS NOT NULL
+            SELECT s.from_time, s.to_time, unnest(s.keys) FROM rollup_engine.stale_range AS s
+            WHERE s.rollup_id = p_rollup_id AND s.keys IS NOT NULL AND tstzrange(s.from_time, s.to_time) && p_within
             UNION ALL
             SELECT b.bucket, b.next_bucket, unnest(l.keys)
             FROM rollup_engine.change_log AS l
             CROSS JOIN LATERAL rollup_engine.buckets_in(v_rollup, rollup_engine.bucket_align(v_rollup, tstzmultirange(tstzrange(l.from_time, l.to_time)))) AS b
             WHERE l.source_id = v_rollup.source_id AND l.keys IS NOT NULL AND l.writer >= rollup_engine.read_border(v_rollup.source_id)
+                AND tstzrange(l.from_time, l.to_time) && p_within
         ) AS g (bucket, next_bucket, key)
-        WHERE NOT g.bucket <@ v_wholes AND g.bucket >= coalesce(v_rollup.sealed_before, '-infinity');
+        WHERE g.bucket <@ p_within AND NOT g.bucket <@ v_wholes AND g.bucket >= coalesce(v_rollup.sealed_before, '-infinity')
+        ORDER BY 1, 3;  -- neighbours share pages of the source
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.live_groups(integer, bigint) IS 'Stale groups of buckets that are not stale as a whole, which a live view computes.';
+COMMENT ON FUNCTION rollup_engine.live_groups_in(integer, bigint, tstzrange) IS 'Stale groups of buckets that are not stale as a whole, which a live view computes, within a range of whole buckets.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.live_groups(p_rollup_id integer, p_planned bigint) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz, key text)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 100
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM rollup_engine.live_groups_in(p_rollup_id, p_planned, '(,)');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.live_groups(integer, bigint) IS 'All of them, for who reads the view.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partly_stale(p_rollup_id integer, p_planned bigint) RETURNS SETOF timestamptz
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
