@@ -66,9 +66,9 @@ BEGIN
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
         WHERE k.keep IS NOT NULL AND m.member <> p_relation AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partdefid = m.member)
     )
-    SELECT format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest, %s, goes after %s',
+    SELECT format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest so wide, %s, goes after %s',
             p_relation, justify_hours(max(to_time - from_time)), min(keep),
-            (SELECT member FROM partition ORDER BY to_time LIMIT 1), min(to_time) + min(keep)),
+            (array_agg(member ORDER BY to_time))[1], min(to_time) + min(keep)),
         'those that are there stay as they are; ' || CASE WHEN EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation)
             THEN 'silver.alter_rollup(..., chunk_interval => ...) makes those to come narrower'
             ELSE 'partition_source makes those to come narrower' END
