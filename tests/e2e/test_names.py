@@ -1,6 +1,7 @@
 """A name on the command line is an SQL identifier, whichever command it is given to."""
 
 import inspect
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -33,10 +34,22 @@ def test_each_command_that_takes_a_name_is_among_these() -> None:
         *("create", "run", "refresh", "drop", "log", "read", "pause", "resume", "retry"),
         *("rebuild", "retention", "maintain", "suggest_indexes", "mark_stale", "alter"),
     }
+    groups = {
+        (group.typer_instance.info.name or group.name, command.name or command.callback.__name__)
+        for group in app.registered_groups
+        if group.typer_instance
+        for command in group.typer_instance.registered_commands
+        if command.callback
+        and {"target", "table"} & inspect.signature(command.callback).parameters.keys()
+    }
+    assert groups == {
+        *(("metric", x) for x in ("add", "drop")),
+        *(("archive", x) for x in ("run", "list", "verify", "restore")),
+    }
 
 
 @pytest.mark.parametrize("name", ROLLUP)
-def test_every_spelling_of_a_name_is_the_same_rollup(url: str, name: str) -> None:
+def test_every_spelling_of_a_name_is_the_same_rollup(url: str, name: str, tmp_path: Path) -> None:
     created = tsrollup(
         "create", "w", "w_1m", "1 minute", "--change-tracking", "window",
         "--look-back-window", "3650 days", url=url,
@@ -56,6 +69,12 @@ def test_every_spelling_of_a_name_is_the_same_rollup(url: str, name: str) -> Non
     ):  # fmt: skip
         done = tsrollup(*words, url=url)
         assert done.code == 0, (words, done.err)
+    for words in (
+        ["run", name, "--to", str(tmp_path)], ["list", name], ["verify", name],
+        ["restore", name, "2026-01-01", "2026-01-02"],
+    ):  # fmt: skip
+        none = tsrollup("archive", *words, url=url)
+        assert "silver.w_1m" in none.out + none.err, (words, none)
     child = tsrollup("create", name, "w_1h", "1 hour", "--json", url=url)
     assert child.code == 0, child.err
     assert child.json()["live_view"] == "gold.w_1h"

@@ -49,14 +49,17 @@ CREATE OR REPLACE FUNCTION rollup_engine.insert_sql(p_rollup silver.rollup_confi
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN format($sql$
+    RETURN rollup_engine.fill($sql$
 WITH written AS (
-    INSERT INTO %1$s (%2$s)
-    %3$s
+    INSERT INTO {target} ({columns})
+    {fresh}
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM written), 0::bigint
-$sql$, p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'), p_fresh);
+$sql$, jsonb_build_object(
+        'target', p_rollup.target_table::text,
+        'columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
+        'fresh', p_fresh));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.insert_sql(silver.rollup_config, text) IS 'Stores fresh rows where there are none yet; returns rows written and deleted.';

@@ -70,12 +70,12 @@ DECLARE
     v_keep text;
 BEGIN
     IF rollup_engine.partman_schema() IS NOT NULL THEN
-        EXECUTE format($sql$
+        EXECUTE rollup_engine.fill($sql$
             SELECT keep FROM (
-                SELECT parent_table, retention FROM %1$s.part_config UNION ALL SELECT sub_parent, sub_retention FROM %1$s.part_config_sub
+                SELECT parent_table, retention FROM {partman}.part_config UNION ALL SELECT sub_parent, sub_retention FROM {partman}.part_config_sub
             ) AS k (name, keep)
             WHERE name = ANY ($1) AND keep IS NOT NULL ORDER BY array_position($1, name) LIMIT 1
-            $sql$, rollup_engine.partman_schema())
+            $sql$, jsonb_build_object('partman', rollup_engine.partman_schema()))
         INTO v_keep
         USING rollup_engine.partman_keys(p_relation);
     END IF;
@@ -92,10 +92,10 @@ DECLARE
     v_found boolean := false;
 BEGIN
     IF rollup_engine.partman_schema() IS NOT NULL THEN
-        EXECUTE format($sql$
-            SELECT EXISTS (SELECT FROM %1$s.part_config WHERE retention IS NOT NULL)
-                OR EXISTS (SELECT FROM %1$s.part_config_sub WHERE sub_retention IS NOT NULL)
-            $sql$, rollup_engine.partman_schema())
+        EXECUTE rollup_engine.fill($sql$
+            SELECT EXISTS (SELECT FROM {partman}.part_config WHERE retention IS NOT NULL)
+                OR EXISTS (SELECT FROM {partman}.part_config_sub WHERE sub_retention IS NOT NULL)
+            $sql$, jsonb_build_object('partman', rollup_engine.partman_schema()))
         INTO v_found;
     END IF;
     RETURN v_found;
