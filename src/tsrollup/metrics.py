@@ -1,8 +1,10 @@
 """Metrics for Prometheus: a look at the monitor a scrape, and what the logs gained since the last.
 
-Names and units are by Prometheus' conventions; what counts up begins with the program.
+Names and units are by Prometheus' conventions; what counts up begins with the program, and is of
+all who refresh the database.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -13,9 +15,11 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, start_http_
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from psycopg.rows import dict_row
 
-from tsrollup.connection import connect, pinned
+from tsrollup.connection import connect, describe, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
+
+log = logging.getLogger(__name__)
 
 HEALTHS = ("ok", "lagging", "waiting_for_parent", "retrying", "parked", "paused", "invalid")
 SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -35,15 +39,16 @@ SELECT s.table_name AS "table", s.table_bytes, s.index_bytes, s.partitions,
     FROM silver.get_partition_stats(s.table_name) AS p) AS largest_partition_bytes
 FROM silver.get_detailed_stats('%') AS s
 """
-# Rights on the log, and on what other sessions do, not everybody has.
-SERVER = """
-SELECT CASE WHEN has_table_privilege('rollup_engine.change_log', 'SELECT') THEN
-        (SELECT count(*) FROM rollup_engine.change_log) END AS change_log_rows,
-    (SELECT CASE count(*) WHEN 0 THEN 0
-        ELSE extract(epoch FROM clock_timestamp() - min(xact_start))::float8 END
-    FROM pg_stat_activity
-    WHERE backend_xmin IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid())
+# A statement that names a table is refused before it looks whether it may read it.
+MAY_COUNT_CHANGES = "SELECT has_table_privilege('rollup_engine.change_log', 'SELECT') AS may"
+CHANGES = "SELECT count(*) AS change_log_rows FROM rollup_engine.change_log"
+# What other sessions do is hidden from who has no right to see it.
+SNAPSHOTS = """
+SELECT CASE count(*) WHEN 0 THEN 0
+    ELSE extract(epoch FROM clock_timestamp() - min(xact_start))::float8 END
     AS oldest_snapshot_seconds
+FROM pg_stat_activity
+WHERE backend_xmin IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()
 """
 BATCHES = """
 SELECT id, target_table AS rollup, buckets, rows_written, rows_deleted,
@@ -72,8 +77,10 @@ SIZE_GAUGES = {
 
 def serve(url: str, port: int, address: str) -> None:
     """Answer scrapes at http://address:port/metrics from a thread, until the program ends."""
+    exporter = Exporter(url)
+    list(exporter.collect())  # what comes from now on is counted
     registry = CollectorRegistry()
-    registry.register(Exporter(url))
+    registry.register(exporter)
     try:
         start_http_server(port, address, registry)
     except OSError as error:
@@ -85,12 +92,13 @@ def serve(url: str, port: int, address: str) -> None:
 
 class Exporter:
     """Collects what a scrape asks for, on a connection of its own, which is made anew when it is
-    lost; a scrape that finds no database says tsrollup_up 0."""
+    lost; a scrape that finds no database says tsrollup_up 0, and the log why."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.lock = threading.Lock()
         self.connection: psycopg.Connection[dict[str, Any]] | None = None
+        self.told = ""
         self.last_batch: int | None = None
         self.last_error: int | None = None
         self.sizes: list[dict[str, Any]] = []
@@ -115,8 +123,10 @@ class Exporter:
         with self.lock:
             try:
                 found = list(self._read())
-            except (psycopg.Error, TsrollupError):
-                self._disconnect()
+                self.told = ""
+            except (psycopg.Error, TsrollupError) as error:
+                self.disconnect()
+                self._tell(error if isinstance(error, TsrollupError) else describe(error))
                 found = []
         up = "Whether the database answered, and is of this release."
         yield GaugeMetricFamily("tsrollup_up", up, value=bool(found))
@@ -128,7 +138,7 @@ class Exporter:
             connection.execute("SET LOCAL lock_timeout = '3s'")
             self._count(connection)
             monitor = connection.execute(MONITOR).fetchall()
-            server = connection.execute(SERVER).fetchone() or {}
+            server = self._server(connection)
         for name, text in GAUGES.items():
             yield _gauge(name, text, "rollup", monitor)
         for name, text in SIZE_GAUGES.items():
@@ -146,7 +156,11 @@ class Exporter:
         ):
             if server.get(name) is not None:
                 yield GaugeMetricFamily(f"tsrollup_{name}", text, value=server[name])
-        for counter in (self.batches, self.buckets, self.written, self.deleted, self.errors):
+        counters = (self.batches, self.buckets, self.written, self.deleted)
+        for row in monitor:  # nothing has increased that was not there before
+            for counter in counters:
+                counter.labels(row["rollup"])
+        for counter in (*counters, self.errors):
             yield from counter.collect()
         yield from self.durations.collect()
 
@@ -169,6 +183,12 @@ class Exporter:
             self.last_error = row["id"]
             self.errors.labels(row["rollup"], row["error_code"]).inc()
 
+    def _server(self, connection: psycopg.Connection[dict[str, Any]]) -> dict[str, Any]:
+        may_count = connection.execute(MAY_COUNT_CHANGES).fetchone()
+        queries = [SNAPSHOTS, *([CHANGES] if may_count and may_count["may"] else [])]
+        rows = [connection.execute(query).fetchone() or {} for query in queries]
+        return {name: value for row in rows for name, value in row.items()}
+
     def _sizes(self, connection: psycopg.Connection[dict[str, Any]]) -> list[dict[str, Any]]:
         """None of tables that somebody locks, or for who may not ask for them."""
         if time.monotonic() > self.sized_at + SIZES_EVERY:
@@ -189,7 +209,13 @@ class Exporter:
             require_installed(self.connection)
         return self.connection
 
-    def _disconnect(self) -> None:
+    def _tell(self, error: TsrollupError) -> None:
+        """Once, not at each scrape."""
+        if str(error) != self.told:
+            self.told = str(error)
+            log.warning("metrics: %s", error, extra={"code": error.code, "hint": error.hint})
+
+    def disconnect(self) -> None:
         if self.connection is not None:
             self.connection.close()
             self.connection = None

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from command_line import start_tsrollup
 from servers import PostgresServer
+from tsrollup import metrics
 
 pytestmark = pytest.mark.spread
 
@@ -115,6 +117,37 @@ def test_a_scrape_says_what_happened(url: str, port: int) -> None:
     wait_until(lambda: (value(port, f"tsrollup_stale_seconds{of}") or 0) > 1)
 
 
+def test_an_operator_has_metrics_from_the_first_batch_on(
+    server: PostgresServer, database: str, url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    role = f"operator_{secrets.token_hex(4)}"
+    port = free_port()
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {role} LOGIN IN ROLE tsrollup_operator".encode())
+        try:
+            metrics.serve(server.url(database, role), port, "127.0.0.1")
+            connection.execute("SELECT silver.perform_rollup()")
+            found = scrape(port)
+            owner = metrics.Exporter(url)
+            theirs = {sample.name for family in owner.collect() for sample in family.samples}
+            owner.disconnect()
+        finally:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s",
+                [role],
+            )
+            connection.execute(f"DROP ROLE {role}".encode())
+    assert "tsrollup_up 1.0" in found
+    assert 'tsrollup_batches_total{rollup="silver.events_1h"} 1.0' in found
+    ours = set(re.findall(r"^(tsrollup_\w+)", found, re.MULTILINE))
+    assert theirs - ours == {"tsrollup_change_log_rows"}
+    assert not caplog.records
+    assert "tsrollup_up 0.0" in scrape(port)
+    assert "tsrollup_up 0.0" in scrape(port)
+    assert "terminating connection" in caplog.records[0].getMessage()
+    assert role in caplog.records[-1].getMessage()
+
+
 def test_every_name_in_the_dashboard_and_the_rules_exists(port: int) -> None:
     families = set(re.findall(r"^# TYPE (\w+)", scrape(port), re.MULTILINE))
     families |= {f"{name}_bucket" for name in families}
@@ -156,6 +189,50 @@ def test_promtool_finds_nothing_to_complain_of(port: int) -> None:
     )
     ours = [line for line in (metrics.stdout + metrics.stderr).splitlines() if line]
     assert (metrics.returncode, ours) == (0, [])
+
+
+@needs_prometheus
+def test_one_worker_of_two_is_missed_and_nothing_counts_twice(tmp_path: Path) -> None:
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text())
+    rates = [
+        target["expr"].replace('rollup=~"$rollup"', "")
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", [])
+        if "_total" in target["expr"]
+    ]
+    assert len(rates) == 3
+    of = 'job="tsrollup",rollup="s.r",code="1"'
+    values = {
+        'tsrollup_up{job="tsrollup",instance="a"}': "1x40",
+        'tsrollup_up{job="tsrollup",instance="b"}': "1x9 stale",
+        'up{job="tsrollup",instance="a"}': "1x40",
+        'up{job="tsrollup",instance="b"}': "1x9 0x30",
+    }
+    for name in re.findall(r"tsrollup_\w+_total", " ".join(rates)):
+        values |= {f'{name}{{{of},instance="{i}"}}': "0+300x40" for i in "ab"}
+    samples = {f"sum({rate})": ("{}", 1500 if "increase" in rate else 5) for rate in rates}
+    samples |= {'count by (instance) (ALERTS{alertname="TsrollupDown"})': ('{instance="b"}', 1)}
+    trial = {
+        "rule_files": [str(DEPLOY / "prometheus-rules.yml")],
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": s, "values": v} for s, v in values.items()],
+                "promql_expr_test": [
+                    {"expr": e, "eval_time": "20m", "exp_samples": [{"labels": of, "value": v}]}
+                    for e, (of, v) in samples.items()
+                ],
+            }
+        ],
+    }
+    (tmp_path / "trial.yml").write_text(json.dumps(trial))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(tmp_path / "trial.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @needs_prometheus
