@@ -220,6 +220,70 @@ def test_what_its_types_refuse_by_now_comes_back_plain(
     ]  # fmt: skip
 
 
+def test_a_type_that_has_become_another_reads_nothing(
+    db: psycopg.Connection, server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    """A stranger's may run as a superuser, one made otherwise takes values for others."""
+    stranger = f"stranger_in_{database}"
+    db.execute(
+        "CREATE TYPE raw.mood AS ENUM ('fine'); CREATE TYPE raw.pair AS (a int, b text);"
+        "CREATE TYPE raw.span AS RANGE (SUBTYPE = timestamp);"
+        "CREATE TABLE raw.t (ts timestamptz, m raw.mood[], p raw.pair, s raw.span)"
+        " PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES FROM ('2026-03-01Z') TO ('2026-03-2Z');"
+        "INSERT INTO raw.t VALUES ('2026-03-01Z', '{fine}', (1, 'x'), '[2026-03-01,2026-03-02)')"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
+    (aside,) = move_aside(db, "raw.t")
+    before = content(db, aside)
+    url = server.url(database)
+    archive_all(url, tmp_path)
+    db.execute("ALTER TABLE raw.t DROP m, DROP p, DROP s")
+    db.execute(
+        "CREATE TABLE public.ran (as_superuser text);"
+        f"CREATE ROLE {stranger}; GRANT {stranger} TO CURRENT_USER;"
+        f" GRANT INSERT ON public.ran TO {stranger};"
+        f" GRANT CREATE ON DATABASE {database} TO {stranger};"
+        f" GRANT CREATE, USAGE ON SCHEMA raw TO {stranger}".encode()
+    )
+    change = (
+        "ALTER TYPE raw.{0} RENAME TO {0}_then; SET ROLE {1};"
+        "CREATE OR REPLACE FUNCTION raw.f(text) RETURNS boolean LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO public.ran VALUES (current_setting('is_superuser'));"
+        " RETURN true; END $$; {2}; RESET ROLE"
+    )
+    back = "DROP TYPE raw.{0} CASCADE; ALTER TYPE raw.{0}_then RENAME TO {0}"
+    try:
+        for name, other in (
+            ("mood", "CREATE DOMAIN raw.mood AS text CHECK (raw.f(value))"),
+            ("mood", "CREATE TYPE raw.mood AS ENUM ('fine')"),
+            ("pair", "CREATE DOMAIN raw.pair AS raw.pair_then CHECK (raw.f((value).b))"),
+            ("pair", "RESET ROLE; CREATE TYPE raw.pair AS (b text, a text)"),
+            ("span", "RESET ROLE; CREATE DOMAIN raw.span AS tstzrange"),
+        ):
+            db.execute(change.format(name, stranger, other).encode())
+            (told,) = restore_all(url, "t")
+            assert (told.status, told.reason) == (
+                "failed",
+                f"type raw.{name} is not what it was, or not whose (its types, or their rules,"
+                " have changed since: restore it with --plain)",
+            )
+            db.execute(back.format(name).encode())
+        assert db.execute("TABLE public.ran").fetchall() == []
+        db.execute(f"ALTER SCHEMA raw_archive OWNER TO {stranger}".encode())
+        (told,) = restore_all(url, "t")
+        assert f"raw_archive belongs to {stranger}, who could drop" in (told.reason or "")
+        db.execute("ALTER SCHEMA raw_archive OWNER TO CURRENT_USER")
+        # Whose they were, they may have become who restores it.
+        db.execute(f"ALTER TYPE raw.mood OWNER TO {stranger}".encode())
+        assert restore_all(url, "t")[0].status == "failed"
+        db.execute("ALTER TYPE raw.mood OWNER TO CURRENT_USER")
+        (told,) = restore_all(url, "t")
+        assert (told.status, content(db, aside)) == ("restored", before), told.reason
+    finally:
+        db.execute(f"DROP OWNED BY {stranger} CASCADE; DROP ROLE {stranger}".encode())
+
+
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_a_table_of_one_column(
     db: psycopg.Connection, server: PostgresServer, database: str, tmp_path: Path, rows: int

@@ -76,7 +76,7 @@ FIGURES = """jsonb_build_object('count', count({c}), 'sum', coalesce(sum({m}), 0
 
 @dataclass(frozen=True)
 class Column:
-    """A column as it is declared, and the kind that it is stored as."""
+    """A column as it is declared, the types that this is made of, and the kind it is stored as."""
 
     name: str
     declared: str
@@ -85,6 +85,7 @@ class Column:
     is_sortable: bool
     is_collatable: bool
     modifier: int
+    types: list[dict[str, str]]
     kind: str
     precision: int = 0
     scale: int = 0
@@ -101,12 +102,16 @@ class _Described:
     is_not_null: bool
     is_sortable: bool
     is_collatable: bool
+    types: list[dict[str, str]]
 
 
 DESCRIBED = """
     SELECT c.column_name, c.declared, a.atttypmod AS modifier, c.base::text,
         c.modifier AS base_modifier, c.collation_name, c.is_not_null, c.is_sortable,
-        t.typcollation <> 0 AS is_collatable
+        t.typcollation <> 0 AS is_collatable,
+        coalesce((
+            SELECT jsonb_agg(w) FROM rollup_engine.types_within(a.atttypid) AS w
+        ), '[]') AS types
     FROM rollup_engine.archive_columns(%(relation)s::regclass) AS c
     JOIN pg_attribute AS a ON a.attrelid = %(relation)s::regclass AND a.attname = c.column_name
     JOIN pg_type AS t ON t.oid = c.base
@@ -188,6 +193,7 @@ def _column(described: _Described) -> Column:
         described.is_sortable,
         described.is_collatable,
         described.modifier,
+        described.types,
         kind,
         precision,
         scale,

@@ -11,6 +11,7 @@ from typing import IO, Any
 import psycopg
 from psycopg import sql
 from psycopg.rows import scalar_row, tuple_row
+from psycopg.types.json import Jsonb
 
 from tsrollup.archive import log
 from tsrollup.archive.columns import KINDS, Column, differences, figures_of, names
@@ -25,12 +26,14 @@ DATA_CORRUPTED = "XX001"
 OTHER = "another restore is at it"
 # SQLSTATEs of values that a type or a constraint refuses, and of types and schemas that are gone.
 WHAT_TYPES_REFUSE = ("22", "23", "42704", "3F000")
+PLAIN = "its types, or their rules, have changed since: restore it with --plain"
 NOT_TO_BE_HAD = (psycopg.errors.InsufficientPrivilege, psycopg.errors.UndefinedObject)
 
 KNOWN = """
-    SELECT format_type(declared::regtype, modifier), collation_name::regcollation::text
-    FROM unnest(%s::text[], %s::integer[], %s::text[]) WITH ORDINALITY
-        AS c (declared, modifier, collation_name, number)
+    SELECT format_type(declared::regtype, modifier), collation_name::regcollation::text,
+        rollup_engine.other_type(declared::regtype, types)
+    FROM unnest(%s::text[], %s::integer[], %s::text[], %s::jsonb[]) WITH ORDINALITY
+        AS c (declared, modifier, collation_name, types, number)
     ORDER BY number
 """
 
@@ -76,8 +79,14 @@ def _attempt(
             raise
         known = describe(error)
         if (error.sqlstate or "").startswith(WHAT_TYPES_REFUSE):
-            known.hint = "its types, or their rules, have changed since: restore it with --plain"
+            known.hint = PLAIN
         return Outcome(archived.source_table, archived.partition_name, "failed", reason=str(known))
+    except _OtherTypeError as error:
+        return Outcome(archived.source_table, archived.partition_name, "failed", reason=str(error))
+
+
+class _OtherTypeError(TsrollupError):
+    """A type is made otherwise by now, or a stranger's."""
 
 
 def _restore(
@@ -154,7 +163,14 @@ def _plain(column: Column) -> Column:
     """A column of the type that its values are stored as in the file."""
     declared = {kind: name for name, kind in reversed(KINDS.items())}.get(column.kind, "text")
     modifier = (column.precision << 16 | column.scale) + 4 if column.kind == "decimal" else -1
-    return replace(column, declared=declared, modifier=modifier, collation=None, is_not_null=False)
+    return replace(
+        column,
+        declared=declared,
+        modifier=modifier,
+        collation=None,
+        is_not_null=False,
+        types=[],
+    )
 
 
 def _create(
@@ -168,6 +184,11 @@ def _create(
     schema = _asked(connection, "SELECT (parse_ident(%s))[1]", name)
     if _asked(connection, "SELECT to_regnamespace(quote_ident(%s)) IS NULL", schema):
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+    # Who owns it may put another table in the place of this one before it is loaded.
+    connection.execute(
+        "SELECT rollup_engine.check_archive_schema(%s, quote_ident(%s))",
+        [archived.owned_by, schema],
+    )
     declared = [
         sql.SQL("{} {}{}{}").format(
             sql.Identifier(column.name),
@@ -188,16 +209,22 @@ def _create(
 
 
 def _known(connection: Connection, columns: list[Column]) -> list[tuple[str, str | None]]:
-    """Types and collations in the words of this database: what a file says is no SQL."""
+    """Types and collations in the words of this database: what a file says is no SQL, and what runs
+    as a value is read is of who it was then."""
     with connection.cursor(row_factory=tuple_row) as cursor:
-        return cursor.execute(
+        found = cursor.execute(
             KNOWN,
             [
                 [column.declared for column in columns],
                 [column.modifier for column in columns],
                 [column.collation for column in columns],
+                [Jsonb(column.types) for column in columns],
             ],
         ).fetchall()
+    for _, _, other in found:
+        if other:
+            raise _OtherTypeError(f"type {other} is not what it was, or not whose", PLAIN)
+    return [(kind, collation) for kind, collation, _ in found]
 
 
 def _asked(connection: Connection, query: str, given: Any) -> Any:

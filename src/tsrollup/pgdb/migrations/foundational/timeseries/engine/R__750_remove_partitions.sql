@@ -12,23 +12,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.archive_schema(regclass) IS 'Where partitions of a table go instead of being dropped.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_archive_schema(p_relation regclass, p_schema text) RETURNS void
+DROP FUNCTION IF EXISTS rollup_engine.check_archive_schema(regclass, text);
+CREATE OR REPLACE FUNCTION rollup_engine.check_archive_schema(p_table_owner name, p_schema text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_table_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
     v_owner constant oid := (SELECT nspowner FROM pg_namespace WHERE oid = to_regnamespace(p_schema));
 BEGIN
-    IF v_owner NOT IN (SELECT v_table_owner UNION ALL SELECT datdba FROM pg_database WHERE datname = current_database())
+    IF pg_get_userbyid(v_owner) <> p_table_owner AND v_owner <> (SELECT datdba FROM pg_database WHERE datname = current_database())
         AND NOT pg_has_role(v_owner, '${owner_role}', 'USAGE')
     THEN
         PERFORM rollup_engine.fail('TR004', format('the schema %s belongs to %s, who could drop what is moved there', p_schema, v_owner::regrole),
-            format('ALTER SCHEMA %s OWNER TO %s', p_schema, v_table_owner::regrole));
+            format('ALTER SCHEMA %s OWNER TO %I', p_schema, p_table_owner));
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_archive_schema(regclass, text) IS
+COMMENT ON FUNCTION rollup_engine.check_archive_schema(name, text) IS
 'An error where the archive''s schema is a stranger''s: neither of the table''s owner, nor the database''s, nor of a member of the owner role.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partition_path(p_partition regclass) RETURNS text
@@ -80,7 +80,7 @@ BEGIN
         LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, v_member);
         END LOOP;
-        PERFORM rollup_engine.check_archive_schema(v_member, p_schema);
+        PERFORM rollup_engine.check_archive_schema((SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = v_member), p_schema);
         EXECUTE format('ALTER TABLE %s SET SCHEMA %s', v_member, p_schema);
     END LOOP;
 END

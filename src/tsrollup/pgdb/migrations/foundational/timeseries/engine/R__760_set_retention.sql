@@ -39,7 +39,7 @@ BEGIN
         PERFORM rollup_engine.fail('TR001', format('the schema %s has no room for _archive behind its name', v_schema),
             'retention without archive drops partitions; or ALTER SCHEMA ... RENAME to a name of 55 bytes at most');
     END IF;
-    PERFORM rollup_engine.check_archive_schema(p_relation, v_schema);
+    PERFORM rollup_engine.check_archive_schema((SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = p_relation), v_schema);
     IF to_regnamespace(v_schema) IS NULL THEN
         EXECUTE format('CREATE SCHEMA %s', v_schema);
         EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO "${owner_role}"', v_schema);
