@@ -27,6 +27,8 @@ SETTINGS = [
         "intervalstyle": "sql_standard",
         "extra_float_digits": "-10",
         "search_path": "trap, pg_catalog",
+        "timezone_abbreviations": "Australia",
+        "xmlbinary": "hex",
     },
     {
         "timezone": "Pacific/Apia",
@@ -35,6 +37,7 @@ SETTINGS = [
         "quote_all_identifiers": "on",
         "check_function_bodies": "off",
         "transform_null_equals": "on",
+        "timezone_abbreviations": "India",
     },
 ]
 
@@ -173,6 +176,18 @@ def test_promise_k_settings_change_nothing(connect: Connect, setting: dict[str, 
     with connect() as db:
         db.execute(SOURCE)
         db.execute(FILL)
+        expressions = {
+            "late": "ts >= '2026-03-01 22:00'",
+            "text": "(spent / 3)::text",
+            "day": "date '03/04/2026'",
+            "zoned": "extract(hour FROM ts AT TIME ZONE"
+            " CASE host WHEN 'h1' THEN 'EST' ELSE 'IST' END)",
+            "xml": "xmlelement(name x, decode(host, 'escape'))::text",
+        }
+        try:
+            db.execute("SELECT xmlelement(name x)")
+        except psycopg.errors.FeatureNotSupported:
+            expressions["xml"] = "host"
         for name, value in setting.items():
             db.execute("SELECT set_config(%s, %s, false)", [name, value])
         create(
@@ -180,17 +195,19 @@ def test_promise_k_settings_change_nothing(connect: Connect, setting: dict[str, 
             "c",
             "raw.calls",
             "1 hour",
-            dimensions=["late", "text"],
-            expressions={
-                "late": "ts >= '2026-03-01 22:00'",
-                "text": "(spent / 3)::text",
-                "day": "date '03/04/2026'",
-            },
+            dimensions=["late", "text", "zoned", "xml"],
+            expressions=expressions,
+            filter="(ts AT TIME ZONE 'EST')::date = '2026-03-01'",
             metrics={"spent": ["sum"], "day": ["last"]},
         )
+        live = (
+            "SELECT extract(epoch FROM bucket), zoned, xml, row_count FROM gold.c ORDER BY 1, 2, 3"
+        )
+        before = db.execute(live).fetchall()
         refresh_everything(db)
         db.execute("RESET ALL")
         db.execute("SET timezone = 'UTC'")
+        assert db.execute(live).fetchall() == before
         assert_settled(db, "c")
 
 

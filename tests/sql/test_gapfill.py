@@ -297,6 +297,40 @@ def test_any_names(db: psycopg.Connection, name: str) -> None:
     assert cursor.fetchall() == [("a", 1), ("a", 1)]
 
 
+def test_values_given_are_compared_as_their_type_does(db: psycopg.Connection) -> None:
+    """By the equality of GROUP BY, wherever the type of an extension has its own."""
+    db.execute("CREATE SCHEMA ext; GRANT USAGE ON SCHEMA ext TO PUBLIC")
+    for extension in ("citext", "ltree"):
+        try:
+            db.execute(f"CREATE EXTENSION IF NOT EXISTS {extension} SCHEMA ext".encode())
+        except psycopg.Error:
+            pytest.skip(f"there is no {extension} here")
+    db.execute("SET search_path = public, ext")
+    db.execute("CREATE DOMAIN raw.called AS citext")
+    db.execute("CREATE TABLE raw.r (ts timestamptz NOT NULL, c raw.called, p ltree, v integer)")
+    db.execute(
+        "INSERT INTO raw.r SELECT '2026-03-01 00:00+00'::timestamptz + i * interval '20 min',"
+        " (ARRAY['Abc', 'aBC', NULL, 'd'])[1 + i % 4], (ARRAY['a.b', 'a'])[1 + i % 2]::ltree, i"
+        " FROM generate_series(0, 11) AS i"
+    )
+    for name, dimension in (("c", "c"), ("p", "p"), ("both", "c,p")):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.r', 'silver', %s, '4 hours', 'ts', %s)",
+            [name, f"{{{dimension}}}"],
+        )
+    rest = "'2026-03-01 00:00+00', '2026-03-01 08:00+00', NULL"
+    statement = f"SELECT v_sum FROM silver.gapfill(NULL::gold.%s, {rest}, '%s')"
+    for view, only, sums in (
+        ("c", '{"c": ["ABC"]}', [0 + 1 + 4 + 5 + 8 + 9, None]),
+        ("c", '{"c": ["ABC", null]}', [27, None, 2 + 6 + 10, None]),
+        ("p", '{"p": ["a.b", "a.c"]}', [30, None, None, None]),
+        ("both", '{"p": ["a"], "c": "abC"}', [1 + 5 + 9, None]),
+        ("both", '{"c": "abC"}', [1 + 5 + 9, None, 0 + 4 + 8, None]),
+    ):
+        found = db.execute((statement % (view, only)).encode()).fetchall()
+        assert [row[0] for row in found] == sums, (view, only)
+
+
 def test_renamed_columns_of_a_view(device: psycopg.Connection) -> None:
     device.execute("ALTER VIEW gold.r_1h RENAME COLUMN temp_avg TO mean")
     device.execute("ALTER VIEW gold.r_1h RENAME COLUMN device TO which")

@@ -312,7 +312,7 @@ def test_another_migrate_may_end_at_the_same_time(
 ) -> None:
     """Flyway's beside ours: both set what is not set."""
     one, other, observer = connect(autocommit=False), connect(), connect()
-    filled.execute("ALTER FUNCTION silver.pause_rollup RESET transform_null_equals")
+    filled.execute("ALTER FUNCTION silver.pause_rollup RESET xmlbinary")
     one.execute("SELECT rollup_engine.regenerate()")
     ending = Background(other, "SELECT rollup_engine.regenerate()")
     ending.wait_until_blocked(observer)

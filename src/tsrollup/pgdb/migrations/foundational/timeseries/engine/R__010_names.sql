@@ -230,6 +230,7 @@ RETURN $$SET row_security = off
     SET extra_float_digits = 1
     SET bytea_output = 'hex'
     SET xmloption = 'content'
+    SET xmlbinary = 'base64'
     SET array_nulls = on
     SET transform_null_equals = off
     SET quote_all_identifiers = off$$;

@@ -81,6 +81,7 @@ COMMENT ON FUNCTION rollup_engine.check_expression_name(silver.rollup_config, te
 CREATE OR REPLACE FUNCTION rollup_engine.describe_rows(p_rollup silver.rollup_config) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET timezone_abbreviations = 'Default'
 AS $$
 DECLARE
     v_expression record;

@@ -25,6 +25,7 @@ DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, tstz
 CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(p_source rollup_engine.source, p_filter text, p_ranges tstzmultirange, p_writers xid[]) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET timezone_abbreviations = 'Default'
     SET row_security = off
     SET timezone = 'UTC'
     SET datestyle = 'ISO'

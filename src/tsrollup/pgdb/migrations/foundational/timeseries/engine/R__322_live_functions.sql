@@ -176,7 +176,9 @@ $sql$, jsonb_build_object(
         'grant', CASE WHEN p_of_group THEN format(';
     GRANT EXECUTE ON FUNCTION rollup_engine.live_group_%s(timestamptz, timestamptz, text) TO PUBLIC', p_rollup.id) ELSE '' END,
         'target', p_rollup.target_table,
-        'settings', rollup_engine.pinned_settings(),
+        -- It takes a while, so it is set only where an expression may name a zone.
+        'settings', rollup_engine.pinned_settings() || CASE WHEN concat(p_rollup.row_sql, p_rollup.metrics) ~* 'zone|date_(add|subtract)'
+            THEN ' SET timezone_abbreviations = ''Default''' ELSE '' END,
         'body', quote_literal(rollup_engine.fill($body$
 DECLARE
     v_rollup silver.rollup_config;

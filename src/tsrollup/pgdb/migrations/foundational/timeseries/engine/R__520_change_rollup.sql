@@ -129,6 +129,7 @@ COMMENT ON FUNCTION rollup_engine.with_expressions(silver.rollup_config, rollup_
 CREATE OR REPLACE FUNCTION rollup_engine.try_columns(p_rollup silver.rollup_config, p_columns name[]) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET timezone_abbreviations = 'Default'
 AS $$
 BEGIN
     EXECUTE format('SELECT %s FROM (SELECT * FROM %s LIMIT 1000) AS tsrollup HAVING true',

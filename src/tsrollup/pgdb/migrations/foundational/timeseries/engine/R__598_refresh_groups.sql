@@ -54,6 +54,7 @@ COMMENT ON FUNCTION rollup_engine.groups_to_do(silver.rollup_config, rollup_engi
 CREATE OR REPLACE FUNCTION rollup_engine.recompute_groups(p_rollup silver.rollup_config, p_groups rollup_engine.stale_range[]) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET timezone_abbreviations = 'Default'
 AS $$
 DECLARE
     v_buckets timestamptz[];

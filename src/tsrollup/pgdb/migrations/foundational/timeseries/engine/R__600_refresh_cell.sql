@@ -80,6 +80,7 @@ COMMENT ON FUNCTION rollup_engine.batch_sql(silver.rollup_config, boolean, boole
 CREATE OR REPLACE FUNCTION rollup_engine.recompute(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET timezone_abbreviations = 'Default'
 AS $$
 DECLARE
     v_hull constant tstzrange := range_merge(p_ranges);

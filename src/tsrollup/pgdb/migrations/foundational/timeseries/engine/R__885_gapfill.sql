@@ -193,6 +193,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.given_values_sql(text, text, text) IS 'FROM item: the values of a dimension that only gives, in its type.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.equality_sql(p_type oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- By its name alone, = of a type of an extension is not found, or is that of text.
+    SELECT coalesce((
+        SELECT format('OPERATOR(%s.%s)', o.oprnamespace::regnamespace, o.oprname)
+        FROM pg_opclass AS c
+        JOIN pg_am AS m ON m.oid = c.opcmethod
+        JOIN pg_amop AS a ON a.amopfamily = c.opcfamily AND a.amoplefttype = c.opcintype AND a.amoprighttype = c.opcintype
+            AND a.amopstrategy = CASE m.amname WHEN 'btree' THEN 3 ELSE 1 END
+        JOIN pg_operator AS o ON o.oid = a.amopopr
+        WHERE m.amname IN ('btree', 'hash') AND c.opcdefault AND c.opcintype = rollup_engine.base_type(p_type)
+        ORDER BY m.amname LIMIT 1), '=')
+$$;
+COMMENT ON FUNCTION rollup_engine.equality_sql(oid) IS 'The operator by which a GROUP BY tells values of a type apart.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.gapfill_marks(p_rollup silver.rollup_config, p_only jsonb) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -204,8 +221,9 @@ AS $$
         'by', coalesce('ORDER BY ' || string_agg('c' || place, ', ' ORDER BY place) FILTER (WHERE kind = 'dimension'), ''),
         'order', 'ORDER BY ' || string_agg('c' || place, ', ' ORDER BY kind = 'bucket', place) FILTER (WHERE kind IN ('bucket', 'dimension')),
         'only', coalesce(string_agg(format(
-            ' AND (c%1$s IN (SELECT g%1$s.v FROM %2$s) OR c%1$s IS NOT DISTINCT FROM NULL AND $3 -> %3$L @> ''[null]'')',
-            place, rollup_engine.given_values_sql(place::text, column_name, type_name), column_name), '') FILTER (WHERE p_only ? column_name), ''),
+            ' AND (c%1$s %4$s ANY (SELECT g%1$s.v FROM %2$s) OR c%1$s IS NOT DISTINCT FROM NULL AND $3 -> %3$L @> ''[null]'')',
+            place, rollup_engine.given_values_sql(place::text, column_name, type_name), column_name,
+            rollup_engine.equality_sql(type)), '') FILTER (WHERE p_only ? column_name), ''),
         -- Where all dimensions are given, or there are none: rows without a bucket.
         'given', CASE WHEN bool_and(kind <> 'dimension' OR p_only ? column_name) THEN
             'UNION ALL SELECT ' || string_agg(format(CASE kind WHEN 'dimension' THEN 'g%1$s.v' ELSE 'NULL::%2$s' END, place, type_name), ', ' ORDER BY place)

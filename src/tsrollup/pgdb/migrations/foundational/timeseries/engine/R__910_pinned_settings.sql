@@ -20,7 +20,7 @@ BEGIN
         FROM pg_proc AS p
         WHERE p.pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
             AND p.proowner = '"${owner_role}"'::regrole
-            AND 'transform_null_equals=off' <> ALL (p.proconfig)  -- a new text has lost them
+            AND 'xmlbinary=base64' <> ALL (p.proconfig)  -- a new text has lost them
             AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
             AND NOT EXISTS (SELECT FROM rollup_engine.generated_text AS g WHERE g.name = p.proname)  -- these bring theirs
             AND (p.pronamespace = 'silver'::regnamespace OR p.prosecdef
