@@ -331,6 +331,41 @@ def test_who_read_and_then_writes_is_made_way_for(
     assert db.execute(f"SELECT DISTINCT level FROM {table}".encode()).fetchall() == [(7,)]
 
 
+def test_who_writes_to_a_part_and_then_to_all_of_it_is_made_way_for(
+    db: psycopg.Connection, connect: Connect, url: str, tmp_path: Path
+) -> None:
+    """What waited for the part with the rest in its hands would have him end by a deadlock."""
+    create_days(db, 1, FIRST)
+    day = (FIRST + timedelta(days=1)).date()
+    db.execute(
+        f"CREATE TABLE raw.readings_x PARTITION OF raw.readings FOR VALUES FROM ('{day}Z')"
+        f" TO ('{day}T12:00Z') PARTITION BY LIST (device);"
+        "CREATE TABLE raw.readings_a PARTITION OF raw.readings_x FOR VALUES IN ('a');"
+        "CREATE TABLE raw.readings_b PARTITION OF raw.readings_x FOR VALUES IN ('b')".encode()
+    )
+    table = move_aside(db, "raw.readings")[-1]
+    late = f"INSERT INTO {{}} VALUES ('{day}T01:00Z', '{{}}', 1)"
+    user = connect(autocommit=False)
+    user.execute(late.format("raw_archive.readings_a", "a").encode())
+    outcomes: list[Any] = []
+    archiver = threading.Thread(target=lambda: outcomes.extend(archive_all(url, tmp_path)))
+    archiver.start()
+    waits = (
+        "SELECT FROM silver.archive_log, pg_stat_activity WHERE datname = current_database()"
+        " AND state = 'active' AND query ~ 'FROM rollup_engine.lock_for_archive'"
+        " AND pid <> pg_backend_pid() AND clock_timestamp() > query_start + interval '100 ms'"
+    )
+    while not db.execute(waits).fetchall():
+        time.sleep(0.01)
+    user.execute("SET deadlock_timeout = '1ms'")
+    user.execute(late.format(table, "b").encode())
+    user.commit()
+    archiver.join()
+    outcomes += archive_all(url, tmp_path)
+    assert {one.status for one in outcomes} <= {"archived", "skipped"}
+    assert archived_rows(tmp_path) == 72 + 2
+
+
 def test_a_schema_that_is_renamed_meanwhile_loses_nothing(
     db: psycopg.Connection, url: str, tmp_path: Path
 ) -> None:

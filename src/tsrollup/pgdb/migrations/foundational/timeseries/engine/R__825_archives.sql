@@ -94,6 +94,33 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.archive_place(regclass) IS 'The same twice: the name of a table meant this one all the while.';
 
+-- Whoever waits for a lock while a user who holds the table waits for him has the user's statement
+-- end by a deadlock: it is asked for without waiting, and left to whoever waits for it.
+DROP FUNCTION IF EXISTS rollup_engine.lock_out_unless_used(regclass, interval);
+CREATE OR REPLACE FUNCTION rollup_engine.lock_unless_used(p_relation regclass, p_mode text, p_patience interval) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_until constant timestamptz := clock_timestamp() + p_patience;
+BEGIN
+    WHILE clock_timestamp() < v_until AND NOT EXISTS (
+        SELECT FROM pg_locks AS l JOIN rollup_engine.partition_tree(p_relation) AS m ON m = l.relation
+        WHERE NOT l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+    LOOP
+        BEGIN
+            EXECUTE format('LOCK TABLE %s IN %s MODE NOWAIT', p_relation, p_mode);
+            RETURN true;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(0.05);
+        END;
+    END LOOP;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_unless_used(regclass, text, interval) IS
+'Locks a table, and what is below it, until the end of the transaction; false when it is used for longer than that, or somebody waits for it.';
+
 -- What may have changed since the list was read is asked again under the lock: whose turn it is, and
 -- what is in the way.
 CREATE OR REPLACE FUNCTION rollup_engine.lock_for_archive(p_id bigint, p_file text, OUT is_ours boolean, OUT obstacle text, OUT place text)
@@ -112,7 +139,13 @@ BEGIN
         obstacle := rollup_engine.archive_obstacle(v_detached);
     END IF;
     IF is_ours AND obstacle IS NULL THEN
-        EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_detached.relation);
+        -- Autovacuum makes way only for who waits, which is safe while nothing is held yet.
+        IF NOT EXISTS (SELECT FROM pg_inherits WHERE inhparent = v_detached.relation) THEN
+            EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', v_detached.relation);
+        ELSIF NOT rollup_engine.lock_unless_used(v_detached.relation, 'SHARE ROW EXCLUSIVE', current_setting('lock_timeout')::interval) THEN
+            obstacle := 'somebody uses it; the next run tries again';
+            RETURN;
+        END IF;
         SELECT * INTO v_detached FROM rollup_engine.detached_partition WHERE id = p_id AND attempt_file = p_file;
         is_ours := FOUND;
         obstacle := rollup_engine.archive_obstacle(v_detached);
@@ -121,32 +154,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.lock_for_archive(bigint, text) IS
 'Keeps writers and other archivers from a partition that was moved aside until the end of the transaction, while readers go on.';
-
--- Whoever waits for a lock while a user who holds the table waits for him has the user's statement
--- end by a deadlock: it is asked for without waiting, and left to whoever waits for it.
-CREATE OR REPLACE FUNCTION rollup_engine.lock_out_unless_used(p_relation regclass, p_patience interval) RETURNS boolean
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_until constant timestamptz := clock_timestamp() + p_patience;
-BEGIN
-    WHILE clock_timestamp() < v_until AND NOT EXISTS (
-        SELECT FROM pg_locks AS l JOIN rollup_engine.partition_tree(p_relation) AS m ON m = l.relation
-        WHERE NOT l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))
-    LOOP
-        BEGIN
-            EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', p_relation);
-            RETURN true;
-        EXCEPTION WHEN lock_not_available THEN
-            PERFORM pg_sleep(0.05);
-        END;
-    END LOOP;
-    RETURN false;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.lock_out_unless_used(regclass, interval) IS
-'Keeps all from a table until the end of the transaction; false when it is used for longer than that, or somebody waits for it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.record_archive(
     p_id bigint, p_location text, p_file text, p_file_bytes bigint, p_checksum text, p_row_count bigint, p_table_bytes bigint,
@@ -160,7 +167,7 @@ DECLARE
     v_detached rollup_engine.detached_partition;
 BEGIN
     DELETE FROM rollup_engine.detached_partition WHERE id = p_id AND attempt_file = p_file RETURNING * INTO STRICT v_detached;
-    IF NOT rollup_engine.lock_out_unless_used(v_detached.relation, p_patience) THEN
+    IF NOT rollup_engine.lock_unless_used(v_detached.relation, 'ACCESS EXCLUSIVE', p_patience) THEN
         RETURN 'somebody uses it; the next run tries again';
     ELSIF rollup_engine.archive_place(v_detached.relation) IS DISTINCT FROM p_place THEN
         RETURN 'it was renamed or moved';
