@@ -15,7 +15,7 @@ from psycopg.rows import dict_row, tuple_row
 
 from tsrollup import declared, embedded, reading, rollups
 from tsrollup.connection import connect as connect_to
-from tsrollup.connection import describe, pinned, read_url
+from tsrollup.connection import describe, pinned, read_url, take_every_time
 from tsrollup.errors import NotFoundError, TsrollupError
 from tsrollup.installation import require_installed
 from tsrollup.migrations import migrate_project
@@ -173,6 +173,7 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = url
         self.connection: psycopg.Connection[dict[str, Any]] = connect_to(url, row_factory=dict_row)
+        take_every_time(self.connection)
         self._is_checked = False
 
     def __enter__(self) -> "Database":

@@ -7,8 +7,9 @@ from typing import Any
 
 import psycopg
 from psycopg import pq
-from psycopg.abc import Buffer
+from psycopg.abc import AdaptContext, Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.types.datetime import IntervalLoader
 from psycopg.types.string import TextLoader
 
 from tsrollup.errors import TsrollupError, error_of
@@ -16,6 +17,8 @@ from tsrollup.errors import TsrollupError, error_of
 # Neither PGCLIENTENCODING nor a SQL_ASCII database changes what is read; a pooler that changes
 # servers between transactions knows no statements prepared on another.
 CONNECTION_PARAMETERS: dict[str, Any] = {"client_encoding": "UTF8", "prepare_threshold": None}
+
+TIMES = ("timestamptz", "timestamp", "date", "time", "timetz", "interval")
 
 RIGHTS_HINT = (
     "run it as the owner of that or a superuser; members of tsrollup_operator may run and watch"
@@ -98,6 +101,33 @@ class IsoTimeLoader(TextLoader):
         text = super().load(data)
         assert isinstance(text, str)
         return re.sub(r"([+-]\d\d)(?!:)(?= BC|$)", r"\1:00", text.replace(" ", "T", 1))
+
+
+class _OrTextLoader(TextLoader):
+    """What Python has a type for, and as PostgreSQL writes it what that type cannot hold."""
+
+    usual: type[Loader]
+
+    def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+        super().__init__(oid, context)
+        self._usual = self.usual(oid, context)
+
+    def load(self, data: Buffer) -> Any:
+        try:
+            return self._usual.load(data)
+        except (psycopg.DataError, OverflowError, NotImplementedError):
+            return super().load(data)
+
+
+def take_every_time(connection: psycopg.Connection[Any]) -> None:
+    """Have times that Python has none of (infinity, before year 1 or after 9999, 24:00) read as
+    text rather than fail: of this connection, and in arrays and ranges as well."""
+    for name in TIMES:
+        usual = psycopg.adapters.get_loader(psycopg.adapters.types[name].oid, pq.Format.TEXT)
+        if name == "interval":  # the fast one is wrong about millions of years
+            usual = IntervalLoader
+        loader = type("OrTextLoader", (_OrTextLoader,), {"usual": usual})
+        connection.adapters.register_loader(name, loader)
 
 
 def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:

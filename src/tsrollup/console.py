@@ -1,6 +1,7 @@
 """What commands print: results on stdout, talk and progress on stderr, for people or as JSON."""
 
 import json
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,10 @@ class Console:
             self.talk.print(f"hint: {notice.message_hint}", soft_wrap=True, markup=False)
 
     def print_json(self, value: object, output: Path | None = None) -> None:
-        text = json.dumps(value, default=_plain, indent=2)
+        try:
+            text = json.dumps(value, default=_plain, indent=2, allow_nan=False)
+        except ValueError:
+            text = json.dumps(_finite(value), default=_plain, indent=2, allow_nan=False)
         if output:
             output.write_text(text + "\n", encoding="utf-8")
         else:
@@ -166,6 +170,18 @@ def _plain(value: object) -> object:
     if isinstance(value, date | time):
         return value.isoformat()
     return float(value) if isinstance(value, Decimal) else str(value)
+
+
+def _finite(value: object) -> object:
+    """With the numbers that JSON has none for as text, as PostgreSQL's own JSON has them."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    if isinstance(value, float | Decimal) and not math.isfinite(float(value)):
+        text = str(value)
+        return {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(text, text)
+    return value
 
 
 def _text(value: object) -> str:

@@ -29,6 +29,7 @@ def sparklines(
     lines = []
     for key, group in _groups(rows, dimensions).items():
         for column in columns or _columns_of_numbers(rows, dimensions):
+            _require_numbers(rows, column)
             values = [_number(row, column) for row in group]
             known = [value for value in values if value is not None]
             lines.append(
@@ -50,6 +51,7 @@ def plot(
     """A line for each group, at most some with the most rows; broken where buckets are missing."""
     import plotille  # which no other command waits for
 
+    _require_numbers(rows, column)
     groups = _groups(rows, dimensions)
     shown = sorted(groups, key=lambda key: -len(groups[key]))[: len(COLOURS)]
     zone = _time(rows[-1]).tzinfo or UTC
@@ -89,27 +91,32 @@ def _groups(
 
 
 def _columns_of_numbers(rows: Rows, dimensions: Sequence[str]) -> list[str]:
-    kinds = (int, float, Decimal, timedelta)
     return [
         name
         for name in rows[0]
-        if name not in dimensions
-        and any(isinstance(row[name], kinds) and not isinstance(row[name], bool) for row in rows)
+        if name not in dimensions and any(_is_number(row[name]) for row in rows)
     ]
 
 
+def _is_number(value: object) -> bool:
+    kinds = int | float | Decimal | timedelta
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _require_numbers(rows: Rows, column: str) -> None:
+    known = [row[column] for row in rows if row[column] is not None]
+    if known and not any(map(_is_number, known)):
+        raise ArgumentError(f"{column} is no column of numbers", "choose another")
+
+
 def _number(row: Mapping[str, Any], column: str) -> float | None:
-    """A value that can be drawn; spans of time are seconds."""
+    """A value that can be drawn; spans of time are seconds, and infinite ones text."""
     value = row[column]
-    if value is None:
-        return None
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise ArgumentError(f"{column} is no column of numbers", "choose another")
     if isinstance(value, int):
         return value
-    return float(value) if math.isfinite(value) else None
+    return float(value) if isinstance(value, float | Decimal) and math.isfinite(value) else None
 
 
 def _time(row: Mapping[str, Any]) -> datetime:

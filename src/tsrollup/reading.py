@@ -104,12 +104,14 @@ class Rows:
     values: Sequence[tuple[Any, ...]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """A dictionary a row; numerics are Decimal, times datetime with a zone."""
+        """A dictionary a row; numerics are Decimal, times datetime with a zone, intervals timedelta
+        (a month of 30 days, a year of 365). A time or interval that these cannot hold is text."""
         return [dict(zip(self.columns, row, strict=True)) for row in self.values]
 
     def to_arrow(self) -> "pyarrow.Table":
-        """An Arrow table. Numerics become float64, times microseconds in UTC, arrays lists; what
-        Arrow has no type for becomes text."""
+        """An Arrow table. Numerics become float64 (beyond 1.8e308 infinite), times microseconds in
+        UTC, arrays lists. What Arrow has no type for becomes text, and so does a column with a time
+        or interval that its type cannot hold."""
         arrow = self._arrow
         columns = zip(*self.values, strict=True) if self.values else [()] * len(self.columns)
         kinds = {
@@ -131,13 +133,16 @@ class Rows:
         for values, name in zip(columns, self.types, strict=True):
             element = name.removesuffix("[]")
             kind = kinds.get(element)
-            make: Callable[[Any], Any] | None = float if element == "numeric" else None
+            make: Callable[[Any], Any] = float if element == "numeric" else _as_it_is
             if element != name and kind and not any(_is_nested(value) for value in values):
-                kind, make = arrow.list_(kind), partial(_each, make) if make else None
+                kind, make = arrow.list_(kind), partial(_each, make)
             elif element != name or not kind:
                 kind, make = arrow.string(), _as_text
-            made = [v if v is None or make is None else make(v) for v in values]
-            arrays.append(arrow.array(made, kind))
+            try:
+                made = arrow.array(_each(make, values), kind)
+            except (arrow.ArrowException, OverflowError):
+                made = arrow.array(_each(_as_text, values), arrow.string())
+            arrays.append(made)
         return arrow.Table.from_arrays(arrays, names=list(self.columns))
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -168,8 +173,12 @@ def _is_nested(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(element, list) for element in value)
 
 
-def _each(make: Callable[[Any], Any], values: list[Any]) -> list[Any]:
+def _each(make: Callable[[Any], Any], values: Sequence[Any]) -> list[Any]:
     return [None if value is None else make(value) for value in values]
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _as_text(value: Any) -> str:

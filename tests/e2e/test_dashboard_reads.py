@@ -104,6 +104,34 @@ def test_the_points_are_those_of_group_by_and_what_is_stale_is_told(
         reader.ask(lambda c: series.points(c, "x", view, "1; DROP TABLE raw.readings", 0, 1, {}))
 
 
+def test_what_no_double_holds_is_a_gap(reader: Reader, db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.far (ts timestamptz, k text, v numeric)")
+    for minute, value in enumerate(("1e318", "-1e-400", "NaN", "Infinity", "2.5")):
+        db.execute(
+            "INSERT INTO raw.far VALUES (timestamptz 'epoch' + %s * interval '1 min', 'k', %s)",
+            [minute, value],
+        )
+    db.execute(
+        "SELECT silver.create_rollup_table('far', 'silver', 'far', '1 minute',"
+        " dimensions => '{k}', metrics => '{\"v\": [\"sum\"]}')"
+    )
+    view = reader.ask(lambda c: series.view(c, "gold.far"))
+    assert view
+    for by in (["k"], []):
+        read = partial(
+            series.points,
+            rollup="silver.far",
+            found=view,
+            metric="v_sum",
+            begin=0,
+            end=600,
+            chosen={},
+            by=by,
+        )
+        (line,) = reader.ask(read).series
+        assert line.values == (None, 0, None, None, 2.5)
+
+
 def test_lines_by_some_dimensions_are_those_of_group_by(
     reader: Reader, db: psycopg.Connection
 ) -> None:

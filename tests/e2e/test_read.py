@@ -2,14 +2,18 @@
 
 import csv
 import io
+import json
+from datetime import timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 import pytest
 
-from command_line import tsrollup
+from command_line import tsrollup as run
 from command_line import tsrollup_here as here
 from servers import PostgresServer
+from tsrollup import connect
 
 HOUR = ("2026-01-01 01:00+00", "2026-01-01 02:00+00")
 
@@ -66,7 +70,7 @@ def test_it_is_drawn_in_the_terminal(url: str) -> None:
 
 
 def test_csv_reads_back(url: str, tmp_path: Path) -> None:
-    printed = tsrollup("read", "r_1h", *HOUR, "--format", "csv", url=url)
+    printed = run("read", "r_1h", *HOUR, "--format", "csv", url=url)
     assert printed.code == 0, printed.err
     rows = list(csv.DictReader(io.StringIO(printed.out)))
     assert [row["Device"] for row in rows] == ["d,1", "d,2", ""]
@@ -87,6 +91,76 @@ def test_parquet_reads_back(url: str, tmp_path: Path) -> None:
     assert table["Device"].to_pylist() == ["d,1", "d,2", None]
     assert table["temp_avg"].to_pylist() == [1.25, 2.25, 3.25]
     assert here("read", "r_1h", "-f", "parquet", url=url).code == 2
+
+
+def test_what_python_arrow_and_json_have_no_value_for_is_text(url: str, tmp_path: Path) -> None:
+    from pyarrow import parquet
+
+    odd = {
+        "tz": ("timestamptz", "infinity", "0044-03-15 00:00:00+00 BC", "10000-01-01 00:00:00+00"),
+        "ts": ("timestamp", "-infinity", "0044-03-15 00:00:00 BC", "10000-01-01 00:00:00"),
+        "da": ("date", "infinity", "0044-03-15 BC", "10000-01-01"),
+        "ti": ("time", "24:00:00", "24:00:00", "24:00:00"),
+        "tt": ("timetz", "24:00:00+02", "24:00:00+00", "24:00:00+00"),
+        "iv": ("interval", "170000000 years", "170000000 years 1 day", "-170000000 years"),
+    }
+    columns = [*odd, *(f"{name}_list" for name in odd)]
+    with psycopg.connect(url, autocommit=True) as connection:
+        defined = ", ".join(f"{name} {t[0]}, {name}_list {t[0]}[]" for name, t in odd.items())
+        connection.execute(
+            f"CREATE TABLE raw.odd (at timestamptz, {defined}, nu numeric, fl float8)".encode()
+        )
+        for n, numbers in enumerate(((1, 1), ("NaN", "Infinity"), ("1e400", "NaN"), (2, 2))):
+            times = {name: t[n + 1] if n < 3 else None for name, t in odd.items()}
+            lists = {f"{name}_list": [time] if time else None for name, time in times.items()}
+            connection.execute(
+                f"INSERT INTO raw.odd (at, {', '.join([*times, *lists])}, nu, fl) VALUES"
+                f" (timestamptz '2026-01-01 00:00+00' + {n} * interval '1 h',"
+                f" {', '.join(['%s'] * 14)})".encode(),
+                [*times.values(), *lists.values(), *numbers],
+            )
+        last = json.dumps({name: ["last"] for name in [*columns, "nu", "fl"]})
+        connection.execute(
+            "SELECT silver.create_rollup_table('odd', 'silver', 'odd', '1 hour',"
+            " time_column => 'at', metrics => %s)",
+            [last],
+        )
+
+    with connect(url) as db:
+        answer = db.rollup("odd").read()
+        db.connection.execute("SET intervalstyle = sql_standard")
+        other_style = db.rollup("odd").read(columns=["iv_last"]).rows()
+    assert other_style[1]["iv_last"] == "+170000000-0 +1 +0:00:00"
+    for n, row in enumerate(answer.rows()):
+        for name, (_, *told) in odd.items():
+            assert row[f"{name}_last"] == (told[n] if n < 3 else None)
+            assert row[f"{name}_list_last"] == ([told[n]] if n < 3 else None)
+    frame = answer.to_arrow().to_pydict()
+    assert frame["tz_last"] == [*odd["tz"][1:], None]
+    assert frame["iv_list_last"][0] == '["170000000 years"]'
+    assert frame["nu_last"][2] == float("inf")
+    assert len(answer.to_pandas()) == len(answer.to_polars()) == 4
+
+    def refuse(constant: str) -> NoReturn:
+        raise AssertionError(constant)
+
+    printed = here("read", "odd", "--json", url=url).out
+    rows = json.loads(printed, parse_constant=refuse)
+    assert [row["fl_last"] for row in rows] == [1, "Infinity", "NaN", 2]
+    assert [row["nu_last"] for row in rows] == [1, "NaN", "1" + "0" * 400, 2]
+    assert rows[0]["tz_last"] == "infinity"
+    assert "24:00:00" in here("read", "odd", "-c", "ti_last", url=url).out
+    file = tmp_path / "odd.parquet"
+    assert here("read", "odd", "-f", "parquet", "-o", str(file), url=url).err == ""
+    assert parquet.read_table(file)["da_last"].to_pylist() == [*odd["da"][1:], None]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE raw.odd SET iv = '90 s' WHERE nu = 2")
+    drawn = here("read", "odd", "--spark", "-c", "iv_last", url=url)
+    assert drawn.out.split()[-5:] == ["iv_last", "90.00", "90.00", "90.00", "▄"], drawn.err
+    with connect(url) as db:
+        assert db.rollup("odd").read(columns=["iv_last"]).rows()[3] == {
+            "iv_last": timedelta(seconds=90)
+        }
 
 
 def test_gaps_are_filled(url: str) -> None:

@@ -12,7 +12,7 @@ import typer
 from psycopg.rows import dict_row
 
 from tsrollup import embedded
-from tsrollup.connection import IsoTimeLoader, connect
+from tsrollup.connection import IsoTimeLoader, connect, take_every_time
 from tsrollup.console import Console
 from tsrollup.installation import require_installed
 
@@ -43,6 +43,7 @@ class Invocation:
     def connection(self) -> Iterator[psycopg.Connection[dict[str, Any]]]:
         """An autocommit connection whose rows are dictionaries, with times as ISO 8601."""
         with connect(self.url, row_factory=dict_row) as connection:
+            take_every_time(connection)
             connection.adapters.register_loader("timestamptz", IsoTimeLoader)
             yield connection
 

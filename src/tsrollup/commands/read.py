@@ -8,12 +8,11 @@ from typing import Annotated, Any
 
 import typer
 from psycopg import Connection, sql
-from psycopg.types.datetime import TimestamptzLoader
 
 from tsrollup import plots, reading, rollups
 from tsrollup.commands.invocation import invocation
 from tsrollup.commands.targets import Target
-from tsrollup.connection import pinned
+from tsrollup.connection import pinned, take_every_time
 from tsrollup.console import Console
 
 MOST_ROWS_ON_SCREEN = 1000
@@ -97,7 +96,7 @@ def read(
             _write_csv(connection, wanted, output)
             return
         if format_ is Format.parquet and output:
-            connection.adapters.register_loader("timestamptz", TimestamptzLoader)
+            take_every_time(connection)  # rather than ISO 8601
             _write_parquet(reading.fetch(connection, wanted), output)
             return
         rows = reading.fetch(connection, wanted).rows()

@@ -17,6 +17,10 @@ MOST_SERIES = 8
 MOST_BUCKETS = 1500
 MOST_VALUES = 200
 MOST_STALE_RANGES = 200
+# What a double cannot hold, a chart cannot show.
+DRAWN: LiteralString = (
+    "CASE WHEN abs(value) < 1e-300 THEN 0 WHEN abs(value) < 1e308 THEN value::float8 END"
+)
 
 
 @dataclass(frozen=True)
@@ -132,18 +136,19 @@ def points(
     }
     if len(keys) == len(found.dimensions):
         groups = sql.SQL(
-            "SELECT ARRAY[{key}]::text[] AS key, bucket, {metric}::float8 AS value, row_count"
+            "SELECT ARRAY[{key}]::text[] AS key, bucket, {metric} AS value, row_count"
             " FROM {view} WHERE {conditions}"
         ).format(metric=sql.Identifier(metric), **parts)
     else:
         states, finish = _combination(connection, rollup, found, metric)
         groups = sql.SQL(
-            "SELECT key, bucket, ({finish})::float8 AS value, row_count FROM ("
+            "SELECT key, bucket, ({finish}) AS value, row_count FROM ("
             "SELECT ARRAY[{key}]::text[] AS key, bucket, {states} FROM {view}"
             " WHERE {conditions} GROUP BY 1, 2) AS c"
         ).format(finish=finish, states=states, **parts)
     query = sql.SQL(
-        "SELECT key, array_agg(at ORDER BY at) AS times, array_agg(value ORDER BY at) AS values,"
+        "SELECT key, array_agg(at ORDER BY at) AS times,"
+        f" array_agg({DRAWN} ORDER BY at) AS values,"
         " count(*) OVER () AS groups"
         " FROM (SELECT *, extract(epoch FROM bucket)::float8 AS at FROM ({groups}) AS g) AS r"
         " GROUP BY key ORDER BY sum(row_count) DESC, key LIMIT {limit}"
