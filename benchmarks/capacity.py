@@ -4,19 +4,23 @@ Simulated time: a minute's rows are written, then everything that is due by then
 worker would; the more devices, the more work a minute. docs/scaling.md reckons with the figures.
 """
 
+import os
 import random
 import statistics
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 
-from benchmarks.measure import Finding, Result, Sample, Steps, in_turn
+from benchmarks.measure import Finding, Result, Sample, Session, Steps, in_turn
 from benchmarks.reading import planner
 from benchmarks.workbench import START, Workbench
 
 FLEET = "raw.sized"
 MINUTE = timedelta(minutes=1)
+WAL = "SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"
+PROC = Path("/proc")
 WIDTHS = {"1m": "1 minute", "1h": "1 hour", "1d": "1 day"}
 
 
@@ -32,18 +36,24 @@ def capacity(bench: Workbench) -> Steps:
     for what, seconds in (
         ("writing a row by COPY, with capture", of_large.writing / (6 * large)),
         ("storing it in minutes, hours and days", row),
+        ("both, with all that the server does besides", of_large.server / (6 * large)),
         ("each minute of three levels, whatever its rows", run),
     ):
         yield Result("capacity", f"{what}, CPU", [Sample(1000 * seconds)], unit="us")
+    wal = Sample(of_large.wal / (6 * large) / 1000)
+    yield Result("capacity", "WAL of a row and of storing it", [wal], unit="bytes")
     yield from _planning(bench)
 
 
 @dataclass(frozen=True)
 class Minute:
-    """What an average minute costs, in seconds of the server's CPU."""
+    """What an average minute costs, in seconds of CPU: of the session, and of all of the server;
+    and bytes of WAL."""
 
     writing: float
     storing: float
+    server: float
+    wal: float
 
 
 def _fleet(bench: Workbench, devices: int) -> Generator[Finding | None, None, Minute]:
@@ -53,17 +63,50 @@ def _fleet(bench: Workbench, devices: int) -> Generator[Finding | None, None, Mi
     now = START + timedelta(days=1)
     writing: list[Sample] = []
     storing: list[Sample] = []
+    before, wal = _server_cpu(session), session.value(WAL)
     with bench.levels("sized", FLEET, WIDTHS):
         for payload in _minutes(devices, now, minutes):
             now += MINUTE
             writing.append(session.timed(partial(session.copy, FLEET, payload)))
             storing.append(session.timed(partial(bench.run_rollups, session, None, now)))
             yield None
+        server = (_server_cpu(session) - before) / minutes
+        wal = float(session.value(WAL) - wal) / minutes
         yield bench.judge("capacity", f"of {devices} devices", "sized_1m", FLEET)
         if devices == bench.sizes.fleet:
             yield from _sizes(bench)
     session.execute(f"DROP TABLE {FLEET}")
-    return Minute(_average(writing), _average(storing))
+    return Minute(_average(writing), _average(storing), server, wal)
+
+
+def _server_cpu(session: Session) -> float:
+    """Seconds of CPU of a server on this machine by now, those of processes that have ended among
+    them; of one elsewhere 0."""
+    known = {int(path.name): _process(path) for path in PROC.glob("[0-9]*")}
+    backend = known.get(session.connection.info.backend_pid)
+    postmaster = known.get(backend.parent) if backend else None
+    if backend is None or postmaster is None:
+        return 0
+    return postmaster.ended + sum(x.cpu for x in known.values() if x and x.parent == backend.parent)
+
+
+@dataclass(frozen=True)
+class Process:
+    """Its parent; seconds of CPU of its own, and of children that have ended."""
+
+    parent: int
+    cpu: float
+    ended: float
+
+
+def _process(path: Path) -> Process | None:
+    try:
+        fields = (path / "stat").read_text().rpartition(")")[2].split()
+        own = int((path / "schedstat").read_text().split()[0]) / 1e9
+    except OSError:
+        return None  # it has ended itself
+    ended = (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+    return Process(int(fields[1]), own, ended)
 
 
 def _average(samples: list[Sample]) -> float:

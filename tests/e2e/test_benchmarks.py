@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from benchmarks.__main__ import BENCHMARKS, take_turns
 from benchmarks.measure import Result, Sample, Steps, in_turn
 from benchmarks.report import line, summary
+from benchmarks.sizing import WHAT, Figures, Fleet, cores, most_rows, read_figures
 from benchmarks.timescale import TimescaleWorkbench
 from benchmarks.workbench import START, Sizes, Workbench, open_workbench
 
@@ -127,3 +129,28 @@ def test_the_summary_divides_our_time_by_theirs() -> None:
         f"0.50 read, {variant} (30.00 / 60.00) 3.00 / 6.00 answers: equal / 9 DIFFER".split()
         for variant in ("default", "other")
     ]
+
+
+def test_what_a_machine_takes_is_as_the_page_says() -> None:
+    """From the figures of the page; and from those that a run of the benchmark prints."""
+    said = subprocess.run(
+        [sys.executable, "-m", "benchmarks.sizing"],
+        cwd=CHECKOUT, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    page = (CHECKOUT / "docs" / "scaling.md").read_text()
+    shown = page.split("```text\n")[1].split("```")[0]
+    assert [x.split() for x in said.splitlines()] == [x.split() for x in shown.splitlines()]
+    figures = asdict(Figures())
+    results = [
+        {"benchmark": "capacity", "what": f"{what}, more", "value": figures[name] + 1}
+        for name, what in WHAT.items()
+    ]
+    more = read_figures(iter(results))
+    assert asdict(more) == {name: value + 1 for name, value in figures.items()}
+    fleet = Fleet(devices=1000, every=10, keep_raw=30, keep_minutes=365)
+    assert cores(fleet, more) > cores(fleet, Figures())
+    assert cores(replace(fleet, devices=most(2)), Figures()) == pytest.approx(1)
+
+
+def most(count: int) -> int:
+    return round(10 * most_rows(count, Figures()))
