@@ -176,7 +176,8 @@ DECLARE
     v_logged tstzmultirange;
     v_stale tstzmultirange;
 BEGIN
-    SELECT source_id, bucket_width, timezone, origin, change_tracking, sealed_before, key_dimension INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    SELECT r.source_id, r.bucket_width, r.timezone, r.origin, r.change_tracking, r.sealed_before, r.key_dimension, s.relation INTO v_rollup
+    FROM silver.rollup_config AS r LEFT JOIN rollup_engine.source AS s ON s.id = r.source_id WHERE r.id = p_rollup_id;
     IF NOT FOUND THEN
         PERFORM rollup_engine.fail('TR002', format('nothing is known of rollup %s here', p_rollup_id),
             'this transaction is older than the rollup: begin another; or the schema was restored without its data: restore that, too');
@@ -199,14 +200,12 @@ BEGIN
         SELECT lower(c), upper(c)
         FROM rollup_engine.rollup_partition AS p, rollup_engine.calendar_range(p.from_time, p.to_time) AS c
         WHERE p.rollup_id = p_rollup_id AND p.generation > p_planned
-        UNION ALL
-        SELECT '-infinity', 'infinity'
-        FROM rollup_engine.source AS s
-        WHERE s.id = v_rollup.source_id AND s.change_tracking = 'trigger'
-            AND EXISTS (SELECT FROM pg_inherits WHERE inhrelid = s.relation) AND rollup_engine.is_unwatched_above(s.id, s.relation)
     ) AS l;
     IF v_rollup.change_tracking = 'window' THEN
         v_logged := coalesce(v_logged, '{}') + rollup_engine.window_of(p_rollup_id);
+    -- By itself, so that the catalogue is looked into by its index.
+    ELSIF EXISTS (SELECT FROM pg_inherits WHERE inhrelid = v_rollup.relation) AND rollup_engine.is_unwatched_above(v_rollup.source_id, v_rollup.relation) THEN
+        v_logged := rollup_engine.everything();
     END IF;
     IF v_logged IS NOT NULL THEN
         v_stale := coalesce(v_stale, '{}') + CASE

@@ -251,14 +251,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.open_buckets(p_rollup_id integer, p_pla
 AS $$
 DECLARE
     v_rollup silver.rollup_config;
+    v_stale tstzmultirange;
 BEGIN
-    IF p_plan.from_time IS NOT NULL THEN
+    IF p_plan.from_time IS NULL THEN
+        RETURN;
+    END IF;
+    v_stale := rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group);
+    IF NOT isempty(v_stale) AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
         SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-        RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, rollup_engine.open_set(v_rollup, rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group), p_plan));
+        RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, rollup_engine.open_set(v_rollup, v_stale, p_plan));
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan, boolean) IS 'Stale buckets that a plan reads from the source itself.';
+COMMENT ON FUNCTION rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan, boolean) IS 'Stale buckets that a plan reads from the source itself, where the live view goes by bucket.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.open_arm_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE

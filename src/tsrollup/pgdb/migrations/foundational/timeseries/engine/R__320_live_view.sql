@@ -128,7 +128,7 @@ DECLARE
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     IF NOT isempty(v_stale) THEN
-        v_stale := CASE WHEN rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN '{}' ELSE v_stale - rollup_engine.open_set(v_rollup, v_stale, p_plan) END;
+        v_stale := CASE WHEN rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN '{}' ELSE v_stale END;
     END IF;
     IF v_rollup.change_tracking = 'window' THEN
         v_stale := v_stale + rollup_engine.window_tail(v_rollup);
@@ -139,7 +139,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan, boolean) IS
-'Ranges that the live view computes whole, and which of their buckets are stale, without those that its plan reads from the source itself, and those that it takes by the group.';
+'Ranges that the live view computes whole, and which of their buckets are stale, without those that it takes by the group. Then its plan reads none from the source itself.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
@@ -195,7 +195,7 @@ FROM (
     SELECT f.*, {latest}, false
     FROM (
         SELECT f.bucket, {live_columns}
-        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id}){how}) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
+        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id}){how_spans}) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
         CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
         WHERE f.bucket <@ s.tsrollup_stale
     ) AS f{more_arms}
@@ -207,6 +207,7 @@ $sql$, '{more_arms}', o.arm || g.arms), jsonb_build_object(
         'id', p_rollup.id,
         'how', CASE WHEN o.arm <> '' OR g.arms <> ''
             THEN format(CASE o.arm WHEN '' THEN ', NULL, %2$s' ELSE ', rollup_engine.open_plan(%1$s), %2$s' END, p_rollup.id, (g.arms <> '')::text) ELSE '' END,
+        'how_spans', CASE WHEN o.arm <> '' OR g.arms <> '' THEN format(', NULL, %s', (g.arms <> '')::text) ELSE '' END,
         'target', p_rollup.target_table,
         'stored_columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'live_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
