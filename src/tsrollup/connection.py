@@ -28,7 +28,27 @@ URL_HINT = "write it as postgresql://user:password@host:port/database"
 
 # A scheme in capitals, or with a driver as SQLAlchemy writes it.
 _SCHEME = re.compile(r"(?i)^postgres(?:ql)?(?:\+\w+)?://")
+# libpq has no SQLSTATE of what a server says before it lets anybody in.
+_REFUSED = re.compile(
+    "authentication failed|no password supplied|pg_hba[.]conf|not permitted to log in"
+    "|permission denied|does not exist|no such (?:database|user)|invalid [^ ]+ value"
+)
 _LOCATOR = re.compile(r"\w+://(?P<authority>[^/?#]*)(?P<path>[^?#]*)")
+
+
+class CannotConnectError(TsrollupError):
+    """No connection was made. It may be made later, unless a server said what it would say again;
+    where several hosts are given, unless each did."""
+
+    def __init__(self, known: dict[str, Any], told: str) -> None:
+        super().__init__(
+            f"cannot connect to {_place(known)}: {_one_line(told)}",
+            "check that the server runs and that --url or TSROLLUP_URL is right",
+        )
+        of_each = told.split("\n- ")[1:] or [told]
+        has_many_hosts = "," in str(known.get("host") or known.get("hostaddr"))
+        refused = [_REFUSED.search(one) is not None for one in of_each]
+        self.may_pass = not (all if has_many_hosts else any)(refused)
 
 
 def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.Connection[Any]:
@@ -41,20 +61,9 @@ def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.
     try:
         connection = psycopg.connect(autocommit=autocommit, **parameters)
     except psycopg.OperationalError as error:
-        raise TsrollupError(
-            f"cannot connect to {_place(known)}: {_one_line(str(error))}",
-            "check that the server runs and that --url or TSROLLUP_URL is right",
-            error.sqlstate,
-        ) from error
+        raise CannotConnectError(known, str(error)) from error
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     return connection
-
-
-def is_away(url: str) -> bool:
-    """Whether no server answers there, or none that takes connections yet: whom it lets in, and
-    to which database, is another question."""
-    known = make_conninfo("", **{"connect_timeout": 5, **read_url(url)})
-    return pq.PGconn.ping(known.encode()) in (pq.Ping.REJECT, pq.Ping.NO_RESPONSE)
 
 
 def read_url(url: str) -> dict[str, Any]:

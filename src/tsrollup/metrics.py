@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 from tsrollup.connection import connect, describe, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
+from tsrollup.lifeline import Lifeline
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ ERRORS = """
 SELECT id, target_table AS rollup, error_code FROM silver.error_log WHERE id > %s ORDER BY id
 """
 SIZES_EVERY = 60.0
+# For the scrape before, whose server may hang.
+SECONDS_TO_WAIT = 5.0
 
 GAUGES = {
     "stale_seconds": "For how long the oldest change waits that was to be stored by now; 0: none.",
@@ -75,9 +78,9 @@ SIZE_GAUGES = {
 }
 
 
-def serve(url: str, port: int, address: str) -> None:
+def serve(url: str, port: int, address: str, lifeline: Lifeline) -> None:
     """Answer scrapes at http://address:port/metrics from a thread, until the program ends."""
-    exporter = Exporter(url)
+    exporter = Exporter(url, lifeline)
     list(exporter.collect())  # what comes from now on is counted
     registry = CollectorRegistry()
     registry.register(exporter)
@@ -94,8 +97,9 @@ class Exporter:
     """Collects what a scrape asks for, on a connection of its own, which is made anew when it is
     lost; a scrape that finds no database says tsrollup_up 0, and the log why."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, lifeline: Lifeline) -> None:
         self.url = url
+        self.lifeline = lifeline
         self.lock = threading.Lock()
         self.connection: psycopg.Connection[dict[str, Any]] | None = None
         self.told = ""
@@ -120,20 +124,23 @@ class Exporter:
         return []
 
     def collect(self) -> Iterator[Metric]:
-        with self.lock:
+        found: list[Metric] = []
+        if self.lock.acquire(timeout=SECONDS_TO_WAIT):
             try:
-                found = list(self._read())
+                connection = self._connected()
+                with self.lifeline.of(connection):
+                    found = list(self._read(connection))
                 self.told = ""
             except (psycopg.Error, TsrollupError) as error:
                 self.disconnect()
                 self._tell(error if isinstance(error, TsrollupError) else describe(error))
-                found = []
+            finally:
+                self.lock.release()
         up = "Whether the database answered, and is of this release."
         yield GaugeMetricFamily("tsrollup_up", up, value=bool(found))
         yield from found
 
-    def _read(self) -> Iterator[Metric]:
-        connection = self._connected()
+    def _read(self, connection: psycopg.Connection[dict[str, Any]]) -> Iterator[Metric]:
         with pinned(connection):
             connection.execute("SET LOCAL lock_timeout = '3s'")
             self._count(connection)
@@ -206,7 +213,8 @@ class Exporter:
             self.connection = connect(
                 self.url, application_name="tsrollup metrics", row_factory=dict_row
             )
-            require_installed(self.connection)
+            with self.lifeline.of(self.connection):
+                require_installed(self.connection)
         return self.connection
 
     def _tell(self, error: TsrollupError) -> None:

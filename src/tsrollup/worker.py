@@ -19,9 +19,10 @@ from psycopg.rows import dict_row
 
 from tsrollup import rollups
 from tsrollup.archive.background import archive_until
-from tsrollup.connection import connect, describe, is_away, pinned
+from tsrollup.connection import CannotConnectError, connect, describe, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
+from tsrollup.lifeline import Lifeline
 
 log = logging.getLogger(__name__)
 
@@ -58,23 +59,35 @@ class _Job:
     due: float = 0.0
 
 
-def work(url: str, schedule: Schedule, stop: threading.Event) -> None:
-    """Work until `stop` is set; a batch that runs then is finished first.
+def work(url: str, schedule: Schedule, lifeline: Lifeline) -> None:
+    """Work until its `stop` is set; a batch that runs then is finished first.
 
     A lost server is waited for. A failing job is logged and tried again when it is next due:
     what is wrong with a single rollup is in its error_log already.
     """
-    _Worker(url, schedule, stop).work()
+    _Worker(url, schedule, lifeline).work()
 
 
-def wait_for_server(url: str, stop: threading.Event) -> None:
-    """Wait until a server takes connections, or `stop` is set."""
+def wait_for_database(url: str, stop: threading.Event) -> str | None:
+    """Its name, as soon as it lets us in; None where `stop` is set before. What waiting does not
+    mend is an error."""
     failures = 0
-    while not stop.is_set() and is_away(url):
+    while not stop.is_set():
+        try:
+            with connect(url) as connection:
+                require_installed(connection)
+                return connection.info.dbname
+        except CannotConnectError as error:
+            if not error.may_pass:
+                raise
+            told: TsrollupError = error
+        except psycopg.OperationalError as error:
+            told = describe(error)
         delay = _delay(failures)
-        log.warning("no server takes connections at --url; trying again in %.0f s", delay)
         failures += 1
+        log.warning("%s; trying again in %.0f s", told, delay)
         stop.wait(delay)
+    return None
 
 
 def _delay(failures: int) -> float:
@@ -104,10 +117,11 @@ def check(connection: Connection) -> str:
 
 
 class _Worker:
-    def __init__(self, url: str, schedule: Schedule, stop: threading.Event) -> None:
+    def __init__(self, url: str, schedule: Schedule, lifeline: Lifeline) -> None:
         self.url = url
         self.schedule = schedule
-        self.stop = stop
+        self.lifeline = lifeline
+        self.stop = lifeline.stop
         self.is_maintained = threading.Event()
         self.nudges = [threading.Event() for _ in range(schedule.jobs)]
         self.said: dict[str, float] = {}
@@ -138,7 +152,10 @@ class _Worker:
         failures = 0
         while not self.stop.is_set():
             try:
-                with connect(self.url, application_name=APPLICATION_NAME) as connection:
+                with (
+                    connect(self.url, application_name=APPLICATION_NAME) as connection,
+                    self.lifeline.of(connection),
+                ):
                     require_installed(connection)
                     _refuse_standby(connection)
                     if failures:

@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ import pytest
 from command_line import start_tsrollup
 from servers import PostgresServer
 from tsrollup import metrics
+from tsrollup.lifeline import Lifeline
 
 pytestmark = pytest.mark.spread
 
@@ -120,15 +122,15 @@ def test_a_scrape_says_what_happened(url: str, port: int) -> None:
 def test_an_operator_has_metrics_from_the_first_batch_on(
     server: PostgresServer, database: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    role = f"operator_{secrets.token_hex(4)}"
+    role, lifeline = f"operator_{secrets.token_hex(4)}", Lifeline(threading.Event())
     port = free_port()
     with psycopg.connect(server.superuser_url(database), autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {role} LOGIN IN ROLE tsrollup_operator".encode())
         try:
-            metrics.serve(server.url(database, role), port, "127.0.0.1")
+            metrics.serve(server.url(database, role), port, "127.0.0.1", lifeline)
             connection.execute("SELECT silver.perform_rollup()")
             found = scrape(port)
-            owner = metrics.Exporter(url)
+            owner = metrics.Exporter(url, lifeline)
             theirs = {sample.name for family in owner.collect() for sample in family.samples}
             owner.disconnect()
         finally:

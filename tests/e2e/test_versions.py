@@ -11,6 +11,7 @@ from command_line import tsrollup_here
 from servers import PostgresServer
 from tsrollup.cli import app
 from tsrollup.errors import TsrollupError
+from tsrollup.lifeline import Lifeline
 from tsrollup.migrations import migrate_project
 from tsrollup.worker import Schedule, work
 
@@ -110,7 +111,7 @@ def test_a_worker_stops_working_where_a_newer_release_took_over(
 ) -> None:
     become(url, NEWER)
     stop = threading.Event()
-    worker = threading.Thread(target=work, args=(url, Schedule(run=0.1), stop))
+    worker = threading.Thread(target=work, args=(url, Schedule(run=0.1), Lifeline(stop)))
     worker.start()
     for _ in waiting():
         if caplog.messages:

@@ -1,20 +1,26 @@
 """The worker: promise i, a crash of the server, after which it goes on where it was; its log."""
 
 import json
+import logging
 import os
 import shutil
 import signal
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from command_line import tsrollup, wait_for, working
 from servers import PostgresServer, new_pool_folder
-from tsrollup import embedded
+from tsrollup import embedded, lifeline, metrics
 from tsrollup.migrations import migrate_project
+from tsrollup.worker import Schedule, work
 
 pytestmark = pytest.mark.spread
 
@@ -50,9 +56,123 @@ def test_the_worker_waits_for_a_server_that_is_not_there_yet(data_dir: Path) -> 
     migrate_project(url)
     embedded.stop(data_dir)
     with working(url, "--every", "0.1") as (_, lines):
-        wait_for(lines, "no server takes connections at --url; trying again in 2 s")
+        told = wait_for(lines, "trying again in 2 s")
+        known = conninfo_to_dict(url)
+        assert f"database {known['dbname']} on {known['host']}:{known['port']}: " in told
+        assert "Connection refused" in told
         assert embedded.start(data_dir).url == url
         wait_for(lines, "working on database")
+    assert str(known["password"]) not in "".join(lines)
+
+
+def test_the_worker_waits_for_a_primary_and_for_room_but_not_for_what_never_comes(
+    server: PostgresServer, database: str, url: str
+) -> None:
+    def alter(what: str) -> None:
+        with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as connection:
+            connection.execute(f"ALTER DATABASE {database} {what}".encode())
+
+    between = "?" if "?" not in url else "&"
+    alter("SET default_transaction_read_only = on")
+    with working(f"{url}{between}target_session_attrs=read-write") as (_, lines):
+        assert "session is read-only" in wait_for(lines, "trying again in 1 s")
+        alter("RESET default_transaction_read_only")
+        alter("CONNECTION LIMIT 0")
+        if server.user != server.superuser:  # whom no limit holds
+            wait_for(lines, "too many connections")
+            alter("CONNECTION LIMIT -1")
+        wait_for(lines, "working on database")
+    alter("CONNECTION LIMIT -1")
+    gone = tsrollup("worker", url=server.url(f"{database}_x"))
+    assert (gone.code, f"{database}_x" in gone.err) == (1, True)
+
+
+class Wire:
+    """A way to a server that loses everything while `is_cut`, and says nothing of it."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.to = (host, port)
+        self.is_cut = threading.Event()
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self.sockets = [self.listener]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self.listener.accept()
+                far = socket.create_connection(self.to)
+                self.sockets += [near, far]
+                for pair in ((near, far), (far, near)):
+                    threading.Thread(target=self._carry, args=pair, daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        with suppress(OSError):
+            while block := one.recv(65536):
+                if self.is_cut.is_set():
+                    return
+                other.sendall(block)
+            if not self.is_cut.is_set():
+                other.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        for each in self.sockets:
+            each.close()
+
+
+@pytest.mark.parametrize("stops", [False, True])
+def test_a_server_that_hangs_is_left(
+    url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    stops: bool,
+) -> None:
+    caplog.set_level(logging.INFO)
+    if not stops:
+        monkeypatch.setattr(lifeline, "SECONDS_BETWEEN", 0.2)
+        monkeypatch.setattr(lifeline, "SECONDS_TO_ANSWER", 0.5)
+        monkeypatch.setattr(metrics, "SECONDS_TO_WAIT", 0.1)
+
+    def wait_until_said(text: str) -> None:
+        deadline = time.monotonic() + 30
+        while not any(text in said for said in caplog.messages):
+            assert time.monotonic() < deadline, caplog.messages
+            time.sleep(0.02)
+
+    known = conninfo_to_dict(url)
+    stop = threading.Event()
+    with closing(Wire(str(known["host"]), int(known["port"] or 0))) as wire:
+        through = make_conninfo(url, host="127.0.0.1", port=wire.port)
+        with lifeline.Lifeline(stop) as life:
+            exporter = metrics.Exporter(through, life)
+            worker = threading.Thread(
+                target=work, args=(through, Schedule(run=0.1, listen=True), life)
+            )
+            worker.start()
+            insert_and_wait(url, "2026-01-01 00:30+00")
+            assert next(iter(exporter.collect())).samples[0].value == 1
+            wire.is_cut.set()
+            time.sleep(0.3)  # until it waits
+            if stops:
+                stop.set()
+                worker.join(20)
+            else:
+                scrape = threading.Thread(target=lambda: list(exporter.collect()))
+                scrape.start()
+                assert next(iter(exporter.collect())).samples[0].value == 0
+                wait_until_said("does not answer: hanging up")
+                wait_until_said("trying again in")
+                scrape.join(20)
+                assert not scrape.is_alive()
+                wire.is_cut.clear()
+                wait_until_said("reconnected")
+                insert_and_wait(url, "2026-01-01 05:30+00")
+                assert next(iter(exporter.collect())).samples[0].value == 1
+                stop.set()
+                worker.join(60)
+            exporter.disconnect()
+        assert not worker.is_alive()
 
 
 def insert_and_wait(url: str, time: str) -> None:

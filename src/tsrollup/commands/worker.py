@@ -13,7 +13,8 @@ import typer
 
 from tsrollup.archive.parquet import require_pyarrow
 from tsrollup.commands.invocation import invocation
-from tsrollup.worker import Schedule, check, wait_for_server, work
+from tsrollup.lifeline import Lifeline, with_signs_of_life
+from tsrollup.worker import Schedule, check, wait_for_database, work
 
 PLAIN = frozenset(vars(logging.makeLogRecord({})))
 
@@ -107,20 +108,20 @@ def worker(
         signal.signal(number, finish)
     _log_to_stderr(LogFormat.json if call.console.as_json else log_format, log_level)
     log = logging.getLogger("tsrollup.worker")
-    wait_for_server(call.url, stop)
-    if stop.is_set():
+    url = with_signs_of_life(call.url)
+    database = wait_for_database(url, stop)
+    if database is None:
         return
-    with call.installed() as connection:
-        database = connection.info.dbname
     log.info("working on database %s", database)
-    if metrics_port:
-        from tsrollup import metrics  # which no other command waits for
-
-        metrics.serve(call.url, metrics_port, metrics_address)
     schedule = Schedule(
         every, retry_every, maintain_every, summary_every, budget, jobs, listen, archive_to
     )
-    work(call.url, schedule, stop)
+    with Lifeline(stop) as lifeline:
+        if metrics_port:
+            from tsrollup import metrics  # which no other command waits for
+
+            metrics.serve(url, metrics_port, metrics_address, lifeline)
+        work(url, schedule, lifeline)
     log.info("stopped")
 
 
