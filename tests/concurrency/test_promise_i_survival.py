@@ -301,6 +301,10 @@ def test_promise_i_a_schema_without_its_rows_says_so(
         assert "restored without its data" in error.message
     with pytest.raises(FlywayError, match="restored without its data"):
         migrate_project(server.superuser_url(copy))
+    without_rights = make_database()
+    _run(server, "pg_restore", "-s", "-x", "-d", server.superuser_url(without_rights), dump)
+    with pytest.raises(FlywayError, match="restored without its data"):
+        migrate_project(server.superuser_url(without_rights))
     _run(server, "pg_restore", "-a", "-d", server.superuser_url(copy), dump)
     migrate_project(server.superuser_url(copy))
     with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
