@@ -44,7 +44,7 @@ def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
     with pinned(connection):
         error = misfit(connection)
         if error is None:
-            checks += [_history, _generated, _privileges, _rollups, _health, _undrained]
+            checks += [_history, _generated, _privileges, _workers, _rollups, _health, _undrained]
         findings = [finding for check in checks for finding in check(connection)]
     if error:
         next_step = (error.hint or "").removeprefix("run ")
@@ -191,6 +191,19 @@ def _privileges(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
             f"{row['role']} may not use schema silver",
             f"GRANT {row['owner']} TO {row['role']}",
         )
+
+
+def _workers(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    """Those of Citus, where the database is its coordinator."""
+    function = "rollup_engine.worker_states()"
+    if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
+        return
+    for row in connection.execute(f"SELECT * FROM {function}".encode()).fetchall():
+        check = f"worker {row['worker']}"
+        if row["problem"]:
+            yield Finding(check, "problem", row["problem"], row["hint"])
+        else:
+            yield Finding(check, "ok", "answers, with the functions of this release")
 
 
 def _rollups(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:

@@ -1,5 +1,7 @@
 -- With functions of two releases side by side nothing must be stored. What runs is waited for, and
 -- nothing begins before a migrate has ended.
+-- On Citus, what a script makes is of the coordinator: the workers would make it as the owner role, which
+-- may not log in there yet. What they need is given to them at the end.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 
@@ -10,6 +12,9 @@ DECLARE
     v_timeout constant text := current_setting('lock_timeout');
     v_runs text;
 BEGIN
+    IF EXISTS (SELECT FROM pg_extension WHERE extname = 'citus') THEN
+        PERFORM set_config('citus.enable_ddl_propagation', 'off', true);
+    END IF;
     IF to_regclass('rollup_engine.upgrade') IS NULL THEN
         RETURN;
     END IF;

@@ -219,10 +219,12 @@ COMMENT ON FUNCTION rollup_engine.fill(text, jsonb) IS 'The template with its {m
 -- Settings ------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.pinned_settings() RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    LANGUAGE sql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+AS $function$
 -- row_security: an error is better than the rows of a policy. The others change what text, times
 -- and literals mean, or what a name looks like in the logs.
-RETURN $$SET row_security = off
+SELECT $$SET row_security = off
     SET standard_conforming_strings = on
     SET timezone = 'UTC'
     SET datestyle = 'ISO, MDY'
@@ -233,7 +235,10 @@ RETURN $$SET row_security = off
     SET xmlbinary = 'base64'
     SET array_nulls = on
     SET transform_null_equals = off
-    SET quote_all_identifiers = off$$;
+    SET quote_all_identifiers = off$$
+        -- What is made is of the coordinator; what is not, says so.
+        || CASE WHEN rollup_engine.has_citus() THEN ' SET citus.enable_ddl_propagation = off' ELSE '' END
+$function$;
 COMMENT ON FUNCTION rollup_engine.pinned_settings() IS
 'SET clauses of whatever reads a source or builds SQL, so that no setting of the caller changes a result.';
 

@@ -18,7 +18,19 @@ END;
 COMMENT ON FUNCTION rollup_engine.sum_differs(double precision, double precision, bigint, double precision, double precision) IS
 'True when two sums of as many floats, with that minimum and maximum where they are known, differ by more than the order of addition can explain; a single one has no order.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.change_condition(p_rollup_id integer, p_fresh text) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.has_equality(p_type text) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM pg_type AS t
+        JOIN pg_opclass AS o ON o.opcdefault AND o.opcintype IN (t.oid, t.typelem) AND o.opcnamespace = 'pg_catalog'::regnamespace
+        WHERE t.oid = to_regtype(split_part(p_type, ' COLLATE ', 1)))
+$$;
+COMMENT ON FUNCTION rollup_engine.has_equality(text) IS 'Whether values of a type of the server itself, or the elements of its arrays, can be equal.';
+
+DROP FUNCTION IF EXISTS rollup_engine.change_condition(integer, text);
+CREATE OR REPLACE FUNCTION rollup_engine.change_condition(p_rollup_id integer, p_fresh text, p_is_far boolean DEFAULT false) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -31,9 +43,14 @@ BEGIN
             WHERE c.rollup_id = p_rollup_id AND c.kind IN ('bucket', 'dimension', 'state')
         )
         SELECT concat_ws(' OR ',
-            format('ROW(%s)::record *<> ROW(%s)::record',
-                string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL),
-                string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL)),
+            CASE WHEN p_is_far
+                -- What an equality of the server itself tells apart; the rest is written again.
+                THEN string_agg(
+                    CASE WHEN rollup_engine.has_equality(data_type) THEN format('t.%1$I IS DISTINCT FROM %2$I.%1$I', column_name, p_fresh) ELSE 'true' END,
+                    ' OR ' ORDER BY position) FILTER (WHERE differs IS NULL AND kind = 'state')
+                ELSE format('ROW(%s)::record *<> ROW(%s)::record',
+                    string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL),
+                    string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL)) END,
             string_agg(rollup_engine.fill(differs,
                 '{"count": "t.row_count", "min": "NULL", "max": "NULL"}' || rollup_engine.state_marks(p_rollup_id, source_column, 't.')
                     || jsonb_build_object('old', format('t.%I', column_name), 'new', format('%I.%I', p_fresh, column_name))),
@@ -41,7 +58,7 @@ BEGIN
         FROM columns AS c);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.change_condition(integer, text) IS
+COMMENT ON FUNCTION rollup_engine.change_condition(integer, text, boolean) IS
 'Whether the stored row differs from the fresh one, compared by image: equal is not enough where ''a'' equals ''A'', and json has no equality.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.insert_sql(p_rollup silver.rollup_config, p_fresh text) RETURNS text

@@ -76,6 +76,7 @@ BEGIN
     -- The view asks twice, so the answer must come from the snapshot: pg_class is updated in place.
     RETURN v_buckets <= 32 OR v_buckets <= 1000000 AND (
         SELECT max(source_rows) > least(2000000, 300 * count(*) * v_buckets)
+            AND bool_and(rollup_engine.distribution_column(source_table) IS NULL)  -- each would be asked of every worker
         FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup_id)));
 END
 $$;
@@ -168,10 +169,8 @@ COMMENT ON FUNCTION rollup_engine.stale_edges(integer, bigint) IS
 
 -- What is generated for a rollup ------------------------------------------------------------
 
--- That of 0.1.0 knew of no other columns than a view has.
-DROP FUNCTION IF EXISTS rollup_engine.live_view_sql(silver.rollup_config, text);
-CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text, p_names name[] DEFAULT NULL) RETURNS text
-    LANGUAGE sql STABLE
+CREATE OR REPLACE FUNCTION rollup_engine.live_rows_sql() RETURNS text
+    LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- One condition for all arms, and none in them: so stored rows are rows of the query itself, of which it reads
@@ -179,10 +178,7 @@ AS $$
     -- longest. Where the first edge is infinity, nothing is stale, and nobody asks what to compute.
     -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
     -- nearly all rows to pass <> 1, and few to pass = 0.
-    SELECT rollup_engine.fill(replace($sql$
-CREATE OR REPLACE VIEW {view}{options} AS
-SELECT bucket AS {bucket}, {columns}
-FROM (
+    SELECT $sql$FROM (
     SELECT {stored_columns}, bucket AS tsrollup_first, true AS tsrollup_edges FROM {target}
     UNION ALL
     SELECT f.*, {latest}, false
@@ -203,8 +199,22 @@ FROM (
 WHERE (tsrollup_first < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) = tsrollup_edges
     OR tsrollup_edges
         AND width_bucket(bucket, (SELECT edges FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) % 2 <> 1
-$sql$, '{more_arms}', o.arm || g.arms), jsonb_build_object(
+$sql$
+$$;
+COMMENT ON FUNCTION rollup_engine.live_rows_sql() IS 'FROM and WHERE of a live view, with marks as in its text.';
+
+-- That of 0.1.0 knew of no other columns than a view has.
+DROP FUNCTION IF EXISTS rollup_engine.live_view_sql(silver.rollup_config, text);
+CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_config, p_view text, p_names name[] DEFAULT NULL) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.fill(replace(replace($sql$
+CREATE OR REPLACE VIEW {view}{options} AS
+SELECT bucket AS {bucket}, {columns}
+{rows}$sql$, '{rows}', CASE WHEN f.rows IS NULL THEN rollup_engine.live_rows_sql() ELSE '{far_rows}' END), '{more_arms}', o.arm || g.arms), jsonb_build_object(
         'id', p_rollup.id,
+        'far_rows', f.rows,
         'how', CASE WHEN o.arm <> '' OR g.arms <> ''
             THEN format(CASE o.arm WHEN '' THEN ', NULL, %2$s' ELSE ', rollup_engine.open_plan(%1$s), %2$s' END, p_rollup.id, (g.arms <> '')::text) ELSE '' END,
         'how_spans', CASE WHEN o.arm <> '' OR g.arms <> '' THEN format(', NULL, %s', (g.arms <> '')::text) ELSE '' END,
@@ -230,7 +240,8 @@ $sql$, '{more_arms}', o.arm || g.arms), jsonb_build_object(
             ) AS c
             LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
             WHERE c.kind <> 'bucket')))
-    FROM (SELECT rollup_engine.open_arm_sql(p_rollup)) AS o (arm), (SELECT rollup_engine.group_arms_sql(p_rollup)) AS g (arms)
+    FROM (SELECT rollup_engine.open_arm_sql(p_rollup)) AS o (arm), (SELECT rollup_engine.group_arms_sql(p_rollup)) AS g (arms),
+        (SELECT 'FROM ' || rollup_engine.far_rows_sql(p_rollup)) AS f (rows)
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text, name[]) IS 'Text of the live view, whose columns have the names that they have, or the given ones.';
 

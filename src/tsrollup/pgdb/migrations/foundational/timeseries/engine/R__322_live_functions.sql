@@ -164,7 +164,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollu
 AS $$
     SELECT rollup_engine.fill($sql$
 CREATE OR REPLACE FUNCTION rollup_engine.live_{group}{id}(p_from timestamptz, p_to timestamptz{key_argument}) RETURNS SETOF {target}
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS {rows} COST 10000
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL {parallel} ROWS {rows} COST 10000
     SET search_path = pg_catalog, pg_temp
     {settings}
 AS {body}{grant}
@@ -179,6 +179,7 @@ $sql$, jsonb_build_object(
         -- It takes a while, so it is set only where an expression may name a zone.
         'settings', rollup_engine.pinned_settings() || CASE WHEN concat(p_rollup.row_sql, p_rollup.metrics) ~* 'zone|date_(add|subtract)'
             THEN ' SET timezone_abbreviations = ''Default''' ELSE '' END,
+        'parallel', CASE WHEN rollup_engine.has_citus() THEN 'RESTRICTED' ELSE 'SAFE' END,  -- parallel workers ask no other servers
         'body', quote_literal(rollup_engine.fill($body$
 DECLARE
     v_rollup silver.rollup_config;

@@ -158,7 +158,7 @@ DECLARE
     v_is_held boolean;
 BEGIN
     FOR v_range IN SELECT unnest(ranges) FROM rollup_engine.uneven_time WHERE rollup_id = p_rollup.id LOOP
-        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
+        EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
         INTO v_is_held USING coalesce(lower(v_range), '-infinity'), coalesce(upper(v_range), 'infinity');
         IF v_is_held
             OR EXISTS (SELECT FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id AND tstzrange(from_time, to_time) && v_range)

@@ -49,6 +49,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.guard_table(p_table regclass) RETURNS b
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF rollup_engine.distribution_column(p_table) IS NOT NULL THEN
+        RETURN true;  -- Citus has no triggers
+    END IF;
     EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE NOWAIT', p_table);
     EXECUTE format($sql$
         CREATE OR REPLACE TRIGGER tsrollup_guard BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s
@@ -91,6 +94,7 @@ BEGIN ATOMIC
     ) AS n (member, from_time, to_time)
     WHERE NOT EXISTS (
         SELECT FROM pg_trigger AS g WHERE g.tgrelid = n.member AND rollup_engine.is_guard(g))
+        AND rollup_engine.distribution_column(n.member) IS NULL
     UNION ALL
     SELECT c.member, NULL, NULL, 'attached with rows'
     FROM (

@@ -143,10 +143,11 @@ BEGIN
     EXECUTE format('CREATE UNIQUE INDEX ON %s (%s) NULLS NOT DISTINCT', p_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'));
     EXECUTE format('COMMENT ON TABLE %s IS %L', p_table, 'Partial states of a rollup; read its live view in gold instead.');
     v_rollup.target_table := p_table::regclass;
-    PERFORM rollup_engine.guard_table(v_rollup.target_table);
     FOR v_index IN SELECT rollup_engine.extra_indexes_sql(v_rollup) LOOP
         EXECUTE v_index;
     END LOOP;
+    PERFORM rollup_engine.follow_distribution(p_rollup, v_rollup.target_table);
+    PERFORM rollup_engine.guard_table(v_rollup.target_table);
     RETURN v_rollup.target_table;
 END
 $$;

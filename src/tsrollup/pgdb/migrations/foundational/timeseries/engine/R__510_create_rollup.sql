@@ -28,9 +28,9 @@ BEGIN
     -- Of two GRANTs at once, one would fail.
     PERFORM pg_advisory_xact_lock(rollup_engine.lock_key('grants', v_schema));
     IF NOT has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', v_schema);
+        PERFORM rollup_engine.run_for_workers(format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', v_schema));
     END IF;
-    EXECUTE format('GRANT SELECT ON %s TO "${owner_role}"', p_source);
+    PERFORM rollup_engine.run_for_workers(format('GRANT SELECT ON %s TO "${owner_role}"', p_source));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.grant_source_access(regclass) IS 'An error unless the caller owns the source and may create rollups; grants the machinery SELECT on it.';

@@ -28,7 +28,7 @@ BEGIN
     END IF;
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%1$s(timestamptz, timestamptz), rollup_engine.live_group_%1$s(timestamptz, timestamptz, text), rollup_engine.plain_%1$s(rollup_engine.open_plan, timestamptz, timestamptz)', v_rollup.id);
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
-        EXECUTE format(CASE WHEN p_keep_table THEN 'LOCK TABLE %s' ELSE 'DROP TABLE %s' END, v_rollup.target_table);
+        PERFORM rollup_engine.change_table(CASE WHEN p_keep_table THEN 'LOCK TABLE' ELSE 'DROP TABLE' END, v_rollup.target_table);
     END IF;
     FOR v_member IN
         SELECT g.tgrelid FROM pg_trigger AS g
@@ -171,23 +171,31 @@ BEGIN
         SELECT attname FROM pg_attribute WHERE attrelid = r.target_table));
     PERFORM rollup_engine.check_view(r);
     PERFORM rollup_engine.lock_views(ARRAY[r.id]);
-    FOR v_column IN
-        SELECT column_name, data_type FROM rollup_engine.rollup_column AS c
-        WHERE c.rollup_id = r.id AND c.kind = 'state'
-            AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r.target_table AND attname = c.column_name)
-        ORDER BY c.position
-    LOOP
-        BEGIN
-            EXECUTE format('ALTER TABLE %s ADD COLUMN %I %s', r.target_table, v_column.column_name, v_column.data_type);
-        EXCEPTION WHEN not_null_violation OR check_violation THEN
-            PERFORM rollup_engine.fail('TR004', format('%I is of %s, which takes no NULL: what rows that are stored hold until they are computed anew', v_column.column_name, v_column.data_type),
-                'create another rollup, with this metric from the start');
-        END;
-    END LOOP;
-    PERFORM rollup_engine.create_view(r, r.target_view::text);
+    IF rollup_engine.distribution_column(r.target_table) IS NOT NULL THEN
+        -- Citus adds none below a view, whose functions it would make on the workers.
+        r.target_view := rollup_engine.replace_view(r, (
+            SELECT string_agg(format('ADD COLUMN %I %s', column_name, data_type), ', ' ORDER BY position)
+            FROM rollup_engine.rollup_column AS c
+            WHERE c.rollup_id = r.id AND c.kind = 'state' AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r.target_table AND attname = c.column_name)));
+    ELSE
+        FOR v_column IN
+            SELECT column_name, data_type FROM rollup_engine.rollup_column AS c
+            WHERE c.rollup_id = r.id AND c.kind = 'state'
+                AND NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = r.target_table AND attname = c.column_name)
+            ORDER BY c.position
+        LOOP
+            BEGIN
+                PERFORM rollup_engine.change_table('ALTER TABLE', r.target_table, format('ADD COLUMN %I %s', v_column.column_name, v_column.data_type));
+            EXCEPTION WHEN not_null_violation OR check_violation THEN
+                PERFORM rollup_engine.fail('TR004', format('%I is of %s, which takes no NULL: what rows that are stored hold until they are computed anew', v_column.column_name, v_column.data_type),
+                    'create another rollup, with this metric from the start');
+            END;
+        END LOOP;
+        PERFORM rollup_engine.create_view(r, r.target_view::text);
+    END IF;
     PERFORM rollup_engine.note_rows(r);
     UPDATE silver.rollup_config AS c
-    SET metrics = r.metrics, expressions = r.expressions, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
+    SET metrics = r.metrics, target_view = r.target_view, expressions = r.expressions, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE c.id = r.id;
     -- Those of rollups that read it name its columns.
     PERFORM rollup_engine.write_live_functions(c) FROM silver.rollup_config AS c WHERE c.id IN (SELECT rollup_engine.with_descendants(r.id)) AND c.id <> r.id;

@@ -63,7 +63,8 @@ BEGIN
     WHERE d.refclassid = 'pg_class'::regclass AND CASE d.refobjid
         -- Triggers and rules that people gave it as well, which would go with it.
         WHEN p_rollup.target_view THEN d.deptype IN ('n', 'a') AND (r.ev_class = p_rollup.target_view AND r.rulename = '_RETURN') IS NOT TRUE
-        WHEN p_rollup.target_table THEN r.ev_class NOT IN (p_rollup.target_view, p_rollup.target_table)
+        WHEN p_rollup.target_table THEN r.ev_class NOT IN (
+            SELECT unnest(ARRAY[p_rollup.target_view, p_rollup.target_table]) UNION ALL SELECT c.target_view FROM rollup_engine.views_upon(p_rollup) AS c)
         END;
     IF v_dependents IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR003', format('%s %s, and %s rests on it or on its live view', p_rollup.target_table, p_change, v_dependents), p_hint);
@@ -72,33 +73,40 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_no_view_depends(silver.rollup_config, text, text) IS 'An error that names the views and other things which keep a live view from being made anew.';
 
--- That of 0.1.0 left all columns where they were.
-DROP FUNCTION IF EXISTS rollup_engine.replace_view(silver.rollup_config, text);
-CREATE OR REPLACE FUNCTION rollup_engine.replace_view(p_rollup silver.rollup_config, p_changes text, p_names name[] DEFAULT NULL) RETURNS regclass
+CREATE OR REPLACE FUNCTION rollup_engine.take_view_down(p_rollup silver.rollup_config, p_names name[]) RETURNS jsonb
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_name constant text := p_rollup.target_view::text;
-    v_text constant text := rollup_engine.live_view_sql(p_rollup, v_name, p_names);
-    v_kept constant text[] := ARRAY(SELECT rollup_engine.view_keeping_sql(p_rollup.target_view));
-    v_statement text;
+    v_view constant jsonb := jsonb_build_object('id', p_rollup.id, 'name', v_name,
+        'text', rollup_engine.live_view_sql(p_rollup, v_name, p_names),
+        'kept', ARRAY(SELECT rollup_engine.view_keeping_sql(p_rollup.target_view)));
 BEGIN
     PERFORM rollup_engine.check_no_view_depends(p_rollup);
     EXECUTE format('DROP VIEW %s', v_name);
     DELETE FROM rollup_engine.generated_text WHERE name = format('view_%s', p_rollup.id);
-    IF p_changes IS NOT NULL THEN
-        EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
-    END IF;
-    PERFORM rollup_engine.write_live_functions(p_rollup);
-    PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), v_text);
+    RETURN v_view;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.take_view_down(silver.rollup_config, name[]) IS 'Drops a live view, and returns what is to be made anew.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.put_view_up(p_view jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_statement text;
+BEGIN
+    PERFORM rollup_engine.write_generated(format('view_%s', p_view ->> 'id'), p_view ->> 'text');
+    UPDATE silver.rollup_config SET target_view = (p_view ->> 'name')::regclass WHERE id = (p_view ->> 'id')::integer;
     FOR v_statement IN
         -- What every new view has: who has lost it is not given it again.
-        SELECT format('REVOKE ALL ON %s FROM %s', v_name, rollup_engine.grantee_name(a.grantee))
+        SELECT format('REVOKE ALL ON %s FROM %s', p_view ->> 'name', rollup_engine.grantee_name(a.grantee))
         FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-        WHERE c.oid = v_name::regclass AND a.grantee <> c.relowner
+        WHERE c.oid = (p_view ->> 'name')::regclass AND a.grantee <> c.relowner
         UNION ALL
-        SELECT unnest(v_kept)
+        SELECT jsonb_array_elements_text(p_view -> 'kept')
     LOOP
         BEGIN
             EXECUTE v_statement;
@@ -106,7 +114,31 @@ BEGIN
             NULL;  -- of a column that was dropped
         END;
     END LOOP;
-    RETURN v_name::regclass;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.put_view_up(jsonb) IS 'Makes a live view anew as people had it.';
+
+-- That of 0.1.0 left all columns where they were.
+DROP FUNCTION IF EXISTS rollup_engine.replace_view(silver.rollup_config, text);
+CREATE OR REPLACE FUNCTION rollup_engine.replace_view(p_rollup silver.rollup_config, p_changes text, p_names name[] DEFAULT NULL) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_views jsonb[];
+BEGIN
+    FOR v_rollup IN SELECT (p_rollup).* UNION ALL SELECT * FROM rollup_engine.views_upon(p_rollup) ORDER BY depth DESC LOOP
+        v_views := rollup_engine.take_view_down(v_rollup, CASE v_rollup.id WHEN p_rollup.id THEN p_names END) || v_views;
+    END LOOP;
+    IF p_changes IS NOT NULL THEN
+        PERFORM rollup_engine.change_table('ALTER TABLE', p_rollup.target_table, p_changes);
+    END IF;
+    PERFORM rollup_engine.write_live_functions(p_rollup);
+    FOR i IN 1 .. cardinality(v_views) LOOP
+        PERFORM rollup_engine.put_view_up(v_views[i]);
+    END LOOP;
+    RETURN (v_views[1] ->> 'name')::regclass;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.replace_view(silver.rollup_config, text, name[]) IS
@@ -124,7 +156,7 @@ BEGIN
             format('drop or rename it; then SELECT silver.rebuild_rollup(%L)', p_rollup.target_table));
     ELSIF p_changes IS NOT NULL THEN
         PERFORM rollup_engine.check_no_view_depends(p_rollup);
-        EXECUTE format('ALTER TABLE %s %s', p_rollup.target_table, p_changes);
+        PERFORM rollup_engine.change_table('ALTER TABLE', p_rollup.target_table, p_changes);
     END IF;
     DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup.id), format('plain_%s', p_rollup.id), format('live_group_%s', p_rollup.id), format('view_%s', p_rollup.id));
     RAISE NOTICE '% is made anew: rights that were given on it are gone with the old one', v_name

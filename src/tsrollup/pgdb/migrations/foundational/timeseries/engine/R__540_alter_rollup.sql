@@ -72,7 +72,7 @@ BEGIN
     PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(r.id)));
     v_comment := rollup_engine.view_comment(r.target_table::text);
     IF p_name <> (SELECT relname FROM pg_class WHERE oid = r.target_table) THEN
-        EXECUTE format('ALTER TABLE %s RENAME TO %I', r.target_table, p_name);
+        PERFORM rollup_engine.change_table('ALTER TABLE', r.target_table, format('RENAME TO %I', p_name));
     END IF;
     IF p_name <> (SELECT relname FROM pg_class WHERE oid = r.target_view) THEN
         EXECUTE format('ALTER VIEW %s RENAME TO %I', r.target_view, p_name);
@@ -84,7 +84,8 @@ BEGIN
     PERFORM rollup_engine.rename_logs(r.source_id);
     -- Texts that hold the name: its own, and the query of those that read it.
     PERFORM rollup_engine.follow_columns(c) FROM silver.rollup_config AS c WHERE p_rollup_id IN (c.id, c.parent_id);
-    PERFORM rollup_engine.write_generated(format('view_%s', r.id), rollup_engine.live_view_sql(r, r.target_view::text));
+    PERFORM rollup_engine.write_generated(format('view_%s', c.id), rollup_engine.live_view_sql(c, c.target_view::text))
+    FROM (SELECT (r).* UNION ALL SELECT * FROM rollup_engine.views_upon(r)) AS c;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.rename_rollup(integer, text) IS 'Gives the table and the live view of a rollup another name.';

@@ -116,7 +116,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.newest_time_sql(p_relation regclass, p_
 AS $$
     -- Names of ours beside those of a table are qualified: it may have columns called so.
     SELECT rollup_engine.fill(
-        CASE WHEN rollup_engine.has_time_index(p_relation, p_column)
+        CASE WHEN rollup_engine.has_time_index(p_relation, p_column) AND rollup_engine.distribution_column(p_relation) IS NULL
         THEN 'SELECT max({utc}) FROM unnest($3) AS tsrollup_each (part)
             CROSS JOIN LATERAL (SELECT max({column}) AS t FROM {relation} AS tsrollup_rows WHERE {condition} AND {each}) AS newest'
         ELSE 'SELECT max({utc}) FROM (SELECT {column} AS t FROM {relation} WHERE {condition}) AS known WHERE {utc} <@ $3' END,

@@ -17,7 +17,7 @@ AS $$
 DECLARE
     v_plan json;
 BEGIN
-    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT FROM %s WHERE %s', p_rollup.source_table, rollup_engine.time_condition(p_rollup, '$1', '$2') || rollup_engine.row_filter(p_rollup))
+    EXECUTE format('EXPLAIN (FORMAT JSON) SELECT 1 FROM %s WHERE %s', p_rollup.source_table, rollup_engine.time_condition(p_rollup, '$1', '$2') || rollup_engine.row_filter(p_rollup))
     INTO v_plan USING p_from, p_to;
     RETURN (v_plan -> 0 -> 'Plan' ->> 'Plan Rows')::double precision;
 END
@@ -49,33 +49,42 @@ $$;
 COMMENT ON FUNCTION rollup_engine.goes_per_bucket(silver.rollup_config, tstzmultirange) IS
 'Whether to group each bucket by itself: with a btree on time, it wins for many rows a bucket and for scattered buckets.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.batch_sql(p_rollup silver.rollup_config, p_per_bucket boolean, p_scattered boolean, p_empty boolean) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.fresh_sql(p_rollup silver.rollup_config, p_per_bucket boolean, p_scattered boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
-DECLARE
-    v_fresh text;
-    v_touched text := 't.bucket >= $1 AND t.bucket < $2';
 BEGIN
     IF p_per_bucket THEN
-        v_fresh := rollup_engine.per_bucket_sql(p_rollup, p_rollup.source_table::text, '$4, $5', '$1', '$2');
-    ELSE
-        v_fresh := rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2',
-            CASE WHEN p_scattered THEN format(' AND %s <@ $3', (
-                SELECT rollup_engine.utc_expression(p_rollup.time_column, CASE WHEN p_rollup.parent_id IS NULL THEN time_type ELSE 'timestamptz' END, p_rollup.time_unit)
-                FROM rollup_engine.source WHERE id = p_rollup.source_id)) ELSE '' END);
+        RETURN rollup_engine.per_bucket_sql(p_rollup, p_rollup.source_table::text, '$4, $5', '$1', '$2');
     END IF;
+    RETURN rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2',
+        CASE WHEN p_scattered THEN format(' AND %s <@ $3', (
+            SELECT rollup_engine.utc_expression(p_rollup.time_column, CASE WHEN p_rollup.parent_id IS NULL THEN time_type ELSE 'timestamptz' END, p_rollup.time_unit)
+            FROM rollup_engine.source WHERE id = p_rollup.source_id)) ELSE '' END);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.fresh_sql(silver.rollup_config, boolean, boolean) IS
+'The query of a batch. $1, $2: its hull; $3: its ranges; $4, $5: starts and ends of its buckets.';
+
+DROP FUNCTION IF EXISTS rollup_engine.batch_sql(silver.rollup_config, boolean, boolean, boolean);
+CREATE OR REPLACE FUNCTION rollup_engine.batch_sql(p_rollup silver.rollup_config, p_fresh text, p_per_bucket boolean, p_scattered boolean, p_empty boolean) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_touched text := 't.bucket >= $1 AND t.bucket < $2';
+BEGIN
     IF p_empty THEN
-        RETURN rollup_engine.insert_sql(p_rollup, v_fresh);
+        RETURN rollup_engine.insert_sql(p_rollup, p_fresh);
     ELSIF p_scattered THEN
         v_touched := v_touched || CASE WHEN p_per_bucket THEN ' AND t.bucket = ANY ($4)' ELSE ' AND t.bucket <@ $3' END;
     END IF;
-    RETURN rollup_engine.upsert_sql(p_rollup, v_fresh, v_touched);
+    RETURN rollup_engine.upsert_sql(p_rollup, p_fresh, v_touched);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.batch_sql(silver.rollup_config, boolean, boolean, boolean) IS
-'The statement that recomputes a batch. $1, $2: its hull; $3: its ranges; $4, $5: starts and ends of its buckets.';
+COMMENT ON FUNCTION rollup_engine.batch_sql(silver.rollup_config, text, boolean, boolean, boolean) IS
+'The statement that stores what the query of a batch returns; parameters as there.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.recompute(p_rollup silver.rollup_config, p_ranges tstzmultirange) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
@@ -84,24 +93,45 @@ CREATE OR REPLACE FUNCTION rollup_engine.recompute(p_rollup silver.rollup_config
 AS $$
 DECLARE
     v_hull constant tstzrange := range_merge(p_ranges);
-    v_per_bucket constant boolean := rollup_engine.goes_per_bucket(p_rollup, p_ranges);
     v_stored boolean;
     v_starts timestamptz[];
     v_ends timestamptz[];
+    v_is_scattered constant boolean := p_ranges <> tstzmultirange(v_hull);
+    v_is_far constant boolean := rollup_engine.distribution_column(p_rollup.source_table) IS NOT NULL;
+    v_per_bucket constant boolean := NOT v_is_far AND rollup_engine.goes_per_bucket(p_rollup, p_ranges);
+    v_fresh text := CASE WHEN v_is_far THEN rollup_engine.far_fresh_sql(p_rollup, v_is_scattered) ELSE rollup_engine.fresh_sql(p_rollup, v_per_bucket, v_is_scattered) END;
     v_batch rollup_engine.refresh_batch;
 BEGIN
     -- Its own statements are planned now, and know all partitions that the claim may rest on.
     PERFORM rollup_engine.hear_invalidations();
     -- Nobody else writes here while the cell is locked: what is empty stays empty.
-    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
+    EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
     INTO v_stored USING lower(v_hull), upper(v_hull);
-    IF v_per_bucket THEN
+    IF v_per_bucket OR v_is_far AND v_is_scattered THEN
         SELECT array_agg(bucket), array_agg(next_bucket) INTO v_starts, v_ends FROM rollup_engine.buckets_in(p_rollup, p_ranges);
     END IF;
     PERFORM rollup_engine.set_refreshing(true);
-    EXECUTE rollup_engine.batch_sql(p_rollup, v_per_bucket, p_ranges <> tstzmultirange(v_hull), NOT v_stored)
-    INTO v_batch.rows_written, v_batch.rows_deleted
-    USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
+    IF rollup_engine.distribution_column(p_rollup.target_table) IS NOT NULL THEN
+        EXECUTE rollup_engine.far_upsert_sql(p_rollup, v_fresh) USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
+        GET DIAGNOSTICS v_batch.rows_written = ROW_COUNT;
+        v_batch.rows_deleted := 0;
+        IF v_stored THEN
+            EXECUTE rollup_engine.far_delete_sql(p_rollup) USING lower(v_hull), upper(v_hull), p_ranges;
+            GET DIAGNOSTICS v_batch.rows_deleted = ROW_COUNT;
+        END IF;
+    ELSE
+        IF v_is_far THEN
+            -- Citus plans no statement that reads from its workers, compares with what is here, and stores here.
+            EXECUTE 'CREATE TEMPORARY TABLE tsrollup_fresh ON COMMIT DROP AS ' || v_fresh USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
+            v_fresh := 'TABLE pg_temp.tsrollup_fresh';
+        END IF;
+        EXECUTE rollup_engine.batch_sql(p_rollup, v_fresh, v_per_bucket, v_is_scattered, NOT v_stored)
+        INTO v_batch.rows_written, v_batch.rows_deleted
+        USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
+        IF v_is_far THEN
+            DROP TABLE pg_temp.tsrollup_fresh;
+        END IF;
+    END IF;
     PERFORM rollup_engine.set_refreshing(false);
     v_batch.outcome := 'refreshed';
     v_batch.from_time := lower(v_hull);

@@ -196,7 +196,7 @@ BEGIN
     END IF;
     v_partition := rollup_engine.create_like_source(p_relation,
         rollup_engine.fit_name((SELECT relname FROM pg_class WHERE oid = p_relation)::text, 'default'));
-    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s DEFAULT', p_relation, v_partition);
+    PERFORM rollup_engine.change_table('ALTER TABLE', p_relation, format('ATTACH PARTITION %s DEFAULT', v_partition));
     PERFORM rollup_engine.share_identity(p_relation, v_partition);
     PERFORM rollup_engine.watch_partition(p_relation, v_partition);
 END

@@ -146,7 +146,7 @@ DECLARE
     v_partition regclass;
 BEGIN
     IF v_marks ->> 'default' IS NOT NULL THEN
-        EXECUTE rollup_engine.fill('SELECT EXISTS (SELECT FROM {default} WHERE {within})', v_marks) INTO v_has_rows;
+        EXECUTE rollup_engine.fill('SELECT EXISTS (SELECT 1 FROM {default} WHERE {within})', v_marks) INTO v_has_rows;
         IF v_has_rows AND (rollup_engine.move_obstacle(p_set.relation) IS NOT NULL OR NOT rollup_engine.may_move(p_set, p_snapshots)) THEN
             RETURN NULL;
         END IF;
@@ -160,8 +160,8 @@ BEGIN
             INSERT INTO {partition} ({columns}) SELECT {columns} FROM moved
             $sql$, v_marks || jsonb_build_object('partition', v_partition));
     END IF;
-    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)', p_set.relation, v_partition,
-        rollup_engine.bound_literal(p_set, p_from), rollup_engine.bound_literal(p_set, p_to));
+    PERFORM rollup_engine.change_table('ALTER TABLE', p_set.relation, format('ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)', v_partition,
+        rollup_engine.bound_literal(p_set, p_from), rollup_engine.bound_literal(p_set, p_to)));
     PERFORM rollup_engine.share_identity(p_set.relation, v_partition);
     PERFORM rollup_engine.watch_partition(p_set.relation, v_partition);
     RETURN v_partition;

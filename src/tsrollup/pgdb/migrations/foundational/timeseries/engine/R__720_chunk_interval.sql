@@ -12,7 +12,7 @@ AS $$
 DECLARE
     v_is_empty boolean;
 BEGIN
-    EXECUTE format('SELECT NOT EXISTS (SELECT FROM %s)', p_relation) INTO v_is_empty;
+    EXECUTE format('SELECT NOT EXISTS (SELECT 1 FROM %s)', p_relation) INTO v_is_empty;
     RETURN v_is_empty;
 END
 $$;

@@ -92,7 +92,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.remove_partition(p_retention rollup_eng
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_name constant text := p_old.member::text;
     v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_old.member);
     v_bound constant text := (SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = p_old.member);
 BEGIN
@@ -107,13 +106,13 @@ BEGIN
     DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.partition_tree(p_old.member));
     DELETE FROM rollup_engine.rollup_partition WHERE partition IN (SELECT rollup_engine.partition_tree(p_old.member));
     -- Detached first: a foreign key to the table holds on to no partition that nothing refers to.
-    EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', v_parent, v_name);
+    PERFORM rollup_engine.change_table('ALTER TABLE', v_parent, format('DETACH PARTITION %s', p_old.member));
     IF p_retention.archive THEN
         PERFORM rollup_engine.archive_tree(p_old.member, rollup_engine.archive_schema(p_retention.relation));
         PERFORM rollup_engine.note_detached(p_retention.relation, p_old, v_bound);
         RETURN 'archived';
     END IF;
-    EXECUTE format('DROP TABLE %s', v_name);
+    PERFORM rollup_engine.change_table('DROP TABLE', p_old.member);
     RETURN 'dropped';
 END
 $$;
@@ -254,7 +253,9 @@ BEGIN
     END IF;
     -- Counts what came late to what is about to go.
     PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.source AS s WHERE rollup_engine.lies_in(s.relation, p_retention.relation);
-    RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
+    IF rollup_engine.distribution_column(p_retention.relation) IS NULL THEN
+        RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
+    END IF;
     v_border := (SELECT rollup_engine.bucket_start(r, v_border) FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
     IF v_border IS NOT NULL AND NOT p_retention.archive THEN
         PERFORM rollup_engine.set_refreshing(true);
@@ -271,5 +272,28 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.remove_due(rollup_engine.retention, timestamptz) IS
 'Removes what lies below the seal of a table and is older than it is to be kept: whole partitions, and the rows of a rollup.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.remove_distributed(p_relation regclass, p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_retention rollup_engine.retention;
+BEGIN
+    FOR v_retention IN
+        SELECT t.* FROM rollup_engine.source_retentions() AS t
+        WHERE rollup_engine.distribution_column(t.relation) IS NOT NULL AND (p_relation IS NULL OR t.relation = p_relation)
+            AND rollup_engine.foreign_owner(t.relation) IS NULL AND isfinite(t.sealed_before) AND rollup_engine.is_seen_by_all(t.sealed_by)
+    LOOP
+        SELECT * INTO v_retention FROM rollup_engine.retention WHERE relation = v_retention.relation FOR NO KEY UPDATE SKIP LOCKED;
+        CONTINUE WHEN NOT FOUND;
+        RETURN QUERY
+            SELECT v_retention.relation::text, r.action, r.detail
+            FROM rollup_engine.remove_partitions(v_retention, least(v_retention.sealed_before, p_now - v_retention.keep)) AS r;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.remove_distributed(regclass, timestamptz) IS
+'Removes sealed partitions of sources that Citus distributes. It is all that a transaction may do there: what one role has read or changed, another may not drop, nor the other way round.';
 
 RESET ROLE;

@@ -21,6 +21,9 @@ BEGIN
     ELSIF (SELECT relispartition FROM pg_class WHERE oid = p_relation) THEN
         PERFORM rollup_engine.fail('TR004', format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
             format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...)', pg_partition_root(p_relation)));
+    ELSIF p_archive AND rollup_engine.distribution_column(p_relation) IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is distributed by Citus: what is old is dropped there, and not archived', p_relation),
+            format('SELECT silver.set_retention(%L, ...) without archive', p_relation));
     ELSIF v_other.problem IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', v_other.problem, v_other.hint);
     END IF;

@@ -208,6 +208,12 @@ BEGIN
         END IF;
     END IF;
     v_with_sources := p_target IS NULL OR v_relation IS NOT NULL;
+    IF v_with_sources THEN
+        RETURN QUERY SELECT * FROM rollup_engine.remove_distributed(v_relation, p_now);
+        IF FOUND THEN
+            RETURN;  -- the next run goes on
+        END IF;
+    END IF;
     v_ids := ARRAY(
         SELECT r.id FROM silver.rollup_config AS r
         WHERE p_target IS NULL OR r.id = rollup_engine.find_rollup_id(p_target) ORDER BY r.depth, r.id);

@@ -136,6 +136,10 @@ AS $$
         AND p.partition NOT IN (SELECT rollup_engine.partition_tree(p_source.relation))
     HAVING count(*) > 0
     UNION ALL
+    SELECT format('the worker %s %s', w.worker, w.problem), w.hint
+    FROM rollup_engine.distribution_column(p_source.relation) AS c, rollup_engine.worker_states() AS w
+    WHERE c IS NOT NULL AND w.problem IS NOT NULL
+    UNION ALL
     SELECT u.changes || ' since the last run', 'the next run takes that in: SELECT * FROM silver.perform_rollup(), as the owner of the table'
     FROM rollup_engine.unseen_changes(p_source) AS u (changes)
     WHERE u.changes IS NOT NULL AND rollup_engine.is_relation(p_source.relation)

@@ -63,7 +63,7 @@ BEGIN
         rollup_engine.stale_buckets(integer, bigint), rollup_engine.stale_spans(integer, bigint),
         rollup_engine.stale_buckets(integer, bigint, rollup_engine.open_plan, boolean), rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan, boolean),
         rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan, boolean), rollup_engine.open_plan(integer),
-        rollup_engine.live_groups(integer, bigint), rollup_engine.partly_stale(integer, bigint),
+        rollup_engine.far_stale(integer), rollup_engine.live_groups(integer, bigint), rollup_engine.partly_stale(integer, bigint),
         rollup_engine.open_plan_for(integer, name, name[]),
         rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.waits(), rollup_engine.stale_groups()
     TO PUBLIC;
@@ -91,7 +91,7 @@ BEGIN
     GRANT EXECUTE ON FUNCTION
         rollup_engine.detailed_statistics(text), rollup_engine.statement_statistics(text[]),
         rollup_engine.log_change(integer, timestamptz, timestamptz), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz),
-        rollup_engine.source_lock_holder(integer), rollup_engine.outdated_texts(),
+        rollup_engine.source_lock_holder(integer), rollup_engine.outdated_texts(), rollup_engine.worker_states(),
         rollup_engine.drain_step(integer, timestamptz, boolean), rollup_engine.failed_step(integer, rollup_engine.failure),
         rollup_engine.sources_to_drain(text, integer[], boolean), rollup_engine.note_quiet(integer),
         rollup_engine.relink_source(integer),

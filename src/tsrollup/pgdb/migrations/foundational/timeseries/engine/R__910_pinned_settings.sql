@@ -20,7 +20,8 @@ BEGIN
         FROM pg_proc AS p
         WHERE p.pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
             AND p.proowner = '"${owner_role}"'::regrole
-            AND 'xmlbinary=base64' <> ALL (p.proconfig)  -- a new text has lost them
+            AND ('xmlbinary=base64' <> ALL (p.proconfig)  -- a new text has lost them
+                OR rollup_engine.has_citus() AND 'citus.enable_ddl_propagation=off' <> ALL (p.proconfig))
             AND 'search_path=pg_catalog, pg_temp' = ANY (p.proconfig)
             AND NOT EXISTS (SELECT FROM rollup_engine.generated_text AS g WHERE g.name = p.proname)  -- these bring theirs
             AND (p.pronamespace = 'silver'::regnamespace OR p.prosecdef

@@ -149,6 +149,7 @@ BEGIN
     PERFORM rollup_engine.grant_in_turn();
     PERFORM rollup_engine.rewrite_generated();
     PERFORM rollup_engine.note_rights();
+    PERFORM rollup_engine.prepare_workers();
     DELETE FROM rollup_engine.upgrade;
 END
 $$;
