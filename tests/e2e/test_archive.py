@@ -173,6 +173,13 @@ def test_a_copy_of_the_database_touches_no_file_and_takes_no_number_for_a_table(
         archive_all(url, tmp_path)
         assert of_the_other.exists()
         db.execute("UPDATE silver.archive_log SET restored_as = 'silver.readings_1h'")
+        assert {one.status for one in restore_all(url, "readings")} == {"restored"}
+        # A dump without what was restored loads, and knows of its files.
+        with db.cursor().copy("COPY silver.archive_log TO STDOUT") as out:
+            dump = b"".join(bytes(block) for block in out)
+        db.execute("DROP SCHEMA raw_archive CASCADE; DELETE FROM silver.archive_log")
+        with db.cursor().copy("COPY silver.archive_log FROM STDIN") as load:
+            load.write(dump)
     assert {one.status for one in restore_all(url, "readings")} == {"restored"}
 
 
@@ -210,9 +217,9 @@ def test_what_was_attached_again_is_archived_again(url: str, tmp_path: Path) -> 
         gold = db.execute("TABLE gold.readings_1h").fetchall()
         assert archive_all(url, tmp_path) == [], "what was restored is left alone"
         bounds = db.execute("SELECT bound FROM silver.archive_log ORDER BY id").fetchall()
-        # Of another database by its number, and of more than what is written now.
+        # Of another table, and of more than what is written now.
         for other in (
-            {"id": 98, "source_table": "raw.other"},
+            {"id": 98, "source_table": "raw.other", "retention_id": None},
             {"id": 99, "from_time": "2026-02-01Z"},
         ):
             db.execute(
@@ -253,6 +260,68 @@ def test_what_was_attached_again_is_archived_again(url: str, tmp_path: Path) -> 
         db.execute("ALTER TABLE raw.readings_30 RENAME TO mine")
         (kept,) = archive_all(url, tmp_path)
         assert (kept.status, kept.reason) == ("skipped", "it was renamed or moved")
+
+
+def test_files_of_tables_that_have_had_one_name_or_several(url: str, tmp_path: Path) -> None:
+    """A source is made again, then renamed: each file comes back, once, by a name of its own."""
+    march = ["2026-03-01", "2026-04-01", "--json"]
+
+    def restored(source: str) -> list[tuple[str, str, str | None]]:
+        done = here("archive", "restore", source, *march, url=url)
+        assert done.code == 0, done.err
+        return [(row["partition_name"], row["status"], row["reason"]) for row in done.json()]
+
+    archive_all(url, tmp_path)
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("SELECT silver.drop_rollup('readings_1h'); DROP TABLE raw.readings")
+        create(db)
+        move_aside(db, "raw.readings")
+        # One waits to be archived: it is not in the way of what has had its name.
+        assert [name for name, *_ in restored("readings")] == [
+            "raw_archive.readings_1_1",
+            "raw_archive.readings_2_2",
+        ]
+        db.execute("DROP TABLE raw_archive.readings_1_1, raw_archive.readings_2_2")
+        assert {one.status for one in archive_all(url, tmp_path)} == {"archived"}
+        db.execute(
+            "ALTER TABLE raw.readings RENAME TO now;"
+            "CREATE TABLE raw.now_3 PARTITION OF raw.now"
+            " FOR VALUES FROM ('2026-03-03Z') TO ('2026-03-04Z');"
+            "INSERT INTO raw.now VALUES ('2026-03-03 01:00Z', 'a', 1)"
+        )
+        move_aside(db, "raw.now")
+        archive_all(url, tmp_path)
+        expected = ["raw_archive.now_3", "raw_archive.readings_1", "raw_archive.readings_2"]
+        assert sorted(name for name, *_ in restored("now")) == expected, "whatever its name was"
+        listed = here("archive", "list", "now", "--json", url=url).json()
+        assert sorted(row["restored_as"] for row in listed) == expected
+        db.execute("ALTER TABLE raw_archive.readings_1 RENAME TO mine")
+        assert restored("readings") == [
+            ("raw_archive.readings_1", "restored", None),
+            ("raw_archive.readings_1", "skipped", "it is there, as raw_archive.mine"),
+            ("raw_archive.readings_2_2", "restored", None),
+            ("raw_archive.readings_2", "skipped", "it is there, as raw_archive.readings_2"),
+        ]
+        assert {status for _, status, _ in restored("readings")} == {"skipped"}
+        assert content(db, "raw_archive.mine") == content(db, "raw_archive.readings_1")
+
+        # What a stranger says of a table of his is nothing to go by.
+        stranger = f"stranger_in_{db.info.dbname}"
+        mark = db.execute(
+            "SELECT format('COMMENT ON TABLE public.theirs IS %L',"
+            "  obj_description('raw_archive.mine'::regclass))"
+        ).fetchone()
+        assert mark
+        db.execute(
+            "DROP TABLE raw_archive.mine; CREATE TABLE public.theirs ();"
+            f" CREATE ROLE {stranger}; GRANT {stranger} TO CURRENT_USER;"
+            f" GRANT CREATE ON SCHEMA public TO {stranger};"
+            f" {mark[0]}; ALTER TABLE public.theirs OWNER TO {stranger}".encode()
+        )
+        try:
+            assert ("raw_archive.readings_1_3", "restored", None) in restored("readings")
+        finally:
+            db.execute(f"DROP OWNED BY {stranger}; DROP ROLE {stranger}".encode())
 
 
 def test_a_source_that_is_gone_and_files_that_moved(url: str, tmp_path: Path) -> None:

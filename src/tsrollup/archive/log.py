@@ -59,7 +59,13 @@ class Archived:
     row_count: int
     table_bytes: int
     state: str
+    restored_as: str | None
 
+
+# By the name of then, or whatever it is called by now.
+OF_SOURCE = """%(source)s::text IS NULL OR source_table = %(source)s OR retention_id = (
+    SELECT id FROM rollup_engine.retention
+    WHERE relation = rollup_engine.find_relation(%(source)s, 'raw'))"""
 
 DETACHED = """
     SELECT d.id, d.partition_name, d.source_table,
@@ -75,7 +81,7 @@ DETACHED = """
         FROM rollup_engine.partition_tree(d.relation) AS m JOIN pg_class AS c ON c.oid = m
         HAVING count(*) > 0
     ) AS t
-    WHERE %(source)s::text IS NULL OR d.source_table = %(source)s
+    WHERE {of_source}
     ORDER BY d.from_time, d.id
 """
 
@@ -84,11 +90,13 @@ ARCHIVED = """
         l.owned_by::text, l.archived_at, l.location, l.file, l.file_bytes, l.checksum,
         l.row_count, l.table_bytes,
         CASE WHEN l.replaced_by IS NOT NULL THEN 'replaced'
-            WHEN c.oid IS NOT NULL THEN 'restored' ELSE 'archived' END AS state
+            WHEN t.relation IS NOT NULL THEN 'restored' ELSE 'archived' END AS state,
+        t.relation AS restored_as
     FROM silver.archive_log AS l
-    LEFT JOIN pg_class AS c ON c.oid = l.restored_as
-        AND c.relname = (parse_ident(l.partition_name))[2]  -- a number may be of another database
-    WHERE (%(source)s::text IS NULL OR l.source_table = %(source)s)
+    LEFT JOIN (
+        SELECT file_id, min(relation::text) FROM rollup_engine.restored_tables() GROUP BY 1
+    ) AS t (file_id, relation) ON t.file_id = l.id
+    WHERE ({of_source})
         AND coalesce(l.from_time < %(end)s::timestamptz, true)
         AND coalesce(l.to_time > %(start)s::timestamptz, true)
     ORDER BY l.source_table, l.from_time NULLS FIRST, l.id
@@ -97,9 +105,12 @@ ARCHIVED = """
 BEGUN = "SELECT attempt_file FROM rollup_engine.detached_partition WHERE attempt_file IS NOT NULL"
 
 KNOWN = """
-    SELECT source_table FROM silver.archive_log
-    UNION SELECT source_table FROM rollup_engine.detached_partition
-    ORDER BY 1
+    WITH known AS (
+        SELECT source_table, retention_id FROM silver.archive_log
+        UNION SELECT source_table, retention_id FROM rollup_engine.detached_partition
+    )
+    SELECT EXISTS (SELECT FROM known WHERE {of_source}),
+        ARRAY(SELECT DISTINCT source_table FROM known ORDER BY 1)
 """
 
 PINNED = """
@@ -134,7 +145,7 @@ def check_rights(connection: Connection, deed: str) -> None:
 
 def detached(connection: Connection, source: str | None = None) -> list[Detached]:
     with _read(connection, Detached) as cursor:
-        return cursor.execute(DETACHED, {"source": source}).fetchall()
+        return cursor.execute(_filled(DETACHED), {"source": source}).fetchall()
 
 
 def archived(
@@ -146,7 +157,11 @@ def archived(
     """Files of a source, or of all, that hold something between two times."""
     given = {"source": source, "start": start, "end": end}
     with _read(connection, Archived) as cursor:
-        return cursor.execute(ARCHIVED, given).fetchall()
+        return cursor.execute(_filled(ARCHIVED), given).fetchall()
+
+
+def _filled(query: str) -> bytes:
+    return query.replace("{of_source}", OF_SOURCE).encode()
 
 
 def begun(connection: Connection) -> set[str]:
@@ -168,8 +183,9 @@ def source_named(connection: Connection, table: str | None) -> str | None:
         return None
     with transaction(connection) as cursor:
         (name,) = cursor.execute(SOURCE, {"table": table}).fetchone() or (None,)
-        known = [row[0] for row in cursor.execute(KNOWN).fetchall()]
-    if name not in known:
+        found = cursor.execute(_filled(KNOWN), {"source": name}).fetchone()
+    is_known, known = found or (False, [])
+    if not is_known:
         raise NotFoundError(
             f"nothing of {name} was moved aside by retention",
             f"there is something of {', '.join(known)}"

@@ -65,7 +65,10 @@ def restore(
             yield _attempt(connection, archived, store, watch or Watch(), plain)
         elif archived.state == "restored":
             yield Outcome(
-                archived.source_table, archived.partition_name, "skipped", reason="it is there"
+                archived.source_table,
+                archived.partition_name,
+                "skipped",
+                reason=f"it is there, as {archived.restored_as}",
             )
 
 
@@ -93,15 +96,20 @@ def _restore(
     connection: Connection, archived: Archived, store: Store, watch: Watch, plain: bool
 ) -> Outcome:
     began = time.monotonic()
-    name = archived.partition_name
     with _checked(store, archived) as stream, log.transaction(connection):
         if not _asked(connection, "SELECT rollup_engine.try_lock_archive(%s)", archived.id):
-            return Outcome(archived.source_table, name, "skipped", reason=OTHER)
+            return Outcome(archived.source_table, archived.partition_name, "skipped", reason=OTHER)
+        given = "SELECT rollup_engine.restored_name(%s, %s)"
+        name = _asked(connection, given, archived.partition_name, archived.id)
+        if name is None:
+            return Outcome(
+                archived.source_table, archived.partition_name, "skipped", reason="it is there"
+            )
         file = opened(stream)
         about, columns = described(file)
         if plain:
             columns = [_plain(column) for column in columns]
-        _create(connection, archived, columns, about["figures"])
+        _create(connection, name, archived, columns, about["figures"])
         watch.step("created", name, archived.row_count)
         statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
             sql.SQL(name), names(columns)
@@ -174,11 +182,14 @@ def _plain(column: Column) -> Column:
 
 
 def _create(
-    connection: Connection, archived: Archived, columns: list[Column], figures: list[Any]
+    connection: Connection,
+    name: str,
+    archived: Archived,
+    columns: list[Column],
+    figures: list[Any],
 ) -> None:
     """The table as it was declared: types, collations, NOT NULL that all rows kept. What was
     generated, or an identity, is a plain column with the values that it had."""
-    name = archived.partition_name
     if _asked(connection, "SELECT to_regclass(%s) IS NOT NULL", name):
         raise InTheWayError(f"{name} is there already", "rename or drop it")
     schema = _asked(connection, "SELECT (parse_ident(%s))[1]", name)
@@ -202,6 +213,10 @@ def _create(
     ]
     connection.execute(
         sql.SQL("CREATE TABLE {} ({})").format(sql.SQL(name), sql.SQL(", ").join(declared))
+    )
+    mark = _asked(connection, "SELECT rollup_engine.restored_mark(%s)", archived.file)
+    connection.execute(
+        sql.SQL("COMMENT ON TABLE {} IS {}").format(sql.SQL(name), sql.Literal(mark))
     )
     owner = sql.Identifier(archived.owned_by)
     with suppress(*NOT_TO_BE_HAD), connection.transaction():
@@ -227,6 +242,6 @@ def _known(connection: Connection, columns: list[Column]) -> list[tuple[str, str
     return [(kind, collation) for kind, collation, _ in found]
 
 
-def _asked(connection: Connection, query: str, given: Any) -> Any:
+def _asked(connection: Connection, query: str, *given: Any) -> Any:
     with connection.cursor(row_factory=scalar_row) as cursor:
-        return cursor.execute(query.encode(), [given]).fetchone()
+        return cursor.execute(query.encode(), given).fetchone()

@@ -23,10 +23,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_detached(p_relation regclass, p_ol
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO rollup_engine.detached_partition (relation, partition_name, source_table, from_time, to_time, bound, sort_by)
-    VALUES (p_old.member, p_old.member::text, p_relation::text, p_old.from_time, p_old.to_time, p_bound, rollup_engine.archive_order(p_relation))
+    INSERT INTO rollup_engine.detached_partition (relation, partition_name, source_table, retention_id, from_time, to_time, bound, sort_by)
+    VALUES (
+        p_old.member, p_old.member::text, p_relation::text, (SELECT id FROM rollup_engine.retention WHERE relation = p_relation),
+        p_old.from_time, p_old.to_time, p_bound, rollup_engine.archive_order(p_relation))
     ON CONFLICT (relation) DO UPDATE SET
-        partition_name = excluded.partition_name, source_table = excluded.source_table, from_time = excluded.from_time,
+        partition_name = excluded.partition_name, source_table = excluded.source_table, retention_id = excluded.retention_id, from_time = excluded.from_time,
         to_time = excluded.to_time, bound = excluded.bound, sort_by = excluded.sort_by, detached_at = excluded.detached_at
 $$;
 COMMENT ON FUNCTION rollup_engine.note_detached(regclass, rollup_engine.old_partition, text) IS 'Notes what was moved to an archive schema, of which table, with which bounds.';
@@ -173,14 +175,14 @@ BEGIN
         RETURN 'it was renamed or moved';
     END IF;
     INSERT INTO silver.archive_log (
-        id, source_table, partition_name, from_time, to_time, bound, owned_by, detached_at,
+        id, source_table, retention_id, partition_name, from_time, to_time, bound, owned_by, detached_at,
         location, file, file_bytes, checksum, row_count, table_bytes)
     VALUES (
-        p_id, v_detached.source_table, v_detached.partition_name, nullif(v_detached.from_time, '-infinity'), nullif(v_detached.to_time, 'infinity'),
+        p_id, v_detached.source_table, v_detached.retention_id, v_detached.partition_name, nullif(v_detached.from_time, '-infinity'), nullif(v_detached.to_time, 'infinity'),
         v_detached.bound, (SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = v_detached.relation), v_detached.detached_at, p_location, p_file, p_file_bytes, p_checksum, p_row_count, p_table_bytes);
-    -- A number alone may be of another database, whose dump this one was made of.
     UPDATE silver.archive_log SET replaced_by = p_id
-    WHERE restored_as = v_detached.relation AND source_table = v_detached.source_table
+    WHERE id IN (SELECT file_id FROM rollup_engine.restored_tables() WHERE relation = v_detached.relation)
+        AND (source_table = v_detached.source_table OR retention_id = v_detached.retention_id)
         AND v_detached.from_time <= coalesce(from_time, '-infinity') AND v_detached.to_time >= coalesce(to_time, 'infinity');
     EXECUTE format('DROP TABLE %s', v_detached.relation);
     RETURN (SELECT 'it was renamed or moved' FROM pg_class WHERE oid = v_detached.relation);
