@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -224,6 +225,61 @@ def test_the_shell_completes_commands_and_names(url: str) -> None:
             COMP_CWORD="2" if " pause" in words else "1",
         )
         assert expected in done.out.split(), done.err
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
+def test_a_completed_name_is_read_as_it_is(url: str, tmp_path: Path) -> None:
+    trap = "$(touch trap)'`\"; touch trap #"
+    names = ["Mixed", "two words", trap, "a\nb"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name in names:
+            connection.execute(
+                "SELECT silver.create_rollup_table('readings', 'silver', %s, '1 hour')",
+                [name],
+            )
+
+    def completed() -> list[str]:
+        script = """
+            source <(_TSROLLUP_COMPLETE=source_bash "$PROGRAM")
+            COMP_WORDS=(tsrollup read) COMP_CWORD=2
+            _tsrollup_completion "$PROGRAM" && printf '%s\\n' "${COMPREPLY[@]}"
+        """
+        done = subprocess.run(
+            ["bash", "-c", script],
+            env={
+                **os.environ,
+                "TSROLLUP_URL": url,
+                "PROGRAM": str(Path(sys.executable).parent / "tsrollup"),
+            },
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout.splitlines()
+
+    words = [x for x in completed() if "readings" not in x]
+    assert "'\"Mixed\"'" in words
+    assert len(words) == 3 * (len(names) - 1)  # none that ends a line
+    read = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {' '.join(words)}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    for name in read.stdout.splitlines():
+        assert here("read", name, "--limit", "1", url=url).code == 0, name
+    assert not (tmp_path / "trap").exists()
+    for shell in ("zsh", "fish"):
+        done = tsrollup(
+            url=url,
+            _TSROLLUP_COMPLETE=f"complete_{shell}",
+            _TYPER_COMPLETE_FISH_ACTION="get-args",
+            _TYPER_COMPLETE_ARGS="tsrollup read ",
+        )
+        assert "readings_1h" in done.out
+        assert not any(word in done.out for word in ("Mixed", "two", "touch"))
 
 
 # A line of each command that prints and ends; what begins with ? fails on some servers, or on all.

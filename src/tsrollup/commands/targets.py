@@ -2,6 +2,8 @@
 options that several commands have."""
 
 import os
+import re
+import shlex
 from typing import Annotated
 
 import psycopg
@@ -11,22 +13,29 @@ from tsrollup.connection import connect, pinned
 from tsrollup.errors import TsrollupError
 
 SECONDS_TO_COMPLETE = 2
+# No shell and no SQL reads anything else into these.
+PLAIN_NAME = re.compile(r"[^\W\dA-Z]\w*(?:[.][^\W\dA-Z]\w*)?")
 
 
 def known_rollups(incomplete: str) -> list[str]:
-    """Names of rollups that begin so; none without TSROLLUP_URL, or an answer in time."""
+    """Names of rollups that begin so; none without TSROLLUP_URL, or an answer in time. bash gets
+    those that SQL wants in quotes as well, quoted for itself too: it inserts what it is given."""
     url = os.environ.get("TSROLLUP_URL")
     if not url:
         return []
     try:
         with connect(url, connect_timeout=SECONDS_TO_COMPLETE) as connection, pinned(connection):
             names = connection.execute(
-                "SELECT unnest(ARRAY[relname::text, target_table::text, target_view::text])"
+                "SELECT unnest(ARRAY[quote_ident(relname), target_table::text, target_view::text])"
                 " FROM silver.rollup_config JOIN pg_class AS c ON c.oid = target_table"
             ).fetchall()
     except (psycopg.Error, TsrollupError):
         return []
-    return sorted(name for (name,) in names if name.startswith(incomplete))
+    if os.environ.get("_TSROLLUP_COMPLETE") == "complete_bash":
+        offered = [shlex.quote(name) for (name,) in names if name.isprintable()]
+    else:
+        offered = [name for (name,) in names if PLAIN_NAME.fullmatch(name)]
+    return sorted(name for name in offered if name.startswith(incomplete))
 
 
 Target = Annotated[
