@@ -90,6 +90,63 @@ def test_what_only_a_window_knows_is_not_exact(db: psycopg.Connection) -> None:
     assert answers(db, "'raw.w', '1 day'") == {"gold.w_1h": reason, "gold.w_1d": reason}
 
 
+def test_what_has_dropped_rows_that_the_source_has_is_not_exact(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.q (ts timestamptz NOT NULL, v integer)")
+    db.execute(
+        "INSERT INTO raw.q SELECT now() - i * interval '1 hour' FROM generate_series(0, 300) AS i"
+    )
+    for source, name, width, keep in (
+        ("raw.q", "short", "1 hour", "5 days"),
+        ("short", "short_1d", "1 day", None),
+        ("short_1d", "short_5d", "5 days", None),
+        ("raw.q", "long", "10 minutes", None),
+    ):
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s::interval,"
+            " chunk_interval => greatest('4 days', %s::interval), retention => %s)",
+            [source, name, width, width, keep],
+        )
+    refresh_everything(db)
+    question = "'raw.q', '5 days', NULL, '{\"v\": [\"count\"]}'"
+    assert list(answers(db, question)) == [
+        "gold.short_5d",
+        "gold.short_1d",
+        "gold.short",
+        "gold.long",
+    ]
+    for _ in range(2):
+        db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    assert db.execute("SELECT sum(row_count) < 150 FROM gold.short").fetchone() == (True,)
+    found = answers(db, question)
+    assert next(iter(found)) == "gold.long"
+    assert not found["gold.long"].startswith("not: ")
+    (border,) = db.execute(
+        "SELECT concat('not: it is exact since ', exact_since, ' only')"
+        " FROM silver.timeseries_operations_monitor WHERE target_table = 'silver.short'"
+    ).fetchone() or ("",)
+    assert found["gold.short"] == border
+    # They no longer hear of late rows there.
+    assert found["gold.short_1d"].startswith("not: it is exact since ")
+    assert found["gold.short_5d"].startswith("not: it is exact since ")
+    # Of the rows that its parent still has, one holds all.
+    assert answers(db, "'short', '5 days'")["gold.short_1d"].startswith("5 of its buckets")
+
+
+def test_columns_go_by_the_names_that_they_have_now(rolled_up: psycopg.Connection) -> None:
+    db = rolled_up
+    db.execute("""SELECT silver.add_rollup_metric('t_1m', '{"v": [{"name": "histogram",
+        "bounds": [0, 9]}]}')""")
+    db.execute("ALTER TABLE raw.t RENAME v TO x")
+    db.execute("ALTER TABLE raw.t RENAME device TO machine")
+    refresh_everything(db)
+    found = answers(db, """'raw.t', '1 day', '{machine}', '{"X": "avg"}'""")
+    assert list(found)[:3] == ["gold.t_1d", "gold.t_1h", "gold.t_1m"]
+    assert found["gold.t_1d"].startswith("its rows are the answer; about ")
+    assert found["gold.t_all"] == "not: it does not group by machine"
+    found = answers(db, """'raw.t', '1 day', NULL, '{"x": ["histogram"]}'""")
+    assert [x for x, why in found.items() if not why.startswith("not: ")] == ["gold.t_1m"]
+
+
 def test_what_reads_some_of_the_rows_is_not_exact(rolled_up: psycopg.Connection) -> None:
     for source, name, condition in (
         ("raw.t", "few", "v > 7"),

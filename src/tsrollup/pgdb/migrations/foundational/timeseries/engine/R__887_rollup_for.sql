@@ -18,6 +18,52 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rows_per_bucket(silver.rollup_config) IS 'About how many rows a bucket has.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.rollups_of(p_table regclass) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.* FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id
+    WHERE s.relation = p_table
+        OR EXISTS (SELECT FROM silver.rollup_config AS a WHERE a.target_table = p_table AND a.id IN (SELECT rollup_engine.with_ancestors(r.id)))
+$$;
+COMMENT ON FUNCTION rollup_engine.rollups_of(regclass) IS 'The rollups, at any depth, of a source; or of a rollup, and that itself.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.line_to(p_rollup silver.rollup_config, p_table regclass) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.* FROM silver.rollup_config AS a
+    WHERE a.id IN (SELECT rollup_engine.with_ancestors(p_rollup.id))
+        AND NOT EXISTS (SELECT FROM silver.rollup_config AS t WHERE t.target_table = p_table AND a.id IN (SELECT rollup_engine.with_ancestors(t.id)))
+$$;
+COMMENT ON FUNCTION rollup_engine.line_to(silver.rollup_config, regclass) IS 'A rollup and what it reads, up to a table and without it.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.meaning_of(p_rollup silver.rollup_config, p_table regclass, p_column name) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%s of %s', l.expressions ->> p_column::text, l.source_table)
+    FROM rollup_engine.line_to(p_rollup, p_table) AS l
+    WHERE l.expressions ? p_column::text
+    ORDER BY l.depth DESC LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.meaning_of(silver.rollup_config, regclass, name) IS 'The expression that a rollup calls by a name; NULL for the column of the table.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.known_name(p_rollup silver.rollup_config, p_table regclass, p_name text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Rollups of rollups go on with the name that the first of them knew.
+    SELECT coalesce((
+        SELECT c.column_name
+        FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.resolved_columns(s) AS c
+        WHERE s.id = p_rollup.source_id AND s.relation = p_table AND c.current_name = p_name
+            AND (c.column_name = ANY (p_rollup.dimensions) OR p_rollup.metrics ? c.column_name::text)
+            AND rollup_engine.meaning_of(p_rollup, p_table, c.column_name) IS NULL
+        ORDER BY c.column_name = p_name DESC, c.column_name LIMIT 1), p_name)
+$$;
+COMMENT ON FUNCTION rollup_engine.known_name(silver.rollup_config, regclass, text) IS 'What a rollup calls a column of a table, which may have been renamed.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.describe_question(p_source regclass, p_width interval, p_dimensions text[], p_metrics jsonb, p_timezone text)
 RETURNS silver.rollup_config
     LANGUAGE plpgsql STABLE
@@ -51,7 +97,7 @@ BEGIN
             q.metrics := q.metrics || jsonb_build_object(v_entry.name, (
                 -- One that has parameters by its name alone, as some rollup has it.
                 SELECT coalesce(jsonb_agg(DISTINCT coalesce((
-                    SELECT m FROM rollup_engine.rollups_of(p_source) AS r, jsonb_array_elements(r.metrics -> v_entry.name) AS m
+                    SELECT m FROM rollup_engine.rollups_of(p_source) AS r, jsonb_array_elements(r.metrics -> rollup_engine.known_name(r, p_source, v_entry.name)) AS m
                     WHERE jsonb_typeof(m) = 'object' AND rollup_engine.is_metric(m, i) ORDER BY r.id LIMIT 1
                 ), rollup_engine.metric_item(v_entry.name, i))), '[]')
                 FROM jsonb_array_elements(v_entry.items) AS i));
@@ -63,36 +109,19 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.describe_question(regclass, interval, text[], jsonb, text) IS 'What is asked for, checked, as a rollup that would answer it.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.rollups_of(p_table regclass) RETURNS SETOF silver.rollup_config
-    LANGUAGE sql STABLE
+CREATE OR REPLACE FUNCTION rollup_engine.asked_of(p_rollup silver.rollup_config, p_asked silver.rollup_config) RETURNS silver.rollup_config
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT r.* FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id
-    WHERE s.relation = p_table
-        OR EXISTS (SELECT FROM silver.rollup_config AS a WHERE a.target_table = p_table AND a.id IN (SELECT rollup_engine.with_ancestors(r.id)))
+DECLARE
+    q silver.rollup_config := p_asked;
+BEGIN
+    q.dimensions := ARRAY(SELECT rollup_engine.known_name(p_rollup, q.source_table, d) FROM unnest(q.dimensions) AS d);
+    q.metrics := coalesce((SELECT jsonb_object_agg(rollup_engine.known_name(p_rollup, q.source_table, key), value) FROM jsonb_each(q.metrics)), '{}');
+    RETURN q;
+END
 $$;
-COMMENT ON FUNCTION rollup_engine.rollups_of(regclass) IS 'The rollups, at any depth, of a source; or of a rollup, and that itself.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.line_to(p_rollup silver.rollup_config, p_table regclass) RETURNS SETOF silver.rollup_config
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT a.* FROM silver.rollup_config AS a
-    WHERE a.id IN (SELECT rollup_engine.with_ancestors(p_rollup.id))
-        AND NOT EXISTS (SELECT FROM silver.rollup_config AS t WHERE t.target_table = p_table AND a.id IN (SELECT rollup_engine.with_ancestors(t.id)))
-$$;
-COMMENT ON FUNCTION rollup_engine.line_to(silver.rollup_config, regclass) IS 'A rollup and what it reads, up to a table and without it.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.meaning_of(p_rollup silver.rollup_config, p_table regclass, p_column name) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT format('%s of %s', l.expressions ->> p_column::text, l.source_table)
-    FROM rollup_engine.line_to(p_rollup, p_table) AS l
-    WHERE l.expressions ? p_column::text
-    ORDER BY l.depth DESC LIMIT 1
-$$;
-COMMENT ON FUNCTION rollup_engine.meaning_of(silver.rollup_config, regclass, name) IS 'The expression that a rollup calls by a name; NULL for the column of the table.';
+COMMENT ON FUNCTION rollup_engine.asked_of(silver.rollup_config, silver.rollup_config) IS 'A question in the words of a rollup.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.other_meaning(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
@@ -111,6 +140,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.other_meaning(silver.rollup_config, silver.rollup_config) IS 'Expressions of a rollup that are called as what is asked for, and may be something else; NULL for none.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.complete_since(p_rollup silver.rollup_config, p_table regclass) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.bucket_ceil(p_rollup, own.gone)
+    FROM (
+        SELECT max(t.sealed_before) FROM rollup_engine.retention AS t JOIN rollup_engine.line_to(p_rollup, p_table) AS l ON l.target_table = t.relation
+    ) AS own (gone)
+    WHERE isfinite(own.gone)
+        AND own.gone > (SELECT coalesce(max(t.sealed_before), '-infinity') FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(p_table, t.relation))
+$$;
+COMMENT ON FUNCTION rollup_engine.complete_since(silver.rollup_config, regclass) IS
+'Time before which a rollup, or what it reads, has dropped rows that a table still has, or takes in none of its late ones; NULL for none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.why_not(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -118,6 +161,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.why_not(p_asked silver.rollup_config, p
 AS $$
 DECLARE
     v_lacking text;
+    v_since timestamptz;
 BEGIN
     IF p_rollup.status IN ('paused', 'parked') THEN
         RETURN format('it is %s', p_rollup.status);
@@ -149,6 +193,10 @@ BEGIN
     ELSIF EXISTS (SELECT FROM rollup_engine.ltree_dimension AS l WHERE l.rollup_id = p_rollup.id) THEN
         RETURN 'it has rows for levels of a path, one above the other';
     END IF;
+    v_since := rollup_engine.complete_since(p_rollup, p_asked.source_table);
+    IF v_since IS NOT NULL THEN
+        RETURN format('it is exact since %s only', v_since);
+    END IF;
     RETURN (SELECT format('it is not valid: %s', p.problem) FROM rollup_engine.rollup_problems(p_rollup) AS p LIMIT 1);
 END
 $$;
@@ -165,12 +213,13 @@ AS $$
             ELSE format('%s of its buckets make one: its states combine', round(extract(epoch FROM p_asked.bucket_width) / extract(epoch FROM r.bucket_width))) END,
         format('about %s rows for each bucket', ceil(cost.rows))))
     FROM rollup_engine.rollups_of(p_asked.source_table) AS r
-    CROSS JOIN LATERAL rollup_engine.why_not(p_asked, r) AS w (reason)
+    CROSS JOIN LATERAL rollup_engine.asked_of(r, p_asked) AS q
+    CROSS JOIN LATERAL rollup_engine.why_not(q, r) AS w (reason)
     CROSS JOIN LATERAL (
         SELECT rollup_engine.rows_per_bucket(r) * extract(epoch FROM p_asked.bucket_width)::float8 / extract(epoch FROM r.bucket_width)::float8
     ) AS cost (rows)
     CROSS JOIN LATERAL (
-        SELECT extract(epoch FROM p_asked.bucket_width) = extract(epoch FROM r.bucket_width), p_asked.dimensions <@ r.dimensions AND r.dimensions <@ p_asked.dimensions
+        SELECT extract(epoch FROM p_asked.bucket_width) = extract(epoch FROM r.bucket_width), q.dimensions <@ r.dimensions AND r.dimensions <@ q.dimensions
     ) AS same (width, dimensions)
     ORDER BY w.reason IS NULL DESC, cost.rows, r.id
 $$;
