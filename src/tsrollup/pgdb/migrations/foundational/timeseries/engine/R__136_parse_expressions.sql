@@ -27,10 +27,15 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_open_schema(p_schema oid, p_source r
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- Its owner may, and grant it, even where the list says that he may not.
     SELECT EXISTS (
-        SELECT FROM pg_namespace AS n CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
-        LEFT JOIN pg_roles AS r ON r.oid = a.grantee
-        WHERE n.oid = p_schema AND a.privilege_type = 'CREATE' AND r.rolname IS DISTINCT FROM 'pg_database_owner'
+        SELECT FROM pg_namespace AS n
+        CROSS JOIN LATERAL (
+            SELECT n.nspowner UNION ALL
+            SELECT a.grantee FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a WHERE a.privilege_type = 'CREATE'
+        ) AS m (maker)
+        LEFT JOIN pg_roles AS r ON r.oid = m.maker
+        WHERE n.oid = p_schema AND r.rolname IS DISTINCT FROM 'pg_database_owner'
             AND NOT coalesce(pg_has_role(r.oid, '${owner_role}', 'USAGE'), false)
             AND r.oid IS DISTINCT FROM (SELECT relowner FROM pg_class WHERE oid = p_source))
 $$;
@@ -42,7 +47,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.expression_path(p_source regclass) RETU
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- A type of a stranger may run a check of his while a text is parsed: where he may put one comes last.
-    SELECT concat_ws(', ', 'pg_catalog', string_agg(quote_ident(n.nspname), ', ' ORDER BY rollup_engine.is_open_schema(n.oid, p_source), n.nspname), 'pg_temp')
+    SELECT concat_ws(', ', 'pg_catalog', string_agg(quote_ident(n.nspname), ', ' ORDER BY rollup_engine.is_open_schema(n.oid, p_source), n.nspname <> 'public', n.nspname), 'pg_temp')
     FROM pg_namespace AS n
     WHERE (n.nspname = 'public' OR n.oid IN (SELECT extnamespace FROM pg_extension WHERE pg_has_role(extowner, '${owner_role}', 'USAGE'))
             OR n.oid = (SELECT relnamespace FROM pg_class WHERE oid = p_source))
@@ -200,5 +205,33 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.parse_expression(text, text, text) IS
 'A text as an expression over a row of the table: template, columns, type. Errors are PostgreSQL''s own.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.parse_expression_again(p_text text, p_row text, p_path text) RETURNS jsonb
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_described jsonb;
+BEGIN
+    RETURN rollup_engine.parse_expression(p_text, p_row, p_path);
+EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported THEN
+    -- Somebody may have made a function since that matches better: where only PostgreSQL's own are meant, they are as good as ever.
+    BEGIN
+        v_described := rollup_engine.parse_expression(p_text, p_row, 'pg_catalog, pg_temp');
+        IF EXISTS (
+            SELECT FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = rollup_engine.base_type(a.atttypid)
+            WHERE a.attrelid = p_row::regclass AND a.attnum > 0 AND a.attname LIKE '{tsrollup%' AND t.typnamespace <> 'pg_catalog'::regnamespace)
+        THEN
+            RAISE feature_not_supported;
+        END IF;
+        RETURN v_described;
+    EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported THEN
+        NULL;
+    END;
+    RAISE;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.parse_expression_again(text, text, text) IS
+'An expression that was described before as it is now, be it that a stranger''s function would be taken for one of PostgreSQL''s.';
 
 RESET ROLE;

@@ -35,7 +35,11 @@ DECLARE
     v_passing text;
 BEGIN
     EXECUTE rollup_engine.row_table_sql(p_rollup, v_row, p_known);
-    v_described := rollup_engine.parse_expression(p_text, v_row, rollup_engine.expression_path(p_rollup.source_table));
+    IF p_known IS NULL THEN
+        v_described := rollup_engine.parse_expression(p_text, v_row, rollup_engine.expression_path(p_rollup.source_table));
+    ELSE
+        v_described := rollup_engine.parse_expression_again(p_text, v_row, rollup_engine.expression_path(p_rollup.source_table));
+    END IF;
     EXECUTE format('DROP TABLE %s', v_row);
     -- A day that was far away is near now.
     v_passing := rollup_engine.passing_part(CASE WHEN p_known IS NULL THEN p_text END, v_described ->> 'template', v_described -> 'parts');
@@ -48,7 +52,7 @@ EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR featur
         format('%s: %s', p_label, regexp_replace(replace(split_part(SQLERRM, chr(10), 1), 'column "tsrollup_value"', 'it'), '(column )?generation expression', 'expression')),
         CASE
             WHEN SQLSTATE = '42P17' THEN 'it must say the same at any time and in any session: no now() or random(), no to_char(), no cast of a timestamptz to date or text; write days as in 2026-03-01; name the zone, as in (ts AT TIME ZONE ''Europe/Berlin'')::date'
-            WHEN SQLERRM LIKE 'it uses %' AND SQLERRM NOT LIKE '%a system column%' THEN 'whoever owns that could change it, or make another one that is taken in its place, and it would run with the rights of the machinery: write it out with functions of PostgreSQL, or of an extension that a superuser owns, if they take just these types and have no defaults; or read a generated column of the source'
+            WHEN SQLERRM LIKE 'it uses %' AND SQLERRM NOT LIKE '%a system column%' THEN 'whoever owns that could change it, or make another one that is taken in its place, and it would run with the rights of the machinery: write it out with functions of PostgreSQL, if need be by their schema, as in pg_catalog.left(...), or of an extension that a superuser owns, if they take just these types and have no defaults; or read a generated column of the source'
             WHEN SQLERRM LIKE 'the machinery may not use schema %' THEN format('GRANT USAGE ON SCHEMA %s TO %I', replace(SQLERRM, 'the machinery may not use schema ', ''), '${owner_role}')
             WHEN p_rollup.parent_id IS NOT NULL THEN 'a rollup of a rollup has expressions over the bucket and the dimensions of its parent; for others, create it over the raw table'
             ELSE 'write one SQL expression over a row: its columns by their plain names, constants, operators, functions, CASE'
