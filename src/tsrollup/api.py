@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row, tuple_row
 
-from tsrollup import declared, embedded, reading, rollups
+from tsrollup import declarations, declared, embedded, reading, rollups
 from tsrollup.connection import connect as connect_to
 from tsrollup.connection import describe, pinned, read_url, take_every_time
 from tsrollup.errors import NotFoundError, TsrollupError
@@ -151,10 +151,8 @@ class Rollup:
 
     def alter(self, /, *, new_name: str | None = None, **options: Any) -> None:
         """Change options, such as settle_delay="5 minutes", or the name."""
-        given = options if new_name is None else {**options, "new_name": new_name}
-        rollup_id = self.database._do(rollups.id_of, self.table)
-        self._call("alter_rollup", **given)
-        self.table, self.view = self.database._do(rollups.names_of, rollup_id)
+        given = {**options, "new_name": new_name}
+        self.table, self.view = self.database._do(rollups.alter, self.table, given)
 
     def drop(self, *, keep_table: bool = False) -> None:
         """Drop it, its live view and, unless it is to be kept, its table."""
@@ -265,11 +263,12 @@ class Database:
 
     def plan(self, file: str | Path, *, prune: bool = False) -> declared.Plan:
         """What has to change for the rollups to be as a file declares them; print it."""
-        return self._do(declared.plan, declared.read(Path(file)), prune)
+        return self._do(declared.plan, declarations.read(Path(file)), prune)
 
     def apply(self, plan: declared.Plan, *, allow_loss: bool = False) -> None:
-        """Make the changes of a plan, in one transaction; those that lose data only if told."""
-        self._do(declared.apply, plan, allow_loss)
+        """Make the changes of a plan, in one transaction; those that lose data only if told, and
+        none where it would be another plan by now."""
+        self._do(declared.apply, plan.declared, plan.prune, allow_loss, plan)
 
     def call(self, function: str, /, **arguments: Any) -> list[dict[str, Any]]:
         """The rows of any function of schema silver."""

@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from tsrollup.connection import pinned
-from tsrollup.errors import TsrollupError
+from tsrollup.errors import ArgumentError, TsrollupError
 
 Connection = psycopg.Connection[Any]
 Row = dict[str, Any]
@@ -128,6 +128,18 @@ def names_of(connection: Connection, rollup_id: int) -> tuple[str, str]:
         [rollup_id],
     )
     return row["t"], row["v"]
+
+
+def alter(connection: Connection, target: str, options: Mapping[str, Any]) -> tuple[str, str]:
+    """Change options, None left out, and the name, which is read as SQL reads identifiers; table
+    and live view, as they are called then."""
+    given = {name: value for name, value in options.items() if value is not None}
+    with connection.transaction():
+        rollup_id = id_of(connection, target)
+        if "new_name" in given:
+            given["new_name"] = _bare_name(connection, rollup_id, given["new_name"])
+        call(connection, "alter_rollup", target=target, **given)
+        return names_of(connection, rollup_id)
 
 
 def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
@@ -260,6 +272,21 @@ def split_target(connection: Connection, name: str) -> tuple[str, str]:
     query = "SELECT rollup_engine.parse_name(%s, 'silver') AS parts"
     schema, table = _rows(connection, query, [name])[0]["parts"]
     return schema, table
+
+
+def _bare_name(connection: Connection, rollup_id: int, name: str) -> str:
+    """The name of a table that stays in its schema."""
+    (row,) = _rows(
+        connection,
+        "SELECT n.nspname AS schema, rollup_engine.parse_name(%(name)s, n.nspname) AS parts"
+        " FROM silver.rollup_config AS r JOIN pg_class AS c ON c.oid = r.target_table"
+        " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE r.id = %(id)s",
+        {"name": name, "id": rollup_id},
+    )
+    schema, table = row["parts"]
+    if schema != row["schema"]:
+        raise ArgumentError(f"{name} lies in another schema", f"it stays in {row['schema']}")
+    return str(table)
 
 
 def _name_in_logs(connection: Connection, target: str) -> tuple[str, bool]:

@@ -120,6 +120,11 @@ def test_altered_and_without_a_metric(url: str) -> None:
     assert altered.json() == {"target_table": "silver.hourly", "live_view": "gold.hourly"}
     assert asked(url, "SELECT settle_delay::text FROM silver.rollup_config") == "00:05:00"
     assert here("alter", "hourly", url=url).code == 2
+    # Its new name is read as that by which it is called.
+    for name in ('silver."q""z"', "HOURLY"):
+        assert here("alter", "hourly", "--new-name", name, url=url).code == 0
+        assert here("alter", name, "--new-name", "hourly", url=url).code == 0
+    assert "it stays in silver" in here("alter", "hourly", "--new-name", "raw.x", url=url).err
     here("metric", "add", "hourly", '{"temp": ["max"]}', url=url)
     dropped = here("metric", "drop", "hourly", '{"temp": ["avg"]}', url=url)
     assert dropped.code == 0, dropped.err

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tsrollup import declared
+from tsrollup import declarations, declared
 from tsrollup.commands.invocation import invocation
 
 File = Annotated[Path, typer.Argument(help="The declarations.")]
@@ -25,7 +25,7 @@ def plan(context: typer.Context, file: File = FILE, prune: Prune = False) -> Non
     """
     call = invocation(context)
     with call.installed() as connection:
-        wanted = declared.plan(connection, declared.read(file), prune)
+        wanted = declared.plan(connection, declarations.read(file), prune)
     call.console.done(str(wanted), _facts(wanted))
     if wanted:
         raise typer.Exit(2)
@@ -45,8 +45,7 @@ def apply(
     """
     call = invocation(context)
     with call.installed() as connection:
-        wanted = declared.plan(connection, declared.read(file), prune)
-        declared.apply(connection, wanted, allow_loss)
+        wanted = declared.apply(connection, declarations.read(file), prune, allow_loss)
     call.console.done(str(wanted), _facts(wanted))
 
 
@@ -57,7 +56,7 @@ def export(context: typer.Context) -> None:
     """
     call = invocation(context)
     with call.installed() as connection:
-        text = declared.export(connection)
+        text = declarations.export(connection)
     call.console.done(text.rstrip(), {"toml": text})
 
 

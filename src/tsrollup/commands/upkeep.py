@@ -163,14 +163,11 @@ def alter(
         "chunk_interval": chunk_interval,
         "new_name": new_name,
     }
-    given = {name: value for name, value in options.items() if value is not None}
-    if not given:
+    if all(value is None for value in options.values()):
         raise typer.BadParameter("there is nothing to change", param_hint="alter")
     call = invocation(context)
-    with call.installed() as connection, connection.transaction():
-        rollup_id = rollups.id_of(connection, target)
-        rollups.call(connection, "alter_rollup", target=target, **given)
-        table, view = rollups.names_of(connection, rollup_id)
+    with call.installed() as connection:
+        table, view = rollups.alter(connection, target, options)
     call.console.done(f"{table}: altered", {"target_table": table, "live_view": view})
 
 

@@ -75,7 +75,7 @@ BEGIN
     GRANT SELECT ON rollup_engine.plan_of_role TO PUBLIC;
     GRANT SELECT ON rollup_engine.source, rollup_engine.source_column, rollup_engine.upgrade, rollup_engine.detached_partition TO "${operator_role}";
     GRANT SELECT (relation, id) ON rollup_engine.retention TO "${operator_role}";
-    GRANT SELECT (relation, control, time_unit) ON rollup_engine.partition_set TO "${operator_role}";
+    GRANT SELECT (relation, control, time_unit, is_named) ON rollup_engine.partition_set TO "${operator_role}";
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
     GRANT INSERT (rollup_id, metrics, expressions), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
 
