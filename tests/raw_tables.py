@@ -1,5 +1,7 @@
 """Raw tables that the tests of the engine share, and the usual hierarchy over them."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -50,3 +52,33 @@ def create_hierarchy(connection: psycopg.Connection[Any]) -> None:
     connection.execute(
         "SELECT silver.create_rollup_table('readings_1h', 'silver', 'readings_1d', '1 day')"
     )
+
+
+def wait_until(is_done: Callable[[], object]) -> None:
+    """Tried again while a worker of autovacuum has a table locked."""
+    for _ in range(100):
+        if is_done():
+            return
+        time.sleep(0.1)
+    raise AssertionError("not in ten seconds")
+
+
+def capture_by_row(connection: psycopg.Connection[Any], is_by_row: bool = True) -> None:
+    """Has all sources capture what is inserted by row triggers, or by statement triggers, alone."""
+
+    def change() -> bool:
+        try:
+            connection.execute(
+                "SELECT rollup_engine.change_capture(id, %s) FROM rollup_engine.source"
+                " WHERE inserts_by_row IS DISTINCT FROM %s",
+                [is_by_row, is_by_row],
+            )
+            connection.execute(
+                "SELECT rollup_engine.drop_stray_triggers(s, true) FROM rollup_engine.source AS s"
+            )
+        except psycopg.errors.LockNotAvailable:
+            return False
+        stray = "SELECT FROM rollup_engine.source AS s, rollup_engine.stray_triggers(s)"
+        return connection.execute(stray.encode()).fetchone() is None
+
+    wait_until(change)

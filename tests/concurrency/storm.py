@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -98,6 +98,8 @@ STALE = """
     WHERE rollup_id = %s
     UNION ALL
     SELECT 'logged', from_time, to_time, xmin FROM rollup_engine.change_log
+    UNION ALL
+    SELECT 'tail', lower(range), upper(range), xmin FROM rollup_engine.tail
     ORDER BY 1, 2
 """
 
@@ -112,6 +114,7 @@ class Storm:
     failures: list[str] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     lock: threading.Lock = field(default_factory=threading.Lock)
+    clock: int = 120  # the minute it is; half of what is written is written then
     rollups: list[Rollup] = field(default_factory=list)
 
     def count(self, what: str, times: int = 1) -> None:
@@ -212,6 +215,8 @@ def _write_transaction(
             _write_statement(storm, connection, chance)
         if chance.random() < 0.1:
             _compare(storm, connection)
+        if chance.random() < 0.2:
+            storm.done.wait(chance.random() / 5)  # the tail moves on meanwhile
         if end == "rollback":
             connection.execute("ROLLBACK")
         elif end == "prepare":
@@ -231,19 +236,19 @@ def _write_statement(
         _write_statement(storm, connection, chance)
         connection.execute("ROLLBACK TO undone")
     if chance.random() < 0.1:
-        _copy(connection, chance)
+        _copy(storm, connection, chance)
         storm.count("copy")
         return
     kind = chance.choice(list(WRITES))
-    low = chance.randrange(240)
+    low = _some_minute(storm, chance)
     connection.execute(
         WRITES[kind].encode(),
         {
-            "minute": chance.randrange(240),
+            "minute": _some_minute(storm, chance),
             "slot": chance.randrange(6),
             "size": chance.choice([1, 1, 5, 20]),
             "factor": chance.randrange(-50, 50),
-            "shift": chance.choice([-130, -60, -1, 1, 60, 130]),
+            "shift": chance.choice([-130, -60, -1, 0, 1, 60, 130]),
             "low": _minute(low),
             "high": _minute(low + chance.choice([1, 10, 60])),
         },
@@ -251,12 +256,17 @@ def _write_statement(
     storm.count(kind)
 
 
-def _copy(connection: psycopg.Connection[Any], chance: random.Random) -> None:
+def _copy(storm: Storm, connection: psycopg.Connection[Any], chance: random.Random) -> None:
     slot = chance.randrange(1_000, 1_000_000_000)
     with connection.cursor().copy("COPY raw.storm FROM STDIN") as copy:
         for _ in range(chance.randint(1, 10)):
-            copy.write_row((_minute(chance.randrange(240)), 1, slot, 1, 2, 0.5))
+            copy.write_row((_minute(_some_minute(storm, chance)), 1, slot, 1, 2, 0.5))
             slot += 1
+
+
+def _some_minute(storm: Storm, chance: random.Random) -> int:
+    now = storm.clock + chance.randrange(3)
+    return chance.choice([chance.randrange(240), min(now, 239)])
 
 
 def _minute(number: int) -> str:
@@ -270,37 +280,74 @@ def _minute(number: int) -> str:
 
 def refresh(storm: Storm, connection: psycopg.Connection[Any], chance: random.Random) -> None:
     way = chance.choice([_run, _run, _perform, _perform, _refresh_range, _mark])
-    way(connection, chance)
+    way = _change_capture if chance.random() < 0.05 else way
+    storm.clock = (storm.clock + chance.choice([0, 0, 0, 1, 1, 2, 10])) % 240
+    way(storm, connection, chance)
     storm.done.wait(chance.random() / 30)  # or they leave nothing stale to look at
     storm.count(way.__name__.strip("_"))
 
 
-def _run(connection: psycopg.Connection[Any], chance: random.Random) -> None:
+def _run(storm: Storm, connection: psycopg.Connection[Any], chance: random.Random) -> None:
     budget = f"{chance.choice([20, 200])} milliseconds"
-    connection.execute("CALL silver.run_rollups(NULL, %s, 'infinity')", [budget])
+    connection.execute("CALL silver.run_rollups(NULL, %s, %s)", [budget, _as_of(storm, chance)])
+    row = connection.execute(
+        "SELECT count(*) FILTER (WHERE NOT isempty(range)), count(waits_since)"
+        " FROM rollup_engine.tail"
+    ).fetchone()
+    assert row
+    storm.count("with a tail", row[0])
+    storm.count("waits for writers", row[1])
 
 
-def _perform(connection: psycopg.Connection[Any], chance: random.Random) -> None:
+def _as_of(storm: Storm, chance: random.Random) -> str:
+    return chance.choice(["infinity", *[_minute(storm.clock)] * 3])
+
+
+def _perform(storm: Storm, connection: psycopg.Connection[Any], chance: random.Random) -> None:
     target = chance.choice([None, *LEVELS])
     with _transaction(connection, IsolationLevel.READ_COMMITTED):
         connection.execute(
-            "SELECT * FROM silver.perform_rollup(%s, %s, 'infinity')",
-            [target, chance.choice([1, 2, None])],
+            "SELECT * FROM silver.perform_rollup(%s, %s, %s)",
+            [target, chance.choice([1, 2, None]), _as_of(storm, chance)],
         )
         if chance.random() < 0.2:
             connection.execute("ROLLBACK")
 
 
-def _refresh_range(connection: psycopg.Connection[Any], chance: random.Random) -> None:
-    low = chance.randrange(240)
+def _refresh_range(
+    storm: Storm, connection: psycopg.Connection[Any], chance: random.Random
+) -> None:
+    low = _some_minute(storm, chance)
     connection.execute(
         "SELECT * FROM silver.refresh_rollup(%s, %s, %s)",
         [chance.choice(LEVELS), _minute(low), _minute(low + chance.choice([1, 30]))],
     )
 
 
-def _mark(connection: psycopg.Connection[Any], chance: random.Random) -> None:
-    low = chance.randrange(240)
+def _change_capture(
+    storm: Storm, connection: psycopg.Connection[Any], chance: random.Random
+) -> None:
+    """The row trigger for what is inserted, or the statement trigger; or one set goes."""
+    with suppress(psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected):
+        if chance.random() < 0.5:
+            connection.execute(
+                "SELECT rollup_engine.change_capture(id, %s) FROM rollup_engine.source",
+                [chance.random() < 0.6],
+            )
+        else:
+            connection.execute(
+                "SELECT rollup_engine.drop_stray_triggers(s, true) FROM rollup_engine.source AS s"
+            )
+    row = connection.execute(
+        "SELECT count(*) FILTER (WHERE tgtype = 5), count(*) FILTER (WHERE tgtype = 4)"
+        " FROM pg_trigger WHERE tgrelid = 'raw.storm'::regclass"
+    ).fetchone()
+    assert row
+    storm.count(f"row triggers {row[0]}, statement triggers {row[1]}")
+
+
+def _mark(storm: Storm, connection: psycopg.Connection[Any], chance: random.Random) -> None:
+    low = _some_minute(storm, chance)
     connection.execute(
         "SELECT silver.mark_stale(%s, %s, %s)",
         [chance.choice([*LEVELS, "raw.storm"]), _minute(low), _minute(low + 5)],

@@ -55,14 +55,15 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.key_value(regclass, name, text) IS 'Expression for the text of a key as a value to compare with a column.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.captured_key(p_source rollup_engine.source) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.captured_key(rollup_engine.source);
+CREATE OR REPLACE FUNCTION rollup_engine.captured_key(p_source rollup_engine.source, p_row text DEFAULT '') RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     -- A statement on a table above the source shows the columns of that one. Long ones would fill the log.
     RETURN (
-        SELECT format(CASE WHEN rollup_engine.base_type(a.atttypid) IN ('text', 'varchar') THEN 'CASE WHEN octet_length(%1$I) <= 200 THEN %1$I::text END' ELSE '%1$I::text' END, a.attname)
+        SELECT format(CASE WHEN rollup_engine.base_type(a.atttypid) IN ('text', 'varchar') THEN 'CASE WHEN octet_length(%1$s) <= 200 THEN %1$s::text END' ELSE '%1$s::text' END, p_row || quote_ident(a.attname))
             || ' COLLATE "C"'
         FROM pg_attribute AS a
         WHERE a.attrelid = p_source.relation AND a.attname = p_source.key_column AND a.attnum > 0
@@ -72,7 +73,7 @@ BEGIN
                 WHERE NOT EXISTS (SELECT FROM pg_attribute AS o WHERE o.attrelid = above.member AND o.attname = a.attname)));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.captured_key(rollup_engine.source) IS 'The key of a row that was touched, NULL in a row for one that cannot be told; NULL itself where none is captured.';
+COMMENT ON FUNCTION rollup_engine.captured_key(rollup_engine.source, text) IS 'The key of a row that was touched, NULL in a row for one that cannot be told; NULL itself where none is captured.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_key_index(p_relation regclass, p_key name, p_time name) RETURNS boolean
     LANGUAGE sql STABLE
@@ -114,7 +115,7 @@ BEGIN
     WHERE id = p_source_id AND key_column IS DISTINCT FROM p_column;
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     IF v_source.change_tracking = 'trigger' THEN
-        PERFORM rollup_engine.write_generated(format('capture_%s', v_source.id), rollup_engine.capture_function_sql(v_source));
+        PERFORM rollup_engine.write_capture(v_source);
     END IF;
     FOR i IN 0 .. coalesce((SELECT max(depth) FROM silver.rollup_config WHERE source_id = p_source_id), -1) LOOP
         UPDATE silver.rollup_config AS r SET key_dimension = rollup_engine.key_dimension(r)

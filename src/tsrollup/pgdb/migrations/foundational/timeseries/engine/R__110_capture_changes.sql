@@ -27,6 +27,22 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC, numbers by their unit.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_time_key(p_relation regclass, p_column name, p_unit text) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_unit IS NULL AND EXISTS (
+        SELECT FROM pg_partitioned_table AS p
+        JOIN pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = ANY (p.partattrs)
+        WHERE p.partrelid = p_relation AND a.attname = p_column)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_time_key(regclass, name, text) IS 'Whether a table is partitioned by a column of times, perhaps among others.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.few_rows() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 3;
+COMMENT ON FUNCTION rollup_engine.few_rows() IS 'Of more rows behind the tail, in one statement, a statement trigger takes less time than a row trigger.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.has_generated_time(p_source rollup_engine.source) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -111,7 +127,11 @@ AS $$
     -- Few buckets between the lowest and the highest time, or a hundred rows for each:
     -- their hull is cheaper than DISTINCT.
     SELECT rollup_engine.fill($sql$
-        SELECT count(*), min(ts), max(ts), {is_late} INTO v_rows, v_low, v_high, v_is_late FROM (SELECT {time} AS ts FROM {rows}) AS changed;
+        SELECT count(*), min(ts), max(ts), {is_late}, {is_bulk} INTO v_rows, v_low, v_high, v_is_late, v_is_bulk FROM (SELECT {time} AS ts FROM {rows}) AS changed;
+        -- In an older snapshot, who writes may read before the tail was there.
+        IF tstzrange(v_low, v_high, '[]') <@ rollup_engine.tail_{id}() AND current_setting('transaction_isolation') = 'read committed' THEN
+            RETURN NULL;
+        END IF;
         IF NOT ({low_is_in} AND {high_is_in}) THEN
             SELECT count(*), min(ts), max(ts) INTO v_rows, v_low, v_high
             FROM (SELECT {time} AS ts FROM {rows}) AS changed
@@ -134,9 +154,11 @@ AS $$
             v_low := NULL;
         END IF;
     $sql$,
-        jsonb_build_object('rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
+        jsonb_build_object('id', p_source.id, 'rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
             'is_in', rollup_engine.in_calendar('ts'), 'keys', coalesce(rollup_engine.capture_keys_sql(p_source, p_rows), ''),
             'is_late', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN 'false' ELSE 'min(ts) < date_bin(v_grain, now(), v_origin)' END,
+            'is_bulk', CASE WHEN rollup_engine.is_time_key(p_source.relation, p_source.time_column, p_source.time_unit)
+                THEN format('TG_OP = ''INSERT'' AND count(*) > %s AND max(ts) < lower(rollup_engine.tail_%s())', rollup_engine.few_rows(), p_source.id) ELSE 'NULL' END,
             'low_is_in', rollup_engine.in_calendar('v_low'), 'high_is_in', rollup_engine.in_calendar('v_high')))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_ranges_sql(rollup_engine.source, text) IS 'Body that coalesces the times of transition rows at the source''s grain.';
@@ -178,6 +200,36 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_row_sql(rollup_engine.source) IS 'Body of the row triggers: the grain of the time before and after.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.capture_inserted_sql(p_source rollup_engine.source) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The row itself, which was not noted, and what was noted after it.
+    SELECT rollup_engine.fill($sql$
+        BEGIN
+            v_low := {new};
+            {keyed}
+        EXCEPTION WHEN OTHERS THEN  -- it was renamed
+            INSERT INTO rollup_engine.change_log (source_id, from_time, to_time) VALUES ({id}, '-infinity', 'infinity');
+        END;
+        IF {is_in} THEN
+            v_low := date_bin(v_grain, v_low, v_origin);
+            INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys, is_bulk) VALUES ({id}, v_low, v_low + v_grain, v_keys, {is_bulk});
+        END IF;
+        IF concat(current_setting('rollup_engine.noted_{id}', true), current_setting('rollup_engine.noted_hull_{id}', true)) <> '' THEN
+            PERFORM rollup_engine.log_noted({id});
+        END IF;
+        v_seen := set_config('rollup_engine.noted_from_{id}', '', true);
+    $sql$, jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('v_low'),
+        -- Of those with a key, each row comes here.
+        'is_bulk', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN 'NULL' ELSE format('nullif(current_setting(''rollup_engine.noted_to_%s'', true), '''')::numeric > %s', p_source.id, rollup_engine.few_rows()) END,
+        -- The bucket of now is stale anyway.
+        'keyed', coalesce('IF v_low < date_bin(v_grain, now(), v_origin) THEN v_keys := array_remove(ARRAY[' || rollup_engine.captured_key(p_source, 'NEW.')
+            || '], NULL); v_keys := CASE WHEN cardinality(v_keys) > 0 THEN v_keys END; END IF;', ''),
+        'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.')))
+$$;
+COMMENT ON FUNCTION rollup_engine.capture_inserted_sql(rollup_engine.source) IS 'Body of the row trigger for inserts.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.capture_function_sql(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -199,11 +251,15 @@ DECLARE
     v_changed tstzmultirange;
     v_is_late boolean;
     v_keys text[];
+    v_is_bulk boolean;
     v_lows timestamptz[];
     v_seen text;
     v_bins text;
 BEGIN
-    IF TG_WHEN = 'BEFORE' AND TG_LEVEL = 'STATEMENT' THEN
+    IF TG_LEVEL = 'ROW' AND TG_WHEN = 'AFTER' AND TG_NARGS = 0 THEN
+{inserted}
+        RETURN NULL;
+    ELSIF TG_WHEN = 'BEFORE' AND TG_LEVEL = 'STATEMENT' THEN
         GET DIAGNOSTICS v_seen = PG_CONTEXT;
         PERFORM rollup_engine.note_merge({id}, v_seen, current_query());
         RETURN NULL;
@@ -229,13 +285,13 @@ BEGIN
     -- Outside of the block above, whose subtransaction is not the one that wrote the rows: the drain
     -- counts late ones by it.
     IF v_low IS NOT NULL THEN
-        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys) VALUES ({id}, v_low, v_high, v_keys);
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys, is_bulk) VALUES ({id}, v_low, v_high, v_keys, v_is_bulk);
     ELSIF v_lows IS NOT NULL THEN
-        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys)
-        SELECT {id}, bin, bin + v_grain, array_agg(key) FROM unnest(v_lows, v_keys) AS u (bin, key) GROUP BY bin;
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys, is_bulk)
+        SELECT {id}, bin, bin + v_grain, array_agg(key), v_is_bulk FROM unnest(v_lows, v_keys) AS u (bin, key) GROUP BY bin;
     ELSIF v_changed IS NOT NULL THEN
-        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys)
-        SELECT {id}, lower(r), upper(r), v_keys FROM unnest(v_changed) AS r;
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys, is_bulk)
+        SELECT {id}, lower(r), upper(r), v_keys, v_is_bulk FROM unnest(v_changed) AS r;
     END IF;
     IF v_bins IS NOT NULL THEN
         PERFORM set_config('rollup_engine.logged_{id}', left(concat(v_bins, v_seen), 400), true);
@@ -246,6 +302,7 @@ $body$, jsonb_build_object(
         'id', p_source.id,
         -- In hours, which no time zone makes longer or shorter.
         'grain', quote_literal(make_interval(secs => extract(epoch FROM p_source.grain)::double precision)),
+        'inserted', CASE WHEN p_source.inserts_by_row IS NOT NULL THEN rollup_engine.capture_inserted_sql(p_source) ELSE '' END,
         'row', rollup_engine.capture_row_sql(p_source),
         'updated', rollup_engine.capture_ranges_sql(p_source, '(TABLE changed_rows UNION ALL TABLE new_rows) AS u'),
         'changed', rollup_engine.capture_ranges_sql(p_source, 'changed_rows'))))))

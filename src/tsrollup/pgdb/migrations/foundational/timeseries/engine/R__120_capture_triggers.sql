@@ -24,7 +24,7 @@ COMMENT ON FUNCTION rollup_engine.move_condition(regclass) IS 'When an updated r
 
 CREATE OR REPLACE FUNCTION rollup_engine.firing_mode(p_type smallint) RETURNS text
     LANGUAGE sql IMMUTABLE
-RETURN CASE WHEN p_type IN (29, 31) THEN 'REPLICA' ELSE 'ALWAYS' END;
+RETURN CASE WHEN p_type IN (21, 27, 29, 31) THEN 'REPLICA' ELSE 'ALWAYS' END;
 COMMENT ON FUNCTION rollup_engine.firing_mode(smallint) IS 'How a capture trigger of that pg_trigger.tgtype is enabled.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.wanted_triggers(p_source rollup_engine.source)
@@ -45,16 +45,19 @@ AS $$
     CROSS JOIN LATERAL (SELECT c.relkind = 'p' OR c.relispartition AS is_divided) AS d
     CROSS JOIN LATERAL (VALUES
         -- What is inserted through a parent that is not partitioned stays in the parent.
-        (4, NOT f.is_ancestor OR c.relkind = 'p'),
+        (4, p_source.inserts_by_row IS NOT TRUE AND (NOT f.is_ancestor OR c.relkind = 'p')),
+        (5, p_source.inserts_by_row IS TRUE AND f.member = p_source.relation),
         (16, true),
         (8, true),
         -- TRUNCATE fires on every table that it empties.
         (32, NOT f.is_ancestor),
         (18, c.relkind = 'p'),
         (19, c.relkind = 'p'),
-        (7, c.relkind = 'p' AND NOT c.relispartition),
+        (7, c.relkind = 'p' AND NOT c.relispartition AND p_source.inserts_by_row IS NOT TRUE),
         (29, t.is_top AND NOT d.is_divided),
-        (31, t.is_top AND d.is_divided)
+        (31, t.is_top AND d.is_divided AND p_source.inserts_by_row IS NOT TRUE),
+        (27, t.is_top AND d.is_divided AND p_source.inserts_by_row IS TRUE),
+        (21, p_source.inserts_by_row IS TRUE AND f.member = p_source.relation)
     ) AS k (tgtype, is_wanted)
     WHERE k.is_wanted AND p_source.change_tracking = 'trigger'
     ORDER BY f.is_ancestor DESC, f.place, k.tgtype
@@ -68,9 +71,12 @@ AS $$
     -- As pg_get_triggerdef writes it, but for casts and parentheses.
     SELECT rollup_engine.fill(t.definition || ' EXECUTE FUNCTION rollup_engine.capture_{id}(' || t.argument || ')',
         jsonb_build_object('id', p_source.id, 'table', p_member,
-            'moved', rollup_engine.move_condition(p_member)))
+            'moved', rollup_engine.move_condition(p_member),
+            'is_inserted', CASE p_type WHEN 5 THEN rollup_engine.insert_condition(p_source, 'note') WHEN 21 THEN rollup_engine.insert_condition(p_source, 'log_row') END))
     FROM (VALUES
         (4, 'AFTER INSERT ON {table} REFERENCING NEW TABLE AS changed_rows FOR EACH STATEMENT', ''),
+        (5, 'AFTER INSERT ON {table} FOR EACH ROW WHEN ({is_inserted})', ''),
+        (21, 'AFTER INSERT OR UPDATE ON {table} FOR EACH ROW WHEN ({is_inserted})', '''replica'''),
         (16, 'AFTER UPDATE ON {table} REFERENCING OLD TABLE AS changed_rows NEW TABLE AS new_rows FOR EACH STATEMENT', ''),
         (8, 'AFTER DELETE ON {table} REFERENCING OLD TABLE AS changed_rows FOR EACH STATEMENT', ''),
         (32, 'AFTER TRUNCATE ON {table} FOR EACH STATEMENT', ''),
@@ -85,7 +91,8 @@ AS $$
         -- Workers of logical replication fire row triggers only, and only those for replicas. Of those that
         -- fire after writes to a partition the server warns, row by row, until its parallel workers stop for ever.
         (29, 'AFTER INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica'''),
-        (31, 'BEFORE INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica''')
+        (31, 'BEFORE INSERT OR DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica'''),
+        (27, 'BEFORE DELETE OR UPDATE ON {table} FOR EACH ROW', '''replica''')
     ) AS t (type, definition, argument)
     WHERE t.type = p_type
 $$;
@@ -98,10 +105,10 @@ AS $$
     SELECT format('CREATE OR REPLACE TRIGGER %I %s', format('%s_%s', t.name, p_source.id) || CASE WHEN p_type IN (7, 19) THEN '_' || p_member::oid ELSE '' END,
         rollup_engine.trigger_definition(p_source, p_member, p_type))
     FROM (VALUES
-        (4, 'tsrollup_insert'), (16, 'tsrollup_update'), (8, 'tsrollup_delete'), (32, 'tsrollup_truncate'), (18, 'tsrollup_merge'),
+        (4, 'tsrollup_insert'), (5, 'tsrollup_row'), (21, 'tsrollup_row_replica'), (16, 'tsrollup_update'), (8, 'tsrollup_delete'), (32, 'tsrollup_truncate'), (18, 'tsrollup_merge'),
         (29, 'tsrollup_replica'),
         -- These sort last: after triggers that change the row. The first two are one for each level.
-        (19, '~tsrollup_move'), (7, '~tsrollup_moved'), (31, '~tsrollup_replica')
+        (19, '~tsrollup_move'), (7, '~tsrollup_moved'), (31, '~tsrollup_replica'), (27, '~tsrollup_row_replica')
     ) AS t (type, name)
     WHERE t.type = p_type
 $$;
@@ -140,7 +147,7 @@ AS $$
         SELECT g.tgrelid, g.tgtype FROM rollup_engine.capture_triggers(p_source) AS g
         WHERE g.tgparentid = 0 AND g.tgattr = ''
             -- Asked of few: those of partitions have no condition.
-            AND CASE WHEN g.tgtype IN (7, 19) THEN rollup_engine.is_as_made(p_source, g) ELSE g.tgqual IS NULL END)
+            AND CASE WHEN g.tgtype IN (5, 7, 19, 21) THEN rollup_engine.is_as_made(p_source, g) ELSE g.tgqual IS NULL END)
 $$;
 COMMENT ON FUNCTION rollup_engine.missing_triggers(rollup_engine.source) IS 'Capture triggers that a table of the family lacks, or has something else in the place of.';
 

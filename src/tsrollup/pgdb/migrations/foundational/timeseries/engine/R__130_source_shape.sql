@@ -190,7 +190,11 @@ AS $$
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id
         AND n.member = CASE WHEN s.member = p_source.relation::oid THEN p_source.relation_oid WHEN h.is_here THEN s.member END
     CROSS JOIN LATERAL (
-        SELECT NOT s.triggers @> ARRAY(SELECT g FROM unnest(n.triggers) AS g WHERE p_source.trace LIKE '%?' OR g NOT LIKE '%)')
+        SELECT NOT s.triggers @> ARRAY(
+            SELECT g FROM unnest(n.triggers) AS g
+            WHERE (p_source.trace LIKE '%?' OR g NOT LIKE '%)')
+                -- Those whose place others have taken may go.
+                AND g !~ CASE WHEN p_source.inserts_by_row THEN ' (tsrollup_insert|~tsrollup_moved|~tsrollup_replica)_' ELSE ' ~?tsrollup_row_' END)
     ) AS t (are_changed)
     WHERE n.kind <> s.kind
         OR NOT s.columns @> (n.columns - '')

@@ -133,7 +133,7 @@ BEGIN
     INSERT INTO silver.dimension_config (source_table, dimension_column, description, is_active, ltree_level)
     SELECT v_new, dimension_column, description, is_active, ltree_level FROM noted
     ON CONFLICT DO NOTHING;
-    UPDATE rollup_engine.source SET relation = v_new WHERE id = p_source_id;
+    UPDATE rollup_engine.source SET relation = v_new, inserts_by_row = CASE WHEN inserts_by_row THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
     UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
     PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
 END

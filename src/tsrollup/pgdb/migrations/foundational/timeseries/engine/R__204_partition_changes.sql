@@ -114,7 +114,7 @@ BEGIN
         END IF;
     END LOOP;
     IF p_source.change_tracking = 'trigger' THEN  -- its text may rest on columns of partitions
-        PERFORM rollup_engine.write_generated(format('capture_%s', p_source.id), rollup_engine.capture_function_sql(p_source));
+        PERFORM rollup_engine.write_capture(p_source);
     END IF;
     changed := changed * v_told;
     counted := v_came - coalesce(v_gone, '{}');

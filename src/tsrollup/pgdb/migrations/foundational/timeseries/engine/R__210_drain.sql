@@ -80,6 +80,7 @@ DECLARE
     v_writers xid[];
     v_border xid8;
     v_noted timestamptz;
+    v_is_bulk boolean;
 BEGIN
     IF NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN false;
@@ -95,7 +96,7 @@ BEGIN
         SELECT changed, counted INTO v_changed, v_counted FROM rollup_engine.take_partition_changes(v_source);
     END IF;
     WITH moved AS (
-        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, keys, noted_at, xmin AS part
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, keys, noted_at, is_bulk, xmin AS part
     ), united AS (
         SELECT from_time, to_time, array_agg(DISTINCT key COLLATE "C") AS keys FROM moved, unnest(keys) AS key GROUP BY from_time, to_time
     )
@@ -106,8 +107,8 @@ BEGIN
         array_agg(part) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id)),
         pg_snapshot_xmin(pg_current_snapshot()), min(noted_at),
         range_agg(tstzrange(from_time, to_time)) FILTER (WHERE keys IS NULL),
-        (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united)
-    INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed FROM moved;
+        (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united), bool_or(is_bulk)
+    INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed, v_is_bulk FROM moved;
     IF v_logged IS NOT NULL THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
     END IF;
@@ -122,6 +123,11 @@ BEGIN
     IF NOT isempty(v_changed) OR v_keyed IS NOT NULL THEN
         PERFORM rollup_engine.mark_rollups(
             ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id), v_changed, false, coalesce(v_noted, statement_timestamp()), v_keyed);
+    END IF;
+    IF v_source.change_tracking = 'trigger' THEN
+        UPDATE rollup_engine.source SET bulk_at = clock_timestamp()
+        WHERE v_is_bulk AND id = p_source_id AND (bulk_at > clock_timestamp() - interval '5 minutes') IS NOT TRUE;
+        PERFORM rollup_engine.move_tail(v_source, coalesce(v_logged, '{}'), p_now);
     END IF;
     RETURN true;
 END
@@ -158,7 +164,9 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed, in whole buckets.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.drop_stray_triggers(p_source rollup_engine.source) RETURNS void
+-- That of 0.1.0 knew one kind.
+DROP FUNCTION IF EXISTS rollup_engine.drop_stray_triggers(rollup_engine.source);
+CREATE OR REPLACE FUNCTION rollup_engine.drop_stray_triggers(p_source rollup_engine.source, p_is_member boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -168,7 +176,7 @@ DECLARE
 BEGIN
     FOR v_relation IN
         SELECT DISTINCT s.relation FROM rollup_engine.stray_triggers(p_source) AS s JOIN pg_class AS c ON c.oid = s.relation
-        WHERE pg_has_role(c.relowner, 'USAGE')
+        WHERE pg_has_role(c.relowner, 'USAGE') AND (s.relation IN (SELECT rollup_engine.source_family(p_source.relation))) = p_is_member
     LOOP
         BEGIN
             PERFORM rollup_engine.lock_out(v_relation);
@@ -182,7 +190,8 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.drop_stray_triggers(rollup_engine.source) IS 'Drops capture triggers from tables that are no longer of the family: what is written there is none of its business.';
+COMMENT ON FUNCTION rollup_engine.drop_stray_triggers(rollup_engine.source, boolean) IS
+'Drops capture triggers that are not wanted: from tables that are no longer of the family, what is written there is none of its business; or from its members, which others capture by now.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.watch_new_partitions(p_source_id integer) RETURNS void
     LANGUAGE plpgsql
@@ -213,7 +222,7 @@ BEGIN
             NULL;  -- validate_rollup_config shows what is missing; the next run tries again
         END;
     END LOOP;
-    PERFORM rollup_engine.drop_stray_triggers(v_source);
+    PERFORM rollup_engine.drop_stray_triggers(v_source, false);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.watch_new_partitions(integer) IS 'Adds capture triggers to tables that joined the family of a source without them, and takes them from those that left, as far as the caller may, without making writers wait.';

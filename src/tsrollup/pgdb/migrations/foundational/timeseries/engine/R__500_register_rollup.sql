@@ -33,7 +33,9 @@ BEGIN
     -- Drains wait outside: the log must not move on before they know of the new rollup.
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_source.id));
     IF p_change_tracking = 'trigger' THEN
-        PERFORM rollup_engine.write_generated(format('capture_%s', v_source.id), rollup_engine.capture_function_sql(v_source));
+        PERFORM rollup_engine.write_missing_tails();
+        INSERT INTO rollup_engine.tail (source_id) VALUES (v_source.id) ON CONFLICT DO NOTHING;
+        PERFORM rollup_engine.write_capture(v_source);
         EXECUTE format('REVOKE EXECUTE ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', v_source.id);
     END IF;
     PERFORM rollup_engine.remember_partitions(v_source);
@@ -238,6 +240,10 @@ AS $$
     FROM silver.rollup_config AS c JOIN rollup_engine.source AS s ON s.id = c.source_id
     WHERE c.id = p_rollup_id;
     SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], p_ranges);
+    -- Where nobody logs, it is stale beyond all that it holds.
+    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], t.barred)
+    FROM silver.rollup_config AS c JOIN rollup_engine.tail AS t ON t.source_id = c.source_id AND t.barred <> '{}'
+    WHERE c.id = p_rollup_id;
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_new(integer, tstzmultirange) IS 'Marks data stale for one rollup that is new, or has other columns now.';
 

@@ -3,6 +3,29 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.forget_columns(p_source_id integer) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The noted shape forgets them as well: that they are not looked at any more changes no answer.
+    WITH unused AS (
+        DELETE FROM rollup_engine.source_column AS c USING rollup_engine.source AS s
+        WHERE s.id = p_source_id AND c.source_id = s.id AND c.current_name <> s.time_column AND NOT EXISTS (
+            SELECT FROM silver.rollup_config AS r, rollup_engine.used_columns(r) AS used (names)
+            WHERE r.source_id = s.id AND r.parent_id IS NULL AND c.column_name = ANY (used.names))
+        RETURNING c.column_name, c.current_name
+    ), gone AS (
+        SELECT coalesce(array_agg(u.current_name::text), '{}') AS names FROM unused AS u
+        WHERE NOT EXISTS (
+            SELECT FROM rollup_engine.source_column AS k
+            WHERE k.source_id = p_source_id AND k.current_name = u.current_name AND k.column_name NOT IN (SELECT column_name FROM unused))
+    )
+    UPDATE rollup_engine.source_shape AS n
+    SET columns = n.columns - g.names, attributes = n.attributes - g.names, numbers = n.numbers - g.names
+    FROM gone AS g WHERE n.source_id = p_source_id AND n.columns ?| g.names
+$$;
+COMMENT ON FUNCTION rollup_engine.forget_columns(integer) IS 'Has nobody look at columns of a source any more that no rollup reads: they may go, or change.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.remove_rollup(p_rollup_id integer, p_keep_table boolean) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -57,10 +80,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.forget_source(p_source_id integer) RETU
 AS $$
 BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
-    DELETE FROM rollup_engine.generated_text WHERE name = format('capture_%s', p_source_id);
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.note_%1$s(timestamptz), rollup_engine.log_row_%1$s(timestamptz), rollup_engine.tail_%1$s(), rollup_engine.tail_edges_%1$s()', p_source_id);
+    DELETE FROM rollup_engine.generated_text WHERE name IN (format('capture_%s', p_source_id), format('note_%s', p_source_id), format('log_row_%s', p_source_id));
     DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.log_border WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.quiet_source WHERE source_id = p_source_id;
+    DELETE FROM rollup_engine.tail WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source_partition WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.source WHERE id = p_source_id;
 END

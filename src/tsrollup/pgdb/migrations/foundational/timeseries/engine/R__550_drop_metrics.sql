@@ -98,29 +98,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_children_can_do_without(silver.rollup_config, name[]) IS 'An error that names a rollup which reads one of the columns.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.forget_columns(p_source_id integer) RETURNS void
-    LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- The noted shape forgets them as well: that they are not looked at any more changes no answer.
-    WITH unused AS (
-        DELETE FROM rollup_engine.source_column AS c USING rollup_engine.source AS s
-        WHERE s.id = p_source_id AND c.source_id = s.id AND c.current_name <> s.time_column AND NOT EXISTS (
-            SELECT FROM silver.rollup_config AS r, rollup_engine.used_columns(r) AS used (names)
-            WHERE r.source_id = s.id AND r.parent_id IS NULL AND c.column_name = ANY (used.names))
-        RETURNING c.column_name, c.current_name
-    ), gone AS (
-        SELECT coalesce(array_agg(u.current_name::text), '{}') AS names FROM unused AS u
-        WHERE NOT EXISTS (
-            SELECT FROM rollup_engine.source_column AS k
-            WHERE k.source_id = p_source_id AND k.current_name = u.current_name AND k.column_name NOT IN (SELECT column_name FROM unused))
-    )
-    UPDATE rollup_engine.source_shape AS n
-    SET columns = n.columns - g.names, attributes = n.attributes - g.names, numbers = n.numbers - g.names
-    FROM gone AS g WHERE n.source_id = p_source_id AND n.columns ?| g.names
-$$;
-COMMENT ON FUNCTION rollup_engine.forget_columns(integer) IS 'Has nobody look at columns of a source any more that no rollup reads: they may go, or change.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.drop_columns(p_rollup silver.rollup_config, p_columns name[]) RETURNS regclass
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

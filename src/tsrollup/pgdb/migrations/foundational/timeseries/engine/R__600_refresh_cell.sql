@@ -268,7 +268,7 @@ BEGIN
         SELECT s FROM rollup_engine.stale_range AS s
         WHERE rollup_id = p_rollup_id AND cell = ANY (v_cells) AND tstzrange(from_time, to_time) && p_within
         FOR UPDATE SKIP LOCKED);
-    -- 3. parent and seal
+    -- 3. parent, seal and tail
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM rollup_engine.fail_if_gone(v_rollup);
     v_groups := rollup_engine.claimed_groups(v_rollup, v_claims);
@@ -276,7 +276,7 @@ BEGIN
     FROM unnest(v_claims) AS s WHERE id NOT IN (SELECT id FROM unnest(v_groups));
     v_sealed := v_claimed * tstzmultirange(tstzrange(NULL, coalesce(v_rollup.sealed_before, '-infinity')));
     v_todo := (v_claimed - v_sealed) * rollup_engine.bucket_align(v_rollup, tstzmultirange(p_within))
-        - rollup_engine.failing_ranges(v_rollup);
+        - rollup_engine.failing_ranges(v_rollup) - rollup_engine.bucket_align(v_rollup, rollup_engine.barred(v_rollup.source_id));
     IF v_rollup.parent_id IS NOT NULL AND NOT isempty(v_todo) THEN
         v_todo := v_todo - rollup_engine.parent_stale(v_rollup, v_todo);
         v_batch.outcome := CASE WHEN isempty(v_todo) THEN 'waiting' END;

@@ -31,6 +31,7 @@ DECLARE
     v_tried pg_catalog.timestamptz[];
     v_id integer;
     v_progress boolean := true;
+    v_is_first boolean := true;
     v_undrained rollup_engine.undrained[] := '{}';
     v_windows integer[];
     v_locked integer[] := '{}';  -- left to the next run
@@ -69,6 +70,20 @@ BEGIN
         SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
         PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('synchronous_commit', 'off', true);
         EXIT WHEN rollup_engine.is_upgrading();
+        IF rollup_engine.settle_tails() THEN
+            COMMIT;
+            SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('synchronous_commit', 'off', true);
+        END IF;
+        -- Once a run, and each by itself: writers wait as long.
+        v_id := CASE WHEN v_is_first THEN rollup_engine.change_next_capture(0) END;
+        v_is_first := false;
+        WHILE v_id IS NOT NULL LOOP
+            COMMIT;
+            SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
+            PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('synchronous_commit', 'off', true);
+            v_id := rollup_engine.change_next_capture(v_id);
+        END LOOP;
         -- In turn, a batch each, so that a long first fill starves nobody.
         FOREACH v_id IN ARRAY ARRAY(SELECT o FROM rollup_engine.rollups_to_refresh(p_target, coalesce(p_as_of, clock_timestamp())) AS o WHERE o <> ALL (v_locked)) LOOP
             v_tried := '{}';

@@ -178,6 +178,7 @@ BEGIN
         SELECT s.id, q.id IS NOT NULL
         FROM unnest(v_ids) AS s (id) LEFT JOIN unnest(v_quiet) AS q (id) USING (id)
         WHERE q.id IS NULL OR EXISTS (SELECT FROM rollup_engine.change_log AS l WHERE l.source_id = s.id)
+            OR EXISTS (SELECT FROM rollup_engine.tail AS t WHERE t.source_id = s.id)  -- which moves with the clock
         ORDER BY s.id;
 END
 $$;

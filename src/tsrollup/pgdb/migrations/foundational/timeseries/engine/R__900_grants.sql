@@ -73,7 +73,7 @@ BEGIN
     GRANT EXECUTE ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text) TO "${reader_role}";
 
     GRANT SELECT ON rollup_engine.plan_of_role TO PUBLIC;
-    GRANT SELECT ON rollup_engine.source, rollup_engine.source_column, rollup_engine.upgrade, rollup_engine.detached_partition TO "${operator_role}";
+    GRANT SELECT ON rollup_engine.source, rollup_engine.source_column, rollup_engine.upgrade, rollup_engine.detached_partition, rollup_engine.tail TO "${operator_role}";
     GRANT SELECT (relation, id) ON rollup_engine.retention TO "${operator_role}";
     GRANT SELECT (relation, control, time_unit, is_named) ON rollup_engine.partition_set TO "${operator_role}";
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
@@ -83,7 +83,7 @@ BEGIN
     FOR v_function IN
         SELECT oid FROM pg_proc
         WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole AND NOT prosecdef
-            AND prorettype <> 'trigger'::regtype AND NOT has_function_privilege('${operator_role}', oid, 'EXECUTE')
+            AND prorettype <> 'trigger'::regtype AND proname !~ '^(tail|tail_edges|note)_[0-9]+$' AND NOT has_function_privilege('${operator_role}', oid, 'EXECUTE')
     LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO "${operator_role}"', v_function);
     END LOOP;
@@ -95,7 +95,8 @@ BEGIN
         rollup_engine.source_lock_holder(integer), rollup_engine.outdated_texts(), rollup_engine.worker_states(),
         rollup_engine.drain_step(integer, timestamptz, boolean), rollup_engine.failed_step(integer, rollup_engine.failure),
         rollup_engine.sources_to_drain(text, integer[], boolean), rollup_engine.note_quiet(integer),
-        rollup_engine.relink_source(integer),
+        rollup_engine.relink_source(integer), rollup_engine.settle_tails(),
+        rollup_engine.note_capture(integer, boolean), rollup_engine.captures_to_change(),
         rollup_engine.rollups_to_refresh(text, timestamptz), rollup_engine.refresh_step(integer, tstzrange, timestamptz[]),
         rollup_engine.ranges_left(integer, tstzrange),
         rollup_engine.ranges_undrained(integer, tstzrange),

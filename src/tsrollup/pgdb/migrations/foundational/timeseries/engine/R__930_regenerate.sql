@@ -8,8 +8,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.generated_texts() RETURNS TABLE (name t
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('capture_%s', s.id), rollup_engine.capture_function_sql(s)
-    FROM rollup_engine.source AS s WHERE s.change_tracking = 'trigger'
+    SELECT t.* FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.capture_texts(s) AS t WHERE s.change_tracking = 'trigger'
     UNION ALL
     VALUES ('view_monitor', rollup_engine.monitor_view_sql()), ('trigger_chunk_interval', rollup_engine.chunk_trigger_sql()),
         ('trigger_guard_configuration', rollup_engine.guard_trigger_sql())
@@ -75,6 +74,7 @@ DECLARE
     v_text record;
     v_relation regclass;
 BEGIN
+    PERFORM rollup_engine.write_missing_tails();
     FOR v_text IN SELECT t.* FROM rollup_engine.generated_texts() AS t WHERE t.name IN (SELECT rollup_engine.outdated_texts()) LOOP
         v_relation := rollup_engine.relation_of_text(v_text.name);
         BEGIN
