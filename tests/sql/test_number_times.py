@@ -230,6 +230,58 @@ def test_a_column_has_one_unit(db: psycopg.Connection) -> None:
             )
 
 
+@pytest.mark.parametrize(("unit", "wrong"), [("s", "ms"), ("ms", "s")])
+def test_promise_g_a_wrong_unit_is_mended_by_dropping_the_rollups(
+    db: psycopg.Connection, unit: str, wrong: str
+) -> None:
+    """The partitions that are made, and those that go, follow the next rollup."""
+    scale = UNITS[unit]
+    today = int(dt.datetime.now(dt.UTC).timestamp()) // DAY * DAY
+    db.execute(
+        f"CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t);"
+        f"CREATE TABLE raw.n_old PARTITION OF raw.n"
+        f" FOR VALUES FROM ({(today - 40 * DAY) * scale}) TO ({(today - 3 * DAY) * scale})".encode()
+    )
+    roll_up(db, wrong)
+    db.execute("SELECT silver.partition_source('raw.n', '1 day')")
+    db.execute("SELECT silver.set_retention('raw.n', '30 days')")
+    db.execute(
+        "INSERT INTO raw.n SELECT (%s - i * 3600::bigint) * %s::bigint, 'd', i"
+        " FROM generate_series(0, 200) AS i",
+        [today, scale],
+    )
+    refresh_everything(db)
+    for name in reversed(LEVELS):
+        db.execute("SELECT silver.drop_rollup(%s)", [name])
+    # What the unit is, nobody says: nothing goes.
+    for _ in range(3):
+        told = db.execute("SELECT action, detail FROM silver.maintain_timeseries_tables()")
+        skipped = [detail for action, detail in told if action in ("skipped", "dropped", "sealed")]
+        assert len(skipped) == 1
+        assert "no rollup says in which unit t of raw.n counts" in skipped[0]
+    assert db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall() == [
+        ("no rollup says in which unit t of raw.n counts",)
+    ]
+    # As an earlier release had sealed it.
+    db.execute("UPDATE rollup_engine.retention SET sealed_before = now(), sealed_by = '3'")
+    roll_up(db, unit)
+    for _ in range(10):
+        refresh_everything(db)
+        maintain = "SELECT action, detail FROM silver.maintain_timeseries_tables()"
+        done = db.execute(maintain).fetchall()
+        assert "failed" not in dict(done)
+        if not done:
+            break
+    assert not done
+    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (201,)
+    assert db.execute("SELECT count(*) FROM raw.n_default").fetchone() == (0,)
+    assert_settled(db, *LEVELS)
+    assert db.execute(
+        "SELECT count(*) FROM silver.get_partition_stats('raw.n')"
+        " WHERE NOT isfinite(from_time) OR NOT isfinite(to_time)"
+    ).fetchone() == (0,)
+
+
 def test_the_column_may_be_renamed(db: psycopg.Connection) -> None:
     create(db, "bigint", "us", parts=True)
     roll_up(db, "us")

@@ -355,6 +355,43 @@ def test_a_table_that_is_renamed_is_partitioned_natively_from_then_on(
     assert_settled(db, "silver.renamed_1h")
 
 
+@pytest.mark.parametrize("is_handed_over_again", [False, True])
+def test_the_column_of_the_partitions_may_be_renamed(
+    db: psycopg.Connection, server: PostgresServer, is_handed_over_again: bool
+) -> None:
+    create_source(db)
+    create_rollup(db)
+    db.execute("SELECT silver.partition_source('readings', '1 day')")
+    db.execute("SELECT silver.set_retention('readings', '30 days')")
+    insert(db, NOW - timedelta(days=40), NOW)
+    refresh_everything(db)
+    maintain(db)
+    # Another column of its name is not what the partitions go by.
+    db.execute(
+        'ALTER TABLE raw.readings RENAME ts TO "at %s"; ALTER TABLE raw.readings ADD ts text'
+    )
+    if is_handed_over_again:
+        db.execute("SELECT silver.partition_source('readings', '1 day')")
+    db.execute(
+        """INSERT INTO raw.readings ("at %%s", device, level) VALUES (%s, 1, 2)""",
+        [NOW - timedelta(days=9)],
+    )
+    later = NOW + timedelta(days=4)
+    assert ("raw.readings", "premade") in [row[:2] for row in maintain(db, later)]
+    assert default_rows(db) == 0
+    db.execute('ALTER TABLE raw.readings DROP ts; ALTER TABLE raw.readings RENAME "at %s" TO ts')
+    for _ in range(3):
+        refresh_everything(db)
+        maintain(db, later)
+    assert db.execute("SELECT count(*) FROM raw.readings").fetchone() == (2,)
+    assert db.execute("SELECT sum(row_count) FROM gold.readings_1h").fetchone() == (3,)
+    assert partitions(db, "raw.readings")[-1][1].startswith("FOR VALUES FROM ('2")
+    if server.has("pg_partman"):
+        known = partman_row(db, "raw.readings")
+        assert known
+        assert known["control"] == "ts"
+
+
 def test_maintenance_runs_once_at_a_time(db: psycopg.Connection, connect: Connect) -> None:
     first = connect(autocommit=False)
     maintain(first)

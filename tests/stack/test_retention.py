@@ -451,6 +451,73 @@ def test_tables_that_cannot_lose_partitions_are_refused(db: psycopg.Connection) 
             db.execute("SELECT silver.set_retention(%s, %s)", [table, keep])
 
 
+def test_retention_of_what_became_a_partition_says_that_it_rests(
+    source: psycopg.Connection,
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    assert maintain(source) == [("raw.readings", "sealed")]
+    source.execute(
+        "CREATE TABLE raw.top (LIKE raw.readings) PARTITION BY LIST (device);"
+        "ALTER TABLE raw.top ATTACH PARTITION raw.readings DEFAULT"
+    )
+    told = source.execute(
+        "SELECT target, detail FROM rollup_engine.run_maintenance(NULL, %s)"
+        " WHERE action = 'skipped'",
+        [NOW],
+    ).fetchall()
+    assert [target for target, _ in told] == ["raw.readings"]
+    assert "raw.readings is a partition of raw.top" in told[0][1]
+    warned = source.execute(
+        "SELECT is_valid, problem, hint FROM silver.validate_rollup_config()"
+        " WHERE target = 'raw.readings'"
+    ).fetchall()
+    assert [row[:2] for row in warned] == [(True, "raw.readings is a partition of raw.top")]
+    assert partitions(source) == set(range(1, 13))
+    # What it says to do is done.
+    source.execute(
+        "SELECT silver.set_retention('raw.top', '3 days'),"
+        " silver.set_retention('raw.readings', NULL)"
+    )
+    refresh_everything(source)
+    assert maintain(source) == [("raw.top", "sealed")]
+    maintain(source)
+    assert partitions(source) == set(range(8, 13))
+    assert total(source, "gold.readings_1d") == 240
+
+
+def test_a_partition_that_somebody_locks_is_no_failure(
+    source: psycopg.Connection, connect: Connect
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    maintain(source)
+    other = connect(autocommit=False)
+    other.execute("TRUNCATE raw.readings_11")
+    told = source.execute(
+        "SELECT action, detail FROM rollup_engine.run_maintenance('raw.readings', %s)", [NOW]
+    ).fetchall()
+    assert told == [("skipped", "not removed, for somebody uses it; the next run tries again")]
+    assert source.execute("SELECT count(*) FROM silver.error_log").fetchone() == (0,)
+    other.rollback()
+    assert {action for _, action in maintain(source)} == {"dropped"}
+
+
+def test_what_was_removed_stays_so_when_the_seal_fails(source: psycopg.Connection) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    maintain(source)
+    source.execute(
+        "CREATE OR REPLACE FUNCTION rollup_engine.strays_from(p_relation regclass)"
+        " RETURNS timestamptz LANGUAGE sql AS 'SELECT (1 / 0)::text::timestamptz'"
+    )
+    told = source.execute(
+        "SELECT action FROM rollup_engine.run_maintenance('raw.readings', %s)", [NOW]
+    ).fetchall()
+    assert [action for (action,) in told if action != "analyzed"] == ["dropped"] * 7 + ["failed"]
+    assert partitions(source) == set(range(8, 13))
+
+
 @pytest.fixture
 def by_arrival(db: psycopg.Connection) -> psycopg.Connection:
     """A table in partitions by when rows came, with retention; some are of times to come."""

@@ -117,4 +117,32 @@ COMMENT ON FUNCTION silver.create_rollup_table(text, text, text, interval, text,
 'Creates a rollup of a table, or of another rollup: its table of partial states, its live view gold.<target_table_name>, and the triggers that capture changes. Everything is stale at first; run_rollups fills it. Returns the table. Bucket and dimensions of a row are its key, so a dimension''s value may have up to some 2,700 bytes: a bucket with a longer one is not stored, and computed when it is read. Late rows make their groups stale rather than their buckets where a dimension of the source is its key: key_dimension, an integer, uuid, boolean or text, or else one for which the source has an index of that and the time. The caller owns the source and is a member of the owner role.';
 SELECT rollup_engine.take_place_of('silver.create_rollup_table_0_1_0', 'silver.create_rollup_table');
 
+-- Bounds of numbers may be no times.
+CREATE OR REPLACE FUNCTION silver.get_partition_stats(table_name text)
+RETURNS TABLE (
+    partition_name text, from_time timestamptz, to_time timestamptz, is_sealed boolean, estimated_rows bigint, dead_rows bigint,
+    table_bytes bigint, index_bytes bigint, last_vacuumed_at timestamptz, last_analyzed_at timestamptz
+)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup_id constant integer := rollup_engine.find_rollup_id(table_name);
+    v_relation constant regclass := rollup_engine.find_table(table_name);
+BEGIN
+    RETURN QUERY
+        SELECT m.member::text, CASE WHEN isfinite(m.from_time) THEN m.from_time END, CASE WHEN isfinite(m.to_time) THEN m.to_time END,
+            coalesce(m.to_time <= (
+                SELECT min(coalesce(r.sealed_before, '-infinity')) FROM silver.rollup_config AS r
+                WHERE r.id = v_rollup_id OR v_rollup_id IS NULL AND r.source_table = v_relation), false),
+            CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples::bigint END, s.n_dead_tup,
+            pg_table_size(c.oid), pg_indexes_size(c.oid),
+            greatest(s.last_vacuum, s.last_autovacuum), greatest(s.last_analyze, s.last_autoanalyze)
+        FROM rollup_engine.partition_bounds(v_relation) AS m
+        JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r'
+        LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+        ORDER BY m.from_time, m.member::text;
+END
+$$;
+
 RESET ROLE;

@@ -21,22 +21,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.units_per_second(text) IS 'How many of a unit are a second.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.number_unit(p_relation regclass, p_column name) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT time_unit
-    FROM (
-        SELECT relation, time_column, time_unit FROM rollup_engine.source
-        UNION ALL
-        SELECT relation, control, time_unit FROM rollup_engine.partition_set
-    ) AS known
-    WHERE time_unit IS NOT NULL AND time_column = p_column AND (relation = p_relation
-        OR relation IN (SELECT pg_partition_ancestors(p_relation)) OR p_relation IN (SELECT pg_partition_ancestors(relation)))
-    LIMIT 1
-$$;
-COMMENT ON FUNCTION rollup_engine.number_unit(regclass, name) IS 'The unit of a column of numbers that is a time column of the table, or of one above or below it; NULL for none.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.number_time(p_number numeric, p_unit text, p_up boolean DEFAULT false) RETURNS timestamptz
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -34,6 +34,43 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.resolve_source(text, text) IS 'The table to roll up (a rollup by any of its names), or an error that says why it cannot be.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.partition_column(p_relation regclass) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.attname
+    FROM pg_partitioned_table AS p
+    JOIN pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+    WHERE p.partrelid = p_relation AND p.partstrat = 'r' AND p.partnatts = 1
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_column(regclass) IS 'The range partition key, when it is one column.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.rollup_unit(p_relation regclass, p_column name) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT time_unit
+    FROM rollup_engine.source
+    WHERE time_unit IS NOT NULL AND time_column = p_column AND (relation = p_relation
+        OR relation IN (SELECT pg_partition_ancestors(p_relation)) OR p_relation IN (SELECT pg_partition_ancestors(relation)))
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.rollup_unit(regclass, name) IS 'The unit in which rollups of the table, or of one above or below it, read a column of numbers; NULL for none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.number_unit(p_relation regclass, p_column name) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(rollup_engine.rollup_unit(p_relation, p_column), (
+        SELECT time_unit
+        FROM rollup_engine.partition_set
+        WHERE time_unit IS NOT NULL AND rollup_engine.partition_column(relation) = p_column AND (relation = p_relation
+            OR relation IN (SELECT pg_partition_ancestors(p_relation)) OR p_relation IN (SELECT pg_partition_ancestors(relation)))
+        LIMIT 1))
+$$;
+COMMENT ON FUNCTION rollup_engine.number_unit(regclass, name) IS
+'The unit of a column of numbers that is a time: as rollups read it, or, when they are gone, as maintenance goes on making partitions; NULL for none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.time_columns(p_relation regclass) RETURNS name[]
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -47,17 +84,6 @@ AS $$
         ORDER BY a.attnum)
 $$;
 COMMENT ON FUNCTION rollup_engine.time_columns(regclass) IS 'Columns that can be the time column.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.partition_column(p_relation regclass) RETURNS name
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT a.attname
-    FROM pg_partitioned_table AS p
-    JOIN pg_attribute AS a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
-    WHERE p.partrelid = p_relation AND p.partstrat = 'r' AND p.partnatts = 1
-$$;
-COMMENT ON FUNCTION rollup_engine.partition_column(regclass) IS 'The range partition key, when it is one column.';
 
 DROP FUNCTION IF EXISTS rollup_engine.resolve_time_column(regclass, text);
 CREATE OR REPLACE FUNCTION rollup_engine.resolve_time_column(p_relation regclass, p_column text, p_unit text) RETURNS name
@@ -90,8 +116,8 @@ BEGIN
             coalesce('name one: time_column => ' || (SELECT string_agg(quote_literal(c), ' or ') FROM unnest(v_candidates) AS c),
                 format('a rollup needs a %s column', v_kinds) || CASE WHEN p_unit IS NULL THEN ', or one of numbers and a time_unit' ELSE '' END));
     END IF;
-    IF rollup_engine.number_unit(p_relation, v_column) <> p_unit THEN
-        PERFORM rollup_engine.fail('TR001', format('time_unit %L: other rollups read %I of %s as %s', p_unit, v_column, p_relation, rollup_engine.number_unit(p_relation, v_column)),
+    IF rollup_engine.rollup_unit(p_relation, v_column) <> p_unit THEN
+        PERFORM rollup_engine.fail('TR001', format('time_unit %L: other rollups read %I of %s as %s', p_unit, v_column, p_relation, rollup_engine.rollup_unit(p_relation, v_column)),
             'a column has one unit; drop the others first if that was wrong');
     END IF;
     RETURN v_column;

@@ -169,7 +169,7 @@ BEGIN
             premake, automatic_maintenance, infinite_time_partitions, jobmon, ignore_default_data)
         VALUES ($1, $2, $3, $4, 'YYYYMMDD_HH24MISS', 2, 'off', true, false, true)
         ON CONFLICT (parent_table) DO UPDATE
-        SET automatic_maintenance = 'off', infinite_time_partitions = true, ignore_default_data = true, retention = NULL
+        SET control = excluded.control, automatic_maintenance = 'off', infinite_time_partitions = true, ignore_default_data = true, retention = NULL
         $sql$, rollup_engine.partman_schema())
     USING v_key, p_control,
         (SELECT CASE WHEN extversion LIKE '4.%' THEN 'native' ELSE 'range' END FROM pg_extension WHERE extname = 'pg_partman'),
@@ -189,10 +189,47 @@ AS $$
         -- It has units of its own for numbers.
         CASE WHEN u.unit IS NULL AND rollup_engine.can_register(p_relation) THEN rollup_engine.register_with_partman(p_relation, p_control, p_chunk) END
     FROM rollup_engine.number_unit(p_relation, p_control) AS u (unit)
-    ON CONFLICT (relation) DO UPDATE SET partman_parent = excluded.partman_parent
+    ON CONFLICT (relation) DO UPDATE SET control = excluded.control, partman_parent = excluded.partman_parent
     RETURNING s.*
 $$;
 COMMENT ON FUNCTION rollup_engine.register_partition_set(regclass, name, interval, boolean) IS 'Has maintenance make a table''s partitions, through pg_partman where it can.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.followed_set(p_relation regclass) RETURNS rollup_engine.partition_set
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_column constant name := rollup_engine.partition_column(p_relation);
+    v_set rollup_engine.partition_set;
+BEGIN
+    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_relation;
+    IF v_set.is_source AND v_set.control <> v_column THEN
+        UPDATE rollup_engine.partition_set SET control = v_column WHERE relation = p_relation RETURNING * INTO v_set;
+        IF rollup_engine.is_partmans(v_set) THEN
+            EXECUTE format('UPDATE %s.part_config SET control = $1 WHERE parent_table = $2', rollup_engine.partman_schema())
+            USING v_column, v_set.partman_parent;
+        END IF;
+    END IF;
+    RETURN v_set;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.followed_set(regclass) IS 'How the partitions of a table are made, by its column as it is called now.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.use_unit(p_relation regclass, p_column name, p_unit text) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What had been sealed by another unit was of another time.
+    WITH other AS (
+        UPDATE rollup_engine.partition_set AS s SET time_unit = p_unit
+        WHERE s.time_unit <> p_unit AND rollup_engine.partition_column(s.relation) = p_column
+            AND (rollup_engine.lies_in(s.relation, p_relation) OR rollup_engine.lies_in(p_relation, s.relation))
+        RETURNING s.relation
+    )
+    UPDATE rollup_engine.retention AS t SET sealed_before = '-infinity', sealed_by = NULL
+    FROM other AS o WHERE rollup_engine.lies_in(o.relation, t.relation) OR rollup_engine.lies_in(t.relation, o.relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.use_unit(regclass, name, text) IS 'Has the partitions of a table go by the unit that its first rollup says, where those of before had said another.';
 
 -- Making partitions ahead -----------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ BEGIN
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid WHERE c.oid = p_relation AND a.attname = p_time_column
     ON CONFLICT (relation, time_column, change_tracking) DO UPDATE SET grain = least(s.grain, excluded.grain)
     RETURNING * INTO v_source;
+    PERFORM rollup_engine.use_unit(p_relation, p_time_column, p_time_unit);
     -- Drains wait outside: the log must not move on before they know of the new rollup.
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_source.id));
     IF p_change_tracking = 'trigger' THEN

@@ -77,11 +77,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.strays_from(p_relation regclass) RETURN
     SET row_security = off
 AS $$
 DECLARE
-    v_set rollup_engine.partition_set;
+    v_set constant rollup_engine.partition_set := rollup_engine.followed_set(p_relation);
     v_from timestamptz;
 BEGIN
-    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_relation AND is_source;
-    IF rollup_engine.stray_rows(v_set) IS NOT NULL AND rollup_engine.move_obstacle(p_relation) IS NULL THEN
+    IF v_set.is_source AND rollup_engine.stray_rows(v_set) IS NOT NULL AND rollup_engine.move_obstacle(p_relation) IS NULL THEN
         EXECUTE format('SELECT min(%s) FROM %s', rollup_engine.control_time(v_set), rollup_engine.stray_rows(v_set)) INTO v_from;
     END IF;
     RETURN coalesce(v_from, 'infinity');

@@ -60,6 +60,29 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.other_time_problem(regclass) IS 'Rollups of a table by another time than that of its partitions, which retention must not drop.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.retention_problem(p_relation regclass, OUT problem text, OUT hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH key AS MATERIALIZED (SELECT rollup_engine.time_partition_column(p_relation) AS name)
+    SELECT format('%s is not partitioned by ranges of a time column', p_relation),
+        'retention drops partitions: create the table with PARTITION BY RANGE (the time column); numbers are times as long as a rollup of the table says so: time_unit'
+    FROM key WHERE name IS NULL
+    UNION ALL
+    SELECT format('no rollup says in which unit %I of %s counts', a.attname, p_relation),
+        format('create one with that time_unit; or keep everything: SELECT silver.set_retention(%L, NULL)', p_relation)
+    FROM key JOIN pg_attribute AS a ON a.attrelid = p_relation AND a.attname = key.name
+    WHERE rollup_engine.is_number_type(rollup_engine.base_type(a.atttypid)) AND rollup_engine.rollup_unit(p_relation, key.name) IS NULL
+    UNION ALL
+    SELECT format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
+        format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...), and SELECT silver.set_retention(%L, NULL) for the partition', pg_partition_root(p_relation), p_relation)
+    FROM pg_class WHERE oid = p_relation AND relispartition
+    UNION ALL
+    SELECT o.problem, o.hint FROM rollup_engine.other_time_problem(p_relation) AS o WHERE o.problem IS NOT NULL
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.retention_problem(regclass) IS 'Why nothing of a table can be dropped by its age; NULL when it can.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.tracked_sources(p_relation regclass) RETURNS SETOF rollup_engine.source
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -216,7 +239,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.wait_for_writers(p_retention.relation, greatest(v_border, v_straddling));
     END IF;
-    obstacle := coalesce((rollup_engine.other_time_problem(p_retention.relation)).problem, rollup_engine.seal_obstacle(p_retention.relation));
+    obstacle := coalesce((rollup_engine.retention_problem(p_retention.relation)).problem, rollup_engine.seal_obstacle(p_retention.relation));
     IF obstacle IS NULL
         AND rollup_engine.absorbs(p_retention.relation, v_border, rollup_engine.unabsorbed_from(p_retention.relation), p_now)
     THEN

@@ -48,7 +48,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_o
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT rollup_engine.partition_path(p_old.member) = p_old.path
-        AND (rollup_engine.other_time_problem(p_relation)).problem IS NULL
+        AND (rollup_engine.retention_problem(p_relation)).problem IS NULL
         AND NOT EXISTS (
             SELECT FROM rollup_engine.readers(p_relation) AS r WHERE (r.sealed_before >= p_old.to_time) IS NOT TRUE)
         AND NOT EXISTS (
@@ -231,7 +231,6 @@ AS $$
 DECLARE
     -- Sealed by an earlier run, and past the keep of now: it may have been made longer since.
     v_border timestamptz := least(p_retention.sealed_before, p_now - p_retention.keep);
-    v_other record;
     v_deleted bigint;
 BEGIN
     PERFORM rollup_engine.check_isolation();
@@ -241,13 +240,6 @@ BEGIN
     ELSIF NOT rollup_engine.is_seen_by_all(p_retention.sealed_by) THEN
         action := 'skipped';
         detail := format('what was sealed before %s goes when no snapshot is older than the seal: of a long transaction, a dump, a standby or a replication slot', p_retention.sealed_before);
-        RETURN NEXT;
-        RETURN;
-    END IF;
-    SELECT * INTO v_other FROM rollup_engine.other_time_problem(p_retention.relation);
-    IF v_other.problem IS NOT NULL THEN
-        action := 'skipped';
-        detail := concat_ws('; ', v_other.problem, v_other.hint);
         RETURN NEXT;
         RETURN;
     END IF;

@@ -9,23 +9,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.check_retention(p_relation regclass, p_
 AS $$
 DECLARE
     v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
-    v_column constant name := rollup_engine.time_partition_column(p_relation);
-    v_other record;
+    v_found record;
 BEGIN
-    SELECT * INTO v_other FROM rollup_engine.other_time_problem(p_relation);
-    IF v_column IS NULL THEN
-        PERFORM rollup_engine.fail('TR004', format('%s is not partitioned by ranges of a time column', p_relation),
-            'retention drops partitions: create the table with PARTITION BY RANGE (the time column)');
+    SELECT * INTO v_found FROM rollup_engine.retention_problem(p_relation);
+    IF v_found.problem IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', v_found.problem, v_found.hint);
     ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
-    ELSIF (SELECT relispartition FROM pg_class WHERE oid = p_relation) THEN
-        PERFORM rollup_engine.fail('TR004', format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
-            format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...)', pg_partition_root(p_relation)));
     ELSIF p_archive AND rollup_engine.distribution_column(p_relation) IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', format('%s is distributed by Citus: what is old is dropped there, and not archived', p_relation),
             format('SELECT silver.set_retention(%L, ...) without archive', p_relation));
-    ELSIF v_other.problem IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR004', v_other.problem, v_other.hint);
     END IF;
 END
 $$;

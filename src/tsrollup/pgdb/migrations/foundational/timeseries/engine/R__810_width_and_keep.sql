@@ -58,6 +58,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.keep_warnings(p_relation regclass) RETU
     SET lock_timeout = '100ms'
 AS $$
 BEGIN
+    RETURN QUERY SELECT r.problem, r.hint FROM rollup_engine.retention_problem(p_relation) AS r WHERE r.problem IS NOT NULL AND rollup_engine.keep_of(p_relation) IS NOT NULL;
+    IF FOUND THEN
+        RETURN;  -- nothing goes
+    END IF;
     RETURN QUERY
     WITH partition AS (
         SELECT m.member, m.from_time, m.to_time, k.keep
@@ -91,11 +95,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.fit_partitions_to_keep(p_relation regcl
     SET intervalstyle = 'postgres'
 AS $$
 DECLARE
-    v_set rollup_engine.partition_set;
+    v_set constant rollup_engine.partition_set := rollup_engine.followed_set(p_relation);
     v_width interval;
     v_warning record;
 BEGIN
-    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = p_relation;
     v_width := rollup_engine.fit_to_keep(v_set, v_set.chunk_interval);
     IF v_width <> v_set.chunk_interval THEN
         PERFORM rollup_engine.set_chunk_interval(v_set, v_width);

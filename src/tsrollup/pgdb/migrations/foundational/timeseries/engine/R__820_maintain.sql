@@ -18,7 +18,7 @@ BEGIN
     FOREACH v_step IN ARRAY p_steps LOOP
         BEGIN
             PERFORM rollup_engine.wait_no_longer();
-            SELECT * INTO p_set FROM rollup_engine.partition_set WHERE relation = p_set.relation;
+            p_set := rollup_engine.followed_set(p_set.relation);
             v_done := rollup_engine.maintenance_step(p_set, v_step, p_now);
             IF v_done IS NOT NULL THEN
                 RETURN NEXT ROW(v_target, v_step, v_done)::rollup_engine.maintenance_action;
@@ -43,34 +43,48 @@ CREATE OR REPLACE FUNCTION rollup_engine.apply_retention(p_retention rollup_engi
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
+    SET lock_timeout = '300ms'
 AS $$
 DECLARE
     v_target constant text := p_retention.relation::text;
     v_retention rollup_engine.retention;
-    v_removed record;
+    v_step text;
+    v_problem record;
     v_seal record;
     v_failure rollup_engine.failure;
 BEGIN
     -- As it is now, and stays until the end: whoever sets it anew waits, or has this wait for the next run.
     SELECT * INTO v_retention FROM rollup_engine.retention WHERE relation = p_retention.relation FOR NO KEY UPDATE SKIP LOCKED;
-    IF NOT FOUND THEN
-        RETURN;
-    END IF;
-    FOR v_removed IN SELECT * FROM rollup_engine.remove_due(v_retention, p_now) LOOP
-        RETURN NEXT ROW(v_target, v_removed.action, v_removed.detail)::rollup_engine.maintenance_action;
+    -- What is removed stays so when the seal fails.
+    FOREACH v_step IN ARRAY CASE WHEN v_retention.keep IS NULL THEN '{}' ELSE '{removed,sealed}' END::text[] LOOP
+        BEGIN
+            IF v_step = 'removed' THEN
+                SELECT * INTO v_problem FROM rollup_engine.retention_problem(v_retention.relation);
+                IF v_problem.problem IS NOT NULL THEN
+                    RETURN NEXT ROW(v_target, 'skipped', format('nothing is sealed or removed: %s; %s', v_problem.problem, v_problem.hint))::rollup_engine.maintenance_action;
+                    RETURN;
+                END IF;
+                RETURN QUERY SELECT v_target, r.action, r.detail FROM rollup_engine.remove_due(v_retention, p_now) AS r;
+            ELSE
+                SELECT * INTO v_seal FROM rollup_engine.seal(v_retention, p_now);
+                IF v_seal.border IS NOT NULL THEN
+                    RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_seal.border))::rollup_engine.maintenance_action;
+                ELSIF v_seal.obstacle IS NOT NULL THEN
+                    RETURN NEXT ROW(v_target, 'skipped', format('nothing is sealed: %s', v_seal.obstacle))::rollup_engine.maintenance_action;
+                END IF;
+            END IF;
+        EXCEPTION
+            WHEN lock_not_available THEN
+                RETURN NEXT ROW(v_target, 'skipped', format('not %s, for somebody uses it; the next run tries again', v_step))::rollup_engine.maintenance_action;
+                RETURN;
+            WHEN OTHERS THEN
+                GET STACKED DIAGNOSTICS
+                    v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+                    v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+                PERFORM rollup_engine.record_maintenance_failure(v_target, v_failure);
+                RETURN NEXT ROW(v_target, 'failed', format('retention: %s', SQLERRM))::rollup_engine.maintenance_action;
+        END;
     END LOOP;
-    SELECT * INTO v_seal FROM rollup_engine.seal(v_retention, p_now);
-    IF v_seal.border IS NOT NULL THEN
-        RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_seal.border))::rollup_engine.maintenance_action;
-    ELSIF v_seal.obstacle IS NOT NULL THEN
-        RETURN NEXT ROW(v_target, 'skipped', format('nothing is sealed: %s', v_seal.obstacle))::rollup_engine.maintenance_action;
-    END IF;
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS
-        v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
-        v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
-    PERFORM rollup_engine.record_maintenance_failure(v_target, v_failure);
-    RETURN NEXT ROW(v_target, 'failed', format('retention: %s', SQLERRM))::rollup_engine.maintenance_action;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.apply_retention(rollup_engine.retention, timestamptz) IS 'Removes what an earlier run sealed, then seals what is due.';
