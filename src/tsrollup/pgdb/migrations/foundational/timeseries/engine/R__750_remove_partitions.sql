@@ -278,7 +278,7 @@ BEGIN
             AND rollup_engine.foreign_owner(t.relation) IS NULL AND isfinite(t.sealed_before) AND rollup_engine.is_seen_by_all(t.sealed_by)
     LOOP
         SELECT * INTO v_retention FROM rollup_engine.retention WHERE relation = v_retention.relation FOR NO KEY UPDATE SKIP LOCKED;
-        CONTINUE WHEN NOT FOUND;
+        CONTINUE WHEN v_retention.keep IS NULL;  -- or somebody else has it
         RETURN QUERY
             SELECT v_retention.relation::text, r.action, r.detail
             FROM rollup_engine.remove_partitions(v_retention, least(v_retention.sealed_before, p_now - v_retention.keep)) AS r;
