@@ -284,6 +284,25 @@ def test_a_type_that_has_become_another_reads_nothing(
         db.execute(f"DROP OWNED BY {stranger} CASCADE; DROP ROLE {stranger}".encode())
 
 
+def test_the_first_value_begins_with_a_byte_order_mark(
+    db: psycopg.Connection, server: PostgresServer, database: str, tmp_path: Path
+) -> None:
+    if server.name != "embedded":
+        pytest.skip("files are the same")
+    db.execute(
+        "CREATE TABLE raw.t (name text, ts timestamptz) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES FROM (MINVALUE) TO ('2026-03-02Z')"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
+    first = "\ufeffx"
+    db.execute("INSERT INTO raw.t VALUES (%s, '2026-03-01Z')", [first])
+    (aside,) = move_aside(db, "raw.t")
+    (moved,) = archive_all(server.url(database), tmp_path)
+    assert moved.status == "archived", moved.reason
+    restore_all(server.url(database), "raw.t")
+    assert db.execute(f"SELECT name FROM {aside}".encode()).fetchall() == [(first,)]
+
+
 @pytest.mark.parametrize("rows", [0, 1, 3])
 def test_a_table_of_one_column(
     db: psycopg.Connection, server: PostgresServer, database: str, tmp_path: Path, rows: int

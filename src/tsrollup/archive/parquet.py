@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from decimal import Context, Decimal
+from itertools import chain
 from typing import IO, Any, cast
 
 from tsrollup.archive.columns import FLOATS, TEXTS, Column
@@ -226,7 +227,8 @@ def _parsed(blocks: Iterable[Any], columns: list[Column], figures: list[Any]) ->
     pyarrow = require_pyarrow()
     from pyarrow import csv
 
-    stream = _Stream(blocks)
+    # Arrow takes one such mark at the start for the file's: the first value may begin with another.
+    stream = _Stream(chain([b"\xef\xbb\xbf"], blocks))
     if figures[0] == 0:  # which is no CSV to Arrow
         stream.readall()
         return

@@ -135,13 +135,17 @@ BEGIN
         WHERE c.source_id = p_source.id AND n.columns -> c.current_name <> s.columns -> c.current_name
             AND rollup_engine.type_parts(a.atttypid) IS NOT NULL);
     PERFORM rollup_engine.note_shape(p_source.id, v_shapes);
-    PERFORM rollup_engine.use_key(p_source.id, (
-        SELECT current_name FROM rollup_engine.source_column AS c
-        WHERE c.source_id = p_source.id AND c.column_name = v_key AND rollup_engine.can_be_key(v_source.relation, c.current_name)
-            -- Keys on record are of the kind that the tables have.
-            AND rollup_engine.key_type(v_source.relation, c.current_name) = ALL (
-                SELECT rollup_engine.key_type(r.target_table, r.key_dimension) FROM silver.rollup_config AS r
-                WHERE r.source_id = p_source.id AND r.parent_id IS NULL AND r.key_dimension IS NOT NULL)));
+    PERFORM rollup_engine.use_key(p_source.id, CASE
+        -- No rollup has it just now: the next one finds it by its name.
+        WHEN v_key IS NULL AND rollup_engine.can_be_key(v_source.relation, p_source.key_column) THEN p_source.key_column
+        ELSE (
+            SELECT current_name FROM rollup_engine.source_column AS c
+            WHERE c.source_id = p_source.id AND c.column_name = v_key AND rollup_engine.can_be_key(v_source.relation, c.current_name)
+                -- Keys on record are of the kind that the tables have.
+                AND rollup_engine.key_type(v_source.relation, c.current_name) = ALL (
+                    SELECT rollup_engine.key_type(r.target_table, r.key_dimension) FROM silver.rollup_config AS r
+                    WHERE r.source_id = p_source.id AND r.parent_id IS NULL AND r.key_dimension IS NOT NULL))
+    END);
     -- A type may be called otherwise.
     UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
     FROM silver.rollup_config AS r, rollup_engine.relation_types(r.target_table) AS t
