@@ -218,7 +218,7 @@ class Database:
         """
         given = {
             **options,
-            "dimensions": None if dimensions is None else list(dimensions),
+            "dimensions": None if dimensions is None else rollups.listed("dimensions", dimensions),
             "metrics": metrics,
         }
 
@@ -302,10 +302,10 @@ def connect(url: str | None = None, **libpq: Any) -> Database:
 
 @contextmanager
 def _told() -> Iterator[None]:
-    """What the server reports, as TsrollupError."""
+    """What the server and the operating system report, as TsrollupError."""
     try:
         yield
-    except psycopg.Error as error:
+    except (psycopg.Error, OSError, UnicodeError) as error:
         raise describe(error) from error
 
 

@@ -38,6 +38,13 @@ def query(
     """Buckets from `start` up to before `end`, oldest first, of the groups that `where` names: a
     value, several in a list, or None for the group without one. With `gapfill`, those without rows
     too, and values that are missing filled as it says."""
+    if not isinstance(gapfill, Mapping | bool):
+        raise ArgumentError(
+            f"gapfill is {gapfill!r}, and neither True nor a mapping", 'gapfill={"column": "locf"}'
+        )
+    if not isinstance(where, Mapping | None):
+        raise ArgumentError(f"where is {where!r}, and no mapping", 'where={"dimension": "value"}')
+    chosen = rollups.listed("columns", columns) if columns else []
     definition = rollups.definition(connection, target)
     conditions: list[sql.Composable] = [sql.SQL("true")]
     source: sql.Composable = sql.SQL(definition["live_view"])
@@ -51,7 +58,7 @@ def query(
         conditions += [_is_one_of(name, value) for name, value in (where or {}).items()]
     order = ["bucket", *definition["dimensions"]]
     return sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}{}").format(
-        sql.SQL(", ").join(map(sql.Identifier, columns)) if columns else sql.SQL("*"),
+        sql.SQL(", ").join(map(sql.Identifier, chosen)) if chosen else sql.SQL("*"),
         source,
         sql.SQL(" AND ").join(conditions),
         sql.SQL(", ").join(map(sql.Identifier, order)),

@@ -1,6 +1,6 @@
 """What the rollup commands do: one call of the SQL API each, batch by batch where it is long."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -76,7 +76,39 @@ def call(connection: Connection, function: str, **arguments: Any) -> list[Row]:
         name: Jsonb(value) if isinstance(value, Mapping) else value
         for name, value in arguments.items()
     }
-    return _rows(connection, query, given)
+    try:
+        return _rows(connection, query, given)
+    except psycopg.errors.UndefinedFunction:
+        _refuse_unknown(connection, function, arguments)
+        raise
+
+
+def _refuse_unknown(connection: Connection, function: str, arguments: Mapping[str, Any]) -> None:
+    known = {
+        name
+        for row in _rows(
+            connection,
+            "SELECT proargnames[:pronargs] AS names FROM pg_proc"
+            " WHERE pronamespace = to_regnamespace('silver') AND proname = %s",
+            [function],
+        )
+        for name in row["names"] or []
+    }
+    unknown = sorted(arguments.keys() - known)
+    if known and unknown:
+        raise ArgumentError(
+            f"silver.{function} has no argument {', '.join(unknown)}",
+            f"it has {', '.join(sorted(known))}",
+        )
+
+
+def listed(argument: str, names: Sequence[str]) -> list[str]:
+    """Names that were given; a text alone would be a list of its letters."""
+    if isinstance(names, str):
+        raise ArgumentError(
+            f"{argument} is a text, and not a list of names", f'{argument}=["{names}"]'
+        )
+    return list(names)
 
 
 def create(

@@ -179,7 +179,7 @@ def test_all_that_can_be_done_with_a_rollup(db: tsrollup.Database, hourly: tsrol
         hourly.status()
 
 
-def test_each_code_has_its_class(db: tsrollup.Database, hourly: tsrollup.Rollup) -> None:
+def test_each_failure_has_its_class(db: tsrollup.Database, hourly: tsrollup.Rollup) -> None:
     with pytest.raises(tsrollup.NotFoundError) as missing:
         db.rollup("hurly")
     assert missing.value.code == "TR002"
@@ -195,6 +195,19 @@ def test_each_code_has_its_class(db: tsrollup.Database, hourly: tsrollup.Rollup)
     with pytest.raises(tsrollup.TsrollupError) as other:
         hourly.read("yesteryear")
     assert other.value.code == "22007"
+    with pytest.raises(tsrollup.ArgumentError, match="has no argument nosuch") as unknown:
+        hourly.alter(nosuch=1)
+    assert "settle_delay" in (unknown.value.hint or "")
+    with pytest.raises(tsrollup.ArgumentError, match="gapfill"):
+        hourly.read(START, END, gapfill="locf")  # type: ignore[arg-type]
+    with pytest.raises(tsrollup.ArgumentError, match="columns"):
+        hourly.read(columns="temp_avg")
+    with pytest.raises(tsrollup.ArgumentError, match="where"):
+        hourly.read(where="d1")  # type: ignore[arg-type]
+    with pytest.raises(tsrollup.ArgumentError, match="dimensions"):
+        db.create_rollup("r", "other", "1 hour", dimensions="Device")
+    with pytest.raises(tsrollup.TsrollupError, match="not UTF-8"):
+        hourly.read("\ud800")
     with pytest.raises(tsrollup.TsrollupError, match="cannot connect"):
         tsrollup.connect("postgresql://me@127.0.0.1:1/there")
 
