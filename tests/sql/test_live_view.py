@@ -7,7 +7,12 @@ import psycopg
 import pytest
 
 from raw_tables import LEVELS, create_hierarchy
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 
 
 def test_promise_b_statistics_that_change_during_a_query(
@@ -61,6 +66,45 @@ def test_a_read_of_one_bucket_computes_no_other_at_any_depth(db: psycopg.Connect
     assert db.execute(february).fetchall() == [(24 * 28,)]
     with pytest.raises(psycopg.errors.NumericValueOutOfRange):
         db.execute("SELECT * FROM gold.small_1mon")
+
+
+def test_what_is_nowhere_stored_is_read_from_raw_rows(db: psycopg.Connection[Any]) -> None:
+    """What is stored at a level in between is read there, and what raw rows may lack as well."""
+    db.execute("CREATE TABLE raw.small (ts timestamptz, value double precision)")
+    db.execute(
+        "INSERT INTO raw.small SELECT timestamptz '2026-01-01 00:00+00' + n * interval '10 minutes'"
+        ", n FROM generate_series(0, 6 * 48 - 1) AS n"
+    )
+    source = "raw.small"
+    widths = {"small_1h": "1 hour", "small_6h": "6 hours", "small_1d": "1 day"}
+    for name, width in widths.items():
+        db.execute("SELECT silver.create_rollup_table(%s, 'silver', %s, %s)", [source, name, width])
+        source = name
+    refresh_everything(db)
+    db.execute("SELECT silver.mark_stale('raw.small', '2026-01-01 00:00Z', '2026-01-03 00:00Z')")
+    db.execute("SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source")
+    db.execute("ALTER TABLE raw.small DISABLE TRIGGER USER")
+    db.execute("INSERT INTO raw.small VALUES ('2026-01-02 00:05Z', 0)")
+    # Whoever goes through the first level says so.
+    db.execute("""
+        CREATE OR REPLACE FUNCTION rollup_engine.live_1(p_from timestamptz, p_to timestamptz)
+            RETURNS SETOF silver.small_1h LANGUAGE plpgsql STABLE AS
+            $$ BEGIN RAISE no_data_found; END $$
+    """)
+    read = "SELECT row_count FROM gold.small_1d WHERE bucket = '2026-01-02 00:00+00'"
+    with db.transaction(force_rollback=True):
+        assert db.execute(read).fetchall() == [(145,)]
+        force_configuration(db, "sealed_before = '2026-01-02 06:00+00' WHERE depth = 0")
+        with pytest.raises(psycopg.errors.NoDataFound):
+            db.execute(read)
+    for stored in ("silver.small_1h", "silver.small_6h"):
+        with db.transaction(force_rollback=True):
+            db.execute(
+                "DELETE FROM rollup_engine.stale_range USING silver.rollup_config AS r"
+                " WHERE rollup_id = r.id AND r.target_name = %s",
+                [stored],
+            )
+            assert db.execute(read).fetchall() == [(144,)]
 
 
 def test_promise_b_scattered_changes_at_every_depth(db: psycopg.Connection) -> None:

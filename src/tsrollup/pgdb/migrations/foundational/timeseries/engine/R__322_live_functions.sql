@@ -39,6 +39,23 @@ $$;
 COMMENT ON FUNCTION rollup_engine.raw_of_group(silver.rollup_config, integer[], timestamptz, timestamptz) IS
 'The raw table where a group in a range is to be read from it rather than from the parent: it is there in all that the rollup reads, and costs less than to go down through the levels; else NULL.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.raw_of_range(p_source_id integer, p_above integer[], p_from timestamptz, p_to timestamptz) RETURNS regclass
+    LANGUAGE plpgsql STABLE PARALLEL SAFE
+    SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = 'force_generic_plan'
+AS $$
+BEGIN
+    -- Nothing sealed is stale.
+    RETURN (
+        SELECT c.oid FROM rollup_engine.source AS s JOIN pg_class AS c ON c.oid = s.relation
+        WHERE s.id = p_source_id AND NOT EXISTS (
+            SELECT FROM unnest(p_above) AS a (id)
+            WHERE NOT tstzrange(p_from, p_to) <@ rollup_engine.stale_set(id, NULL, tstzrange(p_from, p_to), rollup_engine.keys_of_wholes(id))));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.raw_of_range(integer, integer[], timestamptz, timestamptz) IS
+'The raw table where a range in which all of a parent is stale is to be read from it: nothing is stored in what that reads, at any level; else NULL.';
+
 -- What is generated for a rollup ------------------------------------------------------------------
 
 DROP FUNCTION IF EXISTS rollup_engine.live_select_list(integer);
@@ -131,7 +148,8 @@ AS $$
     RETURN QUERY EXECUTE {of_source} USING v_from, v_to, v_stale, p_key;$sql$, jsonb_build_object(
         'line', quote_literal((ARRAY[p_rollup.id] || ARRAY(SELECT rollup_engine.with_ancestors(p_rollup.parent_id)))::text),
         'parent', p_rollup.parent_id,
-        'of_raw', rollup_engine.live_query_sql(p_rollup, true, 'v_raw', quote_literal('%s'), rollup_engine.group_condition(rollup_engine.as_of_raw(p_rollup))),
+        'of_raw', CASE WHEN rollup_engine.reads_plain_columns(p_rollup)
+            THEN rollup_engine.live_query_sql(p_rollup, true, 'v_raw', quote_literal('%s'), rollup_engine.group_condition(rollup_engine.as_of_raw(p_rollup))) END,
         'of_source', rollup_engine.live_query_sql(p_rollup, false, 'v_rollup.source_table', quote_literal(coalesce(
             (SELECT rollup_engine.live_source_sql(p, 'group', k.condition) FROM silver.rollup_config AS p WHERE p.id = p_rollup.parent_id), '%s')), k.condition)))
     FROM rollup_engine.group_condition(p_rollup) AS k (condition)
@@ -146,16 +164,26 @@ AS $$
     PERFORM rollup_engine.hear_invalidations();  -- the plan that is made next knows every partition that has a generation
     v_stale := rollup_engine.stale_set({parent}, 9223372036854775806, tstzrange(v_from, v_to));$sql$ END || CASE WHEN p.has_groups THEN $sql$
     v_wholes := CASE WHEN NOT isempty(v_stale) AND rollup_engine.keys_of_wholes({parent}) IS NOT NULL
-        THEN rollup_engine.stale_set({parent}, 9223372036854775806, tstzrange(v_from, v_to), '{}') ELSE v_stale END;$sql$ ELSE '' END || $sql$
+        THEN rollup_engine.stale_set({parent}, 9223372036854775806, tstzrange(v_from, v_to), '{}') ELSE v_stale END;$sql$ ELSE '' END
+        || CASE WHEN p_rollup.parent_id IS NOT NULL AND rollup_engine.reads_plain_columns(p_rollup) THEN $sql$
+    IF v_from < v_to AND tstzrange(v_from, v_to) <@ coalesce(v_wholes, v_stale) THEN
+        v_raw := rollup_engine.raw_of_range(v_rollup.source_id, {above}, v_from, v_to);
+        IF v_raw IS NOT NULL THEN
+            RETURN QUERY EXECUTE {of_raw} USING v_from, v_to;
+            RETURN;
+        END IF;
+    END IF;$sql$ ELSE '' END || $sql$
     RETURN QUERY EXECUTE {query} USING v_from, v_to, v_stale, v_wholes;$sql$, jsonb_build_object(
         'parent', p_rollup.parent_id,
+        'above', quote_literal(ARRAY(SELECT a FROM rollup_engine.with_ancestors(p_rollup.parent_id) AS a WHERE a <> p_rollup.parent_id)::text),
+        'of_raw', CASE WHEN rollup_engine.reads_plain_columns(p_rollup) THEN rollup_engine.live_query_sql(p_rollup, true, 'v_raw', quote_literal('%s'), '') END,
         'query', rollup_engine.live_query_sql(p_rollup, false, 'v_rollup.source_table', CASE WHEN p.has_groups
             THEN format('CASE WHEN v_wholes = v_stale THEN %L ELSE %L END', rollup_engine.live_source_sql(p.p, 'all'), rollup_engine.live_source_sql(p.p, 'groups'))
             ELSE quote_literal(coalesce(rollup_engine.live_source_sql(p.p, 'all'), '%s')) END, '')))
     FROM (SELECT) AS one
     LEFT JOIN LATERAL (SELECT p, rollup_engine.reads_groups(p) FROM silver.rollup_config AS p WHERE p.id = p_rollup.parent_id) AS p (p, has_groups) ON true
 $$;
-COMMENT ON FUNCTION rollup_engine.live_reading_sql(silver.rollup_config) IS 'What such a function does for whole buckets: of a parent''s buckets that are stale in part, it takes the other groups from the table.';
+COMMENT ON FUNCTION rollup_engine.live_reading_sql(silver.rollup_config) IS 'What such a function does for whole buckets: from raw rows where nothing in between is stored; of a parent''s buckets that are stale in part, it takes the other groups from the table.';
 
 DROP FUNCTION IF EXISTS rollup_engine.live_function_sql(silver.rollup_config);
 CREATE OR REPLACE FUNCTION rollup_engine.live_function_sql(p_rollup silver.rollup_config, p_of_group boolean DEFAULT false) RETURNS text
