@@ -78,6 +78,7 @@ class Planning:
         self.anew: set[str] = set()
         self.lessened: set[str] = set()
         self.shadows: dict[str, str] = {}
+        self.shadowed: list[str] = []
 
     def changes(self) -> Iterator[Change]:
         for target, (parts, spec) in self.declared.items():
@@ -102,9 +103,7 @@ class Planning:
         whole = {**self._kept(is_now, spec), **spec}
         wanted = self._shadow(target, parts[0], whole)
         self.reads[target] = wanted["source"]
-        differs = [
-            key for key in NATURE if wanted[MEANT.get(key, key)] != is_now[MEANT.get(key, key)]
-        ]
+        differs = _differs(is_now, wanted)
         if differs or wanted["source"] in self.anew:
             self.anew.add(target)
             text = ", ".join(f"{key} {is_now[key]!r} -> {wanted[key]!r}" for key in differs)
@@ -136,11 +135,12 @@ class Planning:
             *map(str.lower, spec["dimensions"]),
         ]:
             gone = (*gone, "key_dimension")
+        if "retention" in spec and not spec["retention"]:
+            gone = (*gone, "archive")
         return {key: value for key, value in kept.items() if key not in gone}
 
     def _metrics(self, target: str, is_now: Spec, wanted: Spec) -> Iterator[Change]:
-        added = _without(wanted["metrics"], is_now["metrics"])
-        dropped = _without(is_now["metrics"], wanted["metrics"])
+        added, dropped = _metrics_between(is_now, wanted)
         if added:
             given = {"target": target, "metrics": added}
             # One that nothing else is made of may be gone by then.
@@ -200,13 +200,26 @@ class Planning:
             ) from error
 
     def _shadow(self, target: str, schema: str, spec: Spec) -> Spec:
-        """What the rollup would be."""
-        name = f"{SHADOW}{len(self.shadows)}"
-        self.shadows[target] = self._ask("format('%%I.%%I', %s::text, %s::text)", schema, name)
-        return self._create(target, (schema, name), spec)
+        """What the rollup would be; where it is that, nothing of it is kept, and no lock."""
+        is_now = self.is_now[target]
+        with self.connection.transaction() as beside:
+            parts = (schema, f"{SHADOW}{len(self.shadowed)}")
+            self.shadowed.append(target)
+            made = self._create(target, parts, spec)
+            added, dropped = _metrics_between(is_now, made)
+            if not (_differs(is_now, made) or made["source"] in self.anew or added or dropped):
+                raise psycopg.Rollback(beside)
+            name = "format('%%I.%%I', %s::text, %s::text)"
+            self.shadows[target] = self._ask(name, *parts)
+        return made
 
     def _create(self, target: str, parts: tuple[str, str], spec: Spec) -> Spec:
         """The configuration that a declaration comes to, over what its parent comes to."""
+        if spec.get("archive") and not spec.get("retention"):
+            raise ArgumentError(
+                f"{target}: archive says where rows go after a retention, and it has none",
+                'say how long rows are kept, as in retention = "90 days"',
+            )
         try:
             tracking = spec.get("change_tracking") or "trigger"
             source = self._ask(
@@ -225,8 +238,7 @@ class Planning:
 
     def _named(self, text: str) -> str:
         """A text that names rollups, and no shadows of them."""
-        targets = list(self.shadows)
-        return _SHADOWS.sub(lambda found: targets[int(found[1])], text)
+        return _SHADOWS.sub(lambda found: self.shadowed[int(found[1])], text)
 
     def _ask(self, expression: str, *parameters: Any) -> Any:
         with self.connection.cursor(row_factory=tuple_row) as cursor:
@@ -239,7 +251,7 @@ def _creating(parts: tuple[str, str], spec: Spec) -> Iterator[Call]:
     given = {names.get(key, key): value for key, value in spec.items() if key != "archive"}
     target = {"target_schema": parts[0], "target_table_name": parts[1]}
     yield "create_rollup_table", {**target, **given}
-    if spec.get("archive") and spec.get("retention"):
+    if spec.get("archive"):
         name = ".".join('"' + part.replace('"', '""') + '"' for part in parts)
         yield "set_retention", {"table_name": name, "keep": spec["retention"], "archive": True}
 
@@ -250,6 +262,17 @@ def _kept_for(row: Spec) -> str:
 
 def _name(metric: Any) -> Any:
     return metric.get("as", metric.get("name")) if isinstance(metric, dict) else metric
+
+
+def _differs(is_now: Spec, wanted: Spec) -> list[str]:
+    """By which keys it is another one."""
+    return [key for key in NATURE if wanted[MEANT.get(key, key)] != is_now[MEANT.get(key, key)]]
+
+
+def _metrics_between(is_now: Spec, wanted: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Those that are to come, and those that are to go."""
+    now, then = is_now["metrics"], wanted["metrics"]
+    return _without(then, now), _without(now, then)
 
 
 def _without(these: Any, those: Any) -> dict[str, Any]:

@@ -120,6 +120,8 @@ def test_a_plan_refuses_what_could_not_be_applied(file: File) -> None:
         file.plan(MINUTES + HOURS.replace('"max"', '"stddev"'))
     with pytest.raises(ArgumentError, match=r"silver\.m is declared twice"):
         file.plan(MINUTES + MINUTES.replace(".m]", '."silver.M"]'))
+    with pytest.raises(ArgumentError, match=r"silver\.m: archive .* and it has none"):
+        file.plan(MINUTES + "archive = true\n")
     for name in ("nosuch.toml", ""):
         with pytest.raises(ArgumentError, match="cannot read"):
             file.db.plan(file.path.parent / name)
