@@ -195,6 +195,8 @@ def _text(value: object) -> str:
     if isinstance(value, list | dict):
         return json.dumps(value, default=_plain)
     if isinstance(value, Decimal):
+        if value.is_finite() and math.isinf(float(value)):
+            return f"{value:.6g}"
         value = float(value)
     if isinstance(value, float):
         return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"

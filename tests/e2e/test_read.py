@@ -150,6 +150,7 @@ def test_what_python_arrow_and_json_have_no_value_for_is_text(url: str, tmp_path
     assert [row["nu_last"] for row in rows] == [1, "NaN", "1" + "0" * 400, 2]
     assert rows[0]["tz_last"] == "infinity"
     assert "24:00:00" in here("read", "odd", "-c", "ti_last", url=url).out
+    assert "1.00000e+400" in here("read", "odd", "-c", "nu_last", url=url).out
     file = tmp_path / "odd.parquet"
     assert here("read", "odd", "-f", "parquet", "-o", str(file), url=url).err == ""
     assert parquet.read_table(file)["da_last"].to_pylist() == [*odd["da"][1:], None]
