@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tsrollup.api import Batch, Database, Rollup, connect
+from tsrollup.archives import Archive
 from tsrollup.errors import TsrollupError
 
 P = ParamSpec("P")
@@ -82,11 +83,35 @@ class AsyncRollup:
     drop = _of_rollup(Rollup.drop)
 
 
+def _of_archive(
+    method: Callable[Concatenate[Archive, P], T],
+) -> Callable[Concatenate["AsyncArchive", P], Coroutine[Any, Any, T]]:
+    @functools.wraps(method)
+    async def call(self: "AsyncArchive", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        work = functools.partial(method, self.database.database.archive, *args, **kwargs)
+        return await self.database.in_thread(work)
+
+    return call
+
+
+class AsyncArchive:
+    """An Archive whose methods are awaited."""
+
+    def __init__(self, database: "AsyncDatabase") -> None:
+        self.database = database
+
+    run = _of_archive(Archive.run)
+    list = _of_archive(Archive.list)
+    verify = _of_archive(Archive.verify)
+    restore = _of_archive(Archive.restore)
+
+
 class AsyncDatabase:
     """A Database whose methods are awaited, and whose run() is iterated with async for."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
+        self.archive = AsyncArchive(self)
         self._lock = asyncio.Lock()
 
     close = _of_database(Database.close)

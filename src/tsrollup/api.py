@@ -13,7 +13,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row, tuple_row
 
-from tsrollup import declarations, declared, embedded, reading, rollups
+from tsrollup import archives, declarations, declared, embedded, reading, rollups
 from tsrollup.connection import connect as connect_to
 from tsrollup.connection import describe, pinned, read_url, take_every_time
 from tsrollup.errors import NotFoundError, TsrollupError
@@ -173,6 +173,7 @@ class Database:
         self.connection: psycopg.Connection[dict[str, Any]] = connect_to(url, row_factory=dict_row)
         take_every_time(self.connection)
         self._is_checked = False
+        self.archive = archives.Archive(self._do)
 
     def __enter__(self) -> "Database":
         return self

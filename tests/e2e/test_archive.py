@@ -1,5 +1,6 @@
 """The archive commands, the worker's part, files in a bucket, and tables that come back."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import pytest
 from psycopg import sql
 from pyarrow import fs, parquet
 
+import tsrollup
 from cold_tables import archive_all, content, move_aside, restore_all
 from command_line import tsrollup_here as here
 from command_line import wait_for, working
 from servers import PostgresServer
 from tsrollup.archive import log, restoring, storage
+from tsrollup.archive.moving import Watch
 
 
 @pytest.fixture
@@ -109,6 +113,32 @@ def test_the_commands(url: str, tmp_path: Path) -> None:
     assert where in reasons["other.parquet.leftover"]
     assert "give it that name back if that is missing" in reasons[f"{first.name}.leftover"]
     assert json.loads(broken.err)["error"]["message"].startswith("2 of 2 files are not what was")
+
+
+class Cancelled(Watch):
+    def step(self, _step: str, _partition_name: str, _rows: int = 0) -> None:
+        raise psycopg.errors.QueryCanceled
+
+
+def test_from_python(url: str, tmp_path: Path) -> None:
+    with pytest.raises(psycopg.errors.QueryCanceled):  # and nothing else is begun
+        archive_all(url, tmp_path, Cancelled())
+    with tsrollup.connect(url) as db:
+        assert {row["state"] for row in db.archive.list()} == {"waiting"}
+        assert [one.status for one in db.archive.run(str(tmp_path), "readings")] == ["archived"] * 2
+        (back,) = db.archive.restore("readings", "2026-03-01", datetime(2026, 3, 1, 12, tzinfo=UTC))
+        assert (back.partition_name, back.status) == ("raw_archive.readings_1", "restored")
+        with pytest.raises(tsrollup.NotFoundError, match=r"nothing of raw\.nope was moved aside"):
+            db.archive.verify("nope")
+
+    async def rest() -> list[str]:
+        async with tsrollup.connect_async(url) as db:
+            told = [one.status for one in await db.archive.restore("readings")]
+            assert {one.status for one in await db.archive.verify()} == {"ok"}
+            assert await db.archive.run(str(tmp_path)) == []
+            return told + [row["state"] for row in await db.archive.list("readings")]
+
+    assert asyncio.run(rest()) == ["skipped", "restored", "restored", "restored"]
 
 
 def test_refusals_name_the_next_step(url: str, tmp_path: Path) -> None:

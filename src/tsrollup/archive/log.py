@@ -5,7 +5,7 @@ import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import psycopg
@@ -158,6 +158,13 @@ def archived(
     given = {"source": source, "start": start, "end": end}
     with _read(connection, Archived) as cursor:
         return cursor.execute(_filled(ARCHIVED), given).fetchall()
+
+
+def listed(connection: Connection, table: str | None = None) -> list[dict[str, Any]]:
+    """Files, and partitions that wait to be one, of a table or of all."""
+    source = source_named(connection, table)
+    waiting = [{**asdict(one), "state": "waiting"} for one in detached(connection, source)]
+    return [*(asdict(one) for one in archived(connection, source)), *waiting]
 
 
 def _filled(query: str) -> bytes:

@@ -99,7 +99,7 @@ def _attempt(connection: Connection, detached: Detached, store: Store, watch: Wa
     except StorageError:
         raise
     except psycopg.Error as error:
-        if connection.closed:
+        if connection.closed or isinstance(error, psycopg.errors.QueryCanceled):
             raise
         known = describe(error)
         known.hint = HINTS.get(type(error), known.hint)

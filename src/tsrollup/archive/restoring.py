@@ -78,7 +78,7 @@ def _attempt(
     try:
         return _restore(connection, archived, store, watch, plain)
     except psycopg.Error as error:
-        if connection.closed:
+        if connection.closed or isinstance(error, psycopg.errors.QueryCanceled):
             raise
         known = describe(error)
         if (error.sqlstate or "").startswith(WHAT_TYPES_REFUSE):

@@ -73,16 +73,10 @@ def list_(context: typer.Context, table: Table = None) -> None:
     """
     call = invocation(context)
     with call.installed() as connection:
-        source = log.source_named(connection, table)
-        rows = [asdict(one) for one in log.archived(connection, source)]
-        waiting = [asdict(one) for one in log.detached(connection, source)]
-    for row in waiting:
-        row["state"] = "waiting"
+        rows = log.listed(connection, table)
     shown = ["partition_name", "from_time", "to_time", "row_count", "table_bytes", "file_bytes"]
     shown += ["archived_at", "state", "obstacle"]
-    call.console.print_rows(
-        [*rows, *waiting], {name: name for name in shown}, empty="nothing is archived"
-    )
+    call.console.print_rows(rows, {name: name for name in shown}, empty="nothing is archived")
 
 
 @archive.command()
