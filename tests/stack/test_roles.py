@@ -182,6 +182,41 @@ def test_a_role_may_do_what_the_matrix_says_and_nothing_else(
     assert allowed == {name for name, (_, roles) in ACTIONS.items() if role in roles}
 
 
+def test_who_may_not_create_rollups_is_told_what_helps(
+    connect: Connect, logins: dict[str, str], server: PostgresServer
+) -> None:
+    """Whatever is asked for; and of a member without the rights of the role as well."""
+    name = logins["operator"]
+    operator = connect(user=name)
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(
+            f"CREATE TABLE raw.mine (ts timestamptz, v integer);"
+            f" ALTER TABLE raw.mine OWNER TO {name}; GRANT USAGE ON SCHEMA raw TO {name}".encode()
+        )
+        create = "SELECT silver.create_rollup_table('raw.mine', 'silver', 'mine_1h', '1 hour'"
+        hints = set()
+        for options in ("", """, metrics => '{"v": ["sum"]}'""", ", filter => 'v > 0'"):
+            with pytest.raises(psycopg.Error, match=f"{name} may not create rollups") as caught:
+                operator.execute(f"{create}{options})".encode())
+            hints.add(caught.value.diag.message_hint)
+        assert hints == {f"GRANT tsrollup_owner TO {name}"}
+        superuser.execute(
+            f"ALTER ROLE {name} NOINHERIT; GRANT tsrollup_owner TO {name};"
+            f" GRANT USAGE ON SCHEMA silver, rollup_engine TO {name};"
+            f" GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA silver, rollup_engine TO {name};"
+            f" GRANT SELECT ON ALL TABLES IN SCHEMA silver, rollup_engine TO {name}".encode()
+        )
+        with pytest.raises(psycopg.Error, match=f"{name} may not create rollups") as caught:
+            operator.execute(f"{create})".encode())
+        superuser.execute((caught.value.diag.message_hint or "").encode())
+        try:
+            operator.execute(f"{create})".encode())
+            operator.execute("SELECT silver.drop_rollup('mine_1h')")
+        finally:
+            superuser.execute("DROP TABLE raw.mine")
+            superuser.execute(f"DROP OWNED BY {name}".encode())
+
+
 @pytest.mark.parametrize("role", ["operator", "owner"])
 def test_runs_commit_for_operators(connect: Connect, logins: dict[str, str], role: str) -> None:
     connect(user=logins[role]).execute("CALL silver.run_rollups()")

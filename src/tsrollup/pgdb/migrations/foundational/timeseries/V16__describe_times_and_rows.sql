@@ -76,6 +76,7 @@ BEGIN
         RETURN r.target_table;
     END IF;
     PERFORM rollup_engine.check_migrated();
+    PERFORM rollup_engine.check_owner_role('create rollups');
     r := NULL;
     r.bucket_width := rollup_table_interval;
     r.chunk_interval := chunk_interval;

@@ -10,7 +10,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.check_owner_role(p_deed text, p_role na
 AS $$
 BEGIN
     IF NOT pg_has_role(p_role, '${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not %s', p_role, p_deed), format('GRANT %I TO %I', '${owner_role}', p_role));
+        PERFORM rollup_engine.fail('TR004', format('%I may not %s', p_role, p_deed), format(
+            -- Of a member without its rights, a GRANT alone changes nothing.
+            CASE WHEN NOT pg_has_role(p_role, '${owner_role}', 'MEMBER') THEN 'GRANT %I TO %I'
+                WHEN current_setting('server_version_num')::integer >= 160000 THEN 'GRANT %I TO %I WITH INHERIT TRUE' ELSE 'ALTER ROLE %2$I INHERIT' END,
+            '${owner_role}', p_role));
     END IF;
 END
 $$;

@@ -275,8 +275,9 @@ BEGIN
     FOR v_retention IN
         SELECT t.* FROM rollup_engine.source_retentions() AS t
         WHERE rollup_engine.distribution_column(t.relation) IS NOT NULL AND (p_relation IS NULL OR t.relation = p_relation)
-            AND rollup_engine.foreign_owner(t.relation) IS NULL AND isfinite(t.sealed_before) AND rollup_engine.is_seen_by_all(t.sealed_by)
+            AND rollup_engine.foreign_owner(t.relation) IS NULL AND isfinite(t.sealed_before)
     LOOP
+        CONTINUE WHEN NOT rollup_engine.is_seen_by_all(v_retention.sealed_by);  -- in no query that an operator runs as well
         SELECT * INTO v_retention FROM rollup_engine.retention WHERE relation = v_retention.relation FOR NO KEY UPDATE SKIP LOCKED;
         CONTINUE WHEN v_retention.keep IS NULL;  -- or somebody else has it
         RETURN QUERY
