@@ -286,7 +286,11 @@ def test_the_column_may_be_renamed(db: psycopg.Connection) -> None:
     create(db, "bigint", "us", parts=True)
     roll_up(db, "us")
     refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.n', '100 years')")
     db.execute('ALTER TABLE raw.n RENAME t TO "when %s"')
+    # Retention follows by itself.
+    done = db.execute("SELECT action FROM silver.maintain_timeseries_tables()").fetchall()
+    assert ("skipped",) not in done
     refresh_everything(db)
     db.execute("UPDATE raw.n SET v = v + 1")
     refresh_everything(db)

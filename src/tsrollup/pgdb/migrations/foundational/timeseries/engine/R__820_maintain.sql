@@ -61,6 +61,11 @@ BEGIN
             IF v_step = 'removed' THEN
                 SELECT * INTO v_problem FROM rollup_engine.retention_problem(v_retention.relation);
                 IF v_problem.problem IS NOT NULL THEN
+                    -- Unless its time was renamed since the last run.
+                    PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.tracked_sources(v_retention.relation) AS s;
+                    SELECT * INTO v_problem FROM rollup_engine.retention_problem(v_retention.relation);
+                END IF;
+                IF v_problem.problem IS NOT NULL THEN
                     RETURN NEXT ROW(v_target, 'skipped', format('nothing is sealed or removed: %s; %s', v_problem.problem, v_problem.hint))::rollup_engine.maintenance_action;
                     RETURN;
                 END IF;
