@@ -297,3 +297,23 @@ def test_a_key_of_another_kind_is_lost(db: psycopg.Connection[Any]) -> None:
     assert_equal_to_group_by(db, *LEVELS)
     refresh_everything(db)
     assert_settled(db, *LEVELS)
+
+
+def test_views_follow_an_index_that_is_dropped_or_made(db: psycopg.Connection[Any]) -> None:
+    create_fleet(db)
+    views = (
+        "SELECT count(*) FROM silver.rollup_config AS r"
+        " WHERE pg_get_viewdef(r.target_view) ~ 'live_group_'"
+    )
+    maintain = "SELECT * FROM silver.maintain_timeseries_tables()"
+    for change, reading in (
+        ("SELECT", 3),
+        ("DROP INDEX raw.fleet_device_ts_idx", 0),
+        ("CREATE INDEX ON raw.fleet (device, ts)", 3),
+    ):
+        db.execute(change.encode())
+        db.execute(maintain)
+        assert db.execute(views).fetchone() == (reading,), change
+        assert db.execute("SELECT rollup_engine.outdated_texts()").fetchall() == []
+        late(db, 3)
+        assert_equal_to_group_by(db, *ALL)

@@ -186,6 +186,24 @@ $$;
 COMMENT ON FUNCTION rollup_engine.find_key(integer, name) IS
 'Has a source without a key column take the named one, else one that is indexed; a new rollup follows. Called with the source locked.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.note_indexes(p_source_id integer DEFAULT NULL) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH news AS (
+        INSERT INTO rollup_engine.generated_text AS g (name, digest)
+        SELECT format('indexes_%s', s.id), md5(coalesce(string_agg(i.indkey::text, ', ' ORDER BY i.indkey::text), ''))
+        FROM rollup_engine.source AS s
+        LEFT JOIN pg_index AS i ON i.indrelid = s.relation AND i.indisvalid AND i.indpred IS NULL
+        WHERE s.id = coalesce(p_source_id, s.id)
+        GROUP BY s.id
+        ON CONFLICT (name) DO UPDATE SET digest = excluded.digest WHERE g.digest <> excluded.digest AND p_source_id IS NULL
+        RETURNING 1
+    )
+    SELECT EXISTS (SELECT FROM news)
+$$;
+COMMENT ON FUNCTION rollup_engine.note_indexes(integer) IS 'Notes which indexes each source has, or a new one: live views read it by those that lead to a dimension and the time. Whether any are others than were noted.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.find_keys() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -194,11 +212,11 @@ BEGIN
     PERFORM rollup_engine.find_key(s.id) FROM rollup_engine.source AS s
     WHERE CASE WHEN s.key_column IS NULL AND rollup_engine.is_relation(s.relation) AND rollup_engine.indexed_key(s) IS NOT NULL
         THEN rollup_engine.try_lock_source(s.id) END;
-    IF FOUND THEN  -- live views read groups from now on
+    IF FOUND OR rollup_engine.note_indexes() THEN  -- live views read groups, or by an index, from now on, or no longer
         PERFORM rollup_engine.rewrite_generated();
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.find_keys() IS 'Has sources without a key column take one for which there is an index by now; those that are drained at the moment, another time.';
+COMMENT ON FUNCTION rollup_engine.find_keys() IS 'Has sources without a key column take one for which there is an index by now; those that are drained at the moment, another time. Live views follow the indexes that were made or dropped.';
 
 RESET ROLE;

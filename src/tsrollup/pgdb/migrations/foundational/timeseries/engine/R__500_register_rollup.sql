@@ -173,6 +173,7 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.write_live_functions(p_rollup);
     PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), rollup_engine.live_view_sql(p_rollup, p_view));
+    PERFORM rollup_engine.note_indexes(p_rollup.source_id);
     EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
     IF v_is_new THEN  -- then they are its owner's to change
         EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, rollup_engine.view_comment(p_rollup.target_table::text));

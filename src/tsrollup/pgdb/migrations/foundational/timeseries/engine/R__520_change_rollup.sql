@@ -81,7 +81,7 @@ AS $$
 BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.note_%1$s(timestamptz), rollup_engine.log_row_%1$s(timestamptz), rollup_engine.tail_%1$s(), rollup_engine.tail_edges_%1$s()', p_source_id);
-    DELETE FROM rollup_engine.generated_text WHERE name IN (format('capture_%s', p_source_id), format('note_%s', p_source_id), format('log_row_%s', p_source_id));
+    DELETE FROM rollup_engine.generated_text WHERE name IN (format('capture_%s', p_source_id), format('note_%s', p_source_id), format('log_row_%s', p_source_id), format('indexes_%s', p_source_id));
     DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.log_border WHERE source_id = p_source_id;
     DELETE FROM rollup_engine.quiet_source WHERE source_id = p_source_id;
