@@ -692,6 +692,8 @@ BAD = [
     ('{"small": [{"name": "histogram", "bounds": 7}]}', "are 7", "numbers"),
     ('{"small": [{"name": "histogram", "bounds": [1], "as": "a b"}]}', '"as" of a metric', "name"),
     ('{"small": ["custom"]}', '"as" of a metric of column small is missing', "geomean"),
+    ('{"level": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",'
+     ' "finish": "bpchar({state})"}]}', "it makes text of double precision", "see docs"),
     ('{"flag": ["p95"]}', "p95 needs a number, and column flag of raw.numbers", "use count"),
     ('{"flag": ["sum"]}', "sum needs a number or an interval, and column flag", "use count"),
     ('{"small": ["bool_or"]}', "bool_or needs a boolean, and column small", "use count"),

@@ -129,6 +129,11 @@ BEGIN
         rollup_engine.fill(p_item ->> 'finish', '{"state": "s", "count": "n", "sum": "total", "min": "v", "max": "v", "first": "v", "last": "v"}')) INTO v_finished;
     IF v_finished = 'record'::regtype THEN
         RAISE datatype_mismatch USING MESSAGE = 'it finishes to more than one value';
+    -- Whoever reads has it finished, under his settings.
+    ELSIF 'S' = (SELECT typcategory FROM pg_type WHERE oid = v_finished)
+        AND NOT EXISTS (SELECT FROM pg_type WHERE oid IN (v_state, p_type) AND typcategory = 'S')
+    THEN
+        RAISE datatype_mismatch USING MESSAGE = format('it makes text of %s, which looks as the settings of each reader have it', v_state);
     END IF;
 EXCEPTION WHEN syntax_error_or_access_rule_violation OR feature_not_supported OR data_exception THEN
     PERFORM rollup_engine.fail('TR001', format('the custom aggregate %s of column %I does not work: %s', p_item ->> 'as', p_column, SQLERRM),
