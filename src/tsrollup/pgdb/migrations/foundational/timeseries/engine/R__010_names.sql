@@ -232,10 +232,10 @@ SELECT $$SET row_security = off
     SET extra_float_digits = 1
     SET bytea_output = 'hex'
     SET xmloption = 'content'
-    SET xmlbinary = 'base64'
     SET array_nulls = on
     SET transform_null_equals = off
-    SET quote_all_identifiers = off$$
+    SET quote_all_identifiers = off
+    SET xmlbinary = 'base64'$$  -- behind those that 0.1.0 has set
         -- What is made is of the coordinator; what is not, says so.
         || CASE WHEN rollup_engine.has_citus() THEN ' SET citus.enable_ddl_propagation = off' ELSE '' END
 $function$;
