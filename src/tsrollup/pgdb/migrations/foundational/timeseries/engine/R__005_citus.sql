@@ -39,6 +39,19 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.distribution_column(regclass) IS 'The column that spreads a table over the workers of Citus; NULL for any other table.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_of_citus(p_table regclass) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF rollup_engine.has_citus() THEN
+        RETURN EXISTS (SELECT FROM pg_dist_partition WHERE logicalrelid = p_table);
+    END IF;
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_of_citus(regclass) IS 'Whether Citus plans what reads a table: a distributed one, or a reference table.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.tell_workers(p_is_on boolean) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

@@ -48,16 +48,16 @@ $$;
 COMMENT ON FUNCTION rollup_engine.far_fresh_sql(silver.rollup_config, boolean) IS
 'The query of a batch, as Citus plans it for each shard. $1, $2: its hull; $4, $5: starts and ends of its buckets.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.far_upsert_sql(p_rollup silver.rollup_config, p_fresh text) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.far_upsert_sql(p_rollup silver.rollup_config, p_fresh text, p_empty boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT rollup_engine.fill($sql$
 INSERT INTO {target} AS t ({columns})
 {fresh}
-ON CONFLICT ({key}) DO UPDATE SET {assignments}
+$sql$ || CASE WHEN p_empty THEN '' ELSE $sql$ON CONFLICT ({key}) DO UPDATE SET {assignments}
 WHERE {changed}
-$sql$, jsonb_build_object(
+$sql$ END, jsonb_build_object(
         'target', p_rollup.target_table,
         'columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'fresh', p_fresh,
@@ -67,19 +67,20 @@ $sql$, jsonb_build_object(
             FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind = 'state'),
         'changed', rollup_engine.change_condition(p_rollup.id, 'excluded', true)))
 $$;
-COMMENT ON FUNCTION rollup_engine.far_upsert_sql(silver.rollup_config, text) IS 'Stores fresh rows of a distributed source shard by shard: inserts what is new, updates what changed.';
+COMMENT ON FUNCTION rollup_engine.far_upsert_sql(silver.rollup_config, text, boolean) IS 'Stores fresh rows of a distributed source shard by shard: inserts what is new, updates what changed.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.far_delete_sql(p_rollup silver.rollup_config) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.far_delete_sql(p_rollup silver.rollup_config, p_scattered boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
     SELECT rollup_engine.fill($sql$
 DELETE FROM {target} AS t
-WHERE t.bucket >= $1 AND t.bucket < $2 AND t.bucket <@ $3
+WHERE t.bucket >= $1 AND t.bucket < $2{scattered}
     AND NOT EXISTS (SELECT 1 FROM {source} AS tsrollup_rows WHERE {time} AND {time_of_bucket} AND {same_key}{filter})
 $sql$, jsonb_build_object(
         'target', p_rollup.target_table,
+        'scattered', CASE WHEN p_scattered THEN ' AND t.bucket = ANY ($3)' ELSE '' END,
         'source', p_rollup.source_table,
         'time', rollup_engine.time_condition(p_rollup, '$1', '$2'),
         -- No shorter than the bucket, for an index.
@@ -94,6 +95,6 @@ $sql$, jsonb_build_object(
             FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension'))))
     FROM (SELECT p_rollup.bucket_width) AS b (w)
 $$;
-COMMENT ON FUNCTION rollup_engine.far_delete_sql(silver.rollup_config) IS 'Deletes the groups of a distributed source that it has no rows of any more. $1, $2: the hull of a batch; $3: its ranges.';
+COMMENT ON FUNCTION rollup_engine.far_delete_sql(silver.rollup_config, boolean) IS 'Deletes the groups of a distributed source that it has no rows of any more. $1, $2: the hull of a batch; $3: the starts of its buckets, where they are scattered.';
 
 RESET ROLE;

@@ -97,7 +97,7 @@ DECLARE
     v_starts timestamptz[];
     v_ends timestamptz[];
     v_is_scattered constant boolean := p_ranges <> tstzmultirange(v_hull);
-    v_is_far constant boolean := rollup_engine.distribution_column(p_rollup.source_table) IS NOT NULL;
+    v_is_far constant boolean := rollup_engine.is_of_citus(p_rollup.source_table);
     v_per_bucket constant boolean := NOT v_is_far AND rollup_engine.goes_per_bucket(p_rollup, p_ranges);
     v_fresh text := CASE WHEN v_is_far THEN rollup_engine.far_fresh_sql(p_rollup, v_is_scattered) ELSE rollup_engine.fresh_sql(p_rollup, v_per_bucket, v_is_scattered) END;
     v_batch rollup_engine.refresh_batch;
@@ -112,11 +112,11 @@ BEGIN
     END IF;
     PERFORM rollup_engine.set_refreshing(true);
     IF rollup_engine.distribution_column(p_rollup.target_table) IS NOT NULL THEN
-        EXECUTE rollup_engine.far_upsert_sql(p_rollup, v_fresh) USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
+        EXECUTE rollup_engine.far_upsert_sql(p_rollup, v_fresh, NOT v_stored) USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
         GET DIAGNOSTICS v_batch.rows_written = ROW_COUNT;
         v_batch.rows_deleted := 0;
         IF v_stored THEN
-            EXECUTE rollup_engine.far_delete_sql(p_rollup) USING lower(v_hull), upper(v_hull), p_ranges;
+            EXECUTE rollup_engine.far_delete_sql(p_rollup, v_is_scattered) USING lower(v_hull), upper(v_hull), v_starts;
             GET DIAGNOSTICS v_batch.rows_deleted = ROW_COUNT;
         END IF;
     ELSE
