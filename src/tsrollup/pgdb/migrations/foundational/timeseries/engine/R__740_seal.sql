@@ -19,7 +19,7 @@ AS $$
     SELECT k.name
     FROM pg_partition_tree(p_relation) AS t
     CROSS JOIN LATERAL rollup_engine.partition_column(t.relid) AS k (name)
-    WHERE k.name = ANY (rollup_engine.time_columns(p_relation))
+    WHERE NOT t.isleaf AND k.name = ANY (rollup_engine.time_columns(p_relation))
     ORDER BY t.level
     LIMIT 1
 $$;
