@@ -24,7 +24,8 @@ FUNCTIONS = """
 
 
 def test_promise_k_what_a_function_means_is_fixed_when_it_is_made(db: psycopg.Connection) -> None:
-    """Its search_path is pinned, or its body was parsed once: so is what inlines."""
+    """Its search_path is pinned, or its body was parsed once: so is what inlines. A constant, which
+    inlines as well, is told by a text that dumps take along."""
     create_hierarchy(db)
     rows = db.execute(FUNCTIONS).fetchall()
     assert len(rows) > 100
@@ -33,6 +34,7 @@ def test_promise_k_what_a_function_means_is_fixed_when_it_is_made(db: psycopg.Co
         for row in rows
         if not row[5]
         and row[0] not in LOOSE
+        and not re.fullmatch(r"SELECT '[^']*'::pg_catalog\.tstzrange", row[7])
         and not any(re.fullmatch(r"search_path=(.*, )?pg_catalog, pg_temp", s) for s in row[6])
     ]
     assert loose == []

@@ -147,6 +147,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(rollup_engine.lock_key('regenerate'));
     PERFORM rollup_engine.pin_settings();
     PERFORM rollup_engine.grant_in_turn();
+    PERFORM rollup_engine.note_indexes();
     PERFORM rollup_engine.rewrite_generated();
     PERFORM rollup_engine.note_rights();
     PERFORM rollup_engine.prepare_workers();
