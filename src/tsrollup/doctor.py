@@ -44,7 +44,16 @@ def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
     with pinned(connection):
         error = misfit(connection)
         if error is None:
-            checks += [_history, _generated, _privileges, _workers, _rollups, _health, _undrained]
+            checks += [
+                _history,
+                _generated,
+                _privileges,
+                _workers,
+                _rollups,
+                _strays,
+                _health,
+                _undrained,
+            ]
         findings = [finding for check in checks for finding in check(connection)]
     if error:
         next_step = (error.hint or "").removeprefix("run ")
@@ -214,6 +223,24 @@ def _rollups(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
     if not wrong:
         count = len({row["target"] for row in rows})
         yield Finding("rollups", "ok", f"{count} valid, their capture triggers in place")
+
+
+def _strays(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    """Tables that left a source's family, or came from another database, with its triggers."""
+    if not _value(connection, "SELECT has_table_privilege('rollup_engine.source', 'SELECT') AS v"):
+        return
+    rows = connection.execute(
+        "SELECT DISTINCT s.relation::text AS source, t.relation::text AS other"
+        " FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.stray_triggers(s) AS t"
+        " WHERE t.relation NOT IN (SELECT w.member FROM rollup_engine.wanted_triggers(s) AS w)"
+    ).fetchall()
+    for row in rows:
+        yield Finding(
+            row["other"],
+            "advice",
+            f"capture triggers of {row['source']}: each write here has that computed anew",
+            f"SELECT * FROM silver.perform_rollup(), as the owner of {row['other']}, drops them",
+        )
 
 
 def _health(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:

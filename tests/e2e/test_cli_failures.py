@@ -43,6 +43,26 @@ def test_the_doctor_finds_migrations_that_ended_half_way(half_migrated: str) -> 
     assert (found["verdict"], found["next_step"]) == ("problem", "tsrollup migrate")
 
 
+def test_the_doctor_finds_triggers_that_came_with_another_database(
+    server: PostgresServer, database: str
+) -> None:
+    url = server.url(database)
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in (
+            "CREATE TABLE raw.readings (ts timestamptz, v integer)",
+            "SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')",
+            "CREATE TABLE public.other (ts timestamptz, v integer)",
+            "CREATE TRIGGER tsrollup_insert_1 AFTER INSERT ON public.other"
+            " FOR EACH STATEMENT EXECUTE FUNCTION rollup_engine.capture_1()",
+        ):
+            connection.execute(statement.encode())
+    done = tsrollup("doctor", "--json", url=url)
+    (found,) = [x for x in done.json() if "capture triggers of raw.readings" in x["found"]]
+    assert (found["check"], found["verdict"]) == ("public.other", "advice")
+    tsrollup("run", url=url)
+    assert "capture triggers of raw.readings" not in tsrollup("doctor", "--json", url=url).out
+
+
 def test_the_log_of_a_rollup_that_never_was_is_an_error(
     server: PostgresServer, database: str
 ) -> None:
