@@ -32,6 +32,21 @@ def test_the_same_rollup_created_by_many_at_once(db: psycopg.Connection, connect
         db.execute(CREATE.format("t_1h", "false").encode())
 
 
+def test_promise_j_maintenance_waits_for_nobody_who_creates_a_rollup(
+    settled: psycopg.Connection, connect: Connect
+) -> None:
+    """Who has created one of the same source, and has not committed, may want what it keeps."""
+    creating = connect(autocommit=False)
+    creating.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_2h', '2 hours')"
+    )
+    settled.execute("SET statement_timeout = '20s'")
+    settled.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    creating.commit()
+    refresh_everything(settled)
+    assert_settled(settled, "readings_2h")
+
+
 def test_a_drop_waits_for_claims_before_it_locks(
     settled: psycopg.Connection, connect: Connect
 ) -> None:

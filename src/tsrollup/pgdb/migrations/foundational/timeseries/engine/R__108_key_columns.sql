@@ -190,17 +190,26 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_indexes(p_source_id integer DEFAUL
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH news AS (
-        INSERT INTO rollup_engine.generated_text AS g (name, digest)
-        SELECT format('indexes_%s', s.id), md5(coalesce(string_agg(i.indkey::text, ', ' ORDER BY i.indkey::text), ''))
+    WITH found AS (
+        SELECT format('indexes_%s', s.id) AS name, md5(coalesce(string_agg(i.indkey::text, ', ' ORDER BY i.indkey::text), '')) AS digest
         FROM rollup_engine.source AS s
         LEFT JOIN pg_index AS i ON i.indrelid = s.relation AND i.indisvalid AND i.indpred IS NULL
         WHERE s.id = coalesce(p_source_id, s.id)
         GROUP BY s.id
-        ON CONFLICT (name) DO UPDATE SET digest = excluded.digest WHERE g.digest <> excluded.digest AND p_source_id IS NULL
+    ), added AS (
+        INSERT INTO rollup_engine.generated_text (name, digest)
+        SELECT f.* FROM found AS f WHERE NOT EXISTS (SELECT FROM rollup_engine.generated_text AS g WHERE g.name = f.name)
+        ON CONFLICT DO NOTHING
+        RETURNING 1
+    ), changed AS (
+        -- Where nothing differs, nothing is locked; and nobody is waited for.
+        UPDATE rollup_engine.generated_text AS g SET digest = f.digest
+        FROM found AS f
+        WHERE g.name = f.name AND p_source_id IS NULL AND g.name IN (
+            SELECT o.name FROM rollup_engine.generated_text AS o JOIN found USING (name) WHERE o.digest <> found.digest FOR UPDATE OF o SKIP LOCKED)
         RETURNING 1
     )
-    SELECT EXISTS (SELECT FROM news)
+    SELECT EXISTS (SELECT FROM added) OR EXISTS (SELECT FROM changed)
 $$;
 COMMENT ON FUNCTION rollup_engine.note_indexes(integer) IS 'Notes which indexes each source has, or a new one: live views read it by those that lead to a dimension and the time. Whether any are others than were noted.';
 
