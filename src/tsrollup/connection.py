@@ -9,6 +9,7 @@ import psycopg
 from psycopg import pq
 from psycopg.abc import AdaptContext, Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.rows import tuple_row
 from psycopg.types.datetime import IntervalLoader
 from psycopg.types.string import TextLoader
 
@@ -19,6 +20,18 @@ from tsrollup.errors import TsrollupError, error_of
 CONNECTION_PARAMETERS: dict[str, Any] = {"client_encoding": "UTF8", "prepare_threshold": None}
 
 TIMES = ("timestamptz", "timestamp", "date", "time", "timetz", "interval")
+
+# The order of day and month, in which texts are read, stays as it is.
+PINNED = (
+    "SET LOCAL search_path = pg_catalog, pg_temp;"
+    " SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
+)
+# What is set in a pinned transaction, there or by who opened it.
+_SET = ("search_path", "datestyle", "intervalstyle", "timezone", "lock_timeout")
+SETTINGS_NOW = "SELECT " + ", ".join(f"pg_catalog.current_setting('{name}')" for name in _SET)
+SETTINGS_AS_THEY_WERE = "SELECT " + ", ".join(
+    f"pg_catalog.set_config('{name}', %s, true)" for name in _SET
+)
 
 RIGHTS_HINT = (
     "run it as the owner of that or a superuser; members of tsrollup_operator may run and watch"
@@ -95,11 +108,16 @@ def on_the_same_server(url: str, database: str) -> str:
 
 @contextmanager
 def pinned(connection: psycopg.Connection[Any]) -> Iterator[None]:
-    """A transaction of the connection's isolation in which names are PostgreSQL's own, whatever
-    search path the owner of the database has set for those who come."""
-    with connection.transaction():
-        connection.execute("SET LOCAL search_path = pg_catalog, pg_temp")
+    """A transaction of the connection's isolation in which names are PostgreSQL's own, and times
+    and intervals are written as psycopg reads them, whatever the database or the role has set.
+    Where there was a transaction, it goes on with the settings that it had."""
+    is_first = connection.info.transaction_status == pq.TransactionStatus.IDLE
+    with connection.transaction(), connection.cursor(row_factory=tuple_row) as cursor:
+        was = None if is_first else cursor.execute(SETTINGS_NOW).fetchone()
+        cursor.execute(PINNED)
         yield
+        if was:
+            cursor.execute(SETTINGS_AS_THEY_WERE, was)
 
 
 class IsoTimeLoader(TextLoader):

@@ -125,6 +125,9 @@ def test_from_python(url: str, tmp_path: Path) -> None:
         archive_all(url, tmp_path, Cancelled())
     with tsrollup.connect(url) as db:
         assert {row["state"] for row in db.archive.list()} == {"waiting"}
+        with pytest.raises(tsrollup.TransactionError), db.connection.transaction():
+            db.archive.run(str(tmp_path))
+        assert not [*tmp_path.rglob("*.parquet")]
         assert [one.status for one in db.archive.run(str(tmp_path), "readings")] == ["archived"] * 2
         (back,) = db.archive.restore("readings", "2026-03-01", datetime(2026, 3, 1, 12, tzinfo=UTC))
         assert (back.partition_name, back.status) == ("raw_archive.readings_1", "restored")

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -130,7 +130,7 @@ def test_what_python_arrow_and_json_have_no_value_for_is_text(url: str, tmp_path
         answer = db.rollup("odd").read()
         db.connection.execute("SET intervalstyle = sql_standard")
         other_style = db.rollup("odd").read(columns=["iv_last"]).rows()
-    assert other_style[1]["iv_last"] == "+170000000-0 +1 +0:00:00"
+    assert other_style[1]["iv_last"] == "170000000 years 1 day"
     for n, row in enumerate(answer.rows()):
         for name, (_, *told) in odd.items():
             assert row[f"{name}_last"] == (told[n] if n < 3 else None)
@@ -162,6 +162,38 @@ def test_what_python_arrow_and_json_have_no_value_for_is_text(url: str, tmp_path
         assert db.rollup("odd").read(columns=["iv_last"]).rows()[3] == {
             "iv_last": timedelta(seconds=90)
         }
+
+
+@pytest.mark.parametrize(
+    ("dates", "intervals"),
+    [("German, DMY", "iso_8601"), ("Postgres, MDY", "sql_standard")],
+)
+def test_no_style_of_a_database_changes_what_is_read(url: str, dates: str, intervals: str) -> None:
+    expected = here("read", "r_1h", *HOUR, "--json", url=url).json()
+    with psycopg.connect(url, autocommit=True) as connection:
+        for name, style in (("datestyle", dates), ("intervalstyle", intervals)):
+            connection.execute(
+                f"ALTER DATABASE {connection.info.dbname} SET {name} = {style}".encode()
+            )
+    assert here("read", "r_1h", *HOUR, "--json", url=url).json() == expected
+    with connect(url) as db:
+        list(db.run())
+        (row, *_) = db.rollup("r_1h").read().rows()
+        assert isinstance(row["bucket"], datetime)
+        status = db.rollup("r_1h").status()
+        assert isinstance(status.last_run_at, datetime)
+        assert isinstance(status.lag, timedelta)
+        # A transaction of the caller goes on as it was.
+        shown = (
+            "SELECT current_setting('search_path') AS path, now()::date::text AS day,"
+            " interval '1 mon 2 h'::text AS i, current_setting('lock_timeout') AS patience"
+        )
+        with db.connection.transaction():
+            before = db.connection.execute(shown.encode()).fetchall()
+            db.rollup("r_1h").status()
+            db.rollup("r_1h").read()
+            assert db.connection.execute(shown.encode()).fetchall() == before
+            assert db.connection.execute("SELECT count(*) FROM raw.r").fetchall()
 
 
 def test_gaps_are_filled(url: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 
 from tsrollup.archive import log
 from tsrollup.archive.columns import Column, columns_of, differences, figures_of, names
@@ -24,7 +25,7 @@ from tsrollup.archive.storage import (
     told,
 )
 from tsrollup.connection import describe
-from tsrollup.errors import TsrollupError
+from tsrollup.errors import TransactionError, TsrollupError
 
 LOCK_TIMEOUT = "3s"  # more than the second after which autovacuum makes way
 DROP_PATIENCE = "10s"
@@ -64,6 +65,11 @@ def archive(
 ) -> Iterator[Outcome]:
     """Archive all that retention has moved aside, of one table or of all, oldest first."""
     require_pyarrow()
+    if connection.info.transaction_status != TransactionStatus.IDLE:
+        raise TransactionError(
+            "archiving commits each table with its file, which it cannot do in a transaction",
+            "call it by itself, outside of a transaction block",
+        )
     store = store_at(to)
     log.check_rights(connection, "archive partitions")
     source = log.source_named(connection, table)

@@ -26,7 +26,8 @@ APPLICATION = "tsrollup dashboard"
 # Texts as pages show them: times in UTC, intervals in words. Nothing is waited for long.
 SETTINGS = (
     "SELECT set_config('search_path', 'pg_catalog, pg_temp', true),"
-    " set_config('TimeZone', 'UTC', true), set_config('IntervalStyle', 'postgres_verbose', true),"
+    " set_config('TimeZone', 'UTC', true), set_config('DateStyle', 'ISO', true),"
+    " set_config('IntervalStyle', 'postgres_verbose', true),"
     " set_config('lock_timeout', '2s', true), set_config('statement_timeout', %s, true)"
 )
 
