@@ -32,6 +32,22 @@ def test_the_same_rollup_created_by_many_at_once(db: psycopg.Connection, connect
         db.execute(CREATE.format("t_1h", "false").encode())
 
 
+def test_the_last_two_rollups_of_a_source_dropped_at_once(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, v integer)")
+    for name in ("t_1h", "t_2h"):
+        db.execute(CREATE.format(name, "false").encode())
+    first, second = connect(autocommit=False), connect()
+    first.execute("SELECT silver.drop_rollup('t_1h')")
+    drop = Background(second, "SELECT silver.drop_rollup('t_2h')")
+    drop.wait_until_blocked(db)
+    first.commit()
+    drop.result()
+    left = "SELECT (SELECT count(*) FROM rollup_engine.source), count(*) FROM pg_trigger"
+    assert db.execute(f"{left} WHERE tgrelid = 'raw.t'::regclass".encode()).fetchone() == (0, 0)
+
+
 def test_promise_j_maintenance_waits_for_nobody_who_creates_a_rollup(
     settled: psycopg.Connection, connect: Connect
 ) -> None:

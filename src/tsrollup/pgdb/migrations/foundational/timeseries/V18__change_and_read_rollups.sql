@@ -96,7 +96,8 @@ BEGIN
                 JOIN pg_class AS c ON c.oid = t.relation AND pg_has_role(c.relowner, 'USAGE')
                 ORDER BY t.place), '0');
             PERFORM rollup_engine.remove_rollup(v_rollup.id, coalesce(keep_table, false));
-            IF v_is_last AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id) THEN
+            -- Asked again: another may have been dropped, or created, meanwhile.
+            IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id) THEN
                 FOR v_trigger IN
                     SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger
                     WHERE tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', v_rollup.source_id)) AND tgparentid = 0
