@@ -152,6 +152,7 @@ def test_promise_c_statements_inside_of_statements(db: psycopg.Connection) -> No
     capture_by_row(db)
     db.execute(MORE.encode())
     assert value(db, MISSED.format("ts")) is None
+    assert value(db, "SELECT bool_and(isfinite(from_time)) FROM rollup_engine.change_log")
     assert_equal_to_group_by(db, "t_g")
     two_days = "INSERT INTO raw.t VALUES ('2026-02-01', 100), ('2026-02-02', 100)"
     db.execute(FORGET.encode())
@@ -160,6 +161,66 @@ def test_promise_c_statements_inside_of_statements(db: psycopg.Connection) -> No
             db.execute(two_days.encode())
         db.execute(two_days.encode())
     assert value(db, LOGGED) == 120
+
+
+def test_promise_c_dates_that_no_timestamp_holds(
+    db: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]], server: PostgresServer
+) -> None:
+    """An error in the condition of a trigger would fail the write."""
+    db.execute(SOURCE.format(type="date", grain="1 day").encode())
+    capture_by_row(db)
+    db.execute(TAIL.encode())
+    db.execute("SET datestyle = 'SQL, DMY'")
+    superuser = connect(user=server.superuser)
+    superuser.execute("SET session_replication_role = replica")
+    for writer in (db, superuser):
+        writer.execute(
+            "INSERT INTO raw.t VALUES (make_date(294277, 1, 1), 1),"
+            " (make_date(5874897, 12, 31), 1), ('infinity', 1), ('-infinity', 1),"
+            " (make_date(-4714, 11, 24), 1), (NULL, 1),"
+            " ('2026-02-01', 1), ('2026-02-02', 1), ('2026-02-05', 1), ('2026-02-07', 1)"
+        )
+        writer.execute(
+            "UPDATE raw.t SET ts = ts + 1 WHERE isfinite(ts) AND ts < make_date(294277, 1, 9)"
+        )
+        days = "ts BETWEEN make_date(2026, 2, 1) AND make_date(2026, 2, 9)"
+        assert value(db, f"{MISSED.format(UTC['date'])} AND {days}") is None
+        db.execute(FORGET.encode())
+    missing = "SELECT count(*) FROM rollup_engine.source AS s, rollup_engine.missing_triggers(s)"
+    assert value(db, missing) == 0
+
+
+def test_promise_c_settings_that_are_reset_inside_of_a_statement(db: psycopg.Connection) -> None:
+    """What a statement has noted is in settings of its transaction."""
+    db.execute(SOURCE.format(type="timestamptz", grain="1 minute").encode())
+    capture_by_row(db)
+    db.execute(
+        "CREATE FUNCTION reset_at(i integer, at integer) RETURNS integer LANGUAGE plpgsql AS"
+        " $$ BEGIN IF i = at THEN RESET ALL; END IF; RETURN i; END $$"
+    )
+    rows = (
+        "SELECT timestamptz '2026-02-01' + i * interval '9 min', {} FROM generate_series(1, 30) i"
+    )
+    for at in (20, 29, 30):
+        db.execute(f"INSERT INTO raw.t {rows.format(f'reset_at(i, {at})')}".encode())
+        assert value(db, MISSED.format("ts")) is None
+        db.execute(FORGET.encode())
+    # By a trigger that fires once all rows are noted.
+    db.execute(
+        "CREATE FUNCTION reset_all() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RESET ALL; RETURN NULL; END $$;"
+        "CREATE TRIGGER a AFTER INSERT ON raw.t FOR EACH ROW WHEN (NEW.v = 1)"
+        " EXECUTE FUNCTION reset_all()"
+    )
+    db.execute(f"INSERT INTO raw.t {rows.format('i')}".encode())
+    assert value(db, MISSED.format("ts")) is None
+    db.execute(FORGET.encode())
+    # Between statements nothing is lost, and nothing doubted.
+    with db.transaction():
+        db.execute(f"INSERT INTO raw.t {rows.format('i + 1')}".encode())
+        db.execute("RESET ALL")
+        db.execute(f"INSERT INTO raw.t {rows.format('i + 1')}".encode())
+    assert value(db, LOGGED) == value(db, GRAINS.format("ts"))
 
 
 def test_promise_c_who_inserts_as_a_replica_or_without_rights(

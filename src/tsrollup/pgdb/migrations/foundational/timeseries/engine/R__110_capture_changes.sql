@@ -220,6 +220,12 @@ AS $$
             PERFORM rollup_engine.log_noted({id});
         END IF;
         v_seen := set_config('rollup_engine.noted_from_{id}', '', true);
+        v_rows := concat('0', current_setting('rollup_engine.noted_rows_{id}', true))::bigint - 1;
+        IF v_rows < 0 THEN  -- RESET ALL, inside of the statement, has lost what was noted
+            INSERT INTO rollup_engine.change_log (source_id, from_time, to_time) VALUES ({id}, '-infinity', 'infinity');
+            v_rows := rollup_engine.most_keys();  -- once: no more rows are waiting than that
+        END IF;
+        v_seen := set_config('rollup_engine.noted_rows_{id}', v_rows::text, true);
     $sql$, jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('v_low'),
         -- Of those with a key, each row comes here.
         'is_bulk', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN 'NULL' ELSE format('nullif(current_setting(''rollup_engine.noted_to_%s'', true), '''')::numeric > %s', p_source.id, rollup_engine.few_rows()) END,

@@ -19,11 +19,17 @@ DECLARE
     v_time constant name := (
         SELECT c.current_name FROM rollup_engine.resolved_columns(p_source) AS c WHERE p_source.time_column IN (c.column_name, c.noted_name)
         ORDER BY c.column_name = p_source.time_column DESC LIMIT 1);
+    -- An error here would fail the write: of dates, few are too late for a timestamp. Written without literals, which look otherwise in each DateStyle.
+    v_value constant text := format(
+        CASE p_source.time_type
+            WHEN 'timestamptz'::regtype THEN 'new.%I::timestamptz'
+            WHEN 'date'::regtype THEN 'LEAST(new.%I::date, make_date(294276, 12, 31))::timestamp'
+            ELSE 'new.%I::timestamp'
+        END, v_time);
 BEGIN
     RETURN rollup_engine.fill('width_bucket({time}, rollup_engine.tail_edges_{id}()) <> 1 AND rollup_engine.{function}_{id}({utc})',
         jsonb_build_object('id', p_source.id, 'function', p_function,
-            'time', format('new.%I::%s', v_time, CASE p_source.time_type WHEN 'timestamptz'::regtype THEN p_source.time_type ELSE 'timestamp' END),
-            'utc', rollup_engine.utc_expression(v_time, p_source.time_type, NULL, 'new.')));
+            'time', v_value, 'utc', CASE p_source.time_type WHEN 'timestamptz'::regtype THEN v_value ELSE v_value || ' AT TIME ZONE ''UTC''' END));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.insert_condition(rollup_engine.source, text) IS 'When an inserted row has a trigger fire: behind the tail, and not noted.';
@@ -52,6 +58,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_function_sql(p_source rollup_engin
 AS $$
     -- It sets no search_path, which would take longer than all the rest; so each name has its schema. From and
     -- to are the edges of what was noted last, as numbers, which are read faster than times.
+    -- Rows are those that the trigger has still to fire for: by their number it notices that the settings were reset.
     SELECT rollup_engine.fill($sql$
 CREATE OR REPLACE FUNCTION rollup_engine.note_{id}(p_time timestamptz) RETURNS boolean
     LANGUAGE plpgsql
@@ -78,9 +85,11 @@ BEGIN
         END IF;
         v_from := pg_catalog.set_config('rollup_engine.noted_from_{id}', 'NaN', true);
         v_to := pg_catalog.set_config('rollup_engine.noted_to_{id}', '1', true);
+        v_to := pg_catalog.set_config('rollup_engine.noted_rows_{id}', (pg_catalog.concat('0', pg_catalog.current_setting('rollup_engine.noted_rows_{id}', true))::pg_catalog.int4 OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true);
         RETURN true;
     ELSIF v_from OPERATOR(pg_catalog.=) 'NaN' AND pg_catalog.current_setting('rollup_engine.noted_to_{id}')::pg_catalog.int4 OPERATOR(pg_catalog.<) {most} THEN
         v_to := pg_catalog.set_config('rollup_engine.noted_to_{id}', (pg_catalog.current_setting('rollup_engine.noted_to_{id}')::pg_catalog.int4 OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true);
+        v_to := pg_catalog.set_config('rollup_engine.noted_rows_{id}', (pg_catalog.concat('0', pg_catalog.current_setting('rollup_engine.noted_rows_{id}', true))::pg_catalog.int4 OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true);
         RETURN true;
     ELSIF NOT (p_time OPERATOR(pg_catalog.>=) {first} AND p_time OPERATOR(pg_catalog.<) {end}) THEN
         RETURN false;
