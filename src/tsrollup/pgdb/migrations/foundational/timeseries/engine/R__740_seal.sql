@@ -16,11 +16,18 @@ CREATE OR REPLACE FUNCTION rollup_engine.time_partition_column(p_relation regcla
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- By the catalogue: pg_partition_tree waits for who keeps a partition locked.
+    WITH RECURSIVE divided AS (
+        SELECT partrelid, 0 AS level FROM pg_partitioned_table WHERE partrelid = p_relation
+        UNION ALL
+        SELECT p.partrelid, d.level + 1
+        FROM divided AS d JOIN pg_inherits AS i ON i.inhparent = d.partrelid JOIN pg_partitioned_table AS p ON p.partrelid = i.inhrelid
+    )
     SELECT k.name
-    FROM pg_partition_tree(p_relation) AS t
-    CROSS JOIN LATERAL rollup_engine.partition_column(t.relid) AS k (name)
-    WHERE NOT t.isleaf AND k.name = ANY (rollup_engine.time_columns(p_relation))
-    ORDER BY t.level
+    FROM divided AS d
+    CROSS JOIN LATERAL rollup_engine.partition_column(d.partrelid) AS k (name)
+    WHERE k.name = ANY (rollup_engine.time_columns(p_relation))
+    ORDER BY d.level
     LIMIT 1
 $$;
 COMMENT ON FUNCTION rollup_engine.time_partition_column(regclass) IS 'The time column whose ranges a table, or the topmost partitions below it, are divided by; NULL when there is none.';
