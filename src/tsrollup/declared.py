@@ -11,6 +11,7 @@ from tsrollup.connection import pinned
 from tsrollup.declarations import Spec, configured, plain_text
 from tsrollup.errors import InTheWayError, TsrollupError
 from tsrollup.planning import CHILDREN_FIRST, MAKE, Change, Planning, Step
+from tsrollup.source_locks import SourceLocks, locking
 
 Connection = psycopg.Connection[Any]
 
@@ -37,8 +38,12 @@ class Plan:
 
 def plan(connection: Connection, declared: Mapping[str, Spec], prune: bool = False) -> Plan:
     """What has to change; with `prune`, rollups that are not declared are dropped."""
-    with connection.transaction(force_rollback=True), pinned(connection):
-        return _planned(connection, declared, prune)
+
+    def work(locks: SourceLocks) -> Plan:
+        with connection.transaction(force_rollback=True), pinned(connection):
+            return _planned(connection, declared, prune, locks)[0]
+
+    return locking(connection, work)
 
 
 def apply(
@@ -50,36 +55,51 @@ def apply(
 ) -> Plan:
     """Plan it and do so, in one transaction; what was done. Refuses to lose something unless told,
     and to do something else than what was planned before."""
-    with connection.transaction(), pinned(connection):
-        wanted = _planned(connection, declared, prune)
-        if planned is not None and wanted and str(wanted) != str(planned):
-            raise InTheWayError(
-                f"something has changed since this was planned; it would be now: {_listed(wanted)}",
-                "plan it again",
-            )
-        if wanted.losses and not allow_loss:
-            losses = "; ".join(map(str, wanted.losses))
-            raise TsrollupError(
-                f"this would lose data: {losses}",
-                "look at tsrollup plan, and allow it with --allow-loss",
-            )
-        for step in _in_order(connection, wanted):
-            rollups.call(connection, step.function, **step.arguments)
-    return wanted
+
+    def work(locks: SourceLocks) -> Plan:
+        with connection.transaction(), pinned(connection):
+            wanted, sources = _planned(connection, declared, prune, locks)
+            if planned is not None and wanted and str(wanted) != str(planned):
+                now = _listed(wanted)
+                raise InTheWayError(
+                    f"something has changed since this was planned; it would be now: {now}",
+                    "plan it again",
+                )
+            if wanted.losses and not allow_loss:
+                losses = "; ".join(map(str, wanted.losses))
+                raise TsrollupError(
+                    f"this would lose data: {losses}",
+                    "look at tsrollup plan, and allow it with --allow-loss",
+                )
+            if len(sources) > 1:
+                for source, mode in sources:
+                    locks.take(source, mode)
+            for step in _in_order(connection, wanted):
+                rollups.call(connection, step.function, **step.arguments)
+            return wanted
+
+    return locking(connection, work)
 
 
 def _listed(wanted: Plan) -> str:
     return "; ".join(map(str, wanted.changes))
 
 
-def _planned(connection: Connection, declared: Mapping[str, Spec], prune: bool) -> Plan:
-    """What has to change, as it is known to the end of the transaction to those who apply."""
+def _planned(
+    connection: Connection, declared: Mapping[str, Spec], prune: bool, locks: SourceLocks
+) -> tuple[Plan, list[tuple[str, str]]]:
+    """What has to change, as it is known to the end of the transaction to those who apply; and
+    which sources that locks."""
     plain_text(connection)
     connection.execute("SELECT pg_advisory_xact_lock(rollup_engine.lock_key('apply'))")
+    locks.begin()
+    since = locks.since
     with connection.transaction(force_rollback=True):
         connection.execute("SET LOCAL client_min_messages = warning")
-        changes = tuple(Planning(connection, declared, prune).changes())
-    return Plan(declared, prune, changes)
+        planning = Planning(connection, declared, prune, locks)
+        changes = tuple(planning.changes())
+    locks.since = since
+    return Plan(declared, prune, changes), list(planning.sources_to_lock(changes))
 
 
 def _in_order(connection: Connection, wanted: Plan) -> list[Step]:

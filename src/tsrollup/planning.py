@@ -6,7 +6,7 @@ there, over what its parent will be, compared with it, and taken back.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from tsrollup import rollups
 from tsrollup.connection import describe
 from tsrollup.declarations import KEYS, NATURE, OPTIONS, Spec, configured
 from tsrollup.errors import ArgumentError, InTheWayError, TsrollupError, error_of
+from tsrollup.source_locks import ALL, WRITERS, SourceLocks
 
 Connection = psycopg.Connection[Any]
 Call = tuple[str, dict[str, Any]]
@@ -60,8 +61,11 @@ class Change:
 class Planning:
     """The rollups of a file beside those that are there, in a transaction that is taken back."""
 
-    def __init__(self, connection: Connection, declared: Mapping[str, Spec], prune: bool) -> None:
+    def __init__(
+        self, connection: Connection, declared: Mapping[str, Spec], prune: bool, locks: SourceLocks
+    ) -> None:
         self.connection = connection
+        self.locks = locks
         self.is_now = {row["target"]: row for row in configured(connection, CHILDREN_FIRST)}
         self.declared: dict[str, tuple[tuple[str, str], Spec]] = {}
         for name, spec in declared.items():
@@ -89,6 +93,16 @@ class Planning:
         self._check_readers()
         for target in self.pruned:
             yield Change("-", target, "drop it", (Step(DROP, "drop_rollup", {"target": target}),))
+
+    def sources_to_lock(self, changes: Iterable[Change]) -> Iterator[tuple[str, str]]:
+        """Those of users that the steps would lock one after the other."""
+        steps = {(change.target, step.function) for change in changes for step in change.steps}
+        left = {row["source"] for t, row in self.is_now.items() if (t, "drop_rollup") not in steps}
+        gone = {row["source"] for row in self.is_now.values()} - left
+        made = {self.reads[target] for target, does in steps if does == "create_rollup_table"}
+        for source in sorted((gone | made) - self.is_now.keys() - self.declared.keys()):
+            if self.locks.is_tracked(source) is (source in gone):
+                yield source, ALL if source in gone else WRITERS
 
     def _creation(self, target: str, parts: tuple[str, str], spec: Spec) -> Change:
         made = self._create(target, parts, spec)
@@ -205,9 +219,11 @@ class Planning:
         with self.connection.transaction() as beside:
             parts = (schema, f"{SHADOW}{len(self.shadowed)}")
             self.shadowed.append(target)
+            since = self.locks.since
             made = self._create(target, parts, spec)
             added, dropped = _metrics_between(is_now, made)
             if not (_differs(is_now, made) or made["source"] in self.anew or added or dropped):
+                self.locks.since = since
                 raise psycopg.Rollback(beside)
             name = "format('%%I.%%I', %s::text, %s::text)"
             self.shadows[target] = self._ask(name, *parts)
@@ -226,8 +242,9 @@ class Planning:
                 "rollup_engine.resolve_source(%s, %s)::text", spec["source"], tracking
             )
             read = {**spec, "source": self.shadows.get(source, spec["source"])}
-            for function, arguments in _creating(parts, read):
-                rollups.call(self.connection, function, **arguments)
+            with self.locks.creating(source):
+                for function, arguments in _creating(parts, read):
+                    rollups.call(self.connection, function, **arguments)
             where = " WHERE r.target_table = to_regclass(format('%%I.%%I', %s::text, %s::text))"
             (made,) = configured(self.connection, where, list(parts))
         except psycopg.Error as error:

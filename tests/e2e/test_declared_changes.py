@@ -1,7 +1,8 @@
 """What a file changes of rollups that are there: parents with what reads them, and nothing else."""
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
@@ -228,3 +229,35 @@ def test_values_of_another_type_are_told(tmp_path: Path, line: str, told: str) -
     file.write_text(f"[rollups.x]\nsource = 'r'\n{width}{line}\n")
     with pytest.raises(ArgumentError, match=rf"rollups\.x\.{told}"):
         declarations.read(file)
+
+
+def test_a_writer_of_two_sources_is_not_ended(file: File, url: str) -> None:
+    both = "".join(
+        f"[rollups.{name}]\nsource = '{name}0'\nwidth = '1 hour'\nmetrics = {{ n = ['sum'] }}\n"
+        for name in "ab"
+    )
+    file.path.write_text(both)
+    with psycopg.connect(url) as writer, psycopg.connect(url, autocommit=True) as other:
+        for name in ("a0", "b0"):
+            other.execute(f"CREATE TABLE raw.{name} (ts timestamptz, n int)".encode())
+            other.execute(f"CREATE INDEX ON raw.{name} (ts)".encode())
+
+        def write_while(work: Callable[[], object], *names: str) -> None:
+            first, second = (f"INSERT INTO raw.{name} VALUES (now(), 1)" for name in names)
+            writer.execute(first.encode())
+            thread = threading.Thread(target=work)
+            thread.start()
+            time.sleep(0.7)  # it has the one by now, or has had it, and waits for the other
+            writer.execute(second.encode())
+            writer.commit()
+            thread.join(30)
+
+        done: list[str] = []
+        write_while(lambda: done.append(str(file.db.plan(file.path))), "b0", "a0")
+        assert done[0].count("+ silver.") == 2
+        write_while(lambda: file.apply(both), "b0", "a0")
+        anew = both.replace("1 hour", "2 hours")
+        write_while(lambda: file.apply(anew), "a0", "b0")  # the last one is dropped first
+        assert file.export().count('"02:00:00"') == 2
+        list(file.db.run())
+        assert_equal_to_group_by(file.db.connection, "a", "b")
