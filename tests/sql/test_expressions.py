@@ -203,12 +203,19 @@ def test_promise_k_settings_change_nothing(connect: Connect, setting: dict[str, 
         live = (
             "SELECT extract(epoch FROM bucket), zoned, xml, row_count FROM gold.c ORDER BY 1, 2, 3"
         )
-        before = db.execute(live).fetchall()
+        # Paths read abbreviations since PostgreSQL 17; to others this is NULL.
+        read = (
+            "jsonb_path_query_first('\"2026-03-01 12:00 EST\"',"
+            " '$.datetime(\"YYYY-MM-DD HH24:MI TZ\")', '{}', true) #>> '{}'"
+        )
+        create(db, "j", "raw.calls", "1 hour", dimensions=["read"], expressions={"read": read})
+        paths = "SELECT DISTINCT read FROM gold.j"
+        before = db.execute(live).fetchall(), db.execute(paths).fetchall()
         refresh_everything(db)
         db.execute("RESET ALL")
         db.execute("SET timezone = 'UTC'")
-        assert db.execute(live).fetchall() == before
-        assert_settled(db, "c")
+        assert (db.execute(live).fetchall(), db.execute(paths).fetchall()) == before
+        assert_settled(db, "c", "j")
 
 
 REFUSED = {
@@ -587,7 +594,7 @@ def test_what_a_stranger_could_take_the_place_of_is_refused_or_not_looked_for(
 ) -> None:
     role = f"stranger_{secrets.token_hex(4)}"
     db.execute("CREATE TYPE raw.mood AS ENUM ('good', 'bad')")
-    db.execute("CREATE TABLE raw.moods (ts timestamptz, name text, mood raw.mood)")
+    db.execute("CREATE TABLE raw.moods (ts timestamptz, name text, mood raw.mood, tags text[])")
     with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
         # A type of his that is found first may run his code while a text is parsed.
         # Who inherits nothing is no member.
@@ -610,7 +617,9 @@ def test_what_a_stranger_could_take_the_place_of_is_refused_or_not_looked_for(
             db.execute("SELECT * FROM silver.perform_rollup()")
             told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
             assert told == [(None,)]
-            path = "SELECT rollup_engine.expression_path('raw.moods')"
+            path = "SELECT rollup_engine.expression_path('raw.moods', true)"
+            closed = "SELECT rollup_engine.expression_path('raw.moods', false)"
+            assert "public" not in str(db.execute(closed).fetchall())
             (schemas,) = db.execute(path).fetchall()[0]
             assert schemas.endswith(", raw, public, pg_temp")
             assert "own" not in schemas
@@ -637,10 +646,43 @@ def test_what_a_stranger_could_take_the_place_of_is_refused_or_not_looked_for(
             told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
             assert told == [(None,), (None,)]
             db.execute("SELECT silver.rebuild_rollup('l')")
-            with pytest.raises(psycopg.Error, match="it uses function public") as caught:
+            create(db, "s", "raw.moods", "1 hour", filter="left(name, 3) = 'abc'")
+            # A member's is found, where no stranger may put one.
+            db.execute(
+                "CREATE FUNCTION raw.left(varchar, int) RETURNS text"
+                " IMMUTABLE LANGUAGE sql AS $$ SELECT 'x' $$"
+            )
+            with pytest.raises(psycopg.Error, match="it uses function raw") as caught:
                 create(db, "n", "raw.moods", "1 hour", filter="left(name, 3) = 'abc'")
             assert "as in pg_catalog.left" in (caught.value.diag.message_hint or "")
             create(db, "n", "raw.moods", "1 hour", filter="pg_catalog.left(name, 3) = 'abc'")
+            # An operator of his that matches better would read a constant as a type of his.
+            create(db, "a", "raw.moods", "1 hour", filter="name = ANY ('{a,b}')")
+            superuser.execute(
+                f"""
+                CREATE EXTENSION citext;
+                SET ROLE {role};
+                CREATE FUNCTION public.same(varchar, public.mood) RETURNS boolean
+                    IMMUTABLE LANGUAGE sql AS 'SELECT true';
+                CREATE OPERATOR public.= (
+                    LEFTARG = varchar, RIGHTARG = public.mood, FUNCTION = public.same);
+                CREATE FUNCTION public.meet(text[], public.mood[]) RETURNS boolean
+                    IMMUTABLE LANGUAGE sql AS 'SELECT true';
+                CREATE OPERATOR public.&& (
+                    LEFTARG = text[], RIGHTARG = public.mood[], FUNCTION = public.meet);
+                RESET ROLE;
+                """.encode()
+            )
+            create(db, "b", "raw.moods", "1 hour", filter="tags && '{a,b}'")
+            db.execute("ALTER TABLE raw.moods ALTER name TYPE varchar(8), ADD code public.citext")
+            db.execute("SELECT * FROM silver.perform_rollup()")
+            told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
+            assert told == [(None,)] * 6
+            # Those of an extension's type are in its schema, where PostgreSQL's would do, too.
+            for name, text in (("d", "code = 'ABC'"), ("e", "name::public.citext = 'ABC'")):
+                create(db, name, "raw.moods", "1 hour", filter=text)
+                used = "SELECT row_sql::text FROM silver.rollup_config ORDER BY id DESC LIMIT 1"
+                assert "OPERATOR(public.=)" in str(db.execute(used).fetchone())
             # His function of the very types would be the better match.
             for text, refused in (
                 ("hstore(ROW(name)) ? name", r"it uses function public\.hstore\(record\)"),

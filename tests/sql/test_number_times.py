@@ -282,6 +282,43 @@ def test_promise_g_a_wrong_unit_is_mended_by_dropping_the_rollups(
     ).fetchone() == (0,)
 
 
+def test_promise_g_a_rollup_of_one_partition_says_no_unit_of_the_others(
+    db: psycopg.Connection,
+) -> None:
+    now = int(dt.datetime.now(dt.UTC).timestamp())
+    db.execute("CREATE TABLE raw.l (dev text, t bigint, v integer) PARTITION BY LIST (dev)")
+    for part in "ab":
+        db.execute(
+            f"CREATE TABLE raw.l_{part} PARTITION OF raw.l FOR VALUES IN ('{part}')"
+            " PARTITION BY RANGE (t)".encode()
+        )
+    made = "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', 't', time_unit => %s)"
+    db.execute(made, ["raw.l", "wrong", "ms"])
+    for part in "ab":
+        db.execute("SELECT silver.partition_source(%s, '1 day')", [f"raw.l_{part}"])
+    db.execute(
+        "INSERT INTO raw.l SELECT dev, %s - i * 3600::bigint, i"
+        " FROM generate_series(1, 100) AS i, unnest('{a,b}'::text[]) AS dev",
+        [now],
+    )
+    maintain = "SELECT action, detail FROM silver.maintain_timeseries_tables()"
+    refresh_everything(db)
+    db.execute(maintain)
+    db.execute("SELECT silver.set_retention('raw.l', '6 days')")
+    db.execute("SELECT silver.drop_rollup('wrong')")
+    db.execute(made, ["raw.l_a", "right_a", "s"])
+    for _ in range(3):
+        refresh_everything(db)
+        told: dict[str, str] = dict(db.execute(maintain).fetchall())
+        assert "dropped" not in told
+        assert "no rollup says in which unit t of raw.l_b counts" in told["skipped"]
+    assert db.execute("SELECT count(*) FROM raw.l").fetchone() == (200,)
+    db.execute(made, ["raw.l_b", "right_b", "s"])
+    refresh_everything(db)
+    assert "skipped" not in dict(db.execute(maintain).fetchall())
+    assert db.execute("SELECT count(*) FROM raw.l").fetchone() == (200,)
+
+
 def test_the_column_may_be_renamed(db: psycopg.Connection) -> None:
     create(db, "bigint", "us", parts=True)
     roll_up(db, "us")

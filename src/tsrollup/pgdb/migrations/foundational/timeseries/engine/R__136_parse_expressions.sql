@@ -42,7 +42,8 @@ $$;
 COMMENT ON FUNCTION rollup_engine.is_open_schema(oid, regclass) IS
 'Whether somebody may create something in a schema who is neither a member of the owner role, nor owns the database or the source.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.expression_path(p_source regclass) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.expression_path(regclass);
+CREATE OR REPLACE FUNCTION rollup_engine.expression_path(p_source regclass, p_open boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -52,8 +53,10 @@ AS $$
     WHERE (n.nspname = 'public' OR n.oid IN (SELECT extnamespace FROM pg_extension WHERE pg_has_role(extowner, '${owner_role}', 'USAGE'))
             OR n.oid = (SELECT relnamespace FROM pg_class WHERE oid = p_source))
         AND n.nspname <> 'pg_catalog' AND has_schema_privilege(n.oid, 'USAGE')
+        AND (p_open OR NOT rollup_engine.is_open_schema(n.oid, p_source))
 $$;
-COMMENT ON FUNCTION rollup_engine.expression_path(regclass) IS 'The schemas where names in expressions are looked up, whatever the session''s search_path.';
+COMMENT ON FUNCTION rollup_engine.expression_path(regclass, boolean) IS
+'The schemas where names in expressions are looked up, whatever the session''s search_path, with or without those where strangers may create something.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_is_one_expression(p_text text, p_row text, p_path text) RETURNS void
     LANGUAGE plpgsql
@@ -75,6 +78,56 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_is_one_expression(text, text, text) IS
 'An error of PostgreSQL''s parser unless the text, which ends in a line break, is one expression and nothing else: then it can stand in parentheses in any statement.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.has_open_type(p_view regclass, p_source regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT
+        FROM pg_rewrite AS w
+        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.deptype = 'n'
+        LEFT JOIN pg_attribute AS a ON d.refclassid = 'pg_class'::regclass AND a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+        LEFT JOIN pg_proc AS f ON d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+        LEFT JOIN pg_operator AS o ON d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+        CROSS JOIN LATERAL rollup_engine.parts_of_type(
+            CASE d.refclassid WHEN 'pg_type'::regclass THEN d.refobjid ELSE coalesce(a.atttypid, f.prorettype, o.oprresult) END) AS p
+        JOIN pg_type AS t ON t.oid = p.type AND t.typtype = 'b' AND t.typcategory <> 'A'
+        WHERE w.ev_class = p_view AND rollup_engine.is_open_schema(t.typnamespace, p_source))
+$$;
+COMMENT ON FUNCTION rollup_engine.has_open_type(regclass, regclass) IS
+'Whether an expression, parsed as a view, goes by a type, as only extensions make them, of a schema where strangers may create something: its operators are there, too.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.path_of_expression(p_text text, p_row text, p_source regclass) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_view constant text := format('rollup_engine.tsrollup_view_%s', pg_backend_pid());
+    v_text constant text := p_text || chr(10);
+    v_closed constant text := rollup_engine.expression_path(p_source, false);
+    v_all constant text := rollup_engine.expression_path(p_source, true);
+    v_has_open boolean;
+BEGIN
+    -- The best match is taken in all of a path: an operator of a stranger could read a constant as a type of his.
+    IF v_closed <> v_all THEN
+        PERFORM rollup_engine.check_is_one_expression(v_text, p_row, v_closed);
+        PERFORM set_config('search_path', v_closed, true);
+        EXECUTE format('CREATE VIEW %s AS SELECT (%s) AS tsrollup_value FROM %s', v_view, v_text, p_row);
+        PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
+        v_has_open := rollup_engine.has_open_type(v_view::regclass, p_source);
+        EXECUTE format('DROP VIEW %s', v_view);
+    END IF;
+    RETURN CASE WHEN v_has_open THEN v_all ELSE v_closed END;
+EXCEPTION
+    WHEN undefined_function OR undefined_object OR ambiguous_function THEN
+        RETURN v_all;
+    WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported OR program_limit_exceeded THEN
+        RETURN v_closed;  -- which fails there, too
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.path_of_expression(text, text, regclass) IS
+'The schemas where names in an expression are looked up: those where strangers may create something only where it names what the others do not have, or goes by a type of an extension in such a one.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.foreign_parts(p_view regclass, p_row regclass) RETURNS text
     LANGUAGE sql STABLE

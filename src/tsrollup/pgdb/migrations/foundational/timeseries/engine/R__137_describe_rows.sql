@@ -31,14 +31,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.describe_expression(p_rollup silver.rol
 AS $$
 DECLARE
     v_row constant text := format('rollup_engine.tsrollup_row_%s', pg_backend_pid());
+    v_path text;
     v_described jsonb;
     v_passing text;
 BEGIN
     EXECUTE rollup_engine.row_table_sql(p_rollup, v_row, p_known);
+    v_path := rollup_engine.path_of_expression(p_text, v_row, p_rollup.source_table);
     IF p_known IS NULL THEN
-        v_described := rollup_engine.parse_expression(p_text, v_row, rollup_engine.expression_path(p_rollup.source_table));
+        v_described := rollup_engine.parse_expression(p_text, v_row, v_path);
     ELSE
-        v_described := rollup_engine.parse_expression_again(p_text, v_row, rollup_engine.expression_path(p_rollup.source_table));
+        v_described := rollup_engine.parse_expression_again(p_text, v_row, v_path);
     END IF;
     EXECUTE format('DROP TABLE %s', v_row);
     -- A day that was far away is near now.

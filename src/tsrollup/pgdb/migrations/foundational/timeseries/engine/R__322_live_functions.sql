@@ -205,7 +205,7 @@ $sql$, jsonb_build_object(
     GRANT EXECUTE ON FUNCTION rollup_engine.live_group_%s(timestamptz, timestamptz, text) TO PUBLIC', p_rollup.id) ELSE '' END,
         'target', p_rollup.target_table,
         -- It takes a while, so it is set only where an expression may name a zone.
-        'settings', rollup_engine.pinned_settings() || CASE WHEN concat(p_rollup.row_sql, p_rollup.metrics) ~* 'zone|date_(add|subtract)'
+        'settings', rollup_engine.pinned_settings() || CASE WHEN concat(p_rollup.row_sql, p_rollup.metrics) ~* 'zone|date_(add|subtract)|datetime'
             THEN ' SET timezone_abbreviations = ''Default''' ELSE '' END,
         'parallel', CASE WHEN rollup_engine.has_citus() THEN 'RESTRICTED' ELSE 'SAFE' END,  -- parallel workers ask no other servers
         'body', quote_literal(rollup_engine.fill($body$

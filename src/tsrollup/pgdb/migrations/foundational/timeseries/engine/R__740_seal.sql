@@ -76,10 +76,13 @@ AS $$
         'retention drops partitions: create the table with PARTITION BY RANGE (the time column); numbers are times as long as a rollup of the table says so: time_unit'
     FROM key WHERE name IS NULL
     UNION ALL
-    SELECT format('no rollup says in which unit %I of %s counts', a.attname, p_relation),
+    -- What a rollup of one partition says holds for that one.
+    SELECT format('no rollup says in which unit %I of %s counts', a.attname, t.relid),
         format('create one with that time_unit; or keep everything: SELECT silver.set_retention(%L, NULL)', p_relation)
     FROM key JOIN pg_attribute AS a ON a.attrelid = p_relation AND a.attname = key.name
-    WHERE rollup_engine.is_number_type(rollup_engine.base_type(a.atttypid)) AND rollup_engine.rollup_unit(p_relation, key.name) IS NULL
+    CROSS JOIN rollup_engine.partition_tree(p_relation) AS t (relid)
+    JOIN pg_partitioned_table AS d ON d.partrelid = t.relid AND rollup_engine.partition_column(d.partrelid) = key.name
+    WHERE rollup_engine.is_number_type(rollup_engine.base_type(a.atttypid)) AND rollup_engine.rollup_unit(d.partrelid, key.name) IS NULL
     UNION ALL
     SELECT format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
         format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...), and SELECT silver.set_retention(%L, NULL) for the partition', pg_partition_root(p_relation), p_relation)
