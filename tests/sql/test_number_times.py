@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from interleaving import Background
 from rollup_checks import UNITS, assert_equal_to_group_by, assert_settled, refresh_everything
 
 Connect = Callable[..., psycopg.Connection[Any]]
@@ -228,6 +229,22 @@ def test_a_column_has_one_unit(db: psycopg.Connection) -> None:
                 f" time_column => {'NULL' if name == 'b' else chr(39) + 't' + chr(39)},"
                 f" time_unit => {unit})".encode()
             )
+
+
+def test_a_column_has_one_unit_for_two_that_come_at_once(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    db.execute("CREATE TABLE raw.n (t bigint NOT NULL, v text)")
+    made = (
+        "SELECT silver.create_rollup_table('raw.n', 'silver', '{0}', '1 hour', time_unit => '{0}')"
+    )
+    first = connect(autocommit=False)
+    first.execute(made.format("s").encode())
+    second = Background(connect(), made.format("ms").encode())
+    second.wait_until_blocked(db)
+    first.commit()
+    with pytest.raises(psycopg.Error, match=r"other rollups read t of raw\.n as s"):
+        second.result()
 
 
 @pytest.mark.parametrize(("unit", "wrong"), [("s", "ms"), ("ms", "s")])

@@ -30,6 +30,10 @@ BEGIN
     FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid WHERE c.oid = p_relation AND a.attname = p_time_column
     ON CONFLICT (relation, time_column, change_tracking) DO UPDATE SET grain = least(s.grain, excluded.grain)
     RETURNING * INTO v_source;
+    IF v_source.time_unit <> p_time_unit THEN  -- by one that was made meanwhile
+        PERFORM rollup_engine.fail('TR001', format('time_unit %L: other rollups read %I of %s as %s', p_time_unit, p_time_column, p_relation, v_source.time_unit),
+            'a column has one unit; drop the others first if that was wrong');
+    END IF;
     PERFORM rollup_engine.use_unit(p_relation, p_time_column, p_time_unit);
     -- Drains wait outside: the log must not move on before they know of the new rollup.
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(v_source.id));
