@@ -2,6 +2,7 @@
 table, at every level and in every state."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -317,3 +318,20 @@ def test_views_follow_an_index_that_is_dropped_or_made(db: psycopg.Connection[An
         assert db.execute("SELECT rollup_engine.outdated_texts()").fetchall() == []
         late(db, 3)
         assert_equal_to_group_by(db, *ALL)
+
+
+def test_a_view_that_was_in_use_follows_an_index_at_a_later_maintenance(
+    db: psycopg.Connection[Any], connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    create_fleet(db)
+    maintain = "SELECT * FROM silver.maintain_timeseries_tables()"
+    db.execute("DROP INDEX raw.fleet_device_ts_idx")
+    db.execute(maintain)
+    reader = connect(autocommit=False)
+    reader.execute(f"SELECT FROM gold.{LEVELS[0]}".encode())
+    db.execute("CREATE INDEX ON raw.fleet (device, ts)")
+    outdated = "SELECT count(*) > 0 FROM rollup_engine.outdated_texts()"
+    for is_outdated in (True, False, False):
+        db.execute(maintain)
+        assert db.execute(outdated).fetchone() == (is_outdated,)
+        reader.rollback()

@@ -15,11 +15,14 @@ from tsrollup.errors import TsrollupError
 SECONDS_TO_COMPLETE = 2
 # No shell and no SQL reads anything else into these.
 PLAIN_NAME = re.compile(r"[^\W\dA-Z]\w*(?:[.][^\W\dA-Z]\w*)?")
+# Nothing that a shell would run where quotes were open already.
+HARMLESS_NAME = re.compile(r'[\w ."-]+')
 
 
 def known_rollups(incomplete: str) -> list[str]:
     """Names of rollups that begin so; none without TSROLLUP_URL, or an answer in time. bash gets
-    those that SQL wants in quotes as well, quoted for itself too: it inserts what it is given."""
+    those that SQL wants in quotes as well, quoted for itself too: it inserts what it is given,
+    whatever was typed before."""
     url = os.environ.get("TSROLLUP_URL")
     if not url:
         return []
@@ -32,7 +35,7 @@ def known_rollups(incomplete: str) -> list[str]:
     except (psycopg.Error, TsrollupError):
         return []
     if os.environ.get("_TSROLLUP_COMPLETE") == "complete_bash":
-        offered = [shlex.quote(name) for (name,) in names if name.isprintable()]
+        offered = [shlex.quote(name) for (name,) in names if HARMLESS_NAME.fullmatch(name)]
     else:
         offered = [name for (name,) in names if PLAIN_NAME.fullmatch(name)]
     return sorted(name for name in offered if name.startswith(incomplete))

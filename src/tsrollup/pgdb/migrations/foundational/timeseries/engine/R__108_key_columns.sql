@@ -223,6 +223,8 @@ BEGIN
         THEN rollup_engine.try_lock_source(s.id) END;
     IF FOUND OR rollup_engine.note_indexes() THEN  -- live views read groups, or by an index, from now on, or no longer
         PERFORM rollup_engine.rewrite_generated();
+        -- Whoever was in the way is gone the next time.
+        UPDATE rollup_engine.generated_text SET digest = '' WHERE name LIKE 'indexes%' AND EXISTS (SELECT FROM rollup_engine.outdated_texts());
     END IF;
 END
 $$;
