@@ -209,11 +209,14 @@ def test_one_worker_of_two_is_missed_and_nothing_counts_twice(tmp_path: Path) ->
         'tsrollup_up{job="tsrollup",instance="b"}': "1x9 stale",
         'up{job="tsrollup",instance="a"}': "1x40",
         'up{job="tsrollup",instance="b"}': "1x9 0x30",
+        'up{job="tsrollup-sales",instance="c"}': "0x40",
     }
     for name in re.findall(r"tsrollup_\w+_total", " ".join(rates)):
         values |= {f'{name}{{{of},instance="{i}"}}': "0+300x40" for i in "ab"}
     samples = {f"sum({rate})": ("{}", 1500 if "increase" in rate else 5) for rate in rates}
-    samples |= {'count by (instance) (ALERTS{alertname="TsrollupDown"})': ('{instance="b"}', 1)}
+    for i in "bc":
+        fired = f'count by (instance) (ALERTS{{alertname="TsrollupDown",instance="{i}"}})'
+        samples[fired] = (f'{{instance="{i}"}}', 1)
     trial = {
         "rule_files": [str(DEPLOY / "prometheus-rules.yml")],
         "tests": [

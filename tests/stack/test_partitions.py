@@ -380,6 +380,8 @@ def test_the_column_of_the_partitions_may_be_renamed(
     assert ("raw.readings", "premade") in [row[:2] for row in maintain(db, later)]
     assert default_rows(db) == 0
     db.execute('ALTER TABLE raw.readings DROP ts; ALTER TABLE raw.readings RENAME "at %s" TO ts')
+    # What a drain found in between is text, of which it makes no time.
+    db.execute("SELECT silver.reset_rollup_retry('readings_1h')")
     for _ in range(3):
         refresh_everything(db)
         maintain(db, later)
