@@ -60,6 +60,7 @@ ERRORS = """
 SELECT id, target_table AS rollup, error_code FROM silver.error_log WHERE id > %s ORDER BY id
 """
 SIZES_EVERY = 60.0
+SIZES_AGAIN_AFTER = 5.0  # where somebody kept a table locked
 # For the scrape before, whose server may hang.
 SECONDS_TO_WAIT = 5.0
 
@@ -204,7 +205,9 @@ class Exporter:
                 with pinned(connection):
                     connection.execute("SET LOCAL lock_timeout = '1s'")
                     self.sizes = connection.execute(SIZES).fetchall()
-            except (psycopg.errors.LockNotAvailable, psycopg.errors.InsufficientPrivilege):
+            except psycopg.errors.LockNotAvailable:
+                self.sized_at -= SIZES_EVERY - SIZES_AGAIN_AFTER
+            except psycopg.errors.InsufficientPrivilege:
                 pass
         return self.sizes
 

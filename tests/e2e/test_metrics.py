@@ -94,7 +94,8 @@ def fail(url: str) -> None:
         connection.execute("INSERT INTO raw.events VALUES ('2026-01-02 00:30+00', 1)")
 
 
-def test_a_scrape_says_what_happened(url: str, port: int) -> None:
+def test_a_scrape_says_what_happened(url: str, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "SIZES_EVERY", 1.0)
     of = '{rollup="silver.events_1h"}'
     wait_until(lambda: value(port, f"tsrollup_stale_buckets{of}") == 0)
     with psycopg.connect(url, autocommit=True) as connection:
