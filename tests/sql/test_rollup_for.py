@@ -192,6 +192,26 @@ def test_an_expression_that_is_called_as_something_else(rolled_up: psycopg.Conne
     assert found["gold.by_sum"].startswith("its rows are the answer")
 
 
+def test_rollups_by_several_times_of_a_table(db: psycopg.Connection) -> None:
+    create = (
+        "SELECT silver.create_rollup_table('raw.{0}', 'silver', '{0}_{1}', '1 hour',"
+        " time_column => '{1}')"
+    )
+    for table, partitioned in (("plain", ""), ("parts", "PARTITION BY RANGE (made)")):
+        db.execute(f"CREATE TABLE raw.{table} (made timestamptz, sent timestamptz) {partitioned}")
+        db.execute(create.format(table, "made").encode())
+        assert not answers(db, f"'{table}', '1 day'")[f"gold.{table}_made"].startswith("not: ")
+        db.execute(create.format(table, "sent").encode())
+    by_made, by_sent = "not: its time is made", "not: its time is sent"
+    assert answers(db, "'plain', '1 day'") == {
+        "gold.plain_made": by_made,
+        "gold.plain_sent": by_sent,
+    }
+    found = answers(db, "'parts', '1 day'")
+    assert found.pop("gold.parts_made").startswith("24 of its buckets")
+    assert found == {"gold.parts_sent": by_sent}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

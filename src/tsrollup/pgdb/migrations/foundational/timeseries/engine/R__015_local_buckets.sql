@@ -93,10 +93,50 @@ RETURN silver.time_bucket(width, ts, timezone, NULL);
 COMMENT ON FUNCTION silver.time_bucket(interval, timestamptz, text) IS
 'Start of the bucket in the named time zone: whole days and months follow its calendar (a day may have 23 or 25 hours), shorter widths are absolute time counted from its midnight of 2000-01-03.';
 
+-- Times without a zone, read as UTC: else they would become timestamptz by the session's.
+CREATE OR REPLACE FUNCTION silver.time_bucket(width interval, ts timestamp, timezone text) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN silver.time_bucket(width, ts AT TIME ZONE 'UTC', timezone);
+COMMENT ON FUNCTION silver.time_bucket(interval, timestamp, text) IS
+'The same of the time, which is read as UTC.';
+
+CREATE OR REPLACE FUNCTION silver.time_bucket(width interval, ts timestamp, origin timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN silver.time_bucket(width, ts AT TIME ZONE 'UTC', origin);
+COMMENT ON FUNCTION silver.time_bucket(interval, timestamp, timestamptz) IS
+'The same of the time, which is read as UTC.';
+
+CREATE OR REPLACE FUNCTION silver.time_bucket(width interval, ts timestamp, timezone text, origin timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN silver.time_bucket(width, ts AT TIME ZONE 'UTC', timezone, origin);
+COMMENT ON FUNCTION silver.time_bucket(interval, timestamp, text, timestamptz) IS
+'The same of the time, which is read as UTC.';
+
+CREATE OR REPLACE FUNCTION silver.time_bucket(width interval, ts date, timezone text) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN silver.time_bucket(width, ts::timestamp AT TIME ZONE 'UTC', timezone);
+COMMENT ON FUNCTION silver.time_bucket(interval, date, text) IS
+'The same of midnight UTC of the date.';
+
+CREATE OR REPLACE FUNCTION silver.time_bucket(width interval, ts date, origin timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN silver.time_bucket(width, ts::timestamp AT TIME ZONE 'UTC', origin);
+COMMENT ON FUNCTION silver.time_bucket(interval, date, timestamptz) IS
+'The same of midnight UTC of the date.';
+
+CREATE OR REPLACE FUNCTION silver.time_bucket(width interval, ts date, timezone text, origin timestamptz) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN silver.time_bucket(width, ts::timestamp AT TIME ZONE 'UTC', timezone, origin);
+COMMENT ON FUNCTION silver.time_bucket(interval, date, text, timestamptz) IS
+'The same of midnight UTC of the date.';
+
 -- At once, since what everybody calls calls them from here on.
 GRANT EXECUTE ON FUNCTION
     rollup_engine.local_origin(interval, text, timestamptz), rollup_engine.local_bucket(interval, timestamptz, text, timestamp),
-    silver.time_bucket(interval, timestamptz, text, timestamptz), silver.time_bucket(interval, timestamptz, text)
+    silver.time_bucket(interval, timestamptz, text, timestamptz), silver.time_bucket(interval, timestamptz, text),
+    silver.time_bucket(interval, timestamp, text), silver.time_bucket(interval, timestamp, timestamptz),
+    silver.time_bucket(interval, timestamp, text, timestamptz), silver.time_bucket(interval, date, text),
+    silver.time_bucket(interval, date, timestamptz), silver.time_bucket(interval, date, text, timestamptz)
 TO PUBLIC;
 
 RESET ROLE;

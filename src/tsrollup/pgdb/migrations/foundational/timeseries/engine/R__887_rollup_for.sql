@@ -140,6 +140,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.other_meaning(silver.rollup_config, silver.rollup_config) IS 'Expressions of a rollup that are called as what is asked for, and may be something else; NULL for none.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.other_time(p_rollup silver.rollup_config, p_table regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Where rollups go by several times of a table, the one that it is partitioned by is meant.
+    SELECT format('its time is %I', mine.time_column)
+    FROM rollup_engine.source AS mine
+    WHERE mine.id = p_rollup.source_id AND mine.relation = p_table AND NOT rollup_engine.is_time_key(p_table, mine.time_column, NULL)
+        AND EXISTS (
+            SELECT FROM rollup_engine.rollups_of(p_table) AS r JOIN rollup_engine.source AS s ON s.id = r.source_id
+            WHERE s.time_column <> mine.time_column)
+$$;
+COMMENT ON FUNCTION rollup_engine.other_time(silver.rollup_config, regclass) IS 'By which time of a table a rollup goes, where that leaves open which was meant; NULL elsewhere.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.complete_since(p_rollup silver.rollup_config, p_table regclass) RETURNS timestamptz
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -177,7 +191,8 @@ BEGIN
         RETURN format('buckets of %s are not made of its, which are %s', rollup_engine.bucket_words(p_asked), rollup_engine.bucket_words(p_rollup));
     END IF;
     v_lacking := coalesce(
-        rollup_engine.other_meaning(p_asked, p_rollup), rollup_engine.mixed_series(p_rollup.id, p_asked.dimensions, p_asked.metrics));
+        rollup_engine.other_time(p_rollup, p_asked.source_table), rollup_engine.other_meaning(p_asked, p_rollup),
+        rollup_engine.mixed_series(p_rollup.id, p_asked.dimensions, p_asked.metrics));
     IF v_lacking IS NOT NULL THEN
         RETURN v_lacking;
     END IF;

@@ -46,6 +46,8 @@ BEGIN
         rollup_engine.local_origin(interval, text, timestamptz), rollup_engine.local_bucket(interval, timestamptz, text, timestamp),
         silver.time_bucket(interval, timestamptz), silver.time_bucket(interval, timestamptz, text), silver.time_bucket(interval, timestamptz, text, timestamptz),
         silver.time_bucket(interval, timestamptz, timestamptz), silver.time_bucket(interval, timestamp), silver.time_bucket(interval, date),
+        silver.time_bucket(interval, timestamp, text), silver.time_bucket(interval, timestamp, timestamptz), silver.time_bucket(interval, timestamp, text, timestamptz),
+        silver.time_bucket(interval, date, text), silver.time_bucket(interval, date, timestamptz), silver.time_bucket(interval, date, text, timestamptz),
         silver.first_value(anyelement, timestamptz), silver.last_value(anyelement, timestamptz),
         silver.version(),
         -- This one reads with the rights of whoever calls it; what it asks for the query reads nothing.
