@@ -142,7 +142,7 @@ def test_clean_refuses_while_rollups_exist(
             assert "silver.readings_1h, silver.readings_1d" in refused.error
             assert connection.execute(STRUCTURE).fetchall() == before
             told = {**configured, "placeholders.clean_rollups": "true"}
-            assert not _stranger(connection, runner, told).ok
+            _assert_strangers_stay(connection, runner, told)
             outcome = runner.run("clean", told)
             assert outcome.ok, outcome.error
             assert connection.execute("SELECT count(*) FROM raw.readings").fetchone() == (600,)
@@ -153,15 +153,20 @@ def test_clean_refuses_while_rollups_exist(
             ).fetchall()
 
 
-def _stranger(connection: psycopg.Connection, runner: Runner, configured: dict[str, str]) -> Any:
-    """clean with somebody's own view on one of our functions."""
-    connection.execute(
-        "CREATE VIEW public.mine AS SELECT silver.time_bucket('1 hour', now()) AS bucket"
-    )
-    outcome = runner.run("clean", configured)
-    assert "view public.mine" in outcome.error
-    connection.execute("DROP VIEW public.mine")
-    return outcome
+def _assert_strangers_stay(
+    connection: psycopg.Connection, runner: Runner, configured: dict[str, str]
+) -> None:
+    """clean beside what somebody made of a function, of a table's rows and of arrays of them."""
+    for kind, name, text in (
+        ("VIEW", "mine", "AS SELECT silver.time_bucket('1 hour', now()) AS bucket"),
+        ("TABLE", "history", "(configuration silver.rollup_config)"),
+        ("TABLE", "logs", "(lines silver.error_log[])"),
+    ):
+        connection.execute(f"CREATE {kind} public.{name} {text}".encode())
+        outcome = runner.run("clean", configured)
+        assert not outcome.ok
+        assert f"{kind.lower()} public.{name}" in outcome.error
+        connection.execute(f"DROP {kind} public.{name}".encode())
 
 
 @dataclass(frozen=True)

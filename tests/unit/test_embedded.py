@@ -151,7 +151,9 @@ def test_the_servers_account_can_put_nothing_in_the_place_of_roots_files(data_di
 
 
 @as_root
-@pytest.mark.parametrize("name", ["log", "lock", "server.json", "server.new", "password"])
+@pytest.mark.parametrize(
+    "name", ["log", "lock", "server.json", "server.new", "password", "pgdata.new"]
+)
 def test_a_link_in_the_data_folder_is_not_followed(data_dir: Path, name: str) -> None:
     victim = data_dir.with_name("victim")
     victim.write_text("keep me")
@@ -194,6 +196,11 @@ def test_a_pipe_in_the_place_of_the_pid_file_is_not_waited_for(data_dir: Path) -
     os.mkfifo(data_dir / "pgdata" / "postmaster.pid")
     assert embedded.status(data_dir).pid is None
     embedded.start(data_dir)
+    embedded.stop(data_dir)
+    (data_dir / "server.json").unlink()
+    os.mkfifo(data_dir / "server.json")
+    with pytest.raises(TsrollupError, match=r"server\.json is no file of its own"):
+        embedded.start(data_dir)
 
 
 def test_a_folder_with_a_lock_of_somebody_elses_is_refused(data_dir: Path) -> None:
@@ -202,6 +209,29 @@ def test_a_folder_with_a_lock_of_somebody_elses_is_refused(data_dir: Path) -> No
     (data_dir / "status").touch()
     with pytest.raises(TsrollupError, match="holds files that are not"):
         embedded.start(data_dir)
+
+
+@as_root
+def test_a_folder_of_somebody_else_or_of_all_is_refused(data_dir: Path) -> None:
+    for owner, mode, reason in ((1, 0o755, "is somebody else's"), (0, 0o1777, "others may write")):
+        data_dir.mkdir()
+        os.chown(data_dir, owner, 0)
+        data_dir.chmod(mode)
+        with pytest.raises(TsrollupError, match=reason):
+            embedded.start(data_dir)
+        found = data_dir.stat()
+        assert (found.st_uid, found.st_mode & 0o7777) == (owner, mode)
+        data_dir.rmdir()
+
+
+@as_root
+def test_a_folder_exchanged_for_a_link_is_left_alone(data_dir: Path) -> None:
+    victim = data_dir.with_name("victim")
+    victim.mkdir(mode=0o755)
+    data_dir.symlink_to(victim)
+    with pytest.raises(OSError, match=r"symbolic|directory"):
+        account_for(data_dir / "pgdata").pass_through(data_dir)
+    assert victim.stat().st_mode & 0o777 == 0o755
 
 
 @as_root

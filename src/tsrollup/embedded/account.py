@@ -46,16 +46,26 @@ class Account:
 
     def pass_through(self, folder: Path) -> None:
         """Let it pass a folder that stays the caller's, so that it can put no link there."""
-        if self.dropped:
-            os.chown(folder, os.geteuid(), self.gid, follow_symlinks=False)
-            folder.chmod(stat.S_IRWXU | stat.S_IXGRP)
-        else:
-            folder.chmod(stat.S_IRWXU)
+        handle = open_alone(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if self.dropped:
+                _require_own(folder, os.fstat(handle))
+                os.fchown(handle, os.geteuid(), self.gid)
+            os.fchmod(handle, stat.S_IRWXU | (stat.S_IXGRP if self.dropped else 0))
+        finally:
+            os.close(handle)
 
     def subprocess_arguments(self) -> dict[str, Any]:
         if not self.dropped:
             return {}
         return {"user": self.uid, "group": self.gid, "extra_groups": []}
+
+
+def _require_own(folder: Path, found: os.stat_result) -> None:
+    if found.st_uid != os.geteuid():
+        raise TsrollupError(f"{folder} is somebody else's", "give a new folder as --data-dir")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise TsrollupError(f"others may write into {folder}", "give a new folder as --data-dir")
 
 
 def account_for(pgdata: Path) -> Account:

@@ -76,6 +76,10 @@ class Cluster:
         return self.data_dir / "pgdata"
 
     @property
+    def unfinished(self) -> Path:
+        return self.data_dir / "pgdata.new"
+
+    @property
     def log(self) -> Path:
         return self.data_dir / "log"
 
@@ -101,9 +105,9 @@ class Cluster:
                     f"{self.data_dir} holds files that are not an embedded server's",
                     "give an empty or a new folder as --data-dir",
                 )
-            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.account.pass_through(self.data_dir)
-            for file in (self.lock, self.log, self.memory, self.pgdata):
+            for file in (self.lock, self.log, self.memory, self.pgdata, self.unfinished):
                 if file.is_symlink():
                     raise TsrollupError(
                         f"{file} is a link", "remove it, or give another --data-dir"
@@ -128,10 +132,9 @@ class Cluster:
     def initialise(self) -> None:
         if self.exists():
             return
-        unfinished = self.data_dir / "pgdata.new"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        self.account.own(unfinished)
+        shutil.rmtree(self.unfinished, ignore_errors=True)
+        self.unfinished.mkdir()
+        self.account.own(self.unfinished)
         self._remember(_free_port(), secrets.token_urlsafe(18))
         password_file = self.data_dir / "password"
         self._write(password_file, self._remembered().password)
@@ -140,7 +143,7 @@ class Cluster:
         try:
             self.run(
                 "initdb",
-                f"--pgdata={unfinished}",
+                f"--pgdata={self.unfinished}",
                 "--username=postgres",
                 f"--pwfile={password_file}",
                 "--auth=scram-sha-256",
@@ -152,7 +155,7 @@ class Cluster:
             )
         finally:
             password_file.unlink()
-        unfinished.rename(self.pgdata)
+        self.unfinished.rename(self.pgdata)
 
     def find_running(self, wait: bool = True) -> Server | None:
         """The server, once it answers; None where no postmaster lives."""
@@ -262,7 +265,8 @@ class Cluster:
 
     def _remembered(self) -> Server:
         try:
-            return Server(self.data_dir, **json.loads(self.memory.read_text()))
+            with os.fdopen(open_alone(self.memory, os.O_RDONLY)) as file:
+                return Server(self.data_dir, **json.load(file))
         except (OSError, ValueError, TypeError) as error:
             raise TsrollupError(
                 f"cannot read {self.memory}, which holds the server's port and password",

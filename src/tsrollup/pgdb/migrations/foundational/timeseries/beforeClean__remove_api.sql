@@ -50,6 +50,11 @@ BEGIN
         FROM pg_class
         WHERE relnamespace = 'silver'::regnamespace AND relname IN (
             'rollup_config', 'dimension_config', 'refresh_log', 'error_log', 'archive_log', 'timeseries_operations_monitor');
+    -- Their row types, and arrays of these, go with them.
+    INSERT INTO api
+    SELECT 'pg_type'::regclass, t.oid, NULL, t.oid::regtype::text
+    FROM api JOIN pg_type AS r ON r.typrelid = api.oid JOIN pg_type AS t ON t.oid IN (r.oid, r.typarray)
+    WHERE api.class = 'pg_class'::regclass;
 
     -- A view, an index, a column default of somebody else's that uses time_bucket, for example.
     SELECT string_agg(DISTINCT pg_describe_object(classid, objid, objsubid), ', ')
@@ -62,11 +67,11 @@ BEGIN
         AND dependent.object_names[1] || '.' || dependent.object_names[2] NOT IN (SELECT name FROM api);
     IF v_strangers IS NOT NULL THEN
         RAISE dependent_objects_still_exist USING
-            MESSAGE = format('clean would take along what uses functions of schema silver: %s', v_strangers),
+            MESSAGE = format('clean would take along what uses schema silver: %s', v_strangers),
             HINT = 'drop or change these first';
     END IF;
 
-    FOR v_object IN SELECT kind, name FROM api ORDER BY kind DESC, name LOOP
+    FOR v_object IN SELECT kind, name FROM api WHERE kind IS NOT NULL ORDER BY kind DESC, name LOOP
         EXECUTE format('DROP %s IF EXISTS %s CASCADE', v_object.kind, v_object.name);
     END LOOP;
 END
