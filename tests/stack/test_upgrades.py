@@ -109,6 +109,21 @@ def test_a_changed_function_is_one_script_applied_again(
     assert_settled(filled, "readings_1h", "readings_1d")
 
 
+def test_promise_i_sequences_that_logical_replication_left_behind(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    for table, column in filled.execute(
+        "SELECT attrelid::regclass::text, attname FROM pg_attribute"
+        " WHERE attidentity <> '' AND attrelid::regclass::text ~ '^(silver|rollup_engine)[.]'"
+    ).fetchall():
+        filled.execute(f"ALTER TABLE {table} ALTER {column} RESTART".encode())
+    release.migrate()
+    filled.execute("CALL silver.run_rollups()")
+    assert_settled(filled, "readings_1h", "readings_1d")
+    filled.execute("SELECT silver.create_rollup_table('raw.readings', 'silver', 'more', '1 day')")
+    assert_equal_to_group_by(filled, "more")
+
+
 def test_a_function_with_settings_and_rights_keeps_them(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:

@@ -138,6 +138,27 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.grant_in_turn(interval) IS 'Gives the group roles their rights, after those who are giving some at the same time.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.raise_sequences() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_numbers record;
+BEGIN
+    -- Logical replication copies rows, and not how far their sequences are.
+    FOR v_numbers IN
+        SELECT a.attname, a.attrelid::regclass AS relation, pg_get_serial_sequence(a.attrelid::regclass::text, a.attname) AS sequence
+        FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid
+        WHERE a.attidentity <> '' AND (c.relnamespace = 'rollup_engine'::regnamespace OR c.oid IN (
+            'silver.rollup_config'::regclass, 'silver.refresh_log'::regclass, 'silver.error_log'::regclass, 'silver.archive_log'::regclass))
+    LOOP
+        EXECUTE format('SELECT setval(%L, t.last) FROM (SELECT max(%I) FROM %s) AS t (last), %s AS s WHERE t.last > s.last_value',
+            v_numbers.sequence, v_numbers.attname, v_numbers.relation, v_numbers.sequence);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.raise_sequences() IS 'Has new rows numbered behind those that are there.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.regenerate() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -147,6 +168,7 @@ BEGIN
     PERFORM pg_advisory_xact_lock(rollup_engine.lock_key('regenerate'));
     PERFORM rollup_engine.pin_settings();
     PERFORM rollup_engine.grant_in_turn();
+    PERFORM rollup_engine.raise_sequences();
     PERFORM rollup_engine.note_indexes();
     PERFORM rollup_engine.rewrite_generated();
     PERFORM rollup_engine.note_rights();
