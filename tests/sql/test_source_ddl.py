@@ -586,6 +586,48 @@ def test_a_dropped_source_is_named_and_taken_up_again(rolled_up: psycopg.Connect
     assert_equal_to_group_by(rolled_up, *ROLLUPS)
 
 
+@pytest.mark.parametrize("between", ["", "SELECT silver.perform_rollup();"])
+def test_a_source_that_was_exchanged_by_its_name(
+    rolled_up: psycopg.Connection, between: str
+) -> None:
+    """What has the name now is what people read: that it is another table is said at once."""
+    rolled_up.execute("CREATE TABLE raw.loaded AS SELECT ts, device, a, b + 1 AS b, w FROM raw.t")
+    run(rolled_up, f"ALTER TABLE raw.t RENAME TO old; {between} CREATE VIEW raw.t AS TABLE raw.old")
+    refresh_everything(rolled_up)
+    assert healths(rolled_up) == {"ok"}  # a view that keeps the name alive
+    rolled_up.execute("DROP VIEW raw.t; ALTER TABLE raw.loaded RENAME TO t")
+    for _ in range(2):
+        assert healths(rolled_up) == {"invalid"}
+        ((problem, hint), *_) = [row[1:] for row in problems(rolled_up)]
+        assert problem == (
+            "raw.t is another table now: its rollups read the one that had this name, raw.old"
+        )
+        assert hint.startswith("DROP TABLE raw.old, and the next run takes up the new raw.t")
+        read = "SELECT min(source_table) FROM silver.timeseries_operations_monitor"
+        assert rolled_up.execute(read).fetchone() == ("raw.old",)
+        rolled_up.execute("SELECT silver.perform_rollup()")
+    rolled_up.execute("GRANT SELECT ON raw.t TO tsrollup_owner; DROP TABLE raw.old")
+    rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    refresh_everything(rolled_up)
+    assert problems(rolled_up) == []
+    assert_settled(rolled_up, *ROLLUPS)
+
+
+def test_a_source_that_became_a_partition_of_its_name(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.m (ts timestamptz NOT NULL, v integer)")
+    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour')")
+    db.execute("ALTER TABLE raw.m RENAME TO m_old")
+    db.execute("CREATE TABLE raw.m (LIKE raw.m_old) PARTITION BY RANGE (ts)")
+    db.execute("ALTER TABLE raw.m ATTACH PARTITION raw.m_old DEFAULT")
+    refresh_everything(db)
+    assert [row[2] for row in problems(db)][0].startswith(
+        "drop the rollups, and create them anew over raw.m;"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'all_1h', '1 hour')")
+    refresh_everything(db)
+    assert problems(db) == []
+
+
 def test_types_that_widen(rolled_up: psycopg.Connection) -> None:
     """Gold stays readable; where the table cannot hold what may come, rebuild_rollup mends it,
     and sealed rows are kept."""

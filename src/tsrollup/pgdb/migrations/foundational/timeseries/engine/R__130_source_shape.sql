@@ -244,10 +244,10 @@ AS $$
     UPDATE rollup_engine.source_column AS c SET attnum = coalesce(r.attnum, 0)
     FROM rollup_engine.source AS s, rollup_engine.resolved_columns(s) AS r
     WHERE s.id = p_source_id AND c.source_id = s.id AND c.column_name = r.column_name AND c.attnum <> coalesce(r.attnum, 0);
-    UPDATE rollup_engine.source AS s SET relation_oid = s.relation, relation_name = s.relation::text, owner_name = pg_get_userbyid(c.relowner)
+    UPDATE rollup_engine.source AS s SET relation_oid = s.relation, owner_name = pg_get_userbyid(c.relowner)
     FROM pg_class AS c
     WHERE s.id = p_source_id AND c.oid = s.relation
-        AND (s.relation_oid, s.relation_name, s.owner_name) IS DISTINCT FROM (s.relation::oid, s.relation::text, pg_get_userbyid(c.relowner));
+        AND (s.relation_oid, s.owner_name) IS DISTINCT FROM (s.relation::oid, pg_get_userbyid(c.relowner));
 $$;
 COMMENT ON FUNCTION rollup_engine.note_shape(integer, rollup_engine.source_shape[]) IS 'Remembers the shape that a drain has found.';
 

@@ -13,6 +13,29 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_relation(regclass) IS 'False for a table that was dropped since.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.note_name(p_source_id integer) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE rollup_engine.source SET former_name = coalesce(former_name, relation_name), relation_name = relation::text
+    WHERE id = p_source_id AND relation_name <> relation::text
+$$;
+COMMENT ON FUNCTION rollup_engine.note_name(integer) IS 'Notes the name of a source that was renamed or moved.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Not a view that keeps the name alive; nor what has rollups of its own, and so is known to be another table.
+    SELECT c.oid
+    FROM unnest(ARRAY[p_source.relation_name, p_source.former_name]) AS n (name)
+    JOIN pg_class AS c ON c.oid = to_regclass(n.name) AND c.relkind IN ('r', 'p', 'f')
+    WHERE c.oid <> p_source.relation AND EXISTS (SELECT FROM pg_class WHERE oid = p_source.relation)
+        AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.exchanged_for(rollup_engine.source) IS 'The table that has the name by now that a source went by, NULL when there is none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.may_take_its_place(p_source rollup_engine.source, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -109,9 +132,9 @@ BEGIN
     END IF;
     -- A table that lacks a column, or has another kind of time, is another table.
     SELECT c.oid INTO v_new
-    FROM pg_class AS c
-    WHERE c.oid = to_regclass(v_source.relation_name)
-        AND (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
+    FROM unnest(ARRAY[v_source.relation_name, v_source.former_name]) WITH ORDINALITY AS n (name, place)
+    JOIN pg_class AS c ON c.oid = to_regclass(n.name)
+    WHERE (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
         AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
         AND rollup_engine.may_take_its_place(v_source, c.oid)
         AND NOT EXISTS (
@@ -122,7 +145,9 @@ BEGIN
                     AND (a.attname <> v_source.time_column OR rollup_engine.base_type(a.atttypid) = v_source.time_type)))
         AND NOT EXISTS (
             SELECT FROM rollup_engine.source AS s
-            WHERE (s.relation, s.time_column, s.change_tracking) = (c.oid, v_source.time_column, v_source.change_tracking));
+            WHERE (s.relation, s.time_column, s.change_tracking) = (c.oid, v_source.time_column, v_source.change_tracking))
+    ORDER BY n.place
+    LIMIT 1;
     IF v_new IS NULL THEN
         RETURN;
     END IF;

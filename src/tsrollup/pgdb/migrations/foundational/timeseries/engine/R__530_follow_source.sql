@@ -227,6 +227,7 @@ BEGIN
     -- What came may go again, and leave the catalogue as it was noted.
     DELETE FROM rollup_engine.quiet_source WHERE source_id = p_source_id;
     PERFORM rollup_engine.rename_logs(p_source_id);
+    PERFORM rollup_engine.note_name(p_source_id);
     v_trace := rollup_engine.shape_trace(v_source);
     IF v_trace = v_source.trace THEN
         RETURN;

@@ -92,6 +92,13 @@ AS $$
     SELECT format('%s was dropped', p_source.relation_name), rollup_engine.gone_hint(p_source)
     WHERE NOT rollup_engine.is_relation(p_source.relation)
     UNION ALL
+    SELECT format('%s is another table now: its rollups read the one that had this name, %s', t.other, p_source.relation),
+        CASE WHEN rollup_engine.lies_in(p_source.relation, t.other)
+            THEN format('drop the rollups, and create them anew over %s; or create others there, if these are to read %s alone', t.other, p_source.relation)
+            ELSE format('DROP TABLE %s, and the next run takes up the new %s if it has the columns of the old one; if they are to read the old one, give the new one another name, or rollups of its own',
+                p_source.relation, t.other) END
+    FROM rollup_engine.exchanged_for(p_source) AS t (other) WHERE t.other IS NOT NULL
+    UNION ALL
     SELECT format('%I may not read %s', '${owner_role}', c.oid::regclass),
         format('GRANT USAGE ON SCHEMA %s TO %I; GRANT SELECT ON %s TO %2$I', c.relnamespace::regnamespace, '${owner_role}', c.oid::regclass)
     FROM pg_class AS c

@@ -76,6 +76,8 @@ BEGIN
             SELECT hash_record_extended(ROW(t.member, x.ctid, x.xmin), 5), false FROM pg_index AS x WHERE x.indrelid = t.member AND t.kind = 't'
         ) AS r
         UNION ALL
+        SELECT id, hash_record_extended(ROW(s.id, rollup_engine.exchanged_for(s)::oid), 10), false, false FROM rollup_engine.source AS s WHERE id = ANY (p_source_ids)
+        UNION ALL
         SELECT r.source_id, h.hash, false, false
         FROM silver.rollup_config AS r
         CROSS JOIN LATERAL (

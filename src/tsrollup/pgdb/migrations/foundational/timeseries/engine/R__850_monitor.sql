@@ -141,7 +141,7 @@ RETURNS TABLE (
     SET search_path = pg_catalog, pg_temp
     SET jit = off  -- many functions, few rows
 AS $$
-    SELECT r.target_table::text, coalesce(CASE WHEN r.parent_id IS NULL THEN o.relation_name END, r.source_table::text), h.health,
+    SELECT r.target_table::text, CASE WHEN r.parent_id IS NULL AND NOT rollup_engine.is_relation(r.source_table) THEN o.relation_name ELSE r.source_table::text END, h.health,
         CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
         (SELECT count(*) FROM unnest(s.stale)),
         rollup_engine.bucket_count(r.bucket_width, s.stale),
