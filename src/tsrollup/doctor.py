@@ -46,6 +46,7 @@ def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
         if error is None:
             checks += [
                 _history,
+                _strange_extensions,
                 _generated,
                 _privileges,
                 _workers,
@@ -119,6 +120,25 @@ def _extensions(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
             yield Finding(name, "advice", "available, not created", f"CREATE EXTENSION {name}")
         else:
             yield Finding(name, "ok", f"not on this server: {without}")
+
+
+def _strange_extensions(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    function = "rollup_engine.stranger_in_extension(name)"
+    if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
+        return
+    rows = connection.execute(
+        "SELECT name, rollup_engine.stranger_in_extension(name) AS stranger"
+        " FROM (VALUES (name 'pg_partman'), ('hypopg')) AS e (name)"
+    ).fetchall()
+    for row in rows:
+        if row["stranger"]:
+            yield Finding(
+                row["name"],
+                "advice",
+                f"not used: it, its schema or a function there belongs to {row['stranger']}",
+                "have a superuser own them; or, is that role to be trusted, make it a member"
+                " of the owner role",
+            )
 
 
 def _settings(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer
+from tsrollup.doctor import examine
 from tsrollup.migrations import migrate_project
 
 FULL_STACK = {"pg_partman", "ltree", "btree_gin", "hypopg", "pg_stat_statements"}
@@ -58,3 +60,42 @@ def test_migrations_and_rollups_need_none(
         assert db.execute("SELECT count(*) FROM silver.get_detailed_stats('%')").fetchone()
         problems = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
         assert problems == [(None,)]
+
+
+@pytest.mark.partman
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER SCHEMA partman OWNER TO {stranger}",
+        "ALTER TABLE partman.part_config OWNER TO {stranger}",
+        "ALTER FUNCTION partman.run_maintenance OWNER TO {stranger}",
+        "CREATE FUNCTION partman.run_maintenance(text, p_jobmon boolean) RETURNS void LANGUAGE sql"
+        " AS 'SELECT'; ALTER FUNCTION partman.run_maintenance(text, boolean) OWNER TO {stranger}",
+    ],
+    ids=["schema", "table", "function", "a better match"],
+)
+def test_what_a_stranger_may_replace_in_an_extension_is_not_called(
+    server: PostgresServer, db: psycopg.Connection, change: str
+) -> None:
+    """It would run with the rights of the machinery."""
+    if not server.has("pg_partman"):
+        pytest.skip("no pg_partman")
+    stranger = f"{db.info.dbname}_stranger"
+    db.execute("CREATE TABLE raw.readings (ts timestamptz, level float8)")
+    url = server.superuser_url(db.info.dbname)
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as superuser:
+        superuser.execute(f"CREATE ROLE {stranger}".encode())
+        try:
+            superuser.execute(change.format(stranger=stranger).encode())
+            found = [f.found for f in examine(superuser) if f.check == "pg_partman"]
+            assert any(f.startswith("not used") and stranger in f for f in found)
+            create = "SELECT silver.create_rollup_table('raw.readings', 'silver', %s, '1 hour')"
+            keys = "SELECT partman_parent FROM rollup_engine.partition_set"
+            db.execute(create, ["readings_1h"])
+            assert db.execute(keys).fetchall() == [(None,)]
+            superuser.execute(f"GRANT tsrollup_owner TO {stranger}".encode())
+            db.execute(create, ["trusted_1h"])
+            assert ("silver.trusted_1h",) in db.execute(keys).fetchall()
+        finally:
+            for statement in ("REASSIGN OWNED BY {} TO postgres", "DROP OWNED BY {}", "DROP ROLE {}"):
+                superuser.execute(statement.format(stranger).encode())

@@ -22,8 +22,9 @@ AS $$
     JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'part_config'
     WHERE e.extname = 'pg_partman'
         AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT')
+        AND rollup_engine.stranger_in_extension(e.extname) IS NULL
 $$;
-COMMENT ON FUNCTION rollup_engine.partman_schema() IS 'Where pg_partman is, NULL when it is missing or not for this role.';
+COMMENT ON FUNCTION rollup_engine.partman_schema() IS 'Where pg_partman is, NULL when it is missing, not for this role, or a stranger''s.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partman_key(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
@@ -256,7 +257,7 @@ AS $$
 DECLARE
     v_partition regclass;
 BEGIN
-    EXECUTE format('SELECT %s.run_maintenance($1, p_jobmon => false)', rollup_engine.partman_schema()) USING p_set.partman_parent;
+    EXECUTE format('SELECT %s.run_maintenance($1, false, false)', rollup_engine.partman_schema()) USING p_set.partman_parent;
     FOR v_partition IN
         SELECT c.oid FROM pg_inherits AS i
         JOIN pg_class AS c ON c.oid = i.inhrelid

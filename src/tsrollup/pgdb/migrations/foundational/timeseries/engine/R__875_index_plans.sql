@@ -10,12 +10,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.hypopg_schema() RETURNS text
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_schema text := (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'hypopg');
+    v_schema constant text := (SELECT extnamespace::regnamespace::text FROM pg_extension WHERE extname = 'hypopg');
+    v_stranger constant name := rollup_engine.stranger_in_extension('hypopg');
 BEGIN
     IF v_schema IS NULL THEN
         RAISE feature_not_supported USING
             MESSAGE = format('silver.suggest_indexes needs the extension hypopg, which database %s does not have', current_database()),
             HINT = 'Install it on the server, and as a superuser run: CREATE EXTENSION hypopg;';
+    ELSIF v_stranger IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('the extension hypopg, or a function beside it in schema %s, belongs to %I, and would run with the rights of whoever asks', v_schema, v_stranger),
+            format('drop the function, or have a superuser create the extension in a schema of its own; is he to be trusted: GRANT %I TO %I', '${owner_role}', v_stranger));
     END IF;
     RETURN v_schema;
 END
