@@ -620,7 +620,7 @@ def test_a_source_that_became_a_partition_of_its_name(db: psycopg.Connection) ->
     db.execute("CREATE TABLE raw.m (LIKE raw.m_old) PARTITION BY RANGE (ts)")
     db.execute("ALTER TABLE raw.m ATTACH PARTITION raw.m_old DEFAULT")
     refresh_everything(db)
-    assert [row[2] for row in problems(db)][0].startswith(
+    assert next(row[2] for row in problems(db)).startswith(
         "drop the rollups, and create them anew over raw.m;"
     )
     db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'all_1h', '1 hour')")

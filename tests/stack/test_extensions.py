@@ -97,5 +97,5 @@ def test_what_a_stranger_may_replace_in_an_extension_is_not_called(
             db.execute(create, ["trusted_1h"])
             assert ("silver.trusted_1h",) in db.execute(keys).fetchall()
         finally:
-            for statement in ("REASSIGN OWNED BY {} TO postgres", "DROP OWNED BY {}", "DROP ROLE {}"):
-                superuser.execute(statement.format(stranger).encode())
+            superuser.execute(f"REASSIGN OWNED BY {stranger} TO postgres".encode())
+            superuser.execute(f"DROP OWNED BY {stranger}; DROP ROLE {stranger}".encode())
