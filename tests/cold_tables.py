@@ -1,11 +1,11 @@
 """Tables whose old partitions retention has moved aside, for the tests of archives."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from raw_tables import maintained
 from tsrollup.archive.moving import Outcome, Watch, archive
 from tsrollup.archive.restoring import restore
 from tsrollup.connection import connect
@@ -18,13 +18,7 @@ def move_aside(db: psycopg.Connection[Any], source: str, keep: str = "3 days") -
     db.execute("SELECT count(*) FROM silver.perform_rollup(as_of => 'infinity')")
     db.execute("SELECT silver.set_retention(%s, %s, archive => true)", [source, keep])
     for _ in range(2):
-        for _ in range(50):
-            rows = db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, %s)", [NOW])
-            done = rows.fetchall()
-            assert not [row for row in done if row[1] == "failed"], done
-            if not any("no snapshot is older" in str(detail) for _, _, detail in done):
-                break
-            time.sleep(0.2)  # a session that ends, or a standby of another test
+        maintained(db, NOW)
     names = db.execute("SELECT partition_name FROM rollup_engine.detached_partition ORDER BY id")
     return [name for (name,) in names.fetchall()]
 

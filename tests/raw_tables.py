@@ -63,6 +63,20 @@ def wait_until(is_done: Callable[[], object]) -> None:
     raise AssertionError("not in ten seconds")
 
 
+def maintained(
+    connection: psycopg.Connection[Any], now: object, target: str | None = None
+) -> list[tuple[Any, ...]]:
+    """What a run of maintenance did, once no session or standby of another test holds it up."""
+    query = "SELECT target, action, detail FROM rollup_engine.run_maintenance(%s, %s)"
+    for _ in range(50):
+        rows = connection.execute(query, [target, now]).fetchall()
+        assert not [row for row in rows if row[1] == "failed"], rows
+        if not any("no snapshot is older" in str(detail) for _, _, detail in rows):
+            break
+        time.sleep(0.2)
+    return rows
+
+
 def capture_by_row(connection: psycopg.Connection[Any], is_by_row: bool = True) -> None:
     """Has all sources capture what is inserted by row triggers, or by statement triggers, alone."""
 

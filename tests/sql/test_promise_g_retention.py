@@ -3,7 +3,6 @@ now; what stands in the way of one partition stops no other. Promise f where par
 partitions of their own."""
 
 import secrets
-import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,6 +11,7 @@ import pytest
 
 from conftest import Connect
 from interleaving import Background
+from raw_tables import maintained
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer
 
@@ -63,18 +63,17 @@ def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str
         "SELECT target, action, detail FROM rollup_engine.run_maintenance(NULL, %s)", [now]
     ).fetchall()
     assert not [row for row in rows if row[1] == "failed"], rows
+    return removals(rows)
+
+
+def removals(rows: list[tuple[Any, ...]]) -> list[tuple[str, str]]:
     return [
         row[1:] for row in rows if row[1] in ("sealed", "dropped", "archived", "deleted", "skipped")
     ]
 
 
 def maintain_undisturbed(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str]]:
-    for _ in range(50):
-        done = maintain(db, now)
-        if not any("no snapshot is older" in detail for _, detail in done):
-            break
-        time.sleep(0.2)  # a session that ends, or a standby of another test
-    return done
+    return removals(maintained(db, now))
 
 
 def actions(db: psycopg.Connection[Any], now: datetime = NOW) -> list[str]:

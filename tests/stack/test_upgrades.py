@@ -134,6 +134,37 @@ def test_a_function_with_settings_and_rights_keeps_them(
     assert filled.execute(RIGHTS).fetchall() == rights
 
 
+def test_a_right_that_was_taken_back_stays_so_and_a_role_that_has_lost_all_gets_it_back(
+    db: psycopg.Connection, release: NextRelease
+) -> None:
+    rights = "SELECT statement FROM rollup_engine.rights_sql() ORDER BY statement"
+    before = db.execute(rights).fetchall()
+    for statement in (
+        "REVOKE USAGE ON SCHEMA silver FROM PUBLIC, tsrollup_reader",
+        "REVOKE EXECUTE ON FUNCTION silver.version() FROM PUBLIC",
+        "REVOKE EXECUTE ON FUNCTION silver.rollup_for FROM tsrollup_reader",
+        "REVOKE SELECT ON silver.timeseries_operations_monitor FROM tsrollup_operator",
+        "REVOKE INSERT ON silver.dimension_config FROM tsrollup_operator",
+    ):
+        db.execute(statement.encode())
+    taken = db.execute(rights).fetchall()
+    assert len(taken) == len(before) - 6
+    for line in ("-- Who may call what.", "-- For what anybody may call there"):
+        release.edit("engine/R__900_grants.sql", line, f"{line} ")
+        release.migrate()
+        assert db.execute(rights).fetchall() == taken
+    db.execute("GRANT SELECT ON silver.timeseries_operations_monitor TO tsrollup_operator")
+    db.execute("REVOKE ALL ON SCHEMA silver, gold FROM tsrollup_reader")
+    db.execute("REVOKE ALL ON ALL TABLES IN SCHEMA silver FROM tsrollup_reader")
+    db.execute(
+        "ALTER DEFAULT PRIVILEGES FOR ROLE tsrollup_owner IN SCHEMA gold"
+        " REVOKE SELECT ON TABLES FROM tsrollup_reader"
+    )
+    release.migrate()  # as after a restore where that role was not there
+    monitor = ("GRANT SELECT ON TABLE silver.timeseries_operations_monitor TO tsrollup_operator",)
+    assert db.execute(rights).fetchall() == sorted([*taken, monitor])
+
+
 def test_a_new_function_is_the_operators_to_call(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:

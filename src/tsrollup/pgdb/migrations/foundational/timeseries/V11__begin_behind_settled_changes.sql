@@ -5,38 +5,57 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE FUNCTION rollup_engine.lock_tables(p_relations regclass[], p_wait interval DEFAULT '1 minute') RETURNS void
+CREATE FUNCTION rollup_engine.run_in_turn(p_query text, p_wait interval DEFAULT '1 minute') RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET lock_timeout = '300ms'
 AS $$
 DECLARE
     v_until constant timestamptz := clock_timestamp() + p_wait;
-    v_relation regclass;
-    v_holders text;
 BEGIN
     LOOP
         BEGIN
-            FOREACH v_relation IN ARRAY p_relations LOOP
-                -- LOCK would lock all that a view reads, and so what all live views read.
-                EXECUTE (
-                    SELECT CASE relkind WHEN 'v' THEN format('ALTER VIEW %s OWNER TO %s', v_relation, relowner::regrole) ELSE format('LOCK TABLE %s', v_relation) END
-                    FROM pg_class WHERE oid = v_relation);
-            END LOOP;
+            EXECUTE p_query;
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > v_until THEN
-                v_holders := rollup_engine.lock_holders(v_relation);
-                RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = format('%s is in use: by the sessions %s', v_relation, v_holders),
-                    HINT = 'try again when they have ended, or end them: SELECT pg_terminate_backend(pid), or ROLLBACK PREPARED';
+                RAISE;
             END IF;
         END;
         PERFORM pg_sleep(0.1);
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.lock_tables(regclass[], interval) IS
-'Keeps everybody from tables and views until the end of the transaction. Who uses one is waited for, but never with others behind: all are let go of in between.';
+COMMENT ON FUNCTION rollup_engine.run_in_turn(text, interval) IS
+'Runs a query after those who hold what it needs, who are waited for, but never with others behind: all that it has locked is let go of in between.';
+
+CREATE FUNCTION rollup_engine.lock_now(p_relations regclass[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation regclass;
+BEGIN
+    FOREACH v_relation IN ARRAY p_relations LOOP
+        -- LOCK would lock all that a view reads, and so what all live views read.
+        EXECUTE (
+            SELECT CASE relkind WHEN 'v' THEN format('ALTER VIEW %s OWNER TO %s', v_relation, relowner::regrole) ELSE format('LOCK TABLE %s', v_relation) END
+            FROM pg_class WHERE oid = v_relation);
+    END LOOP;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = format('%s is in use: by the sessions %s', v_relation, rollup_engine.lock_holders(v_relation)),
+        HINT = 'try again when they have ended, or end them: SELECT pg_terminate_backend(pid), or ROLLBACK PREPARED';
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_now(regclass[]) IS 'Keeps everybody from tables and views until the end of the transaction; an error that names who uses one for longer than lock_timeout.';
+
+CREATE FUNCTION rollup_engine.lock_tables(p_relations regclass[], p_wait interval DEFAULT '1 minute') RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.run_in_turn(format('SELECT rollup_engine.lock_now(%L)', p_relations::oid[]), p_wait)
+$$;
+COMMENT ON FUNCTION rollup_engine.lock_tables(regclass[], interval) IS 'Keeps everybody from tables and views until the end of the transaction, in turn with those who use them.';
 
 SELECT rollup_engine.lock_tables('{rollup_engine.change_log}');
 
@@ -55,15 +74,46 @@ COMMENT ON FUNCTION rollup_engine.check_migrated() IS
 'An error where functions of two releases may be there at once. What changes rollups asks first; to the end of its transaction no migrate begins.';
 GRANT EXECUTE ON FUNCTION rollup_engine.check_migrated() TO "${operator_role}";
 
--- Those whose text of before stays.
-DO $$
-DECLARE
-    v_function regproc;
+-- What these do is the engine's from here on.
+CREATE OR REPLACE FUNCTION silver.drop_rollup(target text, keep_table boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
 BEGIN
-    FOREACH v_function IN ARRAY '{silver.drop_rollup,silver.rebuild_rollup,silver.add_rollup_metric,silver.set_retention,silver.partition_source}'::regproc[] LOOP
-        EXECUTE replace(pg_get_functiondef(v_function), concat(chr(10), 'BEGIN', chr(10)),
-            concat(chr(10), 'BEGIN', chr(10), '    PERFORM rollup_engine.check_migrated();', chr(10)));
-    END LOOP;
+    PERFORM rollup_engine.check_migrated();
+    PERFORM rollup_engine.drop_in_turn(target, keep_table);
+END
+$$;
+COMMENT ON FUNCTION silver.drop_rollup(text, boolean) IS
+'Drops a rollup with its live view and, unless keep_table, its table; with the last rollup of a source go the capture triggers. Refuses while another rollup reads it. Who uses one of them is waited for, up to a minute. The caller is a member of the owner role, and owns the source where the rollup is its last.';
+
+CREATE OR REPLACE FUNCTION silver.rebuild_rollup(target text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_migrated();
+    PERFORM rollup_engine.rebuild_with_descendants(target);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION silver.set_retention(table_name text, keep interval, archive boolean DEFAULT false) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_migrated();
+    PERFORM rollup_engine.change_retention(table_name, keep, archive);
+END
+$$;
+
+CREATE OR REPLACE FUNCTION silver.partition_source(table_name text, chunk_interval interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.check_migrated();
+    PERFORM rollup_engine.adopt_partitions(table_name, chunk_interval);
 END
 $$;
 
@@ -111,6 +161,9 @@ COMMENT ON FUNCTION rollup_engine.take_place_of(regproc, regproc) IS
 ALTER TABLE rollup_engine.change_log ADD COLUMN writer xid8 NOT NULL DEFAULT pg_current_xact_id();
 CREATE INDEX change_log_writer_idx ON rollup_engine.change_log (source_id, writer);
 COMMENT ON COLUMN rollup_engine.change_log.writer IS 'The transaction that wrote what it speaks of.';
+
+ALTER TABLE rollup_engine.noted_right ADD COLUMN is_revoked boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN rollup_engine.noted_right.is_revoked IS 'Whether somebody has taken it back: no migrate gives it again.';
 
 CREATE TABLE rollup_engine.log_border (
     source_id integer NOT NULL,

@@ -64,7 +64,6 @@ CREATE FUNCTION silver.create_rollup_table(
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_source rollup_engine.source;
     r silver.rollup_config;
 BEGIN
     PERFORM rollup_engine.check_isolation();
@@ -78,7 +77,6 @@ BEGIN
         RETURN r.target_table;
     END IF;
     PERFORM rollup_engine.check_migrated();
-    PERFORM rollup_engine.check_owner_role('create rollups');
     r := NULL;
     r.bucket_width := rollup_table_interval;
     r.chunk_interval := chunk_interval;
@@ -94,25 +92,7 @@ BEGIN
     r.expressions := expressions;
     r.filter := filter;
     r.key_dimension := key_dimension;
-    PERFORM rollup_engine.check_options(r);
-    PERFORM rollup_engine.check_target(target_schema, target_table_name);
-    r := rollup_engine.describe_rollup(r, source_table_name, time_column, dimensions, metrics);
-    PERFORM rollup_engine.grant_source_access(r.source_table);
-    IF r.change_tracking = 'trigger' AND r.parent_id IS NULL THEN
-        PERFORM rollup_engine.check_capture(r.source_table, r.time_column);
-    END IF;
-
-    v_source := rollup_engine.attach_source(r);
-    r.source_id := v_source.id;
-    r := rollup_engine.register_rollup(r, format('%I.%I', target_schema, target_table_name), format('gold.%I', target_table_name));
-    UPDATE rollup_engine.partition_set AS s SET is_named = create_rollup_table.chunk_interval IS NOT NULL WHERE s.relation = r.target_table;
-    PERFORM rollup_engine.add_triggers(v_source);
-    PERFORM rollup_engine.look_at_source(v_source.id);
-    PERFORM rollup_engine.mark_new(r.id, rollup_engine.everything());
-    PERFORM rollup_engine.check_window_keep(r.source_table);
-    PERFORM rollup_engine.check_kept_otherwise(r.source_table);
-    PERFORM rollup_engine.warn_of_partman_retention(r.source_table);
-    RETURN r.target_table;
+    RETURN rollup_engine.create_rollup(r, source_table_name, target_schema, target_table_name, time_column, dimensions, metrics);
 END
 $$;
 COMMENT ON FUNCTION silver.create_rollup_table(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean,
@@ -120,32 +100,15 @@ COMMENT ON FUNCTION silver.create_rollup_table(text, text, text, interval, text,
 'Creates a rollup of a table, or of another rollup: its table of partial states, its live view gold.<target_table_name>, and the triggers that capture changes. Everything is stale at first; run_rollups fills it. Returns the table. Bucket and dimensions of a row are its key, so a dimension''s value may have up to some 2,700 bytes: a bucket with a longer one is not stored, and computed when it is read. Late rows make their groups stale rather than their buckets where a dimension of the source is its key: key_dimension, an integer, uuid, boolean or text, or else one for which the source has an index of that and the time. The caller owns the source and is a member of the owner role.';
 SELECT rollup_engine.take_place_of('silver.create_rollup_table_0_1_0', 'silver.create_rollup_table');
 
--- Bounds of numbers may be no times.
 CREATE OR REPLACE FUNCTION silver.get_partition_stats(table_name text)
 RETURNS TABLE (
     partition_name text, from_time timestamptz, to_time timestamptz, is_sealed boolean, estimated_rows bigint, dead_rows bigint,
     table_bytes bigint, index_bytes bigint, last_vacuumed_at timestamptz, last_analyzed_at timestamptz
 )
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_rollup_id constant integer := rollup_engine.find_rollup_id(table_name);
-    v_relation constant regclass := rollup_engine.find_table(table_name);
-BEGIN
-    RETURN QUERY
-        SELECT m.member::text, CASE WHEN isfinite(m.from_time) THEN m.from_time END, CASE WHEN isfinite(m.to_time) THEN m.to_time END,
-            coalesce(m.to_time <= (
-                SELECT min(coalesce(r.sealed_before, '-infinity')) FROM silver.rollup_config AS r
-                WHERE r.id = v_rollup_id OR v_rollup_id IS NULL AND r.source_table = v_relation), false),
-            CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples::bigint END, s.n_dead_tup,
-            pg_table_size(c.oid), pg_indexes_size(c.oid),
-            greatest(s.last_vacuum, s.last_autovacuum), greatest(s.last_analyze, s.last_autoanalyze)
-        FROM rollup_engine.partition_bounds(v_relation) AS m
-        JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r'
-        LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
-        ORDER BY m.from_time, m.member::text;
-END
+    SELECT * FROM rollup_engine.partition_statistics(table_name)
 $$;
 
 RESET ROLE;

@@ -23,18 +23,12 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.check_isolation();
     PERFORM rollup_engine.check_migrated();
-    SELECT * INTO r FROM silver.rollup_config AS c WHERE c.id = rollup_engine.rollup_id(target);
-    PERFORM rollup_engine.check_owner_role('change rollups');
-    r.settle_delay := coalesce(settle_delay, r.settle_delay);
-    r.processing_window := coalesce(processing_window, r.processing_window);
-    r.target_batch_duration := coalesce(target_batch_duration, r.target_batch_duration);
-    r.look_back_window := coalesce(look_back_window, r.look_back_window);
-    r.chunk_interval := chunk_interval;  -- that of now was chosen by maintenance, or checked
-    PERFORM rollup_engine.check_options(r);
-    PERFORM rollup_engine.write_options(r);
-    IF new_name IS NOT NULL THEN
-        PERFORM rollup_engine.rename_rollup(r.id, new_name);
-    END IF;
+    r.settle_delay := settle_delay;
+    r.processing_window := processing_window;
+    r.target_batch_duration := target_batch_duration;
+    r.look_back_window := look_back_window;
+    r.chunk_interval := chunk_interval;
+    PERFORM rollup_engine.change_rollup(target, r, new_name);
 END
 $$;
 COMMENT ON FUNCTION silver.alter_rollup(text, interval, interval, interval, interval, interval, text) IS
@@ -66,59 +60,6 @@ COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb, jsonb) IS
 'Adds aggregates to a rollup, of columns of its source, and of expressions over them, new ones or those that it has: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there, and so do those before the window of a source that is tracked by one (mark_stale has them computed from what the source still holds); a wider bucket of a rollup above, of which a part is sealed, has values that lack that part, as stddev of fewer rows than its count. The caller is a member of the owner role, or, without expressions, may SELECT the columns of the source itself.';
 
 SELECT rollup_engine.take_place_of('silver.add_rollup_metric_0_1_0', 'silver.add_rollup_metric');
-
-CREATE OR REPLACE FUNCTION silver.drop_rollup(target text, keep_table boolean DEFAULT false) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '300ms'
-AS $$
-DECLARE
-    v_until constant timestamptz := clock_timestamp() + interval '1 minute';
-    v_rollup silver.rollup_config;
-    v_children text;
-    v_is_last boolean;
-    v_trigger record;
-BEGIN
-    PERFORM rollup_engine.check_migrated();
-    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(target);
-    PERFORM rollup_engine.check_owner_role('drop rollups');
-    LOOP
-        SELECT string_agg(target_table::text, ', ' ORDER BY id) INTO v_children FROM silver.rollup_config WHERE parent_id = v_rollup.id;
-        IF v_children IS NOT NULL THEN
-            PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first');
-        END IF;
-        BEGIN
-            v_is_last := NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id AND id <> v_rollup.id);
-            -- Others hold one of these and want another, or hold stale rows: none is kept while one is waited for for long.
-            PERFORM rollup_engine.lock_tables(ARRAY(
-                SELECT c.oid
-                FROM unnest(ARRAY[v_rollup.target_view, v_rollup.target_table, CASE WHEN v_is_last THEN v_rollup.source_table END]) WITH ORDINALITY AS t (relation, place)
-                JOIN pg_class AS c ON c.oid = t.relation AND pg_has_role(c.relowner, 'USAGE')
-                ORDER BY t.place), '0');
-            PERFORM rollup_engine.remove_rollup(v_rollup.id, coalesce(keep_table, false));
-            -- Asked again: another may have been dropped, or created, meanwhile.
-            IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id) THEN
-                FOR v_trigger IN
-                    SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger
-                    WHERE tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', v_rollup.source_id)) AND tgparentid = 0
-                    ORDER BY (SELECT count(*) FROM pg_partition_ancestors(tgrelid))
-                LOOP
-                    EXECUTE format('DROP TRIGGER %I ON %s', v_trigger.tgname, v_trigger.relation);
-                END LOOP;
-                PERFORM rollup_engine.forget_source(v_rollup.source_id);
-            END IF;
-            RETURN;
-        EXCEPTION WHEN lock_not_available THEN
-            IF clock_timestamp() > v_until THEN
-                RAISE;
-            END IF;
-        END;
-        PERFORM pg_sleep(0.1);
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION silver.drop_rollup(text, boolean) IS
-'Drops a rollup with its live view and, unless keep_table, its table; with the last rollup of a source go the capture triggers. Refuses while another rollup reads it. Who uses one of them is waited for, up to a minute. The caller is a member of the owner role, and owns the source where the rollup is its last.';
 
 CREATE FUNCTION silver.drop_rollup_metric(target text, metrics jsonb) RETURNS void
     LANGUAGE plpgsql

@@ -7,7 +7,7 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 DO $$
 DECLARE
     v_rollups text;
-    v_rollup text;
+    v_rollup record;
 BEGIN
     IF to_regclass('silver.rollup_config') IS NULL THEN
         RETURN;
@@ -27,8 +27,12 @@ BEGIN
     END IF;
     DELETE FROM rollup_engine.upgrade;  -- one that has ended half way as well
     -- Rollups of rollups came later than what they read.
-    FOR v_rollup IN SELECT target_table::text FROM silver.rollup_config ORDER BY id DESC LOOP
-        PERFORM silver.drop_rollup(v_rollup);
+    FOR v_rollup IN SELECT id, target_table::text AS name FROM silver.rollup_config ORDER BY id DESC LOOP
+        IF to_regprocedure('rollup_engine.drop_in_turn(text, boolean)') IS NOT NULL THEN
+            PERFORM silver.drop_rollup(v_rollup.name);
+        ELSE  -- half way from 0.1.0: triggers go with their functions
+            PERFORM rollup_engine.remove_rollup(v_rollup.id, false);
+        END IF;
     END LOOP;
 END
 $$;

@@ -236,4 +236,38 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.attach_source(silver.rollup_config) IS 'The tracked source of a rollup to come, made where it is new; keeps drains out until the end of the transaction.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.create_rollup(
+    p_options silver.rollup_config, p_source text, p_schema text, p_table text, p_time_column text, p_dimensions text[], p_metrics jsonb
+) RETURNS regclass
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    r silver.rollup_config;
+BEGIN
+    PERFORM rollup_engine.check_owner_role('create rollups');
+    PERFORM rollup_engine.check_options(p_options);
+    PERFORM rollup_engine.check_target(p_schema, p_table);
+    r := rollup_engine.describe_rollup(p_options, p_source, p_time_column, p_dimensions, p_metrics);
+    PERFORM rollup_engine.grant_source_access(r.source_table);
+    IF r.change_tracking = 'trigger' AND r.parent_id IS NULL THEN
+        PERFORM rollup_engine.check_capture(r.source_table, r.time_column);
+    END IF;
+
+    v_source := rollup_engine.attach_source(r);
+    r.source_id := v_source.id;
+    r := rollup_engine.register_rollup(r, format('%I.%I', p_schema, p_table), format('gold.%I', p_table));
+    UPDATE rollup_engine.partition_set SET is_named = p_options.chunk_interval IS NOT NULL WHERE relation = r.target_table;
+    PERFORM rollup_engine.add_triggers(v_source);
+    PERFORM rollup_engine.look_at_source(v_source.id);
+    PERFORM rollup_engine.mark_new(r.id, rollup_engine.everything());
+    PERFORM rollup_engine.check_window_keep(r.source_table);
+    PERFORM rollup_engine.check_kept_otherwise(r.source_table);
+    PERFORM rollup_engine.warn_of_partman_retention(r.source_table);
+    RETURN r.target_table;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.create_rollup(silver.rollup_config, text, text, text, text, text[], jsonb) IS 'What create_rollup_table does where there is no such rollup yet.';
+
 RESET ROLE;

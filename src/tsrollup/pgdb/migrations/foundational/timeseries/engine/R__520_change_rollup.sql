@@ -92,6 +92,61 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.forget_source(integer) IS 'Ends the tracking of a source whose triggers are gone.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.drop_now(p_rollup_id integer, p_keep_table boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_children text;
+    v_is_last boolean;
+    v_trigger record;
+BEGIN
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF NOT FOUND THEN
+        RETURN;  -- somebody else has dropped it meanwhile
+    END IF;
+    SELECT string_agg(target_table::text, ', ' ORDER BY id) INTO v_children FROM silver.rollup_config WHERE parent_id = v_rollup.id;
+    IF v_children IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first');
+    END IF;
+    v_is_last := NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id AND id <> v_rollup.id);
+    -- Others hold one of these and want another, or hold stale rows: none is kept while one is waited for for long.
+    PERFORM rollup_engine.lock_now(ARRAY(
+        SELECT c.oid
+        FROM unnest(ARRAY[v_rollup.target_view, v_rollup.target_table, CASE WHEN v_is_last THEN v_rollup.source_table END]) WITH ORDINALITY AS t (relation, place)
+        JOIN pg_class AS c ON c.oid = t.relation AND pg_has_role(c.relowner, 'USAGE')
+        ORDER BY t.place));
+    PERFORM rollup_engine.remove_rollup(v_rollup.id, p_keep_table);
+    -- Asked again: another may have been dropped, or created, meanwhile.
+    IF EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id) THEN
+        RETURN;
+    END IF;
+    FOR v_trigger IN
+        SELECT tgrelid::regclass AS relation, tgname FROM pg_trigger
+        WHERE tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', v_rollup.source_id)) AND tgparentid = 0
+        ORDER BY (SELECT count(*) FROM pg_partition_ancestors(tgrelid))
+    LOOP
+        EXECUTE format('DROP TRIGGER %I ON %s', v_trigger.tgname, v_trigger.relation);
+    END LOOP;
+    PERFORM rollup_engine.forget_source(v_rollup.source_id);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drop_now(integer, boolean) IS 'Drops a rollup, and with the last one of a source its triggers; lock_not_available when somebody uses one of them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.drop_in_turn(p_target text, p_keep_table boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_id constant integer := rollup_engine.rollup_id(p_target);
+BEGIN
+    PERFORM rollup_engine.check_owner_role('drop rollups');
+    PERFORM rollup_engine.run_in_turn(format('SELECT rollup_engine.drop_now(%s, %L)', v_id, coalesce(p_keep_table, false)));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.drop_in_turn(text, boolean) IS 'What drop_rollup does.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_publishing(p_rollup silver.rollup_config, p_metrics jsonb, p_role name) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -245,4 +245,29 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.rebuild_one(silver.rollup_config) IS 'Gives the table and the live view of a rollup the types that its source has now. Stored rows are converted.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.rebuild_with_descendants(p_target text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source_id integer;
+    v_ids integer[];
+    v_rollup silver.rollup_config;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    v_ids := ARRAY(SELECT rollup_engine.with_descendants(rollup_engine.rollup_id(p_target)));
+    PERFORM rollup_engine.check_owner_role('rebuild rollups');
+    SELECT source_id INTO v_source_id FROM silver.rollup_config WHERE id = v_ids[1];
+    PERFORM rollup_engine.relink_source(v_source_id);
+    PERFORM rollup_engine.look_at_source(v_source_id);
+    PERFORM rollup_engine.watch_new_partitions(v_source_id);
+    FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (v_ids) ORDER BY depth, id LOOP
+        PERFORM rollup_engine.rebuild_one(v_rollup);
+        PERFORM silver.reset_rollup_retry(v_rollup.target_table::text);  -- it failed for what is mended
+    END LOOP;
+    PERFORM rollup_engine.mark_new(id, rollup_engine.told_by_source(v_source_id)) FROM unnest(v_ids) AS id;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.rebuild_with_descendants(text) IS 'What rebuild_rollup does.';
+
 RESET ROLE;

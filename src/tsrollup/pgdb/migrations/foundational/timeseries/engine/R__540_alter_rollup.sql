@@ -90,4 +90,27 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.rename_rollup(integer, text) IS 'Gives the table and the live view of a rollup another name.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.change_rollup(p_target text, p_options silver.rollup_config, p_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    r silver.rollup_config;
+BEGIN
+    SELECT * INTO r FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(p_target);
+    PERFORM rollup_engine.check_owner_role('change rollups');
+    r.settle_delay := coalesce(p_options.settle_delay, r.settle_delay);
+    r.processing_window := coalesce(p_options.processing_window, r.processing_window);
+    r.target_batch_duration := coalesce(p_options.target_batch_duration, r.target_batch_duration);
+    r.look_back_window := coalesce(p_options.look_back_window, r.look_back_window);
+    r.chunk_interval := p_options.chunk_interval;  -- that of now was chosen by maintenance, or checked
+    PERFORM rollup_engine.check_options(r);
+    PERFORM rollup_engine.write_options(r);
+    IF p_name IS NOT NULL THEN
+        PERFORM rollup_engine.rename_rollup(r.id, p_name);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.change_rollup(text, silver.rollup_config, text) IS 'What alter_rollup does; options that are NULL stay as they are.';
+
 RESET ROLE;

@@ -44,4 +44,39 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_partitionable(regclass) IS 'The column that a source is partitioned by, or an error.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.adopt_partitions(p_table_name text, p_chunk_interval interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := rollup_engine.find_table(p_table_name);
+    v_column name;
+    v_set rollup_engine.partition_set;
+    v_chunk interval;
+    v_staying text;
+BEGIN
+    PERFORM rollup_engine.check_isolation();
+    v_column := rollup_engine.check_partitionable(v_relation);
+    v_chunk := coalesce(p_chunk_interval, rollup_engine.chunk_interval(v_relation), rollup_engine.configured_chunk(v_relation, '1 day'));
+    PERFORM rollup_engine.check_chunk(v_chunk);
+    IF (SELECT rollup_engine.base_type(atttypid) = 'date'::regtype FROM pg_attribute WHERE attrelid = v_relation AND attname = v_column)
+        AND rollup_engine.bucket_next(v_chunk, '2000-01-03 00:00:00+00') - '2000-01-03 00:00:00+00' < interval '24 hours'
+    THEN
+        PERFORM rollup_engine.fail('TR001', format('partitions of %s cannot divide the days of %I', v_chunk, v_column), 'use a day or more');
+    END IF;
+    v_set := rollup_engine.register_partition_set(v_relation, v_column, rollup_engine.configured_chunk(v_relation, v_chunk), true);
+    UPDATE rollup_engine.partition_set SET is_named = p_chunk_interval IS NOT NULL WHERE relation = v_relation;
+    PERFORM rollup_engine.change_chunk_interval(v_relation, v_chunk);
+    PERFORM rollup_engine.fit_partitions_to_keep(v_relation);
+    SELECT * INTO v_set FROM rollup_engine.partition_set WHERE relation = v_relation;
+    PERFORM rollup_engine.premake_source_partitions(v_set);
+    PERFORM rollup_engine.ensure_default_partition(v_relation);  -- after those that it would be locked for
+    v_staying := rollup_engine.staying_rows(v_set);
+    IF v_staying IS NOT NULL THEN
+        RAISE NOTICE '%', v_staying;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.adopt_partitions(text, interval) IS 'What partition_source does.';
+
 RESET ROLE;

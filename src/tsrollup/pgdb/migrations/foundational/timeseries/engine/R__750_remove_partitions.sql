@@ -12,7 +12,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.archive_schema(regclass) IS 'Where partitions of a table go instead of being dropped.';
 
-DROP FUNCTION IF EXISTS rollup_engine.check_archive_schema(regclass, text);
 CREATE OR REPLACE FUNCTION rollup_engine.check_archive_schema(p_table_owner name, p_schema text) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -30,6 +29,14 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_archive_schema(name, text) IS
 'An error where the archive''s schema is a stranger''s: neither of the table''s owner, nor the database''s, nor of a member of the owner role.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_archive_schema(p_relation regclass, p_schema text) RETURNS void
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.check_archive_schema(pg_get_userbyid(relowner), p_schema) FROM pg_class WHERE oid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.check_archive_schema(regclass, text) IS 'The same for a table that is there.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partition_path(p_partition regclass) RETURNS text
     LANGUAGE sql STABLE
@@ -80,7 +87,7 @@ BEGIN
         LOOP
             EXECUTE format('DROP TRIGGER %I ON %s', v_trigger, v_member);
         END LOOP;
-        PERFORM rollup_engine.check_archive_schema((SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = v_member), p_schema);
+        PERFORM rollup_engine.check_archive_schema(v_member, p_schema);
         EXECUTE format('ALTER TABLE %s SET SCHEMA %s', v_member, p_schema);
     END LOOP;
 END

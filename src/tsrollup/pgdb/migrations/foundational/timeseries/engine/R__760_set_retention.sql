@@ -35,7 +35,7 @@ BEGIN
         PERFORM rollup_engine.fail('TR001', format('the schema %s has no room for _archive behind its name', v_schema),
             'retention without archive drops partitions; or ALTER SCHEMA ... RENAME to a name of 55 bytes at most');
     END IF;
-    PERFORM rollup_engine.check_archive_schema((SELECT pg_get_userbyid(relowner) FROM pg_class WHERE oid = p_relation), v_schema);
+    PERFORM rollup_engine.check_archive_schema(p_relation, v_schema);
     IF to_regnamespace(v_schema) IS NULL THEN
         EXECUTE format('CREATE SCHEMA %s', v_schema);
         EXECUTE format('GRANT USAGE, CREATE ON SCHEMA %s TO "${owner_role}"', v_schema);
@@ -152,5 +152,33 @@ EXCEPTION WHEN insufficient_privilege THEN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.take_over_retention(regclass) IS 'Switches off pg_partman''s retention of a table, or fails with what to run.';
+
+-- All of it -----------------------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.change_retention(p_table_name text, p_keep interval, p_archive boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_relation constant regclass := rollup_engine.find_table(p_table_name);
+BEGIN
+    PERFORM rollup_engine.check_interval('keep', p_keep, false);
+    PERFORM rollup_engine.check_owner_role('set how long tables are kept');
+    IF p_keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
+        PERFORM rollup_engine.check_retention(v_relation, p_archive);
+        PERFORM rollup_engine.take_over_retention(v_relation);
+        IF rollup_engine.partition_column(v_relation) IS NOT NULL THEN
+            PERFORM rollup_engine.ensure_default_partition(v_relation);
+        END IF;
+    END IF;
+    IF p_keep IS NOT NULL AND p_archive THEN
+        PERFORM rollup_engine.ensure_archive_schema(v_relation);
+    END IF;
+    PERFORM rollup_engine.write_retention(v_relation, p_keep, coalesce(p_archive, false));
+    PERFORM rollup_engine.check_window_keep(v_relation);
+    PERFORM rollup_engine.fit_partitions_to_keep(v_relation);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.change_retention(text, interval, boolean) IS 'What set_retention does.';
 
 RESET ROLE;

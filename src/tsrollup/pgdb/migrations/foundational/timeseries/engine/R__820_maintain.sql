@@ -38,6 +38,35 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.maintain_set(rollup_engine.partition_set, text[], timestamptz) IS 'Takes the steps for one table; one that fails stops no other.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.lasting_problem(p_relation regclass) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_found record;
+BEGIN
+    SELECT * INTO v_found FROM rollup_engine.retention_problem(p_relation);
+    IF v_found.problem IS NOT NULL THEN
+        -- Unless its time was renamed since the last run.
+        PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.tracked_sources(p_relation) AS s;
+        SELECT * INTO v_found FROM rollup_engine.retention_problem(p_relation);
+    END IF;
+    RETURN v_found.problem || '; ' || v_found.hint;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.lasting_problem(regclass) IS 'As retention_problem, with its hint: what is left of it when all is looked at anew.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.seal_due(p_retention rollup_engine.retention, p_now timestamptz) RETURNS TABLE (action text, detail text)
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN border IS NULL THEN 'skipped' ELSE 'sealed' END,
+        CASE WHEN border IS NULL THEN format('nothing is sealed: %s', obstacle) ELSE format('before %s; removed by a later run', border) END
+    FROM rollup_engine.seal(p_retention, p_now)
+    WHERE num_nonnulls(border, obstacle) > 0
+$$;
+COMMENT ON FUNCTION rollup_engine.seal_due(rollup_engine.retention, timestamptz) IS 'Seals what is due, and says so, or what is in the way.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.apply_retention(p_retention rollup_engine.retention, p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -49,8 +78,7 @@ DECLARE
     v_target constant text := p_retention.relation::text;
     v_retention rollup_engine.retention;
     v_step text;
-    v_problem record;
-    v_seal record;
+    v_problem text;
     v_failure rollup_engine.failure;
 BEGIN
     -- As it is now, and stays until the end: whoever sets it anew waits, or has this wait for the next run.
@@ -59,24 +87,14 @@ BEGIN
     FOREACH v_step IN ARRAY CASE WHEN v_retention.keep IS NULL THEN '{}' ELSE '{removed,sealed}' END::text[] LOOP
         BEGIN
             IF v_step = 'removed' THEN
-                SELECT * INTO v_problem FROM rollup_engine.retention_problem(v_retention.relation);
-                IF v_problem.problem IS NOT NULL THEN
-                    -- Unless its time was renamed since the last run.
-                    PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.tracked_sources(v_retention.relation) AS s;
-                    SELECT * INTO v_problem FROM rollup_engine.retention_problem(v_retention.relation);
-                END IF;
-                IF v_problem.problem IS NOT NULL THEN
-                    RETURN NEXT ROW(v_target, 'skipped', format('nothing is sealed or removed: %s; %s', v_problem.problem, v_problem.hint))::rollup_engine.maintenance_action;
+                v_problem := rollup_engine.lasting_problem(v_retention.relation);
+                IF v_problem IS NOT NULL THEN
+                    RETURN NEXT ROW(v_target, 'skipped', format('nothing is sealed or removed: %s', v_problem))::rollup_engine.maintenance_action;
                     RETURN;
                 END IF;
                 RETURN QUERY SELECT v_target, r.action, r.detail FROM rollup_engine.remove_due(v_retention, p_now) AS r;
             ELSE
-                SELECT * INTO v_seal FROM rollup_engine.seal(v_retention, p_now);
-                IF v_seal.border IS NOT NULL THEN
-                    RETURN NEXT ROW(v_target, 'sealed', format('before %s; removed by a later run', v_seal.border))::rollup_engine.maintenance_action;
-                ELSIF v_seal.obstacle IS NOT NULL THEN
-                    RETURN NEXT ROW(v_target, 'skipped', format('nothing is sealed: %s', v_seal.obstacle))::rollup_engine.maintenance_action;
-                END IF;
+                RETURN QUERY SELECT v_target, s.action, s.detail FROM rollup_engine.seal_due(v_retention, p_now) AS s;
             END IF;
         EXCEPTION
             WHEN lock_not_available THEN

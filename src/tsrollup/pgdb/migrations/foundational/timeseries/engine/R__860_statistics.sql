@@ -71,6 +71,35 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.storage_statistics(regclass) IS 'Size and rows of a table with all its partitions; rows by the planner''s statistics.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.partition_statistics(p_table_name text)
+RETURNS TABLE (
+    partition_name text, from_time timestamptz, to_time timestamptz, is_sealed boolean, estimated_rows bigint, dead_rows bigint,
+    table_bytes bigint, index_bytes bigint, last_vacuumed_at timestamptz, last_analyzed_at timestamptz
+)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup_id constant integer := rollup_engine.find_rollup_id(p_table_name);
+    v_relation constant regclass := rollup_engine.find_table(p_table_name);
+BEGIN
+    RETURN QUERY
+        -- Bounds of numbers may be no times.
+        SELECT m.member::text, CASE WHEN isfinite(m.from_time) THEN m.from_time END, CASE WHEN isfinite(m.to_time) THEN m.to_time END,
+            coalesce(m.to_time <= (
+                SELECT min(coalesce(r.sealed_before, '-infinity')) FROM silver.rollup_config AS r
+                WHERE r.id = v_rollup_id OR v_rollup_id IS NULL AND r.source_table = v_relation), false),
+            CASE WHEN c.reltuples < 0 THEN NULL ELSE c.reltuples::bigint END, s.n_dead_tup,
+            pg_table_size(c.oid), pg_indexes_size(c.oid),
+            greatest(s.last_vacuum, s.last_autovacuum), greatest(s.last_analyze, s.last_autoanalyze)
+        FROM rollup_engine.partition_bounds(v_relation) AS m
+        JOIN pg_class AS c ON c.oid = m.member AND c.relkind = 'r'
+        LEFT JOIN pg_stat_all_tables AS s ON s.relid = c.oid
+        ORDER BY m.from_time, m.member::text;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_statistics(text) IS 'What get_partition_stats shows.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.detailed_statistics(p_pattern text)
 RETURNS TABLE (
     table_name text, kind text, live_view text, first_time timestamptz, last_time timestamptz,

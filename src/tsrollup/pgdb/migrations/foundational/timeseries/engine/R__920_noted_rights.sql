@@ -98,6 +98,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rollup_rights_sql() IS 'Owners of and rights on what rollups consist of and read.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.grantees() RETURNS TABLE (name text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    VALUES ('PUBLIC'), (quote_ident('${operator_role}')), (quote_ident('${writer_role}')), (quote_ident('${reader_role}'))
+$$;
+COMMENT ON FUNCTION rollup_engine.grantees() IS 'Whom scripts give rights, as GRANT names them.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_given_to(p_statement text, p_grantee text) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+RETURN right(p_statement, length(' TO ' || p_grantee)) = ' TO ' || p_grantee;
+COMMENT ON FUNCTION rollup_engine.is_given_to(text, text) IS 'Whether a GRANT is one to that grantee.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.has_rights() RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -105,8 +118,12 @@ AS $$
     SELECT has_schema_privilege('${owner_role}', 'rollup_engine', 'USAGE')
         AND has_schema_privilege('${operator_role}', 'silver', 'USAGE')
         AND (SELECT relowner FROM pg_class WHERE oid = 'silver.rollup_config'::regclass) = '"${owner_role}"'::regrole
+        -- One that was made anew has none.
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.noted_right AS n JOIN rollup_engine.grantees() AS g ON g.name <> 'PUBLIC' AND rollup_engine.is_given_to(n.statement, g.name)
+            WHERE NOT EXISTS (SELECT FROM rollup_engine.rights_sql() AS r WHERE rollup_engine.is_given_to(r.statement, g.name)))
 $$;
-COMMENT ON FUNCTION rollup_engine.has_rights() IS 'Whether the group roles have what a restore without rights takes from them.';
+COMMENT ON FUNCTION rollup_engine.has_rights() IS 'Whether the group roles have what a restore without rights, or on a server without them, takes from them.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.missing_roles() RETURNS name[]
     LANGUAGE sql STABLE
@@ -122,10 +139,42 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_rights() RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    DELETE FROM rollup_engine.noted_right;
+    DELETE FROM rollup_engine.noted_right WHERE NOT is_revoked;
     INSERT INTO rollup_engine.noted_right SELECT * FROM rollup_engine.rights_sql() ON CONFLICT DO NOTHING;
 $$;
 COMMENT ON FUNCTION rollup_engine.note_rights() IS 'Notes owners and rights as they are.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_revoked(p_has_rights boolean) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Of what is there. Half way, scripts may have made it anew, without rights.
+    UPDATE rollup_engine.noted_right AS n SET is_revoked = NOT EXISTS (SELECT FROM rollup_engine.rights_sql() AS r WHERE r.statement = n.statement)
+    WHERE n.is_revoked OR p_has_rights AND NOT EXISTS (SELECT FROM rollup_engine.upgrade) AND (
+        n.statement ~ '^GRANT [A-Z]+ ON SCHEMA silver TO '
+        OR to_regclass(substring(n.statement FROM '^GRANT [A-Z]+ ON TABLE (silver[.].*) TO ')) IS NOT NULL
+        OR to_regprocedure(substring(n.statement FROM '^GRANT [A-Z]+ ON ROUTINE (silver[.].*) TO ')) IS NOT NULL)
+$$;
+COMMENT ON FUNCTION rollup_engine.note_revoked(boolean) IS
+'Notes which rights in silver, of those that the last migrate noted, somebody has taken back since, and which were given again. Those in the schema of the machinery are its own, and a restore takes back none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.revoke_again() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_right record;
+BEGIN
+    FOR v_right IN
+        SELECT substring(n.statement FROM '^GRANT (.*) TO ') AS text, g.name AS grantee
+        FROM rollup_engine.noted_right AS n JOIN rollup_engine.grantees() AS g ON rollup_engine.is_given_to(n.statement, g.name)
+        WHERE n.is_revoked AND n.statement IN (SELECT statement FROM rollup_engine.rights_sql())
+    LOOP
+        EXECUTE format('REVOKE %s FROM %s', v_right.text, v_right.grantee);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.revoke_again() IS 'Takes from everybody and the group roles what scripts have just given, and somebody had taken back.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.give_back_rights() RETURNS void
     LANGUAGE plpgsql
@@ -137,7 +186,7 @@ DECLARE
 BEGIN
     -- Not while a query reads them: their own tables are among what is altered.
     FOREACH v_statement IN ARRAY
-        ARRAY(SELECT statement FROM rollup_engine.noted_right ORDER BY statement NOT LIKE 'GRANT % ON SCHEMA %', position)
+        ARRAY(SELECT statement FROM rollup_engine.noted_right WHERE NOT is_revoked ORDER BY statement NOT LIKE 'GRANT % ON SCHEMA %', position)
         || ARRAY(SELECT rollup_engine.rollup_rights_sql())
     LOOP
         BEGIN

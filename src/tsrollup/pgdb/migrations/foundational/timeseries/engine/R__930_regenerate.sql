@@ -107,34 +107,28 @@ $$;
 COMMENT ON FUNCTION rollup_engine.rewrite_generated() IS
 'Writes generated functions and views anew where their text differs, but for those that somebody is reading, or has changed; and gives owners of sources their right to capture functions.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.grant_in_turn(p_wait interval DEFAULT '1 minute') RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.grant_now() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '300ms'
 AS $$
-DECLARE
-    v_until constant timestamptz := clock_timestamp() + p_wait;
-    v_writers text;
-    v_is_first boolean;
 BEGIN
-    LOOP
-        BEGIN
-            PERFORM rollup_engine.grant_api();
-            RETURN;
-        EXCEPTION WHEN lock_not_available OR internal_error THEN
-            -- Of two GRANTs on one thing the second waits for the first, and fails when that is committed.
-            v_is_first := v_writers IS NULL;
-            SELECT coalesce(string_agg(pid::text, ', '), 'that have ended by now') INTO v_writers
-            FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database();
-            IF clock_timestamp() > v_until THEN
-                PERFORM rollup_engine.fail('55P03', format('rights cannot be given while somebody changes them: one of the sessions %s', v_writers),
-                    'migrate again when it has committed, or end it: SELECT pg_terminate_backend(pid)');
-            ELSIF v_is_first THEN
-                RAISE NOTICE 'waiting for who changes rights as well: one of the sessions %', v_writers;
-            END IF;
-        END;
-    END LOOP;
+    PERFORM rollup_engine.grant_api();
+    PERFORM rollup_engine.revoke_again();
+EXCEPTION WHEN lock_not_available OR internal_error THEN
+    -- Of two GRANTs on one thing the second waits for the first, and fails when that is committed.
+    PERFORM rollup_engine.fail('55P03', format('rights cannot be given while somebody changes them: one of the sessions %s', coalesce(
+            (SELECT string_agg(pid::text, ', ') FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() AND datname = current_database()),
+            'that have ended by now')),
+        'migrate again when it has committed, or end it: SELECT pg_terminate_backend(pid)');
 END
+$$;
+COMMENT ON FUNCTION rollup_engine.grant_now() IS 'Gives the group roles their rights; lock_not_available when somebody else is giving some.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.grant_in_turn(p_wait interval DEFAULT '1 minute') RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.run_in_turn('SELECT rollup_engine.grant_now()', p_wait)
 $$;
 COMMENT ON FUNCTION rollup_engine.grant_in_turn(interval) IS 'Gives the group roles their rights, after those who are giving some at the same time.';
 
