@@ -144,7 +144,7 @@ def test_a_drop_tells_who_is_in_its_way(two_sources: psycopg.Connection, connect
     reader.execute("SELECT FROM raw.p")
     # As it is after a minute.
     definition = two_sources.execute(
-        "SELECT replace(pg_get_functiondef('silver.drop_rollup'::regproc), '1 minute', '1 second')"
+        "SELECT replace(pg_get_functiondef('rollup_engine.run_in_turn'::regproc), '00:01', '00:00')"
     ).fetchone()
     assert definition
     two_sources.execute(definition[0].encode())

@@ -12,6 +12,7 @@ CREATE FUNCTION rollup_engine.run_in_turn(p_query text, p_wait interval DEFAULT 
 AS $$
 DECLARE
     v_until constant timestamptz := clock_timestamp() + p_wait;
+    v_is_first boolean := true;
 BEGIN
     LOOP
         BEGIN
@@ -20,7 +21,10 @@ BEGIN
         EXCEPTION WHEN lock_not_available THEN
             IF clock_timestamp() > v_until THEN
                 RAISE;
+            ELSIF v_is_first THEN
+                RAISE NOTICE 'waiting: %', SQLERRM;
             END IF;
+            v_is_first := false;
         END;
         PERFORM pg_sleep(0.1);
     END LOOP;

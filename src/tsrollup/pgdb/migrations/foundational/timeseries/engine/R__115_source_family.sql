@@ -19,7 +19,7 @@ BEGIN
         SELECT oid::regclass FROM tree;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.partition_tree(regclass) IS 'The table and every partition below it: source_members without the bounds, for a tenth of its time.';
+COMMENT ON FUNCTION rollup_engine.partition_tree(regclass) IS 'The table and every partition below it: partition_bounds without the bounds, for a tenth of its time.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partition_bounds(p_relation regclass, p_time_column name DEFAULT NULL)
 RETURNS TABLE (member regclass, from_time timestamptz, to_time timestamptz)

@@ -34,9 +34,9 @@ BEGIN
             'create it with PARTITION BY RANGE (the time column); numbers are times once a rollup of the table has said so: time_unit');
     ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
-    ELSIF NOT pg_has_role('${owner_role}', 'USAGE') THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not hand over tables', current_user), format('GRANT %I TO %I', '${owner_role}', current_user));
-    ELSIF EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation) THEN
+    END IF;
+    PERFORM rollup_engine.check_owner_role('hand over tables');
+    IF EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation) THEN
         PERFORM rollup_engine.fail('TR001', format('%s is a rollup', p_relation), 'its partitions are made without asking');
     END IF;
     RETURN v_column;

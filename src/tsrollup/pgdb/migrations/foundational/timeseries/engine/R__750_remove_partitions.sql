@@ -50,21 +50,22 @@ COMMENT ON FUNCTION rollup_engine.partition_path(regclass) IS 'A partition and t
 -- Volatile, for a snapshot taken under the lock. What was written there late was counted by the
 -- drain that took in its log row, so none may be left; and a rollup that came after the seal, not
 -- knowing of it, has yet to absorb what lies there.
-CREATE OR REPLACE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_old rollup_engine.old_partition) RETURNS boolean
+-- That of 0.1.0 looked at the whole table for each.
+DROP FUNCTION IF EXISTS rollup_engine.may_be_removed(regclass, rollup_engine.old_partition);
+CREATE OR REPLACE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_old rollup_engine.old_partition, p_key name) RETURNS boolean
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT rollup_engine.partition_path(p_old.member) = p_old.path
-        AND (rollup_engine.retention_problem(p_relation)).problem IS NULL
         AND NOT EXISTS (
-            SELECT FROM rollup_engine.readers(p_relation) AS r WHERE (r.sealed_before >= p_old.to_time) IS NOT TRUE)
+            SELECT FROM rollup_engine.readers(p_relation) AS r WHERE (r.time_column = p_key AND r.sealed_before >= p_old.to_time) IS NOT TRUE)
         AND NOT EXISTS (
             SELECT FROM rollup_engine.change_log AS l
             JOIN rollup_engine.source AS s ON s.id = l.source_id
             WHERE rollup_engine.lies_in(s.relation, p_relation) AND l.from_time < p_old.to_time AND l.to_time > p_old.from_time)
 $$;
-COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, rollup_engine.old_partition) IS
-'Whether a locked partition still holds that time, sealed by every rollup that reads the table, with every change that was logged there accounted for.';
+COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, rollup_engine.old_partition, name) IS
+'Whether a locked partition still holds that time, sealed by every rollup that reads the table by the key of its partitions, with every change that was logged there accounted for.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.archive_tree(p_partition regclass, p_schema text) RETURNS void
     LANGUAGE plpgsql
@@ -94,7 +95,8 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.archive_tree(regclass, text) IS 'Moves a detached partition, with all below it, to another schema; its changes are captured no more.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_old rollup_engine.old_partition) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition);
+CREATE OR REPLACE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_old rollup_engine.old_partition, p_key name) RETURNS text
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -103,7 +105,7 @@ DECLARE
     v_bound constant text := (SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = p_old.member);
 BEGIN
     IF NOT (SELECT bool_and(rollup_engine.try_lock_out(m)) FROM (SELECT v_parent UNION ALL SELECT rollup_engine.partition_tree(p_old.member)) AS t (m))
-        OR NOT rollup_engine.may_be_removed(p_retention.relation, p_old)
+        OR NOT rollup_engine.may_be_removed(p_retention.relation, p_old, p_key)
     THEN
         RETURN NULL;
     END IF;
@@ -123,7 +125,7 @@ BEGIN
     RETURN 'dropped';
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition) IS
+COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition, name) IS
 'Drops or archives one partition with all below it; NULL when it may not go yet, or somebody is using it. When something that it refers to is in use: lock_not_available.';
 
 -- What is in the way of one partition ------------------------------------------------------------
@@ -193,6 +195,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.remove_partitions(p_retention rollup_en
     SET lock_timeout = '50ms'  -- of what DDL locks besides, as the tables that foreign keys refer to
 AS $$
 DECLARE
+    v_key name;
     v_member rollup_engine.old_partition;
     v_failure rollup_engine.failure;
 BEGIN
@@ -200,11 +203,14 @@ BEGIN
         OR rollup_engine.users_waited_enough()
         OR NOT rollup_engine.try_lock_out(p_retention.relation) THEN
         RETURN;  -- in use; the next run tries again
+    ELSIF (rollup_engine.retention_problem(p_retention.relation)).problem IS NOT NULL THEN
+        RETURN;  -- asked again under the lock, which nobody passes who changes the table
     END IF;
+    v_key := rollup_engine.time_partition_column(p_retention.relation);
     FOR v_member IN SELECT * FROM rollup_engine.removable_partitions(p_retention.relation, p_border) LOOP
         CONTINUE WHEN pg_partition_root(v_member.member) IS DISTINCT FROM p_retention.relation;  -- it went with its parent
         BEGIN
-            action := rollup_engine.remove_partition(p_retention, v_member);
+            action := rollup_engine.remove_partition(p_retention, v_member, v_key);
             detail := v_member.title;
         EXCEPTION
             WHEN lock_not_available THEN
