@@ -326,7 +326,11 @@ def test_who_gives_rights_meanwhile_is_waited_for(
     pid = giving.info.backend_pid
     with pytest.raises(psycopg.errors.LockNotAvailable, match=f"one of the sessions {pid}"):
         filled.execute("SELECT rollup_engine.grant_in_turn('0')")
+    notices = heard(filled)
     ending = Background(filled, "SELECT rollup_engine.regenerate()")
+    while not notices:
+        assert ending.is_alive()
+    assert notices[0].endswith(f"changes them: one of the sessions {pid}")
     ending.wait_until_blocked(observer)
     giving.commit()
     ending.result()
