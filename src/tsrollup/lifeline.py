@@ -6,8 +6,8 @@ proxy no longer reaches, acknowledges for ever what it does not answer.
 
 import logging
 import os
+import re
 import socket
-import struct
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import TransactionStatus
 
 from tsrollup.connection import read_url
@@ -31,13 +31,12 @@ SIGNS_OF_LIFE = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-SECONDS_BETWEEN, SECONDS_TO_ANSWER, MOST_SILENCES = 10.0, 5.0, 3
+SECONDS_BETWEEN, SECONDS_TO_ANSWER, MOST_SILENCES = 10.0, 5, 3
 SECONDS_TO_END = 1.0
-# What PostgreSQL, and each pooler, answers before it knows who asks; it leaves nothing in a log.
-SSL_REQUEST = struct.pack("!ii", 8, 80877103)
+# Two blanks stand behind the severity of what a server says, and in nothing that libpq does.
+SERVER_SAYS = re.compile(r"\w:  \S")
 
 Connection = psycopg.Connection[Any]
-Place = tuple[str, str, int]
 
 
 def with_signs_of_life(url: str) -> str:
@@ -53,7 +52,7 @@ class Lifeline:
         self.stop = stop
         self.ended = threading.Event()
         self.connections: list[Connection] = []
-        self.silences: dict[Place, int] = {}
+        self.silences: dict[str, int] = {}
 
     def __enter__(self) -> "Lifeline":
         threading.Thread(target=self._watch, daemon=True).start()
@@ -86,27 +85,26 @@ class Lifeline:
                 most = 1
             waiting = self._waiting()
             self.silences = {
-                place: 0 if _answers(*place) else self.silences.get(place, 0) + 1
+                place: 0 if _answers(place) else self.silences.get(place, 0) + 1
                 for place in waiting
             }
             for place, silences in self.silences.items():
                 if silences >= most:
-                    log.warning(
-                        "the server at %s does not answer: hanging up", place[1] or place[0]
-                    )
+                    known = conninfo_to_dict(place)
+                    at = known.get("hostaddr") or known["host"]
+                    log.warning("the server at %s does not answer: hanging up", at)
                     for connection in waiting[place]:
                         hang_up(connection)
 
-    def _waiting(self) -> dict[Place, list[Connection]]:
-        """All connections to each server of which one waits."""
-        found: dict[Place, list[Connection]] = defaultdict(list)
+    def _waiting(self) -> dict[str, list[Connection]]:
+        """All connections to each server of which one waits, by how one more is made."""
+        found: dict[str, list[Connection]] = defaultdict(list)
         waiting = set()
         for connection in [*self.connections]:
             with suppress(psycopg.Error):  # closed meanwhile
-                info = connection.info
-                place = (info.host, info.hostaddr, info.port)
+                place = _as_it_was_made(connection.info)
                 found[place].append(connection)
-                if info.transaction_status is TransactionStatus.ACTIVE:
+                if connection.info.transaction_status is TransactionStatus.ACTIVE:
                     waiting.add(place)
         return {place: found[place] for place in waiting}
 
@@ -120,16 +118,24 @@ def hang_up(connection: Connection) -> None:
         line.shutdown(socket.SHUT_RDWR)
 
 
-def _answers(host: str, address: str, port: int) -> bool:
+def _as_it_was_made(info: psycopg.ConnectionInfo) -> str:
+    return make_conninfo(
+        info.dsn,
+        password=info.password,
+        host=info.host,
+        hostaddr=info.hostaddr,
+        port=info.port,
+        target_session_attrs="any",
+        application_name="tsrollup sign of life",
+        connect_timeout=SECONDS_TO_ANSWER,
+    )
+
+
+def _answers(conninfo: str) -> bool:
+    """Whether one more connection is made, or it is the server that says why none is. Half of one
+    leaves a line in its log, and is not what each proxy understands."""
     try:
-        if host.startswith("/"):
-            line = socket.socket(socket.AF_UNIX)
-            line.settimeout(SECONDS_TO_ANSWER)
-            line.connect(f"{host}/.s.PGSQL.{port}")
-        else:
-            line = socket.create_connection((address or host, port), SECONDS_TO_ANSWER)
-        with line:
-            line.sendall(SSL_REQUEST)
-            return bool(line.recv(1))
-    except OSError:
-        return False
+        psycopg.connect(conninfo).close()
+    except psycopg.OperationalError as error:
+        return SERVER_SAYS.search(str(error)) is not None
+    return True

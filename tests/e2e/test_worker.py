@@ -180,6 +180,40 @@ def test_a_server_that_hangs_is_left(
         assert not worker.is_alive()
 
 
+class Picky(Wire):
+    """A proxy that lets in who begins with a startup packet of version 3.0, and nobody else."""
+
+    def _carry(self, one: socket.socket, other: socket.socket) -> None:
+        is_near = one.getsockname()[1] == self.port
+        if is_near and one.recv(8, socket.MSG_PEEK)[4:] != b"\0\3\0\0":
+            one.shutdown(socket.SHUT_RDWR)
+        super()._carry(one, other)
+
+
+def test_a_server_that_answers_otherwise_is_not_left(
+    server: PostgresServer,
+    database: str,
+    url: str,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lifeline, "SECONDS_BETWEEN", 0.05)
+    known = conninfo_to_dict(url)
+    with (
+        closing(Picky(str(known["host"]), int(known["port"] or 0))) as proxy,
+        lifeline.Lifeline(threading.Event()) as life,
+        psycopg.connect(
+            make_conninfo(url, host="127.0.0.1", port=proxy.port, sslmode="disable")
+        ) as connection,
+        life.of(connection),
+    ):
+        connection.execute("SELECT pg_sleep(0.5)")
+        with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as other:
+            other.execute(f"ALTER DATABASE {database} ALLOW_CONNECTIONS false".encode())
+        connection.execute("SELECT pg_sleep(0.5)")
+    assert caplog.messages == []
+
+
 def insert_and_wait(url: str, time: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("INSERT INTO raw.events VALUES (%s, 1)", [time])
