@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from tsrollup.api import Batch, Database, Rollup, connect
+from tsrollup.archive.moving import StoppedError
 from tsrollup.archives import Archive
 from tsrollup.errors import TsrollupError
 
@@ -146,10 +147,13 @@ class AsyncDatabase:
             try:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:
+                self.database.stop.set()
                 self.database.connection.cancel()
-                with suppress(TsrollupError):
+                with suppress(TsrollupError, StoppedError):
                     await running
                 raise
+            finally:
+                self.database.stop.clear()
 
 
 class Connecting:

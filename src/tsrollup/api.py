@@ -1,6 +1,7 @@
 """The Python API: tsrollup.connect() and what it gives."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -173,7 +174,9 @@ class Database:
         self.connection: psycopg.Connection[dict[str, Any]] = connect_to(url, row_factory=dict_row)
         take_every_time(self.connection)
         self._is_checked = False
-        self.archive = archives.Archive(self._do)
+        self.stop = threading.Event()
+        """Set from another thread, it ends archiving, restoring and verifying at the next step."""
+        self.archive = archives.Archive(self._do, self.stop)
 
     def __enter__(self) -> "Database":
         return self

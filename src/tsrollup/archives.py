@@ -1,5 +1,6 @@
 """Cold raw data in Parquet files, from Python: what `db.archive` gives."""
 
+import threading
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
@@ -8,7 +9,7 @@ import psycopg
 
 from tsrollup.archive import log
 from tsrollup.archive.checking import Checked, check
-from tsrollup.archive.moving import Outcome, archive
+from tsrollup.archive.moving import Outcome, UntilStopped, archive
 from tsrollup.archive.restoring import restore
 
 T = TypeVar("T")
@@ -25,17 +26,18 @@ class _Do(Protocol):
 class Archive:
     """The archive of a database, as `tsrollup archive` has it; it takes the extra archive."""
 
-    def __init__(self, do: _Do) -> None:
+    def __init__(self, do: _Do, stop: threading.Event) -> None:
         self._do = do
+        self._watch = UntilStopped(stop)
 
     def run(self, to: str, table: str | None = None) -> Outcomes:
         """Write partitions that retention moved aside to Parquet files in a folder or bucket,
         verify them, and drop them; what became of each: archived, skipped or failed, and why."""
-        return self._do(lambda connection: list(archive(connection, to, table)))
+        return self._do(lambda connection: list(archive(connection, to, table, self._watch)))
 
     def verify(self, table: str | None = None, *, location: str | None = None) -> list[Checked]:
         """Compare all files with what is recorded of them: ok, missing, changed, ..."""
-        return self._do(lambda connection: list(check(connection, table, location)))
+        return self._do(lambda connection: list(check(connection, table, location, self._watch)))
 
     def restore(
         self,
@@ -50,8 +52,8 @@ class Archive:
         files lie now; `plain`: with the types of the file, and what else there was as text."""
 
         def bring_back(connection: Connection) -> Outcomes:
-            found = restore(connection, table, str(start), str(end), location, plain=plain)
-            return list(found)
+            times = str(start), str(end)
+            return list(restore(connection, table, *times, location, self._watch, plain=plain))
 
         return self._do(bring_back)
 

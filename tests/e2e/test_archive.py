@@ -24,8 +24,9 @@ from cold_tables import archive_all, content, move_aside, restore_all
 from command_line import tsrollup_here as here
 from command_line import wait_for, working
 from servers import PostgresServer
-from tsrollup.archive import log, restoring, storage
+from tsrollup.archive import log, moving, restoring, storage
 from tsrollup.archive.moving import Watch
+from tsrollup.archive.parquet import figures_in
 
 
 @pytest.fixture
@@ -142,6 +143,30 @@ def test_from_python(url: str, tmp_path: Path) -> None:
             return told + [row["state"] for row in await db.archive.list("readings")]
 
     assert asyncio.run(rest()) == ["skipped", "restored", "restored", "restored"]
+
+
+def test_a_cancelled_task_archives_nothing_more(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancel_while_a_file_is_read_back() -> int:
+        loop = asyncio.get_running_loop()
+        async with tsrollup.connect_async(url) as db:
+            task = asyncio.create_task(db.archive.run(str(tmp_path)))
+
+            def cancelled(*given: Any) -> Any:
+                loop.call_soon_threadsafe(task.cancel)
+                assert db.database.stop.wait(30)
+                time.sleep(0.2)  # until the server has had no statement to cancel
+                return figures_in(*given)
+
+            monkeypatch.setattr(moving, "figures_in", cancelled)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            monkeypatch.undo()
+            assert not files(tmp_path)
+            return len(await db.archive.run(str(tmp_path)))
+
+    assert asyncio.run(cancel_while_a_file_is_read_back()) == 2
 
 
 def test_refusals_name_the_next_step(url: str, tmp_path: Path) -> None:

@@ -6,33 +6,20 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 from tsrollup.archive.log import Connection
-from tsrollup.archive.moving import Outcome, Watch, archive
+from tsrollup.archive.moving import Outcome, StoppedError, UntilStopped, archive
 
 Say = Callable[..., None]  # level, text, and facts by name
-
-
-class _StoppedError(Exception):
-    pass
-
-
-class _UntilStopped(Watch):
-    def __init__(self, stop: threading.Event) -> None:
-        self.stop = stop
-
-    def rows(self, _count: int) -> None:
-        if self.stop.is_set():
-            raise _StoppedError
 
 
 def archive_until(connection: Connection, to: str, stop: threading.Event, say: Say) -> None:
     """Archive what retention moved aside; what is left when it is to stop stays for the next time.
     What is written by then is thrown away."""
     try:
-        for outcome in archive(connection, to, watch=_UntilStopped(stop)):
+        for outcome in archive(connection, to, watch=UntilStopped(stop)):
             _tell(outcome, say)
             if stop.is_set():
                 return
-    except _StoppedError:
+    except StoppedError:
         pass
 
 

@@ -1,6 +1,7 @@
 """From a table to a file: written, put on disk, named, read back and compared, recorded; and only
 then, in the transaction that kept writers from the table all the while, is the table dropped."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,21 @@ class Watch:
 
     def step(self, step: str, relation: str, rows: int = 0) -> None: ...
     def rows(self, count: int) -> None: ...
+
+
+class StoppedError(Exception):
+    """What was going on is taken back; what was done before stays."""
+
+
+class UntilStopped(Watch):
+    """Ends it where `stop` is set, by a StoppedError."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self.stop = stop
+
+    def rows(self, _count: int) -> None:
+        if self.stop.is_set():
+            raise StoppedError
 
 
 @dataclass(frozen=True)
