@@ -339,3 +339,23 @@ def test_what_cannot_be_added_is_one_clear_line(
     with pytest.raises(psycopg.Error, match="cannot be changed in silver"):
         rolled_up.execute('UPDATE silver.rollup_config SET expressions = \'{"v": "v + 1"}\'')
     assert_equal_to_group_by(rolled_up, "t_1h")
+
+
+def test_a_child_of_a_rollup_whose_column_is_gone(db: psycopg.Connection) -> None:
+    """Where an index leads to single groups, which are read by functions of the columns."""
+    db.execute("CREATE TABLE raw.k (ts timestamptz, device integer, v integer, w integer)")
+    db.execute("CREATE INDEX ON raw.k (device, ts)")
+    db.execute("INSERT INTO raw.k SELECT now() - n * interval '1 min', n % 3, n, n"
+        " FROM generate_series(1, 100) AS n")  # fmt: skip
+    create = (
+        "SELECT silver.create_rollup_table(%s, 'silver', %s, %s::interval, NULL, '{device}',"
+        ' \'{"v": ["sum"], "w": ["sum"]}\')'
+    )
+    db.execute(create, ["raw.k", "k_1m", "1 minute"])
+    db.execute("ALTER TABLE raw.k DROP COLUMN v")
+    db.execute(create, ["k_1m", "k_1h", "1 hour"])
+    for name in ("k_1h", "k_1m"):
+        db.execute("SELECT silver.drop_rollup_metric(%s, %s)", [name, '{"v": ["sum"]}'])
+    assert_equal_to_group_by(db, "k_1m", "k_1h")
+    refresh_everything(db)
+    assert_settled(db, "k_1m", "k_1h")

@@ -33,9 +33,9 @@ AS $$
     FROM (
         SELECT p_raw.time_column AS name UNION SELECT unnest(p_raw.dimensions) UNION SELECT jsonb_object_keys(p_raw.metrics)::name
     ) AS u
-    JOIN pg_attribute AS a ON a.attrelid = p_raw.source_table AND a.attname = rollup_engine.source_name(p_raw, u.name) AND a.attnum > 0
+    LEFT JOIN pg_attribute AS a ON a.attrelid = p_raw.source_table AND a.attname = rollup_engine.source_name(p_raw, u.name) AND a.attnum > 0
 $$;
-COMMENT ON FUNCTION rollup_engine.read_columns(silver.rollup_config) IS 'The columns of the raw table that a rollup of raw rows is made of.';
+COMMENT ON FUNCTION rollup_engine.read_columns(silver.rollup_config) IS 'The columns of the raw table that a rollup of raw rows is made of; NULL for each that is gone.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_reached_by_dimension(p_raw silver.rollup_config) RETURNS boolean
     LANGUAGE sql STABLE
@@ -92,7 +92,9 @@ AS $$
 DECLARE
     v_raw constant silver.rollup_config := rollup_engine.as_of_raw(p_rollup);
 BEGIN
-    IF NOT (rollup_engine.is_reached_by_dimension(v_raw) AND rollup_engine.reads_plain_columns(p_rollup)) THEN
+    IF NOT (rollup_engine.is_reached_by_dimension(v_raw) AND rollup_engine.reads_plain_columns(p_rollup))
+        OR EXISTS (SELECT FROM rollup_engine.read_columns(v_raw) WHERE attnum IS NULL)
+    THEN
         RETURN NULL;
     END IF;
     RETURN rollup_engine.fill($sql$
