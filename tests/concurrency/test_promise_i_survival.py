@@ -313,6 +313,54 @@ def test_promise_i_a_schema_without_its_rows_says_so(
         assert_settled(restored, *LEVELS)
 
 
+def test_promise_i_rows_of_rollups_that_a_dump_leaves_out(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """What is derived can be computed anew; what was sealed is missed by name."""
+    db.execute(PARTITIONED)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 's_1h', '1 hour', dimensions => '{}',"
+        " chunk_interval => '1 day', metrics => '{\"v\": [\"sum\"]}', filter => 'v < 10');"
+        "SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')"
+    )
+    refresh_everything(db)
+    db.execute("SELECT silver.perform_rollup()")
+    dump, url = str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
+
+    def restored_without(pattern: str) -> psycopg.Connection[Any]:
+        _run(server, "pg_dump", "-Fc", f"--exclude-table-data={pattern}", "-f", dump, url)
+        copy = make_database()
+        _run(server, "pg_restore", "-e", "-d", server.superuser_url(copy), dump)
+        return psycopg.connect(server.url(copy), autocommit=True)
+
+    for pattern, invalid in (
+        ("silver.[st]_1*", {"silver.t_1h", "silver.t_1d", "silver.s_1h"}),
+        ("silver.t_1d*", {"silver.t_1h", "silver.t_1d", "silver.s_1h"}),
+        ("gold.*", set()),  # the second day has nothing that counts in s_1h
+    ):
+        with restored_without(pattern) as restored:
+            rows = restored.execute(INVALID).fetchall()
+            assert {target for target, *_ in rows} == invalid
+            assert all("left out when this database was restored" in row[2] for row in rows)
+            restored.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+            refresh_everything(restored)
+            assert restored.execute(INVALID).fetchall() == []
+            assert_settled(restored, "t_1h", "t_1d", "s_1h")
+    db.execute("SELECT silver.set_retention('raw.t', '30 days')")
+    sealed = db.execute("SELECT action FROM silver.maintain_timeseries_tables('raw.t')").fetchall()
+    assert ("sealed",) in sealed
+    with restored_without("silver.s_1h*") as restored:
+        restored.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+        assert restored.execute(INVALID).fetchall() == []
+        errors = restored.execute("SELECT target_table, error_message FROM silver.error_log")
+        ((target, message),) = errors.fetchall()
+        assert target == "silver.s_1h"
+        assert "cannot be computed again: they were sealed" in message
+
+
 def test_promise_i_the_source_alone_restored_over_a_live_database(
     db: psycopg.Connection, server: PostgresServer, tmp_path: Path
 ) -> None:

@@ -228,6 +228,7 @@ BEGIN
     DELETE FROM rollup_engine.quiet_source WHERE source_id = p_source_id;
     PERFORM rollup_engine.rename_logs(p_source_id);
     PERFORM rollup_engine.note_name(p_source_id);
+    PERFORM rollup_engine.take_in_left_out(v_source);
     v_trace := rollup_engine.shape_trace(v_source);
     IF v_trace = v_source.trace THEN
         RETURN;

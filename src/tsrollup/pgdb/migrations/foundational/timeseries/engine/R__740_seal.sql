@@ -187,6 +187,10 @@ AS $$
     UPDATE silver.rollup_config AS r
     SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r, p_border))
     WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation);
+    UPDATE rollup_engine.rollup_partition AS p SET held = true
+    FROM silver.rollup_config AS r
+    WHERE r.id = p.rollup_id AND (r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation))
+        AND p.to_time <= r.sealed_before AND NOT p.held AND pg_relation_size(p.partition) > 0;
 $$;
 COMMENT ON FUNCTION rollup_engine.write_seal(regclass, timestamptz) IS 'Seals a table''s rollups before the border, and, when it is a rollup itself, that one.';
 

@@ -1,0 +1,82 @@
+-- What a dump or a restore has left out of the tables of rollups (--exclude-table-data, a COPY that
+-- failed): those are empty then, which nothing else tells. Asked once, by the first run in a database.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.has_rows(p_relation regclass, p_condition text DEFAULT 'true', p_within tstzrange DEFAULT NULL) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+AS $$
+DECLARE
+    v_found boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', p_relation, p_condition) INTO v_found USING lower(p_within), upper(p_within);
+    RETURN v_found;
+EXCEPTION WHEN lock_not_available THEN
+    RAISE;
+WHEN OTHERS THEN
+    RETURN true;  -- a column is gone, or a row has an expression fail
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.has_rows(regclass, text, tstzrange) IS 'Whether a table has, or may have, a row where the condition holds, in which $1 and $2 are the ends of the range.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.left_out(p_source rollup_engine.source)
+RETURNS TABLE (rollup_id integer, partition regclass, from_time timestamptz, to_time timestamptz, was_sealed boolean)
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    r silver.rollup_config;
+    v_stale tstzmultirange;
+BEGIN
+    IF NOT rollup_engine.is_relation(p_source.relation) OR rollup_engine.is_noted_here(p_source) THEN
+        RETURN;
+    END IF;
+    FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
+        v_stale := rollup_engine.stale_set(r.id);
+        RETURN QUERY
+            SELECT r.id, p.partition, p.from_time, p.to_time, p.held
+            FROM rollup_engine.rollup_partition AS p
+            CROSS JOIN LATERAL (
+                SELECT tstzmultirange(tstzrange(
+                    rollup_engine.bucket_ceil(r, greatest(p.from_time, lower(rollup_engine.calendar()))), rollup_engine.bucket_ceil(r, least(p.to_time, upper(rollup_engine.calendar())))))
+                    * tstzmultirange(tstzrange(r.sealed_before, NULL)) - v_stale) AS b (stored)
+            WHERE p.rollup_id = r.id AND rollup_engine.is_relation(p.partition) AND NOT rollup_engine.has_rows(p.partition)
+                AND (p.held OR EXISTS (
+                    SELECT FROM unnest(b.stored) AS u (part)
+                    WHERE rollup_engine.has_rows(r.source_table, rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r), u.part)));
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.left_out(rollup_engine.source) IS
+'Partitions of rollups that are empty in a database where no run has been since it was restored, although what they are computed from has rows, or although they held some when they were sealed.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.take_in_left_out(p_source rollup_engine.source) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+DECLARE
+    v_part record;
+    r silver.rollup_config;
+BEGIN
+    FOR v_part IN SELECT * FROM rollup_engine.left_out(p_source) LOOP
+        SELECT * INTO r FROM silver.rollup_config WHERE id = v_part.rollup_id;
+        PERFORM rollup_engine.mark_rollups(ARRAY(SELECT rollup_engine.with_descendants(r.id)),
+            tstzmultirange(tstzrange(v_part.from_time, v_part.to_time)) * tstzmultirange(tstzrange(r.sealed_before, NULL)), p_clip => true);
+        IF v_part.was_sealed THEN
+            INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
+            VALUES (r.target_table::text, 'TR007', format('rows of %s were not restored, and cannot be computed again: they were sealed', v_part.partition),
+                format('from %s to %s', v_part.from_time, v_part.to_time), format('restore the data of %s from a dump that has it', v_part.partition));
+            UPDATE rollup_engine.rollup_partition SET held = false WHERE rollup_id = r.id AND partition = v_part.partition;
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.take_in_left_out(rollup_engine.source) IS 'Has what a restore has left out computed anew, and reports what cannot be.';
+
+RESET ROLE;
