@@ -52,6 +52,7 @@ def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
                 _workers,
                 _rollups,
                 _strays,
+                _foreign_parts,
                 _health,
                 _undrained,
             ]
@@ -260,6 +261,21 @@ def _strays(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
             "advice",
             f"capture triggers of {row['source']}: each write here has that computed anew",
             f"SELECT * FROM silver.perform_rollup(), as the owner of {row['other']}, drops them",
+        )
+
+
+def _foreign_parts(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    """What a dump has brought that was restored in part, or into a database of other rollups."""
+    function = "rollup_engine.foreign_parts()"
+    if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
+        return
+    for row in connection.execute(f"SELECT * FROM {function}".encode()).fetchall():
+        yield Finding(
+            row["part"],
+            "problem",
+            row["problem"],
+            "did it come with a dump, restore that as a whole into an empty database;"
+            f" what is left here goes by {row['removal']}",
         )
 
 

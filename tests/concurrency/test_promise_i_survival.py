@@ -10,11 +10,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from interleaving import Background, pause_refreshes_of
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer, bindir_of
+from tsrollup.doctor import examine
 from tsrollup.flyway import FlywayError
 from tsrollup.installation import misfit
 from tsrollup.migrations import migrate_project
@@ -361,6 +363,32 @@ def test_promise_i_rows_of_rollups_that_a_dump_leaves_out(
         assert "cannot be computed again: they were sealed" in message
 
 
+def test_promise_i_a_dump_beside_rollups_of_the_same_numbers(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    template: str,
+    tmp_path: Path,
+) -> None:
+    """Its views would go by what is stale of others: the doctor names them, and the others heal."""
+    db.execute(PARTITIONED)
+    refresh_everything(db)
+    dump, url = str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
+    _run(server, "pg_dump", "-Fc", "-f", dump, url)
+    other = server.superuser_url(make_database(template))
+    with psycopg.connect(other, autocommit=True, row_factory=dict_row) as superuser:
+        superuser.execute(PARTITIONED.replace("raw.t", "raw.o").replace("t_1h", "o_1h").encode())
+        superuser.execute("CALL silver.run_rollups(as_of => 'infinity')")
+        _run(server, "pg_restore", "-d", other, dump, code=1)
+        found = {f.check: f for f in examine(superuser) if f.verdict == "problem"}
+        assert "live view of no rollup here" in found["gold.t_1h"].found
+        superuser.execute(found["gold.t_1h"].next_step.partition("goes by ")[2].encode())
+        superuser.execute("CALL silver.run_rollups(as_of => 'infinity')")
+        assert [f for f in examine(superuser) if f.verdict == "problem"] == []
+    with psycopg.connect(other, autocommit=True) as restored:
+        assert_settled(restored, "o_1h")
+
+
 def test_promise_i_the_source_alone_restored_over_a_live_database(
     db: psycopg.Connection, server: PostgresServer, tmp_path: Path
 ) -> None:
@@ -383,13 +411,13 @@ def test_promise_i_the_source_alone_restored_over_a_live_database(
         assert_settled(db, *LEVELS)
 
 
-def _run(server: PostgresServer, program: str, *arguments: str) -> None:
+def _run(server: PostgresServer, program: str, *arguments: str, code: int = 0) -> None:
     folder = bindir_of(server)
     version = subprocess.run([folder / program, "--version"], capture_output=True, text=True)
     if f" {server.version}." not in version.stdout:
         pytest.skip(f"no {program} of version {server.version}")
     done = subprocess.run([folder / program, *arguments], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
 
 
 def test_promise_i_a_crash_of_the_server(private_server: tuple[PostgresServer, str]) -> None:

@@ -91,7 +91,11 @@ DECLARE
 BEGIN
     changed := '{}';
     counted := '{}';
-    IF v_fingerprint = p_source.partitioning THEN
+    IF v_fingerprint = p_source.partitioning AND NOT EXISTS (
+        -- Those of another database, which came with its dump.
+        SELECT FROM rollup_engine.source_partition
+        WHERE source_id = p_source.id AND partition NOT IN (SELECT rollup_engine.partition_tree(p_source.relation)))
+    THEN
         RETURN;
     END IF;
     UPDATE rollup_engine.source SET partitioning = v_fingerprint WHERE id = p_source.id;
