@@ -1,5 +1,5 @@
--- What a dump or a restore has left out of the tables of rollups (--exclude-table-data, a COPY that
--- failed): those are empty then, which nothing else tells. Asked once, by the first run in a database.
+-- What a dump or a restore has left out of the tables of rollups, or of what was stale of them
+-- (--exclude-table-data, a COPY that failed): nothing else tells. Asked until the first run in a database.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -22,6 +22,18 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.has_rows(regclass, text, tstzrange) IS 'Whether a table has, or may have, a row where the condition holds, in which $1 and $2 are the ends of the range.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.starting_in(p_rollup silver.rollup_config, p_from timestamptz, p_to timestamptz) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_end constant timestamptz := rollup_engine.bucket_ceil(p_rollup, least(p_to, upper(rollup_engine.calendar())));
+BEGIN
+    RETURN tstzmultirange(tstzrange(least(rollup_engine.bucket_ceil(p_rollup, greatest(p_from, lower(rollup_engine.calendar()))), v_end), v_end));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.starting_in(silver.rollup_config, timestamptz, timestamptz) IS 'The time of the buckets of a rollup that start in a range.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.left_out(p_source rollup_engine.source)
 RETURNS TABLE (rollup_id integer, partition regclass, from_time timestamptz, to_time timestamptz, was_sealed boolean)
     LANGUAGE plpgsql STABLE
@@ -30,29 +42,40 @@ AS $$
 #variable_conflict use_column
 DECLARE
     r silver.rollup_config;
-    v_stale tstzmultirange;
+    v_rows text;
+    v_newest timestamptz;
+    v_open tstzmultirange;
 BEGIN
     IF NOT rollup_engine.is_relation(p_source.relation) OR rollup_engine.is_noted_here(p_source) THEN
         RETURN;
     END IF;
     FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
-        v_stale := rollup_engine.stale_set(r.id);
+        CONTINUE WHEN NOT (rollup_engine.is_relation(r.target_table) AND rollup_engine.is_relation(r.source_table));
+        v_rows := rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r);
+        v_open := tstzmultirange(tstzrange(r.sealed_before, NULL)) - rollup_engine.stale_set(r.id);
         RETURN QUERY
             SELECT r.id, p.partition, p.from_time, p.to_time, p.held
             FROM rollup_engine.rollup_partition AS p
-            CROSS JOIN LATERAL (
-                SELECT tstzmultirange(tstzrange(
-                    rollup_engine.bucket_ceil(r, greatest(p.from_time, lower(rollup_engine.calendar()))), rollup_engine.bucket_ceil(r, least(p.to_time, upper(rollup_engine.calendar())))))
-                    * tstzmultirange(tstzrange(r.sealed_before, NULL)) - v_stale) AS b (stored)
             WHERE p.rollup_id = r.id AND rollup_engine.is_relation(p.partition) AND NOT rollup_engine.has_rows(p.partition)
                 AND (p.held OR EXISTS (
-                    SELECT FROM unnest(b.stored) AS u (part)
-                    WHERE rollup_engine.has_rows(r.source_table, rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r), u.part)));
+                    SELECT FROM unnest(rollup_engine.starting_in(r, p.from_time, p.to_time) * v_open) AS u (part)
+                    WHERE rollup_engine.has_rows(r.source_table, v_rows, u.part)));
+        -- Behind its newest bucket all is stale: else that is what was left out, wherever.
+        BEGIN
+            EXECUTE format('SELECT max(bucket) FROM %s', r.target_table) INTO v_newest;
+        EXCEPTION WHEN undefined_column THEN
+            CONTINUE;  -- which is told of by itself
+        END;
+        RETURN QUERY
+            SELECT r.id, r.target_table, timestamptz '-infinity', timestamptz 'infinity', false
+            FROM unnest(rollup_engine.starting_in(r, v_newest + interval '1 microsecond', 'infinity') * v_open) AS u (part)
+            WHERE rollup_engine.has_rows(r.source_table, v_rows, u.part)
+            LIMIT 1;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.left_out(rollup_engine.source) IS
-'Partitions of rollups that are empty in a database where no run has been since it was restored, although what they are computed from has rows, or although they held some when they were sealed.';
+'Partitions of rollups that are empty in a database where no run has been since it was restored, although what they are computed from has rows, or although they held some when they were sealed; and rollups that lack what was stale of them.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.take_in_left_out(p_source rollup_engine.source) RETURNS void
     LANGUAGE plpgsql

@@ -99,7 +99,7 @@ AS $$
                 p_source.relation, t.other) END
     FROM rollup_engine.exchanged_for(p_source) AS t (other) WHERE t.other IS NOT NULL
     UNION ALL
-    SELECT format('rows of %s were left out when this database was restored', string_agg(DISTINCT l.partition::text, ', ')),
+    SELECT format('rows of %s, or what was stale there, were left out when this database was restored', string_agg(DISTINCT l.partition::text, ', ')),
         CASE WHEN bool_or(l.was_sealed) THEN 'restore their data from a dump that has it; else the next run computes anew what is not sealed, and reports the rest'
             ELSE 'restore their data from a dump that has it, or the next run computes them anew: SELECT * FROM silver.perform_rollup()' END
     FROM rollup_engine.left_out(p_source) AS l
