@@ -21,26 +21,29 @@ $$;
 COMMENT ON FUNCTION rollup_engine.check_owner_role(text, name) IS 'An error unless the caller, or who is named, is a member of the owner role; it says what may not be done.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.stranger_in_extension(p_extension name) RETURNS name
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- What is called there runs with the rights of the machinery. So does another function of the same name that suits a call better.
-    SELECT r.rolname
-    FROM pg_extension AS e
-    JOIN pg_namespace AS n ON n.oid = e.extnamespace
-    CROSS JOIN LATERAL (
-        SELECT e.extowner UNION SELECT n.nspowner
-        UNION
-        SELECT f.proowner FROM pg_depend AS d JOIN pg_proc AS m ON m.oid = d.objid JOIN pg_proc AS f ON f.proname = m.proname AND f.pronamespace = n.oid
-        WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
-        UNION
-        SELECT c.relowner FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid
-        WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass
-    ) AS o (owner)
-    JOIN pg_roles AS r ON r.oid = o.owner
-    WHERE e.extname = p_extension AND r.rolname <> 'pg_database_owner' AND NOT pg_has_role(r.oid, '${owner_role}', 'USAGE')
-        AND r.oid <> (SELECT datdba FROM pg_database WHERE datname = current_database())
-    LIMIT 1
+    RETURN (
+        SELECT r.rolname
+        FROM pg_extension AS e
+        JOIN pg_namespace AS n ON n.oid = e.extnamespace
+        CROSS JOIN LATERAL (
+            SELECT e.extowner UNION SELECT n.nspowner
+            UNION
+            SELECT f.proowner FROM pg_depend AS d JOIN pg_proc AS m ON m.oid = d.objid JOIN pg_proc AS f ON f.proname = m.proname AND f.pronamespace = n.oid
+            WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_proc'::regclass
+            UNION
+            SELECT c.relowner FROM pg_depend AS d JOIN pg_class AS c ON c.oid = d.objid
+            WHERE d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass
+        ) AS o (owner)
+        JOIN pg_roles AS r ON r.oid = o.owner
+        WHERE e.extname = p_extension AND r.rolname <> 'pg_database_owner' AND NOT pg_has_role(r.oid, '${owner_role}', 'USAGE')
+            AND r.oid <> (SELECT datdba FROM pg_database WHERE datname = current_database())
+        LIMIT 1);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.stranger_in_extension(name) IS
 'Who is neither a superuser nor a member of the owner role, nor owns the database, and owns an extension, its schema, or a table or function there that may be called; NULL for nobody.';
