@@ -546,6 +546,15 @@ def test_promise_g_no_rollup_by_another_time_than_that_of_partitions_that_go(
         by_arrival.execute(create, ["ts"])
     assert "silver.set_retention('raw.t', NULL)" in (told.value.diag.message_hint or "")
     by_arrival.execute(create, ["received"])
+    refresh_everything(by_arrival)
+    maintain(by_arrival, datetime.now(UTC))
+    # As one that came while partitions go, each of which is asked about anew.
+    may_go = (
+        "SELECT DISTINCT rollup_engine.may_be_removed('raw.t', p, k), k FROM unnest('{received,ts}'"
+        "::name[]) AS k, rollup_engine.retention AS r,"
+        " rollup_engine.removable_partitions(r.relation, r.sealed_before) AS p ORDER BY k"
+    )
+    assert by_arrival.execute(may_go).fetchall() == [(True, "received"), (False, "ts")]
 
 
 @pytest.mark.parametrize("is_sealed", [False, True], ids=["before the seal", "after it"])
@@ -558,14 +567,14 @@ def test_promise_g_a_column_that_takes_the_name_of_the_time_keeps_partitions(
     )
     refresh_everything(by_arrival)
     if is_sealed:
-        maintain(by_arrival)
+        maintain(by_arrival, datetime.now(UTC))
     by_arrival.execute(
         "ALTER TABLE raw.t RENAME received TO came; ALTER TABLE raw.t RENAME ts TO received"
     )
     before = by_arrival.execute("SELECT count(*) FROM raw.t").fetchone()
     for _ in range(3):
         refresh_everything(by_arrival)
-        maintain(by_arrival)
+        maintain(by_arrival, datetime.now(UTC))
     assert by_arrival.execute("SELECT count(*) FROM raw.t").fetchone() == before
     problems = by_arrival.execute(
         "SELECT problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
