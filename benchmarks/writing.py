@@ -36,7 +36,37 @@ LIMITS = {
 
 
 def copy_batches(bench: Workbench) -> Steps:
-    """COPY into two identical tables in turn, one of which has a rollup; narrow and wider rows."""
+    """COPY into two identical tables in turn, one of which has a rollup."""
+    yield from _copies_of_old_rows(bench)
+    yield from _copies_at_the_tail(bench)
+
+
+def _copies_at_the_tail(bench: Workbench) -> Steps:
+    rows = 10_000
+    now = bench.session.value("SELECT now()")
+    for table in ("raw.watched", "raw.plain"):
+        bench.create_table(table, 3, now - timedelta(days=1))
+        bench.session.execute(f"INSERT INTO {table} VALUES (now(), 1, 20)")
+    with bench.rollup("watched_1m", "raw.watched"):
+        for _ in range(3):  # by then it has the triggers that suit it
+            bench.refresh("watched_1m", bench.session.value("SELECT now()"))
+        watched = _Writer(bench, "raw.watched", rows, at_the_tail=True)
+        plain = _Writer(bench, "raw.plain", rows, at_the_tail=True)
+        turns = {"watched": watched.copy, "plain": plain.copy}
+        samples = yield from in_turn(turns, 10 * bench.rounds, warm_up=5)
+    bench.session.execute("DROP TABLE raw.watched")
+    bench.session.execute("DROP TABLE raw.plain")
+    yield Result(
+        "copy_batches",
+        f"COPY in batches of {rows:,} rows of 3 columns at the tail: with capture / without",
+        samples["watched"],
+        samples["plain"],
+        limit=1.1,
+    )
+
+
+def _copies_of_old_rows(bench: Workbench) -> Steps:
+    """Narrow and wider rows."""
     for rows, batches in ((1_000, 40 * bench.rounds), (10_000, 10 * bench.rounds)):
         for what, wider, more in (("3", "", ""), ("10", WIDER, WIDER_VALUES)):
             for table in ("raw.watched", "raw.plain"):
@@ -60,10 +90,13 @@ def copy_batches(bench: Workbench) -> Steps:
 
 
 class _Writer:
-    """Writes batches one after another in time, 100 devices every 10 seconds."""
+    """Writes batches one after another in time, 100 devices every 10 seconds; or all of now."""
 
-    def __init__(self, bench: Workbench, table: str, rows: int, more: str) -> None:
+    def __init__(
+        self, bench: Workbench, table: str, rows: int, more: str = "", *, at_the_tail: bool = False
+    ) -> None:
         self.session = bench.session
+        self.at_the_tail = at_the_tail
         self.table = table
         self.rows = rows
         self.more = more
@@ -71,9 +104,11 @@ class _Writer:
 
     def copy(self) -> Sample:
         times = range(self.written // 100, (self.written + self.rows) // 100)
+        start, step = START, timedelta(seconds=10)
+        if self.at_the_tail:
+            start, step = self.session.value("SELECT now()"), timedelta()
         payload = "".join(
-            f"{START + timedelta(seconds=10 * t)}\t{device}\t{20 + (t * device) % 97 / 10}"
-            f"{self.more}\n"
+            f"{start + t * step}\t{device}\t{20 + (t * device) % 97 / 10}{self.more}\n"
             for t in times
             for device in range(100)
         ).encode()

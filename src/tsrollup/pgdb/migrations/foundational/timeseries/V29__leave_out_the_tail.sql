@@ -7,7 +7,8 @@ SELECT rollup_engine.lock_tables('{rollup_engine.change_log}');
 ALTER TABLE rollup_engine.source ADD COLUMN inserts_by_row boolean, ADD COLUMN bulk_at timestamptz;
 COMMENT ON COLUMN rollup_engine.source.inserts_by_row IS 'Whether a row trigger captures what is inserted, and not a statement trigger; NULL where none ever did.';
 COMMENT ON COLUMN rollup_engine.source.bulk_at IS 'When a drain last found that many rows were inserted behind its tail at once, to some minutes.';
-ALTER TABLE rollup_engine.change_log ADD COLUMN is_bulk boolean;
+-- A check is read anew from its text by each statement that writes.
+ALTER TABLE rollup_engine.change_log ADD COLUMN is_bulk boolean, DROP CONSTRAINT change_log_check;
 COMMENT ON COLUMN rollup_engine.change_log.is_bulk IS 'Whether a statement trigger is the better one for what it speaks of: many rows, inserted behind the tail.';
 
 CREATE TABLE rollup_engine.tail (

@@ -200,39 +200,48 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_row_sql(rollup_engine.source) IS 'Body of the row triggers: the grain of the time before and after.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.capture_inserted_key_sql(p_source rollup_engine.source) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The row itself, which was not noted. The bucket of now is stale anyway.
+    SELECT rollup_engine.fill($sql$
+        BEGIN
+            v_low := {new};
+            v_key := {key};
+        EXCEPTION WHEN OTHERS THEN  -- it was renamed
+            v_seen := '';
+        END;
+        IF {is_in} THEN
+            INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys, is_bulk)
+            VALUES ({id}, date_bin(v_grain, v_low, v_origin), date_bin(v_grain, v_low, v_origin) + v_grain,
+                CASE WHEN v_key IS NOT NULL AND v_low < coalesce(lower(rollup_engine.tail_{id}()), date_bin(v_grain, now(), v_origin)) THEN ARRAY[v_key] END,
+                length(v_seen) > {few});
+        END IF;
+    $sql$, jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('v_low'), 'key', rollup_engine.captured_key(p_source, 'NEW.'),
+        'few', rollup_engine.few_rows(), 'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.')))
+    WHERE rollup_engine.captured_key(p_source) IS NOT NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.capture_inserted_key_sql(rollup_engine.source) IS 'Body that logs an inserted row with its key; NULL where none is captured.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.capture_inserted_sql(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- The row itself, which was not noted, and what was noted after it.
     SELECT rollup_engine.fill($sql$
-        BEGIN
-            v_low := {new};
-            {keyed}
-        EXCEPTION WHEN OTHERS THEN  -- it was renamed
+        v_seen := coalesce(current_setting('rollup_engine.noted_rows_{id}', true), '');
+        {keyed}
+        IF strpos(v_seen, {marks}) = 0 THEN  -- RESET ALL, inside of the statement, has lost what was noted
             INSERT INTO rollup_engine.change_log (source_id, from_time, to_time) VALUES ({id}, '-infinity', 'infinity');
-        END;
-        IF {is_in} THEN
-            v_low := date_bin(v_grain, v_low, v_origin);
-            INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys, is_bulk) VALUES ({id}, v_low, v_low + v_grain, v_keys, {is_bulk});
         END IF;
-        IF concat(current_setting('rollup_engine.noted_{id}', true), current_setting('rollup_engine.noted_hull_{id}', true)) <> '' THEN
+        IF current_setting('rollup_engine.noted_from_{id}', true) <> '' THEN
             PERFORM rollup_engine.log_noted({id});
         END IF;
-        v_seen := set_config('rollup_engine.noted_from_{id}', '', true);
-        v_rows := concat('0', current_setting('rollup_engine.noted_rows_{id}', true))::bigint - 1;
-        IF v_rows < 0 THEN  -- RESET ALL, inside of the statement, has lost what was noted
-            INSERT INTO rollup_engine.change_log (source_id, from_time, to_time) VALUES ({id}, '-infinity', 'infinity');
-            v_rows := rollup_engine.most_keys();  -- once: no more rows are waiting than that
-        END IF;
-        v_seen := set_config('rollup_engine.noted_rows_{id}', v_rows::text, true);
-    $sql$, jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('v_low'),
-        -- Of those with a key, each row comes here.
-        'is_bulk', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN 'NULL' ELSE format('nullif(current_setting(''rollup_engine.noted_to_%s'', true), '''')::numeric > %s', p_source.id, rollup_engine.few_rows()) END,
-        -- The bucket of now is stale anyway.
-        'keyed', coalesce('IF v_low < date_bin(v_grain, now(), v_origin) THEN v_keys := array_remove(ARRAY[' || rollup_engine.captured_key(p_source, 'NEW.')
-            || '], NULL); v_keys := CASE WHEN cardinality(v_keys) > 0 THEN v_keys END; END IF;', ''),
-        'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.')))
+        v_seen := set_config('rollup_engine.noted_rows_{id}', {left}, true);
+    $sql$, jsonb_build_object('id', p_source.id, 'keyed', coalesce(rollup_engine.capture_inserted_key_sql(p_source), ''))
+        || CASE WHEN rollup_engine.captured_key(p_source) IS NULL
+            THEN jsonb_build_object('marks', quote_literal(repeat('*', rollup_engine.few_rows() + 1)), 'left', quote_literal(''))
+            ELSE jsonb_build_object('marks', quote_literal('*'), 'left', 'substr(v_seen, 2)') END)
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_inserted_sql(rollup_engine.source) IS 'Body of the row trigger for inserts.';
 
@@ -249,14 +258,16 @@ AS {body}
 $sql$, jsonb_build_object('id', p_source.id, 'body', quote_literal(rollup_engine.fill($body$
 #variable_conflict use_column
 DECLARE
-    v_grain interval := {grain};
-    v_origin CONSTANT timestamptz := '2000-01-03 00:00:00+00';
+    -- Literals of their types, or each call would read their texts.
+    v_grain interval := interval {grain};
+    v_origin CONSTANT timestamptz := timestamptz '2000-01-03 00:00:00+00';
     v_rows bigint;
     v_low timestamptz;
     v_high timestamptz;
     v_changed tstzmultirange;
     v_is_late boolean;
     v_keys text[];
+    v_key text;
     v_is_bulk boolean;
     v_lows timestamptz[];
     v_seen text;

@@ -4,9 +4,10 @@
 -- give up inserting many rows at once. A condition binds its columns; those of the key nobody can drop
 -- or retype anyway. Sources that are loaded behind their tail have a statement trigger, as all others do.
 --
--- The first rows of a statement that lie behind the tail have the trigger fire, at its end. Those that
--- follow are noted by the condition itself, in settings of the transaction, and logged when it fires. So a
--- million rows fire it a few times, and the server need not remember each of them for it.
+-- The condition itself logs the first rows that lie behind the tail, each by itself. For the next one the trigger
+-- fires, at the end of the statement; what follows in the same statement is noted in settings of the transaction,
+-- and logged when it fires. So a million rows fire it a few times, and the server need not remember each of them for
+-- it. Of a source with a key it fires for each of the first rows, as the key is in no condition.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -40,8 +41,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.insert_marks(p_source rollup_engine.sou
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
-    -- Where late rows have a key, each that the trigger fires for is logged with it.
-    SELECT jsonb_build_object('id', p_source.id, 'most', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN rollup_engine.few_rows() ELSE rollup_engine.most_keys() END,
+    SELECT jsonb_build_object('id', p_source.id, 'few', repeat('*', rollup_engine.few_rows()), 'next', repeat('*', rollup_engine.few_rows() + 1), 'twice', repeat('*', 2 * rollup_engine.few_rows()), 'most', rollup_engine.most_keys(),
         'seconds', extract(epoch FROM p_source.grain)::text,
         'grain', format('%L::pg_catalog.interval', make_interval(secs => extract(epoch FROM p_source.grain)::double precision)),
         'origin', quote_literal('2000-01-03 00:00:00+00') || '::pg_catalog.timestamptz',
@@ -50,50 +50,77 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.insert_marks(rollup_engine.source) IS 'What is filled in where inserted rows are noted or logged.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.first_rows_sql(p_source rollup_engine.source) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A mark for each of the rows that came first. More than few: the trigger has still to fire; with a key,
+    -- for each of them. By their number it notices that the settings were reset. Before the marks stands which
+    -- statement began: when few more were its own, it is one of many rows.
+    SELECT rollup_engine.fill(CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN $sql$
+    IF pg_catalog.strpos(v_rows, '{twice}') OPERATOR(pg_catalog.=) 0 THEN
+        IF pg_catalog.strpos(v_rows, '{few}') OPERATOR(pg_catalog.>) 0 THEN
+            IF pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica' THEN
+                RETURN false;  -- another trigger logs what these write
+            END IF;
+            v_is_bulk := pg_catalog.starts_with(v_rows, pg_catalog.statement_timestamp()::pg_catalog.text);
+            v_fires := pg_catalog.strpos(v_rows, '{next}') OPERATOR(pg_catalog.=) 0;
+        END IF;
+        v_rows := pg_catalog.set_config('rollup_engine.noted_rows_{id}',
+            CASE WHEN v_rows OPERATOR(pg_catalog.=) '' THEN pg_catalog.statement_timestamp()::pg_catalog.text ELSE v_rows END OPERATOR(pg_catalog.||) '*', true);
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, is_bulk)
+        VALUES ({id}, pg_catalog.date_bin({grain}, p_time, {origin}), pg_catalog.date_bin({grain}, p_time, {origin}) OPERATOR(pg_catalog.+) {grain}, v_is_bulk);
+        RETURN v_fires;
+    END IF;$sql$ ELSE $sql$
+    IF pg_catalog.length(v_rows) OPERATOR(pg_catalog.<) {most} THEN
+        IF pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica' THEN
+            RETURN false;
+        END IF;
+        v_rows := pg_catalog.set_config('rollup_engine.noted_rows_{id}', v_rows OPERATOR(pg_catalog.||) '*', true);
+        RETURN true;
+    END IF;$sql$ END, rollup_engine.insert_marks(p_source))
+$$;
+COMMENT ON FUNCTION rollup_engine.first_rows_sql(rollup_engine.source) IS 'Body that logs the first rows of a source behind the tail, or has a trigger log them.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.note_function_sql(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
-    -- It sets no search_path, which would take longer than all the rest; so each name has its schema. From and
-    -- to are the edges of what was noted last, as numbers, which are read faster than times.
-    -- Rows are those that the trigger has still to fire for: by their number it notices that the settings were reset.
+    -- It sets no search_path, which would take longer than all the rest; so each name and operator has its schema,
+    -- and nothing looks one up (NULLIF, IN and the short form of CASE do). From and to are the edges of what was
+    -- noted last, as numbers, which are read faster than times.
     SELECT rollup_engine.fill($sql$
 CREATE OR REPLACE FUNCTION rollup_engine.note_{id}(p_time timestamptz) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
 AS {body};
 GRANT EXECUTE ON FUNCTION rollup_engine.note_{id}(timestamptz) TO PUBLIC;
 $sql$, jsonb_build_object('id', p_source.id, 'body', quote_literal(rollup_engine.fill($body$
 DECLARE
     v_from pg_catalog.text;
     v_to pg_catalog.text;
+    v_rows pg_catalog.text;
+    v_is_bulk pg_catalog.bool;
+    v_fires pg_catalog.bool := false;
     v_list pg_catalog.text;
     v_low pg_catalog.numeric;
     v_high pg_catalog.numeric;
     v_hull pg_catalog.numeric[];
 BEGIN
-    IF (CASE WHEN pg_catalog.date_part('epoch', p_time) OPERATOR(pg_catalog.>=) nullif(pg_catalog.current_setting('rollup_engine.noted_from_{id}', true), '')::pg_catalog.float8
-        THEN pg_catalog.date_part('epoch', p_time) OPERATOR(pg_catalog.<) pg_catalog.current_setting('rollup_engine.noted_to_{id}')::pg_catalog.float8 END)
-    THEN
-        RETURN false;
-    END IF;
-    v_from := coalesce(pg_catalog.current_setting('rollup_engine.noted_from_{id}', true), '');
-    IF v_from OPERATOR(pg_catalog.=) '' THEN
-        IF pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica' THEN
-            RETURN false;  -- another trigger logs what these write
+    v_from := pg_catalog.current_setting('rollup_engine.noted_from_{id}', true);
+    IF v_from OPERATOR(pg_catalog.<>) '' THEN
+        IF pg_catalog.date_part('epoch', p_time) OPERATOR(pg_catalog.>=) v_from::pg_catalog.float8
+            AND pg_catalog.date_part('epoch', p_time) OPERATOR(pg_catalog.<) pg_catalog.current_setting('rollup_engine.noted_to_{id}')::pg_catalog.float8
+        THEN
+            RETURN false;
         END IF;
-        v_from := pg_catalog.set_config('rollup_engine.noted_from_{id}', 'NaN', true);
-        v_to := pg_catalog.set_config('rollup_engine.noted_to_{id}', '1', true);
-        v_to := pg_catalog.set_config('rollup_engine.noted_rows_{id}', (pg_catalog.concat('0', pg_catalog.current_setting('rollup_engine.noted_rows_{id}', true))::pg_catalog.int4 OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true);
-        RETURN true;
-    ELSIF v_from OPERATOR(pg_catalog.=) 'NaN' AND pg_catalog.current_setting('rollup_engine.noted_to_{id}')::pg_catalog.int4 OPERATOR(pg_catalog.<) {most} THEN
-        v_to := pg_catalog.set_config('rollup_engine.noted_to_{id}', (pg_catalog.current_setting('rollup_engine.noted_to_{id}')::pg_catalog.int4 OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true);
-        v_to := pg_catalog.set_config('rollup_engine.noted_rows_{id}', (pg_catalog.concat('0', pg_catalog.current_setting('rollup_engine.noted_rows_{id}', true))::pg_catalog.int4 OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true);
-        RETURN true;
-    ELSIF NOT (p_time OPERATOR(pg_catalog.>=) {first} AND p_time OPERATOR(pg_catalog.<) {end}) THEN
+    END IF;
+    v_rows := coalesce(pg_catalog.current_setting('rollup_engine.noted_rows_{id}', true), '');
+    IF NOT (p_time OPERATOR(pg_catalog.>=) {first} AND p_time OPERATOR(pg_catalog.<) {end}) THEN
         RETURN false;
     END IF;
+    {first_rows}
     v_low := extract(epoch FROM pg_catalog.date_bin({grain}, p_time, {origin}));
     v_high := v_low OPERATOR(pg_catalog.+) {seconds};
     v_list := coalesce(pg_catalog.current_setting('rollup_engine.noted_{id}', true), '');
@@ -104,7 +131,7 @@ BEGIN
     END IF;
     v_list := pg_catalog.concat(v_list, ' ', v_low, ',');
     -- What lies beside what was noted last is one with it.
-    v_to := coalesce(pg_catalog.current_setting('rollup_engine.noted_to_{id}', true), '');
+    v_to := pg_catalog.current_setting('rollup_engine.noted_to_{id}', true);
     IF v_to OPERATOR(pg_catalog.=) v_low::pg_catalog.text THEN
         v_low := v_from;
     ELSIF v_from OPERATOR(pg_catalog.=) v_high::pg_catalog.text THEN
@@ -127,14 +154,15 @@ BEGIN
         v_list := '';
     END IF;
     v_to := pg_catalog.set_config('rollup_engine.noted_{id}', v_list, true);
-    -- A float tells microseconds apart in these years.
-    IF v_low OPERATOR(pg_catalog.>) -7e9 AND v_high OPERATOR(pg_catalog.<) 7e9 THEN
-        v_to := pg_catalog.set_config('rollup_engine.noted_from_{id}', v_low::pg_catalog.text, true);
-        v_to := pg_catalog.set_config('rollup_engine.noted_to_{id}', v_high::pg_catalog.text, true);
+    IF v_low OPERATOR(pg_catalog.<) -7e9 OR v_high OPERATOR(pg_catalog.>) 7e9 THEN
+        v_low := 'NaN';  -- a float tells microseconds apart in the years between
+        v_high := v_low;
     END IF;
+    v_to := pg_catalog.set_config('rollup_engine.noted_from_{id}', v_low::pg_catalog.text, true);
+    v_to := pg_catalog.set_config('rollup_engine.noted_to_{id}', v_high::pg_catalog.text, true);
     RETURN false;
 END
-$body$, rollup_engine.insert_marks(p_source)))))
+$body$, jsonb_set(rollup_engine.insert_marks(p_source), '{first_rows}', to_jsonb(rollup_engine.first_rows_sql(p_source)))))))
 $$;
 COMMENT ON FUNCTION rollup_engine.note_function_sql(rollup_engine.source) IS
 'Text of the function that notes an inserted row of a source behind the tail; true where the trigger is to fire for it.';
@@ -165,7 +193,8 @@ BEGIN
             SELECT timestamptz 'epoch' + trunc(low)::double precision * interval '1 second' + (low % 1 * 1000000)::double precision * interval '1 microsecond',
                 timestamptz 'epoch' + trunc(high)::double precision * interval '1 second' + (high % 1 * 1000000)::double precision * interval '1 microsecond'
         ) AS t (from_time, to_time))) AS r;
-    PERFORM set_config(v_noted, '', true), set_config(v_hull_name, '', true);
+    PERFORM set_config(n, '', true)
+    FROM unnest(ARRAY[v_noted, v_hull_name, format('rollup_engine.noted_from_%s', p_source_id), format('rollup_engine.noted_to_%s', p_source_id)]) AS n;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.log_noted(integer) IS 'Logs what a statement has noted of a source: many rows.';

@@ -28,7 +28,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.tail_edges_{id}() RETURNS {type}[] LANG
 GRANT EXECUTE ON FUNCTION rollup_engine.tail_edges_{id}() TO PUBLIC;
 $sql$, jsonb_build_object('id', p_source_id, 'type', t.type, 'body', quote_literal(format($body$
 BEGIN
-    RETURN CASE WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed' THEN %L ELSE '{infinity,infinity}' END::pg_catalog.%s[];
+    RETURN CASE WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed' THEN %1$L::pg_catalog.%2$s[] ELSE '{infinity,infinity}'::pg_catalog.%2$s[] END;
 END
 $body$, ARRAY[coalesce(lower(p_range), 'infinity'), coalesce(upper(p_range), 'infinity')], t.type))))
         FROM rollup_engine.source AS s CROSS JOIN LATERAL (SELECT CASE s.time_type WHEN 'timestamptz'::regtype THEN 'timestamptz' ELSE 'timestamp' END AS type) AS t
