@@ -712,3 +712,41 @@ def test_late_rows_of_a_source_that_is_kept_after_all_are_not_said_to_go(
     hints = source.execute("SELECT DISTINCT hint FROM silver.error_log").fetchall()
     assert len(hints) == 1
     assert hints[0][0].startswith("rows are in the source, which is kept for ever")
+
+
+def test_retention_follows_a_source_that_is_restored(source: psycopg.Connection) -> None:
+    refresh_everything(source)
+    source.execute("SELECT silver.set_retention('raw.readings', '5 days')")
+    source.execute("SELECT silver.partition_source('raw.readings', '1 day')")
+    source.execute(
+        "CREATE TABLE raw.copy (LIKE raw.readings) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.copy_1 PARTITION OF raw.copy FOR VALUES FROM (MINVALUE) TO ('2026-03-03');"
+        "CREATE TABLE raw.copy_2 PARTITION OF raw.copy FOR VALUES FROM ('2026-03-03') TO (MAXVALUE);"
+        "INSERT INTO raw.copy SELECT * FROM raw.readings;"
+        "DROP TABLE raw.readings; ALTER TABLE raw.copy RENAME TO readings;"
+        "GRANT SELECT ON raw.readings TO tsrollup_owner"
+    )
+    refresh_everything(source)
+    noted = "SELECT relation::text FROM rollup_engine.{} WHERE relation::text !~ '^silver'"
+    for table in ("retention", "partition_set"):
+        rows = source.execute(noted.format(table).encode()).fetchall()
+        assert rows == [("raw.readings",)]
+    assert ("raw.readings", "sealed") in maintain(source)
+
+
+def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.kept_1 PARTITION OF raw.kept"
+        " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02');"
+        "SELECT silver.set_retention('raw.kept', '5 days');"
+        "ALTER TABLE raw.kept RENAME TO backup; CREATE TABLE raw.kept (ts timestamptz)"
+    )
+    for _ in range(2):
+        ((target, action, detail),) = [
+            row for row in maintained(db, NOW, None) if row[0] == "raw.backup"
+        ]
+        assert (target, action) == ("raw.backup", "skipped")
+        assert "raw.kept is another table now" in detail
+    db.execute("SELECT silver.set_retention('raw.backup', '5 days')")
+    assert "sealed" in [action for _, action, _ in maintained(db, NOW, "raw.backup")]

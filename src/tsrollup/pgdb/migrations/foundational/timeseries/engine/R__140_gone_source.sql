@@ -159,6 +159,11 @@ BEGIN
     SELECT v_new, dimension_column, description, is_active, ltree_level FROM noted
     ON CONFLICT DO NOTHING;
     UPDATE rollup_engine.source SET relation = v_new, inserts_by_row = CASE WHEN inserts_by_row THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
+    UPDATE rollup_engine.retention AS t SET relation = v_new, relation_name = v_new::text
+    WHERE t.relation = v_source.relation AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = v_new);
+    UPDATE rollup_engine.partition_set AS t SET relation = v_new
+    WHERE t.relation = v_source.relation AND rollup_engine.partition_column(v_new) IS NOT NULL
+        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = v_new);
     UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
     PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
 END

@@ -1,0 +1,16 @@
+-- Which sealed partitions of rollups hold rows, so that one that a restore has left out is told from
+-- one that was always empty; and what a table with retention was called, so that nothing is dropped of
+-- one whose name is another table's by now.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+SELECT rollup_engine.lock_tables('{rollup_engine.rollup_partition,rollup_engine.retention}');
+
+ALTER TABLE rollup_engine.rollup_partition ADD COLUMN held boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN rollup_engine.rollup_partition.held IS 'Whether there were rows in it when it was sealed.';
+
+ALTER TABLE rollup_engine.retention ADD COLUMN relation_name text;
+COMMENT ON COLUMN rollup_engine.retention.relation_name IS 'What it was called when its retention was set; NULL for rollups that were created with theirs.';
+UPDATE rollup_engine.retention AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
+
+RESET ROLE;
