@@ -720,8 +720,10 @@ def test_retention_follows_a_source_that_is_restored(source: psycopg.Connection)
     source.execute("SELECT silver.partition_source('raw.readings', '1 day')")
     source.execute(
         "CREATE TABLE raw.copy (LIKE raw.readings) PARTITION BY RANGE (ts);"
-        "CREATE TABLE raw.copy_1 PARTITION OF raw.copy FOR VALUES FROM (MINVALUE) TO ('2026-03-03');"
-        "CREATE TABLE raw.copy_2 PARTITION OF raw.copy FOR VALUES FROM ('2026-03-03') TO (MAXVALUE);"
+        "CREATE TABLE raw.copy_1 PARTITION OF raw.copy"
+        " FOR VALUES FROM (MINVALUE) TO ('2026-03-03');"
+        "CREATE TABLE raw.copy_2 PARTITION OF raw.copy"
+        " FOR VALUES FROM ('2026-03-03') TO (MAXVALUE);"
         "INSERT INTO raw.copy SELECT * FROM raw.readings;"
         "DROP TABLE raw.readings; ALTER TABLE raw.copy RENAME TO readings;"
         "GRANT SELECT ON raw.readings TO tsrollup_owner"
