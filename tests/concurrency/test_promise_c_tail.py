@@ -301,3 +301,27 @@ def test_its_functions_were_dropped(tailed: psycopg.Connection) -> None:
     write(tailed, "04:00:55")
     run(tailed, "04:00")
     assert_tail(tailed, "03:59", "04:02")
+
+
+@pytest.mark.parametrize("width", ["1 millisecond", "1 minute"])
+def test_promise_b_a_long_tail_is_stale_where_it_holds_nothing(
+    db: psycopg.Connection, connect: Connect, width: str
+) -> None:
+    delay = "20 seconds" if width == "1 millisecond" else "8 days"
+    db.execute("CREATE TABLE raw.t (ts timestamptz PRIMARY KEY)")
+    db.execute("INSERT INTO raw.t VALUES (clock_timestamp())")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 'early', %s::interval,"
+        " settle_delay => %s::interval)",
+        [width, delay],
+    )
+    db.execute("CALL silver.run_rollups()")
+    assert not value(db, "SELECT isempty(range) FROM rollup_engine.tail")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 'late', %s::interval,"
+        " settle_delay => %s::interval)",
+        [width, delay],
+    )
+    connect().execute("INSERT INTO raw.t SELECT clock_timestamp() - %s::interval / 2", [delay])
+    assert logged(db) == 0
+    assert_equal_to_group_by(db, "early", "late")

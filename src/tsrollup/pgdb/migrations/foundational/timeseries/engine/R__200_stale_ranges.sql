@@ -128,6 +128,16 @@ $$;
 COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolean, timestamptz, rollup_engine.keyed_range[]) IS
 'Marks ranges stale in several rollups, and single groups of others. What is infinite or long, or all with p_clip, is clipped to what each rollup by itself holds or can come to hold.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.mark_barred(p_rollup_ids integer[], p_ranges tstzmultirange) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.mark_rollup(r, p_ranges, statement_timestamp())
+    FROM (SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id FOR KEY SHARE) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.mark_barred(integer[], tstzmultirange) IS
+'Marks ranges stale in which nobody logs: all of them, however long, since rows may come where none are yet.';
+
 -- Reading the stale set ------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.window_of(p_rollup_id integer) RETURNS tstzmultirange

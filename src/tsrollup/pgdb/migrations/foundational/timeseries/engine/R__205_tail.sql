@@ -205,7 +205,7 @@ DECLARE
     v_barred constant tstzmultirange := p_tail.barred + tstzmultirange(p_range);
 BEGIN
     -- What was in its range is stale already, and cannot have been stored.
-    PERFORM rollup_engine.mark_rollups(
+    PERFORM rollup_engine.mark_barred(
         ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id), tstzmultirange(p_range) - tstzmultirange(p_tail.range))
     WHERE NOT p_range <@ p_tail.range;
     PERFORM rollup_engine.write_tail(p_source_id, p_range);
@@ -239,7 +239,7 @@ BEGIN
     IF v_written IS DISTINCT FROM v_tail.range THEN
         -- Schema and data of a dump may be of two times.
         v_tail.barred := v_tail.barred + tstzmultirange(coalesce(v_written, 'empty'));
-        PERFORM rollup_engine.mark_rollups(ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), v_tail.barred);
+        PERFORM rollup_engine.mark_barred(ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), v_tail.barred);
         PERFORM rollup_engine.change_tail(p_source.id, v_tail, 'empty');
         RETURN;
     ELSIF NOT rollup_engine.settle_tail(p_source) THEN

@@ -247,7 +247,7 @@ AS $$
     WHERE c.id = p_rollup_id;
     SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], p_ranges);
     -- Where nobody logs, it is stale beyond all that it holds.
-    SELECT rollup_engine.mark_rollups(ARRAY[p_rollup_id], t.barred)
+    SELECT rollup_engine.mark_barred(ARRAY[p_rollup_id], t.barred)
     FROM silver.rollup_config AS c JOIN rollup_engine.tail AS t ON t.source_id = c.source_id AND t.barred <> '{}'
     WHERE c.id = p_rollup_id;
 $$;
