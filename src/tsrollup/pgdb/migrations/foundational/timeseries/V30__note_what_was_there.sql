@@ -1,10 +1,10 @@
 -- Which sealed partitions of rollups hold rows, so that one that a restore has left out is told from
--- one that was always empty; and what a table with retention was called, so that nothing is dropped of
--- one whose name is another table's by now.
+-- one that was always empty; and what a table with retention, or that maintenance makes partitions
+-- for, was called: nothing is dropped of one whose name is another table's by now, and what is gone is named.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
-SELECT rollup_engine.lock_tables('{rollup_engine.rollup_partition,rollup_engine.retention}');
+SELECT rollup_engine.lock_tables('{rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set}');
 
 ALTER TABLE rollup_engine.rollup_partition ADD COLUMN held boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN rollup_engine.rollup_partition.held IS 'Whether there were rows in it when it was sealed.';
@@ -12,5 +12,9 @@ COMMENT ON COLUMN rollup_engine.rollup_partition.held IS 'Whether there were row
 ALTER TABLE rollup_engine.retention ADD COLUMN relation_name text;
 COMMENT ON COLUMN rollup_engine.retention.relation_name IS 'What it was called when its retention was set; NULL for rollups that were created with theirs.';
 UPDATE rollup_engine.retention AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
+
+ALTER TABLE rollup_engine.partition_set ADD COLUMN relation_name text;
+COMMENT ON COLUMN rollup_engine.partition_set.relation_name IS 'What it was called when it was handed over.';
+UPDATE rollup_engine.partition_set AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
 
 RESET ROLE;

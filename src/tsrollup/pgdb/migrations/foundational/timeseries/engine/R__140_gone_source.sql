@@ -118,6 +118,12 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.fail_if_gone(silver.rollup_config) IS 'A clear error when the table of a rollup, or what it reads, was dropped, or moved out of reach.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.nobodys_number(p_relation regclass) RETURNS regclass
+    LANGUAGE sql IMMUTABLE
+RETURN greatest(p_relation::oid::bigint, 4294967295 - p_relation::oid::bigint)::oid::regclass;
+COMMENT ON FUNCTION rollup_engine.nobodys_number(regclass) IS
+'What stands for a table that was dropped: a dump keeps its number, and where it is restored, another table may have that.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.relink_source(p_source_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -125,6 +131,8 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
     v_new regclass;
+    v_gone regclass;
+    v_place regclass;
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     IF rollup_engine.is_relation(v_source.relation) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
@@ -148,26 +156,28 @@ BEGIN
             WHERE (s.relation, s.time_column, s.change_tracking) = (c.oid, v_source.time_column, v_source.change_tracking))
     ORDER BY n.place
     LIMIT 1;
-    IF v_new IS NULL THEN
+    v_gone := rollup_engine.nobodys_number(v_source.relation);
+    v_place := coalesce(v_new, v_gone);
+    IF v_place = v_source.relation THEN
         RETURN;
     END IF;
     -- What is said of the new table already holds.
     WITH noted AS (
-        DELETE FROM silver.dimension_config WHERE source_table = v_source.relation RETURNING *
+        DELETE FROM silver.dimension_config WHERE source_table IN (v_source.relation, v_gone) RETURNING *
     )
     INSERT INTO silver.dimension_config (source_table, dimension_column, description, is_active, ltree_level)
-    SELECT v_new, dimension_column, description, is_active, ltree_level FROM noted
+    SELECT v_place, dimension_column, description, is_active, ltree_level FROM noted
     ON CONFLICT DO NOTHING;
-    UPDATE rollup_engine.source SET relation = v_new, inserts_by_row = CASE WHEN inserts_by_row THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
-    UPDATE rollup_engine.retention AS t SET relation = v_new, relation_name = v_new::text
-    WHERE t.relation = v_source.relation AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = v_new);
-    UPDATE rollup_engine.partition_set AS t SET relation = v_new
-    WHERE t.relation = v_source.relation AND rollup_engine.partition_column(v_new) IS NOT NULL
-        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = v_new);
-    UPDATE silver.rollup_config SET source_table = v_new WHERE source_id = p_source_id AND parent_id IS NULL;
-    PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
+    UPDATE rollup_engine.source SET relation = v_place, inserts_by_row = CASE WHEN inserts_by_row AND v_new IS NOT NULL THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
+    UPDATE rollup_engine.retention AS t SET relation = v_place, relation_name = coalesce(v_new::text, t.relation_name)
+    WHERE t.relation IN (v_source.relation, v_gone) AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = v_place);
+    UPDATE rollup_engine.partition_set AS t SET relation = v_place, relation_name = coalesce(v_new::text, t.relation_name)
+    WHERE t.relation IN (v_source.relation, v_gone) AND (v_new IS NULL OR rollup_engine.partition_column(v_new) IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = v_place);
+    UPDATE silver.rollup_config SET source_table = v_place WHERE source_id = p_source_id AND parent_id IS NULL;
+    PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity') WHERE v_new IS NOT NULL;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.relink_source(integer) IS 'Takes up a source that was dropped and is there again under its name, with its columns; all of it is stale.';
+COMMENT ON FUNCTION rollup_engine.relink_source(integer) IS 'Takes up a source that was dropped and is there again under its name, with its columns; all of it is stale. Until then a number that no table has stands for it.';
 
 RESET ROLE;

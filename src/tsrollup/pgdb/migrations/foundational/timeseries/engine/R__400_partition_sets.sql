@@ -185,12 +185,12 @@ RETURNS rollup_engine.partition_set
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO rollup_engine.partition_set AS s (relation, control, time_unit, chunk_interval, is_source, partman_parent)
-    SELECT p_relation, p_control, u.unit, p_chunk, p_is_source,
+    INSERT INTO rollup_engine.partition_set AS s (relation, control, time_unit, chunk_interval, is_source, relation_name, partman_parent)
+    SELECT p_relation, p_control, u.unit, p_chunk, p_is_source, p_relation::text,
         -- It has units of its own for numbers.
         CASE WHEN u.unit IS NULL AND rollup_engine.can_register(p_relation) THEN rollup_engine.register_with_partman(p_relation, p_control, p_chunk) END
     FROM rollup_engine.number_unit(p_relation, p_control) AS u (unit)
-    ON CONFLICT (relation) DO UPDATE SET control = excluded.control, partman_parent = excluded.partman_parent
+    ON CONFLICT (relation) DO UPDATE SET control = excluded.control, relation_name = excluded.relation_name, partman_parent = excluded.partman_parent
     RETURNING s.*
 $$;
 COMMENT ON FUNCTION rollup_engine.register_partition_set(regclass, name, interval, boolean) IS 'Has maintenance make a table''s partitions, through pg_partman where it can.';

@@ -105,7 +105,7 @@ BEGIN
         rollup_engine.ranges_undrained(integer, tstzrange),
         rollup_engine.failed_buckets(integer, tstzrange),
         rollup_engine.record_success(integer),
-        rollup_engine.maintain_rollup(integer, text[], timestamptz),
+        rollup_engine.maintain_rollup(integer, text[], timestamptz), rollup_engine.forget_gone(),
         rollup_engine.retain_rollup(integer, timestamptz),
         rollup_engine.chunk_interval(regclass),
         rollup_engine.keep_of(regclass),
