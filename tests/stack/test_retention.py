@@ -752,3 +752,60 @@ def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Co
         assert "raw.kept is another table now" in detail
     db.execute("SELECT silver.set_retention('raw.backup', '5 days')")
     assert "sealed" in [action for _, action, _ in maintained(db, NOW, "raw.backup")]
+
+
+def test_a_number_left_of_a_dropped_table_is_nobodys(source: psycopg.Connection) -> None:
+    """A dump of such a row holds the number, which may be that of any table where it is restored."""
+    refresh_everything(source)
+    source.execute("SELECT silver.set_retention('raw.readings', '5 days')")
+    source.execute("SELECT silver.partition_source('raw.readings', '1 day')")
+    source.execute(
+        "CREATE TABLE raw.copy (LIKE raw.readings) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.copy_1 PARTITION OF raw.copy DEFAULT; DROP TABLE raw.readings"
+    )
+    numbers = (
+        "SELECT relation FROM rollup_engine.source"
+        " UNION SELECT source_table FROM silver.rollup_config WHERE parent_id IS NULL"
+        " UNION SELECT relation FROM rollup_engine.retention"
+        " UNION SELECT relation FROM rollup_engine.partition_set WHERE is_source"
+    )
+    for _ in range(2):
+        source.execute("SELECT silver.perform_rollup()")
+        maintain(source)
+        left = f"SELECT count(*), min(relation::oid::bigint) > 2 ^ 31 FROM ({numbers}) AS n"
+        assert source.execute(left.encode()).fetchone() == (1, True)
+        health = "SELECT DISTINCT health FROM silver.timeseries_operations_monitor"
+        assert source.execute(health).fetchall() == [("invalid",)]
+    source.execute("ALTER TABLE raw.copy RENAME TO readings")
+    source.execute("GRANT SELECT ON raw.readings TO tsrollup_owner")
+    source.execute("SELECT silver.perform_rollup()")
+    assert source.execute(numbers.encode()).fetchall() == [("raw.readings",)]
+    for name in ("readings_1d", "readings_1h"):
+        source.execute("SELECT silver.set_retention(%s, '20 days')", [name])
+        source.execute("SELECT silver.drop_rollup(%s)", [name])
+    assert source.execute("SELECT relation::text FROM rollup_engine.retention").fetchall() == [
+        ("raw.readings",)
+    ]
+
+
+def test_a_dropped_table_without_rollups_is_forgotten_by_its_name(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
+        "SELECT silver.set_retention('raw.kept', '50 days');"
+        "SELECT silver.partition_source('raw.kept', '1 day');"
+        "DROP TABLE raw.kept"
+    )
+    calls = (
+        "SELECT silver.partition_source('raw.kept', '1 day')",
+        "SELECT silver.set_retention('raw.kept', '50 days')",
+    )
+    assert sorted(maintained(db, NOW)) == [
+        ("raw.kept", "cleaned", f"it was dropped; for the next table of its name: {call}")
+        for call in calls
+    ]
+    assert maintained(db, NOW) == []
+    hints = db.execute("SELECT hint FROM silver.error_log ORDER BY 1").fetchall()
+    assert hints == [(f"if it is there again: {call}",) for call in calls]
+    db.execute("CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts)")
+    for call in calls:
+        db.execute(call.encode())

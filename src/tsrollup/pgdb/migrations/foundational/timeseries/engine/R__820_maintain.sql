@@ -236,9 +236,9 @@ AS $$
     ), divided AS (
         DELETE FROM rollup_engine.partition_set AS s USING gone WHERE s.relation = gone.relation RETURNING s.relation_name, s.chunk_interval
     ), forgotten AS (
-        SELECT relation_name, format('SELECT silver.set_retention(%L, %L)', relation_name, keep) AS call FROM kept WHERE keep IS NOT NULL
+        SELECT relation_name, format('SELECT silver.set_retention(%L, %L)', relation_name, keep) AS call FROM kept WHERE num_nulls(relation_name, keep) = 0
         UNION ALL
-        SELECT relation_name, format('SELECT silver.partition_source(%L, %L)', relation_name, chunk_interval) FROM divided
+        SELECT relation_name, format('SELECT silver.partition_source(%L, %L)', relation_name, chunk_interval) FROM divided WHERE relation_name IS NOT NULL
     )
     SELECT relation_name, 'cleaned', format('it was dropped; for the next table of its name: %s', call)
     FROM forgotten
