@@ -755,7 +755,7 @@ def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Co
 
 
 def test_a_number_left_of_a_dropped_table_is_nobodys(source: psycopg.Connection) -> None:
-    """A dump of such a row holds the number, which may be that of any table where it is restored."""
+    """A dump of such a row holds it, and any table may have it where that is restored."""
     refresh_everything(source)
     source.execute("SELECT silver.set_retention('raw.readings', '5 days')")
     source.execute("SELECT silver.partition_source('raw.readings', '1 day')")
