@@ -219,34 +219,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.source_retentions() IS 'Sources whose old partitions are removed.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.forget_gone() RETURNS SETOF rollup_engine.maintenance_action
-    LANGUAGE sql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    SET intervalstyle = 'postgres'
-AS $$
-    -- What has rollups is taken up again together with them. A number left here may be another table's in a restored database.
-    WITH gone AS (
-        SELECT t.relation
-        FROM (SELECT relation FROM rollup_engine.retention UNION SELECT relation FROM rollup_engine.partition_set WHERE is_source) AS t
-        WHERE NOT EXISTS (SELECT FROM pg_class WHERE oid = t.relation)
-            AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = t.relation)
-            AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = t.relation)
-    ), kept AS (
-        DELETE FROM rollup_engine.retention AS t USING gone WHERE t.relation = gone.relation RETURNING t.relation_name, t.keep
-    ), divided AS (
-        DELETE FROM rollup_engine.partition_set AS s USING gone WHERE s.relation = gone.relation RETURNING s.relation_name, s.chunk_interval
-    ), forgotten AS (
-        SELECT relation_name, format('SELECT silver.set_retention(%L, %L)', relation_name, keep) AS call FROM kept WHERE num_nulls(relation_name, keep) = 0
-        UNION ALL
-        SELECT relation_name, format('SELECT silver.partition_source(%L, %L)', relation_name, chunk_interval) FROM divided WHERE relation_name IS NOT NULL
-    )
-    SELECT relation_name, 'cleaned', format('it was dropped; for the next table of its name: %s', call)
-    FROM forgotten
-    CROSS JOIN LATERAL rollup_engine.log_failure(relation_name,
-        ROW('TR002', format('%s was dropped', relation_name), NULL, format('if it is there again: %s', call), NULL)::rollup_engine.failure)
-$$;
-COMMENT ON FUNCTION rollup_engine.forget_gone() IS 'Forgets how long tables without rollups were to be kept, and how divided, that were dropped since; and says so.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.run_maintenance(p_target text, p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
