@@ -996,3 +996,20 @@ def test_dropped_metrics_leave_the_filter_and_other_expressions_watched(
     db.execute("ALTER TABLE raw.calls ALTER status TYPE integer USING 700 - status")
     refresh_everything(db)
     assert_settled(db, *levels)
+
+
+def test_an_expression_that_nothing_names_yet_outlives_a_dropped_metric(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.r (ts timestamptz, a integer)")
+    db.execute("INSERT INTO raw.r VALUES ('2026-03-01 12:00+00', 3)")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.r', 'silver', 'r', '1 hour', metrics =>"
+        ' \'{"e": ["sum"], "a": ["sum"]}\', expressions => \'{"e": "a * 2", "u": "a * 7"}\')'
+    )
+    db.execute("""SELECT silver.drop_rollup_metric('r', '{"e": ["sum"]}')""")
+    assert db.execute("SELECT expressions FROM silver.rollup_config").fetchall() == [
+        ({"u": "a * 7"},)
+    ]
+    db.execute("""SELECT silver.add_rollup_metric('r', '{"u": ["sum"]}')""")
+    assert db.execute("SELECT u_sum FROM gold.r").fetchall() == [(21,)]

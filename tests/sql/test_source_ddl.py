@@ -684,6 +684,36 @@ def test_a_type_that_loses_digits_is_refused_until_the_rollup_is_rebuilt(
     assert problems(rolled_up) == []
 
 
+def test_a_rebuild_where_stored_values_fit_no_new_type(db: psycopg.Connection) -> None:
+    """What is computed anew need not fit; what is sealed is named."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, device text, v numeric)")
+    db.execute(
+        "INSERT INTO raw.t"
+        " SELECT timestamptz '2026-03-01 12:00+00' + make_interval(hours => 6 * i),"
+        " ('{A,\"A \"}'::text[])[1 + i % 2], CASE i WHEN 3 THEN numeric 'NaN' ELSE i END"
+        " FROM generate_series(0, 7) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 day',"
+        " dimensions => '{device}', metrics => '{\"v\": [\"max\"]}')"
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '7 days')")
+    refresh_everything(db)
+    db.execute("UPDATE raw.t SET v = 3 WHERE v = 'NaN'")
+    db.execute("ALTER TABLE raw.t ALTER device TYPE char(5), ALTER v TYPE integer")
+    force_configuration(db, "sealed_before = '2026-03-03 00:00+00'")
+    for _ in range(2):
+        with pytest.raises(psycopg.Error, match=r"silver\.t_1h cannot be rebuilt: ") as raised:
+            db.execute("SELECT silver.rebuild_rollup('t_1h')")
+        assert raised.value.sqlstate == "TR004"
+    force_configuration(db, "sealed_before = NULL")
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert_equal_to_group_by(db, *ROLLUPS)
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+    assert problems(db) == []
+
+
 def test_gold_columns_renamed_by_their_owner(rolled_up: psycopg.Connection) -> None:
     """Children and new metrics go by the place of a column."""
     rolled_up.execute(

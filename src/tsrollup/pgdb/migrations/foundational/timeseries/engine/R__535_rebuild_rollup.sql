@@ -205,6 +205,22 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_same_states(silver.rollup_config) IS 'An error where an aggregate needs other states for the type that a column has now than the rollup holds.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.forget_rows(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF NOT isempty(rollup_engine.told_by_source(p_rollup.source_id)) THEN
+        -- At once the lock that the change of types takes: none is made stronger while others wait.
+        EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', p_rollup.target_table);
+        PERFORM rollup_engine.set_refreshing(true);
+        EXECUTE format('DELETE FROM %s WHERE bucket >= $1', p_rollup.target_table) USING coalesce(p_rollup.sealed_before, '-infinity');
+        PERFORM rollup_engine.set_refreshing(false);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.forget_rows(silver.rollup_config) IS 'Deletes the stored rows that are to be computed anew anyway, and need fit no new type.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -229,6 +245,9 @@ BEGIN
     )
     SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', column_name, data_type), ', ' ORDER BY position)
     INTO v_changes FROM changed;
+    IF v_changes IS NOT NULL THEN
+        PERFORM rollup_engine.forget_rows(r);
+    END IF;
     UPDATE rollup_engine.rollup_column AS c
     SET state = p.state, expression = CASE c.kind WHEN 'finished' THEN rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression) ELSE c.expression END
     FROM rollup_engine.plan_columns(r, 'timestamptz') AS p
@@ -241,9 +260,12 @@ BEGIN
 EXCEPTION WHEN cannot_coerce OR invalid_text_representation OR undefined_function OR undefined_column OR datatype_mismatch THEN
     PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
         format('SELECT silver.drop_rollup(%L), and create it anew without what is gone', p_rollup.target_table));
+WHEN data_exception OR unique_violation OR feature_not_supported THEN
+    PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
+        format('rows that cannot be computed anew stay as they are: give %s the type that it had', p_rollup.source_table));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.rebuild_one(silver.rollup_config) IS 'Gives the table and the live view of a rollup the types that its source has now. Stored rows are converted.';
+COMMENT ON FUNCTION rollup_engine.rebuild_one(silver.rollup_config) IS 'Gives the table and the live view of a rollup the types that its source has now. Stored rows that cannot be computed anew are converted.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rebuild_with_descendants(p_target text) RETURNS void
     LANGUAGE plpgsql

@@ -56,14 +56,16 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.without_metrics(silver.rollup_config, jsonb) IS 'The metrics of a rollup without the given ones, or an error where it does not have those.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.without_unused_expressions(p_rollup silver.rollup_config) RETURNS silver.rollup_config
+DROP FUNCTION IF EXISTS rollup_engine.without_unused_expressions(silver.rollup_config);
+CREATE OR REPLACE FUNCTION rollup_engine.without_unused_expressions(p_rollup silver.rollup_config, p_metrics jsonb) RETURNS silver.rollup_config
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     r silver.rollup_config := p_rollup;
     v_unused constant text[] := ARRAY(
-        SELECT key FROM jsonb_object_keys(r.expressions) AS key WHERE key <> ALL (r.dimensions) AND NOT r.metrics ? key);
+        SELECT key FROM jsonb_object_keys(r.expressions) AS key
+        WHERE p_metrics ? key AND key <> ALL (r.dimensions) AND NOT r.metrics ? key);
 BEGIN
     IF v_unused <> '{}' THEN
         r.expressions := nullif(r.expressions - v_unused, '{}');
@@ -73,7 +75,7 @@ BEGIN
     RETURN r;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.without_unused_expressions(silver.rollup_config) IS 'A rollup without the expressions that are in none of its dimensions and metrics.';
+COMMENT ON FUNCTION rollup_engine.without_unused_expressions(silver.rollup_config, jsonb) IS 'A rollup without the expressions that only metrics named which it has no more.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_children_can_do_without(p_rollup silver.rollup_config, p_columns name[]) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -138,6 +140,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.drop_metrics(p_rollup_id integer, p_met
 AS $$
 DECLARE
     r silver.rollup_config;
+    v_before jsonb;
     v_columns name[];
     v_gone text;
     v_dependents text;
@@ -147,8 +150,9 @@ BEGIN
     PERFORM rollup_engine.look_at_source(r.source_id);
     PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(r.id)));
     SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
+    v_before := r.metrics;
     r.metrics := rollup_engine.without_metrics(r, p_metrics);
-    r := rollup_engine.without_unused_expressions(r);
+    r := rollup_engine.without_unused_expressions(r, v_before);
     SELECT string_agg(DISTINCT format('%I', source_column), ', ') INTO v_gone
     FROM rollup_engine.metric_aggregates(r) AS m WHERE (m.aggregate).name IS NULL;
     IF v_gone IS NOT NULL THEN
