@@ -303,21 +303,34 @@ def test_its_functions_were_dropped(tailed: psycopg.Connection) -> None:
     assert_tail(tailed, "03:59", "04:02")
 
 
-@pytest.mark.parametrize("width", ["1 millisecond", "1 minute"])
 def test_promise_b_a_long_tail_is_stale_where_it_holds_nothing(
-    db: psycopg.Connection, connect: Connect, width: str
+    db: psycopg.Connection, connect: Connect
 ) -> None:
-    delay = "20 seconds" if width == "1 millisecond" else "8 days"
+    """That of days is 86,400 buckets of a rollup that comes later."""
+    insert = "INSERT INTO raw.t VALUES ('2026-03-02 {}+00')"
+    create = "SELECT silver.create_rollup_table('raw.t', 'silver', %s, %s::interval)"
+    at_noon = "CALL silver.run_rollups(as_of => '2026-03-02 12:00+00')"
     db.execute("CREATE TABLE raw.t (ts timestamptz PRIMARY KEY)")
-    db.execute("INSERT INTO raw.t VALUES (clock_timestamp())")
-    for name in ("early", "late"):  # one before there is a tail
-        db.execute(
-            "SELECT silver.create_rollup_table('raw.t', 'silver', %s, %s::interval,"
-            " settle_delay => %s::interval)",
-            [name, width, delay],
-        )
-        db.execute("CALL silver.run_rollups()")
-        assert not value(db, "SELECT isempty(range) FROM rollup_engine.tail")
-    connect().execute("INSERT INTO raw.t SELECT clock_timestamp() - %s::interval / 2", [delay])
+    db.execute(insert.format("06:00").encode())
+    db.execute(create, ["t_1d", "1 day"])
+    db.execute(at_noon)
+    assert_tail(db, "00:00", "24:00")
+    with connect() as writer, writer.transaction():
+        writer.execute(insert.format("09:00").encode())
+        db.execute(create, ["t_1s", "1 second"])
+        db.execute(at_noon)
     assert logged(db) == 0
-    assert_equal_to_group_by(db, "early", "late")
+    assert_equal_to_group_by(db, "t_1d", "t_1s")
+
+
+def test_a_tail_is_the_newest_part_of_what_waits_to_be_stored(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz PRIMARY KEY)")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-02 03:59+00')")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1s', '1 second',"
+        " settle_delay => '400 days')"
+    )
+    db.execute("CALL silver.run_rollups(as_of => '2026-03-02 04:00+00')")
+    assert_tail(db, "03:43:20", "04:00:08")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-01 03:59+00'), ('2026-03-02 03:58+00')")
+    assert_equal_to_group_by(db, "t_1s")
