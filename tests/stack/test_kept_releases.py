@@ -11,6 +11,7 @@ from rollup_checks import assert_equal_to_group_by
 from schema_listing import listing
 from servers import PostgresServer
 from tsrollup.doctor import examine
+from tsrollup.errors import TsrollupError
 from tsrollup.installation import misfit
 from tsrollup.migrations import migrate_project
 
@@ -148,3 +149,36 @@ def test_an_upgraded_database_goes_on_where_it_was(upgraded: str) -> None:
         stale = db.execute(STATE["stale"].encode()).fetchall()
         assert [rollup_id for rollup_id, *_ in stale] == [6]  # of a bucket that cannot be computed
         assert db.execute(sealed.encode()).fetchone() == before != (0, None)
+
+
+def test_names_that_somebody_has_already(
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    template: str,  # noqa: ARG001  as above
+) -> None:
+    """Refused before anything is changed; functions of other arguments are nobody's business."""
+    url = server.superuser_url(make_database())
+    restore_release(kept_releases()[0], url, "")
+    scripts = "SELECT count(*) FROM rollup_engine.schema_history_foundational"
+    body = "LANGUAGE sql AS 'SELECT 7'"
+    with psycopg.connect(url, autocommit=True) as connection:
+        before = connection.execute(scripts).fetchone()
+        connection.execute("CREATE TABLE silver.archive_log (id integer)")
+        for name in ("create_rollup_table", "add_rollup_metric", "drop_rollup", "set_retention"):
+            connection.execute(f"CREATE FUNCTION silver.{name}(t date) RETURNS int {body}".encode())
+        bucket = "FUNCTION silver.time_bucket(interval, date, text)"
+        connection.execute(f"CREATE {bucket} RETURNS int {body}".encode())
+        with pytest.raises(
+            TsrollupError, match=r"already: table silver\.archive_log, function silver"
+        ):
+            migrate_project(url)
+        connection.execute(f"DROP {bucket}".encode())
+        assert connection.execute(scripts).fetchone() == before
+        connection.execute("ALTER TABLE silver.archive_log RENAME TO archive_log_of_mine")
+        migrate_project(url)
+        assert connection.execute("SELECT silver.create_rollup_table(current_date)").fetchone() == (
+            7,
+        )
+        assert connection.execute("SELECT silver.add_rollup_metric(current_date)").fetchone() == (
+            7,
+        )

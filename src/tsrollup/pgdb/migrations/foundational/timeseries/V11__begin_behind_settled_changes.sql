@@ -131,7 +131,7 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION rollup_engine.take_place_of(p_old regproc, p_new regproc) RETURNS void
+CREATE FUNCTION rollup_engine.take_place_of(p_old regprocedure, p_new regprocedure) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -140,9 +140,9 @@ DECLARE
     v_statement text;
 BEGIN
     FOR v_statement IN
-        SELECT format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, "${operator_role}"', p_new::regprocedure)
+        SELECT format('REVOKE ALL ON FUNCTION %s FROM PUBLIC, "${operator_role}"', p_new)
         UNION ALL
-        SELECT format('GRANT EXECUTE ON FUNCTION %s TO %s%s', p_new::regprocedure, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
+        SELECT format('GRANT EXECUTE ON FUNCTION %s TO %s%s', p_new, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE a.grantee::regrole::text END,
             CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END)
         FROM pg_proc AS f CROSS JOIN LATERAL aclexplode(f.proacl) AS a
         WHERE f.oid = p_old AND a.grantee <> f.proowner
@@ -150,16 +150,16 @@ BEGIN
         EXECUTE v_statement;
     END LOOP;
     BEGIN
-        EXECUTE format('DROP FUNCTION %s', p_old::regprocedure);
+        EXECUTE format('DROP FUNCTION %s', p_old);
     EXCEPTION WHEN dependent_objects_still_exist THEN
         EXECUTE format('CREATE OR REPLACE FUNCTION %s(%s) RETURNS %s LANGUAGE sql SET search_path = pg_catalog, pg_temp AS %L',
-            p_old, v_arguments, pg_get_function_result(p_old), format('SELECT %s(%s)', p_new,
+            p_old::regproc, v_arguments, pg_get_function_result(p_old), format('SELECT %s(%s)', p_new::regproc,
                 (SELECT string_agg('$' || n, ', ' ORDER BY n) FROM pg_proc AS f, generate_series(1, f.pronargs) AS n WHERE f.oid = p_old)));
-        EXECUTE format('COMMENT ON FUNCTION %s IS %L', p_old::regprocedure, format('That of an earlier release, for what rests on it: calls %s.', p_new));
+        EXECUTE format('COMMENT ON FUNCTION %s IS %L', p_old, format('That of an earlier release, for what rests on it: calls %s.', p_new::regproc));
     END;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.take_place_of(regproc, regproc) IS
+COMMENT ON FUNCTION rollup_engine.take_place_of(regprocedure, regprocedure) IS
 'Gives a new function, which begins with the same arguments, the rights on an old one, and drops that; where a function or view of somebody''s rests on it, it stays and calls the new one.';
 
 ALTER TABLE rollup_engine.change_log ADD COLUMN writer xid8 NOT NULL DEFAULT pg_current_xact_id();

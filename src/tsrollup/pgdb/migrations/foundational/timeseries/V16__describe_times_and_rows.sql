@@ -35,7 +35,9 @@ COMMENT ON COLUMN silver.rollup_config.filter IS 'Condition over a row of the so
 COMMENT ON COLUMN silver.rollup_config.row_sql IS 'Expressions and filter as PostgreSQL has parsed them: a template with the columns and the type of each.';
 COMMENT ON COLUMN silver.rollup_config.key_dimension IS 'Dimension by which late rows are told apart: they cost their groups, not their buckets; NULL where they cost these.';
 
-ALTER FUNCTION silver.create_rollup_table RENAME TO create_rollup_table_0_1_0;
+-- By its arguments: people may have a function of that name, too.
+ALTER FUNCTION silver.create_rollup_table(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean)
+    RENAME TO create_rollup_table_0_1_0;
 
 CREATE FUNCTION silver.create_rollup_table(
     source_table_name text,
@@ -98,7 +100,8 @@ $$;
 COMMENT ON FUNCTION silver.create_rollup_table(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean,
     text, timestamptz, text, jsonb, text, text) IS
 'Creates a rollup of a table, or of another rollup: its table of partial states, its live view gold.<target_table_name>, and the triggers that capture changes. Everything is stale at first; run_rollups fills it. Returns the table. Bucket and dimensions of a row are its key, so a dimension''s value may have up to some 2,700 bytes: a bucket with a longer one is not stored, and computed when it is read. Late rows make their groups stale rather than their buckets where a dimension of the source is its key: key_dimension, an integer, uuid, boolean or text, or else one for which the source has an index of that and the time. The caller owns the source and is a member of the owner role.';
-SELECT rollup_engine.take_place_of('silver.create_rollup_table_0_1_0', 'silver.create_rollup_table');
+SELECT rollup_engine.take_place_of('silver.create_rollup_table_0_1_0(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean)',
+    'silver.create_rollup_table(text, text, text, interval, text, text[], jsonb, interval, interval, interval, interval, text, interval, interval, boolean, text, timestamptz, text, jsonb, text, text)');
 
 CREATE OR REPLACE FUNCTION silver.get_partition_stats(table_name text)
 RETURNS TABLE (
