@@ -221,7 +221,7 @@ def test_a_client_encoding_of_the_environment_changes_nothing(
 
 
 def test_a_database_without_an_encoding(
-    server: PostgresServer, make_database: Callable[..., str]
+    server: PostgresServer, make_database: Callable[..., str], database: str
 ) -> None:
     name = make_database()
     with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as connection:
@@ -246,6 +246,18 @@ def test_a_database_without_an_encoding(
     failed = tsrollup("status", "--json", url=url)
     assert (failed.code, failed.err.count("\n")) == (1, 1)
     assert "UTF" in failed.err
+    # pg_stat_statements has the queries of all databases, and none where one has another encoding.
+    make_source(server.url(database), "raw.readings")
+    assert tsrollup("create", "readings", "r", "1h", url=server.url(database)).code == 0
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as connection:
+        try:
+            figures = "SELECT table_name, query_calls FROM silver.get_detailed_stats('silver.r')"
+            assert connection.execute(figures).fetchall() == [("silver.r", None)]
+            seen = "SELECT rollup_engine.seen_queries('silver.r', true)"
+            assert connection.execute(seen).fetchall() == [([],)]
+        finally:
+            if server.has("pg_stat_statements"):
+                connection.execute("SELECT pg_stat_statements_reset()")
 
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])

@@ -133,6 +133,7 @@ DECLARE
     v_new regclass;
     v_gone regclass;
     v_place regclass;
+    v_free integer[];
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     IF rollup_engine.is_relation(v_source.relation) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
@@ -158,7 +159,9 @@ BEGIN
     LIMIT 1;
     v_gone := rollup_engine.nobodys_number(v_source.relation);
     v_place := coalesce(v_new, v_gone);
-    IF v_place = v_source.relation THEN
+    -- Who changes one of its rollups is not waited for: a later run does it.
+    v_free := ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id AND parent_id IS NULL FOR UPDATE SKIP LOCKED);
+    IF v_place = v_source.relation OR EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source_id AND parent_id IS NULL AND id <> ALL (v_free)) THEN
         RETURN;
     END IF;
     -- What is said of the new table already holds.

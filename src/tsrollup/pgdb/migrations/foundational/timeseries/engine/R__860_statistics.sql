@@ -48,8 +48,8 @@ BEGIN
     USING (
         SELECT '(^|[^[:alnum:]_.])(' || string_agg(regexp_replace(r, '([^[:alnum:]_ ])', '\\\1', 'g'), '|') || ')([^[:alnum:]_]|$)'
         FROM unnest(p_relations) AS r);
-EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege OR undefined_table THEN
-    NULL;  -- installed, but not loaded into this server, or not for this role
+EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege OR undefined_table OR character_not_in_repertoire OR untranslatable_character THEN
+    NULL;  -- installed, but not loaded into this server, or not for this role; or it has texts of a database in another encoding
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.statement_statistics(text[]) IS

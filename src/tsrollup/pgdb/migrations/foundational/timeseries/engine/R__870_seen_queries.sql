@@ -45,8 +45,8 @@ BEGIN
     INTO v_queries
     USING rollup_engine.pattern_for_word((SELECT relname FROM pg_class WHERE oid = p_relation)), p_limit, p_of_others;
     RETURN coalesce(v_queries, '{}');
-EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege THEN
-    -- Created, but not preloaded; or not for this role.
+EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege OR character_not_in_repertoire OR untranslatable_character THEN
+    -- Created, but not preloaded; or not for this role; or it has texts of a database in another encoding.
     RETURN '{}';
 END
 $$;
