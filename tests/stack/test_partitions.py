@@ -11,6 +11,7 @@ from psycopg import sql
 
 from conftest import Connect
 from interleaving import Background
+from raw_tables import maintained
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer
 
@@ -384,7 +385,7 @@ def test_the_column_of_the_partitions_may_be_renamed(
     db.execute("SELECT silver.reset_rollup_retry('readings_1h')")
     for _ in range(3):
         refresh_everything(db)
-        maintain(db, later)
+        maintained(db, later)
     assert db.execute("SELECT count(*) FROM raw.readings").fetchone() == (2,)
     assert db.execute("SELECT sum(row_count) FROM gold.readings_1h").fetchone() == (3,)
     assert partitions(db, "raw.readings")[-1][1].startswith("FOR VALUES FROM ('2")

@@ -399,8 +399,8 @@ def test_create_rollup_table_takes_a_retention(source: psycopg.Connection) -> No
         " retention => '2 days')"
     )
     refresh_everything(source)
-    maintain(source)
-    maintain(source)
+    maintained(source, NOW)
+    maintained(source, NOW)
     oldest = source.execute("SELECT min(bucket) FROM gold.short").fetchone()
     assert oldest == (NOW - timedelta(days=2),)
     source.execute("SELECT silver.set_retention('short', NULL)")
