@@ -159,9 +159,12 @@ BEGIN
     LIMIT 1;
     v_gone := rollup_engine.nobodys_number(v_source.relation);
     v_place := coalesce(v_new, v_gone);
+    IF v_place = v_source.relation THEN
+        RETURN;
+    END IF;
     -- Who changes one of its rollups is not waited for: a later run does it.
     v_free := ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source_id AND parent_id IS NULL FOR UPDATE SKIP LOCKED);
-    IF v_place = v_source.relation OR EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source_id AND parent_id IS NULL AND id <> ALL (v_free)) THEN
+    IF EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source_id AND parent_id IS NULL AND id <> ALL (v_free)) THEN
         RETURN;
     END IF;
     -- What is said of the new table already holds.
