@@ -48,6 +48,25 @@ def test_the_last_two_rollups_of_a_source_dropped_at_once(
     assert db.execute(f"{left} WHERE tgrelid = 'raw.t'::regclass".encode()).fetchone() == (0, 0)
 
 
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
+def test_one_rollup_dropped_twice_at_once(
+    settled: psycopg.Connection, connect: Connect, isolation: str
+) -> None:
+    """The other has found it already, and waits; what it waits for is gone then."""
+    first, second = connect(autocommit=False), connect(autocommit=False)
+    second.execute(f"SET TRANSACTION ISOLATION LEVEL {isolation}".encode())
+    second.execute("SELECT FROM silver.rollup_config")
+    first.execute("SELECT silver.drop_rollup('readings_1d')")
+    drop = Background(second, "SELECT silver.drop_rollup('readings_1d')")
+    drop.wait_until_blocked(settled)
+    first.commit()
+    if isolation == "READ COMMITTED":
+        drop.result()
+    else:
+        with pytest.raises(psycopg.errors.SerializationFailure):
+            drop.result()
+
+
 def test_promise_j_maintenance_waits_for_nobody_who_creates_a_rollup(
     settled: psycopg.Connection, connect: Connect
 ) -> None:

@@ -103,7 +103,8 @@ DECLARE
     v_is_last boolean;
     v_trigger record;
 BEGIN
-    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    -- One drops it at a time: what the other finds may go while it waits for that, and is not found by name any more.
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN;  -- somebody else has dropped it meanwhile
     END IF;
