@@ -19,6 +19,7 @@ from tsrollup.connection import connect, describe, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
 from tsrollup.lifeline import Lifeline
+from tsrollup.newcomers import Newcomers
 
 log = logging.getLogger(__name__)
 
@@ -50,14 +51,6 @@ SELECT CASE count(*) WHEN 0 THEN 0
     AS oldest_snapshot_seconds
 FROM pg_stat_activity
 WHERE backend_xmin IS NOT NULL AND datname = current_database() AND pid <> pg_backend_pid()
-"""
-BATCHES = """
-SELECT id, target_table AS rollup, buckets, rows_written, rows_deleted,
-    extract(epoch FROM finished_at - started_at)::float8 AS seconds
-FROM silver.refresh_log WHERE id > %s ORDER BY id
-"""
-ERRORS = """
-SELECT id, target_table AS rollup, error_code FROM silver.error_log WHERE id > %s ORDER BY id
 """
 SIZES_EVERY = 60.0
 SIZES_AGAIN_AFTER = 5.0  # where somebody kept a table locked
@@ -104,8 +97,12 @@ class Exporter:
         self.lock = threading.Lock()
         self.connection: psycopg.Connection[dict[str, Any]] | None = None
         self.told = ""
-        self.last_batch: int | None = None
-        self.last_error: int | None = None
+        self.refreshed = Newcomers(
+            "refresh_log",
+            "target_table AS rollup, buckets, rows_written, rows_deleted,"
+            " extract(epoch FROM finished_at - started_at)::float8 AS seconds",
+        )
+        self.failed = Newcomers("error_log", "target_table AS rollup, error_code")
         self.sizes: list[dict[str, Any]] = []
         self.sized_at = -SIZES_EVERY
         self.batches = _counter("batches", "Batches that were refreshed.")
@@ -173,22 +170,13 @@ class Exporter:
         yield from self.durations.collect()
 
     def _count(self, connection: psycopg.Connection[dict[str, Any]]) -> None:
-        if self.last_batch is None or self.last_error is None:
-            newest = connection.execute(
-                "SELECT (SELECT max(id) FROM silver.refresh_log) AS batch,"
-                " (SELECT max(id) FROM silver.error_log) AS error"
-            ).fetchone()
-            self.last_batch = (newest and newest["batch"]) or 0
-            self.last_error = (newest and newest["error"]) or 0
-        for row in connection.execute(BATCHES, [self.last_batch]).fetchall():
-            self.last_batch = row["id"]
+        for row in self.refreshed.read(connection):
             self.batches.labels(row["rollup"]).inc()
             self.buckets.labels(row["rollup"]).inc(row["buckets"])
             self.written.labels(row["rollup"]).inc(row["rows_written"])
             self.deleted.labels(row["rollup"]).inc(row["rows_deleted"])
             self.durations.labels(row["rollup"]).observe(row["seconds"])
-        for row in connection.execute(ERRORS, [self.last_error]).fetchall():
-            self.last_error = row["id"]
+        for row in self.failed.read(connection):
             self.errors.labels(row["rollup"], row["error_code"]).inc()
 
     def _server(self, connection: psycopg.Connection[dict[str, Any]]) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import logging
 import random
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, LiteralString
+from typing import Any
 
 import psycopg
 from psycopg.errors import Diagnostic
@@ -23,6 +24,7 @@ from tsrollup.connection import CannotConnectError, connect, describe, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
 from tsrollup.lifeline import Lifeline
+from tsrollup.newcomers import Newcomers
 
 log = logging.getLogger(__name__)
 
@@ -295,47 +297,38 @@ class _Refreshed:
     """What all runs on the database did since it was last told, by its refresh_log."""
 
     def __init__(self, connection: Connection) -> None:
-        newest = connection.execute("SELECT max(id) FROM silver.refresh_log").fetchone()
-        self.told = (newest and newest[0]) or 0
+        self.log = Newcomers(
+            "refresh_log",
+            "target_table AS target, from_time::text, to_time::text, buckets,"
+            " rows_written, rows_deleted,"
+            " extract(epoch FROM finished_at - started_at)::float8 AS seconds",
+        )
+        self.log.read(connection)
         self.told_at = time.monotonic()
 
     def say_all(self, connection: Connection) -> None:
         """A line for each rollup; where there is none, that the worker is alive."""
-        done = self._read(
-            connection,
-            "SELECT target_table AS target, count(*) AS batches,"
-            " sum(buckets)::bigint AS buckets, sum(rows_written)::bigint AS rows_written,"
-            " sum(rows_deleted)::bigint AS rows_deleted, max(id) AS id"
-            " FROM silver.refresh_log WHERE id > %s GROUP BY target_table ORDER BY 1",
-        )
+        done: dict[str, Counter[str]] = defaultdict(Counter)
+        for row in self.log.read(connection):
+            counts = {name: row[name] for name in ("buckets", "rows_written", "rows_deleted")}
+            done[row["target"]].update(batches=1, **counts)
         seconds, self.told_at = time.monotonic() - self.told_at, time.monotonic()
-        for row in done:
+        for target, sums in sorted(done.items()):
+            facts = {"target": target, **sums}
             log.info(
                 "%s: %s batches, %s buckets, %s rows written, %s deleted in the last %.0f s",
-                *row.values(),
+                *facts.values(),
                 seconds,
-                extra=row,
+                extra=facts,
             )
         if not done:
             log.info("alive; nothing was to be refreshed in the last %.0f s", seconds)
 
     def say_each(self, connection: Connection) -> None:
         """A line for each batch."""
-        for row in self._read(
-            connection,
-            "SELECT target_table AS target, from_time::text, to_time::text, buckets,"
-            " rows_written, rows_deleted,"
-            " extract(epoch FROM finished_at - started_at)::float8 AS seconds, id"
-            " FROM silver.refresh_log WHERE id > %s ORDER BY id",
-        ):
+        for row in self.log.read(connection):
             log.debug(
                 "%s: [%s, %s): %s buckets, %s rows written, %s deleted in %.3f s",
                 *row.values(),
                 extra=row,
             )
-
-    def _read(self, connection: Connection, query: LiteralString) -> list[dict[str, Any]]:
-        with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:
-            rows = cursor.execute(query, [self.told]).fetchall()
-        self.told = max([self.told, *(row.pop("id") for row in rows)])
-        return rows

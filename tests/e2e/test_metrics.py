@@ -151,6 +151,41 @@ def test_an_operator_has_metrics_from_the_first_batch_on(
     assert role in caplog.records[-1].getMessage()
 
 
+def test_what_is_committed_behind_later_numbers_is_counted(url: str) -> None:
+    exporter = metrics.Exporter(url, Lifeline(threading.Event()))
+
+    def counted() -> dict[str, float]:
+        samples = [sample for family in exporter.collect() for sample in family.samples]
+        named = [s for s in samples if s.name == "tsrollup_batches_total"]
+        return {s.labels["rollup"].removeprefix("silver."): s.value for s in named}
+
+    def write(connection: psycopg.Connection[Any], rollup: str) -> None:
+        connection.execute(
+            "INSERT INTO silver.refresh_log (target_table, started_at, finished_at, from_time,"
+            " to_time, buckets, rows_written, rows_deleted)"
+            " VALUES (%s, now(), now(), now(), now(), 1, 1, 0)",
+            [f"silver.{rollup}"],
+        )
+
+    with psycopg.connect(url) as slow, psycopg.connect(url, autocommit=True) as quick:
+        write(quick, "before")
+        write(slow, "begun_before")
+        write(quick, "before")
+        assert counted() == {"events_1h": 0}
+        with psycopg.connect(url) as other:
+            write(other, "slow")
+            write(quick, "quick")
+            assert counted() == {"events_1h": 0, "quick": 1}
+            write(quick, "quick")
+            slow.commit()
+            assert counted() == {"events_1h": 0, "quick": 2, "begun_before": 1}
+            assert counted() == {"events_1h": 0, "quick": 2, "begun_before": 1}
+        write(quick, "quick")
+        assert counted() == {"events_1h": 0, "quick": 3, "begun_before": 1, "slow": 1}
+        assert not exporter.refreshed.missing
+    exporter.disconnect()
+
+
 def test_every_name_in_the_dashboard_and_the_rules_exists(port: int) -> None:
     families = set(re.findall(r"^# TYPE (\w+)", scrape(port), re.MULTILINE))
     families |= {f"{name}_bucket" for name in families}

@@ -1,0 +1,50 @@
+"""The rows of a log that came into sight since the last look.
+
+Numbers are given in the order of INSERT, and rows come into sight in that of COMMIT: a number that
+is missing below one that is there may still come, until whoever was at work then has ended.
+"""
+
+from typing import Any, LiteralString
+
+import psycopg
+from psycopg.rows import dict_row
+
+from tsrollup.connection import pinned
+
+FIRST_LOOK = 1000  # as far back, numbers that are missing at the first look are waited for
+
+
+class Newcomers:
+    """`columns` of the rows of a log of schema silver, each given once; what is there at the first
+    look is not new."""
+
+    def __init__(self, log: LiteralString, columns: LiteralString) -> None:
+        self.query = (
+            f"SELECT id, pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest,"
+            f" pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS following, {columns}"
+            f" FROM silver.{log} WHERE id > %s OR id = ANY (%s) ORDER BY id"
+        )
+        self.newest = f"SELECT coalesce(max(id), 0) AS id FROM silver.{log}"
+        self.last: int | None = None
+        self.missing: dict[int, int] = {}
+        """Each may come until all transactions before one have ended."""
+
+    def read(self, connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
+        with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:
+            last = self.last
+            if last is None:
+                (newest,) = cursor.execute(self.newest).fetchall()
+                last = max(newest["id"] - FIRST_LOOK, 0)
+            found = cursor.execute(self.query, [last, [*self.missing]]).fetchall()
+        rows = {row.pop("id"): row for row in found}
+        is_first, self.last = self.last is None, max([last, *rows])
+        oldest = following = 0
+        for row in found:
+            oldest, following = row.pop("oldest"), row.pop("following")
+        self.missing |= dict.fromkeys(range(last + 1, self.last), following)
+        self.missing = {
+            number: until
+            for number, until in self.missing.items()
+            if number not in rows and until > oldest
+        }
+        return [] if is_first else found
