@@ -264,6 +264,33 @@ def test_nothing_lies_between_two_texts(source: psycopg.Connection) -> None:
         read(source, f'NULL::gold.g_1h, {RANGE}, \'{{"t_last": "linear"}}\'')
 
 
+@pytest.mark.parametrize(
+    ("column", "low", "high", "middle"),
+    [
+        ("w", "4713-01-01 BC", "294276-12-31", None),
+        ("w", "4713-01-01 BC", "280484-01-01", "137886-01-01 00:00:00+00"),
+        ("w", "-infinity", "2026-01-01", None),
+        ("l", "-178000000 years", "178000000 years", None),
+        ("l", "-2147483647 days", "2147483647 days", None),
+        ("l", "-2500000000 hours", "2500000000 hours", None),
+        ("l", "-88000000 years -999999999 days", "88000000 years 999999999 days", "00:00:00"),
+    ],
+)
+def test_no_line_leads_further_than_an_interval_reaches(
+    source: psycopg.Connection, column: str, low: str, high: str, middle: str | None
+) -> None:
+    source.execute("SET timezone = 'UTC'")
+    source.execute(
+        f"INSERT INTO raw.g (ts, {column}) VALUES (%s, %s), (%s, %s)".encode(),
+        [START, low, START + timedelta(hours=2), high],
+    )
+    found = source.execute(
+        f"SELECT {column}_last::text FROM silver.gapfill(NULL::gold.g_1h, %s, %s, %s)".encode(),
+        [START, START + timedelta(hours=2), Jsonb({f"{column}_last": "linear"})],
+    ).fetchall()
+    assert found[1:] == [(middle,)]
+
+
 def test_a_rollup_without_dimensions_is_one_group(db: psycopg.Connection) -> None:
     db.execute("CREATE TABLE raw.r (ts timestamptz NOT NULL, v integer)")
     db.execute("SELECT silver.create_rollup_table('raw.r', 'silver', 'r_1mon', '1 month')")

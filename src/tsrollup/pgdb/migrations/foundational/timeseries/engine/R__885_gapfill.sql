@@ -184,6 +184,24 @@ $$;
 COMMENT ON FUNCTION rollup_engine.between_sql(oid, integer) IS
 'Value of a column at c1, on the straight line from p at the time t to n at v; NULL for a type that has none.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.near_sql(p_type oid, p_place integer) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Of intervals, half of what each of their three parts can hold.
+    SELECT coalesce(rollup_engine.fill(
+        CASE
+            WHEN t.base IN ('timestamptz', 'timestamp') THEN ' AND abs(extract(epoch FROM n{n}) - extract(epoch FROM p{n})) < 9e12'
+            WHEN t.base = 'date'::regtype THEN ' AND isfinite(p{n}) AND isfinite(n{n})'
+            WHEN t.base = 'interval'::regtype THEN (
+                SELECT string_agg(format(' AND greatest(abs(extract(%1$s FROM p{n})), abs(extract(%1$s FROM n{n}))) < %2$s', part, most), '')
+                FROM (VALUES ('year', 89000000), ('day', 1000000000), ('hour', 1200000000)) AS f (part, most))
+        END, jsonb_build_object('n', p_place)), '')
+    FROM (SELECT rollup_engine.base_type(p_type)) AS t (base)
+$$;
+COMMENT ON FUNCTION rollup_engine.near_sql(oid, integer) IS
+'What is added to a condition on a straight line from p to n: of infinite times and intervals, and of those further apart than an interval reaches, there is none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.given_values_sql(p_column text, p_name text, p_type text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
@@ -264,10 +282,8 @@ AS $$
     SELECT string_agg(
         CASE
             WHEN place = ANY (p_linear) THEN rollup_engine.fill(
-                'CASE WHEN c{n} IS DISTINCT FROM NULL THEN c{n} WHEN p{n} = n{n} THEN p{n} WHEN u{n} > 0 AND d{n} > 0{finite} THEN ({between})::{type} END',
-                jsonb_build_object('n', place, 'between', rollup_engine.between_sql(type, place), 'type', type_name,
-                    'finite', CASE WHEN rollup_engine.base_type(type) IN ('interval', 'timestamptz', 'timestamp', 'date')
-                        THEN format(' AND isfinite(p%1$s) AND isfinite(n%1$s)', place) ELSE '' END))
+                'CASE WHEN c{n} IS DISTINCT FROM NULL THEN c{n} WHEN p{n} = n{n} THEN p{n} WHEN u{n} > 0 AND d{n} > 0{near} THEN ({between})::{type} END',
+                jsonb_build_object('n', place, 'between', rollup_engine.between_sql(type, place), 'type', type_name, 'near', rollup_engine.near_sql(type, place)))
             WHEN place = ANY (p_places) THEN 'p' || place
             ELSE 'c' || place
         END || '::' || type_name, ', ' ORDER BY place)
