@@ -479,6 +479,30 @@ def test_own_aggregates_may_use_other_states(db: psycopg.Connection) -> None:
     assert_settled(db, *LEVELS)
 
 
+def test_a_child_may_finish_them_otherwise(db: psycopg.Connection) -> None:
+    create_levels(db, {"level": [GEOMEAN]})
+    fill(db, 40)
+    create_child = (
+        "SELECT silver.create_rollup_table('numbers_1h', 'silver', 'own', '1 day', metrics => %s)"
+    )
+    for finish, message in (
+        ("{state}::text::numeric", "it makes text of double precision"),
+        ("exp({state}, 1)", "does not exist"),
+        ("({state}, 1)", "more than one value"),
+        ("sum({state})", "aggregate functions are not allowed"),
+    ):
+        with pytest.raises(psycopg.Error, match=f"geomean of column level .*{message}") as caught:
+            db.execute(create_child, [json.dumps({"level": [{**GEOMEAN, "finish": finish}]})])
+        assert caught.value.sqlstate == "TR001", finish
+    finished = "||/ {state} / {count}"
+    db.execute(create_child, [json.dumps({"level": [{**GEOMEAN, "finish": finished}]})])
+    query = (
+        "SELECT bool_and(abs(level_geomean - ||/ level_geomean_state / level_count) < 1e-9)"
+        " FROM gold.own"
+    )
+    assert db.execute(query).fetchone() == (True,)
+
+
 def fill(db: psycopg.Connection, size: int, **given: Any) -> None:
     parameters = {"low": 0, "step": 1, "device": "a", "seed": 7, "size": size} | given
     db.execute(ROWS.encode(), parameters)
@@ -694,6 +718,12 @@ BAD = [
     ('{"small": ["custom"]}', '"as" of a metric of column small is missing', "geomean"),
     ('{"level": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",'
      ' "finish": "bpchar({state})"}]}', "it makes text of double precision", "see docs"),
+    ('{"level": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",'
+     ' "finish": "{state}::text::numeric"}]}', "it makes text of double precision", "see docs"),
+    ('{"level": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",'
+     ' "finish": "float8out({state})"}]}', "it makes text of double precision", "see docs"),
+    ('{"level": [{"name": "custom", "as": "x", "state": "max({value}::text)",'
+     ' "combine": "max({state})", "finish": "{state} || {max}"}]}', "it makes text", "see docs"),
     ('{"flag": ["p95"]}', "p95 needs a number, and column flag of raw.numbers", "use count"),
     ('{"flag": ["sum"]}', "sum needs a number or an interval, and column flag", "use count"),
     ('{"small": ["bool_or"]}', "bool_or needs a boolean, and column small", "use count"),

@@ -204,8 +204,8 @@ BEGIN
         v_type := (SELECT type FROM rollup_engine.row_columns(p_relation, p_row_sql) WHERE column_name = v_column);
     END IF;
     IF (rollup_engine.find_aggregate(p_item, v_column, v_type, p_parent_id)).name IS NOT NULL THEN
-        IF v_name = 'custom' AND p_parent_id IS NULL THEN
-            PERFORM rollup_engine.check_custom(v_column, p_item, v_type);
+        IF v_name = 'custom' THEN
+            PERFORM rollup_engine.check_custom(v_column, p_item, v_type, p_parent_id);
         END IF;
         RETURN v_column;
     ELSIF p_parent_id IS NOT NULL THEN

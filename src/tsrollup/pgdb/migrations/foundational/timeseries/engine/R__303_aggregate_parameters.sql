@@ -108,39 +108,75 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.custom_item(text, jsonb) IS 'A user''s own aggregate, or an error.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_custom(p_column name, p_item jsonb, p_type regtype) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.makes_text(p_finish text) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Not ||/, which is a root. What a state was made to text of is no matter: that was under settings of ours.
+    SELECT EXISTS (
+        SELECT FROM regexp_matches(lower(p_finish), '[|][|](?!/)|[a-z_][a-z0-9_]*', 'g') AS m (words)
+        WHERE words[1] = '||'
+            OR words[1] IN (SELECT typname FROM pg_type WHERE typcategory IN ('S', 'Z') AND typnamespace = 'pg_catalog'::regnamespace)
+            OR words[1] IN (SELECT proname FROM pg_proc WHERE prorettype IN ('cstring'::regtype, 'json'::regtype) AND pronamespace = 'pg_catalog'::regnamespace))
+$$;
+COMMENT ON FUNCTION rollup_engine.makes_text(text) IS
+'Whether an expression without quotes may make a text of a number, by a cast, a join or a function, be it to make something else of that.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.check_finish(p_item jsonb, p_types jsonb) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_finished regtype;
+BEGIN
+    EXECUTE format('SELECT pg_typeof(x) FROM (SELECT %s) AS tsrollup, LATERAL (VALUES ((%s))) AS finished (x)',
+        (SELECT string_agg(format('NULL::%s AS %I', value, key), ', ') FROM jsonb_each_text(p_types)),
+        rollup_engine.fill(rollup_engine.metric_marks(p_item) ->> 'finish', (SELECT jsonb_object_agg(key, format('tsrollup.%I', key)) FROM jsonb_object_keys(p_types) AS key)))
+        INTO v_finished;
+    IF v_finished = 'record'::regtype THEN
+        RAISE datatype_mismatch USING MESSAGE = 'it finishes to more than one value';
+    -- Whoever reads has it finished, under his settings.
+    ELSIF rollup_engine.makes_text(p_item ->> 'finish') THEN
+        RAISE datatype_mismatch USING MESSAGE = format('it makes text of %s, which looks as the settings of each reader have it',
+            p_types ->> format('%s_state', p_item ->> 'as'));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_finish(jsonb, jsonb) IS 'An error unless what a user''s aggregate finishes states of types to, by state, is one value and the same for all.';
+
+DROP FUNCTION IF EXISTS rollup_engine.check_custom(name, jsonb, regtype);
+CREATE OR REPLACE FUNCTION rollup_engine.check_custom(p_column name, p_item jsonb, p_type regtype, p_parent_id integer) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_state regtype;
     v_combined regtype;
-    v_finished regtype;
+    v_sum regtype;
 BEGIN
+    IF p_parent_id IS NOT NULL THEN
+        PERFORM rollup_engine.check_finish(p_item, (
+            SELECT jsonb_object_agg(rollup_engine.state_label(state), data_type) FROM rollup_engine.rollup_column
+            WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state'));
+        RETURN;
+    END IF;
     -- PostgreSQL parses each alone, over a row of NULLs; HAVING makes it an aggregate of all rows.
-    EXECUTE format('SELECT pg_typeof((%s)) FROM (SELECT NULL::%s AS v) AS tsrollup HAVING true',
-        rollup_engine.fill(p_item ->> 'state', '{"value": "v"}'), p_type) INTO v_state;
+    EXECUTE format('SELECT pg_typeof((%s)), pg_typeof(sum(v)) FROM (SELECT NULL::%s AS v) AS tsrollup HAVING true',
+        rollup_engine.fill(p_item ->> 'state', '{"value": "v"}'), p_type) INTO v_state, v_sum;
     IF v_state::oid = ANY ('{record,unknown}'::regtype[]::oid[]) THEN
         RAISE datatype_mismatch USING MESSAGE = format('its state is a %s', v_state);
     END IF;
     EXECUTE format('SELECT pg_typeof((%s)::%s) FROM (SELECT NULL::%2$s AS s) AS tsrollup HAVING true',
         rollup_engine.fill(p_item ->> 'combine', '{"state": "s"}'), v_state) INTO v_combined;
-    EXECUTE format('SELECT pg_typeof(x) FROM (SELECT NULL::%1$s AS s, 0::bigint AS n, sum(v) AS total, v FROM (SELECT NULL::%2$s AS v) AS one GROUP BY v) AS tsrollup, LATERAL (VALUES ((%3$s))) AS finished (x)', v_state, p_type,
-        rollup_engine.fill(p_item ->> 'finish', '{"state": "s", "count": "n", "sum": "total", "min": "v", "max": "v", "first": "v", "last": "v"}')) INTO v_finished;
-    IF v_finished = 'record'::regtype THEN
-        RAISE datatype_mismatch USING MESSAGE = 'it finishes to more than one value';
-    -- Whoever reads has it finished, under his settings.
-    ELSIF 'S' = (SELECT typcategory FROM pg_type WHERE oid = v_finished)
-        AND NOT EXISTS (SELECT FROM pg_type WHERE oid IN (v_state, p_type) AND typcategory = 'S')
-    THEN
-        RAISE datatype_mismatch USING MESSAGE = format('it makes text of %s, which looks as the settings of each reader have it', v_state);
-    END IF;
+    PERFORM rollup_engine.check_finish(p_item, jsonb_build_object(format('%s_state', p_item ->> 'as'), v_state,
+        'count', 'bigint', 'sum', v_sum, 'min', p_type, 'max', p_type, 'first', p_type, 'last', p_type));
 EXCEPTION WHEN syntax_error_or_access_rule_violation OR feature_not_supported OR data_exception THEN
     PERFORM rollup_engine.fail('TR001', format('the custom aggregate %s of column %I does not work: %s', p_item ->> 'as', p_column, SQLERRM),
         '"state" aggregates {value}, "combine" aggregates {state}, "finish" makes one value of {state}, {count} and other states: see docs/aggregates.md');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_custom(name, jsonb, regtype) IS 'An error unless PostgreSQL takes the expressions of a user''s aggregate for values of a type.';
+COMMENT ON FUNCTION rollup_engine.check_custom(name, jsonb, regtype, integer) IS
+'An error unless PostgreSQL takes the expressions of a user''s aggregate for values of a type, or what a child finishes it to for its parent''s states.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.mixed_series(p_rollup_id integer, p_dimensions name[], p_metrics jsonb) RETURNS text
     LANGUAGE sql STABLE
