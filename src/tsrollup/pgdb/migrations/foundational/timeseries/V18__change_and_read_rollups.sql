@@ -1,5 +1,4 @@
--- Changing one's mind about a rollup, and reading it: options, names and metrics that change, gaps
--- that are filled, and which live view answers a question.
+-- Changing one's mind about a rollup: its options, name and metrics; and which live view answers a question.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
@@ -43,17 +42,10 @@ CREATE FUNCTION silver.add_rollup_metric(target text, metrics jsonb, expressions
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_request_id bigint;
 BEGIN
     PERFORM rollup_engine.check_isolation();
     PERFORM rollup_engine.check_migrated();
-    IF metrics IS NULL OR metrics = '{}' THEN
-        PERFORM rollup_engine.fail('TR001', format('metrics is %s', coalesce(metrics::text, 'NULL')), 'write an object, as in ''{"temp": ["avg", "max"]}''');
-    END IF;
-    INSERT INTO rollup_engine.metric_request (rollup_id, metrics, expressions) VALUES (rollup_engine.rollup_id(target), metrics, expressions)
-    RETURNING id INTO v_request_id;
-    PERFORM rollup_engine.add_metrics(v_request_id);
+    PERFORM rollup_engine.request_metrics(target, metrics, expressions);
 END
 $$;
 COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb, jsonb) IS
@@ -78,63 +70,6 @@ COMMENT ON FUNCTION silver.drop_rollup_metric(text, jsonb) IS
 'Drops aggregates of a rollup, as in ''{"temp": ["avg", "max"]}'', with what it stores for nothing else; also those of a column that its source has no more, after which the rest is exact again. Expressions that nothing is made of any more go with them. Refuses while another rollup reads them, or a view rests on the live view, which is made anew with its owner, rights and comments. Nothing is computed anew, and sealed buckets lose the values for good. The caller is a member of the owner role.';
 
 -- Reading ---------------------------------------------------------------------------------------
-
-CREATE FUNCTION silver.gapfill_query(
-    view_row regtype,
-    from_time timestamptz,
-    to_time timestamptz,
-    fill jsonb DEFAULT NULL,
-    "only" jsonb DEFAULT NULL,
-    OUT buckets timestamptz[],
-    OUT groups jsonb,
-    OUT edges_query text,
-    OUT query text
-)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT * FROM rollup_engine.plan_gapfill(view_row, from_time, to_time, fill, "only")
-$$;
-COMMENT ON FUNCTION silver.gapfill_query(regtype, timestamptz, timestamptz, jsonb, jsonb) IS
-'What silver.gapfill does, for people to read: the buckets, the values of dimensions that are asked for, the query for the buckets that hold values to fill with, and the query for the rows. It reads nothing of the view.';
-
-CREATE FUNCTION silver.gapfill(
-    view_row anyelement,
-    from_time timestamptz,
-    to_time timestamptz,
-    fill jsonb DEFAULT NULL,
-    "only" jsonb DEFAULT NULL
-) RETURNS SETOF anyelement
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    -- With its caller's rights, in the snapshot of his query: nothing of the machinery is named here.
-    v_first constant timestamptz := '0001-01-01 00:00:00+00';
-    v_last constant timestamptz := '10000-01-01 00:00:00+00';
-    v_plan record;
-    v_from timestamptz := from_time;
-    v_to timestamptz := to_time;
-    v_reach interval;
-    v_edges timestamptz[];
-    v_lacks_before boolean := true;
-    v_lacks_after boolean := false;
-BEGIN
-    SELECT * INTO v_plan FROM silver.gapfill_query(pg_typeof(view_row), from_time, to_time, fill, "only");
-    v_reach := to_time - from_time;
-    -- As far back, and ahead, as the values to fill with lie.
-    WHILE v_plan.edges_query IS NOT NULL AND (v_lacks_before AND v_from > v_first OR v_lacks_after AND v_to < v_last) LOOP
-        v_from := CASE WHEN v_lacks_before THEN from_time - least(v_reach, from_time - v_first) ELSE v_from END;
-        v_to := CASE WHEN v_lacks_after THEN to_time + least(v_reach, v_last - to_time) ELSE v_to END;
-        EXECUTE v_plan.edges_query INTO v_edges, v_lacks_before, v_lacks_after
-        USING from_time, to_time, v_plan.groups, v_from, v_to, v_plan.buckets[1], v_plan.buckets[cardinality(v_plan.buckets)];
-        v_reach := least(16 * v_reach, '3660000 days');
-    END LOOP;
-    RETURN QUERY EXECUTE v_plan.query USING from_time, to_time, v_plan.groups, v_plan.buckets, v_edges;
-END
-$$;
-COMMENT ON FUNCTION silver.gapfill(anyelement, timestamptz, timestamptz, jsonb, jsonb) IS
-'Rows of a live view without gaps, as in SELECT * FROM silver.gapfill(NULL::gold.readings_1h, from, to): one for every bucket that begins in the range and every combination of dimensions that occurs in it, by dimensions and time; what is missing is NULL. fill => ''{"temp_avg": "locf", "temp_max": "linear"}'' fills what is NULL, column by column: with the last value before, or on the straight line to the next one (numbers, intervals and times), wherever these lie. "only" => ''{"device": ["d1", "d2"]}'' (a word of SQL, so in quotes) takes those values of a dimension alone; with values for each dimension, every combination of them has its rows. Up to 1,000,000 buckets. The caller may read the view.';
 
 CREATE FUNCTION silver.rollup_for(
     source_table_name text,

@@ -287,4 +287,21 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.add_metrics(bigint) IS 'Does what a request asks for, if who made it may.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.request_metrics(p_target text, p_metrics jsonb, p_expressions jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_request_id bigint;
+BEGIN
+    IF p_metrics IS NULL OR p_metrics = '{}' THEN
+        PERFORM rollup_engine.fail('TR001', format('metrics is %s', coalesce(p_metrics::text, 'NULL')), 'write an object, as in ''{"temp": ["avg", "max"]}''');
+    END IF;
+    INSERT INTO rollup_engine.metric_request (rollup_id, metrics, expressions) VALUES (rollup_engine.rollup_id(p_target), p_metrics, p_expressions)
+    RETURNING id INTO v_request_id;
+    PERFORM rollup_engine.add_metrics(v_request_id);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.request_metrics(text, jsonb, jsonb) IS 'What add_rollup_metric does: with its caller''s name, and rights, in the request.';
+
 RESET ROLE;
