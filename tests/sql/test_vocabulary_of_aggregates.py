@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 from psycopg import sql
 
 from conftest import Connect
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 from servers import PostgresServer
 
 LEVELS = ("numbers_1m", "numbers_1h", "numbers_1d")
@@ -479,6 +484,22 @@ def test_own_aggregates_may_use_other_states(db: psycopg.Connection) -> None:
     assert_settled(db, *LEVELS)
 
 
+def test_promise_a_own_aggregates_are_rounded_by_sums_only(db: psycopg.Connection) -> None:
+    """The highest of many is the same in any order: the least change of it is one."""
+    highest = {**GEOMEAN, "as": "highest", "state": "max({value})", "combine": "max({state})"}
+    create_levels(db, {"level": [{**highest, "finish": "{state}"}]})
+    fill(db, 900, step=0.01)
+    db.execute("UPDATE raw.numbers SET level = 1e9")
+    refresh_everything(db)
+    db.execute(
+        "UPDATE raw.numbers SET level = 1e9 + 1e-6 WHERE ts = (SELECT max(ts) FROM raw.numbers)"
+    )
+    refresh_everything(db)
+    for level in LEVELS:
+        query = f"SELECT max(level_highest) = 1e9::float8 + 1e-6 FROM gold.{level}"
+        assert db.execute(query.encode()).fetchone() == (True,), level
+
+
 def test_a_child_may_finish_them_otherwise(db: psycopg.Connection) -> None:
     create_levels(db, {"level": [GEOMEAN]})
     fill(db, 40)
@@ -506,6 +527,37 @@ def test_a_child_may_finish_them_otherwise(db: psycopg.Connection) -> None:
 def fill(db: psycopg.Connection, size: int, **given: Any) -> None:
     parameters = {"low": 0, "step": 1, "device": "a", "seed": 7, "size": size} | given
     db.execute(ROWS.encode(), parameters)
+
+
+def test_promise_f_what_nobody_knows_is_null_at_every_level(db: psycopg.Connection) -> None:
+    """A metric that came after the seal; where there are no values, that is known."""
+    create_levels(db, {"small": ["count"]}, kept="{device}")
+    fill(db, 3)
+    fill(db, 3, low=120)
+    db.execute("UPDATE raw.numbers SET small = NULL WHERE ts > '2026-03-02 00:00+00'")
+    refresh_everything(db)
+    force_configuration(
+        db,
+        "sealed_before = CASE target_table::text WHEN 'silver.numbers_1m'"
+        " THEN timestamptz '2026-03-01 23:00+00' END",
+    )
+    counted = {
+        **GEOMEAN, "as": "n", "state": "count({value})",
+        "combine": "coalesce(sum({state}), 0)", "finish": "{state}",
+    }  # fmt: skip
+    metrics = json.dumps({"small": [*NUMBERS, "value_counts", "mode", "increase", counted]})
+    for level in LEVELS:
+        db.execute("SELECT silver.add_rollup_metric(%s, %s)", [level, metrics])
+    query = "SELECT to_jsonb(v) - 'small_count' FROM gold.{} AS v ORDER BY bucket"
+    empty = {"small_distinct": 0, "small_histogram": [0] * 5, "small_value_counts": {}}
+    for _ in range(2):
+        for level in LEVELS[1:]:
+            unknown, known = (row[0] for row in db.execute(query.format(level).encode()))
+            small = {name: x for name, x in unknown.items() if name.startswith("small_")}
+            assert set(small.values()) == {None}, (level, small)
+            assert {name: known[name] for name in empty} == empty
+            assert known["small_n"] == 0
+        refresh_everything(db)
 
 
 def test_promise_d_states_settle(db: psycopg.Connection) -> None:

@@ -51,15 +51,17 @@ FROM (
 ) AS v;
 
 -- What is told apart by a text that equal values share: of their own type, or of all floats in common. The
--- hash is the same on every server.
+-- hash is the same on every server. Of no values there is an empty state; that of sealed rows, which nobody
+-- knows, is NULL, and so is what such states make together.
 INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state)
 SELECT s.name, v.takes, replace(s.from_source, '{text}', CASE s.name WHEN 'tally' THEN v.own ELSE v.common END), s.from_state
 FROM (VALUES
     ('hashes',
         replace('CASE WHEN count({value}) <= 128 THEN ARRAY(SELECT DISTINCT e FROM unnest({all}) AS e ORDER BY e) ELSE rollup_engine.fold_hashes({all}) END',
             '{all}', 'array_agg((''x'' || substr(md5({text}), 1, 16))::bit(64)::bigint) FILTER (WHERE {value} IS NOT NULL)'),
-        'rollup_engine.merge_hashes(array_agg(ROW({state})::rollup_engine.hashes))'),
-    ('tally', 'rollup_engine.tally_values(array_agg({text}) FILTER (WHERE {value} IS NOT NULL))', 'rollup_engine.merge_tallies(array_agg({state}))')
+        'CASE WHEN count({state}) > 0 THEN rollup_engine.merge_hashes(array_agg(ROW({state})::rollup_engine.hashes)) END'),
+    ('tally', 'rollup_engine.tally_values(array_agg({text}) FILTER (WHERE {value} IS NOT NULL))',
+        'CASE WHEN count({state}) > 0 THEN rollup_engine.merge_tallies(array_agg({state})) END')
 ) AS s (name, from_source, from_state)
 CROSS JOIN (VALUES
     ('integer', '{value}::text', '{value}::text'),
@@ -68,8 +70,8 @@ CROSS JOIN (VALUES
     ('plain', '{value}::text', '{value}::text')) AS v (takes, own, common);
 
 INSERT INTO rollup_engine.aggregate_state (name, from_source, from_state) VALUES
-    ('histogram', 'ARRAY[{bins}]', 'ARRAY[{merged_bins}]::bigint[]'),
-    ('custom', '({state_expression})', '({combine_expression})::{type}');
+    ('histogram', 'ARRAY[{bins}]', 'CASE WHEN count({state}) > 0 THEN ARRAY[{merged_bins}]::bigint[] END'),
+    ('custom', '({state_expression})', 'CASE WHEN count({state}) > 0 THEN ({combine_expression})::{type} END');
 INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state, differs)
 SELECT name, 'float', from_source, from_state, 'rollup_engine.sum_differs({old}, {new}, {count}, NULL, NULL)'
 FROM rollup_engine.aggregate_state WHERE name = 'custom';

@@ -151,19 +151,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.find_aggregate(jsonb, text, oid, integer) IS
 'The row of the catalogue for an aggregate of a column: of raw rows by its type, of a parent by the states that it holds; NULL for none.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.find_state(p_state text, p_type oid) RETURNS rollup_engine.aggregate_state
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- A parent's state may be of a type that no value has: then all rows read it alike.
-    SELECT s.*
-    FROM rollup_engine.aggregate_state AS s
-    WHERE s.name = split_part(p_state, ':', 1)
-    ORDER BY array_position(rollup_engine.value_kinds(p_type), s.takes), s.takes
-    LIMIT 1
-$$;
-COMMENT ON FUNCTION rollup_engine.find_state(text, oid) IS 'The row of the catalogue for a state of values, or of a parent''s states, of a type.';
-
 -- A state with parameters is called by its kind, the name of its column after the source's, and these.
 CREATE OR REPLACE FUNCTION rollup_engine.state_label(p_state text) RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -193,6 +180,30 @@ AS $$
     ELSE '{}' END
 $$;
 COMMENT ON FUNCTION rollup_engine.state_parameters(text) IS 'What fills the marks of a state''s expressions besides columns.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_rounded(p_state text) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_state NOT LIKE 'custom:%' OR EXISTS (
+        SELECT FROM regexp_matches(lower(rollup_engine.state_parameters(p_state)::text), '([a-z_][a-z0-9_]*) *[(]', 'g') AS m (words)
+        JOIN pg_proc AS p ON p.proname = words[1] AND p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'a'
+        WHERE p.proname NOT IN ('min', 'max', 'count'))
+$$;
+COMMENT ON FUNCTION rollup_engine.is_rounded(text) IS 'Whether a state of floats goes by the order of rows: each is, but for a user''s own that is made of nothing but min, max and count.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.find_state(p_state text, p_type oid) RETURNS rollup_engine.aggregate_state
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A parent's state may be of a type that no value has: then all rows read it alike.
+    SELECT s.*
+    FROM rollup_engine.aggregate_state AS s
+    WHERE s.name = split_part(p_state, ':', 1) AND (s.takes <> 'float' OR rollup_engine.is_rounded(p_state))
+    ORDER BY array_position(rollup_engine.value_kinds(p_type), s.takes), s.takes
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.find_state(text, oid) IS 'The row of the catalogue for a state of values, or of a parent''s states, of a type.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.metric_aggregates(p_rollup silver.rollup_config)
 RETURNS TABLE (source_column name, item jsonb, aggregate rollup_engine.aggregate)
