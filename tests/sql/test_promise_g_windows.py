@@ -328,6 +328,26 @@ def test_promise_g_a_look_back_that_is_taken_away_is_none(windowed: psycopg.Conn
         windowed.execute("CALL silver.run_rollups()")
 
 
+def test_what_a_run_has_just_read_lags_not(windowed: psycopg.Connection) -> None:
+    def monitored() -> set[tuple[Any, ...]]:
+        return set(
+            windowed.execute(
+                "SELECT health, lag > '0', stale_since IS NOT NULL, stale_buckets > 0"
+                " FROM silver.timeseries_operations_monitor"
+            )
+        )
+
+    write_a_week(windowed)
+    assert ("lagging", True, True, True) in monitored()
+    windowed.execute("CALL silver.run_rollups()")
+    assert monitored() == {("ok", False, False, True)}
+    windowed.execute("UPDATE rollup_engine.source SET window_read_at = now() - interval '2 min'")
+    assert ("lagging", True, True, True) in monitored()
+    windowed.execute("CALL silver.run_rollups()")
+    windowed.execute("SELECT silver.mark_stale('raw.w', now() - '5 days'::interval, now())")
+    assert ("lagging", True, True, True) in monitored()
+
+
 def test_promise_f_marks_in_sealed_time_of_a_view(db: psycopg.Connection) -> None:
     """It has no rows of known writers to count."""
     db.execute("CREATE TABLE raw.w (ts timestamptz, v int)")

@@ -22,6 +22,38 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.known_stale_set(integer) IS 'The stale set where there is data; NULL when the source does not say where.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.stale_since(p_rollup silver.rollup_config) RETURNS timestamptz
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN min(due_at)
+    FROM (
+        SELECT due_at FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id
+        UNION ALL
+        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) THEN rollup_engine.bucket_start(p_rollup, l.from_time) END, l.noted_at)
+        FROM (
+            SELECT from_time, min(noted_at) AS noted_at FROM rollup_engine.change_log WHERE source_id = p_rollup.source_id GROUP BY from_time
+        ) AS l
+        UNION ALL
+        SELECT s.window_read_at + interval '1 minute'  -- what may have come since is due at the next run
+        FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id AND s.change_tracking = 'window'
+    ) AS waiting
+    WHERE due_at <= now();
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_since(silver.rollup_config) IS 'From when on the oldest change waits that was to be stored by now; NULL when there is none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.known_overdue_set(p_rollup silver.rollup_config, p_stale tstzmultirange) RETURNS tstzmultirange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A window is read anew for ever: what of it a run has just stored is stale for who reads alone.
+    SELECT CASE WHEN p_rollup.change_tracking = 'window' AND rollup_engine.stale_since(p_rollup) IS NULL THEN '{}'
+        ELSE p_stale * tstzmultirange(rollup_engine.settled_range(p_rollup, now())) END
+$$;
+COMMENT ON FUNCTION rollup_engine.known_overdue_set(silver.rollup_config, tstzmultirange) IS 'What of its stale set a run should have stored by now.';
+
 -- That of 0.1.0 asked for all problems itself.
 DROP FUNCTION IF EXISTS rollup_engine.rollup_health(silver.rollup_config, tstzmultirange);
 CREATE OR REPLACE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_stale tstzmultirange, p_problem text) RETURNS text
@@ -157,7 +189,7 @@ AS $$
     CROSS JOIN LATERAL (SELECT problem, hint FROM rollup_engine.first_problem(r, sound.id IS NOT NULL) OFFSET 0) AS p
     CROSS JOIN LATERAL (SELECT CASE WHEN rollup_engine.may_be_stale(r) THEN rollup_engine.known_stale_set(r.id) ELSE '{}' END AS stale OFFSET 0) AS f
     CROSS JOIN LATERAL (
-        SELECT f.stale, CASE WHEN isempty(f.stale) THEN '{}' ELSE f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) END AS settled OFFSET 0) AS s
+        SELECT f.stale, CASE WHEN isempty(f.stale) THEN '{}' ELSE rollup_engine.known_overdue_set(r, f.stale) END AS settled OFFSET 0) AS s
     CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled, p.problem) AS health OFFSET 0) AS h
     LEFT JOIN LATERAL (
         SELECT x.* FROM rollup_engine.health_reason(r, h.health) AS x
@@ -173,28 +205,6 @@ AS $$
     ORDER BY r.depth, r.id
 $$;
 COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monitor shows.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.stale_since(p_rollup silver.rollup_config) RETURNS timestamptz
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN min(due_at)
-    FROM (
-        SELECT due_at FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id
-        UNION ALL
-        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) THEN rollup_engine.bucket_start(p_rollup, l.from_time) END, l.noted_at)
-        FROM (
-            SELECT from_time, min(noted_at) AS noted_at FROM rollup_engine.change_log WHERE source_id = p_rollup.source_id GROUP BY from_time
-        ) AS l
-        UNION ALL
-        SELECT s.window_read_at + interval '1 minute'  -- what may have come since is due at the next run
-        FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id AND s.change_tracking = 'window'
-    ) AS waiting
-    WHERE due_at <= now();
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.stale_since(silver.rollup_config) IS 'From when on the oldest change waits that was to be stored by now; NULL when there is none.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.running_batches() RETURNS TABLE (rollup_id integer, pid integer)
     LANGUAGE sql STABLE ROWS 10
@@ -247,8 +257,8 @@ SELECT rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sq
 COMMENT ON VIEW silver.timeseries_operations_monitor IS 'How every rollup is doing, a row each; read it from a dashboard or an alert.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.target_table IS 'The rollup''s table.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.source_table IS 'What it reads.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale; waiting_for_parent: all of those wait for its parent; retrying: it failed, or single buckets do; parked: it was given up; paused; invalid: it may not be exact, and validate_rollup_config says why.';
-COMMENT ON COLUMN silver.timeseries_operations_monitor.lag IS 'Time since the start of the oldest settled stale bucket.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.health IS 'ok; lagging: settled buckets are stale, those of a window when it was not read for a minute; waiting_for_parent: all of those wait for its parent; retrying: it failed, or single buckets do; parked: it was given up; paused; invalid: it may not be exact, and validate_rollup_config says why.';
+COMMENT ON COLUMN silver.timeseries_operations_monitor.lag IS 'Time since the start of the oldest settled stale bucket; 0 when health is ok.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_ranges IS 'Ranges where the stored rows are not read, logged changes included.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_buckets IS 'Buckets in those ranges.';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.rows_per_second IS 'Rows that the last batch wrote per second.';
