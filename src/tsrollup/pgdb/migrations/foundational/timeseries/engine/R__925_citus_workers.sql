@@ -92,6 +92,9 @@ BEGIN
     END IF;
     v_functions := ARRAY(SELECT rollup_engine.functions_of_queries());
     -- They are asked as the owner role. It has no password: only a server that trusts its coordinator lets it in.
+    -- Here as well: Citus gives them the attributes that a role has here, when a distributed table first needs it.
+    PERFORM rollup_engine.tell_workers(false);
+    ALTER ROLE "${owner_role}" LOGIN;
     PERFORM rollup_engine.ask_workers(ARRAY(
         SELECT format('DO %L', format('BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %L) THEN CREATE ROLE %1$I; END IF; END', role))
         FROM unnest('{"${owner_role}","${operator_role}","${writer_role}","${reader_role}"}'::text[]) AS r (role))
