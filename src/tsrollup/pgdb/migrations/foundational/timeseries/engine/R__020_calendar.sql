@@ -73,23 +73,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.everything() RETURNS tstzmultirange
 RETURN tstzmultirange(tstzrange('-infinity', 'infinity'));
 COMMENT ON FUNCTION rollup_engine.everything() IS 'The range that stands for all time.';
 
-DROP FUNCTION IF EXISTS rollup_engine.time_literal(timestamptz, regtype);
-CREATE OR REPLACE FUNCTION rollup_engine.time_literal(p_time timestamptz, p_type regtype, p_unit text DEFAULT NULL) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path = pg_catalog, pg_temp
-    SET timezone = 'UTC'
-    SET datestyle = 'ISO'
-AS $$
-BEGIN
-    RETURN CASE
-        WHEN p_unit IS NOT NULL THEN rollup_engine.number_literal(p_time, p_type, p_unit)
-        WHEN p_type = 'timestamptz'::regtype THEN format('timestamptz %L', p_time)
-        ELSE format('timestamp %L', p_time AT TIME ZONE 'UTC')
-    END;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype, text) IS 'The time as a constant that the time column compares with by index.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.calendar() RETURNS tstzrange
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN tstzrange('0001-01-01 00:00:00+00', '10000-01-01 00:00:00+00');

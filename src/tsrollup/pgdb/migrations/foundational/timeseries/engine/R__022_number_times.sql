@@ -60,6 +60,23 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.number_literal(timestamptz, regtype, text) IS 'The least number at or after a time, as a constant that the column compares with by index.';
 
+DROP FUNCTION IF EXISTS rollup_engine.time_literal(timestamptz, regtype);
+CREATE OR REPLACE FUNCTION rollup_engine.time_literal(p_time timestamptz, p_type regtype, p_unit text DEFAULT NULL) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+BEGIN
+    RETURN CASE
+        WHEN p_unit IS NOT NULL THEN rollup_engine.number_literal(p_time, p_type, p_unit)
+        WHEN p_type = 'timestamptz'::regtype THEN format('timestamptz %L', p_time)
+        ELSE format('timestamp %L', p_time AT TIME ZONE 'UTC')
+    END;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.time_literal(timestamptz, regtype, text) IS 'The time as a constant that the time column compares with by index.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.number_expression(p_time text, p_type regtype, p_unit text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

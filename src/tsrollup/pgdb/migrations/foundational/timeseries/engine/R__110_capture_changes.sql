@@ -8,8 +8,7 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-DROP FUNCTION IF EXISTS rollup_engine.utc_expression(name, regtype, text);
-CREATE OR REPLACE FUNCTION rollup_engine.utc_expression(p_column name, p_type regtype, p_unit text, p_row text DEFAULT '') RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.time_expression(p_column name, p_type regtype, p_unit text, p_row text DEFAULT '') RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -25,7 +24,7 @@ BEGIN
         END, p_row, p_column);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.utc_expression(name, regtype, text, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC, numbers by their unit.';
+COMMENT ON FUNCTION rollup_engine.time_expression(name, regtype, text, text) IS 'The time column as timestamptz; timestamps and dates are read as UTC, numbers by their unit.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_time_key(p_relation regclass, p_column name, p_unit text) RETURNS boolean
     LANGUAGE sql STABLE
@@ -113,7 +112,7 @@ AS $$
         END IF;
     $sql$,
         jsonb_build_object('rows', p_rows, 'key', rollup_engine.captured_key(p_source), 'is_in', rollup_engine.in_calendar('ts'),
-            'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit)))
+            'time', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit)))
     WHERE rollup_engine.captured_key(p_source) IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_keys_sql(rollup_engine.source, text) IS
@@ -154,7 +153,7 @@ AS $$
             v_low := NULL;
         END IF;
     $sql$,
-        jsonb_build_object('id', p_source.id, 'rows', p_rows, 'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
+        jsonb_build_object('id', p_source.id, 'rows', p_rows, 'time', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
             'is_in', rollup_engine.in_calendar('ts'), 'keys', coalesce(rollup_engine.capture_keys_sql(p_source, p_rows), ''),
             'is_late', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN 'false' ELSE 'min(ts) < date_bin(v_grain, now(), v_origin)' END,
             'is_bulk', CASE WHEN rollup_engine.is_time_key(p_source.relation, p_source.time_column, p_source.time_unit)
@@ -194,8 +193,8 @@ AS $$
         v_low := NULL;
     $sql$,
         jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('ts'),
-            'old', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'OLD.'),
-            'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.'),
+            'old', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'OLD.'),
+            'new', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.'),
             'is_generated', rollup_engine.has_generated_time(p_source)))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_row_sql(rollup_engine.source) IS 'Body of the row triggers: the grain of the time before and after.';
@@ -219,7 +218,7 @@ AS $$
                 length(v_seen) > {few});
         END IF;
     $sql$, jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('v_low'), 'key', rollup_engine.captured_key(p_source, 'NEW.'),
-        'few', rollup_engine.few_rows(), 'new', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.')))
+        'few', rollup_engine.few_rows(), 'new', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.')))
     WHERE rollup_engine.captured_key(p_source) IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_inserted_key_sql(rollup_engine.source) IS 'Body that logs an inserted row with its key; NULL where none is captured.';

@@ -12,7 +12,7 @@ DECLARE
     v_extent tstzmultirange;
 BEGIN
     EXECUTE format('SELECT tstzmultirange(tstzrange(min(%1$s), max(%1$s) + interval ''1 microsecond'')) FROM %2$s WHERE %3$I >= %4$s AND %3$I < %5$s HAVING count(*) > 0',
-        rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit), p_source.relation, p_source.time_column,
+        rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit), p_source.relation, p_source.time_column,
         rollup_engine.time_literal(greatest(p_from, lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
         rollup_engine.time_literal(least(p_to, upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit))
     INTO v_extent;

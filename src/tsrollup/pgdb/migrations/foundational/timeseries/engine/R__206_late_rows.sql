@@ -37,7 +37,7 @@ BEGIN
         'SELECT count(*) FROM {source} WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND ($2 IS NULL OR xmin = ANY ($2)){filter}',
         jsonb_build_object(
             'filter', p_filter, 'source', p_source.relation, 'column', quote_ident(p_source.time_column),
-            'time', rollup_engine.utc_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
+            'time', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
             'from', rollup_engine.time_literal(greatest(lower(p_ranges), lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO v_rows USING p_ranges, p_writers;

@@ -54,9 +54,9 @@ AS $$
             THEN rollup_engine.fill(rollup_engine.fill(s.from_state, rollup_engine.state_parameters(u.state)), rollup_engine.state_marks(p_rollup.parent_id, m.source_column)
                 || jsonb_build_object('type', p.data_type, 'state', quote_ident(p.column_name), 'own', own.schema))
             WHEN s.name IN ('first', 'last') AND t.typcategory = 'A'
-            THEN format('silver.%s_value(%s, %s)', s.name, own_name.value, rollup_engine.utc_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit))
+            THEN format('silver.%s_value(%s, %s)', s.name, own_name.value, rollup_engine.time_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit))
             ELSE rollup_engine.fill(rollup_engine.fill(s.from_source, rollup_engine.state_parameters(u.state)), jsonb_build_object(
-                'time', quote_ident(p_rollup.time_column), 'utc', rollup_engine.utc_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit),
+                'time', quote_ident(p_rollup.time_column), 'utc', rollup_engine.time_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit),
                 'own', own.schema, 'value', own_name.value))
         END
     FROM rollup_engine.metric_aggregates(p_rollup) AS m
@@ -89,7 +89,7 @@ AS $$
         SELECT * FROM rollup_engine.state_columns(p_rollup, p_time_type)
     ), times AS (
         SELECT CASE WHEN p_rollup.parent_id IS NULL
-            THEN rollup_engine.utc_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit) END AS utc
+            THEN rollup_engine.time_expression(p_rollup.time_column, p_time_type, p_rollup.time_unit) END AS utc
     ), planned AS (
         SELECT 1 AS part, 0 AS first_key, '' AS second_key, 'bucket' AS column_name, 'bucket' AS kind, NULL AS source_column, NULL AS state,
             rollup_engine.bucket_expression(p_rollup, coalesce(utc, 'bucket')) AS expression

@@ -104,7 +104,7 @@ AS $$
             ELSE 'SELECT min(f) AS f, max(t) AS t FROM {times} GROUP BY {bin_of_f}' END
         || ') AS found WHERE f IS NOT NULL',
         jsonb_build_object(
-            'utc_f', rollup_engine.utc_expression('f', time_type, time_unit), 'utc_t', rollup_engine.utc_expression('t', time_type, time_unit),
+            'utc_f', rollup_engine.time_expression('f', time_type, time_unit), 'utc_t', rollup_engine.time_expression('t', time_type, time_unit),
             'times', times, 'relation', relation, 'column', quote_ident(time_column), 'low', low, 'high', high,
             'type', CASE WHEN time_unit IS NOT NULL THEN CASE time_type WHEN 'numeric'::regtype THEN 'numeric' ELSE 'bigint' END
                 WHEN time_type = 'timestamptz'::regtype THEN 'timestamptz' ELSE 'timestamp' END) || b.marks), ' UNION ALL ')

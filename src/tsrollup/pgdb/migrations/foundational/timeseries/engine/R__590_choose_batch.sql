@@ -120,7 +120,7 @@ AS $$
         THEN 'SELECT max({utc}) FROM unnest($3) AS tsrollup_each (part)
             CROSS JOIN LATERAL (SELECT max({column}) AS t FROM {relation} AS tsrollup_rows WHERE {condition} AND {each}) AS newest'
         ELSE 'SELECT max({utc}) FROM (SELECT {column} AS t FROM {relation} WHERE {condition}) AS known WHERE {utc} <@ $3' END,
-        jsonb_build_object('relation', p_relation, 'column', quote_ident(p_column), 'utc', rollup_engine.utc_expression('t', p_type, p_unit),
+        jsonb_build_object('relation', p_relation, 'column', quote_ident(p_column), 'utc', rollup_engine.time_expression('t', p_type, p_unit),
             'condition', p_condition, 'each', p_from_each))
 $$;
 COMMENT ON FUNCTION rollup_engine.newest_time_sql(regclass, name, regtype, text, text, text) IS 'Query for the newest time of a table in the ranges $3, whose hull is from $1 to $2.';

@@ -60,7 +60,7 @@ BEGIN
     END IF;
     RETURN rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2',
         CASE WHEN p_scattered THEN format(' AND %s <@ $3', (
-            SELECT rollup_engine.utc_expression(p_rollup.time_column, CASE WHEN p_rollup.parent_id IS NULL THEN time_type ELSE 'timestamptz' END, p_rollup.time_unit)
+            SELECT rollup_engine.time_expression(p_rollup.time_column, CASE WHEN p_rollup.parent_id IS NULL THEN time_type ELSE 'timestamptz' END, p_rollup.time_unit)
             FROM rollup_engine.source WHERE id = p_rollup.source_id)) ELSE '' END);
 END
 $$;

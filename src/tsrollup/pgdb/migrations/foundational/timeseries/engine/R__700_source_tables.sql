@@ -23,11 +23,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.control_time(p_set rollup_engine.partit
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.utc_expression(p_set.control, b.type, p_set.time_unit)
+    SELECT rollup_engine.time_expression(p_set.control, b.type, p_set.time_unit)
     FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type)
     WHERE a.attrelid = p_set.relation AND a.attname = p_set.control
 $$;
 COMMENT ON FUNCTION rollup_engine.control_time(rollup_engine.partition_set) IS 'The column that a source is divided by, as timestamptz.';
+DROP FUNCTION IF EXISTS rollup_engine.utc_expression(name, regtype, text);
 
 CREATE OR REPLACE FUNCTION rollup_engine.default_partition(p_relation regclass) RETURNS regclass
     LANGUAGE sql STABLE

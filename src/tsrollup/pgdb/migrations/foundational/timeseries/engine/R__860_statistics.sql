@@ -16,7 +16,7 @@ BEGIN
         EXECUTE rollup_engine.fill(
             'SELECT tstzrange({f}, {t}, ''[]'') FROM (SELECT min({column}) AS f, max({column}) AS t FROM {relation} WHERE {column} >= {low} AND {column} < {high}) AS found',
             jsonb_build_object('column', quote_ident(p_column), 'relation', p_relation::text,
-                'f', rollup_engine.utc_expression('f', p_type, p_unit), 't', rollup_engine.utc_expression('t', p_type, p_unit),
+                'f', rollup_engine.time_expression('f', p_type, p_unit), 't', rollup_engine.time_expression('t', p_type, p_unit),
                 'low', rollup_engine.time_literal(lower(rollup_engine.calendar()), p_type, p_unit),
                 'high', rollup_engine.time_literal(upper(rollup_engine.calendar()), p_type, p_unit)))
         INTO v_extent;
