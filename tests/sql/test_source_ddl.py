@@ -714,6 +714,41 @@ def test_a_rebuild_where_stored_values_fit_no_new_type(db: psycopg.Connection) -
     assert problems(db) == []
 
 
+def test_a_rebuild_where_sealed_modes_fit_no_new_type(db: psycopg.Connection) -> None:
+    """Counts of values are texts as before; a mode is of the column's type."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, v text)")
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 12:00+00' + i * interval '6 h',"
+        " CASE WHEN i < 2 THEN 'old' ELSE 'new' END || i % 3 FROM generate_series(0, 7) AS i"
+    )
+    metrics = '{"v": ["mode", "value_counts"]}'
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 day', metrics => %s)",
+        [metrics],
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '7 days')")
+    refresh_everything(db)
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
+    to_integer = "ALTER TABLE raw.t ALTER v TYPE integer USING right(v, 1)::integer"
+    db.execute(to_integer)
+    with pytest.raises(psycopg.Error, match=r"t_1h cannot be rebuilt: .*\"old") as raised:
+        db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert raised.value.sqlstate == "TR004"
+    assert "the type that it had" in (raised.value.diag.message_hint or "")
+    db.execute("ALTER TABLE raw.t ALTER v TYPE text USING 'new' || v")
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+    for rollup in reversed(ROLLUPS):
+        db.execute('SELECT silver.drop_rollup_metric(%s, \'{"v": ["mode"]}\')', [rollup])
+    db.execute(to_integer)
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+    rows = db.execute("SELECT v_value_counts FROM gold.t_1h ORDER BY bucket").fetchall()
+    assert rows[0] == ({"old0": 1, "old1": 1},)
+    assert problems(db) == []
+
+
 def test_gold_columns_renamed_by_their_owner(rolled_up: psycopg.Connection) -> None:
     """Children and new metrics go by the place of a column."""
     rolled_up.execute(

@@ -221,6 +221,21 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.forget_rows(silver.rollup_config) IS 'Deletes the stored rows that are to be computed anew anyway, and need fit no new type.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.stored_modes_sql(p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(format('SELECT count(value::%s) FROM (SELECT DISTINCT jsonb_object_keys(%I -> 0) FROM %s) AS stored (value)',
+        rollup_engine.held_type(p.state, NULL), c.column_name, p_rollup.target_table), ' UNION ALL ')
+    FROM rollup_engine.rollup_column AS c
+    JOIN rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p USING (column_name)
+    WHERE c.rollup_id = p_rollup.id AND c.state LIKE 'tally:%' AND c.state <> p.state AND EXISTS (
+        SELECT FROM rollup_engine.rollup_column AS m
+        WHERE m.rollup_id IN (SELECT rollup_engine.with_descendants(p_rollup.id)) AND m.source_column = c.source_column AND m.state = 'mode')
+$$;
+COMMENT ON FUNCTION rollup_engine.stored_modes_sql(silver.rollup_config) IS
+'Query that fails where a text among the stored values that have a mode is none of the type that they have now; NULL where their types are as they were.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -231,6 +246,7 @@ DECLARE
     r silver.rollup_config := p_rollup;
     v_view regclass;
     v_changes text;
+    v_modes text;
 BEGIN
     PERFORM rollup_engine.fail_if_gone(p_rollup);
     PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id)));  -- those of whoever comes next, too
@@ -245,8 +261,10 @@ BEGIN
     )
     SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', column_name, data_type), ', ' ORDER BY position)
     INTO v_changes FROM changed;
-    IF v_changes IS NOT NULL THEN
+    v_modes := rollup_engine.stored_modes_sql(r);
+    IF v_changes IS NOT NULL OR v_modes IS NOT NULL THEN
         PERFORM rollup_engine.forget_rows(r);
+        EXECUTE coalesce(v_modes, 'SELECT');
     END IF;
     UPDATE rollup_engine.rollup_column AS c
     SET state = p.state, expression = CASE c.kind WHEN 'finished' THEN rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression) ELSE c.expression END
@@ -257,7 +275,7 @@ BEGIN
     UPDATE silver.rollup_config
     SET target_view = v_view, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE id = r.id;
-EXCEPTION WHEN cannot_coerce OR invalid_text_representation OR undefined_function OR undefined_column OR datatype_mismatch THEN
+EXCEPTION WHEN cannot_coerce OR undefined_function OR undefined_column OR datatype_mismatch THEN
     PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
         format('SELECT silver.drop_rollup(%L), and create it anew without what is gone', p_rollup.target_table));
 WHEN data_exception OR unique_violation OR feature_not_supported THEN
