@@ -65,16 +65,18 @@ STAGE = """
         SELECT t, 'd' || n % 2, n FROM generate_series('2020-03-01 20:00+00'::timestamptz,
             '2020-03-02 04:00+00', '20 minutes') WITH ORDINALITY AS s (t, n);
     SELECT silver.create_rollup_table('raw.scene', 'silver', 'scene_1h', '1 hour',
-        dimensions => '{device}', metrics => '{"v": ["sum", "count", "max"]}');
+        dimensions => '{device}', metrics => '{"v": ["sum", "count", "max", "last"]}');
     SELECT silver.create_rollup_table('silver.scene_1h', 'silver', 'scene_1d', '1 day',
         dimensions => '{}', metrics => '{"v": ["sum", "max"]}');
     SELECT * FROM silver.perform_rollup(as_of => 'infinity');
     SELECT silver.set_retention('raw.scene', now() - timestamptz '2020-03-02 01:00+00');
     UPDATE raw.scene SET v = v + 100 WHERE ts >= '2020-03-02 02:00+00';
 """
+DAYS = (Width("1 day"), (), (("v", "sum"), ("v", "max")))
 ROLLUPS = {
     "scene_1h": (Width("1 hour"), ("device",), (("v", "sum"), ("v", "count"), ("v", "max"))),
-    "scene_1d": (Width("1 day"), (), (("v", "sum"), ("v", "max"))),
+    "scene_1d": DAYS,
+    "scene_day": DAYS,
     "scene_6h": (Width("6 hours"), ("device",), (("v", "sum"),)),
 }
 SAME = """
@@ -126,6 +128,13 @@ ACTORS = [
     Actor("seal and drop", ("SELECT * FROM silver.maintain_timeseries_tables()",) * 2),
     in_transaction("drop", "SELECT silver.drop_rollup('scene_1d')"),
     in_transaction("alter", "SELECT silver.add_rollup_metric('scene_1h', '{\"v\": [\"min\"]}')"),
+    in_transaction("options", "SELECT silver.alter_rollup('scene_1h', settle_delay => '1 hour')"),
+    in_transaction("rename", "SELECT silver.alter_rollup('scene_1d', new_name => 'scene_day')"),
+    in_transaction("rebuild", "SELECT silver.rebuild_rollup('scene_1h')"),
+    in_transaction(
+        "drop a metric", "SELECT silver.drop_rollup_metric('scene_1h', '{\"v\": [\"last\"]}')"
+    ),
+    in_transaction("keep", "SELECT silver.set_retention('raw.scene', NULL)"),
     in_transaction(
         "create",
         "SELECT silver.create_rollup_table('raw.scene', 'silver', 'scene_6h',"

@@ -154,7 +154,9 @@ def engine(world: World, session: Session, text: str) -> list[Row] | None:
     """Calls what must not touch a row of the user's, except by retention."""
     before = raw_rows(world, session)
     with world.script.one_event("engine", session.name, text):
-        rows = session.run(text, OURS)
+        # A drop waits for others up to a minute, which is longer than a statement may take here.
+        waits = "drop_rollup(" in text and not world.all_idle()
+        rows = session.run(text, (*OURS, "57014") if waits else OURS)
     if rows is None:
         return None
     after = raw_rows(world, session)

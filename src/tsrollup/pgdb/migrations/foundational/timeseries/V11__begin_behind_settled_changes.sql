@@ -49,6 +49,8 @@ BEGIN
 EXCEPTION WHEN lock_not_available THEN
     RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = format('%s is in use: by the sessions %s', v_relation, rollup_engine.lock_holders(v_relation)),
         HINT = 'try again when they have ended, or end them: SELECT pg_terminate_backend(pid), or ROLLBACK PREPARED';
+WHEN undefined_table THEN  -- the name that it was waited for by
+    RAISE EXCEPTION USING ERRCODE = '55P03', MESSAGE = format('%s was renamed or dropped meanwhile', v_relation), HINT = 'try again';
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.lock_now(regclass[]) IS 'Keeps everybody from tables and views until the end of the transaction; an error that names who uses one for longer than lock_timeout.';
