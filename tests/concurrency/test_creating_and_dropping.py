@@ -67,6 +67,19 @@ def test_one_rollup_dropped_twice_at_once(
             drop.result()
 
 
+def test_a_rollup_dropped_while_it_is_renamed(
+    settled: psycopg.Connection, connect: Connect
+) -> None:
+    """By the name that it had, which is not there any more when it may go on."""
+    renaming = connect(autocommit=False)
+    renaming.execute("ALTER VIEW gold.readings_1d RENAME TO days")
+    drop = Background(connect(), "SELECT silver.drop_rollup('silver.readings_1d')")
+    drop.wait_until_blocked(settled)
+    renaming.commit()
+    drop.result()
+    assert settled.execute("SELECT to_regclass('gold.days')").fetchone() == (None,)
+
+
 def test_promise_j_maintenance_waits_for_nobody_who_creates_a_rollup(
     settled: psycopg.Connection, connect: Connect
 ) -> None:
