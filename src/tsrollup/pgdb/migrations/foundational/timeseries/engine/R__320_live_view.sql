@@ -38,7 +38,10 @@ BEGIN
     v_is_unclipped := NOT (isfinite(coalesce(lower(v_stale), '-infinity')) AND isfinite(coalesce(upper(v_stale), 'infinity')))
         OR rollup_engine.bucket_count(v_rollup.bucket_width, v_stale) > 32
             AND EXISTS (SELECT FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id AND generation > p_planned);
-    IF isempty(v_stale) OR NOT (v_is_unclipped OR rollup_engine.is_wide(v_rollup.bucket_width, v_stale)) THEN
+    -- Of buckets that a plan goes through one by one, a filter leaves few, and clipping would change nothing about how.
+    IF isempty(v_stale) OR NOT v_is_unclipped AND (NOT rollup_engine.is_wide(v_rollup.bucket_width, v_stale)
+        OR p_planned IS NOT NULL AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale))
+    THEN
         RETURN v_stale;
     END IF;
     v_extent := rollup_engine.data_extent(v_rollup, v_stale, false);
