@@ -17,7 +17,7 @@ from psycopg.rows import dict_row, tuple_row
 from tsrollup import archives, declarations, declared, embedded, reading, rollups
 from tsrollup.connection import connect as connect_to
 from tsrollup.connection import describe, pinned, read_url, take_every_time
-from tsrollup.errors import NotFoundError, TsrollupError
+from tsrollup.errors import ArgumentError, NotFoundError, TsrollupError
 from tsrollup.installation import require_installed
 from tsrollup.migrations import migrate_project
 
@@ -272,6 +272,8 @@ class Database:
     def apply(self, plan: declared.Plan, *, allow_loss: bool = False) -> None:
         """Make the changes of a plan, in one transaction; those that lose data only if told, and
         none where it would be another plan by now."""
+        if not isinstance(plan, declared.Plan):
+            raise ArgumentError(f"{plan!r} is no plan", "apply what plan() gave")
         self._do(declared.apply, plan.declared, plan.prune, allow_loss, plan)
 
     def call(self, function: str, /, **arguments: Any) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.datetime import IntervalLoader
 from psycopg.types.string import TextLoader
 
-from tsrollup.errors import TsrollupError, error_of
+from tsrollup.errors import ArgumentError, TsrollupError, error_of
 
 # Neither PGCLIENTENCODING nor a SQL_ASCII database changes what is read; a pooler that changes
 # servers between transactions knows no statements prepared on another.
@@ -46,6 +46,8 @@ _REFUSED = re.compile(
     "authentication failed|no password supplied|pg_hba[.]conf|not permitted to log in"
     "|permission denied|does not exist|no such (?:database|user)|invalid [^ ]+ value"
 )
+# What psycopg says of an argument before a server sees it.
+_NOT_PASSED = re.compile(r"cannot adapt type '(.+?)'|PostgreSQL text fields cannot contain NUL")
 _LOCATOR = re.compile(r"\w+://(?P<authority>[^/?#]*)(?P<path>[^?#]*)")
 
 
@@ -82,6 +84,8 @@ def connect(url: str, *, autocommit: bool = True, **parameters: Any) -> psycopg.
 def read_url(url: str) -> dict[str, Any]:
     """libpq's parameters of a URL or connection string. An error quotes nothing of it: a typing
     error may have put the password anywhere."""
+    if not isinstance(url, str):
+        raise ArgumentError(f"a URL is text, and no {type(url).__name__}", URL_HINT)
     url = _SCHEME.sub("postgresql://", url.strip())
     found = _LOCATOR.match(url)
     if found and (found["authority"].count("@") > 1 or "@" in found["path"]):
@@ -166,6 +170,9 @@ def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:
         )
     if isinstance(error, OSError):
         return TsrollupError(_one_line(str(error)))
+    if not error.sqlstate and (found := _NOT_PASSED.match(str(error))):
+        given = f"a {found[1]} of Python" if found[1] else "text with a NUL byte"
+        return ArgumentError(f"{given} cannot be passed to PostgreSQL", "give it as another type")
     message = _one_line(error.diag.message_primary or str(error))
     if error.diag.message_detail:
         message += f": {_one_line(error.diag.message_detail)}"

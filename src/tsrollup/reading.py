@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,11 @@ def query(
         )
     if not isinstance(where, Mapping | None):
         raise ArgumentError(f"where is {where!r}, and no mapping", 'where={"dimension": "value"}')
+    for name, border in (("start", start), ("end", end)):
+        if not isinstance(border, date | str | None):
+            raise ArgumentError(f"{name} is {border!r}, and no time", f'{name}="2026-01-01"')
+    if not isinstance(limit, int | None):
+        raise ArgumentError(f"limit is {limit!r}, and no number of rows", "limit=100")
     chosen = rollups.listed("columns", columns) if columns else []
     definition = rollups.definition(connection, target)
     conditions: list[sql.Composable] = [sql.SQL("true")]
@@ -194,7 +199,12 @@ def _as_text(value: Any) -> str:
 
 def fetch(connection: Connection, wanted: sql.Composed) -> Rows:
     with pinned(connection), connection.cursor(row_factory=tuple_row) as cursor:
-        values = cursor.execute(wanted).fetchall()
+        try:
+            values = cursor.execute(wanted).fetchall()
+        except psycopg.errors.UndefinedFunction as error:
+            raise ArgumentError(
+                str(error).splitlines()[0], "give values of the dimensions' types"
+            ) from error
         columns = cursor.description or []
         known = connection.adapters.types
         types = [known.get(column.type_code) for column in columns]

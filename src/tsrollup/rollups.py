@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
 from tsrollup.connection import pinned
-from tsrollup.errors import ArgumentError, TsrollupError
+from tsrollup.errors import ArgumentError, NotFoundError, TsrollupError
 
 Connection = psycopg.Connection[Any]
 Row = dict[str, Any]
@@ -33,7 +33,7 @@ class Batch:
     error_message: str | None
 
 
-BATCH_COLUMNS = ", ".join(field.name for field in fields(Batch))
+BATCH_COLUMNS = [field.name for field in fields(Batch)]
 
 
 @dataclass(frozen=True)
@@ -78,28 +78,33 @@ def call(connection: Connection, function: str, **arguments: Any) -> list[Row]:
     }
     try:
         return _rows(connection, query, given)
-    except psycopg.errors.UndefinedFunction:
-        _refuse_unknown(connection, function, arguments)
+    except psycopg.errors.UndefinedFunction as error:
+        if str(error).startswith(f"function silver.{function}("):
+            raise _not_called(connection, function, arguments, str(error)) from error
         raise
 
 
-def _refuse_unknown(connection: Connection, function: str, arguments: Mapping[str, Any]) -> None:
-    known = {
-        name
-        for row in _rows(
-            connection,
-            "SELECT proargnames[:pronargs] AS names FROM pg_proc"
-            " WHERE pronamespace = to_regnamespace('silver') AND proname = %s",
-            [function],
-        )
-        for name in row["names"] or []
-    }
-    unknown = sorted(arguments.keys() - known)
-    if known and unknown:
-        raise ArgumentError(
-            f"silver.{function} has no argument {', '.join(unknown)}",
-            f"it has {', '.join(sorted(known))}",
-        )
+def _not_called(
+    connection: Connection, function: str, arguments: Mapping[str, Any], told: str
+) -> TsrollupError:
+    """Whether it is the function that is not there, or an argument, or one of that type."""
+    known = _rows(
+        connection,
+        "SELECT coalesce(proargnames[:pronargs], '{}') AS names,"
+        " pg_get_function_arguments(oid) AS arguments FROM pg_proc"
+        " WHERE pronamespace = to_regnamespace('silver') AND proname = %s",
+        [function],
+    )
+    if not known:
+        return NotFoundError(f"there is no function silver.{function}", "see the SQL reference")
+    unknown = sorted(arguments.keys() - {name for row in known for name in row["names"]})
+    text = (
+        f"silver.{function} has no argument {', '.join(unknown)}"
+        if unknown
+        else told.splitlines()[0].replace("does not exist", "takes no such types")
+    )
+    taken = " or ".join(row["arguments"] for row in known)
+    return ArgumentError(text, f"it has {taken or 'none'}")
 
 
 def listed(argument: str, names: Sequence[str]) -> list[str]:
@@ -139,7 +144,7 @@ def definition(connection: Connection, target: str) -> Row:
         "SELECT target_table::text, target_view::text AS live_view, source_table::text,"
         " time_column::text, bucket_width::text, dimensions::text[], metrics,"
         " chunk_interval::text, settle_delay::text, change_tracking, status, refresh_sql"
-        " FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(%s)",
+        " FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(%s::text)",
         [target],
     )
     return row
@@ -147,7 +152,7 @@ def definition(connection: Connection, target: str) -> Row:
 
 def id_of(connection: Connection, target: str) -> int:
     """The rollup's number, which a new name does not change."""
-    (row,) = _rows(connection, "SELECT rollup_engine.rollup_id(%s) AS id", [target])
+    (row,) = _rows(connection, "SELECT rollup_engine.rollup_id(%s::text) AS id", [target])
     return int(row["id"])
 
 
@@ -214,7 +219,7 @@ def stale_buckets(connection: Connection, target: str | None = None) -> int:
         "SELECT coalesce(sum(stale_buckets), 0)::bigint AS buckets"
         " FROM silver.timeseries_operations_monitor"
         " WHERE target_table IN"
-        "  (SELECT r.target_table::text FROM rollup_engine.run_order(%s) AS r)",
+        "  (SELECT r.target_table::text FROM rollup_engine.run_order(%s::text) AS r)",
         [target],
     )
     return int(rows[0]["buckets"])
@@ -223,8 +228,8 @@ def stale_buckets(connection: Connection, target: str | None = None) -> int:
 def work_to_do(connection: Connection, target: str | None = None) -> list[Row]:
     """What a run would refresh; what has changed is taken in for that, and not kept."""
     with connection.transaction(force_rollback=True):
-        _rows(connection, "SELECT rollup_engine.drain_sources_of(%s, now()) AS d", [target])
-        query = "SELECT * FROM rollup_engine.work_to_do(%s, now())"
+        _rows(connection, "SELECT rollup_engine.drain_sources_of(%s::text, now()) AS d", [target])
+        query = "SELECT * FROM rollup_engine.work_to_do(%s::text, now())"
         return _rows(connection, query, [target])
 
 
@@ -232,9 +237,8 @@ def refresh(
     connection: Connection, target: str, from_time: datetime | str, to_time: datetime | str
 ) -> list[RunSummary]:
     """Recompute a range, stale or not; text is read by the server, in the session's time zone."""
-    query = f"SELECT {BATCH_COLUMNS} FROM silver.refresh_rollup(%s, %s, %s)"
-    rows = _rows(connection, query, [target, from_time, to_time])
-    return summarise(Batch(**row) for row in rows)
+    rows = call(connection, "refresh_rollup", target=target, from_time=from_time, to_time=to_time)
+    return summarise(Batch(**{name: row[name] for name in BATCH_COLUMNS}) for row in rows)
 
 
 def drop(connection: Connection, target: str, keep_table: bool = False) -> str:
@@ -301,7 +305,7 @@ def log(connection: Connection, target: str | None, errors: bool, limit: int) ->
 
 def split_target(connection: Connection, name: str) -> tuple[str, str]:
     """Schema and table of a name as SQL reads identifiers; the schema is silver by default."""
-    query = "SELECT rollup_engine.parse_name(%s, 'silver') AS parts"
+    query = "SELECT rollup_engine.parse_name(%s::text, 'silver') AS parts"
     schema, table = _rows(connection, query, [name])[0]["parts"]
     return schema, table
 
@@ -310,7 +314,7 @@ def _bare_name(connection: Connection, rollup_id: int, name: str) -> str:
     """The name of a table that stays in its schema."""
     (row,) = _rows(
         connection,
-        "SELECT n.nspname AS schema, rollup_engine.parse_name(%(name)s, n.nspname) AS parts"
+        "SELECT n.nspname AS schema, rollup_engine.parse_name(%(name)s::text, n.nspname) AS parts"
         " FROM silver.rollup_config AS r JOIN pg_class AS c ON c.oid = r.target_table"
         " JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE r.id = %(id)s",
         {"name": name, "id": rollup_id},
@@ -327,8 +331,8 @@ def _name_in_logs(connection: Connection, target: str) -> tuple[str, bool]:
         connection,
         "SELECT r.id IS NOT NULL AS is_known, coalesce(r.target_table::text,"
         "  (SELECT format('%%I.%%I', p[1], p[2])"
-        "  FROM rollup_engine.parse_name(%(target)s, 'silver') AS p)) AS name"
-        " FROM (SELECT rollup_engine.find_rollup_id(%(target)s) AS id) AS f"
+        "  FROM rollup_engine.parse_name(%(target)s::text, 'silver') AS p)) AS name"
+        " FROM (SELECT rollup_engine.find_rollup_id(%(target)s::text) AS id) AS f"
         " LEFT JOIN silver.rollup_config AS r USING (id)",
         {"target": target},
     )
@@ -342,7 +346,7 @@ def _to_run(connection: Connection, target: str | None, as_of: datetime) -> list
         " r.change_tracking = 'window' AS reads_window,"
         " rollup_engine.is_due(r, %(target)s::text IS NOT NULL) AS is_due,"
         " rollup_engine.ranges_left(r.id, rollup_engine.settled_range(r, %(as_of)s)) AS ranges_left"
-        " FROM rollup_engine.run_order(%(target)s) AS r",
+        " FROM rollup_engine.run_order(%(target)s::text) AS r",
         {"target": target, "as_of": as_of},
     )
 
@@ -350,7 +354,7 @@ def _to_run(connection: Connection, target: str | None, as_of: datetime) -> list
 def _perform(
     connection: Connection, target: str, max_batches: int | None, as_of: datetime
 ) -> Batch:
-    query = f"SELECT {BATCH_COLUMNS} FROM silver.perform_rollup(%s, %s, %s)"
+    query = f"SELECT {', '.join(BATCH_COLUMNS)} FROM silver.perform_rollup(%s, %s, %s)"
     (row,) = _rows(connection, query, [target, max_batches, as_of])
     return Batch(**row)
 

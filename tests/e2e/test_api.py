@@ -1,12 +1,17 @@
 """The Python API: what it makes, refreshes and reads is what SQL says; errors have classes."""
 
 import asyncio
+import inspect
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +19,7 @@ import pytest
 import tsrollup
 from rollup_checks import assert_equal_to_group_by, assert_settled
 from servers import PostgresServer
+from tsrollup.archives import Archive
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 END = START + timedelta(hours=3)
@@ -210,6 +216,58 @@ def test_each_failure_has_its_class(db: tsrollup.Database, hourly: tsrollup.Roll
         hourly.read("\ud800")
     with pytest.raises(tsrollup.TsrollupError, match="cannot connect"):
         tsrollup.connect("postgresql://me@127.0.0.1:1/there")
+
+
+def test_a_url_of_another_type_is_refused_in_one_line(server: PostgresServer) -> None:
+    wrong: list[dict[str, Any]] = [{"url": 3}, {"url": b""}, {"host": object()}, {"nosuch": "x"}]
+    for given in wrong:
+        with pytest.raises(tsrollup.TsrollupError) as refused:
+            tsrollup.connect(**{"url": server.url("postgres"), **given})
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.spread
+@pytest.mark.parametrize("cls", [tsrollup.Database, tsrollup.Rollup, Archive])
+def test_arguments_of_another_type_are_refused_in_one_line(
+    db: tsrollup.Database, hourly: tsrollup.Rollup, tmp_path: Path, cls: type
+) -> None:
+    good = {
+        "source": "r",
+        "target": "other",
+        "width": "1 hour",
+        "name": "hourly",
+        "table": "r",
+        "start": START,
+        "end": END,
+        "keep": "9000 days",
+        "metrics": {"temp": ["min"]},
+        "function": "version",
+        "to": str(tmp_path),
+        "file": tmp_path / "no.toml",
+        "plan": None,
+    }
+    refused = {}
+    for name, method in vars(cls).items():
+        if name.startswith("_") or name in ("close", "migrate") or not callable(method):
+            continue
+        _, *taken = inspect.signature(method).parameters.values()
+        for one, bad in itertools.product(taken, (None, 3, object(), [{}], {1: 2})):
+            given = {p.name: good[p.name] for p in taken if p.name in good}
+            given["settle_delay" if one.kind is one.VAR_KEYWORD else one.name] = bad
+            positional = [given.pop(p.name) for p in taken if p.kind is p.POSITIONAL_ONLY]
+            within = db.connection.transaction(force_rollback=True)
+            with nullcontext() if cls is Archive else within:
+                of = {tsrollup.Database: db, Archive: db.archive}
+                rollup = tsrollup.Rollup(db, hourly.table, hourly.view)
+                try:
+                    found = getattr(of.get(cls, rollup), name)(*positional, **given)
+                    list(found if name == "run" else [])
+                except (tsrollup.TsrollupError, TypeError) as error:
+                    refused[f"{name}({given})"] = error
+    assert len(refused) > 10
+    raw = (None, "42883", "42846")
+    assert [call for call, error in refused.items() if "\n" in str(error)] == []
+    assert [call for call, e in refused.items() if getattr(e, "code", "TypeError") in raw] == []
 
 
 def test_libpqs_parameters_may_stand_beside_the_url(server: PostgresServer, database: str) -> None:

@@ -65,7 +65,7 @@ class Archived:
 # By the name of then, or whatever it is called by now.
 OF_SOURCE = """%(source)s::text IS NULL OR source_table = %(source)s OR retention_id = (
     SELECT id FROM rollup_engine.retention
-    WHERE relation = rollup_engine.find_relation(%(source)s, 'raw'))"""
+    WHERE relation = rollup_engine.find_relation(%(source)s::text, 'raw'))"""
 
 DETACHED = """
     SELECT d.id, d.partition_name, d.source_table,
@@ -121,8 +121,9 @@ PINNED = """
 SOURCE = """
     SELECT coalesce(
         (SELECT target_table::text FROM silver.rollup_config
-        WHERE id = rollup_engine.find_rollup_id(%(table)s)),
-        (SELECT format('%%I.%%I', n[1], n[2]) FROM rollup_engine.parse_name(%(table)s, 'raw') AS n))
+        WHERE id = rollup_engine.find_rollup_id(%(table)s::text)),
+        (SELECT format('%%I.%%I', n[1], n[2])
+        FROM rollup_engine.parse_name(%(table)s::text, 'raw') AS n))
 """
 
 

@@ -110,7 +110,7 @@ def checksum_of(store: Store, file: str, copy: IO[bytes] | None = None) -> tuple
 
 def store_at(location: str) -> Store:
     """The store at a folder, or at a URI as s3://bucket/folder?region=eu-central-1."""
-    path = location.removeprefix("file://")
+    path = os.fspath(location).removeprefix("file://")
     if not path.strip():
         raise ArgumentError("no place for files is given", GIVE)
     if path == location and "://" in path:
