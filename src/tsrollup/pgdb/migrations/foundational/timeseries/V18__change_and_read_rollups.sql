@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.drop_rollup_metric(text, jsonb) IS
-'Drops aggregates of a rollup, as in ''{"temp": ["avg", "max"]}'', with what it stores for nothing else; also those of a column that its source has no more, after which the rest is exact again. Expressions that nothing is made of any more go with them. Refuses while another rollup reads them, or a view rests on the live view, which is made anew with its owner, rights and comments. Nothing is computed anew, and sealed buckets lose the values for good. The caller is a member of the owner role.';
+'Drops aggregates of a rollup, as in ''{"temp": ["avg", "max"]}'', with what it stores for nothing else; also those of a column that its source has no more, after which the rest is exact again. Expressions that nothing is made of any more go with them; one that nothing was made of goes by its name, as in ''{"half": []}''. Refuses while another rollup reads them, or a view rests on the live view, which is made anew with its owner, rights and comments. Nothing is computed anew, and sealed buckets lose the values for good. The caller is a member of the owner role.';
 
 -- Reading ---------------------------------------------------------------------------------------
 

@@ -31,7 +31,9 @@ BEGIN
         FROM unnest(ARRAY[v_entry.key, lower(v_entry.key)]) WITH ORDINALITY AS asked (name, place)
         JOIN jsonb_object_keys(v_left) AS k (key) ON asked.name IN (k.key, rollup_engine.source_name(p_rollup, k.key::name))
         GROUP BY asked.place ORDER BY asked.place LIMIT 1;
-        IF v_columns IS NULL THEN
+        IF v_columns IS NULL AND p_rollup.expressions ? v_entry.key AND v_entry.key <> ALL (p_rollup.dimensions) THEN
+            CONTINUE;  -- which nothing is made of
+        ELSIF v_columns IS NULL THEN
             PERFORM rollup_engine.fail('TR002', format('%s has no metrics of %I', p_rollup.target_table, v_entry.key),
                 format('its metrics are %s', p_rollup.metrics));
         END IF;
@@ -75,7 +77,7 @@ BEGIN
     RETURN r;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.without_unused_expressions(silver.rollup_config, jsonb) IS 'A rollup without the expressions that only metrics named which it has no more.';
+COMMENT ON FUNCTION rollup_engine.without_unused_expressions(silver.rollup_config, jsonb) IS 'A rollup without the expressions that are named there and that nothing is made of any more.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_children_can_do_without(p_rollup silver.rollup_config, p_columns name[]) RETURNS void
     LANGUAGE plpgsql STABLE
@@ -152,7 +154,7 @@ BEGIN
     SELECT * INTO r FROM silver.rollup_config WHERE id = r.id;  -- as it is now
     v_before := r.metrics;
     r.metrics := rollup_engine.without_metrics(r, p_metrics);
-    r := rollup_engine.without_unused_expressions(r, v_before);
+    r := rollup_engine.without_unused_expressions(r, v_before || p_metrics);
     SELECT string_agg(DISTINCT format('%I', source_column), ', ') INTO v_gone
     FROM rollup_engine.metric_aggregates(r) AS m WHERE (m.aggregate).name IS NULL;
     IF v_gone IS NOT NULL THEN

@@ -112,7 +112,7 @@ AS $$
         AND NOT (has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', c.oid, 'SELECT'))
     UNION ALL
     SELECT format('column %I of %s, which its rollups read, is gone', c.noted_name, p_source.relation),
-        format('was it renamed: ALTER TABLE %s RENAME its new name TO %I; was it dropped: ADD COLUMN it again, or drop its metrics with silver.drop_rollup_metric; a rollup by it must be created anew',
+        format('was it renamed: ALTER TABLE %s RENAME its new name TO %I; was it dropped: ADD COLUMN it again, or drop its metrics, and expressions over it, with silver.drop_rollup_metric; a rollup by it must be created anew',
             p_source.relation, c.noted_name)
     FROM rollup_engine.resolved_columns(p_source) AS c
     WHERE c.current_name IS NULL AND rollup_engine.is_relation(p_source.relation)
@@ -191,7 +191,7 @@ AS $$
     FROM rollup_engine.zone_problem(p_rollup.timezone) AS z (problem) WHERE z.problem IS NOT NULL
     UNION ALL
     SELECT p_rollup.row_sql ->> 'problem',
-        format('undo the change of the source, or of what the expression uses, and SELECT silver.rebuild_rollup(%L); or drop the rollup and create it anew', p_rollup.target_table)
+        format('undo the change of the source, or of what the expression uses, and SELECT silver.rebuild_rollup(%1$L); or take the expression out: SELECT silver.drop_rollup_metric(%1$L, ...); a rollup by it must be created anew', p_rollup.target_table)
     WHERE p_rollup.row_sql ? 'problem'
     UNION ALL
     SELECT format('its query fails: %s', q.problem), 'undo the change of the source''s columns or rights, or drop the rollup and create it anew'
