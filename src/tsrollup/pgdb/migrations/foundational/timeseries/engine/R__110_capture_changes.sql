@@ -78,6 +78,19 @@ $$;
 COMMENT ON FUNCTION rollup_engine.note_merge(integer, text, text) IS
 'Switches the row triggers for MERGE on before a statement that may be one, by PG_CONTEXT and current_query() in its trigger; off before one that is not.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.knows_keys_of_merge(p_source_id integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Without a trigger before INSERT, MERGE may show an inserted row in an updated one's place: a time that
+    -- changed is logged by row, a key is not. An old snapshot does not know of that trigger.
+    RETURN current_setting('rollup_engine.merging_' || p_source_id, true) IS DISTINCT FROM 'on'
+        OR current_setting('transaction_isolation') = 'read committed' AND NOT (SELECT inserts_by_row FROM rollup_engine.source WHERE id = p_source_id);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.knows_keys_of_merge(integer) IS 'Whether the rows that an UPDATE trigger is shown hold the keys that were stored.';
+
 -- The capture function of a source ----------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.capture_keys_sql(p_source rollup_engine.source, p_rows text) RETURNS text
@@ -155,7 +168,8 @@ AS $$
     $sql$,
         jsonb_build_object('id', p_source.id, 'rows', p_rows, 'time', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
             'is_in', rollup_engine.in_calendar('ts'), 'keys', coalesce(rollup_engine.capture_keys_sql(p_source, p_rows), ''),
-            'is_late', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN 'false' ELSE 'min(ts) < date_bin(v_grain, now(), v_origin)' END,
+            'is_late', CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN 'false' ELSE 'min(ts) < date_bin(v_grain, now(), v_origin)'
+                || CASE WHEN p_source.inserts_by_row IS NULL THEN '' ELSE format(' AND (TG_OP <> ''UPDATE'' OR rollup_engine.knows_keys_of_merge(%s))', p_source.id) END END,
             'is_bulk', CASE WHEN rollup_engine.is_time_key(p_source.relation, p_source.time_column, p_source.time_unit)
                 THEN format('TG_OP = ''INSERT'' AND count(*) > %s AND max(ts) < lower(rollup_engine.tail_%s())', rollup_engine.few_rows(), p_source.id) ELSE 'NULL' END,
             'low_is_in', rollup_engine.in_calendar('v_low'), 'high_is_in', rollup_engine.in_calendar('v_high')))
