@@ -169,7 +169,12 @@ def _plain(value: object) -> object:
         return value.total_seconds()
     if isinstance(value, date | time):
         return value.isoformat()
-    return float(value) if isinstance(value, Decimal) else str(value)
+    return float(value) if isinstance(value, Decimal) and not _is_lost(value) else str(value)
+
+
+def _is_lost(value: Decimal) -> bool:
+    """Whether it is finite, and a float of it would be infinite, or 0 where it is not."""
+    return value.is_finite() and (math.isinf(float(value)) or bool(float(value)) != bool(value))
 
 
 def _finite(value: object) -> object:
@@ -195,7 +200,7 @@ def _text(value: object) -> str:
     if isinstance(value, list | dict):
         return json.dumps(value, default=_plain)
     if isinstance(value, Decimal):
-        if value.is_finite() and math.isinf(float(value)):
+        if _is_lost(value):
             return f"{value:.6g}"
         value = float(value)
     if isinstance(value, float):

@@ -6,6 +6,7 @@ there, over what its parent will be, compared with it, and taken back.
 
 import json
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +22,6 @@ from tsrollup.source_locks import ALL, WRITERS, SourceLocks
 
 Connection = psycopg.Connection[Any]
 Call = tuple[str, dict[str, Any]]
-
-SHADOW = "tsrollup_planned_"
-_SHADOWS = re.compile(rf'(?:(?:"(?:[^"]|"")+"|\w+)\.)?{SHADOW}(\d+)')
 
 CHILDREN_FIRST = " ORDER BY r.depth DESC, r.id DESC"
 # Compared as PostgreSQL reads them, however they are written.
@@ -81,6 +79,7 @@ class Planning:
         self.reads = {t: row["source"] for t, row in self.is_now.items() if t not in self.pruned}
         self.anew: set[str] = set()
         self.lessened: set[str] = set()
+        self.prefix = f"tsrollup_planned_{secrets.token_hex(4)}_"  # which nobody has
         self.shadows: dict[str, str] = {}
         self.shadowed: list[str] = []
 
@@ -217,7 +216,7 @@ class Planning:
         """What the rollup would be; where it is that, nothing of it is kept, and no lock."""
         is_now = self.is_now[target]
         with self.connection.transaction() as beside:
-            parts = (schema, f"{SHADOW}{len(self.shadowed)}")
+            parts = (schema, f"{self.prefix}{len(self.shadowed)}")
             self.shadowed.append(target)
             since = self.locks.since
             made = self._create(target, parts, spec)
@@ -255,7 +254,8 @@ class Planning:
 
     def _named(self, text: str) -> str:
         """A text that names rollups, and no shadows of them."""
-        return _SHADOWS.sub(lambda found: self.shadowed[int(found[1])], text)
+        shadow = rf'(?:(?:"(?:[^"]|"")+"|\w+)\.)?{self.prefix}(\d+)'
+        return re.sub(shadow, lambda found: self.shadowed[int(found[1])], text)
 
     def _ask(self, expression: str, *parameters: Any) -> Any:
         with self.connection.cursor(row_factory=tuple_row) as cursor:

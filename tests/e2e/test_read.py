@@ -158,6 +158,11 @@ def test_what_python_arrow_and_json_have_no_value_for_is_text(url: str, tmp_path
         connection.execute("UPDATE raw.odd SET iv = '90 s' WHERE nu = 2")
     drawn = here("read", "odd", "--spark", "-c", "iv_last", url=url)
     assert drawn.out.split()[-5:] == ["iv_last", "90.00", "90.00", "90.00", "▄"], drawn.err
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("UPDATE raw.odd SET nu = -1e-400 WHERE nu = 2")
+    (*_, row) = json.loads(here("read", "odd", "--json", url=url).out)
+    assert row["nu_last"] == "-1E-400"
+    assert " -1e-400 " in here("read", "odd", "-c", "nu_last", url=url).out
     with connect(url) as db:
         assert db.rollup("odd").read(columns=["iv_last"]).rows()[3] == {
             "iv_last": timedelta(seconds=90)

@@ -35,4 +35,12 @@ $$;
 COMMENT ON FUNCTION rollup_engine.work_to_do(text, timestamptz) IS
 'What a run would refresh of the named rollup, or all: buckets as a whole; groups, in how many buckets, and whether each is read by an index or all from one scan.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.change_log_rows() RETURNS bigint
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT count(*) FROM rollup_engine.change_log
+$$;
+COMMENT ON FUNCTION rollup_engine.change_log_rows() IS 'Changes that no drain has taken in, for who may not read what they are.';
+
 RESET ROLE;

@@ -111,7 +111,7 @@ BEGIN
         rollup_engine.keep_of(regclass),
         rollup_engine.years_in_use(integer),
         rollup_engine.take_zone_rules(),
-        rollup_engine.find_keys(), rollup_engine.work_to_do(text, timestamptz),
+        rollup_engine.find_keys(), rollup_engine.work_to_do(text, timestamptz), rollup_engine.change_log_rows(),
         rollup_engine.add_metrics(bigint), rollup_engine.request_metrics(text, jsonb, jsonb),
         rollup_engine.clean_logs(timestamptz),
         rollup_engine.source_sets(),
