@@ -114,7 +114,7 @@ def test_a_rollup_may_be_called_as_planning_once_called_its_own(file: File) -> N
     hours = HOURS.replace('"m"', '"tsrollup_planned_0"').replace(".h]", ".tsrollup_planned_7]")
     file.apply(minutes + hours)
     wanted = minutes.replace("1 minute", "2 minutes") + hours
-    assert "_planned_7: drop it and create it anew: it reads silver.tsrollup_planned_0" in file.plan(wanted)
+    assert "planned_7: drop it and create it anew: it reads silver.tsr" in file.plan(wanted)
     with pytest.raises(ArgumentError, match=r"^silver\.tsrollup_planned_7: .*planned_0 "):
         file.plan(minutes + hours.replace('"max"', '"stddev"'))
     assert file.plan(minutes + hours) == "nothing to change"
