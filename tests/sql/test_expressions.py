@@ -572,6 +572,27 @@ def test_extensions_of_a_superuser_are_trusted(db: psycopg.Connection) -> None:
     assert db.execute("SELECT DISTINCT path::text FROM gold.c").fetchall() == [("H1",)]
 
 
+def test_an_extensions_function_that_needs_the_sessions_path_is_refused(
+    db: psycopg.Connection, server: PostgresServer, database: str
+) -> None:
+    """Those of earthdistance name their types without a schema before PostgreSQL 16."""
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        superuser.execute("CREATE EXTENSION earthdistance CASCADE")
+    db.execute(SOURCE)
+    options = {
+        "metrics": {"far": ["max"]},
+        "expressions": {"far": "latitude(ll_to_earth(spent, 2))"},
+    }
+    if db.info.server_version >= 160000:
+        create(db, "c", "raw.calls", "1 hour", **options)
+        refresh_everything(db)
+        return
+    with pytest.raises(psycopg.Error, match="expression far: a function in it looks for") as caught:
+        create(db, "c", "raw.calls", "1 hour", **options)
+    assert caught.value.sqlstate == "TR001"
+    assert "generated column" in (caught.value.diag.message_hint or "")
+
+
 def test_an_extensions_function_that_somebody_owns_is_refused(
     db: psycopg.Connection, server: PostgresServer, database: str
 ) -> None:

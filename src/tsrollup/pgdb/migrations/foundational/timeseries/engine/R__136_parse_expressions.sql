@@ -252,6 +252,12 @@ BEGIN
     EXECUTE format('ALTER TABLE %s ADD tsrollup_value %s GENERATED ALWAYS AS (%s) STORED', p_row, v_type, v_text);
     PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
     v_described := rollup_engine.marked_expression(p_row::regclass);
+    BEGIN
+        -- Planned as it will be, which puts bodies of functions in their place.
+        EXECUTE format('SELECT %s FROM %s', v_described ->> 'template', p_row);
+    EXCEPTION WHEN undefined_function OR undefined_object OR undefined_table OR invalid_schema_name THEN
+        RAISE feature_not_supported USING MESSAGE = format('a function in it looks for its own things by the session''s search_path: %s', SQLERRM);
+    END;
     RETURN v_described || jsonb_strip_nulls(jsonb_build_object('parts', v_parts))
         || (SELECT jsonb_build_object('type', format_type(atttypid, NULL)) FROM pg_attribute WHERE attrelid = p_row::regclass AND attname = 'tsrollup_value');
 END

@@ -56,6 +56,7 @@ EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR featur
             WHEN SQLSTATE = '42P17' THEN 'it must say the same at any time and in any session: no now() or random(), no to_char(), no cast of a timestamptz to date or text; write days as in 2026-03-01; name the zone, as in (ts AT TIME ZONE ''Europe/Berlin'')::date'
             WHEN SQLERRM LIKE 'it uses %' AND SQLERRM NOT LIKE '%a system column%' THEN 'whoever owns that could change it, or make another one that is taken in its place, and it would run with the rights of the machinery: write it out with functions of PostgreSQL, if need be by their schema, as in pg_catalog.left(...), or of an extension that a superuser owns, if they take just these types and have no defaults; or read a generated column of the source'
             WHEN SQLERRM LIKE 'the machinery may not use schema %' THEN format('GRANT USAGE ON SCHEMA %s TO %I', replace(SQLERRM, 'the machinery may not use schema ', ''), '${owner_role}')
+            WHEN SQLERRM LIKE 'a function in it %' THEN 'write it out with functions of PostgreSQL, or read a generated column of the source'
             WHEN p_rollup.parent_id IS NOT NULL THEN 'a rollup of a rollup has expressions over the bucket and the dimensions of its parent; for others, create it over the raw table'
             ELSE 'write one SQL expression over a row: its columns by their plain names, constants, operators, functions, CASE'
         END, p_text);
