@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
+from psycopg.rows import tuple_row
 
 from tsrollup import rollups
 from tsrollup.connection import pinned
 from tsrollup.declarations import Spec, configured, plain_text
 from tsrollup.errors import InTheWayError, TsrollupError
-from tsrollup.planning import CHILDREN_FIRST, MAKE, Change, Planning, Step
+from tsrollup.planning import CHILDREN_FIRST, DROP, MAKE, Change, Planning, Step
 from tsrollup.source_locks import SourceLocks, locking
 
 Connection = psycopg.Connection[Any]
@@ -74,11 +75,32 @@ def apply(
             if len(sources) > 1:
                 for source, mode in sources:
                     locks.take(source, mode)
+            kept = _rights_and_comments(connection, wanted)
             for step in _in_order(connection, wanted):
                 rollups.call(connection, step.function, **step.arguments)
+            for row in kept:
+                connection.execute("SELECT rollup_engine.give_back(%s::regclass, %s)", row)
             return wanted
 
     return locking(connection, work)
+
+
+def _rights_and_comments(connection: Connection, wanted: Plan) -> list[tuple[str, list[str]]]:
+    """What people have given the tables and live views that are made anew, by their names."""
+    anew = [
+        change.target
+        for change in wanted.changes
+        if {DROP, MAKE} <= {step.when for step in change.steps}
+    ]
+    with connection.cursor(row_factory=tuple_row) as cursor:
+        return cursor.execute(
+            "SELECT o.relation::regclass::text,"
+            " ARRAY(SELECT rollup_engine.rights_and_comments_sql(o.relation))"
+            " FROM silver.rollup_config AS r"
+            " CROSS JOIN unnest(ARRAY[r.target_table, r.target_view]) AS o (relation)"
+            " WHERE r.target_table::text = ANY (%s)",
+            [anew],
+        ).fetchall()
 
 
 def _listed(wanted: Plan) -> str:

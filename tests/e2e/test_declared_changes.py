@@ -109,6 +109,26 @@ def test_parents_change_with_what_reads_them(file: File) -> None:
     file.apply("", prune=True)
 
 
+def test_what_is_made_anew_keeps_its_rights_and_comments(file: File) -> None:
+    file.apply(MINUTES)
+    run = file.db.connection.execute
+    run("GRANT SELECT ON gold.m TO PUBLIC")
+    run("REVOKE SELECT ON gold.m FROM tsrollup_reader")
+    run("GRANT SELECT (bucket) ON silver.m TO PUBLIC")
+    run("COMMENT ON VIEW gold.m IS 'ours'")
+    run("COMMENT ON COLUMN gold.m.k_sum IS 'its sum'")
+    run("COMMENT ON TABLE silver.m IS 'states'")
+    given = (
+        "SELECT s FROM unnest(ARRAY['silver.m'::regclass, 'gold.m']) AS r,"
+        " rollup_engine.rights_and_comments_sql(r) AS s ORDER BY s"
+    )
+    had = run(given).fetchall()
+    assert {"s": "COMMENT ON COLUMN gold.m.k_sum IS 'its sum'"} in had
+    assert {"s": "GRANT SELECT (bucket) ON TABLE silver.m TO PUBLIC"} in had
+    file.apply(MINUTES.replace("1 minute", "2 minutes"))
+    assert run(given).fetchall() == had
+
+
 def test_a_rollup_may_be_called_as_planning_once_called_its_own(file: File) -> None:
     minutes = MINUTES.replace(".m]", ".tsrollup_planned_0]")
     hours = HOURS.replace('"m"', '"tsrollup_planned_0"').replace(".h]", ".tsrollup_planned_7]")

@@ -28,6 +28,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.grants_sql(regclass) IS 'The rights on a table or view and on its columns, as statements that give them.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.rights_and_comments_sql(p_relation regclass) RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.grants_sql(p_relation)
+    UNION ALL
+    SELECT format('COMMENT ON %s IS %L', CASE WHEN d.objsubid > 0 THEN format('COLUMN %s.%I', p_relation, a.attname)
+        WHEN c.relkind = 'v' THEN format('VIEW %s', p_relation) ELSE format('TABLE %s', p_relation) END, d.description)
+    FROM pg_description AS d JOIN pg_class AS c ON c.oid = d.objoid
+        LEFT JOIN pg_attribute AS a ON a.attrelid = d.objoid AND a.attnum = d.objsubid
+    WHERE d.classoid = 'pg_class'::regclass AND d.objoid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.rights_and_comments_sql(regclass) IS 'The rights on a table or view, and its comments, as statements.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.view_keeping_sql(p_view regclass) RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -35,11 +49,7 @@ AS $$
     SELECT format('ALTER VIEW %s OWNER TO %s', oid::regclass, relowner::regrole) FROM pg_class
     WHERE oid = p_view AND relowner <> '"${owner_role}"'::regrole
     UNION ALL
-    SELECT rollup_engine.grants_sql(p_view)
-    UNION ALL
-    SELECT format('COMMENT ON %s IS %L', CASE d.objsubid WHEN 0 THEN format('VIEW %s', p_view) ELSE format('COLUMN %s.%I', p_view, a.attname) END, d.description)
-    FROM pg_description AS d LEFT JOIN pg_attribute AS a ON a.attrelid = d.objoid AND a.attnum = d.objsubid
-    WHERE d.classoid = 'pg_class'::regclass AND d.objoid = p_view
+    SELECT rollup_engine.rights_and_comments_sql(p_view)
 $$;
 COMMENT ON FUNCTION rollup_engine.view_keeping_sql(regclass) IS
 'Statements that give a live view made anew the owner, the rights and the comments that it has; names of columns and options are in its text.';
@@ -91,22 +101,20 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.take_view_down(silver.rollup_config, name[]) IS 'Drops a live view, and returns what is to be made anew.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.put_view_up(p_view jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.give_back(p_relation regclass, p_kept text[]) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_statement text;
 BEGIN
-    PERFORM rollup_engine.write_generated(format('view_%s', p_view ->> 'id'), p_view ->> 'text');
-    UPDATE silver.rollup_config SET target_view = (p_view ->> 'name')::regclass WHERE id = (p_view ->> 'id')::integer;
     FOR v_statement IN
-        -- What every new view has: who has lost it is not given it again.
-        SELECT format('REVOKE ALL ON %s FROM %s', p_view ->> 'name', rollup_engine.grantee_name(a.grantee))
+        -- What every new one has: who has lost it is not given it again.
+        SELECT format('REVOKE ALL ON %s FROM %s', p_relation, rollup_engine.grantee_name(a.grantee))
         FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-        WHERE c.oid = (p_view ->> 'name')::regclass AND a.grantee <> c.relowner
+        WHERE c.oid = p_relation AND a.grantee <> c.relowner
         UNION ALL
-        SELECT jsonb_array_elements_text(p_view -> 'kept')
+        SELECT unnest(p_kept)
     LOOP
         BEGIN
             EXECUTE v_statement;
@@ -114,6 +122,18 @@ BEGIN
             NULL;  -- of a column that was dropped
         END;
     END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.give_back(regclass, text[]) IS 'Gives a table or view that was made anew what it had, as statements.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.put_view_up(p_view jsonb) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.write_generated(format('view_%s', p_view ->> 'id'), p_view ->> 'text');
+    UPDATE silver.rollup_config SET target_view = (p_view ->> 'name')::regclass WHERE id = (p_view ->> 'id')::integer;
+    PERFORM rollup_engine.give_back((p_view ->> 'name')::regclass, ARRAY(SELECT jsonb_array_elements_text(p_view -> 'kept')));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.put_view_up(jsonb) IS 'Makes a live view anew as people had it.';
