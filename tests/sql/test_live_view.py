@@ -154,9 +154,11 @@ def test_a_read_where_nothing_is_stale_asks_once_and_reads_what_it_is_asked_for(
     assert [("never executed" in line, line.split(".")[1].split()[0]) for line in asked] == [
         (False, "stale_edges"),
         (True, "stale_edges"),
-        (True, "stale_buckets"),
+        (True, "stale_parts"),
+        (True, "few_buckets"),
         (True, "live_1"),
-        (True, "stale_spans"),
+        (True, "stale_parts"),
+        (True, "few_pieces"),
         (True, "live_1"),
     ]
     scans = [i for i, line in enumerate(plan) if "Seq Scan on silver.readings_1m_p" in line]

@@ -93,9 +93,9 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION rollup_engine.bucket_align(silver.rollup_config, tstzmultirange) IS 'The ranges, which exclude their end, widened to whole buckets.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.buckets_in(p_rollup silver.rollup_config, p_ranges tstzmultirange)
+CREATE OR REPLACE FUNCTION rollup_engine.few_buckets(p_rollup silver.rollup_config, p_ranges tstzmultirange)
 RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 100
+    LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
 AS $$
@@ -109,6 +109,17 @@ BEGIN
             SELECT b, b + p_rollup.bucket_width
             FROM (SELECT generate_series(lower(r), upper(r) - interval '1 microsecond', p_rollup.bucket_width) FROM unnest(p_ranges) AS r) AS s (b);
     END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.few_buckets(silver.rollup_config, tstzmultirange) IS 'Starts and ends of the buckets in aligned, finite ranges, which the planner takes for few: a filter on them leaves few.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.buckets_in(p_rollup silver.rollup_config, p_ranges tstzmultirange)
+RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 100
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT * FROM rollup_engine.few_buckets(p_rollup, p_ranges);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.buckets_in(silver.rollup_config, tstzmultirange) IS 'Starts and ends of the buckets in aligned, finite ranges.';

@@ -247,41 +247,18 @@ $$;
 COMMENT ON FUNCTION rollup_engine.open_set(silver.rollup_config, tstzmultirange, rollup_engine.open_plan) IS
 'Those of the stale ranges of a rollup that a plan reads from the source itself: buckets that are stale in all that the rollup reads, where they are few, and while the plan knows all partitions.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.open_buckets(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan, p_by_group boolean) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_rollup silver.rollup_config;
-    v_stale tstzmultirange;
-BEGIN
-    IF p_plan.from_time IS NULL THEN
-        RETURN;
-    END IF;
-    v_stale := rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group);
-    IF NOT isempty(v_stale) AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
-        SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-        RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, rollup_engine.open_set(v_rollup, v_stale, p_plan));
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan, boolean) IS 'Stale buckets that a plan reads from the source itself, where the live view goes by bucket.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.open_arm_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- The planner sees through a function whose arguments are constants or columns, and not where one is a sub-select.
     SELECT CASE WHEN rollup_engine.plain_function_sql(p_rollup) IS NULL THEN '' ELSE $sql$
-    UNION ALL
-    SELECT f.*, {latest}, false
-    FROM (
+        UNION ALL
         SELECT b.bucket, {live_columns}
-        FROM rollup_engine.open_buckets({id}, rollup_engine.planned_partitions({id}){how}) AS b (bucket, tsrollup_next)
+        FROM rollup_engine.few_buckets(s.rollup, s.open) AS b (bucket, tsrollup_next)
         LEFT JOIN rollup_engine.plan_of_role AS p (tsrollup_edges) ON p.tsrollup_edges = 1
         CROSS JOIN LATERAL rollup_engine.plain_{id}(
-            coalesce(rollup_engine.open_plan({id}), (SELECT NULL::rollup_engine.open_plan)), b.bucket, b.tsrollup_next) AS f
-    ) AS f$sql$ END
+            coalesce(rollup_engine.open_plan({id}), (SELECT NULL::rollup_engine.open_plan)), b.bucket, b.tsrollup_next) AS f$sql$ END
 $$;
 COMMENT ON FUNCTION rollup_engine.open_arm_sql(silver.rollup_config) IS 'What a live view has besides for the newest buckets, with marks as in its text; empty where a filter reaches no further so.';
 

@@ -85,35 +85,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_bucket(integer, tstzmultirange) IS 'Whether the live view computes stale buckets one by one, or whole ranges.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan, p_by_group boolean) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
-    SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    v_stale constant tstzmultirange := rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group);
-    v_rollup silver.rollup_config;
-BEGIN
-    IF isempty(v_stale) OR NOT rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
-        RETURN;
-    END IF;
-    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-    RETURN QUERY SELECT * FROM rollup_engine.buckets_in(v_rollup, v_stale - rollup_engine.open_set(v_rollup, v_stale, p_plan));
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint, rollup_engine.open_plan, boolean) IS
-'Stale buckets that the live view computes one by one, without those that its plan reads from the source itself, and those that it takes by the group.';
-
--- Views of 0.1.0, which may stay for a while, call those without a plan.
-CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN QUERY SELECT * FROM rollup_engine.stale_buckets(p_rollup_id, p_planned, NULL, false);
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.in_few_pieces(p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
@@ -122,35 +93,61 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.in_few_pieces(tstzmultirange) IS 'The ranges, or what reaches from the first to the last of many: read at once, with what lies between, it costs less.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan, p_by_group boolean) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
+CREATE OR REPLACE FUNCTION rollup_engine.few_pieces(p_ranges tstzmultirange) RETURNS TABLE (from_time timestamptz, to_time timestamptz)
+    LANGUAGE plpgsql IMMUTABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT lower(r), upper(r) FROM unnest(rollup_engine.in_few_pieces(p_ranges)) AS r;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.few_pieces(tstzmultirange) IS 'Each of those; one, for the planner.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.stale_parts(
+    p_rollup_id integer, p_planned bigint, p_plan rollup_engine.open_plan, p_by_group boolean,
+    OUT rollup silver.rollup_config, OUT singles tstzmultirange, OUT spans tstzmultirange, OUT open tstzmultirange
+)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_stale tstzmultirange := rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group);
-    v_rollup silver.rollup_config;
+    v_stale constant tstzmultirange := rollup_engine.stale_wholes(p_rollup_id, p_planned, p_by_group);
 BEGIN
-    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-    IF NOT isempty(v_stale) THEN
-        v_stale := CASE WHEN rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN '{}' ELSE v_stale END;
+    SELECT * INTO rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    IF isempty(v_stale) THEN
+        spans := '{}';
+    ELSIF rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN
+        open := rollup_engine.open_set(rollup, v_stale, p_plan);
+        singles := v_stale - open;
+        spans := '{}';
+    ELSE
+        spans := v_stale;
     END IF;
-    IF v_rollup.change_tracking = 'window' THEN
-        v_stale := v_stale + rollup_engine.window_tail(v_rollup);
-    END IF;
-    IF NOT isempty(v_stale) THEN
-        RETURN QUERY SELECT lower(r), upper(r), v_stale FROM unnest(rollup_engine.in_few_pieces(v_stale)) AS r;
+    IF rollup.change_tracking = 'window' THEN
+        spans := spans + rollup_engine.window_tail(rollup);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan, boolean) IS
-'Ranges that the live view computes whole, and which of their buckets are stale, without those that it takes by the group. Then its plan reads none from the source itself.';
+COMMENT ON FUNCTION rollup_engine.stale_parts(integer, bigint, rollup_engine.open_plan, boolean) IS
+'What the live view computes, but for single groups: stale buckets one by one, or in ranges with those between them, and, by its plan, from the source itself.';
+
+-- Views of 0.1.0, which may stay for a while, call these.
+CREATE OR REPLACE FUNCTION rollup_engine.stale_buckets(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (bucket timestamptz, next_bucket timestamptz)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN QUERY SELECT b.* FROM rollup_engine.stale_parts(p_rollup_id, p_planned, NULL, false) AS s CROSS JOIN LATERAL rollup_engine.buckets_in(s.rollup, s.singles) AS b;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.stale_buckets(integer, bigint) IS 'Stale buckets that the live view computes one by one.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.stale_spans(p_rollup_id integer, p_planned bigint DEFAULT NULL) RETURNS TABLE (from_time timestamptz, to_time timestamptz, stale tstzmultirange)
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN QUERY SELECT * FROM rollup_engine.stale_spans(p_rollup_id, p_planned, NULL, false);
+    RETURN QUERY SELECT p.*, s.spans FROM rollup_engine.stale_parts(p_rollup_id, p_planned, NULL, false) AS s CROSS JOIN LATERAL rollup_engine.few_pieces(s.spans) AS p;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_spans(integer, bigint) IS 'Ranges that the live view computes whole, and which of their buckets are stale.';
@@ -178,26 +175,24 @@ CREATE OR REPLACE FUNCTION rollup_engine.live_rows_sql() RETURNS text
 AS $$
     -- One condition for all arms, and none in them: so stored rows are rows of the query itself, of which it reads
     -- the columns that it asks for; and the stale set is worked out before workers start, for whom that takes
-    -- longest. Where the first edge is infinity, nothing is stale, and nobody asks what to compute.
+    -- longest. Where the first edge is infinity, nothing is stale, and nobody asks what to compute. Else it is asked
+    -- once where there is an open arm; without one each arm asks, for only so can workers read what is stored.
     -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
     -- nearly all rows to pass <> 1, and few to pass = 0.
     SELECT $sql$FROM (
     SELECT {stored_columns}, bucket AS tsrollup_first, true AS tsrollup_edges FROM {target}
     UNION ALL
     SELECT f.*, {latest}, false
-    FROM (
+    FROM {once}(
         SELECT b.bucket, {live_columns}
-        FROM rollup_engine.stale_buckets({id}, rollup_engine.planned_partitions({id}){how}) AS b (bucket, tsrollup_next)
+        FROM {each}rollup_engine.few_buckets(s.rollup, s.singles) AS b (bucket, tsrollup_next)
         CROSS JOIN LATERAL rollup_engine.live_{id}(b.bucket, b.tsrollup_next) AS f
-    ) AS f
-    UNION ALL
-    SELECT f.*, {latest}, false
-    FROM (
+        {and}
         SELECT f.bucket, {live_columns}
-        FROM rollup_engine.stale_spans({id}, rollup_engine.planned_partitions({id}){how_spans}) AS s (tsrollup_from, tsrollup_to, tsrollup_stale)
-        CROSS JOIN LATERAL rollup_engine.live_{id}(s.tsrollup_from, s.tsrollup_to) AS f
-        WHERE f.bucket <@ s.tsrollup_stale
-    ) AS f{more_arms}
+        FROM {each}rollup_engine.few_pieces(s.spans) AS p (tsrollup_from, tsrollup_to)
+        CROSS JOIN LATERAL rollup_engine.live_{id}(p.tsrollup_from, p.tsrollup_to) AS f
+        WHERE f.bucket <@ s.spans{open_arm}
+    ) AS f{group_arms}
 ) AS u
 WHERE (tsrollup_first < (SELECT first FROM rollup_engine.stale_edges({id}, rollup_engine.planned_partitions({id})))) = tsrollup_edges
     OR tsrollup_edges
@@ -212,23 +207,22 @@ CREATE OR REPLACE FUNCTION rollup_engine.live_view_sql(p_rollup silver.rollup_co
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.fill(replace(replace($sql$
+    SELECT rollup_engine.fill(replace(replace(replace($sql$
 CREATE OR REPLACE VIEW {view}{options} AS
 SELECT bucket AS {bucket}, {columns}
-{rows}$sql$, '{rows}', CASE WHEN f.rows IS NULL THEN rollup_engine.live_rows_sql() ELSE '{far_rows}' END), '{more_arms}', o.arm || g.arms), jsonb_build_object(
+{rows}$sql$, '{rows}', CASE WHEN f.rows IS NULL THEN rollup_engine.live_rows_sql() ELSE '{far_rows}' END), '{open_arm}', o.arm), '{group_arms}', g.arms), jsonb_build_object(
         'id', p_rollup.id,
         'far_rows', f.rows,
-        'how', CASE WHEN o.arm <> '' OR g.arms <> ''
-            THEN format(CASE o.arm WHEN '' THEN ', NULL, %2$s' ELSE ', rollup_engine.open_plan(%1$s), %2$s' END, p_rollup.id, (g.arms <> '')::text) ELSE '' END,
-        'how_spans', CASE WHEN o.arm <> '' OR g.arms <> '' THEN format(', NULL, %s', (g.arms <> '')::text) ELSE '' END,
+        'once', CASE WHEN o.arm <> '' THEN s.parts ELSE '' END,
+        'each', CASE WHEN o.arm = '' THEN s.parts ELSE '' END,
+        'and', CASE WHEN o.arm <> '' THEN 'UNION ALL' ELSE format(') AS f UNION ALL SELECT f.*, %s, false FROM (', l.latest) END,
         'target', p_rollup.target_table,
         'stored_columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'live_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
         'other_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 't.'),
         'key', quote_ident(p_rollup.key_dimension),
         'key_value', rollup_engine.key_value(p_rollup.target_table, p_rollup.key_dimension, 'g.tsrollup_key'),
-        -- After all edges but infinity.
-        'latest', $sql$timestamptz '294276-12-31 23:59:59.999999+00'$sql$,
+        'latest', l.latest,
         'view', p_view,
         -- Written anew without them, it would lose those that its owner has set.
         'options', coalesce((SELECT format(' WITH (%s)', array_to_string(reloptions, ', ')) FROM pg_class WHERE oid = p_rollup.target_view AND reloptions <> '{}'), ''),
@@ -244,7 +238,11 @@ SELECT bucket AS {bucket}, {columns}
             LEFT JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_view AND a.attnum = c.place
             WHERE c.kind <> 'bucket')))
     FROM (SELECT rollup_engine.open_arm_sql(p_rollup)) AS o (arm), (SELECT rollup_engine.group_arms_sql(p_rollup)) AS g (arms),
-        (SELECT 'FROM ' || rollup_engine.far_rows_sql(p_rollup)) AS f (rows)
+        (SELECT 'FROM ' || rollup_engine.far_rows_sql(p_rollup)) AS f (rows),
+        -- After all edges but infinity.
+        (VALUES ($sql$timestamptz '294276-12-31 23:59:59.999999+00'$sql$)) AS l (latest),
+        LATERAL (SELECT format('rollup_engine.stale_parts(%1$s, rollup_engine.planned_partitions(%1$s), %2$s, %3$s) AS s CROSS JOIN LATERAL ', p_rollup.id,
+            CASE o.arm WHEN '' THEN 'NULL' ELSE format('rollup_engine.open_plan(%s)', p_rollup.id) END, (g.arms <> '')::text)) AS s (parts)
 $$;
 COMMENT ON FUNCTION rollup_engine.live_view_sql(silver.rollup_config, text, name[]) IS 'Text of the live view, whose columns have the names that they have, or the given ones.';
 

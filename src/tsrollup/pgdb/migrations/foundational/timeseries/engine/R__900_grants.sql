@@ -64,8 +64,8 @@ BEGIN
     GRANT EXECUTE ON FUNCTION
         rollup_engine.stale_set(integer, bigint, tstzrange, text[]), rollup_engine.stale_edges(integer, bigint),
         rollup_engine.stale_buckets(integer, bigint), rollup_engine.stale_spans(integer, bigint),
-        rollup_engine.stale_buckets(integer, bigint, rollup_engine.open_plan, boolean), rollup_engine.stale_spans(integer, bigint, rollup_engine.open_plan, boolean),
-        rollup_engine.open_buckets(integer, bigint, rollup_engine.open_plan, boolean), rollup_engine.open_plan(integer),
+        rollup_engine.stale_parts(integer, bigint, rollup_engine.open_plan, boolean), rollup_engine.open_plan(integer),
+        rollup_engine.few_buckets(silver.rollup_config, tstzmultirange), rollup_engine.few_pieces(tstzmultirange),
         rollup_engine.far_stale(integer), rollup_engine.live_groups(integer, bigint), rollup_engine.partly_stale(integer, bigint),
         rollup_engine.open_plan_for(integer, name, name[]),
         rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.waits(), rollup_engine.stale_groups()
