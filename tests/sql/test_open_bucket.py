@@ -142,6 +142,13 @@ def test_one_device_is_read_by_the_index_of_the_source(
         assert "fleet_39_device_ts_idx" in found
         assert "fleet_36" not in found
         assert "raw" not in plan(reader, ONE.format(name))
+    # Nor does anybody compute the whole fleet where the open hour is made of minutes.
+    force_configuration(fleet, "source_rows = 1000000")
+    analyzed = fleet.execute(f"EXPLAIN (ANALYZE) {ONE.format('fleet_1m')}".encode()).fetchall()
+    scans = [line for (line,) in analyzed if "Function Scan on live_2 " in line]
+    assert scans
+    assert all("never executed" in line for line in scans), scans
+    assert_equal_to_group_by(fleet, "fleet_1m")
     expected = fleet.execute(ONE.format("alone_1h").encode()).fetchall()
     fleet.execute("SET plan_cache_mode = force_generic_plan")
     fleet.execute(f"PREPARE q AS {ONE.format('alone_1h')}".encode())

@@ -171,6 +171,11 @@ $$;
 COMMENT ON FUNCTION rollup_engine.may_read_source(silver.rollup_config, name, name[]) IS
 'Whether a role may read the raw table of a rollup itself, and means by its name and those of its columns what the rollup means.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.most_open_buckets() RETURNS integer
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 512;
+COMMENT ON FUNCTION rollup_engine.most_open_buckets() IS 'How many buckets a plan reads from the source itself: hours of minutes, in partitions that it would know for hours anyway.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.newest_stale(p_rollup silver.rollup_config, p_before timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql STABLE PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
@@ -209,7 +214,7 @@ BEGIN
     -- That and the one before, or all of a day that are few; and what comes, for a plan may live for long.
     v_plan.from_time := least(
         rollup_engine.bucket_start(v_rollup, rollup_engine.bucket_start(v_rollup, v_end - interval '1 microsecond') - interval '1 microsecond'),
-        rollup_engine.bucket_start(v_rollup, v_end - least(32 * v_rollup.bucket_width, '24 hours')));
+        rollup_engine.bucket_start(v_rollup, v_end - least(rollup_engine.most_open_buckets() * v_rollup.bucket_width, '24 hours')));
     v_plan.to_time := CASE WHEN v_end < v_plan.from_time + (v_now - v_plan.from_time) / 2 THEN v_end ELSE 'infinity' END;
     PERFORM rollup_engine.hear_invalidations();
     v_plan.parts := rollup_engine.source_parts(v_rollup.source_id);
@@ -241,7 +246,7 @@ BEGIN
         v_open := v_open - rollup_engine.bucket_align(p_rollup, v_open - rollup_engine.stale_set(v_parent_id, NULL, range_merge(v_open), rollup_engine.keys_of_wholes(v_parent_id)));
         v_parent_id := (SELECT parent_id FROM silver.rollup_config WHERE id = v_parent_id);
     END LOOP;
-    RETURN CASE WHEN rollup_engine.bucket_count(p_rollup.bucket_width, v_open) <= 32 THEN v_open ELSE '{}' END;
+    RETURN CASE WHEN rollup_engine.bucket_count(p_rollup.bucket_width, v_open) <= rollup_engine.most_open_buckets() THEN v_open ELSE '{}' END;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.open_set(silver.rollup_config, tstzmultirange, rollup_engine.open_plan) IS
