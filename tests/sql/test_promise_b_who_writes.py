@@ -201,6 +201,39 @@ def test_promise_b_a_table_that_comes_above_the_source(db: psycopg.Connection, k
     db.execute("INSERT INTO raw.t VALUES (1, now(), 1, 1)")
 
 
+@pytest.mark.parametrize("joins", ["above", "below"])
+def test_promise_b_another_rollup_of_a_source_that_was_joined(
+    db: psycopg.Connection, joins: str
+) -> None:
+    """What it makes seen from then on had been written before, which the others hear of."""
+    db.execute(
+        f"CREATE TABLE raw.t ({COLUMNS}) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES FROM ('2026-03-01') TO ('2026-03-02');"
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour');"
+        "INSERT INTO raw.t VALUES (1, '2026-03-01 10:00+00', 0, 1)".encode()
+    )
+    refresh_everything(db)
+    if joins == "above":
+        db.execute(
+            f"CREATE TABLE raw.top ({COLUMNS}) PARTITION BY LIST (k);"
+            "ALTER TABLE raw.top ATTACH PARTITION raw.t FOR VALUES IN (0);"
+            "INSERT INTO raw.top VALUES (2, '2026-03-01 10:30+00', 0, 2)".encode()
+        )
+    else:
+        db.execute(
+            f"CREATE TABLE raw.t_2 ({COLUMNS});"
+            "INSERT INTO raw.t_2 VALUES (2, '2026-03-02 10:30+00', 0, 2);"
+            "ALTER TABLE raw.t ATTACH PARTITION raw.t_2"
+            " FOR VALUES FROM ('2026-03-02') TO ('2026-03-03')".encode()
+        )
+    assert problems_of(db, "silver.t_1h")[0] == "invalid"
+    db.execute("SELECT silver.create_rollup_table('silver.t_1h', 'silver', 't_1d', '1 day')")
+    assert problems_of(db, "silver.t_1h")[1] == []
+    assert_equal_to_group_by(db, "t_1h", "t_1d")
+    refresh_everything(db)
+    assert_settled(db, "t_1h", "t_1d")
+
+
 MERGED = {
     "plain": "CREATE TABLE raw.t ({columns})",
     "by time": """

@@ -193,6 +193,39 @@ $$;
 COMMENT ON FUNCTION rollup_engine.drop_stray_triggers(rollup_engine.source, boolean) IS
 'Drops capture triggers that are not wanted: from tables that are no longer of the family, what is written there is none of its business; or from its members, which others capture by now.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.watch_tables(p_source rollup_engine.source, p_waits boolean) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_member record;
+BEGIN
+    FOR v_member IN
+        SELECT w.member, w.is_ancestor, m.from_time, m.to_time
+        FROM (SELECT member, is_ancestor, min(t.place) AS place
+            FROM rollup_engine.missing_triggers(p_source) WITH ORDINALITY AS t (member, is_ancestor, tgtype, place) GROUP BY 1, 2) AS w
+        LEFT JOIN rollup_engine.partition_bounds(p_source.relation, p_source.time_column) AS m ON m.member = w.member
+        ORDER BY w.place  -- from the top, as writers lock
+    LOOP
+        BEGIN
+            PERFORM rollup_engine.lock_out(v_member.member, 'SHARE ROW EXCLUSIVE') WHERE NOT p_waits;
+            PERFORM rollup_engine.add_triggers(p_source, v_member.member);
+            -- Their lock waited for the writers that they did not see.
+            IF v_member.is_ancestor THEN
+                PERFORM rollup_engine.log_change(p_source.id, '-infinity', 'infinity');
+            ELSE
+                PERFORM rollup_engine.log_extent(p_source.id, v_member.member, v_member.from_time, v_member.to_time);
+            END IF;
+        EXCEPTION WHEN OTHERS THEN
+            IF p_waits THEN
+                RAISE;
+            END IF;  -- validate_rollup_config shows what is missing; the next run tries again
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.watch_tables(rollup_engine.source, boolean) IS 'Adds capture triggers to tables that joined the family of a source without them, and logs what they hold. Who does not wait for writers leaves those that fail.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.watch_new_partitions(p_source_id integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -200,28 +233,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.watch_new_partitions(p_source_id intege
 AS $$
 DECLARE
     v_source rollup_engine.source;
-    v_member record;
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-    FOR v_member IN
-        SELECT w.member, w.is_ancestor, m.from_time, m.to_time
-        FROM (SELECT DISTINCT member, is_ancestor FROM rollup_engine.missing_triggers(v_source)) AS w
-        LEFT JOIN rollup_engine.partition_bounds(v_source.relation, v_source.time_column) AS m ON m.member = w.member
-        ORDER BY w.is_ancestor DESC
-    LOOP
-        BEGIN
-            PERFORM rollup_engine.lock_out(v_member.member, 'SHARE ROW EXCLUSIVE');
-            PERFORM rollup_engine.add_triggers(v_source, v_member.member);
-            -- Their lock waited for the writers that they did not see.
-            IF v_member.is_ancestor THEN
-                PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
-            ELSE
-                PERFORM rollup_engine.log_extent(p_source_id, v_member.member, v_member.from_time, v_member.to_time);
-            END IF;
-        EXCEPTION WHEN OTHERS THEN
-            NULL;  -- validate_rollup_config shows what is missing; the next run tries again
-        END;
-    END LOOP;
+    PERFORM rollup_engine.watch_tables(v_source, p_waits => false);
     PERFORM rollup_engine.drop_stray_triggers(v_source, false);
 END
 $$;

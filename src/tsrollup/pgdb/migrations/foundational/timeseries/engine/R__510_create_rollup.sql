@@ -259,7 +259,11 @@ BEGIN
     r.source_id := v_source.id;
     r := rollup_engine.register_rollup(r, format('%I.%I', p_schema, p_table), format('gold.%I', p_table));
     UPDATE rollup_engine.partition_set SET is_named = p_options.chunk_interval IS NOT NULL WHERE relation = r.target_table;
-    PERFORM rollup_engine.add_triggers(v_source);
+    IF EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_source.id AND id <> r.id) THEN
+        PERFORM rollup_engine.watch_tables(v_source, p_waits => true);  -- the others hold nothing of what came since
+    ELSE
+        PERFORM rollup_engine.add_triggers(v_source);
+    END IF;
     PERFORM rollup_engine.look_at_source(v_source.id);
     PERFORM rollup_engine.mark_new(r.id, rollup_engine.everything());
     PERFORM rollup_engine.check_window_keep(r.source_table);
