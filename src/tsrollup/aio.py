@@ -148,9 +148,12 @@ class AsyncDatabase:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:
                 self.database.stop.set()
-                self.database.connection.cancel()
+                while not running.done():  # whoever cancels again waits, too
+                    self.database.connection.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.wait([running], timeout=1)
                 with suppress(TsrollupError, StoppedError):
-                    await running
+                    running.result()
                 raise
             finally:
                 self.database.stop.clear()

@@ -156,6 +156,7 @@ def test_a_cancelled_task_archives_nothing_more(
             def cancelled(*given: Any) -> Any:
                 loop.call_soon_threadsafe(task.cancel)
                 assert db.database.stop.wait(30)
+                loop.call_soon_threadsafe(task.cancel)
                 time.sleep(0.2)  # until the server has had no statement to cancel
                 return figures_in(*given)
 
