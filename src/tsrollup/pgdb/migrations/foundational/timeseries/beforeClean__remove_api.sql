@@ -42,13 +42,13 @@ DECLARE
     v_strangers text;
     v_object record;
 BEGIN
-    IF to_regnamespace('silver') IS NULL OR to_regrole('${owner_role}') IS NULL THEN
+    IF to_regnamespace('silver') IS NULL OR to_regrole('"${owner_role}"') IS NULL THEN
         RETURN;
     END IF;
     CREATE TEMPORARY TABLE api ON COMMIT DROP AS
         SELECT 'pg_proc'::regclass AS class, oid, 'ROUTINE' AS kind, oid::regprocedure::text AS name
         FROM pg_proc
-        WHERE pronamespace = 'silver'::regnamespace AND proowner = to_regrole('${owner_role}')
+        WHERE pronamespace = 'silver'::regnamespace AND proowner = to_regrole('"${owner_role}"')
         UNION ALL
         SELECT 'pg_class'::regclass, oid, CASE relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, oid::regclass::text
         FROM pg_class

@@ -15,7 +15,7 @@ DECLARE
             UNION ALL
             SELECT 'pg_proc'::regclass, p.oid
             FROM pg_proc AS p
-            WHERE p.pronamespace = to_regnamespace('silver') AND p.proowner <> coalesce(to_regrole('${owner_role}'), 0)
+            WHERE p.pronamespace = to_regnamespace('silver') AND p.proowner <> coalesce(to_regrole('"${owner_role}"'), 0)
                 AND (p.oid::regprocedure::text ~ '^silver[.]time_bucket[(]interval,(date|timestamp with(out)? time zone)(,text)?(,timestamp with time zone)?[)]$'
                 OR p.oid::regprocedure::text IN (
                     'silver.gapfill(anyelement,timestamp with time zone,timestamp with time zone,jsonb,jsonb)',
