@@ -253,7 +253,18 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
     db.execute("REVOKE SELECT ON gold.readings_1h FROM tsrollup_reader")
     with psycopg.connect(server.superuser_url(db.info.dbname), autocommit=True) as owner:
         owner.execute("ALTER VIEW gold.readings_1h OWNER TO tsrollup_operator")
+        owner.execute("CREATE SCHEMA app AUTHORIZATION tsrollup_owner")
+    for name in ("paid", "moved", "again", "lean"):
+        db.execute("SELECT silver.create_rollup_table('raw.readings', 'silver', %s, '2 h')", [name])
+    db.execute("REVOKE SELECT ON gold.paid, gold.moved FROM tsrollup_reader, tsrollup_operator")
+    db.execute("GRANT SELECT ON silver.again, gold.again TO tsrollup_writer")
+    db.execute("GRANT SELECT (bucket, count_max) ON gold.lean TO tsrollup_writer")
+    db.execute("ALTER VIEW gold.moved SET SCHEMA app")
     db.execute("SELECT rollup_engine.note_rights()")
+    db.execute("SELECT silver.alter_rollup('paid', new_name => 'salary')")
+    db.execute("SELECT silver.drop_rollup('again')")
+    db.execute("SELECT silver.create_rollup_table('raw.readings', 'silver', 'again', '2 h')")
+    db.execute("SELECT silver.drop_rollup_metric('lean', '{\"count\": [\"max\"]}')")
     db.execute("SELECT silver.create_rollup_table('readings_1h', 'silver', 'new', '1 day')")
     _run(
         server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)

@@ -165,6 +165,32 @@ def test_a_right_that_was_taken_back_stays_so_and_a_role_that_has_lost_all_gets_
     assert db.execute(rights).fetchall() == sorted([*taken, monitor])
 
 
+def test_what_one_group_role_has_lost_is_given_back_to_it_alone(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    """Others keep what they have; a name of theirs that reads as a part of a GRANT stops nothing."""
+    role = f'"{filled.info.dbname}() TO tsrollup_reader"'
+    given = "SELECT ON gold.readings_1h", "EXECUTE ON FUNCTION silver.version()"
+    filled.execute(f"CREATE ROLE {role}".encode())
+    try:
+        for right in given:
+            filled.execute(f"GRANT {right} TO {role}".encode())
+        release.migrate()
+        for right in (*given, "SELECT ON silver.timeseries_operations_monitor"):
+            filled.execute(f"REVOKE {right} FROM PUBLIC, tsrollup_reader, {role}".encode())
+        rights = "SELECT statement FROM rollup_engine.rights_sql() ORDER BY 1"
+        wanted = [statement for (statement,) in filled.execute(rights).fetchall()]
+        for statement in wanted:
+            if statement.endswith(" TO tsrollup_writer"):
+                lost = statement.replace("GRANT ", "REVOKE ").replace(" TO ", " FROM ")
+                filled.execute(lost.encode())
+        assert filled.execute("SELECT rollup_engine.has_rights()").fetchone() == (False,)
+        release.migrate()
+        assert [statement for (statement,) in filled.execute(rights).fetchall()] == wanted
+    finally:
+        filled.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
 def test_a_new_function_is_the_operators_to_call(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:

@@ -4,18 +4,15 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 DO $$
-DECLARE
-    v_has_rights boolean;
 BEGIN
     BEGIN
         IF to_regprocedure('rollup_engine.has_rights()') IS NULL THEN
             RETURN;
         END IF;
-        v_has_rights := rollup_engine.has_rights();
-        IF to_regprocedure('rollup_engine.note_revoked(boolean)') IS NOT NULL THEN
-            PERFORM rollup_engine.note_revoked(v_has_rights);
+        IF to_regprocedure('rollup_engine.note_revoked()') IS NOT NULL THEN
+            PERFORM rollup_engine.note_revoked();
         END IF;
-        IF v_has_rights THEN
+        IF rollup_engine.has_rights() THEN
             RETURN;
         END IF;
         PERFORM rollup_engine.give_back_rights();

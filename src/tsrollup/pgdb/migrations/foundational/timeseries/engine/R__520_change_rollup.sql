@@ -44,6 +44,7 @@ BEGIN
     DELETE FROM rollup_engine.uneven_time WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.generated_text WHERE name IN (
         format('live_%s', p_rollup_id), format('plain_%s', p_rollup_id), format('live_group_%s', p_rollup_id), format('view_%s', p_rollup_id), format('rows_%s', p_rollup_id));
+    DELETE FROM rollup_engine.noted_right WHERE statement ~ format('[{](view|table|part)_%s}', p_rollup_id);
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM rollup_engine.forget_partition_set(v_rollup.target_table);
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN

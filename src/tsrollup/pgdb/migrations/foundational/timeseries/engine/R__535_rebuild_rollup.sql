@@ -12,11 +12,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.grantee_name(oid) IS 'Who has a right, as GRANT and REVOKE name him.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.grants_sql(p_relation regclass) RETURNS SETOF text
+DROP FUNCTION IF EXISTS rollup_engine.grants_sql(regclass);
+CREATE OR REPLACE FUNCTION rollup_engine.grants_sql(p_relation regclass, p_name text DEFAULT NULL) RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('GRANT %s%s ON TABLE %s TO %s', a.privilege_type, o.columns, p_relation, rollup_engine.grantee_name(a.grantee))
+    SELECT format('GRANT %s%s ON TABLE %s TO %s', a.privilege_type, o.columns, coalesce(p_name, p_relation::text), rollup_engine.grantee_name(a.grantee))
         || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
     FROM (
         SELECT relacl, '' FROM pg_class WHERE oid = p_relation
@@ -26,7 +27,7 @@ AS $$
     CROSS JOIN LATERAL aclexplode(o.rights) AS a
     WHERE a.grantee <> a.grantor
 $$;
-COMMENT ON FUNCTION rollup_engine.grants_sql(regclass) IS 'The rights on a table or view and on its columns, as statements that give them.';
+COMMENT ON FUNCTION rollup_engine.grants_sql(regclass, text) IS 'The rights on a table or view and on its columns, as statements that give them, under its own name or another.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rights_and_comments_sql(p_relation regclass) RETURNS SETOF text
     LANGUAGE sql STABLE

@@ -1,28 +1,52 @@
 -- A dump restored without rights (pg_restore -x, -O) leaves tables and functions that nobody may
 -- use, and functions that everybody may. So each migrate notes the rights as statements, and
--- one that finds them lost (beforeMigrate) first runs what was noted.
+-- one that finds them lost (beforeMigrate) first runs what was noted. What a rollup consists of may be
+-- renamed, or dropped and another one made under its name: it is noted by the number of the rollup.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.lasting_name(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(
+        (SELECT format('{view_%s}', id) FROM silver.rollup_config WHERE target_view = p_relation),
+        (SELECT CASE target_table WHEN p_relation THEN format('{table_%s}', id) ELSE format('{part_%s}%s', id, p_relation) END
+        FROM silver.rollup_config WHERE target_table = coalesce(pg_partition_root(p_relation), p_relation)),
+        p_relation::text)
+$$;
+COMMENT ON FUNCTION rollup_engine.lasting_name(regclass) IS
+'The name of a table or view; of what belongs to a rollup, a {mark} of that rollup and no other, which current_names() knows the name for.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.current_names() RETURNS jsonb
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT coalesce(jsonb_object_agg(format('%s_%s', t.kind, r.id), t.name), '{}')
+    FROM silver.rollup_config AS r CROSS JOIN LATERAL (VALUES
+        ('view', r.target_view::text), ('table', r.target_table::text), ('part', '')) AS t (kind, name)
+$$;
+COMMENT ON FUNCTION rollup_engine.current_names() IS 'What stands for the marks of lasting_name() now.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rights_sql() RETURNS TABLE ("position" integer, statement text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH object (kind, name, owner, rights) AS (
-        SELECT 'SCHEMA', quote_ident(nspname), NULL, nspacl FROM pg_namespace WHERE nspname IN ('raw', 'silver', 'gold', 'rollup_engine')
+    WITH object (kind, name, owner, rights, relation) AS (
+        SELECT 'SCHEMA', quote_ident(nspname), NULL, nspacl, NULL::oid FROM pg_namespace WHERE nspname IN ('raw', 'silver', 'gold', 'rollup_engine')
         UNION ALL
-        SELECT 'ROUTINE', oid::regprocedure::text, proowner::regrole, proacl FROM pg_proc
+        SELECT 'ROUTINE', oid::regprocedure::text, proowner::regrole, proacl, NULL FROM pg_proc
         WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace) AND proowner = '"${owner_role}"'::regrole
         UNION ALL
-        SELECT 'TYPE', t.oid::regtype::text, t.typowner::regrole, NULL FROM pg_type AS t
+        SELECT 'TYPE', t.oid::regtype::text, t.typowner::regrole, NULL, NULL FROM pg_type AS t
         WHERE t.typnamespace = 'rollup_engine'::regnamespace AND t.typowner = '"${owner_role}"'::regrole
             AND t.oid IN (SELECT c.reltype FROM pg_class AS c WHERE c.relkind = 'c')
         UNION ALL
-        SELECT 'TABLE', oid::regclass::text, relowner::regrole, NULL FROM pg_class
-        WHERE relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace)
-            AND relkind IN ('r', 'p', 'v', 'm')
-            AND (relowner = '"${owner_role}"'::regrole OR oid IN (SELECT target_view FROM silver.rollup_config))
+        SELECT 'TABLE', rollup_engine.lasting_name(oid), relowner::regrole, NULL, oid FROM pg_class
+        WHERE relkind IN ('r', 'p', 'v', 'm') AND relowner = '"${owner_role}"'::regrole
+            AND relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace)
+            OR oid IN (SELECT target_view FROM silver.rollup_config)
     ), default_rights (scope, kind, rights) AS (
         SELECT format('ALTER DEFAULT PRIVILEGES FOR ROLE %s ', defaclrole::regrole)
                 || CASE WHEN defaclnamespace = 0 THEN '' ELSE format('IN SCHEMA %s ', defaclnamespace::regnamespace) END,
@@ -38,7 +62,7 @@ AS $$
     SELECT 3, format('GRANT %s ON %s %s TO %s', a.privilege_type, kind, name, rollup_engine.grantee_name(a.grantee))
     FROM object, aclexplode(rights) AS a WHERE a.grantee <> a.grantor
     UNION ALL
-    SELECT 3, rollup_engine.grants_sql(name::regclass) FROM object WHERE kind = 'TABLE'
+    SELECT 3, rollup_engine.grants_sql(relation, name) FROM object WHERE kind = 'TABLE'
     UNION ALL
     SELECT 2, format('%sREVOKE EXECUTE ON ROUTINES FROM PUBLIC', scope) FROM default_rights
     WHERE kind = 'ROUTINES' AND (rights).defaclnamespace = 0
@@ -46,13 +70,13 @@ AS $$
     SELECT 3, format('%sGRANT %s ON %s TO %s', scope, a.privilege_type, kind, a.grantee::regrole)
     FROM default_rights, aclexplode((rights).defaclacl) AS a WHERE a.grantee NOT IN (0, a.grantor)
 $$;
-COMMENT ON FUNCTION rollup_engine.rights_sql() IS 'Owners and rights as they are, as statements in the order to run them.';
+COMMENT ON FUNCTION rollup_engine.rights_sql() IS 'Owners and rights as they are, as statements in the order to run them, with lasting names.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_noted(p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT EXISTS (SELECT FROM rollup_engine.noted_right WHERE starts_with(statement, format('ALTER TABLE %s OWNER TO ', p_relation)))
+    SELECT EXISTS (SELECT FROM rollup_engine.noted_right WHERE starts_with(statement, format('ALTER TABLE %s OWNER TO ', rollup_engine.lasting_name(p_relation))))
 $$;
 COMMENT ON FUNCTION rollup_engine.is_noted(regclass) IS 'Whether the last migrate has noted the owner of a table or view, and all rights that somebody had on it.';
 
@@ -84,10 +108,11 @@ AS $$
     UNION ALL
     SELECT format('REVOKE ALL ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
     UNION ALL
-    SELECT format('GRANT SELECT ON %s TO "${reader_role}", "${operator_role}"', target_view)
-    FROM silver.rollup_config JOIN pg_class AS c ON c.oid = target_view AND c.relacl IS NULL AND NOT rollup_engine.is_noted(c.oid)
+    SELECT format('GRANT SELECT ON %s TO %s', target_view, t.grantee)
+    FROM (VALUES (quote_ident('${reader_role}')), (quote_ident('${operator_role}'))) AS t (grantee)
+    CROSS JOIN silver.rollup_config JOIN pg_class AS c ON c.oid = target_view AND c.relacl IS NULL AND NOT rollup_engine.is_noted(c.oid)
     UNION ALL
-    SELECT format('GRANT SELECT ON %s TO "${operator_role}"', m.member)
+    SELECT format('GRANT SELECT ON %s TO %s', m.member, quote_ident('${operator_role}'))
     FROM silver.rollup_config AS r, rollup_engine.partition_tree(r.target_table) AS m (member)
     JOIN pg_class AS c ON c.oid = m.member AND c.relnamespace = 'silver'::regnamespace AND c.relacl IS NULL AND NOT rollup_engine.is_noted(c.oid)
     UNION ALL
@@ -106,22 +131,45 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.grantees() IS 'Whom scripts give rights, as GRANT names them.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.is_given_to(p_statement text, p_grantee text) RETURNS boolean
+DROP FUNCTION IF EXISTS rollup_engine.is_given_to(text, text);
+CREATE OR REPLACE FUNCTION rollup_engine.gift_to(p_grantee text, p_statement text) RETURNS text
     LANGUAGE sql IMMUTABLE
-RETURN right(p_statement, length(' TO ' || p_grantee)) = ' TO ' || p_grantee;
-COMMENT ON FUNCTION rollup_engine.is_given_to(text, text) IS 'Whether a GRANT is one to that grantee.';
+RETURN CASE
+    WHEN right(p_statement, length(' TO ' || p_grantee)) = ' TO ' || p_grantee THEN left(p_statement, -length(' TO ' || p_grantee))
+    WHEN right(p_statement, length(' TO ' || p_grantee || ' WITH GRANT OPTION')) = ' TO ' || p_grantee || ' WITH GRANT OPTION'
+    THEN left(p_statement, -length(' TO ' || p_grantee || ' WITH GRANT OPTION')) END;
+COMMENT ON FUNCTION rollup_engine.gift_to(text, text) IS 'What a statement gives to that grantee, as GRANT SELECT ON TABLE silver.refresh_log; NULL where it gives to another.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.has_own_rights() RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT has_schema_privilege('${owner_role}', 'rollup_engine', 'USAGE')
+        AND (SELECT relowner FROM pg_class WHERE oid = 'silver.rollup_config'::regclass) = '"${owner_role}"'::regrole
+        -- It was closed to everybody when it was made.
+        AND (SELECT proacl IS NOT NULL FROM pg_proc WHERE oid = 'rollup_engine.rights_sql()'::regprocedure)
+$$;
+COMMENT ON FUNCTION rollup_engine.has_own_rights() IS 'False after a restore without owners or rights, which loses those of everybody.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lost_roles() RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT g.name
+    FROM rollup_engine.grantees() AS g
+    WHERE g.name <> 'PUBLIC'
+        AND EXISTS (
+            SELECT FROM rollup_engine.noted_right AS n
+            WHERE n.position = 3 AND NOT n.is_revoked AND rollup_engine.gift_to(g.name, n.statement) IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM rollup_engine.rights_sql() AS r WHERE rollup_engine.gift_to(g.name, r.statement) IS NOT NULL)
+$$;
+COMMENT ON FUNCTION rollup_engine.lost_roles() IS 'Group roles that have none of the rights that were noted, as one that was made anew.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_rights() RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT has_schema_privilege('${owner_role}', 'rollup_engine', 'USAGE')
-        AND has_schema_privilege('${operator_role}', 'silver', 'USAGE')
-        AND (SELECT relowner FROM pg_class WHERE oid = 'silver.rollup_config'::regclass) = '"${owner_role}"'::regrole
-        -- One that was made anew has none.
-        AND NOT EXISTS (
-            SELECT FROM rollup_engine.noted_right AS n JOIN rollup_engine.grantees() AS g ON g.name <> 'PUBLIC' AND rollup_engine.is_given_to(n.statement, g.name)
-            WHERE NOT EXISTS (SELECT FROM rollup_engine.rights_sql() AS r WHERE rollup_engine.is_given_to(r.statement, g.name)))
+    SELECT rollup_engine.has_own_rights() AND NOT EXISTS (SELECT rollup_engine.lost_roles())
 $$;
 COMMENT ON FUNCTION rollup_engine.has_rights() IS 'Whether the group roles have what a restore without rights, or on a server without them, takes from them.';
 
@@ -144,37 +192,59 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.note_rights() IS 'Notes owners and rights as they are.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.note_revoked(p_has_rights boolean) RETURNS void
+DROP FUNCTION IF EXISTS rollup_engine.note_revoked(boolean);
+CREATE OR REPLACE FUNCTION rollup_engine.note_revoked() RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Of what is there. Half way, scripts may have made it anew, without rights.
     UPDATE rollup_engine.noted_right AS n SET is_revoked = NOT EXISTS (SELECT FROM rollup_engine.rights_sql() AS r WHERE r.statement = n.statement)
-    WHERE n.is_revoked OR p_has_rights AND NOT EXISTS (SELECT FROM rollup_engine.upgrade) AND (
-        n.statement ~ '^GRANT [A-Z]+ ON SCHEMA silver TO '
-        OR to_regclass(substring(n.statement FROM '^GRANT [A-Z]+ ON TABLE (silver[.].*) TO ')) IS NOT NULL
-        OR to_regprocedure(substring(n.statement FROM '^GRANT [A-Z]+ ON ROUTINE (silver[.].*) TO ')) IS NOT NULL)
+    FROM rollup_engine.grantees() AS g
+    WHERE rollup_engine.gift_to(g.name, n.statement) IS NOT NULL AND g.name NOT IN (SELECT rollup_engine.lost_roles())
+        -- Of what is there. Half way, scripts may have made it anew, without rights.
+        AND (n.is_revoked OR (SELECT rollup_engine.has_own_rights()) AND NOT EXISTS (SELECT FROM rollup_engine.upgrade)
+            AND substring(rollup_engine.fill(rollup_engine.gift_to(g.name, n.statement), (SELECT rollup_engine.current_names())) FROM '^GRANT [A-Z]+ ON (.*)') IN (
+            SELECT 'SCHEMA silver'
+            UNION ALL
+            SELECT format('TABLE %s', oid::regclass) FROM pg_class WHERE relnamespace = 'silver'::regnamespace
+            UNION ALL
+            SELECT format('ROUTINE %s', oid::regprocedure) FROM pg_proc WHERE pronamespace = 'silver'::regnamespace))
 $$;
-COMMENT ON FUNCTION rollup_engine.note_revoked(boolean) IS
-'Notes which rights in silver, of those that the last migrate noted, somebody has taken back since, and which were given again. Those in the schema of the machinery are its own, and a restore takes back none.';
+COMMENT ON FUNCTION rollup_engine.note_revoked() IS
+'Notes which rights in silver, of those that the last migrate noted for everybody and the group roles, somebody has taken back since, and which were given again. Those in the schema of the machinery are its own, and a restore takes back none.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.revoke_again() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_right record;
+    v_statement text;
 BEGIN
-    FOR v_right IN
-        SELECT substring(n.statement FROM '^GRANT (.*) TO ') AS text, g.name AS grantee
-        FROM rollup_engine.noted_right AS n JOIN rollup_engine.grantees() AS g ON rollup_engine.is_given_to(n.statement, g.name)
+    FOR v_statement IN
+        SELECT rollup_engine.fill(format('REVOKE %s FROM %s', substr(rollup_engine.gift_to(g.name, n.statement), length('GRANT ') + 1), g.name), (SELECT rollup_engine.current_names()))
+        FROM rollup_engine.noted_right AS n JOIN rollup_engine.grantees() AS g ON rollup_engine.gift_to(g.name, n.statement) IS NOT NULL
         WHERE n.is_revoked AND n.statement IN (SELECT statement FROM rollup_engine.rights_sql())
     LOOP
-        EXECUTE format('REVOKE %s FROM %s', v_right.text, v_right.grantee);
+        EXECUTE v_statement;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.revoke_again() IS 'Takes from everybody and the group roles what scripts have just given, and somebody had taken back.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.lost_rights_sql() RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.fill(s.statement, (SELECT rollup_engine.current_names()))
+    FROM (
+        SELECT position, statement FROM rollup_engine.noted_right WHERE NOT is_revoked
+        UNION ALL
+        SELECT 4, rollup_engine.rollup_rights_sql()
+    ) AS s (position, statement)
+    -- What one role has lost is given to that role alone.
+    WHERE NOT (SELECT rollup_engine.has_own_rights()) OR s.position >= 3 AND EXISTS (SELECT FROM rollup_engine.lost_roles() AS l (name) WHERE rollup_engine.gift_to(l.name, s.statement) IS NOT NULL)
+    ORDER BY s.position > 3, s.statement NOT LIKE 'GRANT % ON SCHEMA %', s.position
+$$;
+COMMENT ON FUNCTION rollup_engine.lost_rights_sql() IS 'What gives back the rights that a restore, or a group role, has lost.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.give_back_rights() RETURNS void
     LANGUAGE plpgsql
@@ -185,17 +255,14 @@ DECLARE
     v_failed text;
 BEGIN
     -- Not while a query reads them: their own tables are among what is altered.
-    FOREACH v_statement IN ARRAY
-        ARRAY(SELECT statement FROM rollup_engine.noted_right WHERE NOT is_revoked ORDER BY statement NOT LIKE 'GRANT % ON SCHEMA %', position)
-        || ARRAY(SELECT rollup_engine.rollup_rights_sql())
-    LOOP
+    FOREACH v_statement IN ARRAY ARRAY(SELECT rollup_engine.lost_rights_sql()) LOOP
         BEGIN
             EXECUTE v_statement;
         EXCEPTION
-            WHEN undefined_object OR undefined_table OR undefined_function THEN
-                NULL;  -- dropped since
             WHEN insufficient_privilege THEN
                 v_failed := coalesce(v_failed, v_statement);
+            WHEN syntax_error_or_access_rule_violation OR invalid_schema_name THEN
+                NULL;  -- what it names was dropped since, or has become something else
         END;
     END LOOP;
     IF v_failed IS NOT NULL THEN
@@ -204,6 +271,6 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.give_back_rights() IS 'Gives back the rights that were noted and that a restore has lost.';
+COMMENT ON FUNCTION rollup_engine.give_back_rights() IS 'Gives back the rights that were noted and that a restore, or a group role, has lost.';
 
 RESET ROLE;
