@@ -168,9 +168,9 @@ def test_a_right_that_was_taken_back_stays_so_and_a_role_that_has_lost_all_gets_
 def test_what_one_group_role_has_lost_is_given_back_to_it_alone(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:
-    """Others keep what they have; a name of theirs that reads as a part of a GRANT stops nothing."""
+    """Others keep what they have; a name of theirs that reads as part of a GRANT stops nothing."""
     role = f'"{filled.info.dbname}() TO tsrollup_reader"'
-    given = "SELECT ON gold.readings_1h", "EXECUTE ON FUNCTION silver.version()"
+    given = ("SELECT ON gold.readings_1h", "EXECUTE ON FUNCTION silver.version()")
     filled.execute(f"CREATE ROLE {role}".encode())
     try:
         for right in given:
@@ -188,7 +188,8 @@ def test_what_one_group_role_has_lost_is_given_back_to_it_alone(
         release.migrate()
         assert [statement for (statement,) in filled.execute(rights).fetchall()] == wanted
     finally:
-        filled.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+        for ending in ("GRANT {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
+            filled.execute(ending.format(role).encode())
 
 
 def test_a_new_function_is_the_operators_to_call(
