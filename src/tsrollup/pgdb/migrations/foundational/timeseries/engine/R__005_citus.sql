@@ -96,6 +96,14 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.change_table(text, regclass, text) IS 'Runs DDL of a table; where it is distributed, on its shards as well.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.keep_connections() RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT set_config('citus.max_cached_conns_per_worker', current_setting('citus.max_adaptive_executor_pool_size'), true)
+$$;
+COMMENT ON FUNCTION rollup_engine.keep_connections() IS 'Has the session keep its connections to the workers of Citus when the transaction ends: the next batch needs as many, and each takes as long as a small one.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.worker_states() RETURNS TABLE (worker text, problem text, hint text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp

@@ -69,6 +69,14 @@ $sql$ END, jsonb_build_object(
 $$;
 COMMENT ON FUNCTION rollup_engine.far_upsert_sql(silver.rollup_config, text, boolean) IS 'Stores fresh rows of a distributed source shard by shard: inserts what is new, updates what changed.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.finds_far_groups(p_rollup silver.rollup_config) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.has_key_index(p_rollup.source_table, rollup_engine.distribution_column(p_rollup.source_table), p_rollup.time_column)
+$$;
+COMMENT ON FUNCTION rollup_engine.finds_far_groups(silver.rollup_config) IS 'Whether an index of a distributed source leads from its column to the time; false without such a source.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.far_delete_sql(p_rollup silver.rollup_config, p_scattered boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -77,7 +85,7 @@ AS $$
     SELECT rollup_engine.fill($sql$
 DELETE FROM {target} AS t
 WHERE t.bucket >= $1 AND t.bucket < $2{scattered}
-    AND NOT EXISTS (SELECT 1 FROM {source} AS tsrollup_rows WHERE {time} AND {time_of_bucket} AND {same_key}{filter})
+    AND NOT EXISTS (SELECT 1 FROM {source} AS tsrollup_rows WHERE {time} AND {time_of_bucket} AND {same_key}{filter}{one_by_one})
 $sql$, jsonb_build_object(
         'target', p_rollup.target_table,
         'scattered', CASE WHEN p_scattered THEN ' AND t.bucket = ANY ($3)' ELSE '' END,
@@ -88,6 +96,8 @@ $sql$, jsonb_build_object(
             secs => (31 * rollup_engine.width_months(w) * 86400 + extract(day FROM w) * 90000
                 + extract(epoch FROM w - make_interval(months => rollup_engine.width_months(w), days => extract(day FROM w)::integer)))::double precision))),
         'filter', rollup_engine.row_filter(p_rollup),
+        -- Where an index leads to the rows of each group, rather than by a join with all rows of the hull.
+        'one_by_one', CASE WHEN rollup_engine.finds_far_groups(p_rollup) THEN ' OFFSET 0' ELSE '' END,
         'same_key', (
             SELECT string_agg(format(
                 CASE WHEN column_name = rollup_engine.distribution_column(p_rollup.target_table) OR kind = 'bucket' THEN '(%1$s) = t.%2$I'

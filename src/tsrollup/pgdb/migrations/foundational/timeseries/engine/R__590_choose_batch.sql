@@ -28,7 +28,8 @@ BEGIN
                 GROUP BY s.cell
             ) AS c
         ) AS c
-        WHERE stale <= least(p_rollup.current_window, p_rollup.cell_width) / 8 AND cell < p_cell
+        -- The way to the workers and back takes longer than many buckets there.
+        WHERE stale <= least(p_rollup.current_window, p_rollup.cell_width) / CASE WHEN rollup_engine.finds_far_groups(p_rollup) THEN 1 ELSE 8 END AND cell < p_cell
         ORDER BY cell DESC
         LIMIT 63;
 END

@@ -105,14 +105,17 @@ BEGIN
     -- Its own statements are planned now, and know all partitions that the claim may rest on.
     PERFORM rollup_engine.hear_invalidations();
     -- Nobody else writes here while the cell is locked: what is empty stays empty.
-    EXECUTE format('SELECT EXISTS (SELECT 1 FROM %s WHERE bucket >= $1 AND bucket < $2)', p_rollup.target_table)
+    EXECUTE format('SELECT true FROM %s WHERE bucket >= $1 AND bucket < $2 LIMIT 1', p_rollup.target_table)
     INTO v_stored USING lower(v_hull), upper(v_hull);
     IF v_per_bucket OR v_is_far AND v_is_scattered THEN
         SELECT array_agg(bucket), array_agg(next_bucket) INTO v_starts, v_ends FROM rollup_engine.buckets_in(p_rollup, p_ranges);
     END IF;
     PERFORM rollup_engine.set_refreshing(true);
+    IF v_is_far THEN
+        PERFORM rollup_engine.keep_connections();
+    END IF;
     IF rollup_engine.distribution_column(p_rollup.target_table) IS NOT NULL THEN
-        EXECUTE rollup_engine.far_upsert_sql(p_rollup, v_fresh, NOT v_stored) USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
+        EXECUTE rollup_engine.far_upsert_sql(p_rollup, v_fresh, v_stored IS NULL) USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
         GET DIAGNOSTICS v_batch.rows_written = ROW_COUNT;
         v_batch.rows_deleted := 0;
         IF v_stored THEN
@@ -125,7 +128,7 @@ BEGIN
             EXECUTE 'CREATE TEMPORARY TABLE tsrollup_fresh ON COMMIT DROP AS ' || v_fresh USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
             v_fresh := 'TABLE pg_temp.tsrollup_fresh';
         END IF;
-        EXECUTE rollup_engine.batch_sql(p_rollup, v_fresh, v_per_bucket, v_is_scattered, NOT v_stored)
+        EXECUTE rollup_engine.batch_sql(p_rollup, v_fresh, v_per_bucket, v_is_scattered, v_stored IS NULL)
         INTO v_batch.rows_written, v_batch.rows_deleted
         USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
         IF v_is_far THEN
