@@ -1,6 +1,7 @@
 """The life of rollups over a table that Citus distributes, each answer compared with the GROUP BY:
 promises a and b, as far as a window reaches and what is marked stale."""
 
+import re
 from typing import Any
 
 import psycopg
@@ -88,6 +89,53 @@ def test_promise_b_what_a_window_sees(db: psycopg.Connection[Any], readings: str
     assert_equal_to_group_by(db, *rollups)
     refresh_everything(db)
     assert_equal_to_group_by(db, *rollups)
+
+
+def test_groups_that_are_gone(db: psycopg.Connection[Any]) -> None:
+    """Whatever their dimensions hold, NULL is one of it. The search is a join by all of them, not
+    through every row of the device; where the device alone is one, it is by the index."""
+    name = "raw.gone"
+    db.execute(
+        f"CREATE TABLE {name} (ts timestamptz NOT NULL, device int NOT NULL, temp float8,"
+        " note text, place ltree, tags text[])".encode()
+    )
+    db.execute(f"CREATE INDEX ON {name} (ts)".encode())
+    db.execute(f"CREATE INDEX ON {name} (device, ts)".encode())
+    db.execute("SELECT create_distributed_table(%s, 'device')", [name])
+    for dimensions in ("device", "device,note,place", "device,tags"):
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '5 minutes', dimensions => %s,"
+            """ metrics => '{"temp": ["avg"]}', settle_delay => '0',"""
+            " change_tracking => 'window', look_back_window => '1 day')",
+            [name, f"gone_{len(dimensions)}", f"{{{dimensions}}}"],
+        )
+    rollups = [f"gold.gone_{n}" for n in (6, 17, 11)]
+    db.execute(
+        f"INSERT INTO {name} SELECT {LATE} + i * interval '1 minute', i % 4, i, n, p, t"
+        " FROM generate_series(1, 60) AS i, unnest('{a,A,NULL}'::text[]) AS n,"
+        " unnest('{x.y,NULL}'::ltree[]) AS p, (VALUES ('{a}'::text[]), ('{}'), (NULL)) AS v (t)"
+        "".encode()
+    )
+    refresh_everything(db)
+    assert_equal_to_group_by(db, *rollups)
+    db.execute(f"ANALYZE {name}, silver.gone_6, silver.gone_17".encode())
+    for table, how in (("gone_6", "SubPlan"), ("gone_17", "Cond: .*ARRAY.*ARRAY.*")):
+        delete = value(
+            db,
+            "SELECT rollup_engine.far_delete_sql(r, false) FROM silver.rollup_config AS r"
+            " WHERE target_table = %s::regclass",
+            f"silver.{table}",
+        )
+        delete = delete.replace("$1", LATE).replace("$2", "now()")
+        plan = "\n".join(row[0] for row in db.execute(f"EXPLAIN {delete}".encode()))
+        assert re.search(how, plan), plan
+    for gone in ("note IS NULL", "note = 'A' AND tags = '{}'", "place IS NULL", "device = 2"):
+        before = value(db, "SELECT count(*) FROM silver.gone_17")
+        db.execute(f"DELETE FROM {name} WHERE {gone}".encode())
+        refresh_everything(db)
+        assert_equal_to_group_by(db, *rollups)
+        assert (value(db, "SELECT count(*) FROM silver.gone_17") < before) == ("tags" not in gone)
+    drop_rollups_of(db, name)
 
 
 def test_a_rollup_is_changed_while_it_is_there(db: psycopg.Connection[Any], readings: str) -> None:

@@ -73,9 +73,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.finds_far_groups(p_rollup silver.rollup
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.has_key_index(p_rollup.source_table, rollup_engine.distribution_column(p_rollup.source_table), p_rollup.time_column)
+    -- With more dimensions, each group would be looked for among all of the same device.
+    SELECT p_rollup.dimensions = ARRAY[d.name]
+        AND rollup_engine.has_time_index(p_rollup.source_table, p_rollup.time_column)
+        AND rollup_engine.has_key_index(p_rollup.source_table, d.name, p_rollup.time_column)
+    FROM rollup_engine.distribution_column(p_rollup.source_table) AS d (name)
 $$;
-COMMENT ON FUNCTION rollup_engine.finds_far_groups(silver.rollup_config) IS 'Whether an index of a distributed source leads from its column to the time; false without such a source.';
+COMMENT ON FUNCTION rollup_engine.finds_far_groups(silver.rollup_config) IS 'Whether indexes of a distributed source lead to its times, and to the rows of each group.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.far_delete_sql(p_rollup silver.rollup_config, p_scattered boolean) RETURNS text
     LANGUAGE sql STABLE
@@ -98,11 +102,15 @@ $sql$, jsonb_build_object(
         'filter', rollup_engine.row_filter(p_rollup),
         -- Where an index leads to the rows of each group, rather than by a join with all rows of the hull.
         'one_by_one', CASE WHEN rollup_engine.finds_far_groups(p_rollup) THEN ' OFFSET 0' ELSE '' END,
+        -- Arrays hold NULLs to be equal, and find the = of an extension's type: a join by all keys. Elements that are arrays are not told from NULL.
         'same_key', (
             SELECT string_agg(format(
                 CASE WHEN column_name = rollup_engine.distribution_column(p_rollup.target_table) OR kind = 'bucket' THEN '(%1$s) = t.%2$I'
-                    ELSE '((%1$s) = t.%2$I OR (%1$s) IS NULL AND t.%2$I IS NULL)' END, expression, column_name), ' AND ' ORDER BY position)
-            FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension'))))
+                    WHEN t.typcategory = 'A' THEN '((%1$s) = t.%2$I OR (%1$s) IS NULL AND t.%2$I IS NULL)'
+                    ELSE 'ARRAY[(%1$s)::%3$s] = ARRAY[t.%2$I]' END, expression, column_name, data_type), ' AND ' ORDER BY position)
+            FROM rollup_engine.rollup_column
+            LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(to_regtype(split_part(data_type, ' COLLATE ', 1)))
+            WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension'))))
     FROM (SELECT p_rollup.bucket_width) AS b (w)
 $$;
 COMMENT ON FUNCTION rollup_engine.far_delete_sql(silver.rollup_config, boolean) IS 'Deletes the groups of a distributed source that it has no rows of any more. $1, $2: the hull of a batch; $3: the starts of its buckets, where they are scattered.';
