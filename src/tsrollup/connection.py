@@ -37,6 +37,10 @@ RIGHTS_HINT = (
     "run it as the owner of that or a superuser; members of tsrollup_operator may run and watch"
     " rollups; what rights a restore has lost come back with tsrollup migrate"
 )
+HINTS = {
+    "42501": RIGHTS_HINT,
+    "22007": "write times as 2026-01-31 12:00, lengths of time as 15 minutes",
+}
 URL_HINT = "write it as postgresql://user:password@host:port/database"
 
 # A scheme in capitals, or with a driver as SQLAlchemy writes it.
@@ -178,7 +182,7 @@ def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:
         message += f": {_one_line(error.diag.message_detail)}"
     if error.sqlstate:
         message += f" [{error.sqlstate}]"
-    hint = error.diag.message_hint or (RIGHTS_HINT if error.sqlstate == "42501" else None)
+    hint = error.diag.message_hint or HINTS.get(error.sqlstate or "")
     return error_of(error.sqlstate, message, _one_line(hint) if hint else None)
 
 

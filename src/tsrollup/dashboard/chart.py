@@ -13,6 +13,7 @@ Clock = Callable[[float], float]
 
 # Python's calendar ends before PostgreSQL's.
 EARLIEST, LATEST = -6e10, 2.5e11
+LONG_NAME = 28
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def lines(
         }
         for one in points.series
     ]
+    names = [one["name"] for one in drawn]
     return {
         **_frame(colours),
         "legend": {
@@ -95,11 +97,11 @@ def lines(
             "icon": "circle",
             "itemWidth": 11,
             "itemHeight": 11,
-            "textStyle": {"color": colours.text},
+            "textStyle": {"color": colours.text, **_cut(names)},
             "pageTextStyle": {"color": colours.text},
             "pageIconColor": colours.text,
             "pageIconInactiveColor": colours.grid,
-            "data": [one["name"] for one in drawn],
+            "data": names,
         },
         "grid": {"left": 8, "right": 16, "top": 16, "bottom": 44, "containLabel": True},
         "xAxis": {**_axis("time", colours), "min": at(begin), "max": at(end)},
@@ -138,6 +140,12 @@ def throughput(runs: Sequence[dict[str, Any]], colours: Colours) -> Options:
         ],
         "series": bars,
     }
+
+
+def _cut(names: Sequence[Any]) -> Options:
+    """Long names share a legend that is as wide as a phone; the tooltip has all of them."""
+    is_long = any(len(name) > LONG_NAME for name in names)
+    return {"width": 200, "overflow": "truncate"} if is_long else {}
 
 
 def _data(series: Series, width: float | None, at: Clock) -> list[tuple[float, float | None]]:

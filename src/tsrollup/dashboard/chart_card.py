@@ -109,7 +109,9 @@ class ChartCard:
         bucket = self.rollup.width_seconds or HOUR
         chosen = self.span.value
         length = SPANS.get(str(chosen), MOST_BUCKETS * bucket)
-        end = math.ceil((now if now - length < last else last + 1) / bucket) * bucket
+        end = now if now - length < last else last + 1
+        offset = chart.on_clock(self.zone)(end) / 1000 - end
+        end = math.ceil((end + offset) / bucket) * bucket - offset
         begin = max(end - length, first - bucket) if chosen == EVERYTHING else end - length
         if chosen == CUSTOM:
             begin, end = self._seconds(self.begin.value, begin), self._seconds(self.end.value, end)

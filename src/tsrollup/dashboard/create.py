@@ -174,7 +174,7 @@ def _statement(
         if value is not None
     }
     given: list[sql.Composable] = [sql.Literal(x) for x in (source, schema, table, width)]
-    given += [sql.SQL("{} => {}").format(sql.Identifier(x), y) for x, y in named.items()]
+    given += [sql.SQL(f"{x} => {{}}").format(y) for x, y in named.items()]
     return sql.SQL("SELECT silver.create_rollup_table(\n    {})").format(
         sql.SQL(",\n    ").join(given)
     )

@@ -77,6 +77,13 @@ def frame(database: Database, title: str) -> Iterator[Frame]:
         yield Frame(state, banner)
 
 
+def nowhere(database: Database) -> None:
+    """What an address that is no page's leads to."""
+    with frame(database, "No such page"):
+        link = tag("a", "rollups", href="/")
+        html(tag("h1", "There is no such page") + tag("p", "Go to the ", link, "."), classes="card")
+
+
 def failure(error: TsrollupError) -> Html:
     """The line of an error, and the next step."""
     step = tag("p", tag("strong", "Next step: "), error.hint) if error.hint else Html("")

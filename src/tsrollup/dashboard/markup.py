@@ -108,6 +108,8 @@ def span(seconds: float | None) -> str:
     """A length of time in one unit: 42 s, 3 min, 5 h, 12 d."""
     if seconds is None:
         return ""
+    if 0 < seconds < 0.05:
+        return "< 0.1 s"
     for limit, unit, name in ((MINUTE, SECOND, "s"), (HOUR, MINUTE, "min"), (2 * DAY, HOUR, "h")):
         if seconds < limit:
             shown = seconds / unit

@@ -156,7 +156,7 @@ class RollupPage:
             self._draw_throughput()
         self.throughput.set_visibility(len(rows) > 1)
         if not rows:
-            return tag("p", "It has not run in the last 30 days.", class_="quiet")
+            return tag("p", "Nothing was refreshed in the last 30 days.", class_="quiet")
         return table(
             ("finished (UTC)", "from", "to", "buckets", "written", "deleted", "seconds"),
             [
@@ -227,13 +227,22 @@ def _facts(rollup: Rollup) -> Html:
             ("last run", ago(rollup.last_run_age)),
             ("rows a second", number(rollup.rows_per_second)),
             ("batches that succeeded", f"{rate:.0%} of the last day" if rate is not None else ""),
-            ("next attempt", f"in {span(max(rollup.next_retry_in, 0))}"
-             if rollup.next_retry_in is not None else ""),
+            ("next attempt", _soon(rollup.next_retry_in)),
             ("exact since", moment(rollup.exact_since)),
             ("late rows kept out", number(rollup.sealed_late_rows or None)),
-            ("last error", rollup.last_error),
+            ("last error", "" if _is_told(rollup) else rollup.last_error),
         ]
     )  # fmt: skip
+
+
+def _soon(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"in {span(seconds)}" if seconds > 0 else "by the next run"
+
+
+def _is_told(rollup: Rollup) -> bool:
+    return (rollup.last_error or "") in (rollup.reason or "")
 
 
 def _at_work(rollup: Rollup) -> str:

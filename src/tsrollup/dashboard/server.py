@@ -15,7 +15,7 @@ from nicegui import ui
 from tsrollup.dashboard import create, overview, rollup
 from tsrollup.dashboard.database import Database
 from tsrollup.dashboard.guard import LOCAL_HOSTS, SHORTEST_TOKEN, Access, Guard
-from tsrollup.dashboard.layout import ASSETS
+from tsrollup.dashboard.layout import ASSETS, nowhere
 from tsrollup.dashboard.markup import page_of
 from tsrollup.errors import TsrollupError
 
@@ -73,6 +73,7 @@ def _server(database: Database, where: Place) -> uvicorn.Server:
     inside = FastAPI(openapi_url=None)
     ui.run_with(
         inside,
+        root=lambda: nowhere(database),
         title="tsrollup",
         favicon=Path(str(ASSETS / "favicon.svg")),
         dark=None,

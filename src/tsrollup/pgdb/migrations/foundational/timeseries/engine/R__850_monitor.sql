@@ -92,7 +92,9 @@ AS $$
             WHEN 'paused' THEN 'it was paused: changes are captured and reads are exact, but nothing is stored'
             WHEN 'parked' THEN format('%s failures in a row; the last: %s', p_rollup.retry_count, e.error)
             WHEN 'retrying' THEN coalesce(
-                CASE WHEN p_rollup.retry_count > 0 THEN format('%s failures in a row; the last: %s', p_rollup.retry_count, e.error) END,
+                CASE WHEN p_rollup.retry_count > 0 THEN
+                    format(CASE p_rollup.retry_count WHEN 1 THEN '%s failure: %s' ELSE '%s failures in a row; the last: %s' END,
+                        p_rollup.retry_count, e.error) END,
                 (SELECT format('%s of its buckets cannot be stored; the newest: %s: %s', count(*), max(b.error_code),
                     (array_agg(b.error_message ORDER BY b.bucket DESC))[1])
                 FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = p_rollup.id))
