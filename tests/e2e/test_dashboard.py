@@ -55,6 +55,7 @@ def test_pages_tell_of_every_rollup_and_of_no_password(url: str) -> None:
         )
         nowhere = get(address, f"/rollup?name={quote(SCRIPT)}")
         assert "no such rollup" in nowhere.text
+        assert "no such page" in get(address, "/no/page").text
         for page in (overview, shown, hostile.text, nowhere.text, get(address, "/create").text):
             assert PASSWORD not in page
             assert "<img src=x" not in page

@@ -1,6 +1,7 @@
 """What the dashboard reads: the right points, in connections that cannot write and come back."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,7 +16,7 @@ from psycopg import sql
 from dashboards import HOSTILE, SCRIPT, fill
 from servers import PostgresServer
 from tsrollup.dashboard import chart, queries, series
-from tsrollup.dashboard.database import APPLICATION, Database, Reader
+from tsrollup.dashboard.database import APPLICATION, Database, Questions, Reader
 from tsrollup.dashboard.queries import Connection
 from tsrollup.errors import TsrollupError
 
@@ -62,6 +63,22 @@ def test_a_query_that_takes_too_long_is_an_error_and_no_end(url: str) -> None:
         with pytest.raises(TsrollupError, match="statement timeout"):
             reader.ask(lambda c: c.execute("SELECT pg_sleep(30)"))
         assert len(reader.ask(queries.rollups)) == 2
+
+
+def test_a_server_that_hangs_is_waited_for_once_and_asked_again(reader: Reader) -> None:
+    goes_on = threading.Event()
+
+    async def ask() -> None:
+        questions = Questions(reader, 1)
+        for _ in range(2):
+            with pytest.raises(TsrollupError, match="the server does not answer"):
+                await questions.ask(lambda _: goes_on.wait())
+        goes_on.set()
+        while questions.is_at_work:
+            await asyncio.sleep(0.01)
+        assert await questions.ask(lambda c: not c.closed)
+
+    asyncio.run(asyncio.wait_for(ask(), 30))
 
 
 def test_the_points_are_those_of_group_by_and_what_is_stale_is_told(

@@ -10,7 +10,7 @@ from psycopg.types.json import Jsonb
 
 from tsrollup import rollups
 from tsrollup.dashboard import queries, series
-from tsrollup.dashboard.database import MONITOR_EVERY, Database
+from tsrollup.dashboard.database import BUILT_WITHIN, MONITOR_EVERY, Database
 from tsrollup.dashboard.layout import Frame, failure, frame, html, main_button
 from tsrollup.dashboard.markup import Html, join, page_of, tag
 from tsrollup.dashboard.queries import Connection, Row
@@ -23,7 +23,7 @@ BY_COLUMN_TYPE = (
 
 
 def register(database: Database) -> None:
-    @ui.page("/create")
+    @ui.page("/create", response_timeout=BUILT_WITHIN)
     async def create() -> None:
         with frame(database, "New rollup") as page:
             html(tag("h1", "New rollup"))

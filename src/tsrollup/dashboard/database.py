@@ -22,6 +22,9 @@ Answer = TypeVar("Answer")
 MONITOR_EVERY = 3.0
 # What takes long is asked less often: after this many times as long.
 REST = 10.0
+STATEMENT_SECONDS = 10
+# A server that hangs ends no statement; pages then say so, and all of them together have this long.
+ANSWER_WITHIN, BUILT_WITHIN = 15.0, 120.0
 APPLICATION = "tsrollup dashboard"
 # Texts as pages show them: times in UTC, intervals in words. Nothing is waited for long.
 SETTINGS = (
@@ -88,6 +91,33 @@ class Reader:
                 self._connection = None
 
 
+class Questions:
+    """A reader's, one by one: it has a thread at most, and who asks does not wait for ever."""
+
+    def __init__(self, reader: Reader, seconds: float = ANSWER_WITHIN) -> None:
+        self.reader = reader
+        self.seconds = seconds
+        self._at_work: asyncio.Future[Any] | None = None
+        self._until = 0.0
+
+    @property
+    def is_at_work(self) -> bool:
+        return self._at_work is not None and not self._at_work.done()
+
+    async def ask(self, question: Callable[[Connection], Answer]) -> Answer:
+        while self._at_work and self.is_at_work:
+            await self._wait_for(self._at_work)
+        asked = asyncio.ensure_future(asyncio.to_thread(self.reader.ask, question))
+        self._at_work, self._until = asked, time.monotonic() + self.seconds
+        await self._wait_for(asked)
+        return asked.result()
+
+    async def _wait_for(self, answer: asyncio.Future[Any]) -> None:
+        left = max(self._until - time.monotonic(), 0)
+        if answer not in (await asyncio.wait({answer}, timeout=left))[0]:
+            raise TsrollupError("the server does not answer", "look whether it, and its host, hang")
+
+
 @dataclass
 class Database:
     """What all pages share: the newest snapshot, a connection to ask for more, what may be done."""
@@ -97,11 +127,10 @@ class Database:
     _snapshot: Snapshot = field(default_factory=Snapshot)
     _took: float = 0.0
     _refreshing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def __post_init__(self) -> None:
-        self._monitor = Reader(self.url, 10)
-        self._details = Reader(self.url, 10)
+        self._monitor = Questions(Reader(self.url, STATEMENT_SECONDS))
+        self._details = Questions(Reader(self.url, STATEMENT_SECONDS))
 
     @property
     def place(self) -> str:
@@ -115,8 +144,8 @@ class Database:
         async with self._refreshing:
             began = time.time()
             if began - self._snapshot.read_at >= max(MONITOR_EVERY, self._took * REST):
-                self._snapshot = await asyncio.to_thread(self._read_monitor)
-                self._took = time.time() - began
+                self._snapshot = await self._read_monitor()
+                self._took = 0.0 if self._monitor.is_at_work else time.time() - began
         return self._snapshot
 
     def forget_snapshot(self) -> None:
@@ -126,8 +155,7 @@ class Database:
         )
 
     async def ask(self, question: Callable[[Connection], Answer]) -> Answer:
-        async with self._asking:  # rather than in threads, of which there are few
-            return await asyncio.to_thread(self._details.ask, question)
+        return await self._details.ask(question)
 
     async def act(self, action: Callable[[Connection], Answer]) -> tuple[Answer, list[str]]:
         """Do something in a connection of its own, in autocommit; and what the server remarked."""
@@ -136,12 +164,12 @@ class Database:
         return await asyncio.to_thread(_act, self.url, action)
 
     def close(self) -> None:
-        self._monitor.close()
-        self._details.close()
+        for questions in (self._monitor, self._details):
+            questions.reader.close()
 
-    def _read_monitor(self) -> Snapshot:
+    async def _read_monitor(self) -> Snapshot:
         try:
-            rollups = tuple(self._monitor.ask(queries.rollups))
+            rollups = tuple(await self._monitor.ask(queries.rollups))
         except (TsrollupError, OSError, UnicodeError) as error:
             failure = error if isinstance(error, TsrollupError) else describe(error)
             known = self._snapshot

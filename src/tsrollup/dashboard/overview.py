@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from nicegui import ui
 from nicegui.elements.html import Html as HtmlElement
 
-from tsrollup.dashboard.database import MONITOR_EVERY, Database, Snapshot
+from tsrollup.dashboard.database import BUILT_WITHIN, MONITOR_EVERY, Database, Snapshot
 from tsrollup.dashboard.layout import frame, html
 from tsrollup.dashboard.markup import (
     HEALTHS,
@@ -35,7 +35,7 @@ NOTHING_YET = tag(
 
 
 def register(database: Database) -> None:
-    @ui.page("/")
+    @ui.page("/", response_timeout=BUILT_WITHIN)
     async def overview() -> None:
         with frame(database, "Rollups") as page:
             html(tag("h1", "Rollups"))
@@ -62,6 +62,8 @@ class Board:
         self.trees = ui.element("div").classes("trees")
         self.nothing = html(tag("p", "No rollup is called that.", class_="quiet"))
         self.nothing.props('role="status"')
+        for element in (self.find, self.nothing):
+            element.set_visibility(False)
         self.rollups: tuple[Rollup, ...] = ()
         self.shape: object = None
         self.rows: dict[str, HtmlElement] = {}

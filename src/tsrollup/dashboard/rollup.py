@@ -7,7 +7,7 @@ from nicegui import ui
 from tsrollup.dashboard import chart, details, queries, series
 from tsrollup.dashboard.actions import Actions
 from tsrollup.dashboard.chart_card import ChartCard
-from tsrollup.dashboard.database import MONITOR_EVERY, Database, Snapshot
+from tsrollup.dashboard.database import BUILT_WITHIN, MONITOR_EVERY, Database, Snapshot
 from tsrollup.dashboard.layout import failure, frame, html, is_dark
 from tsrollup.dashboard.markup import (
     Html,
@@ -34,7 +34,7 @@ INSUFFICIENT_PRIVILEGE = "42501"
 
 
 def register(database: Database) -> None:
-    @ui.page("/rollup")
+    @ui.page("/rollup", response_timeout=BUILT_WITHIN)
     async def rollup(name: str = "") -> None:
         snapshot = await database.snapshot()
         found = snapshot.find(name)
