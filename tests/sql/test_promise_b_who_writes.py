@@ -545,6 +545,15 @@ def test_promise_b_a_merge_is_told_however_it_is_run(db: psycopg.Connection, kin
                 assert_equal_to_group_by(db, "t_1h")
             except AssertionError as error:
                 raise AssertionError(f"{way}: {error}") from error
+    if db.info.server_version >= 170000:
+        with db.transaction(force_rollback=True):  # a cursor that the caller reads
+            db.execute(
+                "CREATE FUNCTION raw.opened() RETURNS refcursor LANGUAGE plpgsql AS $$ DECLARE"
+                f" c refcursor := 'cur'; BEGIN OPEN c FOR {MERGE.format(id=7)} RETURNING t.id;"
+                " RETURN c; END $$; UPDATE raw.t SET k = k; SELECT raw.opened()".encode()
+            )
+            db.execute("FETCH ALL FROM cur")
+            assert_equal_to_group_by(db, "t_1h")
     with db.transaction(force_rollback=True):  # as a driver prepares it
         for i in (7, 8):
             db.execute(

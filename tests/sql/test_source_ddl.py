@@ -290,6 +290,47 @@ def test_promise_b_renamed_columns_are_followed(rolled_up: psycopg.Connection) -
     assert lowest == rolled_up.execute("SELECT min(value) FROM raw.t").fetchall()
 
 
+@pytest.mark.parametrize("parts", ["", "PARTITION BY RANGE (ts)"])
+@pytest.mark.parametrize(("one", "other"), [("ts", "sent"), ("device", "note")])
+def test_promise_b_names_that_other_columns_had_for_a_while(
+    db: psycopg.Connection, one: str, other: str, parts: str
+) -> None:
+    """Changes are logged by names of the time and the key, which are theirs again by the run."""
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, sent timestamptz, device text, note text)"
+        f" {parts};".encode()
+    )
+    if parts:
+        db.execute("CREATE TABLE raw.t_all PARTITION OF raw.t DEFAULT")
+    db.execute(
+        "CREATE INDEX ON raw.t (device, ts);"
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 12:00+00' + make_interval(mins => i),"
+        " timestamptz '2026-04-01 12:00+00', 'd' || i % 3, 'n' FROM generate_series(0, 199) AS i;"
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour',"
+        " time_column => 'ts', dimensions => '{device}', metrics => '{}')"
+    )
+    refresh_everything(db)
+    assert healths(db) == {"ok"}
+    swap = f"ALTER TABLE raw.t RENAME {one} TO x; ALTER TABLE raw.t RENAME {other} TO {one};"
+    back = f"ALTER TABLE raw.t RENAME {one} TO {other}; ALTER TABLE raw.t RENAME x TO {one};"
+    write = "INSERT INTO raw.t VALUES ('2026-03-01 13:00+00', '2026-04-02 13:00+00', 'd7', 'n');"
+    for statements in (
+        swap + write + back,
+        f"SELECT silver.perform_rollup(); {swap} {write} {back}",
+        swap + write + f"ALTER TABLE raw.t DROP {one}; ALTER TABLE raw.t RENAME x TO {one};",
+    ):
+        with db.transaction(force_rollback=True):
+            db.execute(statements.encode())
+            assert healths(db) == {"invalid"}
+            refresh_everything(db)
+            assert_equal_to_group_by(db, "t_1h")
+            assert healths(db) == {"ok"}
+    for by_itself in (f"ALTER {one} SET STATISTICS 500", "ADD c integer", f"DROP {other}"):
+        db.execute(f"ALTER TABLE raw.t {by_itself}".encode())
+        assert healths(db) == {"ok"}
+        refresh_everything(db)
+
+
 def test_what_cannot_be_followed_is_invalid_at_once(rolled_up: psycopg.Connection) -> None:
     """With the reason, for the children too, until it is undone."""
     for damage, undo in (

@@ -166,6 +166,15 @@ def test_a_default_partition_below_the_top_has_no_end_to_speak_of(db: psycopg.Co
     db.execute("SELECT silver.set_retention('raw.parts', '30 days')")
     assert heard == []
     assert db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall() == []
+    # What is left over of a list is divided by no time.
+    db.execute("CREATE TABLE raw.parts_rest PARTITION OF raw.parts DEFAULT")
+    assert db.execute("SELECT problem, hint FROM silver.validate_rollup_config()").fetchall() == [
+        (
+            "raw.parts_rest has no end, and is never dropped",
+            "detach it, make a table in its place that is partitioned by time as its neighbours"
+            " are, and move its rows there",
+        )
+    ]
 
 
 def test_statistics_with_infinities_and_open_partitions_size_all_the_same(

@@ -66,7 +66,8 @@ DECLARE
     v_callers constant text := substr(p_context, strpos(p_context || chr(10), chr(10)) + 1);
 BEGIN
     -- The statement itself, unless it was prepared, or is in a function that does not show it.
-    IF (CASE v_callers WHEN '' THEN coalesce(p_query ~* 'merge|execute', true)
+    -- It may run when a cursor is read.
+    IF (CASE v_callers WHEN '' THEN coalesce(p_query ~* 'merge|execute|[[:<:]](fetch|move)[[:>:]]', true)
         ELSE v_callers NOT LIKE 'SQL statement "%' OR v_callers ~* 'merge|execute' END)
     THEN
         PERFORM set_config('rollup_engine.merging_' || p_source_id, 'on', true);

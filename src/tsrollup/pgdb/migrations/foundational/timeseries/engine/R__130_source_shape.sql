@@ -77,7 +77,11 @@ AS $$
         -- Under no name, what else expressions go by.
         coalesce(a.columns, '{}') || coalesce((
             SELECT jsonb_build_object('', n.parts) FROM rollup_engine.named_parts(p_source.id) AS n (parts) WHERE n.parts IS NOT NULL AND c.oid = p_source.relation), '{}'),
-        coalesce(a.attributes, '{}'), coalesce(a.numbers, '{}'),
+        -- Under no name, by their numbers, all that a name may have stood for.
+        coalesce(a.attributes, '{}') || coalesce((
+            SELECT jsonb_build_object('', jsonb_object_agg(o.attnum, concat(o.xmin, o.ctid))) FROM pg_attribute AS o
+            WHERE o.attrelid = c.oid AND o.attnum > 0 AND c.oid = p_source.relation
+            HAVING count(*) > 0), '{}'), coalesce(a.numbers, '{}'),
         c.relfilenode, coalesce(t.triggers, '{}'), current_setting('server_version_num')::integer / 10000
     FROM tree
     JOIN pg_class AS c ON c.oid = tree.member
@@ -167,6 +171,25 @@ $$;
 COMMENT ON FUNCTION rollup_engine.touched_since_restore(rollup_engine.source) IS
 'Tables of the family of a source whose columns or capture triggers were changed after the restore that brought them here.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.borrowed_names(p_source rollup_engine.source, p_was jsonb, p_is jsonb) RETURNS SETOF name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- That takes two columns, renamed there and back, or one of them dropped.
+    SELECT a.attname
+    FROM pg_attribute AS a, (
+        SELECT array_agg(i.number) AS numbers
+        FROM jsonb_each_text(p_is) AS i (number, written)
+        WHERE CASE WHEN p_source.trace LIKE '%?' THEN i.written ELSE split_part(i.written, '(', 1) END
+            IS DISTINCT FROM CASE WHEN p_source.trace LIKE '%?' THEN p_was ->> i.number ELSE split_part(p_was ->> i.number, '(', 1) END
+    ) AS changed
+    WHERE a.attrelid = p_source.relation AND a.attname IN (p_source.time_column, p_source.key_column)
+        AND p_source.change_tracking = 'trigger' AND p_was IS NOT NULL
+        AND a.attnum::text = ANY (changed.numbers) AND cardinality(changed.numbers) > 1
+$$;
+COMMENT ON FUNCTION rollup_engine.borrowed_names(rollup_engine.source, jsonb, jsonb) IS
+'Columns that changes are logged by of which, by who wrote the columns last, others may have had the names meanwhile.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.shape_changes(p_source rollup_engine.source, p_shapes rollup_engine.source_shape[]) RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -200,13 +223,19 @@ AS $$
         OR NOT s.columns @> (n.columns - '')
         OR h.is_here AND (NOT s.numbers @> n.numbers OR t.are_changed
             -- ALTER TYPE ... USING does both; VACUUM FULL and SET STATISTICS one of them.
-            OR n.file <> s.file AND NOT s.attributes @> n.attributes)
+            OR n.file <> s.file AND NOT s.attributes @> (n.attributes - ''))
     UNION ALL
     SELECT format('%s, which an expression over %s goes by, is another one now', was.part, p_source.relation)
     FROM unnest(p_shapes) AS s
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id AND n.member = p_source.relation_oid
     CROSS JOIN LATERAL jsonb_each(n.columns -> '') AS was (part, definition)
     WHERE s.member = p_source.relation::oid AND NOT s.columns -> '' -> was.part @> was.definition
+    UNION ALL
+    SELECT format('column %I of %s was altered beside another one, which may have had its name', b.name, p_source.relation)
+    FROM unnest(p_shapes) AS s
+    JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id AND n.member = p_source.relation_oid
+    CROSS JOIN LATERAL rollup_engine.borrowed_names(p_source, n.attributes -> '', s.attributes -> '') AS b (name)
+    WHERE s.member = p_source.relation::oid AND rollup_engine.is_noted_here(p_source)
     UNION ALL
     SELECT format('columns or capture triggers of %s were changed after a restore, and before the first run', t.relation)
     FROM rollup_engine.touched_since_restore(p_source) AS t (relation)

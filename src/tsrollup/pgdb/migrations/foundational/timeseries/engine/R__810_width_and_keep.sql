@@ -68,7 +68,10 @@ BEGIN
         FROM rollup_engine.keep_of(p_relation) AS k (keep)
         CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
-        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partdefid = m.member)
+        -- Stray rows of what is divided by time, maintenance speaks of.
+        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND NOT EXISTS (
+            SELECT FROM pg_partitioned_table AS d
+            WHERE d.partdefid = m.member AND rollup_engine.partition_column(d.partrelid) = ANY (rollup_engine.time_columns(d.partrelid)))
     )
     SELECT format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest so wide, %s, goes after %s',
             p_relation, justify_hours(max(to_time - from_time)), min(keep),
@@ -81,7 +84,8 @@ BEGIN
     HAVING count(*) > 0
     UNION ALL
     SELECT format('%s has no end, and is never dropped', member),
-        'detach it, move what it holds beyond some time elsewhere, and attach it again up to there; partition_source makes what comes after it'
+        CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
+            ELSE 'detach it, move what it holds beyond some time elsewhere, and attach it again up to there; partition_source makes what comes after it' END
     FROM partition WHERE to_time = 'infinity';
 EXCEPTION WHEN lock_not_available THEN
     NULL;  -- how wide a partition is is not told while it is locked
