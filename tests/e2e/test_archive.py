@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +24,7 @@ import tsrollup
 from cold_tables import archive_all, content, move_aside, restore_all
 from command_line import tsrollup_here as here
 from command_line import wait_for, working
+from raw_tables import wait_until
 from servers import PostgresServer
 from tsrollup.archive import log, moving, restoring, storage
 from tsrollup.archive.moving import Watch
@@ -381,6 +383,34 @@ def test_files_of_tables_that_have_had_one_name_or_several(url: str, tmp_path: P
             assert ("raw_archive.readings_1_3", "restored", None) in restored("readings")
         finally:
             db.execute(f"DROP OWNED BY {stranger}; DROP ROLE {stranger}".encode())
+
+
+def test_restores_of_one_name_at_once_each_bring_a_table(url: str, tmp_path: Path) -> None:
+    archive_all(url, tmp_path)
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("SELECT silver.drop_rollup('readings_1h'); DROP TABLE raw.readings")
+        create(db)
+        move_aside(db, "raw.readings")
+        archive_all(url, tmp_path)
+        outcomes: list[Any] = []
+        other = threading.Thread(target=lambda: outcomes.extend(restore_all(url, "raw.readings")))
+        waiting = (
+            "SELECT FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock'"
+        )
+
+        class TheOtherComes(Watch):
+            def step(self, step: str, _partition_name: str, _rows: int = 0) -> None:
+                if step == "created" and not other.ident:
+                    other.start()
+                    wait_until(lambda: db.execute(waiting).fetchone() is not None)
+
+        outcomes += restore_all(url, "raw.readings", TheOtherComes())
+        other.join()
+    assert {one.status for one in outcomes} == {"restored", "skipped"}
+    restored = sorted(one.partition_name for one in outcomes if one.status == "restored")
+    names = ["readings_1", "readings_1_3", "readings_2", "readings_2_4"]
+    assert restored == [f"raw_archive.{name}" for name in names]
 
 
 def test_a_source_that_is_gone_and_files_that_moved(url: str, tmp_path: Path) -> None:

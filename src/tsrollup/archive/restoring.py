@@ -24,6 +24,9 @@ from tsrollup.errors import InTheWayError, NotFoundError, TsrollupError
 
 DATA_CORRUPTED = "XX001"
 OTHER = "another restore is at it"
+# Whoever brings back another partition of that name is waited for: the name that this one gets
+# is the next.
+WAIT_FOR_NAME = "SELECT pg_advisory_xact_lock(rollup_engine.lock_key('restore', %s))"
 # SQLSTATEs of values that a type or a constraint refuses, and of types and schemas that are gone.
 WHAT_TYPES_REFUSE = ("22", "23", "42704", "3F000")
 PLAIN = "its types, or their rules, have changed since: restore it with --plain"
@@ -99,6 +102,7 @@ def _restore(
     with _checked(store, archived) as stream, log.transaction(connection):
         if not _asked(connection, "SELECT rollup_engine.try_lock_archive(%s)", archived.id):
             return Outcome(archived.source_table, archived.partition_name, "skipped", reason=OTHER)
+        connection.execute(WAIT_FOR_NAME, [archived.partition_name])
         given = "SELECT rollup_engine.restored_name(%s, %s)"
         name = _asked(connection, given, archived.partition_name, archived.id)
         if name is None:
