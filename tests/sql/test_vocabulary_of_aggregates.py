@@ -531,7 +531,7 @@ def fill(db: psycopg.Connection, size: int, **given: Any) -> None:
 
 def test_promise_f_what_nobody_knows_is_null_at_every_level(db: psycopg.Connection) -> None:
     """A metric that came after the seal; where there are no values, that is known."""
-    create_levels(db, {"small": ["count"]}, kept="{device}")
+    create_levels(db, {"small": ["count"], "level": ["rate"]}, kept="{device}")
     fill(db, 3)
     fill(db, 3, low=120)
     db.execute("UPDATE raw.numbers SET small = NULL WHERE ts > '2026-03-02 00:00+00'")
@@ -545,7 +545,10 @@ def test_promise_f_what_nobody_knows_is_null_at_every_level(db: psycopg.Connecti
         **GEOMEAN, "as": "n", "state": "count({value})",
         "combine": "coalesce(sum({state}), 0)", "finish": "{state}",
     }  # fmt: skip
-    metrics = json.dumps({"small": [*NUMBERS, "value_counts", "mode", "increase", counted]})
+    metrics = json.dumps({
+        "small": [*NUMBERS, "value_counts", "mode", "increase", counted],
+        "level": ["time_weighted_avg"],
+    })  # fmt: skip
     for level in LEVELS:
         db.execute("SELECT silver.add_rollup_metric(%s, %s)", [level, metrics])
     query = "SELECT to_jsonb(v) - 'small_count' FROM gold.{} AS v ORDER BY bucket"
@@ -557,6 +560,7 @@ def test_promise_f_what_nobody_knows_is_null_at_every_level(db: psycopg.Connecti
             assert set(small.values()) == {None}, (level, small)
             assert {name: known[name] for name in empty} == empty
             assert known["small_n"] == 0
+            assert unknown["level_time_weighted_avg"] is None
         refresh_everything(db)
 
 
@@ -691,6 +695,20 @@ def test_infinite_and_absent_values(db: psycopg.Connection) -> None:
     ).fetchone() == ("NaN", float("-inf"), "Infinity")
 
 
+def test_percentiles_of_what_no_float_holds(db: psycopg.Connection) -> None:
+    create_levels(db, {"amount": ["p25", "p50", "p75"]})
+    db.execute(
+        "INSERT INTO raw.numbers (ts, device, amount)"
+        " SELECT '2026-03-01 22:00+00', 'a', v::numeric"
+        " FROM unnest('{-7, -1e-400, 1e-400, 1e-300, 1e400}'::text[]) AS v"
+    )
+    for _ in range(2):
+        for level in LEVELS:
+            query = f"SELECT amount_p25, amount_p50, amount_p75 FROM gold.{level}"
+            assert db.execute(query.encode()).fetchall() == [(0, 0, 0)]
+        refresh_everything(db)
+
+
 def test_aggregates_are_added_to_what_is_there(db: psycopg.Connection) -> None:
     create_levels(db, {"small": ["avg"], "level": ["max"]})
     fill(db, 500)
@@ -765,6 +783,7 @@ BAD = [
     ('{"small": [{"name": "histogram", "bounds": ["NaN"]}]}', 'are ["NaN"]', "numbers"),
     ('{"small": [{"name": "histogram", "bounds": [1, null]}]}', "are [1, null]", "numbers"),
     ('{"small": [{"name": "histogram", "bounds": [1e999]}]}', "are [1000", "numbers"),
+    ('{"level": [{"name": "histogram", "bounds": [1e-400, 5]}]}', "are [0.000", "double precision"),
     ('{"small": [{"name": "histogram", "bounds": 7}]}', "are 7", "numbers"),
     ('{"small": [{"name": "histogram", "bounds": [1], "as": "a b"}]}', '"as" of a metric', "name"),
     ('{"small": ["custom"]}', '"as" of a metric of column small is missing', "geomean"),

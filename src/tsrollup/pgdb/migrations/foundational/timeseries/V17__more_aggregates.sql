@@ -45,7 +45,9 @@ FROM (
     SELECT k.takes, format(k.template, '(asinh({value} * ''1e140''::double precision) * 50.498349759 + 32768)::integer') AS bin
     FROM (VALUES
         ('integer', '%s'),
-        ('exact', 'CASE WHEN {value} BETWEEN -1e140 AND 1e140 THEN %s WHEN {value} = ''NaN'' THEN 65535 WHEN {value} > 0 THEN 65534 ELSE 1 END'),
+        -- What double precision does not hold is not made such.
+        ('exact', 'CASE WHEN {value} BETWEEN 1e-200 AND 1e140 OR {value} BETWEEN -1e140 AND -1e-200 THEN %s'
+            || ' WHEN {value} = ''NaN'' THEN 65535 WHEN {value} > 1 THEN 65534 WHEN {value} < -1 THEN 1 ELSE 32768 END'),
         ('float', 'CASE WHEN {value} BETWEEN ''-1e140''::double precision AND ''1e140''::double precision THEN %s WHEN {value} = ''NaN'' THEN 65535 WHEN {value} > 0 THEN 65534 ELSE 1 END')
     ) AS k (takes, template)
 ) AS v;
@@ -146,7 +148,7 @@ INSERT INTO rollup_engine.aggregate (name, takes, states, outputs) VALUES
     ('rate', 'number', '{series_first,series_last,series_from,series_to,increase}',
         '{"rate": "{increase} / nullif(extract(epoch FROM {series_to} - {series_from}), 0)"}'),
     ('time_weighted_avg', 'number', '{series_first,series_last,series_from,series_to,area}',
-        '{"time_weighted_avg": "coalesce({area} / nullif(extract(epoch FROM {series_to} - {series_from}), 0), {series_last})"}'),
+        '{"time_weighted_avg": "CASE WHEN {area} IS NOT NULL THEN coalesce({area} / nullif(extract(epoch FROM {series_to} - {series_from}), 0), {series_last}) END"}'),
     ('custom', 'number', ARRAY['custom:{label}_state:{parameters}'], '{"{label}": "{finish}"}'),
     ('pN', 'number', '{sketch}', '{"{label}": "rollup_engine.percentile({sketch}, {fraction})"}');
 

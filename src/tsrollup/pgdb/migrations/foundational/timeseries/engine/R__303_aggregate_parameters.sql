@@ -32,10 +32,10 @@ BEGIN
     IF jsonb_typeof(p_item -> 'bounds') = 'array' AND jsonb_path_match(p_item, 'exists ($.bounds[*]) && !exists ($.bounds[*] ? (@.type() != "number"))') THEN
         v_bounds := ARRAY(SELECT trim_scale(b::numeric) FROM jsonb_array_elements_text(p_item -> 'bounds') AS b);
     END IF;
-    IF v_bounds IS NULL OR cardinality(v_bounds) > 100 OR 1e300 < ANY (v_bounds) OR -1e300 > ANY (v_bounds)
+    IF v_bounds IS NULL OR cardinality(v_bounds) > 100 OR EXISTS (SELECT FROM unnest(v_bounds) AS b WHERE b <> 0 AND abs(b) NOT BETWEEN 1e-300 AND 1e300)
         OR v_bounds <> ARRAY(SELECT DISTINCT b FROM unnest(v_bounds) AS b ORDER BY b) THEN
         PERFORM rollup_engine.fail('TR001', format('the bounds of the histogram of column %I are %s', p_column, coalesce(left((p_item -> 'bounds')::text, 200), 'missing')),
-            'give one to a hundred numbers in ascending order, each once, as in {"name": "histogram", "bounds": [0, 10, 100]}');
+            'give one to a hundred numbers that double precision holds, in ascending order, each once, as in {"name": "histogram", "bounds": [0, 10, 100]}');
     END IF;
     IF p_item -> 'as' <> '"histogram"' THEN
         PERFORM rollup_engine.check_label(p_column, p_item -> 'as');
