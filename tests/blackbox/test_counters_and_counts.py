@@ -1,51 +1,15 @@
 """Aggregates that go by the order of rows, and those that count values."""
 
-import math
 import random
 from collections import Counter
-from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from datetime import UTC, timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
-from blackbox import values_reference
 from blackbox.levels_reference import BY_DEVICE, FIRST, LEVELS, create_levels, insert
-from blackbox.rollup_reference import Row, Wanted, assert_live_and_stored, create, rows_of
-from blackbox.values_reference import near
-
-
-def series(group: Sequence[Row]) -> list[tuple[datetime, float]]:
-    return [(row["ts"], row["v"]) for row in group if row["v"] is not None]
-
-
-def rate(group: Sequence[Row]) -> Any:
-    """What the counter went up by in a second, from the first row to the last one."""
-    known = series(group)
-    if len(known) < 2:
-        return None
-    value = values_reference.increase(known) / (known[-1][0] - known[0][0]).total_seconds()
-    return near(value, 1e-9 * abs(value))
-
-
-def increase(group: Sequence[Row]) -> Any:
-    known = series(group)
-    return near(values_reference.increase(known), 1e-6) if known else None
-
-
-def time_weighted(group: Sequence[Row]) -> Any:
-    """Each value counts for as long as it was the newest one."""
-    known = series(group)
-    if not known:
-        return None
-    length = (known[-1][0] - known[0][0]).total_seconds()
-    if not length:
-        return near(known[-1][1], 1e-9)
-    parts = [a[1] * (b[0] - a[0]).total_seconds() for a, b in pairwise(known)]
-    scale = math.fsum(abs(part) for part in parts) / length
-    return near(math.fsum(parts) / length, 1e-9 * scale + 1e-12)
+from blackbox.rollup_reference import Wanted, assert_live_and_stored, create, rows_of
 
 
 def test_counters_and_times_between_rows(db: psycopg.Connection) -> None:
@@ -63,11 +27,11 @@ def test_counters_and_times_between_rows(db: psycopg.Connection) -> None:
     draw.shuffle(rows)
     late = rows[:150]
     insert(db, "raw.ticks", rows[150:])
-    create_levels(db, "raw.ticks", {"v": ["increase", "rate", "time_weighted_avg"]})
+    metrics = {"v": ["increase", "rate", "time_weighted_avg"]}
+    create_levels(db, "raw.ticks", metrics)
     with pytest.raises(psycopg.Error):  # what counts by itself cannot be joined in order of time
         create(db, "of_10m", "joined_1h", "1 hour", dimensions=[])
-    further = {"v_increase": increase, "v_rate": rate, "v_time_weighted_avg": time_weighted}
-    wanted = [Wanted(name, buckets, BY_DEVICE, further=further) for name, buckets in LEVELS.items()]
+    wanted = [Wanted(name, buckets, BY_DEVICE, metrics) for name, buckets in LEVELS.items()]
     assert_live_and_stored(db, "raw.ticks", *wanted)
     insert(db, "raw.ticks", late)
     db.execute("DELETE FROM raw.ticks WHERE v BETWEEN 4 AND 5")

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from blackbox.calendar_reference import Buckets
+from blackbox.numbers_reference import EPOCH, PER_SECOND, time_of
 from blackbox.rollup_reference import (
     Row,
     Wanted,
@@ -19,8 +20,6 @@ from blackbox.rollup_reference import (
     rows_of,
 )
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 # The type of the time column and its unit.
 KINDS = [
     ("integer", "s"), ("bigint", "s"), ("bigint", "ms"), ("bigint", "us"), ("bigint", "ns"),
@@ -28,21 +27,6 @@ KINDS = [
 ]  # fmt: skip
 FIRST = datetime(2026, 3, 28, 20, tzinfo=UTC)
 METRICS = {"v": ["count", "sum", "avg", "min", "max", "first", "last"], "x": ["sum"]}
-
-
-def time_of(unit: str) -> Callable[[Row], datetime | None]:
-    def read(row: Row) -> datetime | None:
-        number = row["t"]
-        if number is None or Decimal(number).is_nan():
-            return None
-        # Whole microseconds, rounded down: no time moves past the end of its bucket.
-        exact = Decimal(number) * 10**6 / PER_SECOND[unit]
-        micros = int(exact.to_integral_value("ROUND_FLOOR"))
-        if not -62_135_596_800 * 10**6 <= micros < 253_402_300_800 * 10**6:
-            return None
-        return EPOCH + timedelta(microseconds=micros)
-
-    return read
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])

@@ -18,6 +18,7 @@ from blackbox.rollup_reference import (
     Row,
     Wanted,
     assert_live_and_stored,
+    column,
     create,
     rows_of,
 )
@@ -87,29 +88,8 @@ def geomean(group: Sequence[Row]) -> Any:
     return near(mean, 1e-9 * mean)
 
 
-def ends(which: str) -> Any:
-    """Open and close are values of the first and last row that has one, or of the first and
-    last one: both are what people call so."""
-
-    def compute(group: Sequence[Row]) -> Any:
-        values = known(group, "f")
-        place = 0 if which == "open" else -1
-        any_of = (group[place]["f"], values[place] if values else None)
-        return values_reference.OneOf(any_of)
-
-    return compute
-
-
 MIXED_FURTHER = {
-    "f_open": ends("open"),
-    "f_close": ends("close"),
-    "f_high": lambda group: max(known(group, "f"), default=None),
-    "f_low": lambda group: min(known(group, "f"), default=None),
-    "f_histogram": lambda group: values_reference.OneOf(
-        (values_reference.histogram(known(group, "f"), BOUNDS),)
-        if known(group, "f")
-        else (None, [0] * (len(BOUNDS) + 1))
-    ),
+    "f_histogram": values_reference.histogram_of(column("f"), BOUNDS),
     "up_geomean": geomean,
 }
 
@@ -123,6 +103,7 @@ def test_every_aggregate_at_three_levels(db: psycopg.Connection) -> None:
         name: [x for x in metrics if isinstance(x, str) and x != "ohlc"]
         for name, metrics in MIXED_METRICS.items()
     }
+    plain["f"] += ["open", "high", "low", "close"]
     wanted = [
         Wanted(name, buckets, BY_DEVICE, plain, further=MIXED_FURTHER)
         for name, buckets in LEVELS.items()

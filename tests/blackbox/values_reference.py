@@ -48,7 +48,17 @@ def expected(aggregate: str, pairs: Pairs) -> Any:
     """What the column of the aggregate holds."""
     if aggregate in ("first", "last"):
         return pairs[0 if aggregate == "first" else -1][1]
-    values = [value for _, value in pairs if value is not None]
+    known = [(time, value) for time, value in pairs if value is not None]
+    values = [value for _, value in known]
+    if aggregate in ("open", "close"):
+        # Of the first and last row that has a value, or of the first and last one: people call
+        # both so.
+        end = 0 if aggregate == "open" else -1
+        return OneOf((pairs[end][1], values[end] if values else None))
+    if aggregate == "value_counts":
+        return Counter(map(str, values))
+    if aggregate == "value_counts_rest":
+        return 0
     if aggregate == "count":
         return len(values)
     if aggregate == "distinct":
@@ -57,6 +67,8 @@ def expected(aggregate: str, pairs: Pairs) -> Any:
         return None
     if match := re.fullmatch(r"p(\d\d?(?:\.\d)?)", aggregate):
         return percentile(values, float(match[1]))
+    if aggregate in SERIES:
+        return SERIES[aggregate](known)
     return VALUES[aggregate](values)
 
 
@@ -147,10 +159,44 @@ def histogram(values: Sequence[Any], bounds: Sequence[float]) -> list[int]:
     return counts
 
 
-def increase(pairs: Pairs) -> Any:
+def histogram_of(
+    value: Callable[[Any], Any], bounds: Sequence[float]
+) -> Callable[[Sequence[Any]], OneOf]:
+    """Of a value of rows; where no row has one, nothing or zeros."""
+
+    def compute(group: Sequence[Any]) -> OneOf:
+        values = [value(row) for row in group if value(row) is not None]
+        counts = histogram(values, bounds)
+        return OneOf((counts,) if values else (None, counts))
+
+    return compute
+
+
+def increase(known: Pairs) -> Within:
     """How far a counter went up within the group; where it fell, it began at zero."""
-    values = [value for _, value in pairs if value is not None]
-    return sum(after - before if after >= before else after for before, after in pairwise(values))
+    return near(_rise(known), 1e-6)
+
+
+def rate(known: Pairs) -> Within | None:
+    """What the counter went up by in a second, from the first row to the last one."""
+    if len(known) < 2:
+        return None
+    value = _rise(known) / seconds(known[0][0], known[-1][0])
+    return near(value, 1e-9 * abs(value))
+
+
+def _rise(known: Pairs) -> float:
+    return math.fsum(b - a if b >= a else b for (_, a), (_, b) in pairwise(known))
+
+
+def time_weighted(known: Pairs) -> Any:
+    """Each value counts for as long as it was the newest one."""
+    length = seconds(known[0][0], known[-1][0])
+    if not length:
+        return near(known[-1][1], 1e-9)
+    parts = [float(a[1]) * seconds(a[0], b[0]) for a, b in pairwise(known)]
+    scale = math.fsum(abs(part) for part in parts) / length
+    return near(math.fsum(parts) / length, 1e-9 * scale + 1e-12)
 
 
 def seconds(low: datetime, high: datetime) -> float:
@@ -187,4 +233,12 @@ VALUES: dict[str, Callable[[Sequence[Any]], Any]] = {
     "mode": mode,
     "bool_and": all,
     "bool_or": any,
+    "high": max,
+    "low": min,
+}
+# Of times and values that are not NULL, in order.
+SERIES: dict[str, Callable[[Pairs], Any]] = {
+    "increase": increase,
+    "rate": rate,
+    "time_weighted_avg": time_weighted,
 }
