@@ -48,7 +48,7 @@ def project_configurations(
         urls["payload"] = url
     with importlib.resources.as_file(importlib.resources.files("tsrollup") / "pgdb") as folder:
         files = {part: _read(folder, part) for part in PARTS}
-        _refuse_unknown(values, files)
+        _check_placeholders(values, files)
         yield {
             part: replace(files[part], url=url, placeholders=_override(files[part], values))
             for part, url in urls.items()
@@ -63,7 +63,7 @@ def project_configuration(
     with importlib.resources.as_file(importlib.resources.files("tsrollup") / "pgdb") as folder:
         configuration = _read(folder, part)
         values = placeholders or {}
-        _refuse_unknown(values, {part: configuration})
+        _check_placeholders(values, {part: configuration})
         yield replace(configuration, url=url, placeholders=_override(configuration, values))
 
 
@@ -109,13 +109,18 @@ def _override(configuration: Configuration, values: Mapping[str, str]) -> dict[s
     return {name: values.get(name, value) for name, value in known.items()}
 
 
-def _refuse_unknown(values: Mapping[str, str], files: Mapping[Part, Configuration]) -> None:
+def _check_placeholders(values: Mapping[str, str], files: Mapping[Part, Configuration]) -> None:
     known = {name for configuration in files.values() for name in configuration.placeholders}
     for name in values:
         if name not in known:
             raise ConfigurationError(
                 f"{name} is not a placeholder of these migrations",
                 hint=f"there are: {', '.join(sorted(known))}",
+            )
+        if name.endswith("_role") and set("'\"\\$") & set(values[name]):
+            raise ConfigurationError(
+                f"{values[name]} is no name for {name}: it holds ', \", \\ or $",
+                hint="scripts write it between quotes of all kinds: choose another role",
             )
 
 

@@ -75,6 +75,9 @@ def test_placeholders_name_the_roles(run: Run, server: PostgresServer) -> None:
         status, _, err = run("migrate", "--placeholder", "no_such=1")
         assert status == 1
         assert "no_such is not a placeholder" in err
+        for odd in ("o'x", 'o"x', r"o\x", "o$$"):
+            status, _, err = run("migrate", "--placeholder", f"owner_role={odd}")
+            assert (status, f"{odd} is no name for owner_role" in err) == (1, True)
         assert run("migrate", "--placeholder", "nothing")[0] == 1
     finally:
         with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as connection:

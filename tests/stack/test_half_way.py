@@ -12,6 +12,7 @@ import pytest
 from kept_releases import restore_release
 from rollup_checks import assert_equal_to_group_by
 from servers import PostgresServer
+from tsrollup.errors import TsrollupError
 from tsrollup.flyway import clean
 from tsrollup.flyway.session import Session
 from tsrollup.migrations import migrate_project, project_configuration
@@ -130,6 +131,11 @@ def test_half_way_a_program_of_before_does_not_end_it_and_clean_does(
     at_borders(kill)
     with pytest.raises(KilledError):
         migrate_project(old)
+    with psycopg.connect(old, autocommit=True) as db:  # as pg_restore -O makes one of its dump
+        for name in ("rollup_engine.fill", "silver.drop_rollup_metric"):
+            db.execute(f"ALTER FUNCTION {name} OWNER TO CURRENT_USER".encode())
+        with pytest.raises(TsrollupError, match="without owners: rollup_engine.fill"):
+            migrate_project(old)
     values = {"clean_rollups": "true"}
     with project_configuration("foundational", old, values) as configuration:
         clean(replace(configuration, clean_disabled=False))
