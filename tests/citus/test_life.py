@@ -14,7 +14,9 @@ OLD = "(date_trunc('hour', now()) - interval '30 hours')"
 LATE = "(date_trunc('hour', now()) - interval '90 minutes')"
 
 
-def test_rollups_lie_beside_their_source(db: psycopg.Connection[Any], readings: str) -> None:
+def test_rollups_lie_beside_their_source(
+    cluster: Cluster, db: psycopg.Connection[Any], readings: str
+) -> None:
     """Tables are distributed as the source is; one without its column is of the coordinator. A read
     asks every shard once, and works out here what is stale."""
     fine, coarse = create_rollups(db, readings, "2 hours")
@@ -36,6 +38,14 @@ def test_rollups_lie_beside_their_source(db: psycopg.Connection[Any], readings: 
         [readings],
     )
     assert set(beside) == {(f"silver.{name}_{x}", True) for x in ("5m", "1h")}
+    for worker in cluster.workers:  # Citus moves shards of tables that have an identity
+        with psycopg.connect(worker) as there:
+            identities = there.execute(
+                "SELECT DISTINCT relreplident::text FROM pg_class"
+                " WHERE relname LIKE %s AND relkind = 'r'",
+                [f"{name}____all%"],
+            )
+            assert identities.fetchall() == [("f",)]
     for view in (fine, coarse):
         for where in ("true", "device = 3", "bucket >= now() - interval '90 minutes'"):
             query = f"EXPLAIN (COSTS off) SELECT sum(temp_count) FROM {view} WHERE {where}"

@@ -40,6 +40,9 @@ def test_promise_g_retention(cluster: Cluster, db: psycopg.Connection[Any]) -> N
     refresh_everything(db)
     before = value(db, f"SELECT sum(row_count) FROM {rollups[1]}")
     assert before == value(db, f"SELECT count(*) FROM {name}")
+    for table in (name, "silver.kept_5m"):
+        with pytest.raises(psycopg.Error, match="is dropped there, and not archived"):
+            db.execute("SELECT silver.set_retention(%s, '3 days', archive => true)", [table])
     db.execute("SELECT silver.set_retention(%s, '3 days')", [name])
     db.execute("SELECT silver.set_retention('silver.kept_5m', '5 days')")
     # Partitions of the source go in runs of their own.

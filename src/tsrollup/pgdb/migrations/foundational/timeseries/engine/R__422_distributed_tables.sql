@@ -11,14 +11,17 @@ AS $$
 DECLARE
     v_column constant name := rollup_engine.distribution_column(p_rollup.source_table);
     v_class pg_class;
+    v_partition text;
 BEGIN
     IF v_column = ANY (p_rollup.dimensions) THEN
         SELECT * INTO v_class FROM pg_class WHERE oid = p_table;
         PERFORM rollup_engine.tell_workers(true);
         PERFORM create_distributed_table(p_table, v_column, colocate_with => p_rollup.source_table::text);
         -- One partition for ever: to a table that has a view, Citus attaches none, for it would make the view on the workers.
-        EXECUTE format('CREATE TABLE %s.%I PARTITION OF %s FOR VALUES FROM (MINVALUE) TO (MAXVALUE)',
-            v_class.relnamespace::regnamespace, rollup_engine.fit_name(v_class.relname, 'all'), p_table);
+        v_partition := format('%s.%I', v_class.relnamespace::regnamespace, rollup_engine.fit_name(v_class.relname, 'all'));
+        EXECUTE format('CREATE TABLE %s PARTITION OF %s FOR VALUES FROM (MINVALUE) TO (MAXVALUE)', v_partition, p_table);
+        -- For Citus to move shards while they are written.
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', v_partition);
         -- The workers are asked for the rows of its live view as the role that reads.
         EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_table);
         PERFORM rollup_engine.tell_workers(false);

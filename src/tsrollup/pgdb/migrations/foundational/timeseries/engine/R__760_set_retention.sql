@@ -3,7 +3,8 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_retention(p_relation regclass, p_archive boolean) RETURNS void
+DROP FUNCTION IF EXISTS rollup_engine.check_retention(regclass, boolean);
+CREATE OR REPLACE FUNCTION rollup_engine.check_retention(p_relation regclass) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -16,13 +17,10 @@ BEGIN
         PERFORM rollup_engine.fail('TR004', v_found.problem, v_found.hint);
     ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_relation), format('call it as %s', v_owner::regrole));
-    ELSIF p_archive AND rollup_engine.distribution_column(p_relation) IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR004', format('%s is distributed by Citus: what is old is dropped there, and not archived', p_relation),
-            format('SELECT silver.set_retention(%L, ...) without archive', p_relation));
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_retention(regclass, boolean) IS 'An error unless old partitions of a table can be dropped by its caller.';
+COMMENT ON FUNCTION rollup_engine.check_retention(regclass) IS 'An error unless old partitions of a table can be dropped by its caller.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.ensure_archive_schema(p_relation regclass) RETURNS void
     LANGUAGE plpgsql
@@ -31,6 +29,10 @@ AS $$
 DECLARE
     v_schema constant text := rollup_engine.archive_schema(p_relation);
 BEGIN
+    IF rollup_engine.distribution_column(p_relation) IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('%s is distributed by Citus: what is old is dropped there, and not archived', p_relation),
+            format('SELECT silver.set_retention(%L, ...) without archive', p_relation));
+    END IF;
     IF octet_length((parse_ident(v_schema))[1]) > 63 THEN
         PERFORM rollup_engine.fail('TR001', format('the schema %s has no room for _archive behind its name', v_schema),
             'retention without archive drops partitions; or ALTER SCHEMA ... RENAME to a name of 55 bytes at most');
@@ -166,7 +168,7 @@ BEGIN
     PERFORM rollup_engine.check_owner_role('set how long tables are kept');
     IF p_keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
         UPDATE rollup_engine.retention SET relation_name = v_relation::text WHERE relation = v_relation;  -- it is meant by that name
-        PERFORM rollup_engine.check_retention(v_relation, p_archive);
+        PERFORM rollup_engine.check_retention(v_relation);
         PERFORM rollup_engine.take_over_retention(v_relation);
         IF rollup_engine.partition_column(v_relation) IS NOT NULL THEN
             PERFORM rollup_engine.ensure_default_partition(v_relation);
