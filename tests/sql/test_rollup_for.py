@@ -132,6 +132,39 @@ def test_what_has_dropped_rows_that_the_source_has_is_not_exact(db: psycopg.Conn
     assert answers(db, "'short', '5 days'")["gold.short_1d"].startswith("5 of its buckets")
 
 
+def test_what_knows_all_of_history_comes_first(db: psycopg.Connection) -> None:
+    """A metric or a rollup that came after time was sealed says nothing of it."""
+    db.execute("CREATE TABLE raw.h (ts timestamptz NOT NULL, v integer) PARTITION BY RANGE (ts)")
+    for day in range(10):
+        db.execute(
+            f"CREATE TABLE raw.h_{day} PARTITION OF raw.h"
+            f" FOR VALUES FROM (current_date - {day}) TO (current_date - {day} + 1)".encode()
+        )
+    db.execute(
+        "INSERT INTO raw.h SELECT now() - i * interval '1 day', i FROM generate_series(0, 9) AS i"
+    )
+    create = "SELECT silver.create_rollup_table(%s, 'silver', %s, %s, metrics => %s)"
+    db.execute(create, ["raw.h", "full_1h", "1 hour", '{"v": ["sum", "p95"]}'])
+    db.execute(create, ["raw.h", "late_1d", "1 day", '{"v": ["sum"]}'])
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.h', '4 days')")
+    for _ in range(2):
+        db.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    db.execute("""SELECT silver.add_rollup_metric('late_1d', '{"v": ["p95"]}')""")
+    db.execute(create, ["late_1d", "late_2d", "2 days", None])
+    db.execute(create, ["raw.h", "new_1d", "1 day", '{"v": ["p95"]}'])
+    refresh_everything(db)
+    (known,) = db.execute("SELECT min(bucket)::text FROM gold.new_1d").fetchone() or ("",)
+
+    found = answers(db, """'raw.h', '2 days', NULL, '{"v": ["p95"]}'""")
+    assert list(found) == ["gold.full_1h", "gold.late_2d", "gold.late_1d", "gold.new_1d"]
+    assert "since" not in found.pop("gold.full_1h")
+    assert all(f"; it knows this since {known}" in reason for reason in found.values()), found
+    found = answers(db, """'raw.h', '2 days', NULL, '{"v": ["sum"]}'""")
+    assert list(found)[:3] == ["gold.late_2d", "gold.late_1d", "gold.full_1h"]
+    assert not any("since" in reason for reason in found.values())
+
+
 def test_columns_go_by_the_names_that_they_have_now(rolled_up: psycopg.Connection) -> None:
     db = rolled_up
     db.execute("""SELECT silver.add_rollup_metric('t_1m', '{"v": [{"name": "histogram",

@@ -87,6 +87,6 @@ AS $$
     CROSS JOIN LATERAL rollup_engine.answering_views(q) AS a
 $$;
 COMMENT ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text) IS
-'Which live views of a source, or of a rollup and what reads it, answer a question of buckets of a width in a time zone, by dimensions: the cheapest first. exact: its buckets make up those, and it has the dimensions and the states of the metrics, so that its rows, regrouped if need be, say what a GROUP BY of the source would. Columns go by the names that they have now. Those that do not, have dropped rows that the source still has, or are paused, parked or not valid, come after them, each with its reason.';
+'Which live views of a source, or of a rollup and what reads it, answer a question of buckets of a width in a time zone, by dimensions: those that know it for all of history first, of these the cheapest; of a metric, or a rollup, that came after time was sealed, reason says since when it is known. exact: its buckets make up those, and it has the dimensions and the states of the metrics, so that its rows, regrouped if need be, say what a GROUP BY of the source would. Columns go by the names that they have now. Those that do not, have dropped rows that the source still has, or are paused, parked or not valid, come after them, each with its reason.';
 
 RESET ROLE;

@@ -1,10 +1,11 @@
 -- Which sealed partitions of rollups hold rows, so that one that a restore has left out is told from
 -- one that was always empty; and what a table with retention, or that maintenance makes partitions
 -- for, was called: nothing is dropped of one whose name is another table's by now, and what is gone is named.
+-- And since when a state is known, which came after time was sealed.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
-SELECT rollup_engine.lock_tables('{rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set}');
+SELECT rollup_engine.lock_tables('{rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
 
 ALTER TABLE rollup_engine.rollup_partition ADD COLUMN held boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN rollup_engine.rollup_partition.held IS 'Whether there were rows in it when it was sealed.';
@@ -16,5 +17,8 @@ UPDATE rollup_engine.retention AS t SET relation_name = c.oid::regclass::text FR
 ALTER TABLE rollup_engine.partition_set ADD COLUMN relation_name text;
 COMMENT ON COLUMN rollup_engine.partition_set.relation_name IS 'What it was called when it was handed over.';
 UPDATE rollup_engine.partition_set AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
+
+ALTER TABLE rollup_engine.rollup_column ADD COLUMN known_since timestamptz;
+COMMENT ON COLUMN rollup_engine.rollup_column.known_since IS 'Time that was sealed before when it came, and of which it therefore knows nothing; NULL for none.';
 
 RESET ROLE;

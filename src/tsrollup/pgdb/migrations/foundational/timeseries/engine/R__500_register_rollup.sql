@@ -103,6 +103,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.record_columns(p_rollup silver.rollup_c
 AS $$
 DECLARE
     v_time_type constant regtype := (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id);
+    v_sealed constant timestamptz := rollup_engine.inherited_seal(p_rollup);
     v_twice text;
     v_columns bigint;
 BEGIN
@@ -125,9 +126,9 @@ BEGIN
         WHERE s.id = p_rollup.source_id;
     END IF;
     -- What is there already (a metric is being added) keeps its place.
-    INSERT INTO rollup_engine.rollup_column (rollup_id, position, column_name, kind, source_column, state, expression)
+    INSERT INTO rollup_engine.rollup_column (rollup_id, position, column_name, kind, source_column, state, expression, known_since)
     SELECT p_rollup.id, p.position + coalesce((SELECT max(position) FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id), 0),
-        p.column_name, p.kind, p.source_column, p.state, p.expression
+        p.column_name, p.kind, p.source_column, p.state, p.expression, v_sealed
     FROM rollup_engine.plan_columns(p_rollup, v_time_type) AS p
     WHERE NOT EXISTS (
         SELECT FROM rollup_engine.rollup_column AS c WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name);

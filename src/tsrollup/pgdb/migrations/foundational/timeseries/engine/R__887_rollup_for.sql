@@ -168,6 +168,20 @@ $$;
 COMMENT ON FUNCTION rollup_engine.complete_since(silver.rollup_config, regclass) IS
 'Time before which a rollup, or what it reads, has dropped rows that a table still has, or takes in none of its late ones; NULL for none.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.known_since(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT max(c.known_since)
+    FROM rollup_engine.line_to(p_rollup, p_asked.source_table) AS l
+    JOIN rollup_engine.rollup_column AS c ON c.rollup_id = l.id AND c.known_since IS NOT NULL
+    WHERE c.state = 'row_count' OR EXISTS (
+        SELECT FROM jsonb_array_elements(p_asked.metrics -> c.source_column::text) AS i
+        WHERE c.state = ANY ((rollup_engine.find_aggregate(i, c.source_column::text, NULL, l.id)).states))
+$$;
+COMMENT ON FUNCTION rollup_engine.known_since(silver.rollup_config, silver.rollup_config) IS
+'Time that was sealed when a rollup, or a metric that is asked for, came, and of which it knows nothing; NULL for none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.why_not(p_asked silver.rollup_config, p_rollup silver.rollup_config) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -226,18 +240,20 @@ AS $$
         CASE WHEN same.width AND same.dimensions THEN 'its rows are the answer'
             WHEN same.width THEN 'GROUP BY the dimensions: its states combine'
             ELSE format('%s of its buckets make one: its states combine', round(extract(epoch FROM p_asked.bucket_width) / extract(epoch FROM r.bucket_width))) END,
-        format('about %s rows for each bucket', ceil(cost.rows))))
+        format('about %s rows for each bucket', ceil(cost.rows)),
+        'it knows this since ' || since.known))
     FROM rollup_engine.rollups_of(p_asked.source_table) AS r
     CROSS JOIN LATERAL rollup_engine.asked_of(r, p_asked) AS q
     CROSS JOIN LATERAL rollup_engine.why_not(q, r) AS w (reason)
+    CROSS JOIN LATERAL rollup_engine.known_since(q, r) AS since (known)
     CROSS JOIN LATERAL (
         SELECT rollup_engine.rows_per_bucket(r) * extract(epoch FROM p_asked.bucket_width)::float8 / extract(epoch FROM r.bucket_width)::float8
     ) AS cost (rows)
     CROSS JOIN LATERAL (
         SELECT extract(epoch FROM p_asked.bucket_width) = extract(epoch FROM r.bucket_width), q.dimensions <@ r.dimensions AND r.dimensions <@ q.dimensions
     ) AS same (width, dimensions)
-    ORDER BY w.reason IS NULL DESC, cost.rows, r.id
+    ORDER BY w.reason IS NULL DESC, since.known NULLS FIRST, cost.rows, r.id
 $$;
-COMMENT ON FUNCTION rollup_engine.answering_views(silver.rollup_config) IS 'Live views by what they cost to answer a question, those that do not after them.';
+COMMENT ON FUNCTION rollup_engine.answering_views(silver.rollup_config) IS 'Live views by since when they know what is asked for, and by what they cost to answer it; those that do not after them.';
 
 RESET ROLE;
