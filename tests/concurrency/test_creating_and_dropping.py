@@ -48,6 +48,37 @@ def test_the_last_two_rollups_of_a_source_dropped_at_once(
     assert db.execute(f"{left} WHERE tgrelid = 'raw.t'::regclass".encode()).fetchone() == (0, 0)
 
 
+def test_a_rollup_created_while_another_of_its_source_changes(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """Who waits for the source has nothing yet that the other will want."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz, v integer)")
+    db.execute(CREATE.format("t_1h", "false").encode())
+    changing = connect(autocommit=False)
+    changing.execute(
+        "SELECT pg_advisory_xact_lock(rollup_engine.source_lock_key(id)) FROM rollup_engine.source"
+    )
+    create = Background(connect(), CREATE.format("t_2h", "false").encode())
+    create.wait_until_blocked(db)
+    changing.execute("SET LOCAL lock_timeout = '5s'")
+    changing.execute("SELECT FROM rollup_engine.source FOR NO KEY UPDATE")
+    changing.commit()
+    assert create.result() == [("silver.t_2h",)]
+
+
+def test_maintenance_of_what_was_dropped_meanwhile_says_nothing(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz, v integer)")
+    db.execute(CREATE.format("t_1h", "false").encode())
+    db.execute("CREATE TEMP TABLE known AS SELECT s FROM rollup_engine.partition_set AS s")
+    db.execute("SELECT silver.drop_rollup('t_1h')")
+    done = db.execute(
+        "SELECT m.* FROM known, LATERAL rollup_engine.maintain_set("
+        "s, '{resized,premade,skipped,analyzed,indexed}', now()) AS m"
+    )
+    assert done.fetchall() == []
+    assert db.execute("SELECT error_message FROM silver.error_log").fetchall() == []
+
+
 @pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ"])
 def test_one_rollup_dropped_twice_at_once(
     settled: psycopg.Connection, connect: Connect, isolation: str

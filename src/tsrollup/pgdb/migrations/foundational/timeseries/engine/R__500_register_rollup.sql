@@ -24,6 +24,9 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
 BEGIN
+    -- Before its row, as whoever changes another rollup of it does.
+    PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(id)) FROM rollup_engine.source
+    WHERE relation = p_relation AND time_column = p_time_column AND change_tracking = p_change_tracking;
     INSERT INTO rollup_engine.source AS s (relation, relation_oid, relation_name, owner_name, time_column, time_type, time_unit, change_tracking, grain)
     SELECT p_relation, p_relation, p_relation::text, pg_get_userbyid(c.relowner), p_time_column, rollup_engine.base_type(a.atttypid), p_time_unit, p_change_tracking,
         CASE WHEN rollup_engine.is_month_width(p_width) THEN '1 day' ELSE least(p_width, '1 day') END

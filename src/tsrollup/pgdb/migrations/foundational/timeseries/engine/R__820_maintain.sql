@@ -10,7 +10,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.maintain_set(p_set rollup_engine.partit
     SET lock_timeout = '300ms'  -- other tables wait behind it, and whom a deadlock would end
 AS $$
 DECLARE
-    v_target constant text := p_set.relation::text;
+    v_relation constant regclass := p_set.relation;
+    v_target constant text := v_relation::text;
     v_step text;
     v_done text;
     v_failure rollup_engine.failure;
@@ -18,7 +19,8 @@ BEGIN
     FOREACH v_step IN ARRAY p_steps LOOP
         BEGIN
             PERFORM rollup_engine.wait_no_longer();
-            p_set := rollup_engine.followed_set(p_set.relation);
+            p_set := rollup_engine.followed_set(v_relation);
+            EXIT WHEN p_set.relation IS NULL;  -- dropped meanwhile
             v_done := rollup_engine.maintenance_step(p_set, v_step, p_now);
             IF v_done IS NOT NULL THEN
                 RETURN NEXT ROW(v_target, v_step, v_done)::rollup_engine.maintenance_action;
@@ -30,6 +32,7 @@ BEGIN
                 GET STACKED DIAGNOSTICS
                     v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
                     v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+                EXIT WHEN NOT EXISTS (SELECT FROM rollup_engine.partition_set WHERE relation = v_relation);
                 PERFORM rollup_engine.record_maintenance_failure(v_target, v_failure);
                 RETURN NEXT ROW(v_target, 'failed', format('not %s: %s', v_step, SQLERRM))::rollup_engine.maintenance_action;
         END;
