@@ -121,18 +121,10 @@ def wall(time: datetime, zone: str) -> datetime:
     return time.astimezone(ZoneInfo(zone)).replace(tzinfo=None)
 
 
-@cache
 def first_at(local: datetime, zone: str) -> datetime:
     """The first instant at which the clocks of the zone show that time, or, where they skip it,
-    a later one."""
-    time = local.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
-    low, high = time - timedelta(days=2), time
-    if wall(high, zone) == local:
-        return high
-    while high - low > MICROSECOND:
-        middle = low + (high - low) // 2
-        low, high = (low, middle) if wall(middle, zone) >= local else (middle, high)
-    return high
+    that of clocks which were not put forward."""
+    return local.replace(tzinfo=ZoneInfo(zone)).astimezone(UTC)
 
 
 # Zones, and a year in which something happens to their clocks.
