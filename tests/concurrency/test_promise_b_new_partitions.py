@@ -93,6 +93,17 @@ def test_promise_b_a_partition_that_others_made(
     assert reader.execute("EXECUTE q").fetchall() == unfilled.execute(RAW).fetchall()
 
 
+def test_promise_b_plans_of_a_new_rollup_know_the_partitions_it_came_with(
+    unfilled: psycopg.Connection,
+) -> None:
+    """Nobody saw the table without them: their ranges are not read live before the first fill."""
+    unfilled.execute("DELETE FROM rollup_engine.stale_range")
+    assert unfilled.execute(
+        "SELECT count(*) > 0, bool_and(isempty(rollup_engine.stale_set(rollup_id,"
+        " rollup_engine.planned_partitions(rollup_id)))) FROM rollup_engine.rollup_partition"
+    ).fetchone() == (True, True)
+
+
 def test_promise_b_plans_count_on_a_partition_from_the_next_transaction_on(
     unfilled: psycopg.Connection, connect: Connect
 ) -> None:

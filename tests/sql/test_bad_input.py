@@ -408,6 +408,7 @@ def test_a_prepared_transaction_that_holds_the_lock_of_a_source_is_named(
     db.execute("SELECT silver.create_rollup_table('readings', 'silver', 'readings_1h', '1 hour')")
     db.execute("SELECT silver.perform_rollup()")
     db.execute("BEGIN")
+    db.execute("INSERT INTO raw.readings VALUES ('2026-03-01 00:00+00', 0)")
     db.execute("SELECT silver.perform_rollup()")
     name = f"it's {db.info.dbname}"
     db.execute(sql.SQL("PREPARE TRANSACTION {}").format(name))

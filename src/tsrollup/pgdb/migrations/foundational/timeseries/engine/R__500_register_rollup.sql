@@ -224,6 +224,8 @@ BEGIN
     PERFORM rollup_engine.create_view(r, p_view) FROM silver.rollup_config AS r WHERE r.id = v_rollup.id AND r.key_dimension IS NOT NULL;
     PERFORM rollup_engine.premake_rollup_partitions(
         rollup_engine.register_partition_set(v_rollup.target_table, 'bucket', v_rollup.chunk_interval, false));
+    -- Whoever sees the table sees these: they came with it.
+    UPDATE rollup_engine.rollup_partition SET generation = 1 WHERE rollup_id = v_rollup.id;
     RETURN v_rollup;
 END
 $$;

@@ -78,6 +78,10 @@ BEGIN
         UNION ALL
         SELECT id, hash_record_extended(ROW(s.id, rollup_engine.exchanged_for(s)::oid), 10), false, false FROM rollup_engine.source AS s WHERE id = ANY (p_source_ids)
         UNION ALL
+        -- A restore may add rows here that tell of another's tables.
+        SELECT p.source_id, hash_record_extended(ROW(p.partition::oid, p.ctid, p.xmin), 11), false, false
+        FROM rollup_engine.source_partition AS p WHERE p.source_id = ANY (p_source_ids)
+        UNION ALL
         SELECT r.source_id, h.hash, false, false
         FROM silver.rollup_config AS r
         CROSS JOIN LATERAL (
