@@ -167,3 +167,24 @@ def _stale_buckets(connection: psycopg.Connection[Any], rollup: str) -> int:
     ).fetchone()
     assert row
     return int(row[0])
+
+
+def test_reads_look_for_data_only_where_nobody_has_clipped(db: psycopg.Connection) -> None:
+    """A filter leaves few of the buckets that a plan goes through one by one; the monitor, and who
+    reads ranges, see where there is data, and so do plans that do not know a partition."""
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v integer)")
+    db.execute("INSERT INTO raw.s VALUES ('2026-03-05 12:00+00', 1), ('2024-01-01 00:00+00', 2)")
+    db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1m', '1 minute')")
+    refresh_everything(db)
+    db.execute(
+        "INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)"
+        " VALUES (1, '2026-03-01 00:00Z', '2026-03-15 00:00Z')"
+    )
+    sets = (
+        "SELECT array_agg(rollup_engine.bucket_count('1 minute', s)) FROM unnest(ARRAY[NULL,"
+        " 9223372036854775806, 0]) AS p, rollup_engine.finite_stale_set(1, p) AS s"
+    )
+    assert db.execute(sets).fetchone() == ([1, 1, 2],)
+    force_configuration(db, "source_rows = 2000000000")
+    assert db.execute(sets).fetchone() == ([1, 14 * 1440, 14 * 1440 + 1],)
+    assert_equal_to_group_by(db, "s_1m")

@@ -25,8 +25,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.finite_stale_set(p_rollup_id integer, p
 AS $$
 DECLARE
     v_stale tstzmultirange := rollup_engine.stale_set(p_rollup_id, p_planned, p_keys => p_keys);
-    v_extent tstzmultirange;
-    v_is_unclipped boolean;
+    v_unclipped tstzmultirange := '{}';
+    v_extent tstzmultirange := '{}';
     v_rollup silver.rollup_config;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
@@ -35,20 +35,26 @@ BEGIN
     END IF;
     -- What is finite was clipped when it was marked, and needs no search at every read. A partition that
     -- the plan does not know was not.
-    v_is_unclipped := NOT (isfinite(coalesce(lower(v_stale), '-infinity')) AND isfinite(coalesce(upper(v_stale), 'infinity')))
-        OR rollup_engine.bucket_count(v_rollup.bucket_width, v_stale) > 32
-            AND EXISTS (SELECT FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id AND generation > p_planned);
+    IF NOT (isfinite(coalesce(lower(v_stale), '-infinity')) AND isfinite(coalesce(upper(v_stale), 'infinity'))) THEN
+        v_unclipped := v_stale;
+    ELSIF EXISTS (SELECT FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id AND generation > p_planned) THEN
+        v_unclipped := v_stale - rollup_engine.stale_set(p_rollup_id, p_keys => p_keys);
+        IF rollup_engine.bucket_count(v_rollup.bucket_width, v_unclipped) <= 32 THEN
+            v_unclipped := '{}';
+        END IF;
+    END IF;
+    IF NOT isempty(v_unclipped) THEN
+        v_extent := rollup_engine.data_extent(v_rollup, v_unclipped, false);
+        IF rollup_engine.bucket_count(v_rollup.bucket_width, v_extent) > 10000 THEN
+            v_extent := rollup_engine.data_extent(v_rollup, v_extent, true);
+        END IF;
+        v_stale := v_stale - v_unclipped;
+    END IF;
     -- Of buckets that a plan goes through one by one, a filter leaves few, and clipping would change nothing about how.
-    IF isempty(v_stale) OR NOT v_is_unclipped AND (NOT rollup_engine.is_wide(v_rollup.bucket_width, v_stale)
-        OR p_planned IS NOT NULL AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale))
-    THEN
-        RETURN v_stale;
+    IF rollup_engine.is_wide(v_rollup.bucket_width, v_stale) AND (p_planned IS NULL OR NOT rollup_engine.reads_by_bucket(p_rollup_id, v_stale)) THEN
+        v_stale := rollup_engine.data_extent(v_rollup, v_stale, false);
     END IF;
-    v_extent := rollup_engine.data_extent(v_rollup, v_stale, false);
-    IF v_is_unclipped AND rollup_engine.bucket_count(v_rollup.bucket_width, v_extent) > 10000 THEN
-        v_extent := rollup_engine.data_extent(v_rollup, v_extent, true);
-    END IF;
-    RETURN v_extent;
+    RETURN v_stale + v_extent;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.finite_stale_set(integer, bigint, text[]) IS 'The stale set, clipped to where there is data, without the tail of a window.';
