@@ -112,26 +112,59 @@ $$;
 COMMENT ON FUNCTION rollup_engine.live_source_sql(silver.rollup_config, text, text) IS
 'FROM item, with a mark for its table, for the states of a rollup from $1 to $2 in the snapshot of who asks, $3 being its stale set there: of all; of the one group whose key is $4; or of all where some groups are stale, and whole buckets in $4.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.live_clauses(
+    p_rollup silver.rollup_config, p_is_raw boolean, OUT source_table regclass, OUT of_one text, OUT condition text, OUT by_dimensions text
+)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.source_table, rollup_engine.live_select_list(p_rollup, '{dimension,state}', p_is_raw),
+        rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r),
+        coalesce((SELECT 'GROUP BY ' || string_agg((n + 1)::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n), 'HAVING count(*) > 0')
+    FROM (SELECT (CASE WHEN p_is_raw THEN rollup_engine.as_of_raw(p_rollup) ELSE p_rollup END).*) AS r
+$$;
+COMMENT ON FUNCTION rollup_engine.live_clauses(silver.rollup_config, boolean) IS
+'What a GROUP BY of one bucket, from $1 to $2, is made of; of one bucket, nobody needs to work out which it is.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.live_query_sql(p_rollup silver.rollup_config, p_is_raw boolean, p_table text, p_source text, p_key_condition text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Of one bucket, nobody needs to work out which it is.
     SELECT rollup_engine.fill($sql$CASE
         WHEN rollup_engine.bucket_next(v_rollup, v_from) = v_to THEN format('SELECT $1, %s FROM %s WHERE %s %s', {of_one}, format({source}, {table}), {condition}, {by_dimensions})
         ELSE format('SELECT %s FROM %s WHERE %s GROUP BY %s', {of_all}, format({source}, {table}), {condition}, {by_bucket}) END$sql$, jsonb_build_object(
         'table', p_table,
         'source', p_source,
-        'of_one', quote_literal(rollup_engine.live_select_list(p_rollup, '{dimension,state}', p_is_raw)),
+        'of_one', quote_literal(c.of_one),
         'of_all', quote_literal(rollup_engine.live_select_list(p_rollup, '{bucket,dimension,state}', p_is_raw)),
-        'by_dimensions', quote_literal(coalesce(
-            (SELECT 'GROUP BY ' || string_agg((n + 1)::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n), 'HAVING count(*) > 0')),
+        'by_dimensions', quote_literal(c.by_dimensions),
         'by_bucket', quote_literal(rollup_engine.group_list(p_rollup)),
-        'condition', quote_literal(rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r) || p_key_condition)))
-    FROM (SELECT CASE WHEN p_is_raw THEN rollup_engine.as_of_raw(p_rollup) ELSE p_rollup END) AS r (r)
+        'condition', quote_literal(c.condition || p_key_condition)))
+    FROM rollup_engine.live_clauses(p_rollup, p_is_raw) AS c
 $$;
 COMMENT ON FUNCTION rollup_engine.live_query_sql(silver.rollup_config, boolean, text, text, text) IS
 'Expression, within a function of live_function_sql, for a GROUP BY from v_from to v_to over a FROM item with a mark for its table, both of them expressions as well.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.live_bucket_sql(p_rollup silver.rollup_config, p_table text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Planned each time, for few partitions, but parsed once: that is half of what a bucket costs beside its rows.
+    SELECT coalesce((
+        SELECT rollup_engine.fill($sql$
+    IF {table}::text = {name} AND rollup_engine.bucket_next(v_rollup, v_from) = v_to THEN
+        p_from := v_from;
+        p_to := v_to;
+        RETURN QUERY {query};
+        RETURN;
+    END IF;$sql$, jsonb_build_object('table', p_table, 'name', quote_literal(c.source_table::text), 'query', q.query))
+        FROM rollup_engine.live_clauses(p_rollup, true) AS c
+        CROSS JOIN LATERAL format('SELECT $1, %s FROM %s WHERE %s %s', c.of_one, c.source_table, c.condition, c.by_dimensions) AS q (query)
+        -- No column may be taken for a variable, above all when it is gone.
+        WHERE rollup_engine.is_relation(c.source_table) AND q.query !~ '(^|[^a-z0-9_])(found|[pv]_(from|to|rollup|raw|stale|wholes))([^a-z0-9_]|$)'), '')
+$$;
+COMMENT ON FUNCTION rollup_engine.live_bucket_sql(silver.rollup_config, text) IS
+'What such a function does for one bucket of the raw table, an expression, while that has the name that it has now: the same as live_query_sql, for a rollup that reads_plain_columns.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.live_group_reading_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
@@ -168,13 +201,15 @@ AS $$
         || CASE WHEN p_rollup.parent_id IS NOT NULL AND rollup_engine.reads_plain_columns(p_rollup) THEN $sql$
     IF v_from < v_to AND tstzrange(v_from, v_to) <@ coalesce(v_wholes, v_stale) THEN
         v_raw := rollup_engine.raw_of_range(v_rollup.source_id, {above}, v_from, v_to);
-        IF v_raw IS NOT NULL THEN
+        IF v_raw IS NOT NULL THEN{bucket}
             RETURN QUERY EXECUTE {of_raw} USING v_from, v_to;
             RETURN;
         END IF;
-    END IF;$sql$ ELSE '' END || $sql$
+    END IF;$sql$ ELSE '' END || CASE WHEN p_rollup.parent_id IS NULL THEN '{bucket}' ELSE '' END || $sql$
     RETURN QUERY EXECUTE {query} USING v_from, v_to, v_stale, v_wholes;$sql$, jsonb_build_object(
         'parent', p_rollup.parent_id,
+        'bucket', CASE WHEN rollup_engine.reads_plain_columns(p_rollup)
+            THEN rollup_engine.live_bucket_sql(p_rollup, CASE WHEN p_rollup.parent_id IS NULL THEN 'v_rollup.source_table' ELSE 'v_raw' END) ELSE '' END,
         'above', quote_literal(ARRAY(SELECT a FROM rollup_engine.with_ancestors(p_rollup.parent_id) AS a WHERE a <> p_rollup.parent_id)::text),
         'of_raw', CASE WHEN rollup_engine.reads_plain_columns(p_rollup) THEN rollup_engine.live_query_sql(p_rollup, true, 'v_raw', quote_literal('%s'), '') END,
         'query', rollup_engine.live_query_sql(p_rollup, false, 'v_rollup.source_table', CASE WHEN p.has_groups
@@ -194,6 +229,7 @@ AS $$
 CREATE OR REPLACE FUNCTION rollup_engine.live_{group}{id}(p_from timestamptz, p_to timestamptz{key_argument}) RETURNS SETOF {target}
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL {parallel} ROWS {rows} COST 10000
     SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = 'force_custom_plan'
     {settings}
 AS {body}{grant}
 $sql$, jsonb_build_object(
