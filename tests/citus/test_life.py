@@ -226,12 +226,7 @@ def test_a_prepared_transaction_of_a_worker_is_seen_when_it_commits(
     """A writer to one shard, prepared before a run and committed after it, inside the look-back."""
     rollups = create_rollups(db, readings, "4 hours")
     refresh_everything(db)
-    shard, port = db.execute(
-        "SELECT shard_name, nodeport FROM citus_shards WHERE table_name = %s::regclass"
-        " AND shardid = get_shard_id_for_distribution_column(%s, 3)",
-        [readings, readings],
-    ).fetchone() or ("", 0)
-    (worker,) = (w for w in cluster.workers if f"port={port}" in w)
+    shard, worker = _shard_of_device_3(cluster, db, readings)
     with psycopg.connect(worker, autocommit=True) as there:
         there.execute("SET citus.override_table_visibility = off")
         for ending in ("ROLLBACK", "COMMIT"):
@@ -248,3 +243,38 @@ def test_a_prepared_transaction_of_a_worker_is_seen_when_it_commits(
             refresh_everything(db)
             assert_equal_to_group_by(db, *rollups)
     assert value(db, f"SELECT max(temp_max) FROM {rollups[1]}") == 9999
+
+
+def test_promise_c_workers_commit_after_the_coordinator(
+    cluster: Cluster, db: psycopg.Connection[Any], readings: str
+) -> None:
+    """What is marked stays stale while the workers have prepared it and not committed."""
+    rollups = create_rollups(db, readings, "2 hours")
+    refresh_everything(db)
+    shard, worker = _shard_of_device_3(cluster, db, readings)
+    with psycopg.connect(worker, autocommit=True) as there:
+        there.execute("SET citus.override_table_visibility = off")
+        there.execute("BEGIN")
+        there.execute(f"INSERT INTO {shard} VALUES ({OLD}, 3, 9999, 'later')".encode())
+        # As Citus calls them, of a coordinator that recovers nothing here.
+        there.execute("PREPARE TRANSACTION 'citus_77_1_1_1'")
+        try:
+            db.execute(f"SELECT silver.mark_stale('{readings}', {OLD}, now())".encode())
+            db.execute("CALL silver.run_rollups()")
+        finally:
+            there.execute("COMMIT PREPARED 'citus_77_1_1_1'")
+    assert_equal_to_group_by(db, *rollups)
+    refresh_everything(db)
+    assert_equal_to_group_by(db, *rollups)
+    assert value(db, f"SELECT max(temp_max) FROM {rollups[1]}") == 9999
+
+
+def _shard_of_device_3(cluster: Cluster, db: psycopg.Connection[Any], name: str) -> tuple[str, str]:
+    """The shard, and the way to its worker."""
+    shard, port = db.execute(
+        "SELECT shard_name, nodeport FROM citus_shards WHERE table_name = %s::regclass"
+        " AND shardid = get_shard_id_for_distribution_column(%s, 3)",
+        [name, name],
+    ).fetchone() or ("", 0)
+    (worker,) = (w for w in cluster.workers if f"port={port}" in w)
+    return shard, worker

@@ -104,6 +104,34 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.keep_connections() IS 'Has the session keep its connections to the workers of Citus when the transaction ends: the next batch needs as many, and each takes as long as a small one.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.await_workers() RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_until constant timestamptz := clock_timestamp() + interval '2 seconds';
+    v_first text[];
+    v_prepared text[];
+BEGIN
+    -- A transaction is prepared on the workers, commits here, and then there: what is seen of it here is in none of these, or was before.
+    LOOP
+        v_prepared := ARRAY(
+            SELECT g.id FROM run_command_on_workers(
+                $sql$SELECT coalesce(json_agg(gid), '[]') FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, 'citus_')$sql$) AS w
+            CROSS JOIN json_array_elements_text(CASE WHEN w.success THEN w.result ELSE '[]' END::json) AS g (id));
+        v_first := coalesce(v_first, v_prepared);
+        IF NOT v_prepared && v_first THEN
+            RETURN true;
+        ELSIF clock_timestamp() > v_until THEN
+            RETURN false;
+        END IF;
+        PERFORM pg_sleep(0.02);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.await_workers() IS
+'Waits until the workers of Citus have committed whatever was committed here before; false where that takes long: Citus recovers what a lost connection left.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.worker_states() RETURNS TABLE (worker text, problem text, hint text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp

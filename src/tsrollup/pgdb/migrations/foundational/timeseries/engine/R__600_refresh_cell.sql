@@ -271,6 +271,10 @@ BEGIN
         SELECT s FROM rollup_engine.stale_range AS s
         WHERE rollup_id = p_rollup_id AND cell = ANY (v_cells) AND tstzrange(from_time, to_time) && p_within
         FOR UPDATE SKIP LOCKED);
+    IF rollup_engine.is_of_citus(v_rollup.source_table) AND NOT rollup_engine.await_workers() THEN
+        v_batch.outcome := 'busy';
+        RETURN v_batch;
+    END IF;
     -- 3. parent, seal and tail
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM rollup_engine.fail_if_gone(v_rollup);
