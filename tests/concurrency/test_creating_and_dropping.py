@@ -32,6 +32,21 @@ def test_the_same_rollup_created_by_many_at_once(db: psycopg.Connection, connect
         db.execute(CREATE.format("t_1h", "false").encode())
 
 
+def test_a_first_rollup_beside_a_vacuum_of_its_source(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """Which writes the same row of the catalogue, and keeps triggers out until then."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz, v integer)")
+    db.execute("INSERT INTO raw.t SELECT '2026-03-01', i FROM generate_series(1, 100) AS i")
+    vacuum = connect(autocommit=False)
+    vacuum.execute("LOCK TABLE raw.t IN SHARE UPDATE EXCLUSIVE MODE")
+    create = Background(connect(), CREATE.format("t_1h", "false").encode())
+    create.wait_until_blocked(db)
+    vacuum.execute("ANALYZE raw.t")
+    vacuum.commit()
+    assert create.result() == [("silver.t_1h",)]
+
+
 def test_the_last_two_rollups_of_a_source_dropped_at_once(
     db: psycopg.Connection, connect: Connect
 ) -> None:

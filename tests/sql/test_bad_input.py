@@ -320,6 +320,30 @@ def test_a_source_that_the_machinery_may_not_read_any_more_says_what_to_grant(
     ).fetchone() == (True,)
 
 
+def test_types_that_the_machinery_may_not_use_say_what_to_grant(db: psycopg.Connection) -> None:
+    """A sum of them it may store; adding a metric asks as creating does."""
+    db.execute(
+        'CREATE SCHEMA "my app"; CREATE TYPE "my app".mood AS ENUM (\'sad\');'
+        'CREATE DOMAIN "my app".pos AS integer; REVOKE USAGE ON TYPE "my app".mood FROM PUBLIC;'
+        'CREATE TABLE raw.t (ts timestamptz, m "my app".mood, p "my app".pos);'
+        "SELECT silver.create_rollup_table('t', 'silver', 't_1h', '1 hour',"
+        " dimensions => '{}', metrics => '{\"p\": [\"sum\"]}')"
+    )
+    for statement in (
+        "SELECT silver.create_rollup_table('t', 'silver', 't_1d', '1 day', dimensions => '{m}')",
+        "SELECT silver.add_rollup_metric('t_1h', '{\"m\": [\"last\"]}')",
+    ):
+        with db.transaction(force_rollback=True):
+            for missing in ('SCHEMA "my app"', 'TYPE "my app".mood'):
+                with pytest.raises(psycopg.Error) as failure, db.transaction():
+                    db.execute(statement.encode())
+                assert failure.value.sqlstate == "TR004"
+                hint = failure.value.diag.message_hint
+                assert hint == f"GRANT USAGE ON {missing} TO tsrollup_owner"
+                db.execute(hint.encode())
+            db.execute(statement.encode())
+
+
 def test_a_rollup_in_a_schema_that_the_machinery_may_not_use_says_what_to_grant(
     db: psycopg.Connection,
 ) -> None:

@@ -82,6 +82,31 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.column_types(silver.rollup_config) IS 'Asks PostgreSQL itself for the type of every expression of a rollup, through a view that lives for a moment.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.check_types(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_type regtype;
+    v_right text;
+BEGIN
+    SELECT t.oid, CASE WHEN has_schema_privilege('${owner_role}', t.typnamespace, 'USAGE') THEN format('TYPE %s', t.oid::regtype) ELSE format('SCHEMA %s', t.typnamespace::regnamespace) END
+    INTO v_type, v_right
+    FROM rollup_engine.rollup_column AS c
+    JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attnum > 0
+        AND CASE WHEN c.data_type IS NULL THEN a.attname = c.source_column ELSE format_type(a.atttypid, -1) = c.data_type END
+    JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE c.rollup_id = p_rollup.id AND c.kind IN ('dimension', 'state')
+        AND NOT (has_schema_privilege('${owner_role}', t.typnamespace, 'USAGE') AND has_type_privilege('${owner_role}', t.oid, 'USAGE'))
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM rollup_engine.fail('TR004', format('%I may not use %s, which columns of %s are of', '${owner_role}', v_type, p_rollup.source_table),
+            format('GRANT USAGE ON %s TO %I', v_right, '${owner_role}'));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_types(silver.rollup_config) IS 'An error unless the machinery may make columns of the types of the source that a rollup stores.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.infer_column_types(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -90,12 +115,16 @@ BEGIN
     UPDATE rollup_engine.rollup_column AS c SET data_type = t.data_type
     FROM rollup_engine.column_types(p_rollup) AS t
     WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND c.data_type IS NULL;
+    PERFORM rollup_engine.check_types(p_rollup);
     UPDATE rollup_engine.rollup_column AS c
     SET expression = rollup_engine.finish_expression(c.rollup_id, c.source_column, c.expression)
     WHERE c.rollup_id = p_rollup.id AND c.kind = 'finished';
 EXCEPTION WHEN undefined_function OR undefined_column OR datatype_mismatch OR invalid_table_definition OR grouping_error THEN
     PERFORM rollup_engine.fail('TR001', format('%s cannot be rolled up so: %s', p_rollup.source_table, SQLERRM),
         'leave that column out: name dimensions that have an equality, and metrics that suit their columns');
+WHEN insufficient_privilege THEN
+    PERFORM rollup_engine.check_types(p_rollup);
+    RAISE;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.infer_column_types(silver.rollup_config) IS 'Records the types of the columns that were just planned.';

@@ -30,7 +30,13 @@ BEGIN
     IF NOT has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') THEN
         PERFORM rollup_engine.run_for_workers(format('GRANT USAGE ON SCHEMA %s TO "${owner_role}"', v_schema));
     END IF;
-    PERFORM rollup_engine.run_for_workers(format('GRANT SELECT ON %s TO "${owner_role}"', p_source));
+    IF NOT has_table_privilege('${owner_role}', p_source, 'SELECT') THEN
+        -- It writes the row of the catalogue that a VACUUM, whose lock triggers wait for, writes at its end.
+        IF v_class.relkind IN ('r', 'p') THEN
+            EXECUTE format('LOCK TABLE ONLY %s IN SHARE UPDATE EXCLUSIVE MODE', p_source);
+        END IF;
+        PERFORM rollup_engine.run_for_workers(format('GRANT SELECT ON %s TO "${owner_role}"', p_source));
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.grant_source_access(regclass) IS 'An error unless the caller owns the source and may create rollups; grants the machinery SELECT on it.';
