@@ -428,6 +428,10 @@ def test_a_retyped_time_column_is_told_before_what_follows_from_it(
             assert "time column ts of raw.t was timestamp" in reason
             assert next_step.startswith("change it back")
         db.execute("CALL silver.run_rollups()")
+    assert [hint for _, _, hint in problems(db) if "rebuild_rollup" in hint] == []
+    with pytest.raises(psycopg.Error, match="was timestamp without time zone") as refused:
+        db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert str(refused.value.diag.message_hint).startswith("change it back")
     db.execute(retype.format("timestamp").encode())
     db.execute(RESET.encode())
     refresh_everything(db)

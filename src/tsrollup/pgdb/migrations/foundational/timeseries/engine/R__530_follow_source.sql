@@ -13,6 +13,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.is_same_value(text, text) IS 'Whether every value of one type is the same value of the other.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.retyped_time(p_source_id integer) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('time column %I of %s was %s and is %s now', a.attname, s.relation, s.time_type, a.atttypid::regtype),
+        'change it back, or drop the rollup and create it anew'
+    FROM rollup_engine.source AS s JOIN pg_attribute AS a ON a.attrelid = s.relation AND a.attname = s.time_column AND NOT a.attisdropped
+    WHERE s.id = p_source_id AND rollup_engine.base_type(a.atttypid) <> s.time_type
+$$;
+COMMENT ON FUNCTION rollup_engine.retyped_time(integer) IS 'That the time column of a source is of a type that its rollups do not follow.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.outgrown(p_stored anyelement, p_message text, p_hint text) RETURNS anyelement
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -321,6 +321,7 @@ BEGIN
     SELECT source_id INTO v_source_id FROM silver.rollup_config WHERE id = v_ids[1];
     PERFORM rollup_engine.relink_source(v_source_id);
     PERFORM rollup_engine.look_at_source(v_source_id);
+    PERFORM rollup_engine.fail('TR004', t.problem, t.hint) FROM rollup_engine.retyped_time(v_source_id) AS t;
     PERFORM rollup_engine.watch_new_partitions(v_source_id);
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (v_ids) ORDER BY depth, id LOOP
         PERFORM rollup_engine.rebuild_one(v_rollup);

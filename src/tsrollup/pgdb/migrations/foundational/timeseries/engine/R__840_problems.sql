@@ -117,11 +117,7 @@ AS $$
     FROM rollup_engine.resolved_columns(p_source) AS c
     WHERE c.current_name IS NULL AND rollup_engine.is_relation(p_source.relation)
     UNION ALL
-    SELECT format('time column %I of %s was %s and is %s now', a.attname, p_source.relation, p_source.time_type, a.atttypid::regtype),
-        'change it back, or drop the rollup and create it anew'
-    FROM pg_attribute AS a
-    WHERE a.attrelid = p_source.relation AND a.attname = p_source.time_column AND NOT a.attisdropped
-        AND rollup_engine.base_type(a.atttypid) <> p_source.time_type
+    SELECT t.problem, t.hint FROM rollup_engine.retyped_time(p_source.id) AS t
     UNION ALL
     SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
     FROM pg_class AS c WHERE c.oid = p_source.relation AND c.relrowsecurity
@@ -182,7 +178,8 @@ AS $$
     SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
             string_agg(format('%I as %s', column_name, rollup_engine.held_type(state, data_type)), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
         format('SELECT silver.rebuild_rollup(%L)', p_rollup.target_table)
-    FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL
+    FROM rollup_engine.rollup_column
+    WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL AND NOT EXISTS (SELECT FROM rollup_engine.retyped_time(p_rollup.source_id))
     HAVING count(*) > 0
     UNION ALL
     SELECT u.problem, u.hint FROM rollup_engine.uneven_problems(p_rollup) AS u WHERE rollup_engine.is_relation(p_rollup.target_table)
