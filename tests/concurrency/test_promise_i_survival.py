@@ -239,6 +239,12 @@ def test_promise_i_a_dump_taken_apart(
             assert_settled(restored, *LEVELS)
 
 
+# A function of a rollup is open to all by default, and restored so.
+RIGHTS = (
+    "SELECT statement FROM rollup_engine.rights_sql() WHERE statement !~ '(live|capture)_[0-9]'"
+)
+
+
 @pytest.mark.parametrize("lost", [("-x",), ("-O", "-x")], ids=" ".join)
 def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
     db: psycopg.Connection,
@@ -271,15 +277,10 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
     )
     copy = make_database()
     _run(server, "pg_restore", *lost, "-d", server.superuser_url(copy), str(tmp_path / "dump"))
-    # A function of a rollup is open to all by default, and restored so.
-    rights = (
-        "SELECT * FROM rollup_engine.rights_sql() WHERE statement !~ '(live|capture)_[0-9]'"
-        " ORDER BY statement"
-    )
     migrate_project(server.superuser_url(copy))
     with psycopg.connect(server.url(copy), autocommit=True) as restored:
-        given = {statement for _, statement in restored.execute(rights).fetchall()}
-        assert given == {statement for _, statement in db.execute(rights).fetchall()}
+        given = {statement for (statement,) in restored.execute(RIGHTS)}
+        assert given == {statement for (statement,) in db.execute(RIGHTS)}
         column = "SELECT has_column_privilege('tsrollup_writer', 'gold.readings_1d', 'bucket', %s)"
         assert restored.execute(column, ["SELECT WITH GRANT OPTION"]).fetchone() == (True,)
     with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
@@ -291,6 +292,47 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
         restored.execute("SELECT * FROM gold.readings_1d, gold.new")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             restored.execute("SELECT * FROM gold.readings_1h")
+
+
+@pytest.mark.parametrize("options", [(), ("-O",)], ids=["", "-O"])
+def test_promise_i_a_restore_that_lacks_a_role_loses_nothing_of_others(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+) -> None:
+    """pg_restore gives all rights on a thing or none; what was revoked after the notes stays so."""
+    create_hierarchy(db)
+    ann = f"{db.info.dbname}_ann"
+    db.execute(f"CREATE ROLE {ann}".encode())
+    try:
+        for right in (
+            "USAGE ON SCHEMA silver, gold",
+            "SELECT ON gold.readings_1h, silver.timeseries_operations_monitor",
+            "EXECUTE ON PROCEDURE silver.run_rollups",
+            "EXECUTE ON FUNCTION silver.rollup_for",
+        ):
+            db.execute(f"GRANT {right} TO {ann} WITH GRANT OPTION".encode())
+        db.execute("SELECT rollup_engine.note_rights()")
+        db.execute("REVOKE SELECT ON silver.error_log FROM tsrollup_operator")
+        db.execute("REVOKE SELECT ON gold.readings_1d FROM tsrollup_reader")
+        db.execute("REVOKE EXECUTE ON FUNCTION silver.version FROM PUBLIC")
+        dump = str(tmp_path / "dump")
+        _run(server, "pg_dump", "-Fc", "-f", dump, server.superuser_url(db.info.dbname))
+    finally:
+        for ending in ("GRANT {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
+            db.execute(ending.format(ann).encode())
+    copy = make_database()
+    _run(server, "pg_restore", *options, "-d", server.superuser_url(copy), dump, code=1)
+    for _ in range(2):
+        migrate_project(server.superuser_url(copy))
+        with psycopg.connect(server.url(copy), autocommit=True) as restored:
+            given, wanted = (
+                {statement for (statement,) in database.execute(RIGHTS)}
+                for database in (restored, db)
+            )
+            assert given == wanted
 
 
 def test_promise_i_a_schema_without_its_rows_says_so(

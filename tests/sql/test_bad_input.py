@@ -320,6 +320,29 @@ def test_a_source_that_the_machinery_may_not_read_any_more_says_what_to_grant(
     ).fetchone() == (True,)
 
 
+def test_a_schema_that_the_machinery_may_not_use_stops_its_own_rollups_alone(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE SCHEMA app")
+    for table, name in (("raw.readings", "ours"), ("app.theirs", "theirs")):
+        db.execute(f"CREATE TABLE {table} (ts timestamptz, n integer)".encode())
+        db.execute("SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour')", [table, name])
+    refresh_everything(db)
+    db.execute("REVOKE USAGE ON SCHEMA app FROM tsrollup_owner")
+    db.execute("INSERT INTO raw.readings VALUES ('2026-03-01', 1)")
+    db.execute("CALL silver.run_rollups()")
+    assert_settled(db, "ours")
+    healths = "SELECT target_table::text, health FROM silver.timeseries_operations_monitor"
+    assert set(db.execute(healths)) == {("silver.ours", "ok"), ("silver.theirs", "invalid")}
+    hints = db.execute(
+        "SELECT target, hint FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    ).fetchall()
+    assert {target for target, _ in hints} == {"silver.theirs"}
+    db.execute(hints[0][1].encode())
+    refresh_everything(db)
+    assert_settled(db, "ours", "theirs")
+
+
 def test_types_that_the_machinery_may_not_use_say_what_to_grant(db: psycopg.Connection) -> None:
     """A sum of them it may store; adding a metric asks as creating does."""
     db.execute(

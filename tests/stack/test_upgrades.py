@@ -208,6 +208,22 @@ def test_a_new_function_is_the_operators_to_call(
     assert row == (True, False)
 
 
+def test_a_function_of_half_a_migrate_that_a_restore_left_open_is_closed(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    """Nothing is noted of it: pg_restore -x leaves it as what is made without default rights."""
+    filled.execute(
+        "SET ROLE tsrollup_owner; ALTER DEFAULT PRIVILEGES GRANT EXECUTE ON ROUTINES TO PUBLIC;"
+        "CREATE FUNCTION rollup_engine.more() RETURNS integer LANGUAGE sql AS 'SELECT 1';"
+        "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC; RESET ROLE"
+    )
+    may = "SELECT has_function_privilege('tsrollup_%s', 'rollup_engine.more()', 'EXECUTE')"
+    assert filled.execute((may % "reader").encode()).fetchone() == (True,)
+    release.migrate()
+    assert filled.execute((may % "reader").encode()).fetchone() == (False,)
+    assert filled.execute((may % "operator").encode()).fetchone() == (True,)
+
+
 def test_what_reads_the_same_takes_no_lock(filled: psycopg.Connection, connect: Connect) -> None:
     reader = connect(autocommit=False)
     reader.execute("LOCK TABLE gold.readings_1h, gold.readings_1d IN ACCESS EXCLUSIVE MODE")

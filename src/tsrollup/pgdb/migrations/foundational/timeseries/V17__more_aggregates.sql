@@ -159,10 +159,11 @@ FROM (VALUES
     ('value_counts', '{"value_counts": "({tally} -> 0)", "value_counts_rest": "({tally} ->> 1)::bigint"}')) AS a (name, outputs)
 CROSS JOIN (VALUES ('number'), ('plain')) AS k (takes);
 
--- The variance of whole numbers and numerics is exact; that of floats comes from squared deviations.
+-- The variance of whole numbers and numerics is exact; that of floats comes from squared deviations. Where it
+-- came to the rollup after time was sealed, a coarser bucket across that may have squares of some rows alone.
 INSERT INTO rollup_engine.aggregate (name, takes, states, outputs)
-SELECT a.name, v.takes, v.states, json_build_object(a.name, format(a.template, format(v.variance, CASE WHEN a.name LIKE '%_pop' THEN 0 ELSE 1 END)))
-FROM (VALUES ('variance', '%s'), ('variance_pop', '%s'), ('stddev', 'sqrt(%s)'), ('stddev_pop', 'sqrt(%s)')) AS a (name, template)
+SELECT a.name, v.takes, v.states, json_build_object(a.name, format('CASE WHEN %1$s >= 0 THEN ' || a.template || ' END', format(v.variance, CASE WHEN a.name LIKE '%_pop' THEN 0 ELSE 1 END)))
+FROM (VALUES ('variance', '%1$s'), ('variance_pop', '%1$s'), ('stddev', 'sqrt(%1$s)'), ('stddev_pop', 'sqrt(%1$s)')) AS a (name, template)
 CROSS JOIN (VALUES
     ('exact', '{count,sum,squares}'::text[], '({count} * {squares} - {sum} * {sum}) / nullif({count}::numeric * ({count} - %s), 0)'),
     ('float', '{count,sum,deviations}', '{deviations} / nullif({count} - %s, 0)')) AS v (takes, states, variance);

@@ -16,6 +16,9 @@ BEGIN
             RETURN;
         END IF;
         PERFORM rollup_engine.give_back_rights();
+        IF to_regprocedure('rollup_engine.note_revoked()') IS NOT NULL THEN
+            PERFORM rollup_engine.note_revoked();  -- of what had another owner until now
+        END IF;
         -- Without rows nobody knows of any: the next script says so.
         IF rollup_engine.has_rights() OR NOT EXISTS (SELECT FROM rollup_engine.aggregate) THEN
             RETURN;

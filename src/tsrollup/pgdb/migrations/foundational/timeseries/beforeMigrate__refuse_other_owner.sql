@@ -5,10 +5,10 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 
 DO $$
 DECLARE
-    v_owner constant name := (SELECT relowner::regrole FROM pg_class WHERE oid = to_regclass('silver.rollup_config'));
+    v_owner constant text := (SELECT relowner::regrole FROM pg_class WHERE oid = to_regclass('silver.rollup_config'));
     v_lost constant text := (
         SELECT min(oid::regprocedure::text) FROM pg_proc
-        WHERE pronamespace = to_regnamespace('rollup_engine') AND proowner::regrole::name <> v_owner);
+        WHERE pronamespace = to_regnamespace('rollup_engine') AND proowner::regrole::text <> v_owner);
 BEGIN
     IF v_owner <> quote_ident('${owner_role}') THEN
         RAISE EXCEPTION USING ERRCODE = 'TR001',

@@ -22,6 +22,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.note_name(integer) IS 'Notes the name of a source that was renamed or moved.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.relation_called(p_name text) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What was dropped has a number for a name.
+    SELECT c.oid
+    FROM parse_ident(CASE WHEN p_name !~ '^[0-9]' THEN p_name END) AS i (parts)
+    JOIN pg_namespace AS n ON n.nspname = parts[1]
+    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = parts[2]
+$$;
+COMMENT ON FUNCTION rollup_engine.relation_called(text) IS 'The table of a full name, NULL when there is none. to_regclass() is an error where its schema may not be used.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETURNS regclass
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -29,7 +41,7 @@ AS $$
     -- Not a view that keeps the name alive; nor what has rollups of its own, and so is known to be another table.
     SELECT c.oid
     FROM unnest(ARRAY[p_source.relation_name, p_source.former_name]) AS n (name)
-    JOIN pg_class AS c ON c.oid = to_regclass(n.name) AND c.relkind IN ('r', 'p', 'f')
+    JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name) AND c.relkind IN ('r', 'p', 'f')
     WHERE c.oid <> p_source.relation AND EXISTS (SELECT FROM pg_class WHERE oid = p_source.relation)
         AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)
     LIMIT 1
@@ -52,12 +64,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN to_regclass(p_source.relation_name) IS NULL
+        WHEN rollup_engine.relation_called(p_source.relation_name) IS NULL
         THEN format('restore or create %s: the next run takes it up again; or drop its rollups with silver.drop_rollup', p_source.relation_name)
-        WHEN NOT coalesce(rollup_engine.may_take_its_place(p_source, to_regclass(p_source.relation_name)), false)
+        WHEN NOT coalesce(rollup_engine.may_take_its_place(p_source, rollup_engine.relation_called(p_source.relation_name)), false)
         THEN format('the %s that is there now is of another owner: if it is to be read, ALTER TABLE %1$s OWNER TO %I, and the next run takes it up again; or drop the rollups with silver.drop_rollup',
             p_source.relation_name, coalesce(p_source.owner_name, '${owner_role}'))
-        WHEN NOT has_table_privilege('${owner_role}', to_regclass(p_source.relation_name), 'SELECT')
+        WHEN NOT has_table_privilege('${owner_role}', rollup_engine.relation_called(p_source.relation_name), 'SELECT')
         THEN format('GRANT SELECT ON %s TO %I: the next run takes it up again', p_source.relation_name, '${owner_role}')
         ELSE format('the next run takes up the new %s if it has the columns of the old one; or drop the rollups with silver.drop_rollup', p_source.relation_name)
     END
@@ -142,7 +154,7 @@ BEGIN
     -- A table that lacks a column, or has another kind of time, is another table.
     SELECT c.oid INTO v_new
     FROM unnest(ARRAY[v_source.relation_name, v_source.former_name]) WITH ORDINALITY AS n (name, place)
-    JOIN pg_class AS c ON c.oid = to_regclass(n.name)
+    JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name)
     WHERE (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
         AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
         AND rollup_engine.may_take_its_place(v_source, c.oid)

@@ -90,7 +90,7 @@ DECLARE
     v_type regtype;
     v_right text;
 BEGIN
-    SELECT t.oid, CASE WHEN has_schema_privilege('${owner_role}', t.typnamespace, 'USAGE') THEN format('TYPE %s', t.oid::regtype) ELSE format('SCHEMA %s', t.typnamespace::regnamespace) END
+    SELECT t.oid, CASE WHEN has_schema_privilege('${owner_role}', t.typnamespace, 'USAGE') THEN format('TYPE %s', coalesce(nullif(t.typelem, 0), t.oid)::regtype) ELSE format('SCHEMA %s', t.typnamespace::regnamespace) END
     INTO v_type, v_right
     FROM rollup_engine.rollup_column AS c
     JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attnum > 0

@@ -12,25 +12,28 @@ CREATE OR REPLACE FUNCTION rollup_engine.close_to_public() RETURNS void
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_function regprocedure;
+    v_function pg_proc;
+    v_is_lost constant boolean := NOT EXISTS (
+        SELECT FROM pg_default_acl WHERE defaclrole = '"${owner_role}"'::regrole AND defaclnamespace = 0 AND defaclobjtype = 'f');
 BEGIN
-    IF EXISTS (
-        SELECT FROM pg_default_acl WHERE defaclrole = '"${owner_role}"'::regrole AND defaclnamespace = 0 AND defaclobjtype = 'f')
-    THEN
-        RETURN;
+    IF v_is_lost THEN
+        ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
     END IF;
-    ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON ROUTINES FROM PUBLIC;
     FOR v_function IN
-        SELECT oid FROM pg_proc
+        SELECT * FROM pg_proc
         WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace) AND proowner = '"${owner_role}"'::regrole
             AND proname !~ '^live_[0-9]+$'  -- which who may read the view calls
+            AND (v_is_lost OR proacl IS NULL)
     LOOP
-        EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', v_function);
+        EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', v_function.oid::regprocedure);
+        IF v_function.proacl IS NULL AND v_function.pronamespace = 'silver'::regnamespace THEN
+            EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO "${operator_role}"', v_function.oid::regprocedure);
+        END IF;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.close_to_public() IS
-'That what the owner role makes is not everybody''s to call belongs to no schema: a restore of single schemas has lost it, and what was made since is closed.';
+'That what the owner role makes is not everybody''s to call belongs to no schema: a restore of single schemas has lost it, and what was made since is closed. So is what nothing was noted of when a restore lost its rights.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.grant_api() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER

@@ -59,18 +59,50 @@ AS $$
     UNION ALL
     SELECT 2, format('REVOKE ALL ON %s %s FROM PUBLIC', kind, name) FROM object WHERE kind = 'ROUTINE' AND rights IS NOT NULL
     UNION ALL
-    SELECT 3, format('GRANT %s ON %s %s TO %s', a.privilege_type, kind, name, rollup_engine.grantee_name(a.grantee))
+    SELECT 3, format('GRANT %s ON %s %s TO %s', a.privilege_type, kind, name, rollup_engine.grantee_name(a.grantee)) || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
     FROM object, aclexplode(rights) AS a WHERE a.grantee <> a.grantor
     UNION ALL
     SELECT 3, rollup_engine.grants_sql(relation, name) FROM object WHERE kind = 'TABLE'
     UNION ALL
     SELECT 2, format('%sREVOKE EXECUTE ON ROUTINES FROM PUBLIC', scope) FROM default_rights
-    WHERE kind = 'ROUTINES' AND (rights).defaclnamespace = 0
+    WHERE kind = 'ROUTINES' AND (rights).defaclnamespace = 0 AND NOT EXISTS (SELECT FROM aclexplode((rights).defaclacl) AS a WHERE a.grantee = 0)
     UNION ALL
     SELECT 3, format('%sGRANT %s ON %s TO %s', scope, a.privilege_type, kind, a.grantee::regrole)
     FROM default_rights, aclexplode((rights).defaclacl) AS a WHERE a.grantee NOT IN (0, a.grantor)
 $$;
 COMMENT ON FUNCTION rollup_engine.rights_sql() IS 'Owners and rights as they are, as statements in the order to run them, with lasting names.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.subject_of(p_statement text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Inside of quotes anything may stand. Defaults are known by where and for what they are.
+    SELECT coalesce(
+        substring(p_statement FROM '^(?:GRANT|REVOKE) [A-Z]+ (?:[(](?:[^")]|"[^"]*")*[)] )?ON ((?:[^"]|"[^"]*")*) (?:TO|FROM) '),
+        (SELECT m[1] || m[2] FROM regexp_match(p_statement, '^(ALTER DEFAULT PRIVILEGES (?:[^"]|"[^"]*")*)(?:GRANT|REVOKE) [A-Z]+ ON ([A-Z]+) (?:TO|FROM) ') AS m))
+$$;
+COMMENT ON FUNCTION rollup_engine.subject_of(text) IS 'What a statement of rights_sql() gives or takes rights on; NULL for one that names an owner.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.grantee_of(p_statement text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+RETURN substring(p_statement FROM '^(?:GRANT|ALTER DEFAULT) .* TO ((?:[^" ]|"[^"]*")+)(?: WITH GRANT OPTION)?$');
+COMMENT ON FUNCTION rollup_engine.grantee_of(text) IS 'Whom a statement of rights_sql() gives a right; NULL for one that gives none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.bare_objects() RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('SCHEMA %I', nspname) FROM pg_namespace WHERE nspacl IS NULL AND nspname IN ('raw', 'silver', 'gold', 'rollup_engine')
+    UNION ALL
+    SELECT format('ROUTINE %s', oid::regprocedure) FROM pg_proc
+    WHERE proacl IS NULL AND pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
+    UNION ALL
+    SELECT format('TABLE %s', rollup_engine.lasting_name(c.oid)) FROM pg_class AS c
+    WHERE c.relacl IS NULL AND c.relkind IN ('r', 'p', 'v', 'm')
+        AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL)
+        AND (c.relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace) OR c.oid IN (SELECT target_view FROM silver.rollup_config))
+$$;
+COMMENT ON FUNCTION rollup_engine.bare_objects() IS 'What has no rights of its own at all, as what has just been made; a REVOKE does not lead there.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_noted(p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
@@ -151,6 +183,29 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.has_own_rights() IS 'False after a restore without owners or rights, which loses those of everybody.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.lost_rights() RETURNS SETOF rollup_engine.noted_right
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- pg_restore runs what a dump has for one thing as a whole: of one grantee who is missing, all others lose theirs. But
+    -- that of which all was revoked looks the same.
+    WITH noted AS MATERIALIZED (
+        SELECT n, rollup_engine.subject_of(n.statement) AS subject, rollup_engine.grantee_of(n.statement) AS grantee
+        FROM rollup_engine.noted_right AS n WHERE NOT n.is_revoked
+    ), bare AS MATERIALIZED (
+        SELECT * FROM noted WHERE subject IN (SELECT rollup_engine.bare_objects())
+    ), present AS MATERIALIZED (
+        SELECT rollup_engine.grantee_of(statement) AS grantee FROM rollup_engine.rights_sql() WHERE EXISTS (SELECT FROM bare)
+    )
+    SELECT (b.n).* FROM bare AS b
+    WHERE 'ROUTINE rollup_engine.rights_sql()' IN (SELECT rollup_engine.bare_objects()) OR b.subject IN (
+        SELECT subject FROM bare GROUP BY subject
+        HAVING bool_or(grantee <> 'PUBLIC' AND grantee NOT IN (SELECT p.grantee FROM present AS p WHERE p.grantee IS NOT NULL))
+            OR bool_or((n).position = 2) AND NOT bool_or(grantee IS NOT DISTINCT FROM 'PUBLIC'))
+$$;
+COMMENT ON FUNCTION rollup_engine.lost_rights() IS
+'Noted rights on what a restore has left without any: all, or what somebody had a right on who has none of his own now; functions that were closed.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.lost_roles() RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -170,8 +225,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_rights() RETURNS boolean
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT rollup_engine.has_own_rights() AND NOT EXISTS (SELECT rollup_engine.lost_roles())
+        -- Others than these may not be there any more.
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.lost_rights() AS l
+            WHERE l.position = 2 OR EXISTS (SELECT FROM rollup_engine.grantees() AS g WHERE rollup_engine.gift_to(g.name, l.statement) IS NOT NULL))
 $$;
-COMMENT ON FUNCTION rollup_engine.has_rights() IS 'Whether the group roles have what a restore without rights, or on a server without them, takes from them.';
+COMMENT ON FUNCTION rollup_engine.has_rights() IS 'Whether the group roles have what a restore without rights, or on a server without some roles, takes from them.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.missing_roles() RETURNS name[]
     LANGUAGE sql STABLE
@@ -201,6 +260,7 @@ AS $$
     FROM rollup_engine.grantees() AS g
     WHERE rollup_engine.gift_to(g.name, n.statement) IS NOT NULL AND g.name NOT IN (SELECT rollup_engine.lost_roles())
         -- Of what is there. Half way, scripts may have made it anew, without rights.
+        AND n.statement NOT IN (SELECT l.statement FROM rollup_engine.lost_rights() AS l)
         AND (n.is_revoked OR (SELECT rollup_engine.has_own_rights()) AND NOT EXISTS (SELECT FROM rollup_engine.upgrade)
             AND substring(rollup_engine.fill(rollup_engine.gift_to(g.name, n.statement), (SELECT rollup_engine.current_names())) FROM '^GRANT [A-Z]+ ON (.*)') IN (
             SELECT 'SCHEMA silver'
@@ -234,14 +294,28 @@ CREATE OR REPLACE FUNCTION rollup_engine.lost_rights_sql() RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    WITH lost AS MATERIALIZED (
+        SELECT l.statement FROM rollup_engine.lost_rights() AS l
+    ), restored AS MATERIALIZED (
+        SELECT rollup_engine.has_own_rights() AS has_own, EXISTS (SELECT FROM lost) AS has_lost
+    ), roles (name) AS MATERIALIZED (
+        SELECT rollup_engine.lost_roles() UNION ALL SELECT '"${owner_role}"'::regrole::text FROM restored WHERE NOT has_own
+    ), defaults AS MATERIALIZED (
+        SELECT rollup_engine.subject_of(statement) AS subject FROM rollup_engine.rights_sql() WHERE starts_with(statement, 'ALTER DEFAULT ')
+    )
     SELECT rollup_engine.fill(s.statement, (SELECT rollup_engine.current_names()))
-    FROM (
+    FROM restored AS r
+    CROSS JOIN (
         SELECT position, statement FROM rollup_engine.noted_right WHERE NOT is_revoked
         UNION ALL
         SELECT 4, rollup_engine.rollup_rights_sql()
     ) AS s (position, statement)
-    -- What one role has lost is given to that role alone.
-    WHERE NOT (SELECT rollup_engine.has_own_rights()) OR s.position >= 3 AND EXISTS (SELECT FROM rollup_engine.lost_roles() AS l (name) WHERE rollup_engine.gift_to(l.name, s.statement) IS NOT NULL)
+    WHERE s.statement IN (SELECT statement FROM lost)
+        OR s.position = 1 AND NOT r.has_own
+        OR (NOT r.has_own OR r.has_lost) AND (s.position = 4
+            OR starts_with(s.statement, 'ALTER DEFAULT ') AND rollup_engine.subject_of(s.statement) NOT IN (SELECT subject FROM defaults))
+        -- What one role has lost is given to that role alone.
+        OR s.position >= 3 AND EXISTS (SELECT FROM roles AS l WHERE rollup_engine.gift_to(l.name, s.statement) IS NOT NULL)
     ORDER BY s.position > 3, s.statement NOT LIKE 'GRANT % ON SCHEMA %', s.position
 $$;
 COMMENT ON FUNCTION rollup_engine.lost_rights_sql() IS 'What gives back the rights that a restore, or a group role, has lost.';
