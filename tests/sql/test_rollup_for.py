@@ -163,6 +163,10 @@ def test_what_knows_all_of_history_comes_first(db: psycopg.Connection) -> None:
     found = answers(db, """'raw.h', '2 days', NULL, '{"v": ["sum"]}'""")
     assert list(found)[:3] == ["gold.late_2d", "gold.late_1d", "gold.full_1h"]
     assert not any("since" in reason for reason in found.values())
+    # Of a rollup, its own columns and those of what reads it.
+    found = answers(db, """'silver.late_1d', '2 days', NULL, '{"v": ["p95"]}'""")
+    assert list(found) == ["gold.late_2d", "gold.late_1d"]
+    assert all(f"; it knows this since {known}" in reason for reason in found.values()), found
 
 
 def test_columns_go_by_the_names_that_they_have_now(rolled_up: psycopg.Connection) -> None:

@@ -564,6 +564,33 @@ def test_promise_f_what_nobody_knows_is_null_at_every_level(db: psycopg.Connecti
         refresh_everything(db)
 
 
+def test_promise_f_a_bucket_of_which_a_part_is_unknown_is_null(db: psycopg.Connection) -> None:
+    """Its other columns are of all rows, and what lies behind it is whole."""
+    create_levels(db, {"small": ["avg"], "level": ["rate"]}, kept="{device}")
+    for low in (0, 40, 70):
+        fill(db, 3, low=low)
+    refresh_everything(db)
+    force_configuration(
+        db,
+        "sealed_before = CASE target_table::text WHEN 'silver.numbers_1m'"
+        " THEN timestamptz '2026-03-01 22:30+00' END",
+    )
+    metrics = {"small": [*NUMBERS, GEOMEAN, "mode"], "level": ["time_weighted_avg", "stddev"]}
+    for level in LEVELS:
+        db.execute("SELECT silver.add_rollup_metric(%s, %s)", [level, json.dumps(metrics)])
+    query = "SELECT to_jsonb(v) - '{bucket,device}'::text[] FROM gold.{} AS v ORDER BY bucket"
+    old = {"row_count", "small_count", "small_sum", "small_avg", "level_increase", "level_rate"}
+    for late in (0, 1):
+        for level, n in (("numbers_1h", 6 + late), ("numbers_1d", 9 + late)):
+            first, *later = (row[0] for row in db.execute(query.replace("{}", level, 1).encode()))
+            known = {x for x, y in first.items() if y is not None and "_series_" not in x}
+            assert known == old, (level, first)
+            assert first["row_count"] == first["small_count"] == n
+            assert all(None not in row.values() for row in later), later
+        refresh_everything(db)
+        fill(db, 1, low=45)
+
+
 def test_promise_d_states_settle(db: psycopg.Connection) -> None:
     """Rows read in another order are the same rows: nothing is written again."""
     # Nothing that goes by time: then PostgreSQL would sort the rows.

@@ -160,7 +160,7 @@ FROM (VALUES
 CROSS JOIN (VALUES ('number'), ('plain')) AS k (takes);
 
 -- The variance of whole numbers and numerics is exact; that of floats comes from squared deviations. Where it
--- came to the rollup after time was sealed, a coarser bucket across that may have squares of some rows alone.
+-- came to a rollup that looks back a window, a coarser bucket across the edge of that may have squares of some rows alone.
 INSERT INTO rollup_engine.aggregate (name, takes, states, outputs)
 SELECT a.name, v.takes, v.states, json_build_object(a.name, format('CASE WHEN %1$s >= 0 THEN ' || a.template || ' END', format(v.variance, CASE WHEN a.name LIKE '%_pop' THEN 0 ELSE 1 END)))
 FROM (VALUES ('variance', '%1$s'), ('variance_pop', '%1$s'), ('stddev', 'sqrt(%1$s)'), ('stddev_pop', 'sqrt(%1$s)')) AS a (name, template)

@@ -49,7 +49,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION silver.add_rollup_metric(text, jsonb, jsonb) IS
-'Adds aggregates to a rollup, of columns of its source, and of expressions over them, new ones or those that it has: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there, and so do those before the window of a source that is tracked by one (mark_stale has them computed from what the source still holds); a wider bucket of a rollup above, of which a part is sealed, has values that lack that part, as stddev of fewer rows than its count. The caller is a member of the owner role, or, without expressions, may SELECT the columns of the source itself.';
+'Adds aggregates to a rollup, of columns of its source, and of expressions over them, new ones or those that it has: its table and live view gain columns at their end, and all of it is recomputed. Sealed buckets keep NULL there, and so do those before the window of a source that is tracked by one (mark_stale has them computed from what the source still holds); so does a wider bucket of a rollup above, of which a part is sealed; one across the edge of a window has values that lack the part before. The caller is a member of the owner role, or, without expressions, may SELECT the columns of the source itself.';
 
 SELECT rollup_engine.take_place_of('silver.add_rollup_metric_0_1_0(text, jsonb)', 'silver.add_rollup_metric(text, jsonb, jsonb)');
 

@@ -19,6 +19,6 @@ COMMENT ON COLUMN rollup_engine.partition_set.relation_name IS 'What it was call
 UPDATE rollup_engine.partition_set AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
 
 ALTER TABLE rollup_engine.rollup_column ADD COLUMN known_since timestamptz;
-COMMENT ON COLUMN rollup_engine.rollup_column.known_since IS 'Time that was sealed before when it came, and of which it therefore knows nothing; NULL for none.';
+COMMENT ON COLUMN rollup_engine.rollup_column.known_since IS 'Time that was sealed before when it came, here or in what it is made of, and of which it therefore knows nothing; NULL for none.';
 
 RESET ROLE;

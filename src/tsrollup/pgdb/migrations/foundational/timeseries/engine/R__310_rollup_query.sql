@@ -80,6 +80,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.state_columns(silver.rollup_config, regtype) IS 'The states that the metrics need, each with its expression over the source.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.unknown_before(p_rollup_id integer, p_source_column name, p_state text) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.bucket_ceil(r, c.known_since)
+    FROM silver.rollup_config AS r
+    JOIN rollup_engine.rollup_column AS c ON c.rollup_id = r.id AND c.kind = 'state'
+    JOIN rollup_engine.rollup_column AS n ON n.rollup_id = r.id AND n.state = 'row_count'
+    WHERE r.id = p_rollup_id AND (c.source_column, c.state) IS NOT DISTINCT FROM (p_source_column, p_state)
+        AND c.known_since > coalesce(n.known_since, '-infinity')
+$$;
+COMMENT ON FUNCTION rollup_engine.unknown_before(integer, name, text) IS
+'Time before which rows of a rollup lack a state, which came after they were sealed; NULL where none does.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.plan_columns(p_rollup silver.rollup_config, p_time_type regtype)
 RETURNS TABLE ("position" integer, column_name name, kind text, source_column name, state text, expression text)
     LANGUAGE sql STABLE
@@ -114,8 +128,14 @@ AS $$
         FROM rollup_engine.metric_aggregates(p_rollup) AS m
         CROSS JOIN LATERAL json_each_text((m.aggregate).outputs) WITH ORDINALITY AS o (name, expression, position)
     )
-    SELECT row_number() OVER (ORDER BY part, first_key, second_key)::integer, column_name::name, kind, source_column::name, state, expression
+    SELECT row_number() OVER (ORDER BY part, first_key, second_key)::integer, column_name::name, kind, source_column::name, state,
+        -- What some rows of a bucket lack is not made of the others.
+        CASE WHEN unknown.before IS NULL THEN expression
+            ELSE format('CASE WHEN min(bucket) >= %s THEN %s END', rollup_engine.time_literal(unknown.before, 'timestamptz'), expression) END
     FROM planned
+    CROSS JOIN LATERAL (
+        SELECT CASE kind WHEN 'state' THEN rollup_engine.unknown_before(p_rollup.parent_id, source_column::name, state) END
+    ) AS unknown (before)
 $$;
 COMMENT ON FUNCTION rollup_engine.plan_columns(silver.rollup_config, regtype) IS 'All columns of a rollup in their order; finished ones still hold {state} marks.';
 

@@ -160,8 +160,10 @@ BEGIN
     -- What is there already (a metric is being added) keeps its place.
     INSERT INTO rollup_engine.rollup_column (rollup_id, position, column_name, kind, source_column, state, expression, known_since)
     SELECT p_rollup.id, p.position + coalesce((SELECT max(position) FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id), 0),
-        p.column_name, p.kind, p.source_column, p.state, p.expression, v_sealed
+        p.column_name, p.kind, p.source_column, p.state, p.expression, greatest(v_sealed, parent.known_since)
     FROM rollup_engine.plan_columns(p_rollup, v_time_type) AS p
+    LEFT JOIN rollup_engine.rollup_column AS parent
+        ON parent.rollup_id = p_rollup.parent_id AND (parent.kind, parent.source_column, parent.state) IS NOT DISTINCT FROM ('state', p.source_column, p.state)
     WHERE NOT EXISTS (
         SELECT FROM rollup_engine.rollup_column AS c WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name);
     PERFORM rollup_engine.infer_column_types(p_rollup);

@@ -173,11 +173,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.known_since(p_asked silver.rollup_confi
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT max(c.known_since)
-    FROM rollup_engine.line_to(p_rollup, p_asked.source_table) AS l
-    JOIN rollup_engine.rollup_column AS c ON c.rollup_id = l.id AND c.known_since IS NOT NULL
-    WHERE c.state = 'row_count' OR EXISTS (
+    FROM rollup_engine.rollup_column AS c
+    WHERE c.rollup_id = p_rollup.id AND c.known_since IS NOT NULL AND (c.state = 'row_count' OR EXISTS (
         SELECT FROM jsonb_array_elements(p_asked.metrics -> c.source_column::text) AS i
-        WHERE c.state = ANY ((rollup_engine.find_aggregate(i, c.source_column::text, NULL, l.id)).states))
+        WHERE c.state = ANY ((rollup_engine.find_aggregate(i, c.source_column::text, NULL, p_rollup.id)).states)))
 $$;
 COMMENT ON FUNCTION rollup_engine.known_since(silver.rollup_config, silver.rollup_config) IS
 'Time that was sealed when a rollup, or a metric that is asked for, came, and of which it knows nothing; NULL for none.';
