@@ -44,16 +44,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_since(silver.rollup_config) IS 'From when on the oldest change waits that was to be stored by now; NULL when there is none.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.known_overdue_set(p_rollup silver.rollup_config, p_stale tstzmultirange) RETURNS tstzmultirange
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- A window is read anew for ever: what of it a run has just stored is stale for who reads alone.
-    SELECT CASE WHEN p_rollup.change_tracking = 'window' AND rollup_engine.stale_since(p_rollup) IS NULL THEN '{}'
-        ELSE p_stale * tstzmultirange(rollup_engine.settled_range(p_rollup, now())) END
-$$;
-COMMENT ON FUNCTION rollup_engine.known_overdue_set(silver.rollup_config, tstzmultirange) IS 'What of its stale set a run should have stored by now.';
-
 -- That of 0.1.0 asked for all problems itself.
 DROP FUNCTION IF EXISTS rollup_engine.rollup_health(silver.rollup_config, tstzmultirange);
 CREATE OR REPLACE FUNCTION rollup_engine.rollup_health(p_rollup silver.rollup_config, p_stale tstzmultirange, p_problem text) RETURNS text
@@ -164,50 +154,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.first_problem(silver.rollup_config, boolean) IS 'What is wrong with a rollup, first of all; nobody needs to ask for those of a sound source.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.monitor()
-RETURNS TABLE (
-    target_table text, source_table text, health text, lag interval, stale_ranges bigint, stale_buckets bigint,
-    rows_per_second double precision, success_rate double precision, time_to_catch_up interval,
-    last_run_at timestamptz, next_retry_at timestamptz, last_error text, sealed_late_rows bigint, exact_since timestamptz,
-    reason text, next_step text
-)
-    LANGUAGE sql STABLE SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp
-    SET jit = off  -- many functions, few rows
-AS $$
-    SELECT r.target_table::text, CASE WHEN r.parent_id IS NULL AND NOT rollup_engine.is_relation(r.source_table) THEN o.relation_name ELSE r.source_table::text END, h.health,
-        CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
-        (SELECT count(*) FROM unnest(s.stale)),
-        rollup_engine.bucket_count(r.bucket_width, s.stale),
-        r.rows_per_second,
-        l.succeeded::float8 / nullif(l.succeeded + e.failed, 0),
-        make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
-        r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows,
-        CASE WHEN r.parent_id IS NULL THEN r.sealed_before ELSE rollup_engine.exact_since(r.id) END,
-        coalesce(p.problem, n.reason), CASE WHEN p.problem IS NULL THEN n.next_step ELSE p.hint END
-    FROM silver.rollup_config AS r
-    JOIN rollup_engine.source AS o ON o.id = r.source_id
-    LEFT JOIN rollup_engine.sound_sources() AS sound (id) ON sound.id = r.source_id
-    CROSS JOIN LATERAL (SELECT problem, hint FROM rollup_engine.first_problem(r, sound.id IS NOT NULL) OFFSET 0) AS p
-    CROSS JOIN LATERAL (SELECT CASE WHEN rollup_engine.may_be_stale(r) THEN rollup_engine.known_stale_set(r.id) ELSE '{}' END AS stale OFFSET 0) AS f
-    CROSS JOIN LATERAL (
-        SELECT f.stale, CASE WHEN isempty(f.stale) THEN '{}' ELSE rollup_engine.known_overdue_set(r, f.stale) END AS settled OFFSET 0) AS s
-    CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled, p.problem) AS health OFFSET 0) AS h
-    LEFT JOIN LATERAL (
-        SELECT x.* FROM rollup_engine.health_reason(r, h.health) AS x
-        WHERE p.problem IS NULL AND (h.health <> 'ok' OR EXISTS (SELECT FROM rollup_engine.retention)) OFFSET 0) AS n ON true
-    CROSS JOIN LATERAL (
-        SELECT count(*) AS succeeded FROM silver.refresh_log AS l
-        WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
-    CROSS JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day' AND e.error_code NOT IN ('TR006', 'TR007')) AS failed,
-            (array_agg(e.error_code || ': ' || e.error_message ORDER BY e.id DESC))[1] AS last_error
-        FROM silver.error_log AS e WHERE e.target_table = r.target_table::text) AS e
-    CROSS JOIN LATERAL (SELECT nullif(rollup_engine.buckets_per_second(r.target_table::text), 0) AS speed) AS v
-    ORDER BY r.depth, r.id
-$$;
-COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monitor shows.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.running_batches() RETURNS TABLE (rollup_id integer, pid integer)
     LANGUAGE sql STABLE ROWS 10
     SET search_path = pg_catalog, pg_temp
@@ -226,15 +172,71 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.running_batches() IS 'Rollups that are refreshed now, each with a session that is at it.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.waits() RETURNS TABLE (target_table text, stale_since timestamptz, running_pid integer)
+CREATE OR REPLACE FUNCTION rollup_engine.watched()
+RETURNS TABLE (
+    target_table text, source_table text, health text, lag interval, stale_ranges bigint, stale_buckets bigint,
+    rows_per_second double precision, success_rate double precision, time_to_catch_up interval,
+    last_run_at timestamptz, next_retry_at timestamptz, last_error text, sealed_late_rows bigint, exact_since timestamptz,
+    reason text, next_step text, stale_since timestamptz, running_pid integer
+)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET jit = off  -- many functions, few rows
 AS $$
-    SELECT r.target_table::text, CASE WHEN rollup_engine.may_be_stale(r) THEN rollup_engine.stale_since(r) END, b.pid
-    FROM silver.rollup_config AS r LEFT JOIN rollup_engine.running_batches() AS b ON b.rollup_id = r.id
+    SELECT r.target_table::text, CASE WHEN r.parent_id IS NULL AND NOT rollup_engine.is_relation(r.source_table) THEN o.relation_name ELSE r.source_table::text END, h.health,
+        CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
+        (SELECT count(*) FROM unnest(s.stale)),
+        rollup_engine.bucket_count(r.bucket_width, s.stale),
+        r.rows_per_second,
+        l.succeeded::float8 / nullif(l.succeeded + e.failed, 0),
+        make_interval(secs => rollup_engine.bucket_count(r.bucket_width, s.settled) / v.speed),
+        r.last_run_at, coalesce(r.next_retry_at, (SELECT min(b.next_retry_at) FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = r.id)), e.last_error, r.sealed_late_rows,
+        CASE WHEN r.parent_id IS NULL THEN r.sealed_before ELSE rollup_engine.exact_since(r.id) END,
+        coalesce(p.problem, n.reason), CASE WHEN p.problem IS NULL THEN n.next_step ELSE p.hint END, f.since, b.pid
+    FROM silver.rollup_config AS r
+    JOIN rollup_engine.source AS o ON o.id = r.source_id
+    LEFT JOIN rollup_engine.sound_sources() AS sound (id) ON sound.id = r.source_id
+    CROSS JOIN LATERAL (SELECT problem, hint FROM rollup_engine.first_problem(r, sound.id IS NOT NULL) OFFSET 0) AS p
+    CROSS JOIN LATERAL (SELECT rollup_engine.may_be_stale(r) AS may_be OFFSET 0) AS m
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN m.may_be THEN rollup_engine.known_stale_set(r.id) ELSE '{}' END AS stale, CASE WHEN m.may_be THEN rollup_engine.stale_since(r) END AS since OFFSET 0) AS f
+    CROSS JOIN LATERAL (
+        -- A window is read anew for ever: what of it a run has just stored is stale for who reads alone.
+        SELECT f.stale, CASE WHEN isempty(f.stale) OR r.change_tracking = 'window' AND f.since IS NULL THEN '{}'
+            ELSE f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) END AS settled OFFSET 0) AS s
+    CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled, p.problem) AS health OFFSET 0) AS h
+    LEFT JOIN LATERAL (
+        SELECT x.* FROM rollup_engine.health_reason(r, h.health) AS x
+        WHERE p.problem IS NULL AND (h.health <> 'ok' OR EXISTS (SELECT FROM rollup_engine.retention)) OFFSET 0) AS n ON true
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS succeeded FROM silver.refresh_log AS l
+        WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
+    CROSS JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day' AND e.error_code NOT IN ('TR006', 'TR007')) AS failed,
+            (array_agg(e.error_code || ': ' || e.error_message ORDER BY e.id DESC))[1] AS last_error
+        FROM silver.error_log AS e WHERE e.target_table = r.target_table::text) AS e
+    CROSS JOIN LATERAL (SELECT nullif(rollup_engine.buckets_per_second(r.target_table::text), 0) AS speed) AS v
+    LEFT JOIN rollup_engine.running_batches() AS b ON b.rollup_id = r.id
+    ORDER BY r.depth, r.id
 $$;
-COMMENT ON FUNCTION rollup_engine.waits() IS 'Since when each rollup has changes to store, and which session is at work on them.';
+COMMENT ON FUNCTION rollup_engine.watched() IS 'What timeseries_operations_monitor shows.';
+
+-- The monitor of 0.1.0, which may stay for a while, calls this.
+CREATE OR REPLACE FUNCTION rollup_engine.monitor()
+RETURNS TABLE (
+    target_table text, source_table text, health text, lag interval, stale_ranges bigint, stale_buckets bigint,
+    rows_per_second double precision, success_rate double precision, time_to_catch_up interval,
+    last_run_at timestamptz, next_retry_at timestamptz, last_error text, sealed_late_rows bigint, exact_since timestamptz,
+    reason text, next_step text
+)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT target_table, source_table, health, lag, stale_ranges, stale_buckets, rows_per_second, success_rate, time_to_catch_up,
+        last_run_at, next_retry_at, last_error, sealed_late_rows, exact_since, reason, next_step
+    FROM rollup_engine.watched()
+$$;
+COMMENT ON FUNCTION rollup_engine.monitor() IS 'What timeseries_operations_monitor of 0.1.0 shows.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.monitor_view_sql() RETURNS text
     LANGUAGE sql STABLE
@@ -242,11 +244,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.monitor_view_sql() RETURNS text
 AS $$
     SELECT 'CREATE OR REPLACE VIEW silver.timeseries_operations_monitor AS
 SELECT m.target_table, m.source_table, m.health, m.lag, m.stale_ranges, m.stale_buckets, m.rows_per_second, m.success_rate, m.time_to_catch_up,
-    m.last_run_at, m.next_retry_at, m.last_error, m.sealed_late_rows, m.exact_since, m.reason, m.next_step, w.stale_since,
-    w.running_pid, (SELECT a.xact_start FROM pg_stat_get_activity(w.running_pid) AS a WHERE a.pid = w.running_pid) AS running_since,
+    m.last_run_at, m.next_retry_at, m.last_error, m.sealed_late_rows, m.exact_since, m.reason, m.next_step, m.stale_since,
+    m.running_pid, (SELECT a.xact_start FROM pg_stat_get_activity(m.running_pid) AS a WHERE a.pid = m.running_pid) AS running_since,
     coalesce(g.groups, 0) AS stale_groups, coalesce(g.buckets, 0) AS partly_stale_buckets
-FROM rollup_engine.monitor() AS m LEFT JOIN rollup_engine.waits() AS w USING (target_table)
-    LEFT JOIN rollup_engine.stale_groups() AS g (target_table, groups, buckets) USING (target_table);
+FROM rollup_engine.watched() AS m LEFT JOIN rollup_engine.stale_groups() AS g (target_table, groups, buckets) USING (target_table);
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_groups IS ''Groups that late rows have made stale, in buckets that are not so as a whole.'';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.partly_stale_buckets IS ''The buckets of those groups; stale_buckets counts them, too.'';
 COMMENT ON COLUMN silver.timeseries_operations_monitor.stale_since IS ''Since when the oldest change waits that was to be stored by now; NULL when none does.'';

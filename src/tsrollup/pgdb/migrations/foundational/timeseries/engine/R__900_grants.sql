@@ -71,7 +71,7 @@ BEGIN
         rollup_engine.few_buckets(silver.rollup_config, tstzmultirange), rollup_engine.few_pieces(tstzmultirange),
         rollup_engine.far_stale(integer), rollup_engine.live_groups(integer, bigint), rollup_engine.partly_stale(integer, bigint),
         rollup_engine.open_plan_for(integer, name, name[]),
-        rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.waits(), rollup_engine.stale_groups()
+        rollup_engine.planned_partitions(integer), rollup_engine.monitor(), rollup_engine.watched(), rollup_engine.stale_groups()
     TO PUBLIC;
     PERFORM rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
