@@ -319,6 +319,31 @@ def nothing_is_left(connection: psycopg.Connection[Any]) -> bool:
     ).fetchone() == (0,)
 
 
+def test_new_metrics_are_tried_on_rows_that_count(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.notes (ts timestamp, kind text, note text)")
+    db.execute(
+        "INSERT INTO raw.notes VALUES ('2026-03-01', 'word', 'x'), ('2026-03-01', 'number', '7'),"
+        " ('infinity', 'number', 'y')"
+    )
+    create(
+        db,
+        "n",
+        "raw.notes",
+        "1 hour",
+        metrics={"n": ["sum"]},
+        expressions={"n": "note::integer"},
+        filter="kind = 'number'",
+    )
+    add = "SELECT silver.add_rollup_metric('n', %s, expressions => %s)"
+    for name, expression in (("n", "note::integer"), ("half", "note::numeric / 2")):
+        db.execute(add, [json.dumps({name: ["max"]}), json.dumps({name: expression})])
+    with pytest.raises(psycopg.Error, match=r"fail on rows of raw\.notes: invalid input syntax"):
+        db.execute(add, ['{"wrong": ["max"]}', json.dumps({"wrong": "kind::integer"})])
+    assert_equal_to_group_by(db, "n")
+    refresh_everything(db)
+    assert_settled(db, "n")
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "taken name": ({"expressions": {"status": "1"}}, "has a column of that name"),
     "bucket": ({"expressions": {"bucket": "1"}}, "has a column of that name"),

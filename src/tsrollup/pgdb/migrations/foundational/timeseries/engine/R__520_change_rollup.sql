@@ -215,15 +215,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.try_columns(p_rollup silver.rollup_conf
     SET timezone_abbreviations = 'Default'
 AS $$
 BEGIN
-    EXECUTE format('SELECT %s FROM (SELECT * FROM %s LIMIT 1000) AS tsrollup HAVING true',
+    EXECUTE format('SELECT %s FROM (SELECT * FROM %s LIMIT 1000) AS tsrollup WHERE %s HAVING true',
         (SELECT string_agg(expression, ', ') FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND column_name = ANY (p_columns)),
-        p_rollup.source_table);
+        p_rollup.source_table,
+        rollup_engine.time_condition(p_rollup, 'timestamptz ''-infinity''', 'timestamptz ''infinity''') || rollup_engine.row_filter(p_rollup));
 EXCEPTION WHEN data_exception THEN
     PERFORM rollup_engine.fail('TR001', format('these metrics fail on rows of %s: %s', p_rollup.source_table, SQLERRM),
         'each refresh and each read would fail: write them so that every row has a value, or NULL');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.try_columns(silver.rollup_config, name[]) IS 'An error where new columns of a rollup cannot be computed for some rows of its source.';
+COMMENT ON FUNCTION rollup_engine.try_columns(silver.rollup_config, name[]) IS 'An error where new columns of a rollup cannot be computed for some rows of its source that count.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.add_metrics(p_request_id bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
