@@ -84,6 +84,12 @@ def series(browser: Chrome) -> dict[str, list[Any]]:
     return {one["name"]: one["data"] for one in drawn if one["name"] != "stale"}
 
 
+def bottom_of(browser: Chrome) -> int:
+    """Where the window ends, of the page."""
+    bottom: int = browser.execute_script("return window.scrollY + window.innerHeight + 1")
+    return bottom
+
+
 def button(browser: Chrome, label: str) -> WebElement:
     return next(
         one
@@ -186,6 +192,38 @@ def test_from_the_tree_to_a_rollup_by_keyboard(
         assert unnamed == []
 
 
+def test_the_token_is_typed(url: str, browser: Chrome) -> None:
+    def type_token(token: str, sign: str) -> None:
+        wait_for(lambda: browser.switch_to.active_element.get_attribute("name") == "token")
+        ActionChains(browser).send_keys(token, Keys.ENTER).perform()
+        wait_for_text(browser, sign)
+
+    port = free_port()
+    with served(url, "--token", "0123456789abcdef", port=port) as link:
+        browser.get(link.partition("login")[0])
+        type_token("x" * 16, "That is not the token")
+        type_token("0123456789abcdef", "raw.readings")
+    wait_for(lambda: not browser.find_element(By.CSS_SELECTOR, ".live").is_displayed())
+    with served(url, "--token", "another0123456789", port=port):
+        type_token("another0123456789", "raw.readings")
+
+
+def test_a_page_that_was_opened_too_early_comes(
+    server: PostgresServer, database: str, url: str, browser: Chrome
+) -> None:
+    def open_database(yes: bool) -> None:
+        with psycopg.connect(server.superuser_url("postgres"), autocommit=True) as connection:
+            connection.execute(f'ALTER DATABASE "{database}" ALLOW_CONNECTIONS {yes}')
+
+    for page, sign in ((PAGE, "GROUP BY 1, 2"), ("create", "Preview")):
+        with served(url) as address:
+            open_database(False)
+            browser.get(address + page)
+            wait_for_text(browser, "not currently accepting connections")
+            open_database(True)
+            wait_for_text(browser, sign)
+
+
 def test_nothing_is_cut_off(url: str, db: psycopg.Connection, browser: Chrome) -> None:
     long = "long_" * 11
     db.execute(f"CREATE TABLE raw.{long} (ts timestamptz NOT NULL, name text, n int)")
@@ -246,10 +284,14 @@ def test_buttons_act_with_the_rights_of_the_connection(
             " WHERE depth = 1"
         )
         db.execute("SELECT silver.drop_rollup('silver.readings_1m')")
-        button(browser, "Pause").click()
-        refused = wait_for(lambda: browser.find_element(By.CSS_SELECTOR, ".outcome .failure").text)
-        assert "there is no rollup 'silver.readings_1m'" in refused
-        assert "Next step" in refused
+        view_as(browser, 390, "light")
+        pause = button(browser, "Pause")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'end'})", pause)
+        pause.click()
+        refused = wait_for(lambda: browser.find_element(By.CSS_SELECTOR, ".outcome .failure"))
+        assert "there is no rollup 'silver.readings_1m'" in refused.text
+        assert "Next step" in refused.text
+        wait_for(lambda: refused.rect["y"] + refused.rect["height"] <= bottom_of(browser))
 
 
 def test_a_rollup_is_previewed_and_created(

@@ -8,7 +8,7 @@ from tsrollup import rollups
 from tsrollup.connection import pinned
 from tsrollup.dashboard.chart_card import ChartCard
 from tsrollup.dashboard.database import Database
-from tsrollup.dashboard.layout import failure, html, main_button
+from tsrollup.dashboard.layout import bring_into_view, failure, html, main_button
 from tsrollup.dashboard.markup import Html, join, number, span, tag
 from tsrollup.dashboard.queries import Connection, Rollup
 from tsrollup.errors import TsrollupError
@@ -112,6 +112,7 @@ class Actions:
             self.outcome.content = failure(error)
         finally:
             button.props(remove="loading")
+            bring_into_view(self.outcome)
         self.database.forget_snapshot()
 
 

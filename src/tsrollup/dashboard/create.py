@@ -11,7 +11,15 @@ from psycopg.types.json import Jsonb
 from tsrollup import rollups
 from tsrollup.dashboard import queries, series
 from tsrollup.dashboard.database import BUILT_WITHIN, MONITOR_EVERY, Database
-from tsrollup.dashboard.layout import Frame, failure, frame, html, main_button
+from tsrollup.dashboard.layout import (
+    Frame,
+    begin_again,
+    bring_into_view,
+    failure,
+    frame,
+    html,
+    main_button,
+)
 from tsrollup.dashboard.markup import Html, join, page_of, tag
 from tsrollup.dashboard.queries import Connection, Row
 from tsrollup.errors import TsrollupError
@@ -46,6 +54,7 @@ class Form:
             sources = await self.database.ask(queries.sources)
         except TsrollupError as error:
             html(failure(error))
+            begin_again(self.database)
             return
         with ui.element("section").classes("card form"):
             with ui.element("div").classes("pairs"):
@@ -122,6 +131,7 @@ class Form:
             await work()
         except TsrollupError as error:
             self.result.content = failure(error)
+        bring_into_view(self.result)
 
     async def _show_preview(self) -> None:
         source, name, width, options = self._arguments()

@@ -7,7 +7,7 @@ from importlib.resources import files
 from nicegui import ui
 from nicegui.elements.html import Html as HtmlElement
 
-from tsrollup.dashboard.database import Database, Snapshot
+from tsrollup.dashboard.database import MONITOR_EVERY, Database, Snapshot
 from tsrollup.dashboard.markup import Html, tag
 from tsrollup.errors import TsrollupError
 
@@ -17,6 +17,14 @@ SWITCH_THEME = (
     f" document.cookie = `{THEME_COOKIE}=${{dark ? 'light' : 'dark'}}; path=/; max-age=31536000;"
     " samesite=lax`; location.reload(); }"
 )
+# Of a dashboard that asks for another token by now, a page that lost it would never hear again.
+TOKEN_AGAIN = """<script>
+setInterval(async () => {
+  if (document.getElementById("popup").ariaHidden !== "false") return;
+  const answer = await fetch("/login", {redirect: "manual"}).catch(() => null);
+  if (answer?.ok) location.reload();
+}, 2000);
+</script>"""
 ASSETS = files("tsrollup.dashboard") / "assets"
 
 
@@ -52,7 +60,8 @@ class Frame:
 def frame(database: Database, title: str) -> Iterator[Frame]:
     """A page: head, banner, and inside the block its content."""
     ui.page_title(f"{title} · tsrollup")
-    ui.colors(primary="var(--accent)")
+    ui.colors(primary="var(--accent)", dark="var(--card)")
+    ui.add_body_html(TOKEN_AGAIN)
     ui.add_css((ASSETS / "style.css").read_text())
     request = ui.context.client.request
     theme = request.cookies.get(THEME_COOKIE) if request else None
@@ -82,6 +91,24 @@ def nowhere(database: Database) -> None:
     with frame(database, "No such page"):
         link = tag("a", "rollups", href="/")
         html(tag("h1", "There is no such page") + tag("p", "Go to the ", link, "."), classes="card")
+
+
+def begin_again(database: Database) -> None:
+    """Load this page anew once the database answers, which it did not when the page was built."""
+
+    async def look() -> None:
+        if (await database.snapshot()).error is None:
+            ui.navigate.reload()
+
+    ui.timer(MONITOR_EVERY, look, immediate=False)
+
+
+def bring_into_view(element: ui.element) -> None:
+    """What a button has led to may be below the window."""
+    ui.run_javascript(
+        "setTimeout(() => "
+        f"document.getElementById('{element.html_id}')?.scrollIntoView({{block: 'nearest'}}), 100)"
+    )
 
 
 def failure(error: TsrollupError) -> Html:

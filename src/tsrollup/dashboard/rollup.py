@@ -8,7 +8,7 @@ from tsrollup.dashboard import chart, details, queries, series
 from tsrollup.dashboard.actions import Actions
 from tsrollup.dashboard.chart_card import ChartCard
 from tsrollup.dashboard.database import BUILT_WITHIN, MONITOR_EVERY, Database, Snapshot
-from tsrollup.dashboard.layout import failure, frame, html, is_dark
+from tsrollup.dashboard.layout import begin_again, failure, frame, html, is_dark
 from tsrollup.dashboard.markup import (
     Html,
     ago,
@@ -42,6 +42,8 @@ def register(database: Database) -> None:
             page.show(snapshot)
             if found is None:
                 html(_nowhere(name, snapshot))
+                if not snapshot.is_known:
+                    begin_again(database)
                 return
             shown = RollupPage(database, found)
             await shown.build(snapshot)
@@ -184,7 +186,7 @@ def _section(title: str) -> ui.html:
 
 def _nowhere(name: str, snapshot: Snapshot) -> Html:
     if not snapshot.is_known:
-        return tag("p", "Nothing is known of it while the database does not answer.", class_="card")
+        return tag("p", "Nothing is known of it yet.", class_="card")
     return tag(
         "div",
         tag("h1", "There is no such rollup"),
