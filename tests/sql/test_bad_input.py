@@ -352,19 +352,90 @@ def test_types_that_the_machinery_may_not_use_say_what_to_grant(db: psycopg.Conn
         "SELECT silver.create_rollup_table('t', 'silver', 't_1h', '1 hour',"
         " dimensions => '{}', metrics => '{\"p\": [\"sum\"]}')"
     )
-    for statement in (
-        "SELECT silver.create_rollup_table('t', 'silver', 't_1d', '1 day', dimensions => '{m}')",
-        "SELECT silver.add_rollup_metric('t_1h', '{\"m\": [\"last\"]}')",
+    create = "SELECT silver.create_rollup_table('t', 'silver', 't_1d', '1 day', dimensions => "
+    add = "SELECT silver.add_rollup_metric('t_1h', "
+    in_schema, of_type = 'SCHEMA "my app"', 'TYPE "my app".mood'
+    for statement, *refusals in (
+        (create + "'{m}')", ("TR004", in_schema), ("TR004", of_type)),
+        (add + '\'{"m": ["last"]}\')', ("TR004", in_schema), ("TR004", of_type)),
+        (
+            create + "'{x}', expressions => '{\"x\": \"ARRAY[m]\"}')",
+            ("TR001", in_schema),
+            ("TR004", of_type),
+        ),
+        (
+            add + """'{"x": ["last"]}', '{"x": "coalesce(m)"}')""",
+            ("TR001", of_type),
+            ("TR001", in_schema),
+        ),
     ):
         with db.transaction(force_rollback=True):
-            for missing in ('SCHEMA "my app"', 'TYPE "my app".mood'):
+            for code, missing in refusals:
                 with pytest.raises(psycopg.Error) as failure, db.transaction():
                     db.execute(statement.encode())
-                assert failure.value.sqlstate == "TR004"
+                assert failure.value.sqlstate == code
                 hint = failure.value.diag.message_hint
                 assert hint == f"GRANT USAGE ON {missing} TO tsrollup_owner"
                 db.execute(hint.encode())
             db.execute(statement.encode())
+
+
+def test_what_expressions_take_from_a_schema_that_is_closed_says_what_to_grant(
+    db: psycopg.Connection,
+) -> None:
+    """When it is created, and when the right is lost later, which stops no other rollup."""
+    grant = 'GRANT USAGE ON SCHEMA "my app" TO tsrollup_owner'
+    db.execute(
+        "CREATE SCHEMA \"my app\"; CREATE TYPE \"my app\".mood AS ENUM ('sad', 'ok');"
+        'CREATE COLLATION "my app".c FROM "C"; CREATE TABLE raw.other (ts timestamptz, n integer);'
+        'CREATE TABLE raw.t (ts timestamptz, m "my app".mood, h text COLLATE "my app".c);'
+        "SELECT silver.create_rollup_table('other', 'silver', 'other_1h', '1 hour')"
+    )
+    create = (
+        "SELECT silver.create_rollup_table('t', 'silver', 't_1h', '1 hour', dimensions => %s,"
+        " metrics => '{}', expressions => %s, filter => %s)"
+    )
+    for dimensions, expressions, condition in (
+        ("{h}", None, None),
+        ("{x}", '{"x": "m::text COLLATE \\"my app\\".c"}', None),
+        ("{x}", '{"x": "h || h"}', None),
+        ("{}", None, "m = 'sad'"),
+    ):
+        with pytest.raises(psycopg.Error, match="may not use") as failure:
+            db.execute(create, [dimensions, expressions, condition])
+        assert failure.value.diag.message_hint == grant
+    db.execute(grant.encode())
+    db.execute(create, ["{m}", None, "m = 'sad'"])
+    refresh_everything(db)
+    db.execute(grant.replace("GRANT", "REVOKE").replace(" TO ", " FROM ").encode())
+    validate = "SELECT target, hint FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    for change in (
+        "INSERT INTO raw.t VALUES ('2026-03-01', 'sad');"
+        "INSERT INTO raw.other VALUES ('2026-03-01', 1)",
+        "ALTER TABLE raw.t RENAME m TO mood",
+    ):
+        db.execute(change.encode())
+        db.execute("CALL silver.run_rollups()")
+        assert_settled(db, "other_1h")
+        hints: dict[str, str] = dict(db.execute(validate).fetchall())
+        assert [target for target in hints if hints[target].startswith(grant)] == ["silver.t_1h"]
+    ((message, hint),) = db.execute("SELECT error_message, hint FROM silver.error_log")
+    assert (message, hint) == (
+        'tsrollup_owner may not use "my app".mood, which columns of raw.t are of',
+        grant,
+    )
+    for statement in (
+        "SELECT silver.rebuild_rollup('t_1h')",
+        "SELECT silver.add_rollup_metric('t_1h', '{\"mood\": [\"count\"]}')",
+    ):
+        with pytest.raises(psycopg.Error, match="may not use") as failure:
+            db.execute(statement.encode())
+        assert failure.value.diag.message_hint == grant
+    db.execute("ALTER TABLE raw.t RENAME mood TO m")
+    db.execute(f"{grant}; SELECT silver.rebuild_rollup('t_1h')".encode())
+    refresh_everything(db)
+    assert_settled(db, "t_1h")
+    assert db.execute(validate).fetchall() == []
 
 
 def test_a_rollup_in_a_schema_that_the_machinery_may_not_use_says_what_to_grant(

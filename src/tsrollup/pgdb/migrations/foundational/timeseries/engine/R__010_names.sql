@@ -142,6 +142,31 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.rollup_id(text) IS 'The rollup of that name, or an error.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.type_called(p_name text) RETURNS oid
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN cardinality(i.parts) = 1 THEN to_regtype(split_part(p_name, ' COLLATE ', 1)) ELSE (
+        SELECT CASE WHEN split_part(p_name, ' COLLATE ', 1) LIKE '%[]' THEN t.typarray ELSE t.oid END
+        FROM pg_namespace AS n JOIN pg_type AS t ON t.typnamespace = n.oid
+        WHERE n.nspname = i.parts[1] AND t.typname = i.parts[2]) END
+    FROM parse_ident(p_name, false) AS i (parts)
+$$;
+COMMENT ON FUNCTION rollup_engine.type_called(text) IS
+'The type of a name that PostgreSQL gave it, be it with a collation; NULL when there is none. to_regtype() is an error where its schema may not be used.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.collation_called(p_name text) RETURNS oid
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.oid
+    FROM parse_ident(p_name) AS i (parts)
+    JOIN pg_namespace AS n ON n.nspname = CASE cardinality(parts) WHEN 1 THEN 'pg_catalog' ELSE parts[1] END
+    JOIN pg_collation AS c ON c.collnamespace = n.oid AND c.collname = parts[cardinality(parts)]
+        AND c.collencoding IN (-1, pg_char_to_encoding(getdatabaseencoding()))
+$$;
+COMMENT ON FUNCTION rollup_engine.collation_called(text) IS 'As type_called, of collations.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.row_columns(p_relation regclass, p_row_sql jsonb) RETURNS TABLE (column_name name, attnum integer, type oid)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -151,7 +176,7 @@ AS $$
     -- Where the source gained a column of that name later, the expression was first.
     WHERE attrelid = p_relation AND attnum > 0 AND NOT attisdropped AND (p_row_sql -> 'expressions' -> attname::text) IS NULL
     UNION ALL
-    SELECT key, 10000 + row_number() OVER (ORDER BY key)::integer, to_regtype(value ->> 'type') FROM jsonb_each(p_row_sql -> 'expressions')
+    SELECT key, 10000 + row_number() OVER (ORDER BY key)::integer, rollup_engine.type_called(value ->> 'type') FROM jsonb_each(p_row_sql -> 'expressions')
 $$;
 COMMENT ON FUNCTION rollup_engine.row_columns(regclass, jsonb) IS 'The columns of a table, and the expressions that are columns to a rollup.';
 

@@ -44,8 +44,8 @@ AS $$
         (SELECT to_jsonb(jsonb_build_array(j -> 'collprovider', j -> 'collisdeterministic', j -> 'collcollate', j -> 'collctype',
                 coalesce(j -> 'colllocale', j -> 'colliculocale'), j -> 'collicurules')::text)
             FROM pg_collation AS c CROSS JOIN LATERAL to_jsonb(c) AS j
-            WHERE part LIKE 'collation %' AND c.oid = to_regcollation(substr(part, 11))),
-        (SELECT jsonb_object_agg(enumlabel, enumsortorder) FROM pg_enum WHERE part LIKE 'enum %' AND enumtypid = to_regtype(substr(part, 6))),
+            WHERE part LIKE 'collation %' AND c.oid = rollup_engine.collation_called(substr(part, 11))),
+        (SELECT jsonb_object_agg(enumlabel, enumsortorder) FROM pg_enum WHERE part LIKE 'enum %' AND enumtypid = rollup_engine.type_called(substr(part, 6))),
         'null'))
     FROM (
         SELECT DISTINCT jsonb_array_elements_text(

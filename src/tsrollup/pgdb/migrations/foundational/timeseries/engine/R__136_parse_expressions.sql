@@ -183,17 +183,42 @@ $$;
 COMMENT ON FUNCTION rollup_engine.parts_in_use(regclass, regclass) IS
 'Collations, and enums of columns and constants, that an expression, parsed as a view, goes by: they may become others without a change of a column. NULL for none.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.closed_schemas(p_view regclass) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.closed_schemas(regclass);
+CREATE OR REPLACE FUNCTION rollup_engine.schemas_in_use(p_view regclass) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(DISTINCT i.schema, ', ')
-    FROM pg_rewrite AS w
-    JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.deptype = 'n' AND d.refclassid <> 'pg_class'::regclass
-    CROSS JOIN LATERAL pg_identify_object(d.refclassid, d.refobjid, 0) AS i
-    WHERE w.ev_class = p_view AND NOT has_schema_privilege('${owner_role}', i.schema::regnamespace, 'USAGE')
+    SELECT jsonb_object_agg(u.schema, u.part)
+    FROM (
+        SELECT i.schema, min(pg_describe_object(d.class, d.object, 0))
+        FROM (
+            SELECT refclassid, refobjid FROM pg_rewrite AS w
+            JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.deptype = 'n' AND d.refclassid <> 'pg_class'::regclass
+            WHERE w.ev_class = p_view
+            UNION ALL
+            SELECT 'pg_type'::regclass, atttypid FROM pg_attribute WHERE attrelid = p_view AND attnum = 1
+        ) AS d (class, object)
+        CROSS JOIN LATERAL pg_identify_object(d.class, d.object, 0) AS i
+        WHERE i.schema <> 'pg_catalog'
+        GROUP BY i.schema
+    ) AS u (schema, part)
 $$;
-COMMENT ON FUNCTION rollup_engine.closed_schemas(regclass) IS 'Schemas that an expression, parsed as a view, takes something from, and that the machinery may not use; NULL for none.';
+COMMENT ON FUNCTION rollup_engine.schemas_in_use(regclass) IS
+'Schemas that an expression, parsed as a view, names something of, or makes a value of a type of, each with one such thing; NULL for none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.closed_schemas(p_row_sql jsonb) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('the machinery may not use schema %s, where %s is', used.schema, used.part), format('GRANT USAGE ON SCHEMA %s TO %I', used.schema, '${owner_role}')
+    FROM (
+        SELECT jsonb_path_query(p_row_sql, '$.filter.schemas') UNION ALL SELECT jsonb_path_query(p_row_sql, '$.expressions.*.schemas')
+    ) AS d (schemas)
+    CROSS JOIN LATERAL jsonb_each_text(d.schemas) AS used (schema, part)
+    JOIN pg_namespace AS n ON quote_ident(n.nspname) = used.schema
+    WHERE NOT has_schema_privilege('${owner_role}', n.oid, 'USAGE')
+$$;
+COMMENT ON FUNCTION rollup_engine.closed_schemas(jsonb) IS 'Schemas that described expressions take something from, and that the machinery may not use.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.marked_expression(p_row regclass) RETURNS jsonb
     LANGUAGE plpgsql
@@ -233,17 +258,21 @@ DECLARE
     v_described jsonb;
     v_type text;
     v_foreign text;
+    v_hint text;
+    v_schemas jsonb;
     v_parts text[];
 BEGIN
     PERFORM rollup_engine.check_is_one_expression(v_text, p_row, p_path);
     PERFORM set_config('search_path', p_path, true);
     EXECUTE format('CREATE VIEW %s AS SELECT (%s) AS tsrollup_value FROM %s', v_view, v_text, p_row);
     PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
-    v_foreign := coalesce(
-        'it uses ' || rollup_engine.foreign_parts(v_view::regclass, p_row::regclass),
-        'the machinery may not use schema ' || rollup_engine.closed_schemas(v_view::regclass));
+    v_foreign := 'it uses ' || rollup_engine.foreign_parts(v_view::regclass, p_row::regclass);
+    v_schemas := rollup_engine.schemas_in_use(v_view::regclass);
+    IF v_foreign IS NULL THEN
+        SELECT c.problem, c.hint INTO v_foreign, v_hint FROM rollup_engine.closed_schemas(jsonb_strip_nulls(jsonb_build_object('filter', jsonb_build_object('schemas', v_schemas)))) AS c LIMIT 1;
+    END IF;
     IF v_foreign IS NOT NULL THEN
-        RAISE insufficient_privilege USING MESSAGE = v_foreign;
+        RAISE insufficient_privilege USING MESSAGE = v_foreign, HINT = coalesce(v_hint, '');
     END IF;
     v_parts := rollup_engine.parts_in_use(v_view::regclass, p_row::regclass);
     v_type := (SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = v_view::regclass AND attnum = 1);
@@ -258,7 +287,7 @@ BEGIN
     EXCEPTION WHEN undefined_function OR undefined_object OR undefined_table OR invalid_schema_name THEN
         RAISE feature_not_supported USING MESSAGE = format('a function in it looks for its own things by the session''s search_path: %s', SQLERRM);
     END;
-    RETURN v_described || jsonb_strip_nulls(jsonb_build_object('parts', v_parts))
+    RETURN v_described || jsonb_strip_nulls(jsonb_build_object('parts', v_parts, 'schemas', v_schemas))
         || (SELECT jsonb_build_object('type', format_type(atttypid, NULL)) FROM pg_attribute WHERE attrelid = p_row::regclass AND attname = 'tsrollup_value');
 END
 $$;

@@ -34,6 +34,7 @@ DECLARE
     v_path text;
     v_described jsonb;
     v_passing text;
+    v_hint text;
 BEGIN
     EXECUTE rollup_engine.row_table_sql(p_rollup, v_row, p_known);
     v_path := rollup_engine.path_of_expression(p_text, v_row, p_rollup.source_table);
@@ -50,12 +51,18 @@ BEGIN
     END IF;
     RETURN v_described;
 EXCEPTION WHEN syntax_error_or_access_rule_violation OR data_exception OR feature_not_supported OR program_limit_exceeded THEN
+    GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;
+    IF SQLSTATE = '42501' AND v_hint = '' THEN  -- of the table that stands for a row
+        SELECT min(format('GRANT USAGE ON TYPE %s TO %I', coalesce(nullif(t.typelem, 0), t.oid)::regtype, current_user)) INTO v_hint
+        FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+        WHERE a.attrelid = p_rollup.source_table AND a.attnum > 0 AND NOT has_type_privilege(t.oid, 'USAGE');
+    END IF;
     PERFORM rollup_engine.fail('TR001',
         format('%s: %s', p_label, regexp_replace(replace(split_part(SQLERRM, chr(10), 1), 'column "tsrollup_value"', 'it'), '(column )?generation expression', 'expression')),
         CASE
             WHEN SQLSTATE = '42P17' THEN 'it must say the same at any time and in any session: no now() or random(), no to_char(), no cast of a timestamptz to date or text; write days as in 2026-03-01; name the zone, as in (ts AT TIME ZONE ''Europe/Berlin'')::date'
             WHEN SQLERRM LIKE 'it uses %' AND SQLERRM NOT LIKE '%a system column%' THEN 'whoever owns that could change it, or make another one that is taken in its place, and it would run with the rights of the machinery: write it out with functions of PostgreSQL, if need be by their schema, as in pg_catalog.left(...), or of an extension that a superuser owns, if they take just these types and have no defaults; or read a generated column of the source'
-            WHEN SQLERRM LIKE 'the machinery may not use schema %' THEN format('GRANT USAGE ON SCHEMA %s TO %I', replace(SQLERRM, 'the machinery may not use schema ', ''), '${owner_role}')
+            WHEN v_hint LIKE 'GRANT %' THEN v_hint
             WHEN SQLERRM LIKE 'a function in it %' THEN 'write it out with functions of PostgreSQL, or read a generated column of the source'
             WHEN p_rollup.parent_id IS NOT NULL THEN 'a rollup of a rollup has expressions over the bucket and the dimensions of its parent; for others, create it over the raw table'
             ELSE 'write one SQL expression over a row: its columns by their plain names, constants, operators, functions, CASE'
@@ -98,6 +105,8 @@ BEGIN
     IF jsonb_typeof(p_rollup.expressions) <> 'object' THEN
         PERFORM rollup_engine.fail('TR001', format('expressions is a JSON %s', jsonb_typeof(p_rollup.expressions)), 'write an object, as in ''{"region": "payload->>''''region''''"}''');
     END IF;
+    -- Of names there nothing is found any more.
+    PERFORM rollup_engine.fail('TR001', c.problem, c.hint) FROM rollup_engine.closed_schemas(p_rollup.row_sql) AS c;
     FOR v_expression IN SELECT key, value FROM jsonb_each(p_rollup.expressions) ORDER BY key LOOP
         PERFORM rollup_engine.check_expression_name(p_rollup, v_expression.key, v_expression.value);
         v_described := rollup_engine.describe_expression(p_rollup, format('expression %I', v_expression.key), v_expression.value #>> '{}', p_rollup.row_sql -> 'expressions' -> v_expression.key -> 'columns');
@@ -105,7 +114,7 @@ BEGIN
     END LOOP;
     IF p_rollup.filter IS NOT NULL THEN
         v_described := rollup_engine.describe_expression(p_rollup, 'filter', p_rollup.filter, p_rollup.row_sql -> 'filter' -> 'columns');
-        IF rollup_engine.base_type(to_regtype(v_described ->> 'type')) <> 'boolean'::regtype THEN
+        IF rollup_engine.base_type(rollup_engine.type_called(v_described ->> 'type')) <> 'boolean'::regtype THEN
             PERFORM rollup_engine.fail('TR001', format('filter is of type %s', v_described ->> 'type'), 'write a condition, as in ''status = 0''; rows where it is true count');
         END IF;
         v_result := coalesce(v_result, '{}') || jsonb_build_object('filter', v_described);

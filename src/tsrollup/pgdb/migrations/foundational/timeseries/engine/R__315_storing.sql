@@ -25,7 +25,7 @@ AS $$
     SELECT EXISTS (
         SELECT FROM pg_type AS t
         JOIN pg_opclass AS o ON o.opcdefault AND o.opcintype IN (t.oid, t.typelem) AND o.opcnamespace = 'pg_catalog'::regnamespace
-        WHERE t.oid = to_regtype(split_part(p_type, ' COLLATE ', 1)))
+        WHERE t.oid = rollup_engine.type_called(p_type))
 $$;
 COMMENT ON FUNCTION rollup_engine.has_equality(text) IS 'Whether values of a type of the server itself, or the elements of its arrays, can be equal.';
 
@@ -39,7 +39,7 @@ BEGIN
         WITH columns AS (
             SELECT c.*, s.differs
             FROM rollup_engine.rollup_column AS c
-            LEFT JOIN LATERAL rollup_engine.find_state(c.state, to_regtype(split_part(c.data_type, ' COLLATE ', 1))) AS s ON true
+            LEFT JOIN LATERAL rollup_engine.find_state(c.state, rollup_engine.type_called(c.data_type)) AS s ON true
             WHERE c.rollup_id = p_rollup_id AND c.kind IN ('bucket', 'dimension', 'state')
         )
         SELECT concat_ws(' OR ',

@@ -112,7 +112,7 @@ $sql$, jsonb_build_object(
                     WHEN t.typcategory = 'A' THEN '((%1$s) = t.%2$I OR (%1$s) IS NULL AND t.%2$I IS NULL)'
                     ELSE 'ARRAY[(%1$s)::%3$s] = ARRAY[t.%2$I]' END, expression, column_name, data_type), ' AND ' ORDER BY position)
             FROM rollup_engine.rollup_column
-            LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(to_regtype(split_part(data_type, ' COLLATE ', 1)))
+            LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(rollup_engine.type_called(data_type))
             WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension'))))
     FROM (SELECT p_rollup.bucket_width) AS b (w)
 $$;

@@ -82,27 +82,37 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.column_types(silver.rollup_config) IS 'Asks PostgreSQL itself for the type of every expression of a rollup, through a view that lives for a moment.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.closed_parts(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%I may not use %s, which columns of %s are of', '${owner_role}', part.name, p_rollup.source_table),
+        format('GRANT USAGE ON %s TO %I', CASE WHEN o.is_open THEN part.own ELSE format('SCHEMA %s', part.schema) END, '${owner_role}')
+    FROM rollup_engine.rollup_column AS c
+    -- Before its type is known.
+    LEFT JOIN rollup_engine.row_columns(p_rollup.source_table, p_rollup.row_sql) AS a ON c.data_type IS NULL AND a.column_name = rollup_engine.source_name(p_rollup, c.source_column)
+    CROSS JOIN LATERAL (
+        SELECT t.oid::regtype::text, t.typnamespace::regnamespace,
+            CASE WHEN NOT has_type_privilege('${owner_role}', t.oid, 'USAGE') THEN format('TYPE %s', coalesce(nullif(t.typelem, 0), t.oid)::regtype) END
+        FROM pg_type AS t WHERE t.oid = coalesce(rollup_engine.type_called(c.data_type), a.type)
+        UNION ALL
+        SELECT format('collation %s', l.oid::regcollation), l.collnamespace, NULL
+        FROM pg_collation AS l WHERE l.oid = rollup_engine.collation_called(substring(c.data_type FROM ' COLLATE (.*)'))
+    ) AS part (name, schema, own)
+    CROSS JOIN LATERAL (SELECT has_schema_privilege('${owner_role}', part.schema, 'USAGE')) AS o (is_open)
+    WHERE c.rollup_id = p_rollup.id AND c.kind IN ('dimension', 'state') AND (part.own IS NOT NULL OR NOT o.is_open)
+    UNION ALL
+    SELECT e.problem, e.hint FROM rollup_engine.closed_schemas(p_rollup.row_sql) AS e
+$$;
+COMMENT ON FUNCTION rollup_engine.closed_parts(silver.rollup_config) IS
+'Types and collations of what a rollup stores, and schemas of what its expressions name, that the machinery may not use.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_types(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_type regtype;
-    v_right text;
 BEGIN
-    SELECT t.oid, CASE WHEN has_schema_privilege('${owner_role}', t.typnamespace, 'USAGE') THEN format('TYPE %s', coalesce(nullif(t.typelem, 0), t.oid)::regtype) ELSE format('SCHEMA %s', t.typnamespace::regnamespace) END
-    INTO v_type, v_right
-    FROM rollup_engine.rollup_column AS c
-    JOIN pg_attribute AS a ON a.attrelid = p_rollup.source_table AND a.attnum > 0
-        AND CASE WHEN c.data_type IS NULL THEN a.attname = c.source_column ELSE format_type(a.atttypid, -1) = c.data_type END
-    JOIN pg_type AS t ON t.oid = a.atttypid
-    WHERE c.rollup_id = p_rollup.id AND c.kind IN ('dimension', 'state')
-        AND NOT (has_schema_privilege('${owner_role}', t.typnamespace, 'USAGE') AND has_type_privilege('${owner_role}', t.oid, 'USAGE'))
-    LIMIT 1;
-    IF FOUND THEN
-        PERFORM rollup_engine.fail('TR004', format('%I may not use %s, which columns of %s are of', '${owner_role}', v_type, p_rollup.source_table),
-            format('GRANT USAGE ON %s TO %I', v_right, '${owner_role}'));
-    END IF;
+    PERFORM rollup_engine.fail('TR004', c.problem, c.hint) FROM rollup_engine.closed_parts(p_rollup) AS c;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_types(silver.rollup_config) IS 'An error unless the machinery may make columns of the types of the source that a rollup stores.';

@@ -284,6 +284,7 @@ BEGIN
     INTO v_changes FROM changed;
     v_modes := rollup_engine.stored_modes_sql(r);
     IF v_changes IS NOT NULL OR v_modes IS NOT NULL THEN
+        PERFORM rollup_engine.check_types(r);
         PERFORM rollup_engine.forget_rows(r);
         EXECUTE coalesce(v_modes, 'SELECT');
     END IF;

@@ -74,7 +74,7 @@ AS $$
     WITH key AS MATERIALIZED (SELECT rollup_engine.time_partition_column(p_relation) AS name)
     SELECT format('%s is another table now: retention was set for the one that had this name, %s', c.oid::regclass, p_relation),
         format('SELECT silver.set_retention(%L, NULL), and set it for the new one; or set it again for %s, where it is to go on', p_relation, p_relation)
-    FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = to_regclass(t.relation_name) AND c.oid <> p_relation AND c.relkind IN ('r', 'p')
+    FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(t.relation_name) AND c.oid <> p_relation AND c.relkind IN ('r', 'p')
     WHERE t.relation = p_relation AND t.keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE p_relation = r.target_table)
         AND NOT EXISTS (SELECT FROM rollup_engine.retention AS other WHERE other.relation = c.oid)
     UNION ALL

@@ -27,7 +27,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.restored_name(p_partition_name text, p_
 AS $$
     SELECT CASE
         WHEN p_id IN (SELECT file_id FROM rollup_engine.restored_tables()) THEN NULL
-        WHEN to_regclass(p_partition_name) NOT IN (SELECT relation FROM rollup_engine.restored_tables() UNION ALL SELECT relation FROM rollup_engine.detached_partition)
+        WHEN rollup_engine.relation_called(p_partition_name) NOT IN (SELECT relation FROM rollup_engine.restored_tables() UNION ALL SELECT relation FROM rollup_engine.detached_partition)
             IS NOT FALSE THEN p_partition_name
         WHEN octet_length(concat(n.parts[2], '_', p_id)) < 64 THEN format('%I.%I', n.parts[1], concat(n.parts[2], '_', p_id))
         ELSE format('%I.%I', n.parts[1], concat('restored_', p_id))
