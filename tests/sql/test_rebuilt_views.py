@@ -75,6 +75,9 @@ def test_a_live_view_that_is_gone_is_made_anew(rolled_up: psycopg.Connection) ->
     assert raised.value.diag.message_hint == (
         "SELECT silver.rebuild_rollup('silver.t_1h') makes it anew"
     )
+    names = "{t_1h,gold.t_1h,silver.t_1h}"
+    found = f"SELECT rollup_engine.rollup_id(t) FROM unnest('{names}'::text[]) AS t".encode()
+    assert len(set(rolled_up.execute(found).fetchall())) == 1
     refresh_everything(rolled_up)
 
     rolled_up.execute("DROP VIEW gold.t_1d")
