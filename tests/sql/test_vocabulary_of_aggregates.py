@@ -701,6 +701,21 @@ def test_a_sketch_counts_beyond_one_element(db: psycopg.Connection) -> None:
     ).fetchone() == (pytest.approx(0, abs=1e200), True)  # fmt: skip
 
 
+def test_many_sketches_are_merged_in_the_time_of_one_pass(db: psycopg.Connection) -> None:
+    """A fleet's minutes make a day. By the square of them, this takes minutes."""
+    found = db.execute(
+        "SELECT replace(from_state, '{state}', 'bins') FROM rollup_engine.aggregate_state"
+        " WHERE name = 'sketch' AND takes = 'float'"
+    ).fetchone()
+    assert found
+    twice = "ARRAY(SELECT b + (1 << 16) FROM generate_series(40001, 40100) AS b)"
+    rows = f"(SELECT {twice} AS bins) AS s CROSS JOIN generate_series(1, 20000)"
+    db.execute("SET statement_timeout = '20s'")
+    merged = f"SELECT cardinality(m), m[1:2] FROM (SELECT {found[0]} FROM {rows}) AS x (m)"
+    row = db.execute(merged.encode()).fetchone()
+    assert row == (200, [40001 + ((40000 - 32768 - 1) << 16), 40001 + (32767 << 16)])
+
+
 def test_infinite_and_absent_values(db: psycopg.Connection) -> None:
     create_levels(db, METRICS)
     for minute, values in enumerate(

@@ -36,10 +36,10 @@ INSERT INTO rollup_engine.aggregate_state (name, takes, from_source, from_state,
 SELECT 'sketch', v.takes, format(
         'CASE WHEN count({value}) <= 128 THEN %1$s ELSE rollup_engine.fold_bins(%1$s) END', format('array_agg(%s) FILTER (WHERE {value} IS NOT NULL)', v.bin)),
     -- As fold_bins does, which would be set up for each group; but for a bin that takes several elements.
-    replace('(SELECT CASE WHEN max(n) <= 32768 THEN array_agg(bin + ((n - 1)::integer << 16) ORDER BY bin) ELSE rollup_engine.fold_bins({bins}) END'
+    replace('(SELECT CASE WHEN max(n) <= 32768 THEN array_agg(bin + ((n - 1)::integer << 16) ORDER BY bin) ELSE rollup_engine.fold_bins(ARRAY({bins})) END'
         || ' FROM (SELECT e & 65535 AS bin, sum(((e >> 16) + 1) * k) AS n'
-        || ' FROM (SELECT e, count(*) AS k FROM (SELECT unnest({bins}) AS e) AS elements GROUP BY e) AS counted GROUP BY 1) AS bins)',
-        '{bins}', 'rollup_engine.all_bins({state})'),
+        || ' FROM (SELECT e, count(*) AS k FROM ({bins}) AS elements (e) GROUP BY e) AS counted GROUP BY 1) AS bins)',
+        '{bins}', 'SELECT unnest(s.bins) FROM unnest(array_agg(ROW({state})::rollup_engine.bins)) AS s'),
     'rollup_engine.bins_differ({old}, {new})'
 FROM (
     SELECT k.takes, format(k.template, '(asinh({value} * ''1e140''::double precision) * 50.498349759 + 32768)::integer') AS bin
@@ -114,10 +114,8 @@ CREATE TYPE rollup_engine.hashes AS (hashes bigint[]);
 COMMENT ON TYPE rollup_engine.hashes IS
 'Hashes of up to 1638 distinct values; of more, the 16384 registers of a HyperLogLog, ten in each of 1639 elements. Wrapped, for array_agg takes no arrays of different lengths.';
 
-CREATE AGGREGATE rollup_engine.all_bins(integer[]) (
-    SFUNC = pg_catalog.array_cat, STYPE = integer[], COMBINEFUNC = pg_catalog.array_cat, PARALLEL = SAFE
-);
-COMMENT ON AGGREGATE rollup_engine.all_bins(integer[]) IS 'The bins of several sketches, one after the other.';
+CREATE TYPE rollup_engine.bins AS (bins integer[]);
+COMMENT ON TYPE rollup_engine.bins IS 'The bins of a sketch, wrapped likewise: an array that grows by each of many would be copied as often.';
 
 ALTER TABLE rollup_engine.aggregate
     ADD COLUMN takes text NOT NULL DEFAULT 'any',
