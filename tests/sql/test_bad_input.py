@@ -378,6 +378,15 @@ def test_types_that_the_machinery_may_not_use_say_what_to_grant(db: psycopg.Conn
                 assert hint == f"GRANT USAGE ON {missing} TO tsrollup_owner"
                 db.execute(hint.encode())
             db.execute(statement.encode())
+    # Its next partition, too.
+    for right in (in_schema, of_type):
+        hint = f"GRANT USAGE ON {right} TO tsrollup_owner"
+        db.execute(hint.encode())
+    db.execute((create + "'{m}')").encode())
+    db.execute(f"REVOKE USAGE ON {of_type} FROM tsrollup_owner".encode())
+    db.execute("INSERT INTO raw.t VALUES ('1900-03-01', 'sad')")
+    db.execute("CALL silver.run_rollups()")
+    assert db.execute("SELECT hint FROM silver.error_log").fetchall() == [(hint,)]
 
 
 def test_what_expressions_take_from_a_schema_that_is_closed_says_what_to_grant(

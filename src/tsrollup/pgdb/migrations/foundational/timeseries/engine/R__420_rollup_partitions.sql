@@ -45,7 +45,10 @@ BEGIN
     EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', p_table, v_name, p_from, p_to);
 EXCEPTION WHEN insufficient_privilege THEN
     PERFORM rollup_engine.fail('TR004', format('no partition can be added to %s: %s', p_table, SQLERRM),
-        (SELECT format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', relnamespace::regnamespace, '${owner_role}') FROM pg_class WHERE oid = p_table));
+        (SELECT coalesce(
+            CASE WHEN has_schema_privilege('${owner_role}', relnamespace, 'CREATE') THEN (
+                SELECT c.hint FROM silver.rollup_config AS r, rollup_engine.closed_parts(r) AS c WHERE r.target_table = p_table LIMIT 1) END,
+            format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', relnamespace::regnamespace, '${owner_role}')) FROM pg_class WHERE oid = p_table));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.add_partition(regclass, timestamptz, timestamptz, interval) IS 'Adds a partition for a range of time without making readers wait.';
