@@ -184,6 +184,55 @@ def test_never_wrong_in_silence_when_the_rules_of_a_zone_change(db: psycopg.Conn
     assert db.execute(actions).fetchall() == []
 
 
+def test_never_wrong_in_silence_when_an_expression_names_a_zone(db: psycopg.Connection) -> None:
+    _create_rows(db, "2025-03-30", 100)
+    create = (
+        "SELECT silver.create_rollup_table('raw.z', 'silver', %s, '1 hour',"
+        " dimensions => %s, metrics => %s"
+    )
+    hour = """{"x": "extract(hour FROM ts AT TIME ZONE 'europe/berlin')"}"""
+    day = "timezone('MSK', ts) < '2025-03-31'"
+    db.execute(create + ", expressions => %s)", ["hour", ["x"], '{"v": ["sum"]}', hour])
+    db.execute(create + ", filter => %s)", ["day", [], '{"v": ["sum"]}', day])
+    _create(db, "silver.hour", "above", "1 day")
+    word = "v::text <> 'web2' AND v::text <> 'Europe/Nowhere'"
+    db.execute(create + ", filter => %s)", ["word", [], '{"v": ["sum"]}', word])
+    refresh_everything(db)
+    noted = "SELECT string_agg(timezone, ' ' ORDER BY timezone) FROM rollup_engine.zone_rules"
+    assert db.execute(noted).fetchone() == ("MSK europe/berlin",)
+    of_a_map = (
+        """{"x": "(ts AT TIME ZONE ('{\\"de\\": \\"Asia/Kolkata\\"}'::jsonb ->> 'de'))::date"}"""
+    )
+    db.execute(
+        "SELECT silver.add_rollup_metric('word', %s, expressions => %s)",
+        ['{"x": ["max"]}', of_a_map],
+    )
+    zones = {"hour": "europe/berlin", "day": "MSK", "word": "Asia/Kolkata"}
+    if db.info.server_version >= 180000:
+        db.execute(
+            "ALTER TABLE raw.z ADD local time"
+            " GENERATED ALWAYS AS ((ts AT TIME ZONE 'Asia/Tokyo')::time)"
+        )
+        db.execute(create + ")", ["virtual", [], '{"local": ["min"]}'])
+        zones["virtual"] = "Asia/Tokyo"
+    refresh_everything(db)
+    assert db.execute(noted).fetchone() == (" ".join(sorted(zones.values())),)
+    db.execute("UPDATE rollup_engine.zone_rules SET digest = 'another'")
+    invalid = "SELECT target FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    told = {target.removeprefix("silver.") for (target,) in db.execute(invalid)}
+    assert told == {*zones, "above"}
+    marked = db.execute(
+        "SELECT target, detail FROM silver.maintain_timeseries_tables() WHERE action = 'marked'"
+    )
+    rest = "have changed: all that is not sealed is computed anew"
+    assert set(marked) == {(f"silver.{t}", f"the rules of {z} {rest}") for t, z in zones.items()}
+    assert db.execute(invalid).fetchall() == []
+    stale = "SELECT target_table FROM silver.timeseries_operations_monitor WHERE stale_buckets > 0"
+    assert {t.removeprefix("silver.") for (t,) in db.execute(stale)} == {*zones, "above"}
+    refresh_everything(db)
+    assert_settled(db, *zones, "above")
+
+
 def test_names_of_zones(db: psycopg.Connection) -> None:
     _create_rows(db, "2025-03-30", 4)
     for name, hint in (

@@ -57,6 +57,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.zone_digest(p_timezone text) RETURNS te
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
+    SET timezone_abbreviations = 'Default'
     SET datestyle = 'ISO'
 AS $$
     -- Once a week: whoever changes a rule changes it for more than one.
@@ -64,6 +65,21 @@ AS $$
     FROM generate_series(timestamp '1970-01-01', '2050-01-01', '7 days') AS t
 $$;
 COMMENT ON FUNCTION rollup_engine.zone_digest(text) IS 'Changes when the server comes to know other rules of a zone.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_zone(p_text text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET timezone_abbreviations = 'Default'
+AS $$
+BEGIN
+    PERFORM now() AT TIME ZONE p_text;
+    RETURN true;
+EXCEPTION WHEN invalid_parameter_value THEN
+    RETURN false;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_zone(text) IS 'Whether AT TIME ZONE takes it, in an expression.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.zone_problem(p_timezone text) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -78,17 +94,5 @@ EXCEPTION WHEN invalid_parameter_value THEN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.zone_problem(text) IS 'That a zone is another one than when buckets were computed; NULL when it is not.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.note_zone(p_timezone text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    INSERT INTO rollup_engine.zone_rules (timezone, digest)
-    SELECT p_timezone, rollup_engine.zone_digest(p_timezone) WHERE p_timezone <> 'UTC'
-    ON CONFLICT DO NOTHING;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.note_zone(text) IS 'Notes the rules of a zone that a rollup goes by.';
 
 RESET ROLE;

@@ -134,6 +134,42 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_nesting(silver.rollup_config, silver.rollup_config) IS 'An error unless each bucket is made of whole buckets of the parent, in the years that hold data.';
 
+-- The rules of zones ---------------------------------------------------------------------
+
+CREATE OR REPLACE FUNCTION rollup_engine.zones_of(p_rollup silver.rollup_config) RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Whatever is between two quotes. Of what has digits, EST5EDT and the like apart, the rules never change.
+    SELECT p_rollup.timezone
+    UNION
+    SELECT word
+    FROM (
+        SELECT DISTINCT regexp_split_to_table(written, '[''"]')
+        FROM (
+            SELECT jsonb_path_query(p_rollup.row_sql, '$.**.template') #>> '{}'
+            UNION ALL
+            SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attribute AS a JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+            WHERE a.attrelid = p_rollup.source_table AND a.attgenerated = 'v'
+                AND a.attname IN (SELECT rollup_engine.source_name(p_rollup, c) FROM unnest(rollup_engine.used_columns(p_rollup)) AS c)
+        ) AS t (written)
+    ) AS w (word)
+    WHERE word ~ '^([[:alpha:]][[:alpha:]/_-]+|[A-Z]{3}[0-9][A-Z]{3})$' AND rollup_engine.is_zone(word)
+$$;
+COMMENT ON FUNCTION rollup_engine.zones_of(silver.rollup_config) IS
+'The time zones that a rollup goes by: its own, and those that its filter, its expressions or virtual columns of its source name.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_zones(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.zone_rules (timezone, digest)
+    SELECT z, rollup_engine.zone_digest(z) FROM rollup_engine.zones_of(p_rollup) AS z
+    WHERE upper(z) <> 'UTC' AND NOT EXISTS (SELECT FROM rollup_engine.zone_rules WHERE timezone = z)
+    ON CONFLICT DO NOTHING
+$$;
+COMMENT ON FUNCTION rollup_engine.note_zones(silver.rollup_config) IS 'Notes the rules of the zones that a rollup goes by.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.note_uneven_time(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -142,10 +178,10 @@ BEGIN
     INSERT INTO rollup_engine.uneven_time (rollup_id, ranges)
     SELECT p_rollup.id, u FROM silver.rollup_config AS p, rollup_engine.uneven_time(p_rollup, p) AS u
     WHERE p.id = p_rollup.parent_id AND NOT isempty(u);
-    PERFORM rollup_engine.note_zone(p_rollup.timezone);
+    PERFORM rollup_engine.note_zones(p_rollup);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.note_uneven_time(silver.rollup_config) IS 'Notes what a rollup rests on: the rules of its zone, and when data would be wrong in it.';
+COMMENT ON FUNCTION rollup_engine.note_uneven_time(silver.rollup_config) IS 'Notes what a rollup rests on: the rules of its zones, and when data would be wrong in it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.uneven_problems(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
     LANGUAGE plpgsql STABLE
@@ -185,18 +221,24 @@ CREATE OR REPLACE FUNCTION rollup_engine.take_zone_rules() RETURNS SETOF rollup_
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_rollup silver.rollup_config;
+    v_rollup record;
     v_zones constant text[] := ARRAY(
-        SELECT z.timezone FROM rollup_engine.zone_rules AS z WHERE z.digest <> rollup_engine.zone_digest(z.timezone));
+        SELECT z.timezone FROM rollup_engine.zone_rules AS z
+        WHERE CASE WHEN rollup_engine.is_zone(z.timezone) THEN z.digest <> rollup_engine.zone_digest(z.timezone) END);
 BEGIN
-    FOR v_rollup IN SELECT * FROM silver.rollup_config AS r WHERE r.timezone = ANY (v_zones) ORDER BY r.depth, r.id LOOP
+    FOR v_rollup IN
+        SELECT r.id, r.target_table, string_agg(z, ', ' ORDER BY z) AS zones
+        FROM silver.rollup_config AS r, rollup_engine.zones_of(r) AS z
+        WHERE z = ANY (v_zones) GROUP BY r.id ORDER BY r.depth, r.id
+    LOOP
         PERFORM rollup_engine.mark_rollups(ARRAY(SELECT rollup_engine.with_descendants(v_rollup.id)), rollup_engine.everything());
-        RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_rollup.timezone))::rollup_engine.maintenance_action;
+        RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_rollup.zones))::rollup_engine.maintenance_action;
     END LOOP;
     UPDATE rollup_engine.zone_rules AS z SET digest = rollup_engine.zone_digest(z.timezone) WHERE z.timezone = ANY (v_zones);
     DELETE FROM rollup_engine.uneven_time AS u USING silver.rollup_config AS r
     WHERE u.rollup_id = r.id AND cardinality(v_zones) > 0;
     PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE cardinality(v_zones) > 0 AND r.parent_id IS NOT NULL;
+    PERFORM rollup_engine.note_zones(r) FROM silver.rollup_config AS r;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.take_zone_rules() IS 'Has rollups computed anew whose zones have other rules than when that was done.';

@@ -281,6 +281,7 @@ BEGIN
     UPDATE silver.rollup_config AS c
     SET metrics = r.metrics, target_view = r.target_view, expressions = r.expressions, row_sql = r.row_sql, refresh_sql = rollup_engine.grouped_sql(r, r.source_table::text, '$1', '$2')
     WHERE c.id = r.id;
+    PERFORM rollup_engine.note_zones(r);
     -- Those of rollups that read it name its columns.
     PERFORM rollup_engine.write_live_functions(c) FROM silver.rollup_config AS c WHERE c.id IN (SELECT rollup_engine.with_descendants(r.id)) AND c.id <> r.id;
     PERFORM rollup_engine.look_at_source(r.source_id);  -- the new columns as well
