@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -284,18 +285,19 @@ def test_prometheus_fires_as_the_docs_say(url: str, port: int, tmp_path: Path) -
     for told, here in (
         ("/tmp/alerts", f"{tmp_path}/alerts"),
         ("localhost:9090", f"127.0.0.1:{own}"),
-        ("sales", "events"),
     ):
         assert told in block
         block = block.replace(told, here)
     make, shorten, check, start, *failing, ask = (line[2:] for line in block.splitlines())
     config = tmp_path / "alerts" / "prometheus-scrape.yml"
 
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
     def run(command: str) -> str:
         done = subprocess.run(
             ["bash", "-ec", command],
             cwd=DEPLOY.parent,
-            env={**os.environ, "TSROLLUP_URL": url},
+            env={**os.environ, "TSROLLUP_URL": url, "PATH": path},
             capture_output=True,
             text=True,
             check=False,

@@ -495,10 +495,9 @@ def test_a_partition_that_somebody_locks_is_no_failure(
     maintain(source)
     other = connect(autocommit=False)
     other.execute("TRUNCATE raw.readings_11")
-    told = source.execute(
-        "SELECT action, detail FROM rollup_engine.run_maintenance('raw.readings', %s)", [NOW]
-    ).fetchall()
-    assert told == [("skipped", "not removed, for somebody uses it; the next run tries again")]
+    told = maintained(source, NOW, "raw.readings")
+    busy = "not removed, for somebody uses it; the next run tries again"
+    assert told == [("raw.readings", "skipped", busy)]
     assert source.execute("SELECT count(*) FROM silver.error_log").fetchone() == (0,)
     other.rollback()
     assert {action for _, action in maintain(source)} == {"dropped"}

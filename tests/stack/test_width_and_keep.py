@@ -83,7 +83,9 @@ def test_a_width_that_was_named_for_a_rollup_stays(source: psycopg.Connection) -
     for _ in range(2):
         maintain(source)
         refresh_everything(source)
-    maintain(source)
+    # Rows leave the default partition once no snapshot is older, one of another test included.
+    while maintain(source).keys() & {"skipped", "premade"}:
+        refresh_everything(source)
     assert width(source, "silver.named") == width(source, "silver.changed") == DAY
     assert width(source, "silver.sized") > DAY
     assert_settled(source, "named", "sized", "changed")

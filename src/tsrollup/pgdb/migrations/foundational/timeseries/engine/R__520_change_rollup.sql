@@ -79,6 +79,7 @@ COMMENT ON FUNCTION rollup_engine.remove_rollup(integer, boolean) IS 'Drops what
 CREATE OR REPLACE FUNCTION rollup_engine.forget_source(p_source_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET client_min_messages = 'warning'
 AS $$
 BEGIN
     EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.capture_%s()', p_source_id);
