@@ -969,6 +969,33 @@ def test_late_rows_are_counted_by_the_filter(db: psycopg.Connection) -> None:
     assert_equal_to_group_by(db, "c", "d", "e")
 
 
+def test_promise_h_late_rows_for_which_a_filter_fails_stop_no_other(db: psycopg.Connection) -> None:
+    db.execute(SOURCE)
+    db.execute(FILL)
+    metrics = {"spent": ["sum"]}
+    create(db, "c", "raw.calls", "1 hour", metrics=metrics, filter="1000 / status > 2")
+    create(db, "e", "raw.calls", "1 hour", metrics=metrics)
+    refresh_everything(db)
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
+    for late in (
+        "(ts, status) VALUES ('2026-03-01 21:00+00', 0)",
+        "VALUES ('2026-03-01 21:01+00')",
+    ):
+        db.execute(f"INSERT INTO raw.calls {late}".encode())
+        db.execute("INSERT INTO raw.calls (ts, spent) VALUES ('2026-03-02 01:00+00', 1)")
+        db.execute("SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
+        assert_settled(db, "e")
+        db.execute("ALTER TABLE raw.calls DROP COLUMN IF EXISTS status")
+    told = (
+        "SELECT target_table, error_message, detail LIKE '%its filter fails on some%'"
+        " FROM silver.error_log WHERE error_code = 'TR006'"
+    )
+    message = "1 late rows were kept out of sealed time"
+    assert sorted(db.execute(told)) == sorted(
+        2 * [("silver.c", message, True), ("silver.e", message, False)]
+    )
+
+
 def test_who_creates_rollups_needs_no_superuser_and_gains_no_rights(
     db: psycopg.Connection, connect: Connect, server: PostgresServer, database: str
 ) -> None:
