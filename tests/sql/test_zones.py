@@ -13,7 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 
 # A day of clocks in each: at midnight and after, back over midnight, half an hour, a day left out.
 CHANGES = {
@@ -231,6 +236,36 @@ def test_never_wrong_in_silence_when_an_expression_names_a_zone(db: psycopg.Conn
     assert {t.removeprefix("silver.") for (t,) in db.execute(stale)} == {*zones, "above"}
     refresh_everything(db)
     assert_settled(db, *zones, "above")
+
+
+def test_promise_h_a_zone_that_the_server_lost_stops_its_rollups_alone(
+    db: psycopg.Connection,
+) -> None:
+    """As where old names of zones moved to another package."""
+    _create_rows(db, "2025-03-30")
+    _create(db, "raw.z", "days", "1 day", "Europe/Berlin")
+    _create(db, "silver.days", "weeks", "7 days", "Europe/Berlin")
+    _create(db, "raw.z", "hours", "1 hour")
+    refresh_everything(db)
+    lost = "timezone = 'Mars/Berlin' WHERE timezone = 'Europe/Berlin'"
+    db.execute(f"UPDATE rollup_engine.zone_rules SET {lost}")
+    force_configuration(db, lost)
+    _late_row(db, "2025-03-30")
+    db.execute("SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
+    assert_settled(db, "hours")
+    assert _health(db) == {"days": "invalid", "weeks": "invalid", "hours": "ok"}
+    actions = "SELECT target FROM silver.maintain_timeseries_tables() WHERE action = 'marked'"
+    assert db.execute(actions).fetchall() == []
+    assert db.execute(
+        "SELECT live_view::text, reason LIKE '%does not know the time zone%'"
+        " FROM silver.rollup_for('raw.z', '1 day')"
+    ).fetchall() == [("gold.hours", False), ("gold.weeks", True), ("gold.days", True)]
+    found = "timezone = 'Europe/Berlin' WHERE timezone = 'Mars/Berlin'"
+    db.execute(f"UPDATE rollup_engine.zone_rules SET {found}")
+    force_configuration(db, found)
+    assert db.execute(actions).fetchall() == [("silver.days",), ("silver.weeks",)]
+    refresh_everything(db)
+    assert_settled(db, "days", "weeks", "hours")
 
 
 def test_names_of_zones(db: psycopg.Connection) -> None:

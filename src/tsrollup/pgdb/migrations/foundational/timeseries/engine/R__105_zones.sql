@@ -81,6 +81,11 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_zone(text) IS 'Whether AT TIME ZONE takes it, in an expression.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.has_lost_zone(p_rollup silver.rollup_config) RETURNS boolean
+    LANGUAGE sql STABLE
+RETURN p_rollup.timezone <> 'UTC' AND NOT rollup_engine.is_zone(p_rollup.timezone);
+COMMENT ON FUNCTION rollup_engine.has_lost_zone(silver.rollup_config) IS 'Whether the server does not know the zone of a rollup any more: nobody can say then where its buckets begin.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.zone_problem(p_timezone text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -52,6 +52,11 @@ AS $$
 DECLARE
     v_cells constant silver.rollup_config := rollup_engine.cells_of(p_rollup);
 BEGIN
+    IF rollup_engine.has_lost_zone(p_rollup) THEN
+        -- All of it is marked when the zone is known again: no reason for others to wait.
+        UPDATE rollup_engine.zone_rules SET digest = '' WHERE timezone = p_rollup.timezone AND digest <> '';
+        RETURN;
+    END IF;
     WITH aligned AS (
         SELECT rollup_engine.bucket_align(p_rollup, p_ranges)
             * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) AS ranges
@@ -116,6 +121,10 @@ BEGIN
     -- Who drops one of them waits.
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id FOR KEY SHARE LOOP
         v_ranges := p_ranges;
+        IF rollup_engine.has_lost_zone(v_rollup) THEN
+            PERFORM rollup_engine.mark_rollup(v_rollup, v_ranges, p_noted);
+            CONTINUE;
+        END IF;
         IF p_keyed <> '{}' THEN
             v_ranges := v_ranges + rollup_engine.mark_groups(v_rollup, p_keyed, p_noted);
         END IF;

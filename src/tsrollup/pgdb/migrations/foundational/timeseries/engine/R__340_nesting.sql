@@ -154,7 +154,7 @@ AS $$
                 AND a.attname IN (SELECT rollup_engine.source_name(p_rollup, c) FROM unnest(rollup_engine.used_columns(p_rollup)) AS c)
         ) AS t (written)
     ) AS w (word)
-    WHERE word ~ '^([[:alpha:]][[:alpha:]/_-]+|[A-Z]{3}[0-9][A-Z]{3})$' AND rollup_engine.is_zone(word)
+    WHERE word ~ '^([[:alpha:]][[:alpha:]/_-]+|[A-Z]{3}[0-9][A-Z]{3})$' AND (rollup_engine.is_zone(word) OR EXISTS (SELECT FROM rollup_engine.zone_rules WHERE timezone = word))
 $$;
 COMMENT ON FUNCTION rollup_engine.zones_of(silver.rollup_config) IS
 'The time zones that a rollup goes by: its own, and those that its filter, its expressions or virtual columns of its source name.';

@@ -184,7 +184,8 @@ AS $$
     UNION ALL
     SELECT u.problem, u.hint FROM rollup_engine.uneven_problems(p_rollup) AS u WHERE rollup_engine.is_relation(p_rollup.target_table)
     UNION ALL
-    SELECT z.problem, 'SELECT * FROM silver.maintain_timeseries_tables() has it computed anew; after an update of tzdata, restart the server before'
+    SELECT z.problem, CASE WHEN rollup_engine.is_zone(n.zone) THEN '' ELSE 'install its rules again (old names are in tzdata-legacy), or drop the rollup; ' END
+        || 'SELECT * FROM silver.maintain_timeseries_tables() has it computed anew; after an update of tzdata, restart the server before'
     FROM rollup_engine.zones_of(p_rollup) AS n (zone), rollup_engine.zone_problem(n.zone) AS z (problem) WHERE z.problem IS NOT NULL
     UNION ALL
     SELECT p_rollup.row_sql ->> 'problem',

@@ -31,7 +31,7 @@ BEGIN
     FROM (
         SELECT due_at FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id
         UNION ALL
-        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) THEN rollup_engine.bucket_start(p_rollup, l.from_time) END, l.noted_at)
+        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) AND NOT rollup_engine.has_lost_zone(p_rollup) THEN rollup_engine.bucket_start(p_rollup, l.from_time) END, l.noted_at)
         FROM (
             SELECT from_time, min(noted_at) AS noted_at FROM rollup_engine.change_log WHERE source_id = p_rollup.source_id GROUP BY from_time
         ) AS l
@@ -141,7 +141,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.first_problem(p_rollup silver.rollup_co
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF NOT p_is_sound THEN
+    IF NOT p_is_sound OR rollup_engine.has_lost_zone(p_rollup) THEN
         SELECT p.problem, p.hint INTO problem, hint FROM rollup_engine.rollup_problems(p_rollup) AS p LIMIT 1;
     ELSIF p_rollup.parent_id IS NOT NULL THEN
         -- Which rows bring along, and not the catalogue.
@@ -202,7 +202,7 @@ AS $$
         SELECT CASE WHEN m.may_be THEN rollup_engine.known_stale_set(r.id) ELSE '{}' END AS stale, CASE WHEN m.may_be THEN rollup_engine.stale_since(r) END AS since OFFSET 0) AS f
     CROSS JOIN LATERAL (
         -- A window is read anew for ever: what of it a run has just stored is stale for who reads alone.
-        SELECT f.stale, CASE WHEN isempty(f.stale) OR r.change_tracking = 'window' AND f.since IS NULL THEN '{}'
+        SELECT f.stale, CASE WHEN isempty(f.stale) OR rollup_engine.has_lost_zone(r) OR r.change_tracking = 'window' AND f.since IS NULL THEN '{}'
             ELSE f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) END AS settled OFFSET 0) AS s
     CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled, p.problem) AS health OFFSET 0) AS h
     LEFT JOIN LATERAL (
