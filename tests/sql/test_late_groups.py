@@ -164,10 +164,20 @@ def test_promise_a_b_late_rows_are_noted_with_their_keys(db: psycopg.Connection[
 def test_promise_a_b_groups_add_up_until_they_are_too_many(db: psycopg.Connection[Any]) -> None:
     create_fleet(db)
     late = f"{INSERT} VALUES ('2026-03-02 0{{}}:30+00', {{}}, 's1', 1)"
-    for hour, device in ((1, 3), (1, 4), (2, 3), (1, 3)):
-        db.execute(late.format(hour, device).encode())
+    monitor = "SELECT stale_buckets, partly_stale_buckets, stale_groups"
+    watched = monitor + " FROM silver.timeseries_operations_monitor ORDER BY target_table"
+
+    def write_and_drain(*written: tuple[int, int]) -> None:
+        """What waits is told as if it had been taken in."""
+        for hour, device in written:
+            db.execute(late.format(hour, device).encode())
         assert_equal_to_group_by(db, *LEVELS)
+        told = db.execute(watched.encode()).fetchall()
         db.execute(DRAIN)
+        assert db.execute(watched.encode()).fetchall() == told
+
+    for one in ((1, 3), (1, 4), (2, 3), (1, 3)):
+        write_and_drain(one)
     assert stale(db, "fleet_1h") == [("02 01", 1, ["3", "4"]), ("02 02", 1, ["3"])]
     assert stale(db, "fleet_1d") == [("02 00", 24, ["3", "4"])]
     assert stale(db, "fleet_sites") == [("02 00", 24, None)]
@@ -175,11 +185,8 @@ def test_promise_a_b_groups_add_up_until_they_are_too_many(db: psycopg.Connectio
     db.execute("SELECT silver.mark_stale('fleet_1h', '2026-03-02 02:00+00', '2026-03-02 03:00+00')")
     assert stale(db, "fleet_1h") == [("02 01", 1, ["3", "4"]), ("02 02", 1, None)]
     # A group of what is stale already adds nothing.
-    db.execute(late.format(2, 9).encode())
-    db.execute(DRAIN)
+    write_and_drain((2, 9))
     assert stale(db, "fleet_1h") == [("02 01", 1, ["3", "4"]), ("02 02", 1, None)]
-    monitor = "SELECT stale_buckets, partly_stale_buckets, stale_groups"
-    watched = monitor + " FROM silver.timeseries_operations_monitor ORDER BY target_table"
     assert db.execute(watched.encode()).fetchall() == [(1, 0, 0), (2, 1, 2), (1, 0, 0)]
     work = "SELECT * FROM rollup_engine.work_to_do(NULL, now())"
     assert db.execute(work.encode()).fetchall() == [
@@ -188,17 +195,11 @@ def test_promise_a_b_groups_add_up_until_they_are_too_many(db: psycopg.Connectio
         ("silver.fleet_sites", 1, 0, 0, None),
     ]
     limit(db, 2)
-    db.execute(late.format(1, 5).encode())
-    db.execute(late.format(3, 5).encode())
-    assert_equal_to_group_by(db, *LEVELS)
-    db.execute(DRAIN)
+    write_and_drain((1, 5), (3, 5))
     assert stale(db, "fleet_1h") == [("02 01", 2, None), ("02 03", 1, ["5"])]
     assert stale(db, "fleet_1d") == [("02 00", 24, None)]
     limit(db, 2, 2)
-    db.execute(late.format(0, 5).encode())
-    db.execute(late.format(4, 5).encode())
-    assert_equal_to_group_by(db, *LEVELS)
-    db.execute(DRAIN)
+    write_and_drain((0, 5), (4, 5))
     assert stale(db, "fleet_1h") == [
         ("02 00", 1, None),
         ("02 01", 2, None),

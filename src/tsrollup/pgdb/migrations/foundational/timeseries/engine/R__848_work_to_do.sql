@@ -3,18 +3,55 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.logged_groups(p_rollup silver.rollup_config) RETURNS TABLE (from_time timestamptz, to_time timestamptz, keys text[])
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH logged AS MATERIALIZED (
+        SELECT l.from_time, l.to_time, array_agg(DISTINCT k.key COLLATE "C") AS keys
+        FROM rollup_engine.change_log AS l CROSS JOIN LATERAL unnest(l.keys) AS k (key)
+        WHERE l.source_id = p_rollup.source_id
+        GROUP BY l.from_time, l.to_time
+    ), extent AS MATERIALIZED (
+        SELECT rollup_engine.bucket_align(p_rollup, range_agg(tstzrange(from_time, to_time))) AS aligned
+        FROM logged HAVING count(*) <= 1000  -- who looks need not wait for more
+    )
+    SELECT b.bucket, b.next_bucket, l.keys
+    FROM extent AS e CROSS JOIN LATERAL rollup_engine.buckets_in(p_rollup, e.aligned) AS b
+    JOIN logged AS l ON l.from_time < b.next_bucket AND l.to_time > b.bucket
+    WHERE b.bucket >= coalesce(p_rollup.sealed_before, '-infinity') AND rollup_engine.bucket_count(p_rollup.bucket_width, e.aligned)
+        + (SELECT count(*) FROM rollup_engine.stale_range AS s WHERE s.rollup_id = p_rollup.id AND s.keys IS NOT NULL) <= rollup_engine.most_keyed_buckets()
+$$;
+COMMENT ON FUNCTION rollup_engine.logged_groups(silver.rollup_config) IS 'Groups, by their buckets, that a drain would make stale; none where it would have whole buckets stale instead, or the log is long.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.stale_groups() RETURNS TABLE (target_table text, groups bigint, buckets bigint)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT r.target_table::text, sum(cardinality(s.keys)), count(DISTINCT s.from_time)
-    FROM rollup_engine.stale_range AS s JOIN silver.rollup_config AS r ON r.id = s.rollup_id AND r.key_dimension IS NOT NULL
-    WHERE s.keys IS NOT NULL AND NOT EXISTS (
-        SELECT FROM rollup_engine.stale_range AS whole
-        WHERE whole.rollup_id = s.rollup_id AND whole.cell = s.cell AND whole.keys IS NULL AND whole.from_time <= s.from_time AND whole.to_time >= s.to_time)
+    SELECT r.target_table::text, sum(g.keys)::bigint, count(*)
+    FROM silver.rollup_config AS r
+    CROSS JOIN LATERAL (
+        SELECT range_agg(tstzrange(w.from_time, w.to_time)) AS ranges
+        FROM (
+            SELECT from_time, to_time FROM rollup_engine.stale_range WHERE rollup_id = r.id AND keys IS NULL
+            UNION ALL
+            SELECT from_time, to_time FROM rollup_engine.change_log WHERE source_id = r.source_id AND keys IS NULL
+        ) AS w
+    ) AS whole
+    CROSS JOIN LATERAL (
+        SELECT count(DISTINCT k.key) AS keys
+        FROM (
+            SELECT from_time, to_time, keys FROM rollup_engine.stale_range WHERE rollup_id = r.id AND keys IS NOT NULL
+            UNION ALL
+            SELECT * FROM rollup_engine.logged_groups(r)
+        ) AS s CROSS JOIN LATERAL unnest(s.keys) AS k (key)
+        WHERE (tstzrange(s.from_time, s.to_time) && whole.ranges) IS NOT TRUE
+        GROUP BY s.from_time HAVING count(DISTINCT k.key) <= rollup_engine.most_keys()
+    ) AS g
+    WHERE r.key_dimension IS NOT NULL
     GROUP BY r.id
 $$;
-COMMENT ON FUNCTION rollup_engine.stale_groups() IS 'Of rollups where single groups are stale, how many, and in how many buckets; those of buckets that are stale as a whole do not count.';
+COMMENT ON FUNCTION rollup_engine.stale_groups() IS 'Of rollups where single groups are stale, or are logged, how many, and in how many buckets; those of buckets that are stale as a whole do not count.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.work_to_do(p_target text, p_as_of timestamptz)
 RETURNS TABLE (target text, buckets bigint, groups bigint, group_buckets bigint, groups_by text)
