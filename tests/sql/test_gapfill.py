@@ -1,5 +1,6 @@
 """Rows of a live view without its gaps, compared with the same done in Python."""
 
+import secrets
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from itertools import pairwise, product
@@ -17,6 +18,7 @@ from psycopg.types.json import Jsonb
 from conftest import Connect
 from rollup_checks import refresh_everything
 from scenes import scene
+from servers import PostgresServer
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
 VALUES = {
@@ -356,6 +358,40 @@ def test_values_given_are_compared_as_their_type_does(db: psycopg.Connection) ->
     ):
         found = db.execute((statement % (view, only)).encode()).fetchall()
         assert [row[0] for row in found] == sums, (view, only)
+
+
+def test_who_reads_the_view_needs_no_right_to_name_its_types(
+    db: psycopg.Connection, connect: Connect, server: PostgresServer, database: str
+) -> None:
+    db.execute("CREATE SCHEMA closed")
+    db.execute("CREATE TYPE closed.mood AS ENUM ('sad', 'well')")
+    db.execute("CREATE DOMAIN public.amount AS numeric(7, 2)")
+    db.execute("GRANT USAGE ON SCHEMA closed TO tsrollup_owner")
+    db.execute("CREATE TABLE raw.people (ts timestamptz, mood closed.mood, v public.amount)")
+    db.execute(
+        "INSERT INTO raw.people VALUES ('2026-03-01', 'sad', 1), ('2026-03-01 04:00', 'sad', 5)"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.people', 'silver', 'p', '1 hour', dimensions =>"
+        ' \'{mood}\', metrics => \'{"v": ["max"], "mood": ["last"]}\')'
+    )
+    role = f"reader_{secrets.token_hex(4)}"
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {role} LOGIN")
+        superuser.execute(f"GRANT tsrollup_reader TO {role}")
+        gapfill = (
+            "SELECT mood::text, mood_last::text, v_max FROM silver.gapfill(NULL::gold.p,"
+            " '2026-03-01 00:00+00', '2026-03-01 02:00+00',"
+            ' \'{"v_max": "linear", "mood_last": "locf"}\''
+        )
+        with connect(user=role) as reader:
+            found = [("sad", "sad", 1), ("sad", "sad", 2)]
+            assert reader.execute(f"{gapfill})").fetchall() == found
+            only = """'{"mood": ["sad", "well"]}'"""
+            absent = [("well", None, None)] * 2
+            assert reader.execute(f'{gapfill}, "only" => {only})').fetchall() == found + absent
+        superuser.execute(f"DROP OWNED BY {role}")
+        superuser.execute(f"DROP ROLE {role}")
 
 
 def test_renamed_columns_of_a_view(device: psycopg.Connection) -> None:

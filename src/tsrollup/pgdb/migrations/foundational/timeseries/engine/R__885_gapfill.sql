@@ -42,14 +42,16 @@ $$;
 COMMENT ON FUNCTION rollup_engine.near_sql(oid, integer) IS
 'What is added to a condition on a straight line from p to n: of infinite times and intervals, and of those further apart than an interval reaches, there is none.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.given_values_sql(p_column text, p_name text, p_type text) RETURNS text
-    LANGUAGE sql IMMUTABLE
+DROP FUNCTION IF EXISTS rollup_engine.given_values_sql(text, text, text);
+CREATE OR REPLACE FUNCTION rollup_engine.given_values_sql(p_place integer, p_name name, p_view regclass) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('jsonb_array_elements($3 -> %1$L) AS e%2$s (e) CROSS JOIN LATERAL jsonb_to_record(jsonb_build_object(''v'', e%2$s.e)) AS g%2$s (v %3$s)',
-        p_name, p_column, p_type)
+    -- By the row of the view: the caller may read that, and need not be allowed to name the types in it.
+    SELECT format('jsonb_array_elements($3 -> %1$L) AS e%2$s (e) CROSS JOIN LATERAL (SELECT (jsonb_populate_record(NULL::%3$s, jsonb_build_object(%1$L, e%2$s.e))).%4$I) AS g%2$s (v)',
+        p_name, p_place, p_view, p_name)
 $$;
-COMMENT ON FUNCTION rollup_engine.given_values_sql(text, text, text) IS 'FROM item: the values of a dimension that only gives, in its type.';
+COMMENT ON FUNCTION rollup_engine.given_values_sql(integer, name, regclass) IS 'FROM item: the values of a dimension that only gives, in its type.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.equality_sql(p_type oid) RETURNS text
     LANGUAGE sql STABLE
@@ -80,12 +82,12 @@ AS $$
         'order', 'ORDER BY ' || string_agg('c' || place, ', ' ORDER BY kind = 'bucket', place) FILTER (WHERE kind IN ('bucket', 'dimension')),
         'only', coalesce(string_agg(format(
             ' AND (c%1$s %4$s ANY (SELECT g%1$s.v FROM %2$s) OR c%1$s IS NOT DISTINCT FROM NULL AND $3 -> %3$L @> ''[null]'')',
-            place, rollup_engine.given_values_sql(place::text, column_name, type_name), column_name,
+            place, rollup_engine.given_values_sql(place, column_name, p_rollup.target_view), column_name,
             rollup_engine.equality_sql(type)), '') FILTER (WHERE p_only ? column_name), ''),
         -- Where all dimensions are given, or there are none: rows without a bucket.
         'given', CASE WHEN bool_and(kind <> 'dimension' OR p_only ? column_name) THEN
-            'UNION ALL SELECT ' || string_agg(format(CASE kind WHEN 'dimension' THEN 'g%1$s.v' ELSE 'NULL::%2$s' END, place, type_name), ', ' ORDER BY place)
-            || coalesce(' FROM ' || string_agg(rollup_engine.given_values_sql(place::text, column_name, type_name), ' CROSS JOIN ' ORDER BY place)
+            'UNION ALL SELECT ' || string_agg(format(CASE kind WHEN 'dimension' THEN 'g%1$s.v' ELSE '(NULL::%2$s).%3$I' END, place, p_rollup.target_view, column_name), ', ' ORDER BY place)
+            || coalesce(' FROM ' || string_agg(rollup_engine.given_values_sql(place, column_name, p_rollup.target_view), ' CROSS JOIN ' ORDER BY place)
                 FILTER (WHERE kind = 'dimension'), '') ELSE '' END)
     FROM rollup_engine.view_columns(p_rollup)
 $$;
@@ -122,11 +124,11 @@ AS $$
     SELECT string_agg(
         CASE
             WHEN place = ANY (p_linear) THEN rollup_engine.fill(
-                'CASE WHEN c{n} IS DISTINCT FROM NULL THEN c{n} WHEN p{n} = n{n} THEN p{n} WHEN u{n} > 0 AND d{n} > 0{near} THEN ({between})::{type} END',
+                'CASE WHEN c{n} IS DISTINCT FROM NULL THEN c{n} WHEN p{n} = n{n} THEN p{n} WHEN u{n} > 0 AND d{n} > 0{near} THEN ({between})::{type} END::{type}',
                 jsonb_build_object('n', place, 'between', rollup_engine.between_sql(type, place), 'type', type_name, 'near', rollup_engine.near_sql(type, place)))
             WHEN place = ANY (p_places) THEN 'p' || place
             ELSE 'c' || place
-        END || '::' || type_name, ', ' ORDER BY place)
+        END, ', ' ORDER BY place)
     FROM rollup_engine.view_columns(p_rollup)
 $$;
 COMMENT ON FUNCTION rollup_engine.filled_sql(silver.rollup_config, integer[], integer[]) IS 'The columns of a live view, those that are to be filled by what comes before, and after.';
