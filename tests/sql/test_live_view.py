@@ -150,8 +150,7 @@ def test_a_read_where_nothing_is_stale_asks_once_and_reads_what_it_is_asked_for(
     query = "EXPLAIN (ANALYZE, VERBOSE, COSTS OFF, TIMING OFF) SELECT sum(count_sum)"
     rows = db.execute(f"{query} FROM gold.readings_1m".encode()).fetchall()
     plan = [line.strip() for (line,) in rows]
-    asked = [line for line in plan if "Function Scan on rollup_engine." in line]
-    assert [("never executed" in line, line.split(".")[1].split()[0]) for line in asked] == [
+    assert functions_asked(plan) == [
         (False, "stale_edges"),
         (True, "stale_edges"),
         (True, "stale_parts"),
@@ -167,6 +166,24 @@ def test_a_read_where_nothing_is_stale_asks_once_and_reads_what_it_is_asked_for(
         assert plan[scan + 1].startswith("Output: ")
         assert plan[scan + 1].endswith(".count_sum")
         assert "," not in plan[scan + 1]
+
+
+def test_a_read_asks_for_spans_only_where_there_may_be_any(db: psycopg.Connection) -> None:
+    """What is read by bucket is told once."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute("INSERT INTO raw.readings (ts, device) VALUES ('2026-03-01 22:00+00', 'd1')")
+    query = "EXPLAIN (ANALYZE, VERBOSE, TIMING OFF) SELECT * FROM gold.readings_1m"
+    rows = db.execute(query.encode()).fetchall()
+    asked = functions_asked([line for (line,) in rows])
+    assert [never for never, name in asked if name == "stale_parts"] == [False, True]
+    assert [never for never, name in asked if name == "live_1"] == [False, True]
+
+
+def functions_asked(plan: list[str]) -> list[tuple[bool, str]]:
+    """Those of the machinery in a verbose EXPLAIN ANALYZE, and whether each was never executed."""
+    asked = [line for line in plan if "Function Scan on rollup_engine." in line]
+    return [("never executed" in line, line.split(".")[1].split()[0]) for line in asked]
 
 
 def test_promise_b_a_report_from_before_a_metric_was_added(

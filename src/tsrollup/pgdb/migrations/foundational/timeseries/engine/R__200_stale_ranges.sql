@@ -192,6 +192,9 @@ RETURNS tstzmultirange
 AS $$
 DECLARE
     v_rollup record;
+    -- Of many log rows: without making a range of each.
+    v_from constant timestamptz := coalesce(lower(p_within), '-infinity');
+    v_to constant timestamptz := coalesce(upper(p_within), 'infinity');
     v_logged tstzmultirange;
     v_stale tstzmultirange;
 BEGIN
@@ -211,7 +214,7 @@ BEGIN
     SELECT range_agg(tstzrange(l.from_time, l.to_time)) INTO v_logged
     FROM (
         SELECT from_time, max(to_time) AS to_time FROM rollup_engine.change_log
-        WHERE source_id = v_rollup.source_id AND tstzrange(from_time, to_time) && p_within AND (p_keys IS NULL OR keys IS NULL OR keys && p_keys) AND writer >= coalesce((
+        WHERE source_id = v_rollup.source_id AND from_time < v_to AND to_time > v_from AND (p_keys IS NULL OR keys IS NULL OR keys && p_keys) AND writer >= coalesce((
             SELECT b.writer FROM rollup_engine.log_border AS b
             WHERE b.source_id = v_rollup.source_id AND b.noted_by = b.xmin ORDER BY b.writer DESC LIMIT 1), '0')
         GROUP BY from_time

@@ -243,7 +243,11 @@ BEGIN
     END IF;
     -- From raw rows, past what the rollup reads: where that has some of it stored, if only some groups, it is read instead.
     WHILE v_parent_id IS NOT NULL AND NOT isempty(v_open) LOOP
-        v_open := v_open - rollup_engine.bucket_align(p_rollup, v_open - rollup_engine.stale_set(v_parent_id, NULL, range_merge(v_open), rollup_engine.keys_of_wholes(v_parent_id)));
+        -- Most often all of it is stale as a whole, and nobody needs to ask which keys there are.
+        IF NOT v_open <@ rollup_engine.stale_set(v_parent_id, NULL, range_merge(v_open), '{}') THEN
+            v_open := v_open - rollup_engine.bucket_align(p_rollup,
+                v_open - rollup_engine.stale_set(v_parent_id, NULL, range_merge(v_open), rollup_engine.keys_of_wholes(v_parent_id)));
+        END IF;
         v_parent_id := (SELECT parent_id FROM silver.rollup_config WHERE id = v_parent_id);
     END LOOP;
     RETURN CASE WHEN rollup_engine.bucket_count(p_rollup.bucket_width, v_open) <= rollup_engine.most_open_buckets() THEN v_open ELSE '{}' END;

@@ -162,16 +162,21 @@ CREATE OR REPLACE FUNCTION rollup_engine.stale_edges(p_rollup_id integer, p_plan
     LANGUAGE plpgsql STABLE SECURITY DEFINER PARALLEL SAFE
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_stale constant tstzmultirange := rollup_engine.stale_set(p_rollup_id, p_planned);
 BEGIN
     SELECT array_agg(edge ORDER BY edge) INTO edges
-    FROM unnest(rollup_engine.stale_set(p_rollup_id, p_planned)) AS r
+    FROM unnest(v_stale) AS r
     CROSS JOIN LATERAL (VALUES (coalesce(lower(r), '-infinity')), (coalesce(upper(r), 'infinity'))) AS e (edge);
     edges := coalesce(edges, '{}');
-    first := coalesce(edges[1], 'infinity');
+    -- Of what is read by bucket a part is, too: the view computes less than this, but never more.
+    first := CASE WHEN edges = '{}' THEN 'infinity'
+        WHEN isfinite(edges[1]) AND isfinite(edges[cardinality(edges)]) AND rollup_engine.reads_by_bucket(p_rollup_id, v_stale) THEN edges[1]
+        ELSE '-infinity' END;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_edges(integer, bigint) IS
-'Starts and ends of the stale set in turn, the form in which a row is compared with it fastest; stored rows before the first need no closer look.';
+'Starts and ends of the stale set in turn, the form in which a row is compared with it fastest. Stored rows before the first need no closer look; where that is -infinity, some of it may be computed in spans.';
 
 -- What is generated for a rollup ------------------------------------------------------------
 
@@ -182,7 +187,8 @@ AS $$
     -- One condition for all arms, and none in them: so stored rows are rows of the query itself, of which it reads
     -- the columns that it asks for; and the stale set is worked out before workers start, for whom that takes
     -- longest. Where the first edge is infinity, nothing is stale, and nobody asks what to compute. Else it is asked
-    -- once where there is an open arm; without one each arm asks, for only so can workers read what is stored.
+    -- once where there is an open arm; without one each arm asks, for only so can workers read what is stored,
+    -- that of spans only where there may be any.
     -- Inside a stale range, an odd number of edges lies at or before the bucket; the planner takes
     -- nearly all rows to pass <> 1, and few to pass = 0.
     SELECT $sql$FROM (
@@ -221,7 +227,7 @@ SELECT bucket AS {bucket}, {columns}
         'far_rows', f.rows,
         'once', CASE WHEN o.arm <> '' THEN s.parts ELSE '' END,
         'each', CASE WHEN o.arm = '' THEN s.parts ELSE '' END,
-        'and', CASE WHEN o.arm <> '' THEN 'UNION ALL' ELSE format(') AS f UNION ALL SELECT f.*, %s, false FROM (', l.latest) END,
+        'and', CASE WHEN o.arm <> '' THEN 'UNION ALL' ELSE $sql$) AS f UNION ALL SELECT f.*, timestamptz '-infinity', false FROM ($sql$ END,
         'target', p_rollup.target_table,
         'stored_columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'live_columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
