@@ -114,7 +114,12 @@ class Planning:
     def _change(self, target: str, parts: tuple[str, str], spec: Spec) -> Iterator[Change]:
         is_now = self.is_now[target]
         whole = {**self._kept(is_now, spec), **spec}
-        wanted = self._shadow(target, parts[0], whole)
+        try:
+            wanted = self._shadow(target, parts[0], whole)
+        except TsrollupError:
+            if "metrics" not in spec and is_now["source"] in self.lessened:
+                self._check_needs(target, is_now["source"])
+            raise
         self.reads[target] = wanted["source"]
         differs = _differs(is_now, wanted)
         if differs or wanted["source"] in self.anew:

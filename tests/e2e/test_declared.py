@@ -133,6 +133,10 @@ def test_what_loses_data_is_refused_unless_told(url: str, file: Path) -> None:
         refused = declared(url, file, text, "apply")
         assert (refused.code, told in refused.err, "--allow-loss" in refused.err) == (1, True, True)
         assert declared(url, file, MINUTES, "plan").code == 0
+    declared(url, file, MINUTES + HOURS, "apply")
+    kept = declared(url, file, (MINUTES + HOURS).replace('["avg", "max"]', '["avg"]'), "plan")
+    assert (kept.code, "declare silver.by_hour without it too" in kept.err) == (1, True)
+    declared(url, file, MINUTES, "apply", "--prune", "--allow-loss")
     for text in (MINUTES.replace('["avg", "max"]', '["avg"]'), MINUTES.replace("1 min", "2 min")):
         assert declared(url, file, text, "apply", "--allow-loss").code == 0
         assert declared(url, file, text, "plan").code == 0
