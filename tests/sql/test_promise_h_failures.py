@@ -206,6 +206,25 @@ MONITOR = (
 )
 
 
+def test_a_group_that_is_too_much_is_told_from_a_key_that_is_too_long(
+    db: psycopg.Connection,
+) -> None:
+    """One takes over 1 GB."""
+    db.execute(WITH_ONE_BAD_BUCKET.format(poison="'2026-03-02', 'k', 1").encode())
+    hint = (
+        "SELECT rollup_engine.failure_hint(r, ROW('54000', %s, NULL, NULL, NULL))"
+        " FROM silver.rollup_config AS r WHERE target_name = 'silver.p_1m'"
+    )
+    for message, words in (
+        ("array size exceeds the maximum allowed (1073741823)", "a rollup of narrower buckets"),
+        ("index row size 6420 exceeds btree version 4 maximum 2704", "(k) are its key"),
+    ):
+        row = db.execute(hint, [message]).fetchone()
+        assert row
+        assert words in row[0]
+        assert "SELECT silver.reset_rollup_retry('silver.p_1m')" in row[0]
+
+
 @pytest.mark.parametrize("kind", POISON)
 def test_promise_h_one_bad_bucket_keeps_no_other_from_being_stored(
     db: psycopg.Connection, kind: str

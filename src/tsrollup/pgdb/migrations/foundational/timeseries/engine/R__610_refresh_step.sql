@@ -96,18 +96,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.failed_buckets(integer, tstzrange) IS 'Buckets of a rollup that cannot be stored for what is in them.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.failure_hint(p_rollup silver.rollup_config, p_code text) RETURNS text
+-- That of 0.1.0 took the code alone.
+DROP FUNCTION IF EXISTS rollup_engine.failure_hint(silver.rollup_config, text);
+CREATE OR REPLACE FUNCTION rollup_engine.failure_hint(p_rollup silver.rollup_config, p_failure rollup_engine.failure) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT concat_ws('; ',
-        CASE WHEN p_code = '54000' AND p_rollup.dimensions <> '{}'
+        CASE WHEN p_failure.code = '54000' AND p_failure.message LIKE '%1073741823%'  -- in any language
+            THEN 'what first, last, mode or value_counts collect of one group is more than 1 GB: take such columns out of the metrics, read left(...) of them by an expression, or create a rollup of narrower buckets first, and this one with that as its source'
+            WHEN p_failure.code = '54000' AND p_rollup.dimensions <> '{}'
             THEN format('a row''s bucket and dimensions (%s) are its key, and a value of it fits up to some 2,700 bytes: group by something shorter, such as a generated column left(..., 200) or md5(...)',
                 (SELECT string_agg(quote_ident(d), ', ') FROM unnest(p_rollup.dimensions) AS d))
         END,
         format('the other buckets are stored; when its rows are mended, SELECT silver.reset_rollup_retry(%L) tries it again at once', p_rollup.target_table))
 $$;
-COMMENT ON FUNCTION rollup_engine.failure_hint(silver.rollup_config, text) IS 'What to do about a bucket that fails.';
+COMMENT ON FUNCTION rollup_engine.failure_hint(silver.rollup_config, rollup_engine.failure) IS 'What to do about a bucket that fails.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.record_failed_bucket(
     p_rollup silver.rollup_config, p_bucket timestamptz, p_failure rollup_engine.failure
@@ -133,7 +137,7 @@ BEGIN
         RETURNING attempts
     )
     SELECT attempts INTO v_attempts FROM failed;
-    PERFORM rollup_engine.log_failure(p_rollup.target_table::text, v_failure, rollup_engine.failure_hint(p_rollup, v_failure.code),
+    PERFORM rollup_engine.log_failure(p_rollup.target_table::text, v_failure, rollup_engine.failure_hint(p_rollup, v_failure),
         p_rollup.refresh_sql, v_attempts);
     v_batch.outcome := 'bucket_failed';
     v_batch.error_code := v_failure.code;
