@@ -394,6 +394,23 @@ def test_who_reads_the_view_needs_no_right_to_name_its_types(
         superuser.execute(f"DROP ROLE {role}")
 
 
+def test_domains_that_are_not_null_may_stand_beside(db: psycopg.Connection) -> None:
+    db.execute("CREATE DOMAIN public.known AS text NOT NULL")
+    db.execute("CREATE TYPE public.mood AS ENUM ('sad', 'well')")
+    db.execute("CREATE TABLE raw.people (ts timestamptz, who known, mood mood, k text)")
+    db.execute("INSERT INTO raw.people VALUES ('2026-03-01', 'a', 'sad', 'b')")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.people', 'silver', 'p', '1 hour', dimensions =>"
+        " '{who, mood, k}', metrics => '{\"who\": [\"last\"]}')"
+    )
+    for only in ({"mood": ["sad"]}, {"k": ["b"]}, {"who": ["a"], "mood": ["sad"], "k": ["b"]}):
+        assert db.execute(
+            "SELECT who, mood::text, k, who_last FROM silver.gapfill(NULL::gold.p,"
+            " '2026-03-01 00:00+00', '2026-03-01 02:00+00', \"only\" => %s)",
+            [Jsonb(only)],
+        ).fetchall() == [("a", "sad", "b", "a"), ("a", "sad", "b", None)], only
+
+
 def test_renamed_columns_of_a_view(device: psycopg.Connection) -> None:
     device.execute("ALTER VIEW gold.r_1h RENAME COLUMN temp_avg TO mean")
     device.execute("ALTER VIEW gold.r_1h RENAME COLUMN device TO which")

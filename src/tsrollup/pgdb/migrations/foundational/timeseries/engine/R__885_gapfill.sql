@@ -43,15 +43,17 @@ COMMENT ON FUNCTION rollup_engine.near_sql(oid, integer) IS
 'What is added to a condition on a straight line from p to n: of infinite times and intervals, and of those further apart than an interval reaches, there is none.';
 
 DROP FUNCTION IF EXISTS rollup_engine.given_values_sql(text, text, text);
-CREATE OR REPLACE FUNCTION rollup_engine.given_values_sql(p_place integer, p_name name, p_view regclass) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.given_values_sql(p_place integer, p_name name, p_view regclass, p_type text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- By the row of the view: the caller may read that, and need not be allowed to name the types in it.
-    SELECT format('jsonb_array_elements($3 -> %1$L) AS e%2$s (e) CROSS JOIN LATERAL (SELECT (jsonb_populate_record(NULL::%3$s, jsonb_build_object(%1$L, e%2$s.e))).%4$I) AS g%2$s (v)',
-        p_name, p_place, p_view, p_name)
+    -- The caller may read the row of the view, and need not be allowed to name the types in it.
+    SELECT format('jsonb_array_elements($3 -> %1$L) AS e%2$s (e) CROSS JOIN LATERAL ' || CASE WHEN p_type IS NULL
+            THEN '(SELECT (jsonb_populate_record(NULL::%3$s, jsonb_build_object(%1$L, e%2$s.e))).%4$I) AS g%2$s (v)'
+            ELSE 'jsonb_to_record(jsonb_build_object(''v'', e%2$s.e)) AS g%2$s (v %5$s)' END,
+        p_name, p_place, p_view, p_name, p_type)
 $$;
-COMMENT ON FUNCTION rollup_engine.given_values_sql(integer, name, regclass) IS 'FROM item: the values of a dimension that only gives, in its type.';
+COMMENT ON FUNCTION rollup_engine.given_values_sql(integer, name, regclass, text) IS 'FROM item: the values of a dimension that only gives, in its type; without a type, by the row of the view.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.equality_sql(p_type oid) RETURNS text
     LANGUAGE sql STABLE
@@ -82,14 +84,18 @@ AS $$
         'order', 'ORDER BY ' || string_agg('c' || place, ', ' ORDER BY kind = 'bucket', place) FILTER (WHERE kind IN ('bucket', 'dimension')),
         'only', coalesce(string_agg(format(
             ' AND (c%1$s %4$s ANY (SELECT g%1$s.v FROM %2$s) OR c%1$s IS NOT DISTINCT FROM NULL AND $3 -> %3$L @> ''[null]'')',
-            place, rollup_engine.given_values_sql(place, column_name, p_rollup.target_view), column_name,
+            place, rollup_engine.given_values_sql(place, column_name, p_rollup.target_view, named), column_name,
             rollup_engine.equality_sql(type)), '') FILTER (WHERE p_only ? column_name), ''),
         -- Where all dimensions are given, or there are none: rows without a bucket.
         'given', CASE WHEN bool_and(kind <> 'dimension' OR p_only ? column_name) THEN
             'UNION ALL SELECT ' || string_agg(format(CASE kind WHEN 'dimension' THEN 'g%1$s.v' ELSE '(NULL::%2$s).%3$I' END, place, p_rollup.target_view, column_name), ', ' ORDER BY place)
-            || coalesce(' FROM ' || string_agg(rollup_engine.given_values_sql(place, column_name, p_rollup.target_view), ' CROSS JOIN ' ORDER BY place)
+            || coalesce(' FROM ' || string_agg(rollup_engine.given_values_sql(place, column_name, p_rollup.target_view, named), ' CROSS JOIN ' ORDER BY place)
                 FILTER (WHERE kind = 'dimension'), '') ELSE '' END)
-    FROM rollup_engine.view_columns(p_rollup)
+    FROM (
+        -- A row with a domain in it may have to be a whole one.
+        SELECT c.*, CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace OR bool_or(t.typtype = 'd') OVER () THEN c.type_name END AS named
+        FROM rollup_engine.view_columns(p_rollup) AS c JOIN pg_type AS t ON t.oid = c.type
+    ) AS c
 $$;
 COMMENT ON FUNCTION rollup_engine.gapfill_marks(silver.rollup_config, jsonb) IS 'What the queries of gapfill say of a live view and of the groups that are asked for.';
 
