@@ -236,3 +236,96 @@ def test_promise_f_late_rows_are_counted_beside_an_inheritance_child(
     refresh_everything(db)
     assert late_rows(db) == {"s_1h": 1}
     assert_settled(db, "s_1h")
+
+
+@scene
+def sites(db: psycopg.Connection) -> psycopg.Connection:
+    """Tables of a site each, one of them divided by time; sealed before March 8th."""
+    db.execute(
+        "CREATE TABLE raw.s (site text, ts timestamptz NOT NULL, v int) PARTITION BY LIST (site);"
+        "CREATE TABLE raw.s_a PARTITION OF raw.s FOR VALUES IN ('a') PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.s_a_1 PARTITION OF raw.s_a"
+        " FOR VALUES FROM ('2026-02-25 00:00+00') TO ('2026-03-08 00:00+00');"
+        "CREATE TABLE raw.s_a_2 PARTITION OF raw.s_a"
+        " FOR VALUES FROM ('2026-03-08 00:00+00') TO ('2026-04-01 00:00+00');"
+        "CREATE TABLE raw.s_b PARTITION OF raw.s FOR VALUES IN ('b');"
+        "INSERT INTO raw.s SELECT site, ts, 1 FROM generate_series('2026-03-01 00:00+00'::timestamptz,"
+        " '2026-03-10 23:00+00', '1 hour') AS ts, (VALUES ('a'), ('b')) AS v (site)"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('silver.s_1h', '3 days')")
+    assert "sealed" in actions(db)
+    refresh_everything(db)
+    return db
+
+
+NEW_SITE = "CREATE TABLE raw.s_c PARTITION OF raw.s FOR VALUES IN ('c');"
+REWRITE = "ALTER TABLE raw.s ADD u uuid DEFAULT gen_random_uuid();"
+TWELVE = "12 late rows were kept out of sealed time"
+
+
+def history(site: str, table: str = "raw.s") -> str:
+    """Seven rows, six of them before the border, of which one is of its own day."""
+    return (
+        f"INSERT INTO {table} SELECT '{site}', ts, 1 FROM generate_series("
+        "'2026-03-05 12:30+00'::timestamptz, '2026-03-08 12:30+00', '12 hours') AS ts;"
+    )
+
+
+UNBOUNDED = {
+    "new": (NEW_SITE + history("c") + history("c", "raw.s_c"), 12, TWELVE),
+    "attached": (
+        "CREATE TABLE raw.s_c (LIKE raw.s);"
+        + history("c", "raw.s_c")
+        + "ALTER TABLE raw.s ATTACH PARTITION raw.s_c FOR VALUES IN ('c');"
+        + history("b"),
+        12,
+        TWELVE,
+    ),
+    "deleted beside it": (
+        NEW_SITE
+        + "INSERT INTO raw.s VALUES ('c', '2026-03-10 10:00+00', 1);"
+        + "DELETE FROM raw.s WHERE ts = '2026-03-03 10:00+00'",
+        0,
+        "late changes were kept out of sealed time, with no row left to count",
+    ),
+    "empty": (
+        "CREATE TABLE raw.s_c PARTITION OF raw.s FOR VALUES IN ('c') PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.s_c_0 PARTITION OF raw.s_c"
+        " FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-03-08 00:00+00')",
+        0,
+        None,
+    ),
+    "where one went": (
+        "DROP TABLE raw.s_a_1;" + NEW_SITE + history("c", "raw.s_c"),
+        1,
+        "1 late rows were kept out of sealed time, and perhaps others, not counted",
+    ),
+    "written anew": (
+        history("b") + REWRITE,
+        0,
+        "late rows were perhaps kept out of sealed time, not counted",
+    ),
+    "moved as they are": (
+        REWRITE + history("a") + history("b") + "VACUUM FULL raw.s_b",
+        12,
+        TWELVE,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", UNBOUNDED)
+def test_promise_f_late_rows_beside_ddl_are_counted_or_said_to_be_there(
+    sites: psycopg.Connection, way: str
+) -> None:
+    statements, count, told = UNBOUNDED[way]
+    for statement in statements.removesuffix(";").split(";"):
+        sites.execute(statement.encode())
+    refresh_everything(sites)
+    refresh_everything(sites)
+    assert late_rows(sites) == {"s_1h": count}
+    messages = sites.execute(
+        "SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'"
+    ).fetchall()
+    assert messages == [(told,)] * (told is not None)

@@ -8,8 +8,9 @@ ALTER TABLE rollup_engine.source ADD COLUMN inserts_by_row boolean, ADD COLUMN b
 COMMENT ON COLUMN rollup_engine.source.inserts_by_row IS 'Whether a row trigger captures what is inserted, and not a statement trigger; NULL where none ever did.';
 COMMENT ON COLUMN rollup_engine.source.bulk_at IS 'When a drain last found that many rows were inserted behind its tail at once, to some minutes.';
 -- A check is read anew from its text by each statement that writes.
-ALTER TABLE rollup_engine.change_log ADD COLUMN is_bulk boolean, DROP CONSTRAINT change_log_check;
+ALTER TABLE rollup_engine.change_log ADD COLUMN is_bulk boolean, ADD COLUMN is_found boolean, DROP CONSTRAINT change_log_check;
 COMMENT ON COLUMN rollup_engine.change_log.is_bulk IS 'Whether a statement trigger is the better one for what it speaks of: many rows, inserted behind the tail.';
+COMMENT ON COLUMN rollup_engine.change_log.is_found IS 'True for what nobody wrote: a run has found a partition that it did not know.';
 
 CREATE TABLE rollup_engine.tail (
     source_id integer PRIMARY KEY,

@@ -78,19 +78,20 @@ COMMENT ON FUNCTION rollup_engine.record_gone_partitions(rollup_engine.source, t
 
 -- That of 0.1.0 returned the first alone.
 DROP FUNCTION IF EXISTS rollup_engine.take_partition_changes(rollup_engine.source);
-CREATE FUNCTION rollup_engine.take_partition_changes(p_source rollup_engine.source, OUT changed tstzmultirange, OUT counted tstzmultirange)
+CREATE FUNCTION rollup_engine.take_partition_changes(p_source rollup_engine.source, OUT changed tstzmultirange, OUT came oid[], OUT gone tstzmultirange)
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_fingerprint constant text := rollup_engine.partition_fingerprint(p_source.relation);
     v_told constant tstzmultirange := rollup_engine.told_by_source(p_source.id);
-    v_gone tstzmultirange;
+    v_gone oid[];
     v_came tstzmultirange := '{}';
     v_member record;
 BEGIN
     changed := '{}';
-    counted := '{}';
+    came := '{}';
+    gone := '{}';
     IF v_fingerprint = p_source.partitioning AND NOT EXISTS (
         -- Those of another database, which came with its dump.
         SELECT FROM rollup_engine.source_partition
@@ -99,20 +100,22 @@ BEGIN
         RETURN;
     END IF;
     UPDATE rollup_engine.source SET partitioning = v_fingerprint WHERE id = p_source.id;
-    WITH gone AS (
+    WITH left_us AS (
         DELETE FROM rollup_engine.source_partition
         WHERE source_id = p_source.id AND (partition, from_time, to_time) NOT IN (
             SELECT member, m.from_time, m.to_time FROM rollup_engine.partition_bounds(p_source.relation, p_source.time_column) AS m)
-        RETURNING from_time, to_time
+        RETURNING partition, from_time, to_time
     )
-    SELECT range_agg(tstzrange(from_time, to_time)) INTO v_gone FROM gone;
+    SELECT coalesce(range_agg(tstzrange(from_time, to_time)), '{}') * v_told, array_agg(partition::oid) INTO gone, v_gone FROM left_us;
     IF v_gone IS NOT NULL THEN
-        v_gone := v_gone * v_told;
         PERFORM rollup_engine.mark_rollups(
-            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), v_gone, p_clip => true);
+            ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), gone, p_clip => true);
     END IF;
     FOR v_member IN SELECT * FROM rollup_engine.remember_partitions(p_source) LOOP
         changed := changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
+        IF v_member.partition <> ALL (coalesce(v_gone, '{}')) THEN  -- with other bounds it holds what it held
+            came := came || v_member.partition::oid;
+        END IF;
         IF isfinite(v_member.from_time) OR isfinite(v_member.to_time) THEN
             v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
         END IF;
@@ -121,14 +124,15 @@ BEGIN
         PERFORM rollup_engine.write_capture(p_source);
     END IF;
     changed := changed * v_told;
-    counted := v_came - coalesce(v_gone, '{}');
+    IF p_source.relation::oid = ANY (came) THEN  -- in another database, after a restore
+        came := '{}';
+    END IF;
     IF p_source.change_tracking = 'trigger' THEN  -- of what lies before a window, nobody knows what was there
-        PERFORM rollup_engine.record_late_rows(p_source, counted, 'infinity', NULL);
-        PERFORM rollup_engine.record_gone_partitions(p_source, v_gone - v_came) WHERE v_gone IS NOT NULL;
+        PERFORM rollup_engine.record_gone_partitions(p_source, gone - v_came) WHERE v_gone IS NOT NULL;
     END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.take_partition_changes(rollup_engine.source) IS
-'Ranges of data in partitions that were attached or given other bounds since the last call, and those where the late rows of such partitions are counted by now; what was detached or dropped is marked here. None of it fires a trigger: such changes show when the next drain finds them.';
+'Ranges of data in partitions that were attached or given other bounds since the last call; which of them are new, and where others went, whose rows they may hold. What was detached or dropped is marked here. None of it fires a trigger: such changes show when the next drain finds them.';
 
 RESET ROLE;

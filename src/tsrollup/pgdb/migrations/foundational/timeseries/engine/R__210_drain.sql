@@ -71,7 +71,9 @@ AS $$
 DECLARE
     v_source rollup_engine.source;
     v_changed tstzmultirange := '{}';
-    v_counted tstzmultirange := '{}';
+    v_came oid[] := '{}';
+    v_gone tstzmultirange := '{}';
+    v_rewritten oid[];
     v_logged tstzmultirange;
     v_written tstzmultirange;
     v_whole tstzmultirange;
@@ -86,6 +88,7 @@ BEGIN
         RETURN false;
     END IF;
     IF NOT p_is_quiet THEN
+        v_rewritten := ARRAY(SELECT rollup_engine.rewritten_tables(p_source_id));
         PERFORM rollup_engine.absorb_shape(p_source_id);
     END IF;
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
@@ -93,18 +96,17 @@ BEGIN
     PERFORM set_config(format('rollup_engine.logged_%s', p_source_id), '', true);
     IF NOT p_is_quiet THEN
         PERFORM rollup_engine.take_in_touched(p_source_id);
-        SELECT changed, counted INTO v_changed, v_counted FROM rollup_engine.take_partition_changes(v_source);
+        SELECT changed, came, gone INTO v_changed, v_came, v_gone FROM rollup_engine.take_partition_changes(v_source);
     END IF;
     WITH moved AS (
-        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, keys, noted_at, is_bulk, xmin AS part
+        DELETE FROM rollup_engine.change_log WHERE source_id = p_source_id RETURNING from_time, to_time, keys, noted_at, is_bulk, is_found, xmin AS part
     ), united AS (
         SELECT from_time, to_time, array_agg(DISTINCT key COLLATE "C") AS keys FROM moved, unnest(keys) AS key GROUP BY from_time, to_time
     )
-    -- Where a member without bounds came, the whole source was logged, which nobody has written.
     -- A row of the log has the transaction, or the part of one, that wrote what it speaks of.
     SELECT range_agg(tstzrange(from_time, to_time)),
-        range_agg(tstzrange(from_time, to_time)) FILTER (WHERE NOT isempty(v_changed) AND NOT tstzrange(from_time, to_time) @> v_changed), min(to_time),
-        array_agg(part) FILTER (WHERE from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id)),
+        range_agg(tstzrange(from_time, to_time)) FILTER (WHERE is_found IS NULL), min(to_time) FILTER (WHERE is_found IS NULL),
+        array_agg(part) FILTER (WHERE is_found IS NULL AND from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id)),
         pg_snapshot_xmin(pg_current_snapshot()), min(noted_at),
         range_agg(tstzrange(from_time, to_time)) FILTER (WHERE keys IS NULL),
         (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united), bool_or(is_bulk)
@@ -112,9 +114,9 @@ BEGIN
     IF v_logged IS NOT NULL THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
     END IF;
-    IF v_writers IS NOT NULL AND v_source.change_tracking = 'trigger' THEN
-        PERFORM rollup_engine.record_late_rows(v_source,
-            CASE WHEN isempty(v_changed) THEN v_logged ELSE v_written - v_counted END, v_first_end, v_writers);  -- what was attached is counted
+    IF (v_writers IS NOT NULL OR v_came <> '{}') AND v_source.change_tracking = 'trigger' THEN
+        PERFORM rollup_engine.record_late_rows(v_source, coalesce(v_written, '{}') + v_changed, v_first_end,
+            v_writers, v_came, v_gone, v_rewritten);
     END IF;
     v_changed := v_changed + coalesce(v_whole, '{}');
     IF p_now IS NOT NULL AND v_source.change_tracking = 'window' THEN
@@ -152,12 +154,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.log_extent(p_source_id integer, p_membe
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- A drain that knew it without triggers had its rows stored: some may be gone since.
-    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time)
-    SELECT s.id, lower(r), upper(r)
+    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, is_found)
+    SELECT s.id, lower(r), upper(r), CASE WHEN NOT is_known THEN true END
     FROM rollup_engine.source AS s, rollup_engine.told_width(s.id) AS width,
+        LATERAL (SELECT EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)) AS m (is_known),
         rollup_engine.bucket_align(width, tstzmultirange(tstzrange(p_from, p_to))) AS asked,
-        unnest(CASE WHEN EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)
-            THEN asked
+        unnest(CASE WHEN is_known THEN asked
             ELSE rollup_engine.bucket_align(width, rollup_engine.source_extent(s, lower(asked), upper(asked)))
                 * tstzmultirange(rollup_engine.calendar()) END) AS r
     WHERE s.id = p_source_id
