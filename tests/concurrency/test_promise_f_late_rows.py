@@ -249,8 +249,8 @@ def sites(db: psycopg.Connection) -> psycopg.Connection:
         "CREATE TABLE raw.s_a_2 PARTITION OF raw.s_a"
         " FOR VALUES FROM ('2026-03-08 00:00+00') TO ('2026-04-01 00:00+00');"
         "CREATE TABLE raw.s_b PARTITION OF raw.s FOR VALUES IN ('b');"
-        "INSERT INTO raw.s SELECT site, ts, 1 FROM generate_series('2026-03-01 00:00+00'::timestamptz,"
-        " '2026-03-10 23:00+00', '1 hour') AS ts, (VALUES ('a'), ('b')) AS v (site)"
+        "INSERT INTO raw.s SELECT site, ts, 1 FROM (VALUES ('a'), ('b')) AS v (site),"
+        " generate_series('2026-03-01 00:00+00'::timestamptz, '2026-03-10 23:00+00', '1 hour') ts"
     )
     db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
     refresh_everything(db)

@@ -297,6 +297,8 @@ BEGIN
         v_batch.outcome := coalesce(v_batch.outcome, 'nothing');
     END IF;
     v_batch.cells := v_cells;
+    -- What it was read by is locked by now, so that the catalogue tells what that was.
+    PERFORM rollup_engine.fail_if_changed(v_rollup) WHERE v_batch.outcome = 'refreshed';
     -- 5. clear
     PERFORM rollup_engine.clear_claimed(v_rollup, v_ids, v_sealed + coalesce(v_batch.ranges, '{}'));
     RETURN v_batch;

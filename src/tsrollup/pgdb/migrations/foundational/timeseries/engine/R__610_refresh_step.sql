@@ -252,7 +252,10 @@ BEGIN
             PERFORM rollup_engine.record_failure(p_rollup_id, v_failure);
             v_step.outcome := 'failed';
         END IF;
-    EXCEPTION WHEN lock_not_available THEN
+    EXCEPTION WHEN SQLSTATE 'TR900' THEN  -- fail_if_changed
+        v_step.outcome := 'changed';
+        RETURN v_step;
+    WHEN lock_not_available THEN
         RETURN rollup_engine.locked_step((SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id));
     WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS
@@ -274,7 +277,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.refresh_step(integer, tstzrange, timestamptz[]) IS
-'Refreshes one batch of a rollup, in its newest stale cell that was not tried; a failure is recorded, and undone.';
+'Refreshes one batch of a rollup, in its newest stale cell that was not tried; a failure is recorded, and undone. changed: the source was altered since the last drain, and what was read by it is undone as well.';
 
 -- That of 0.1.0 always looked at the catalogue.
 DROP FUNCTION IF EXISTS rollup_engine.drain_step(integer, timestamptz);

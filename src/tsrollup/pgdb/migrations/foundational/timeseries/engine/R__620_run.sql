@@ -144,7 +144,7 @@ BEGIN
             v_result.status := CASE v_step.outcome WHEN 'failed' THEN 'failed' WHEN 'waiting' THEN 'waiting_for_parent' ELSE v_result.status END;
             v_result.error_code := v_step.error_code;
             v_result.error_message := v_step.error_message;
-            EXIT WHEN v_step.outcome IN ('failed', 'locked');
+            EXIT WHEN v_step.outcome IN ('failed', 'locked', 'changed');
         END IF;
     END LOOP;
     IF v_result.error_code IS NULL THEN

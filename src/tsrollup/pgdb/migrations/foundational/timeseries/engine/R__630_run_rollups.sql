@@ -102,7 +102,7 @@ BEGIN
                 END IF;
                 v_locked := CASE v_step.outcome WHEN 'locked' THEN v_locked || v_id ELSE v_locked END;
                 v_progress := v_progress OR coalesce(v_step.outcome IN ('refreshed', 'bucket_failed'), false);
-                EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed', 'bucket_failed', 'locked');
+                EXIT WHEN v_step.outcome IS NULL OR v_step.outcome IN ('refreshed', 'failed', 'bucket_failed', 'locked', 'changed');
                 CONTINUE WHEN v_step.outcome = 'prepared';
                 v_tried := v_tried || v_step.cell;
             END LOOP;

@@ -1,0 +1,64 @@
+"""Promise b: what is altered after a drain and is as it was before the next one, a batch in between
+does not store by."""
+
+import psycopg
+import pytest
+
+from rollup_checks import assert_settled, refresh_everything
+from scenes import scene
+
+SWAP = (
+    "ALTER TABLE raw.s RENAME a TO x; ALTER TABLE raw.s RENAME b TO a;"
+    "ALTER TABLE raw.s RENAME x TO b"
+)
+
+
+def value(db: psycopg.Connection, query: str) -> object:
+    row = db.execute(query.encode()).fetchone()
+    assert row
+    return row[0]
+
+
+@scene
+def source(db: psycopg.Connection) -> psycopg.Connection:
+    """A table with a child, and one that is not yet one; all is stale, and drained."""
+    db.execute(
+        "CREATE TABLE raw.s (ts timestamptz, device int, a int, b int);"
+        "CREATE TABLE raw.s_child () INHERITS (raw.s); CREATE TABLE raw.s_other (LIKE raw.s);"
+        "CREATE INDEX ON raw.s (device, ts)"
+    )
+    for table in ("s", "s_child", "s_other"):
+        db.execute(
+            f"INSERT INTO raw.{table} SELECT ts, 1, 1, 1000 FROM generate_series("
+            "'2026-03-01 00:00+00'::timestamptz, '2026-03-01 05:30+00', '10 minutes') ts".encode()
+        )
+    db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
+    return db
+
+
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        ("ALTER TABLE raw.s_child NO INHERIT raw.s", "ALTER TABLE raw.s_child INHERIT raw.s"),
+        ("ALTER TABLE raw.s_other INHERIT raw.s", "ALTER TABLE raw.s_other NO INHERIT raw.s"),
+        (SWAP, SWAP),
+    ],
+    ids=["a child gone", "a child come", "columns swapped"],
+)
+@pytest.mark.parametrize("is_filled", [False, True], ids=["the first fill", "a group"])
+def test_promise_b_what_was_altered_only_for_a_batch(
+    source: psycopg.Connection, there: str, back: str, is_filled: bool
+) -> None:
+    if is_filled:
+        refresh_everything(source)
+        source.execute("UPDATE raw.s SET a = 2 WHERE ts = '2026-03-01 01:00+00'")
+    source.execute("SELECT rollup_engine.drain(1, now())")
+    step = "SELECT (rollup_engine.refresh_step(1, '(,)', '{}')).outcome"
+    while value(source, "SELECT count(*) FROM rollup_engine.rollup_partition") == 0:
+        assert value(source, step) == "prepared"
+    source.execute(there.encode())
+    while value(source, step) == "prepared":
+        pass
+    source.execute(back.encode())
+    refresh_everything(source)
+    assert_settled(source, "s_1h")
