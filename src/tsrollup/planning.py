@@ -16,7 +16,8 @@ from psycopg.rows import tuple_row
 
 from tsrollup import rollups
 from tsrollup.connection import describe
-from tsrollup.declarations import KEYS, NATURE, OPTIONS, Spec, configured
+from tsrollup.declarations import KEYS, OPTIONS, Spec, configured
+from tsrollup.differences import differing, metrics_between, name_of, without
 from tsrollup.errors import ArgumentError, InTheWayError, TsrollupError, error_of
 from tsrollup.source_locks import ALL, WRITERS, SourceLocks
 
@@ -24,8 +25,6 @@ Connection = psycopg.Connection[Any]
 Call = tuple[str, dict[str, Any]]
 
 CHILDREN_FIRST = " ORDER BY r.depth DESC, r.id DESC"
-# Compared as PostgreSQL reads them, however they are written.
-MEANT = {"expressions": "meant_expressions", "filter": "meant_filter"}
 # What another source would not have.
 OF_SOURCE = ("time_column", "time_unit", "key_dimension")
 
@@ -121,7 +120,7 @@ class Planning:
                 self._check_needs(target, is_now["source"])
             raise
         self.reads[target] = wanted["source"]
-        differs = _differs(is_now, wanted)
+        differs = differing(is_now, wanted)
         if differs or wanted["source"] in self.anew:
             self.anew.add(target)
             text = ", ".join(f"{key} {is_now[key]!r} -> {wanted[key]!r}" for key in differs)
@@ -158,7 +157,7 @@ class Planning:
         return {key: value for key, value in kept.items() if key not in gone}
 
     def _metrics(self, target: str, is_now: Spec, wanted: Spec) -> Iterator[Change]:
-        added, dropped = _metrics_between(is_now, wanted)
+        added, dropped = metrics_between(is_now, wanted)
         if added:
             given = {"target": target, "metrics": added}
             # One that nothing else is made of may be gone by then.
@@ -170,14 +169,14 @@ class Planning:
         if dropped:
             self.lessened.add(target)
             replaced = {
-                column: [x for x in items if _name(x) in map(_name, added.get(column, []))]
+                column: [x for x in items if name_of(x) in map(name_of, added.get(column, []))]
                 for column, items in dropped.items()
             }
             steps = tuple(
                 Step(when, "drop_rollup_metric", {"target": target, "metrics": metrics})
                 for when, metrics in (
                     (REPLACE, {column: items for column, items in replaced.items() if items}),
-                    (TRIM, _without(dropped, replaced)),
+                    (TRIM, without(dropped, replaced)),
                 )
                 if metrics
             )
@@ -225,8 +224,8 @@ class Planning:
             self.shadowed.append(target)
             since = self.locks.since
             made = self._create(target, parts, spec)
-            added, dropped = _metrics_between(is_now, made)
-            if not (_differs(is_now, made) or made["source"] in self.anew or added or dropped):
+            added, dropped = metrics_between(is_now, made)
+            if not (differing(is_now, made) or made["source"] in self.anew or added or dropped):
                 self.locks.since = since
                 raise psycopg.Rollback(beside)
             name = "format('%%I.%%I', %s::text, %s::text)"
@@ -280,27 +279,3 @@ def _creating(parts: tuple[str, str], spec: Spec) -> Iterator[Call]:
 
 def _kept_for(row: Spec) -> str:
     return f"{row['retention'] or 'forever'}{', archived' if row['archive'] else ''}"
-
-
-def _name(metric: Any) -> Any:
-    return metric.get("as", metric.get("name")) if isinstance(metric, dict) else metric
-
-
-def _differs(is_now: Spec, wanted: Spec) -> list[str]:
-    """By which keys it is another one."""
-    return [key for key in NATURE if wanted[MEANT.get(key, key)] != is_now[MEANT.get(key, key)]]
-
-
-def _metrics_between(is_now: Spec, wanted: Spec) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Those that are to come, and those that are to go."""
-    now, then = is_now["metrics"], wanted["metrics"]
-    return _without(then, now), _without(now, then)
-
-
-def _without(these: Any, those: Any) -> dict[str, Any]:
-    """Aggregates by column that are among the first and not among the others."""
-    left = {
-        column: [one for one in aggregates if one not in those.get(column, [])]
-        for column, aggregates in these.items()
-    }
-    return {column: aggregates for column, aggregates in left.items() if aggregates}

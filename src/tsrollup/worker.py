@@ -8,7 +8,6 @@ import logging
 import random
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,7 +23,7 @@ from tsrollup.connection import CannotConnectError, connect, describe, pinned
 from tsrollup.errors import TsrollupError
 from tsrollup.installation import require_installed
 from tsrollup.lifeline import Lifeline
-from tsrollup.newcomers import Newcomers
+from tsrollup.refreshed import Refreshed
 
 log = logging.getLogger(__name__)
 
@@ -196,14 +195,14 @@ class _Worker:
 
     def _look_after(self, connection: Connection) -> None:
         every = self.schedule
-        summary = _Refreshed(connection)
+        summary = Refreshed(connection)
         jobs = [
             _Job("summary", every.summary, summary.say_all, time.monotonic() + every.summary),
             _Job("handle_rollup_retries", every.retries, self._retry),
             _Job("maintain_timeseries_tables", every.maintenance, self._maintain),
         ]
         if log.isEnabledFor(logging.DEBUG):
-            jobs.append(_Job("batches", every.run, _Refreshed(connection).say_each))
+            jobs.append(_Job("batches", every.run, Refreshed(connection).say_each))
         while not self.stop.is_set():
             for job in jobs:
                 if job.due <= time.monotonic() and not self.stop.is_set():
@@ -291,44 +290,3 @@ def _refuse_standby(connection: Connection) -> None:
             f"{connection.info.host} is a standby, where nothing can be stored",
             "give all hosts in the URL, with target_session_attrs=read-write",
         )
-
-
-class _Refreshed:
-    """What all runs on the database did since it was last told, by its refresh_log."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.log = Newcomers(
-            "refresh_log",
-            "target_table AS target, from_time::text, to_time::text, buckets,"
-            " rows_written, rows_deleted,"
-            " extract(epoch FROM finished_at - started_at)::float8 AS seconds",
-        )
-        self.log.read(connection)
-        self.told_at = time.monotonic()
-
-    def say_all(self, connection: Connection) -> None:
-        """A line for each rollup; where there is none, that the worker is alive."""
-        done: dict[str, Counter[str]] = defaultdict(Counter)
-        for row in self.log.read(connection):
-            counts = {name: row[name] for name in ("buckets", "rows_written", "rows_deleted")}
-            done[row["target"]].update(batches=1, **counts)
-        seconds, self.told_at = time.monotonic() - self.told_at, time.monotonic()
-        for target, sums in sorted(done.items()):
-            facts = {"target": target, **sums}
-            log.info(
-                "%s: %s batches, %s buckets, %s rows written, %s deleted in the last %.0f s",
-                *facts.values(),
-                seconds,
-                extra=facts,
-            )
-        if not done:
-            log.info("alive; nothing was to be refreshed in the last %.0f s", seconds)
-
-    def say_each(self, connection: Connection) -> None:
-        """A line for each batch."""
-        for row in self.log.read(connection):
-            log.debug(
-                "%s: [%s, %s): %s buckets, %s rows written, %s deleted in %.3f s",
-                *row.values(),
-                extra=row,
-            )
