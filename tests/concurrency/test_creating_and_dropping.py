@@ -47,6 +47,30 @@ def test_a_first_rollup_beside_a_vacuum_of_its_source(
     assert create.result() == [("silver.t_1h",)]
 
 
+@pytest.mark.parametrize(
+    "build", ["CREATE INDEX CONCURRENTLY ON raw.t_1 (v)", "REINDEX TABLE CONCURRENTLY raw.t_1"]
+)
+def test_neither_the_first_nor_the_last_rollup_ends_an_index_build(
+    db: psycopg.Connection, connect: Connect, build: str
+) -> None:
+    """Which waits for every older snapshot: in the end for one that waits for its table."""
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, v integer) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.t_1 PARTITION OF raw.t"
+        " FOR VALUES FROM ('2026-03-01 00:00+00') TO ('2026-04-01 00:00+00');"
+        "CREATE INDEX ON raw.t_1 (ts)"
+    )
+    for call in (CREATE.format("t_1h", "false"), "SELECT silver.drop_rollup('t_1h')"):
+        with connect(autocommit=False) as writer:
+            writer.execute("INSERT INTO raw.t VALUES ('2026-03-01', 1)")
+            index = Background(connect(), build.encode())
+            index.wait_until_blocked(db)
+            with pytest.raises(psycopg.Error, match=r"builds an index of raw\.t_1 concurrently"):
+                db.execute(call.encode())
+        index.result()
+        db.execute(call.encode())
+
+
 def test_the_last_two_rollups_of_a_source_dropped_at_once(
     db: psycopg.Connection, connect: Connect
 ) -> None:

@@ -335,6 +335,92 @@ def test_promise_i_a_restore_that_lacks_a_role_loses_nothing_of_others(
             assert given == wanted
 
 
+@pytest.mark.parametrize("options", [(), ("-O",)], ids=["", "-O"])
+@pytest.mark.parametrize("repaired", [False, True], ids=["at once", "after repairs by hand"])
+def test_promise_i_what_was_shut_stays_so_and_what_was_lost_comes_back(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    repaired: bool,
+) -> None:
+    """Also of what nobody but people may read, and where who was missing has got a right again."""
+    create_hierarchy(db)
+    ann = f"{db.info.dbname}_ann"
+    db.execute(
+        f"CREATE ROLE {ann}; GRANT {ann} TO CURRENT_USER; GRANT USAGE ON SCHEMA silver TO {ann};"
+        "REVOKE ALL ON gold.readings_1h FROM tsrollup_reader, tsrollup_operator;"
+        f"GRANT SELECT ON gold.readings_1h, gold.readings_1d TO {ann}, pg_monitor;"
+        "SELECT rollup_engine.note_rights();"
+        f"REVOKE ALL ON gold.readings_1d FROM {ann}, pg_monitor, tsrollup_reader,"
+        "  tsrollup_operator;"
+        "REVOKE ALL ON gold.readings_1m FROM tsrollup_reader, tsrollup_operator".encode()
+    )
+    dump = str(tmp_path / "dump")
+    _run(server, "pg_dump", "-Fc", "-f", dump, server.superuser_url(db.info.dbname))
+    db.execute(f"DROP OWNED BY {ann}; DROP ROLE {ann}".encode())
+    wanted = {statement for (statement,) in db.execute(RIGHTS)}
+    copy = make_database()
+    _run(server, "pg_restore", *options, "-d", server.superuser_url(copy), dump, code=1)
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
+        if repaired:
+            restored.execute(
+                f"CREATE ROLE {ann}; GRANT SELECT ON gold.readings_1d TO {ann}".encode()
+            )
+        for _ in range(2):
+            migrate_project(server.superuser_url(copy))
+            with psycopg.connect(server.url(copy)) as own:
+                given = {statement for (statement,) in own.execute(RIGHTS)}
+            assert {right for right in given if ann not in right} == wanted
+            assert len(given - wanted) == (3 if repaired else 0)
+        if repaired:
+            restored.execute(f"DROP OWNED BY {ann}; DROP ROLE {ann}".encode())
+
+
+CALLABLE = """
+    SELECT p.oid::regprocedure::text || ' by ' || role
+    FROM pg_proc AS p,
+        unnest('{public,tsrollup_operator,tsrollup_writer,tsrollup_reader}'::text[]) AS role
+    WHERE p.pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
+        AND has_function_privilege(role, p.oid, 'EXECUTE')
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-O",), ("-x",)], ids=" ".join)
+def test_promise_i_who_reads_and_writes_may_do_so_after_a_restore(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+) -> None:
+    """Of functions that are everybody's a dump says nothing, as of any that was made anew."""
+    migrate_project(server.superuser_url(db.info.dbname))
+    db.execute(PARTITIONED)
+    db.execute(
+        "CREATE TABLE raw.k (ts timestamptz, device text NOT NULL, v integer);"
+        "CREATE INDEX ON raw.k (device, ts);"
+        "SELECT silver.create_rollup_table('raw.k', 'silver', 'k_1h', '1 hour',"
+        " dimensions => '{device}', key_dimension => 'device')"
+    )
+    db.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    dump, copy = str(tmp_path / "dump"), make_database()
+    _run(server, "pg_dump", "-Fc", "-f", dump, server.superuser_url(db.info.dbname))
+    _run(server, "pg_restore", *options, "-d", server.superuser_url(copy), dump)
+    migrate_project(server.superuser_url(copy))
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
+        assert set(restored.execute(CALLABLE)) == set(db.execute(CALLABLE))
+        restored.execute("GRANT INSERT ON raw.t, raw.k TO tsrollup_writer")
+        for role, statement in (
+            ("writer", "INSERT INTO raw.k VALUES ('2026-03-01', 'd', 1)"),
+            ("writer", "INSERT INTO raw.t (id, ts, v) VALUES (0, '2026-03-01', 1)"),
+            ("reader", "SELECT * FROM gold.k_1h, gold.t_1h"),
+        ):
+            restored.execute(f"SET ROLE tsrollup_{role}".encode())
+            restored.execute(statement.encode())
+
+
 def test_promise_i_a_schema_without_its_rows_says_so(
     db: psycopg.Connection,
     server: PostgresServer,

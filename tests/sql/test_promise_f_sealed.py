@@ -71,7 +71,7 @@ def _below(connection: psycopg.Connection[Any], level: str) -> list[Any]:
 
 
 def test_late_rows_are_told_of_by_whole_grains(db: psycopg.Connection) -> None:
-    """Also where an attached partition, whose rows are counted by themselves, ends within one."""
+    """Also those of an attached partition, in one line with what was written beside it."""
     for statement in (
         "CREATE TABLE raw.t (ts timestamptz NOT NULL, device int) PARTITION BY LIST (device)",
         "CREATE TABLE raw.t_1 PARTITION OF raw.t FOR VALUES IN (1)",
@@ -87,7 +87,8 @@ def test_late_rows_are_told_of_by_whole_grains(db: psycopg.Connection) -> None:
     db.execute("INSERT INTO raw.t VALUES ('2026-03-01 10:40+00', 1)")
     refresh_everything(db)
     details = db.execute(
-        "SELECT detail FROM silver.error_log WHERE error_code = 'TR006' ORDER BY id"
+        "SELECT detail, error_message FROM silver.error_log WHERE error_code = 'TR006' ORDER BY id"
     ).fetchall()
     assert len(details) == 1
-    assert "between 2026-03-01 10:00:00+00 and 2026-03-01 11:00:00+00;" in details[0][0]
+    assert "between 2026-03-01 09:00:00+00 and 2026-03-01 11:00:00+00;" in details[0][0]
+    assert details[0][1] == "3 late rows were kept out of sealed time"

@@ -607,6 +607,32 @@ def test_what_moved_out_of_reach_is_one_clear_line(rolled_up: psycopg.Connection
         assert caught.value.diag.message_hint == "GRANT USAGE ON SCHEMA closed TO tsrollup_owner"
 
 
+def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
+    rolled_up: psycopg.Connection,
+) -> None:
+    """Not where all of the source is looked at anew, nor after a restore; then it goes on."""
+    rolled_up.execute("CREATE SCHEMA app; GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
+    rolled_up.execute("SELECT silver.create_rollup_table('raw.t', 'app', 't_2h', '2 hours')")
+    refresh_everything(rolled_up)
+    rolled_up.execute("REVOKE ALL ON SCHEMA app FROM tsrollup_owner")
+    rolled_up.execute(
+        "ALTER TABLE raw.t DISABLE TRIGGER ALL; UPDATE raw.t SET b = b + 1;"
+        "ALTER TABLE raw.t ENABLE TRIGGER ALL; DELETE FROM raw.t WHERE a % 7 = 0;"
+        "DELETE FROM rollup_engine.source_shape"
+    )
+    rolled_up.execute("SELECT * FROM silver.timeseries_operations_monitor")
+    rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert_settled(rolled_up, *ROLLUPS)
+    assert_equal_to_group_by(rolled_up, "t_2h")
+    assert {problem[0] for problem in problems(rolled_up)} == {"app.t_2h"}
+    tables = rolled_up.execute("SELECT table_name FROM silver.get_detailed_stats('%')").fetchall()
+    assert ("app.t_2h",) in tables
+    rolled_up.execute("GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
+    rolled_up.execute("SELECT silver.reset_rollup_retry('t_2h')")
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS, "t_2h")
+
+
 def test_a_dropped_source_is_named_and_taken_up_again(rolled_up: psycopg.Connection) -> None:
     rolled_up.execute(
         "CREATE TABLE public.kept AS SELECT ts, device, a, b FROM raw.t; DROP TABLE raw.t"

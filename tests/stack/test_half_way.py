@@ -162,7 +162,11 @@ def test_what_people_rest_on_functions_that_changed_stays(old: str) -> None:
         )
         before = db.execute(rights.encode()).fetchall()
         migrate_project(old)
-        assert db.execute(rights.encode()).fetchall() == before
+        # The mark of what a restore has not lost.
+        mark = ("tsrollup_owner=X/", "tsrollup_owner=X*/")
+        assert db.execute(rights.encode()).fetchall() == [
+            (name, sorted(right.replace(*mark) for right in given)) for name, given in before
+        ]
         assert db.execute(
             "SELECT proname::text, pronargs FROM pg_proc WHERE proname ~ '_0_1_0$'"
         ).fetchall() == [("create_rollup_table_0_1_0", 15)]

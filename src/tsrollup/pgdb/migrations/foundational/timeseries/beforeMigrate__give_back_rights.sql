@@ -9,15 +9,9 @@ BEGIN
         IF to_regprocedure('rollup_engine.has_rights()') IS NULL THEN
             RETURN;
         END IF;
-        IF to_regprocedure('rollup_engine.note_revoked()') IS NOT NULL THEN
-            PERFORM rollup_engine.note_revoked();
-        END IF;
-        IF rollup_engine.has_rights() THEN
-            RETURN;
-        END IF;
-        PERFORM rollup_engine.give_back_rights();
-        IF to_regprocedure('rollup_engine.note_revoked()') IS NOT NULL THEN
-            PERFORM rollup_engine.note_revoked();  -- of what had another owner until now
+        -- That of 0.1.0 gave all back.
+        IF to_regprocedure('rollup_engine.lost_rights()') IS NOT NULL OR NOT rollup_engine.has_rights() THEN
+            PERFORM rollup_engine.give_back_rights();
         END IF;
         -- Without rows nobody knows of any: the next script says so.
         IF rollup_engine.has_rights() OR NOT EXISTS (SELECT FROM rollup_engine.aggregate) THEN

@@ -50,7 +50,7 @@ BEGIN
         RETURN;
     END IF;
     FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
-        CONTINUE WHEN NOT (rollup_engine.is_relation(r.target_table) AND rollup_engine.is_relation(r.source_table));
+        CONTINUE WHEN (rollup_engine.is_in_reach(r.target_table) AND rollup_engine.is_in_reach(r.source_table)) IS NOT TRUE;  -- which is told of by itself
         v_rows := rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r);
         v_open := tstzmultirange(tstzrange(r.sealed_before, NULL)) - rollup_engine.stale_set(r.id);
         RETURN QUERY
@@ -64,7 +64,7 @@ BEGIN
         BEGIN
             EXECUTE format('SELECT max(bucket) FROM %s', r.target_table) INTO v_newest;
         EXCEPTION WHEN undefined_column THEN
-            CONTINUE;  -- which is told of by itself
+            CONTINUE;  -- likewise
         END;
         RETURN QUERY
             SELECT r.id, r.target_table, timestamptz '-infinity', timestamptz 'infinity', false

@@ -32,6 +32,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.locked_message(integer) IS 'Who keeps a source, or a rollup of it, to himself.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.check_no_index_is_built(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_builder record;
+BEGIN
+    SELECT l.relation::regclass AS relation, l.pid INTO v_builder
+    FROM pg_locks AS l JOIN pg_stat_progress_create_index AS i ON i.pid = l.pid AND i.datname = current_database()
+    WHERE l.granted AND l.mode = 'ShareUpdateExclusiveLock' AND l.relation IN (SELECT rollup_engine.partition_tree(p_relation))
+    LIMIT 1;
+    IF FOUND THEN
+        PERFORM rollup_engine.fail('TR003', format('session %s builds an index of %s concurrently', v_builder.pid, v_builder.relation),
+            'do it again when that is done: it waits for all who read before, and who waits for it would have it fail');
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_no_index_is_built(regclass) IS
+'An error where CREATE INDEX or REINDEX CONCURRENTLY goes on: with the triggers that the caller makes or drops it would be a deadlock, which may end either.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.lock_views(p_rollup_ids integer[]) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp

@@ -37,7 +37,7 @@ DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, tstz
 DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[]);
 CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(
     p_source rollup_engine.source, p_filter text, p_ranges tstzmultirange, p_writers xid[], p_came oid[], p_gone tstzmultirange, p_rewritten oid[],
-    OUT late bigint, OUT unsure bigint
+    OUT late bigint, OUT unsure bigint, OUT lie_in tstzrange
 )
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -48,9 +48,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(
 AS $$
 BEGIN
     EXECUTE rollup_engine.fill($sql$
-        SELECT count(*) FILTER (WHERE is_late), count(*) FILTER (WHERE is_late IS NOT TRUE)
+        SELECT count(*) FILTER (WHERE is_late), count(*) FILTER (WHERE is_late IS NOT TRUE), CASE WHEN count(*) > 0 THEN tstzrange(min(ts), max(ts), '[]') END
         FROM (
-            SELECT xmin = ANY ($2) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AS is_late
+            SELECT {time} AS ts, xmin = ANY ($2) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AS is_late
             FROM {source}
             WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND (xmin = ANY ($2) OR tableoid = ANY ($3) OR tableoid = ANY ($5) AND age(xmin) <= $6){filter}
         ) AS changed $sql$,
@@ -59,7 +59,7 @@ BEGIN
             'time', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
             'from', rollup_engine.time_literal(greatest(lower(p_ranges), lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
-    INTO late, unsure USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w);
+    INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w);
 EXCEPTION WHEN OTHERS THEN
     IF p_filter = '' THEN
         RAISE;
@@ -67,7 +67,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[], oid[], tstzmultirange, oid[]) IS
-'Rows of a source in the ranges, by the filter, that those transactions have written, or that are in tables that came; and those of which nobody knows: where others went, or in tables written anew since. NULL where the filter fails.';
+'Rows of a source in the ranges, by the filter, that those transactions have written, or that are in tables that came; and those of which nobody knows: where others went, or in tables written anew since; and from when to when. NULL where the filter fails.';
 
 DROP FUNCTION IF EXISTS rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[]);
 CREATE OR REPLACE FUNCTION rollup_engine.record_late_rows(
@@ -85,6 +85,7 @@ DECLARE
     v_counted bigint;
     v_rows bigint;
     v_unsure bigint;
+    v_lie_in tstzrange;
 BEGIN
     -- Each border for itself, and as it is now: a writer may have begun before it was set.
     FOR v_since, v_filter IN
@@ -92,10 +93,10 @@ BEGIN
         WHERE r.source_id = p_source.id AND e.since > '-infinity' AND p_changed && tstzrange(NULL, e.since)
     LOOP
         v_late := p_changed * tstzmultirange(tstzrange(NULL, v_since));
-        SELECT late, late, unsure INTO v_counted, v_rows, v_unsure
+        SELECT late, late, unsure, lie_in INTO v_counted, v_rows, v_unsure, v_lie_in
         FROM rollup_engine.count_late_rows(p_source, v_filter, v_late, p_writers, p_came, p_gone, p_rewritten);
         IF v_counted IS NULL THEN
-            SELECT late, unsure INTO v_rows, v_unsure
+            SELECT late, unsure, lie_in INTO v_rows, v_unsure, v_lie_in
             FROM rollup_engine.count_late_rows(p_source, '', v_late, p_writers, p_came, p_gone, p_rewritten);
         END IF;
         -- A range across the border need not have a row before it.
@@ -116,8 +117,8 @@ BEGIN
             CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
                 THEN 'rows are in the source until their partition is removed; nothing needs to be done'
                 ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END
-        -- In whole grains: what was attached is cut out of them to the microsecond.
-        FROM late, rollup_engine.bucket_align(p_source.grain, v_late) AS told;
+        -- In whole grains, as the log has it.
+        FROM late, rollup_engine.bucket_align(p_source.grain, coalesce(tstzmultirange(v_lie_in), v_late)) AS told;
     END LOOP;
 END
 $$;

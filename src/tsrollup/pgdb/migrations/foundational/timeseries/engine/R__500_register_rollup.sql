@@ -227,6 +227,7 @@ BEGIN
     IF v_is_new THEN  -- then they are its owner's to change
         EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, rollup_engine.view_comment(p_rollup.target_table::text));
         EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_view);
+        EXECUTE format('GRANT ALL ON %s TO "${owner_role}" WITH GRANT OPTION', p_view);  -- as mark_objects does
     END IF;
     RETURN p_view::regclass;
 END

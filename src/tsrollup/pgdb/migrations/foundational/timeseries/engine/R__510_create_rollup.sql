@@ -22,6 +22,9 @@ BEGIN
         PERFORM rollup_engine.fail('TR004', format('%I does not own %s', current_user, p_source), format('create the rollup as %s', v_class.relowner::regrole));
     END IF;
     PERFORM rollup_engine.check_row_security(p_source);
+    IF NOT EXISTS (SELECT FROM rollup_engine.source WHERE relation = p_source AND change_tracking = 'trigger') THEN
+        PERFORM rollup_engine.check_no_index_is_built(p_source);
+    END IF;
     IF has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', p_source, 'SELECT') THEN
         RETURN;
     END IF;

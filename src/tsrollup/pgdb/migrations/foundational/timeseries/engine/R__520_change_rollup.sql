@@ -115,6 +115,9 @@ BEGIN
         PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first');
     END IF;
     v_is_last := NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id AND id <> v_rollup.id);
+    IF v_is_last THEN
+        PERFORM rollup_engine.check_no_index_is_built(v_rollup.source_table);
+    END IF;
     -- Others hold one of these and want another, or hold stale rows: none is kept while one is waited for for long.
     PERFORM rollup_engine.lock_now(ARRAY(
         SELECT c.oid

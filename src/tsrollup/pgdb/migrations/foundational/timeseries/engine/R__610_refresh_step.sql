@@ -254,6 +254,9 @@ BEGIN
         END IF;
     EXCEPTION WHEN SQLSTATE 'TR900' THEN  -- fail_if_changed
         v_step.outcome := 'changed';
+        -- The next drain notes it anew, whatever it was.
+        UPDATE rollup_engine.source SET trace = NULL WHERE id = (SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id);
+        DELETE FROM rollup_engine.quiet_source WHERE source_id = (SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id);
         RETURN v_step;
     WHEN lock_not_available THEN
         RETURN rollup_engine.locked_step((SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id));

@@ -214,7 +214,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.trusted_time(p_now timestamptz) RETURNS
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN pg_has_role(session_user, '${owner_role}', 'MEMBER') THEN p_now ELSE least(p_now, now()) END
+    SELECT CASE WHEN pg_has_role(session_user, '${owner_role}', 'USAGE') THEN p_now ELSE least(p_now, now()) END
 $$;
 COMMENT ON FUNCTION rollup_engine.trusted_time(timestamptz) IS 'The time; but only the owner may be ahead of it.';
 

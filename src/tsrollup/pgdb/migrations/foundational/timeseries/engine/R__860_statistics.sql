@@ -12,7 +12,7 @@ AS $$
 DECLARE
     v_extent tstzrange;
 BEGIN
-    IF rollup_engine.has_time_index(p_relation, p_column) THEN
+    IF rollup_engine.is_in_reach(p_relation) AND rollup_engine.has_time_index(p_relation, p_column) THEN
         EXECUTE rollup_engine.fill(
             'SELECT tstzrange({f}, {t}, ''[]'') FROM (SELECT min({column}) AS f, max({column}) AS t FROM {relation} WHERE {column} >= {low} AND {column} < {high}) AS found',
             jsonb_build_object('column', quote_ident(p_column), 'relation', p_relation::text,

@@ -35,7 +35,7 @@ BEGIN
             SELECT query
             FROM %s.pg_stat_statements
             WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND pg_has_role(userid, current_user, 'MEMBER') <> $3
+                AND pg_has_role(userid, current_user, 'USAGE') <> $3
                 AND query ~ $1 AND query ~* '^\s*(select|with|update|delete)\M'
             GROUP BY query
             ORDER BY sum(total_exec_time) DESC
@@ -51,7 +51,7 @@ EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege OR cha
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.seen_queries(regclass, boolean, integer) IS
-'Queries on a table that pg_stat_statements has seen, the most expensive first: of those who may act as the caller, or of others; empty without it.';
+'Queries on a table that pg_stat_statements has seen, the most expensive first: of those who have the rights of the caller, or of others; empty without it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.columns_others_filter_by(p_relation regclass, p_time_column name, p_known name[]) RETURNS name[]
     LANGUAGE sql STABLE

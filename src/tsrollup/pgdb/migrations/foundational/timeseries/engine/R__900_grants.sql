@@ -22,7 +22,8 @@ BEGIN
     FOR v_function IN
         SELECT * FROM pg_proc
         WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace) AND proowner = '"${owner_role}"'::regrole
-            AND proname !~ '^live_[0-9]+$'  -- which who may read the view calls
+            -- What who reads a view, or writes to a source, calls.
+            AND proname !~ '^(live|live_group|plain|tail_edges|log_row|note)_[0-9]+$'
             AND (v_is_lost OR proacl IS NULL)
     LOOP
         EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', v_function.oid::regprocedure);

@@ -161,6 +161,9 @@ BEGIN
     -- Of two migrates at once (Flyway's is not ours) the second finds all done.
     PERFORM pg_advisory_xact_lock(rollup_engine.lock_key('regenerate'));
     PERFORM rollup_engine.pin_settings();
+    IF EXISTS (SELECT FROM rollup_engine.lost_rights()) THEN
+        PERFORM rollup_engine.give_back_rights();  -- which an earlier release did not know of
+    END IF;
     PERFORM rollup_engine.grant_in_turn();
     PERFORM rollup_engine.raise_sequences();
     PERFORM rollup_engine.note_indexes();
