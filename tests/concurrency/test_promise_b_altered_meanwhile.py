@@ -1,6 +1,8 @@
 """Promise b: what is altered after a drain and is as it was before the next one, a batch in between
 does not store by."""
 
+from collections.abc import Callable
+
 import psycopg
 import pytest
 
@@ -60,5 +62,19 @@ def test_promise_b_what_was_altered_only_for_a_batch(
     while value(source, step) == "prepared":
         pass
     source.execute(back.encode())
+    refresh_everything(source)
+    assert_settled(source, "s_1h")
+
+
+def test_promise_h_a_batch_undone_beside_a_drain_waits_for_nobody(
+    source: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+) -> None:
+    refresh_everything(source)
+    source.execute("UPDATE raw.s SET a = 2; ALTER TABLE raw.s ALTER a SET STATISTICS 50")
+    source.execute("SELECT silver.mark_stale('s_1h', '-infinity', 'infinity')")
+    with connect(autocommit=False) as drain:
+        drain.execute("SELECT rollup_engine.look_at_source(1)")
+        step = "SELECT (rollup_engine.refresh_step(1, '(,)', '{}')).outcome"
+        assert value(source, step) == "changed"
     refresh_everything(source)
     assert_settled(source, "s_1h")

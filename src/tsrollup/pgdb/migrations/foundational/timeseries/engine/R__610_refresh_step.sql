@@ -254,9 +254,13 @@ BEGIN
         END IF;
     EXCEPTION WHEN SQLSTATE 'TR900' THEN  -- fail_if_changed
         v_step.outcome := 'changed';
-        -- The next drain notes it anew, whatever it was.
-        UPDATE rollup_engine.source SET trace = NULL WHERE id = (SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id);
-        DELETE FROM rollup_engine.quiet_source WHERE source_id = (SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id);
+        -- The next drain notes it anew, whatever it was; one that goes on does so now.
+        UPDATE rollup_engine.source SET trace = NULL WHERE id = (
+            SELECT s.id FROM rollup_engine.source AS s JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.id = p_rollup_id
+            FOR NO KEY UPDATE OF s SKIP LOCKED);
+        DELETE FROM rollup_engine.quiet_source WHERE source_id = (
+            SELECT q.source_id FROM rollup_engine.quiet_source AS q JOIN silver.rollup_config AS r USING (source_id) WHERE r.id = p_rollup_id
+            FOR UPDATE OF q SKIP LOCKED);
         RETURN v_step;
     WHEN lock_not_available THEN
         RETURN rollup_engine.locked_step((SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id));
