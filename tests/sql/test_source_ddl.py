@@ -628,6 +628,11 @@ def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
     tables = rolled_up.execute("SELECT table_name FROM silver.get_detailed_stats('%')").fetchall()
     assert ("app.t_2h",) in tables
     rolled_up.execute("GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
+    rolled_up.execute("ALTER TABLE app.t_2h OWNER TO CURRENT_USER")
+    assert problems(rolled_up)[0][2] == "ALTER TABLE app.t_2h OWNER TO tsrollup_owner"
+    rolled_up.execute("DELETE FROM rollup_engine.source_shape")
+    rolled_up.execute("SELECT silver.get_detailed_stats('%')")
+    rolled_up.execute("ALTER TABLE app.t_2h OWNER TO tsrollup_owner")
     rolled_up.execute("SELECT silver.reset_rollup_retry('t_2h')")
     refresh_everything(rolled_up)
     assert_settled(rolled_up, *ROLLUPS, "t_2h")

@@ -238,6 +238,32 @@ def test_what_reads_the_same_takes_no_lock(filled: psycopg.Connection, connect: 
     reader.rollback()
 
 
+def test_what_was_revoked_or_made_anew_in_place_keeps_nobody_waiting_and_opens_nothing(
+    filled: psycopg.Connection, connect: Connect
+) -> None:
+    """Though a partition has lost what was noted of it, and a view the mark that it had."""
+    filled.execute("GRANT SELECT ON gold.readings_1h TO pg_monitor")
+    filled.execute("SELECT rollup_engine.note_rights()")
+    filled.execute(
+        "REVOKE ALL ON gold.readings_1h FROM pg_monitor, tsrollup_owner;"
+        "GRANT SELECT ON gold.readings_1h TO tsrollup_owner"
+    )
+    partition = "SELECT min(partition::text) FROM rollup_engine.rollup_partition"
+    row = filled.execute(f"{partition} WHERE rollup_id = 1".encode()).fetchone()
+    assert row
+    filled.execute(f"DROP TABLE {row[0]}".encode())
+    filled.execute("CALL silver.run_rollups()")
+    with connect(autocommit=False) as reader:
+        reader.execute("SELECT * FROM gold.readings_1d, gold.readings_1h")
+        filled.execute("SELECT rollup_engine.give_back_rights()")
+    for role, relation, may in (
+        ("pg_monitor", "gold.readings_1h", False),
+        ("tsrollup_operator", row[0], True),
+    ):
+        query = "SELECT has_table_privilege(%s, %s, 'SELECT')"
+        assert filled.execute(query.encode(), [role, relation]).fetchone() == (may,)
+
+
 def test_partitions_of_a_source_that_are_locked_stop_no_migrate(
     db: psycopg.Connection, release: NextRelease, connect: Connect
 ) -> None:

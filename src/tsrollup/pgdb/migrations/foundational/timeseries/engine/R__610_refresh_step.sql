@@ -86,6 +86,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.record_failure(integer, rollup_engine.failure) IS 'Logs a failure and sets the next attempt; the tenth in a row parks the rollup.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.record_undone(p_rollup_id integer) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The next drain notes the source anew, whatever it was; one that goes on does so now.
+    UPDATE rollup_engine.source SET trace = NULL WHERE id = (
+        SELECT s.id FROM rollup_engine.source AS s JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.id = p_rollup_id
+        FOR NO KEY UPDATE OF s SKIP LOCKED);
+    DELETE FROM rollup_engine.quiet_source WHERE source_id = (
+        SELECT q.source_id FROM rollup_engine.quiet_source AS q JOIN silver.rollup_config AS r USING (source_id) WHERE r.id = p_rollup_id
+        FOR UPDATE OF q SKIP LOCKED);
+    -- A shorter batch may end before the next change.
+    UPDATE silver.rollup_config SET current_window = greatest(bucket_width, current_window / 2)
+    WHERE id = (SELECT id FROM silver.rollup_config WHERE id = p_rollup_id FOR NO KEY UPDATE SKIP LOCKED);
+$$;
+COMMENT ON FUNCTION rollup_engine.record_undone(integer) IS 'Has a source looked at anew that was altered under a batch, and the next batch be smaller.';
+
 -- Single buckets --------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.failed_buckets(p_rollup_id integer, p_within tstzrange) RETURNS SETOF rollup_engine.failed_bucket
@@ -254,13 +271,8 @@ BEGIN
         END IF;
     EXCEPTION WHEN SQLSTATE 'TR900' THEN  -- fail_if_changed
         v_step.outcome := 'changed';
-        -- The next drain notes it anew, whatever it was; one that goes on does so now.
-        UPDATE rollup_engine.source SET trace = NULL WHERE id = (
-            SELECT s.id FROM rollup_engine.source AS s JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.id = p_rollup_id
-            FOR NO KEY UPDATE OF s SKIP LOCKED);
-        DELETE FROM rollup_engine.quiet_source WHERE source_id = (
-            SELECT q.source_id FROM rollup_engine.quiet_source AS q JOIN silver.rollup_config AS r USING (source_id) WHERE r.id = p_rollup_id
-            FOR UPDATE OF q SKIP LOCKED);
+        PERFORM rollup_engine.record_undone(p_rollup_id);
+        RAISE NOTICE '%', SQLERRM USING HINT = 'what was computed meanwhile is undone, and done again by the next run';
         RETURN v_step;
     WHEN lock_not_available THEN
         RETURN rollup_engine.locked_step((SELECT source_id FROM silver.rollup_config WHERE id = p_rollup_id));

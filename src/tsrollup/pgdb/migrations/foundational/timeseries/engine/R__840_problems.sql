@@ -173,7 +173,11 @@ AS $$
     SELECT format('%I may not use schema %s, where %s is', '${owner_role}', c.relnamespace::regnamespace, c.oid::regclass),
         format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', c.relnamespace::regnamespace, '${owner_role}')
     FROM pg_class AS c
-    WHERE c.oid = p_rollup.target_table AND NOT rollup_engine.is_in_reach(c.oid)
+    WHERE c.oid = p_rollup.target_table AND NOT has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE')
+    UNION ALL
+    SELECT format('%I may not read %s, which is %s''s', '${owner_role}', c.oid::regclass, c.relowner::regrole), format('ALTER TABLE %s OWNER TO %I', c.oid::regclass, '${owner_role}')
+    FROM pg_class AS c
+    WHERE c.oid = p_rollup.target_table AND NOT has_table_privilege('${owner_role}', c.oid, 'SELECT')
     UNION ALL
     SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
             string_agg(format('%I as %s', column_name, rollup_engine.held_type(state, data_type)), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),

@@ -29,32 +29,32 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.current_names() IS 'What stands for the marks of lasting_name() now.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.objects() RETURNS TABLE (kind text, name text, owner regrole, rights aclitem[], relation oid, is_ours boolean, is_marked boolean)
+CREATE OR REPLACE FUNCTION rollup_engine.objects() RETURNS TABLE (kind text, name text, owner regrole, rights aclitem[], id oid, is_ours boolean, is_marked boolean)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT o.kind, o.name, o.owner, o.rights, o.relation,
-        o.kind = 'SCHEMA' OR o.owner = '"${owner_role}"'::regrole OR o.relation IN (SELECT target_view FROM silver.rollup_config),
+    SELECT o.kind, o.name, o.owner, o.rights, o.id,
+        o.kind = 'SCHEMA' OR o.owner = '"${owner_role}"'::regrole OR o.id IN (SELECT target_view FROM silver.rollup_config),
         EXISTS (
             SELECT FROM aclexplode(o.rights) AS a
-            WHERE a.grantee = '"${owner_role}"'::regrole AND (a.is_grantable OR o.kind = 'SCHEMA') OR a.grantee = a.grantor AND a.is_grantable)
+            WHERE a.is_grantable OR o.kind = 'SCHEMA' AND a.grantee = '"${owner_role}"'::regrole)
     FROM (
-        SELECT 'SCHEMA', quote_ident(nspname), nspowner, nspacl, NULL::oid FROM pg_namespace WHERE nspname IN ('raw', 'silver', 'gold', 'rollup_engine')
+        SELECT 'SCHEMA', quote_ident(nspname), nspowner, nspacl, oid FROM pg_namespace WHERE nspname IN ('raw', 'silver', 'gold', 'rollup_engine')
         UNION ALL
-        SELECT 'ROUTINE', oid::regprocedure::text, proowner, proacl, NULL FROM pg_proc
+        SELECT 'ROUTINE', oid::regprocedure::text, proowner, proacl, oid FROM pg_proc
         WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace)
         UNION ALL
-        SELECT 'TYPE', t.oid::regtype::text, t.typowner, NULL, NULL FROM pg_type AS t
+        SELECT 'TYPE', t.oid::regtype::text, t.typowner, NULL, t.oid FROM pg_type AS t
         WHERE t.typnamespace = 'rollup_engine'::regnamespace AND t.oid IN (SELECT c.reltype FROM pg_class AS c WHERE c.relkind = 'c')
         UNION ALL
         SELECT 'TABLE', rollup_engine.lasting_name(oid), relowner, relacl, oid FROM pg_class
         WHERE relkind IN ('r', 'p', 'v', 'm') AND relnamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace, 'gold'::regnamespace)
             OR oid IN (SELECT unnest(ARRAY[target_view, target_table]) FROM silver.rollup_config)
             OR relispartition AND pg_partition_root(oid) IN (SELECT target_table FROM silver.rollup_config)
-    ) AS o (kind, name, owner, rights, relation)
+    ) AS o (kind, name, owner, rights, id)
 $$;
 COMMENT ON FUNCTION rollup_engine.objects() IS
-'What owners and rights are noted of, with lasting names. What the owner role may give on has a mark in its rights: then what is not among them was revoked, and not lost.';
+'What owners and rights are noted of, with lasting names. What somebody may give on has a mark: what is not among its rights was revoked then, and not lost.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rights_sql() RETURNS TABLE ("position" integer, statement text)
     LANGUAGE sql STABLE
@@ -77,7 +77,7 @@ AS $$
     SELECT 3, format('GRANT %s ON %s %s TO %s', a.privilege_type, kind, name, rollup_engine.grantee_name(a.grantee)) || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
     FROM object, aclexplode(rights) AS a WHERE kind <> 'TABLE' AND a.grantee <> a.grantor
     UNION ALL
-    SELECT 3, rollup_engine.grants_sql(relation, name) FROM object WHERE kind = 'TABLE'
+    SELECT 3, rollup_engine.grants_sql(id, name) FROM object WHERE kind = 'TABLE'
     UNION ALL
     SELECT 2, format('%sREVOKE EXECUTE ON ROUTINES FROM PUBLIC', scope) FROM default_rights
     WHERE kind = 'ROUTINES' AND (rights).defaclnamespace = 0 AND NOT EXISTS (SELECT FROM aclexplode((rights).defaclacl) AS a WHERE a.grantee = 0)
@@ -130,10 +130,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_rights() RETURNS void
 AS $$
     SELECT rollup_engine.mark_objects();
     DELETE FROM rollup_engine.noted_right WHERE NOT is_revoked;
-    INSERT INTO rollup_engine.noted_right (position, statement, is_marked)
-    SELECT r.position, r.statement, coalesce(rollup_engine.subject_of(r.statement) IN (
-        SELECT format('%s %s', kind, name) FROM rollup_engine.objects() WHERE is_marked), false)
+    INSERT INTO rollup_engine.noted_right (position, statement, marked)
+    SELECT r.position, r.statement, o.id
     FROM rollup_engine.rights_sql() AS r
+    LEFT JOIN rollup_engine.objects() AS o ON o.is_marked AND format('%s %s', o.kind, o.name) = rollup_engine.subject_of(r.statement)
     ON CONFLICT DO NOTHING;
 $$;
 COMMENT ON FUNCTION rollup_engine.note_rights() IS 'Notes owners and rights as they are.';

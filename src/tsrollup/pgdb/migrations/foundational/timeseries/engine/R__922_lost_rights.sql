@@ -48,16 +48,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.lost_rights() RETURNS SETOF rollup_engi
 AS $$
     -- pg_restore runs what a dump has for one thing as a whole: of one grantee who is missing, all others lose theirs, and
     -- the mark is lost.
-    WITH unmarked AS MATERIALIZED (
-        SELECT format('%s %s', kind, name) AS subject, kind, rights FROM rollup_engine.objects() WHERE NOT is_marked
+    WITH object AS MATERIALIZED (
+        SELECT format('%s %s', kind, name) AS subject, kind, rights, id, is_marked FROM rollup_engine.objects()
+    ), noted AS MATERIALIZED (
+        SELECT n, rollup_engine.subject_of(n.statement) AS subject FROM rollup_engine.noted_right AS n WHERE NOT n.is_revoked
     )
-    SELECT n.*
-    FROM rollup_engine.noted_right AS n JOIN unmarked AS u ON u.subject = rollup_engine.subject_of(n.statement)
-    WHERE NOT n.is_revoked AND (n.is_marked
+    SELECT (n.n).*
+    FROM noted AS n JOIN object AS o ON o.subject = n.subject AND NOT o.is_marked
+    -- Single things are made anew, or have their mark taken away, in place: after a restore all of them are others.
+    WHERE (n.n).marked IS NOT NULL AND NOT EXISTS (SELECT FROM noted AS i JOIN object AS h ON h.subject = i.subject AND h.id = (i.n).marked)
         -- An earlier release has marked nothing. No schema is closed to the machinery by anything else, nor it open to all.
-        OR u.rights IS NULL AND (NOT rollup_engine.is_closed() OR EXISTS (SELECT FROM unmarked WHERE kind = 'SCHEMA')))
+        OR o.rights IS NULL AND (NOT rollup_engine.is_closed() OR EXISTS (SELECT FROM object WHERE kind = 'SCHEMA' AND NOT is_marked))
 $$;
-COMMENT ON FUNCTION rollup_engine.lost_rights() IS 'Noted rights on what a restore has left without them, or what was made anew.';
+COMMENT ON FUNCTION rollup_engine.lost_rights() IS 'Noted rights on what a restore has left without them.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.lost_roles() RETURNS SETOF text
     LANGUAGE sql STABLE
@@ -150,6 +153,8 @@ AS $$
         UNION ALL
         SELECT target_view FROM silver.rollup_config WHERE rollup_engine.is_relation(target_view) AND NOT rollup_engine.is_noted(target_view)
     ) AS t (relation)
+    -- It keeps readers out.
+    JOIN pg_class AS c ON c.oid = t.relation AND c.relowner <> '"${owner_role}"'::regrole
     UNION ALL
     SELECT format('ALTER FUNCTION rollup_engine.capture_%s() OWNER TO "${owner_role}"', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
     UNION ALL
@@ -219,6 +224,7 @@ COMMENT ON FUNCTION rollup_engine.lost_rights_sql() IS 'What gives back the righ
 CREATE OR REPLACE FUNCTION rollup_engine.give_back_rights() RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '1min'
 AS $$
 DECLARE
     v_statement text;
@@ -239,6 +245,9 @@ BEGIN
                 v_failed := coalesce(v_failed, v_statement);
             WHEN syntax_error_or_access_rule_violation OR invalid_schema_name THEN
                 NULL;  -- what it names was dropped since, or has become something else
+            WHEN lock_not_available OR internal_error THEN
+                PERFORM rollup_engine.fail('55P03', format('rights that a restore has lost cannot be given back while others use or change what they are on: %s', v_statement),
+                    'migrate again when they have ended');
         END;
     END LOOP;
     PERFORM rollup_engine.mark_objects(v_lost);  -- of others nobody knows yet to whom they are closed
