@@ -37,7 +37,7 @@ AS $$
         o.kind = 'SCHEMA' OR o.owner = '"${owner_role}"'::regrole OR o.id IN (SELECT target_view FROM silver.rollup_config),
         EXISTS (
             SELECT FROM aclexplode(o.rights) AS a
-            WHERE a.is_grantable OR o.kind = 'SCHEMA' AND a.grantee = '"${owner_role}"'::regrole)
+            WHERE a.grantee = '"${owner_role}"'::regrole AND (a.is_grantable OR o.kind = 'SCHEMA') OR a.grantee = a.grantor AND a.is_grantable)
     FROM (
         SELECT 'SCHEMA', quote_ident(nspname), nspowner, nspacl, oid FROM pg_namespace WHERE nspname IN ('raw', 'silver', 'gold', 'rollup_engine')
         UNION ALL
@@ -54,7 +54,7 @@ AS $$
     ) AS o (kind, name, owner, rights, id)
 $$;
 COMMENT ON FUNCTION rollup_engine.objects() IS
-'What owners and rights are noted of, with lasting names. What somebody may give on has a mark: what is not among its rights was revoked then, and not lost.';
+'What owners and rights are noted of, with lasting names. What the owner may give on has a mark among its rights: what else is not there was revoked then, and not lost.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rights_sql() RETURNS TABLE ("position" integer, statement text)
     LANGUAGE sql STABLE

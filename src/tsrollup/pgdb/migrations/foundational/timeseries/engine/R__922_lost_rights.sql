@@ -55,6 +55,8 @@ AS $$
     )
     SELECT (n.n).*
     FROM noted AS n JOIN object AS o ON o.subject = n.subject AND NOT o.is_marked
+        -- Nor another one's, who was its owner, where nothing but that was lost.
+        AND NOT EXISTS (SELECT FROM aclexplode(o.rights) AS a WHERE a.is_grantable)
     -- Single things are made anew, or have their mark taken away, in place: after a restore all of them are others.
     WHERE (n.n).marked IS NOT NULL AND NOT EXISTS (SELECT FROM noted AS i JOIN object AS h ON h.subject = i.subject AND h.id = (i.n).marked)
         -- An earlier release has marked nothing. No schema is closed to the machinery by anything else, nor it open to all.
