@@ -50,10 +50,8 @@ def test_promise_i_dump_and_restore(
     db.execute("SELECT rollup_engine.drain(id, now()) FROM rollup_engine.source")
     db.execute("DELETE FROM raw.readings WHERE device IS NULL")
     copy = make_database()
-    _run(
-        server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
-    )
-    _run(server, "pg_restore", "-e", "-d", server.superuser_url(copy), str(tmp_path / "dump"))
+    dump = _dump(server, db, tmp_path)
+    _run(server, "pg_restore", "-e", "-d", server.superuser_url(copy), dump)
     with psycopg.connect(server.url(copy), autocommit=True) as restored:
         assert_equal_to_group_by(restored, *LEVELS)
         for change in ("SELECT", *CHANGES):
@@ -103,8 +101,8 @@ def restore(
     pg_restore; returns the name of the copy."""
 
     def restore_copy(*calls: tuple[str, ...]) -> str:
-        copy, dump = make_database(), str(tmp_path / "dump")
-        _run(server, "pg_dump", "-Fc", "-f", dump, server.superuser_url(db.info.dbname))
+        copy = make_database()
+        dump = _dump(server, db, tmp_path)
         for options in calls or ((),):
             _run(server, "pg_restore", "-e", *options, "-d", server.superuser_url(copy), dump)
         return copy
@@ -272,15 +270,12 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
     db.execute("SELECT silver.create_rollup_table('raw.readings', 'silver', 'again', '2 h')")
     db.execute("SELECT silver.drop_rollup_metric('lean', '{\"count\": [\"max\"]}')")
     db.execute("SELECT silver.create_rollup_table('readings_1h', 'silver', 'new', '1 day')")
-    _run(
-        server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
-    )
+    dump = _dump(server, db, tmp_path)
     copy = make_database()
-    _run(server, "pg_restore", *lost, "-d", server.superuser_url(copy), str(tmp_path / "dump"))
+    _run(server, "pg_restore", *lost, "-d", server.superuser_url(copy), dump)
     migrate_project(server.superuser_url(copy))
     with psycopg.connect(server.url(copy), autocommit=True) as restored:
-        given = {statement for (statement,) in restored.execute(RIGHTS)}
-        assert given == {statement for (statement,) in db.execute(RIGHTS)}
+        assert _rights(restored) == _rights(db)
         column = "SELECT has_column_privilege('tsrollup_writer', 'gold.readings_1d', 'bucket', %s)"
         assert restored.execute(column, ["SELECT WITH GRANT OPTION"]).fetchone() == (True,)
     with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
@@ -318,8 +313,7 @@ def test_promise_i_a_restore_that_lacks_a_role_loses_nothing_of_others(
         db.execute("REVOKE SELECT ON silver.error_log FROM tsrollup_operator")
         db.execute("REVOKE SELECT ON gold.readings_1d FROM tsrollup_reader")
         db.execute("REVOKE EXECUTE ON FUNCTION silver.version FROM PUBLIC")
-        dump = str(tmp_path / "dump")
-        _run(server, "pg_dump", "-Fc", "-f", dump, server.superuser_url(db.info.dbname))
+        dump = _dump(server, db, tmp_path)
     finally:
         for ending in ("GRANT {} TO CURRENT_USER", "DROP OWNED BY {}", "DROP ROLE {}"):
             db.execute(ending.format(ann).encode())
@@ -328,11 +322,7 @@ def test_promise_i_a_restore_that_lacks_a_role_loses_nothing_of_others(
     for _ in range(2):
         migrate_project(server.superuser_url(copy))
         with psycopg.connect(server.url(copy), autocommit=True) as restored:
-            given, wanted = (
-                {statement for (statement,) in database.execute(RIGHTS)}
-                for database in (restored, db)
-            )
-            assert given == wanted
+            assert _rights(restored) == _rights(db)
 
 
 @pytest.mark.parametrize("options", [(), ("-O",)], ids=["", "-O"])
@@ -357,10 +347,9 @@ def test_promise_i_what_was_shut_stays_so_and_what_was_lost_comes_back(
         "  tsrollup_operator;"
         "REVOKE ALL ON gold.readings_1m FROM tsrollup_reader, tsrollup_operator".encode()
     )
-    dump = str(tmp_path / "dump")
-    _run(server, "pg_dump", "-Fc", "-f", dump, server.superuser_url(db.info.dbname))
+    dump = _dump(server, db, tmp_path)
     db.execute(f"DROP OWNED BY {ann}; DROP ROLE {ann}".encode())
-    wanted = {statement for (statement,) in db.execute(RIGHTS)}
+    wanted = _rights(db)
     copy = make_database()
     _run(server, "pg_restore", *options, "-d", server.superuser_url(copy), dump, code=1)
     with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
@@ -371,7 +360,7 @@ def test_promise_i_what_was_shut_stays_so_and_what_was_lost_comes_back(
         for _ in range(2):
             migrate_project(server.superuser_url(copy))
             with psycopg.connect(server.url(copy)) as own:
-                given = {statement for (statement,) in own.execute(RIGHTS)}
+                given = _rights(own)
             assert {right for right in given if ann not in right} == wanted
             assert len(given - wanted) == (3 if repaired else 0)
         if repaired:
@@ -405,8 +394,7 @@ def test_promise_i_who_reads_and_writes_may_do_so_after_a_restore(
         " dimensions => '{device}', key_dimension => 'device')"
     )
     db.execute("CALL silver.run_rollups(as_of => 'infinity')")
-    dump, copy = str(tmp_path / "dump"), make_database()
-    _run(server, "pg_dump", "-Fc", "-f", dump, server.superuser_url(db.info.dbname))
+    copy, dump = make_database(), _dump(server, db, tmp_path)
     _run(server, "pg_restore", *options, "-d", server.superuser_url(copy), dump)
     migrate_project(server.superuser_url(copy))
     with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
@@ -430,8 +418,7 @@ def test_promise_i_a_schema_without_its_rows_says_so(
     """Rather than answering for rollups that it knows nothing of, or migrating half way."""
     create_hierarchy(db)
     refresh_everything(db)
-    dump, url = str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
-    _run(server, "pg_dump", "-Fc", "-f", dump, url)
+    dump = _dump(server, db, tmp_path)
     copy = make_database()
     _run(server, "pg_restore", "-s", "-d", server.superuser_url(copy), dump)
     with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
@@ -522,8 +509,7 @@ def test_promise_i_a_dump_beside_rollups_of_the_same_numbers(
     """Its views would go by what is stale of others: the doctor names them, and the others heal."""
     db.execute(PARTITIONED)
     refresh_everything(db)
-    dump, url = str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
-    _run(server, "pg_dump", "-Fc", "-f", dump, url)
+    dump = _dump(server, db, tmp_path)
     other = server.superuser_url(make_database(template))
     with psycopg.connect(other, autocommit=True, row_factory=dict_row) as superuser:
         superuser.execute(PARTITIONED.replace("raw.t", "raw.o").replace("t_1h", "o_1h").encode())
@@ -558,6 +544,17 @@ def test_promise_i_the_source_alone_restored_over_a_live_database(
         assert_equal_to_group_by(db, *LEVELS)
         refresh_everything(db)
         assert_settled(db, *LEVELS)
+
+
+def _rights(connection: psycopg.Connection[Any]) -> set[str]:
+    return {statement for (statement,) in connection.execute(RIGHTS)}
+
+
+def _dump(server: PostgresServer, db: psycopg.Connection[Any], folder: Path) -> str:
+    """The file that the whole database is dumped to."""
+    path = str(folder / "dump")
+    _run(server, "pg_dump", "-Fc", "-f", path, server.superuser_url(db.info.dbname))
+    return path
 
 
 def _run(server: PostgresServer, program: str, *arguments: str, code: int = 0) -> None:

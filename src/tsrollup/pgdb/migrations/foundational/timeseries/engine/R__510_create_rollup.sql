@@ -25,7 +25,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM rollup_engine.source WHERE relation = p_source AND change_tracking = 'trigger') THEN
         PERFORM rollup_engine.check_no_index_is_built(p_source);
     END IF;
-    IF has_schema_privilege('${owner_role}', v_class.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', p_source, 'SELECT') THEN
+    IF rollup_engine.is_in_reach(p_source) THEN
         RETURN;
     END IF;
     -- Of two GRANTs at once, one would fail.

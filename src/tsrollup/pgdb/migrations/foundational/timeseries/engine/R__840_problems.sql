@@ -108,8 +108,7 @@ AS $$
     SELECT format('%I may not read %s', '${owner_role}', c.oid::regclass),
         format('GRANT USAGE ON SCHEMA %s TO %I; GRANT SELECT ON %s TO %2$I', c.relnamespace::regnamespace, '${owner_role}', c.oid::regclass)
     FROM pg_class AS c
-    WHERE c.oid = p_source.relation
-        AND NOT (has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', c.oid, 'SELECT'))
+    WHERE c.oid = p_source.relation AND NOT rollup_engine.is_in_reach(c.oid)
     UNION ALL
     SELECT format('column %I of %s, which its rollups read, is gone', c.noted_name, p_source.relation),
         format('was it renamed: ALTER TABLE %s RENAME its new name TO %I; was it dropped: ADD COLUMN it again, or drop its metrics, and expressions over it, with silver.drop_rollup_metric; a rollup by it must be created anew',

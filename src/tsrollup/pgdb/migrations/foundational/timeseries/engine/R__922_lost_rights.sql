@@ -235,7 +235,7 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.note_revoked();
     v_lost := ARRAY(SELECT DISTINCT rollup_engine.subject_of(statement) FROM rollup_engine.lost_rights());
-    IF v_lost = '{}' AND rollup_engine.has_rights() THEN
+    IF v_lost = '{}' AND rollup_engine.has_own_rights() AND NOT EXISTS (SELECT rollup_engine.lost_roles()) THEN
         RETURN;
     END IF;
     -- Not while a query reads them: their own tables are among what is altered.
