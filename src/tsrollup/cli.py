@@ -24,7 +24,7 @@ from tsrollup.commands import (
 )
 from tsrollup.commands.invocation import Invocation, invocation
 from tsrollup.connection import describe
-from tsrollup.console import Console
+from tsrollup.console import Console, visible
 from tsrollup.errors import TsrollupError
 from tsrollup.version import __version__
 
@@ -116,7 +116,7 @@ def _end_with(error: TsrollupError, as_json: bool, exit_code: int) -> NoReturn:
         print(json.dumps({"error": facts}), file=sys.stderr)
     else:
         next_step = f"; {error.hint}" if error.hint else ""
-        print(f"error: {error.message}{next_step}", file=sys.stderr)
+        print(visible(f"error: {error.message}{next_step}"), file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -31,7 +31,15 @@ WIDTH_WITHOUT_TERMINAL = 160
 WIDER_THAN_ANY_TERMINAL = 100_000
 ISO_TIME = re.compile(r"(\d{4,}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?([+-]\d\d)(?::00)?(:\d\d)?")
 
+# What a terminal obeys rather than shows; not tabs and ends of lines.
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
 Rows = Sequence[Mapping[str, Any]]
+
+
+def visible(text: str) -> str:
+    """With control characters as psql shows them."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02X}", text)
 
 
 def _stream(stderr: bool = False) -> Stream:
@@ -39,6 +47,8 @@ def _stream(stderr: bool = False) -> Stream:
     return Stream(
         stderr=stderr,
         highlight=False,
+        markup=False,
+        emoji=False,
         width=None if stream and stream.isatty() else WIDTH_WITHOUT_TERMINAL,
     )
 
@@ -54,7 +64,11 @@ class Console:
     def say(self, text: str) -> None:
         """A line for people; nothing with --json."""
         if not self.as_json:
-            self.out.print(text, soft_wrap=True, markup=False)
+            self.out.print(visible(text), soft_wrap=True)
+
+    def draw(self, picture: str) -> None:
+        """Characters that may have colours."""
+        self.out.print(picture, soft_wrap=True)
 
     def done(self, text: str, facts: Mapping[str, Any]) -> None:
         """What was done: a line for people, the facts with --json."""
@@ -66,9 +80,9 @@ class Console:
     def pass_on(self, notice: Diagnostic) -> None:
         """What the server remarks beside an answer: a line, and one for its hint."""
         kind = (notice.severity or "NOTICE").lower()
-        self.talk.print(f"{kind}: {notice.message_primary}", soft_wrap=True, markup=False)
+        self.talk.print(visible(f"{kind}: {notice.message_primary}"), soft_wrap=True)
         if notice.message_hint:
-            self.talk.print(f"hint: {notice.message_hint}", soft_wrap=True, markup=False)
+            self.talk.print(visible(f"hint: {notice.message_hint}"), soft_wrap=True)
 
     def print_json(self, value: object, output: Path | None = None) -> None:
         try:
@@ -78,7 +92,7 @@ class Console:
         if output:
             output.write_text(text + "\n", encoding="utf-8")
         else:
-            self.out.print(text, soft_wrap=True, markup=False)
+            self.out.print(text, soft_wrap=True)
 
     def print_rows(
         self,
@@ -109,7 +123,7 @@ class Console:
         table = Table(title=title or None, title_justify="left", box=SIMPLE_HEAD, show_edge=False)
         for name in names:
             numbers = any(isinstance(row[name], int | float | Decimal) for row in rows)
-            table.add_column(name, justify="right" if numbers else "left", overflow="fold")
+            table.add_column(visible(name), justify="right" if numbers else "left", overflow="fold")
         for row in rows:
             table.add_row(*(_text(row[name]) for name in names))
         unbounded = self.out.options.update(max_width=WIDER_THAN_ANY_TERMINAL)
@@ -135,7 +149,7 @@ class Console:
                 records.add_row()
             for name in names:
                 if row[name] not in (None, ""):
-                    records.add_row(name, _text(row[name]))
+                    records.add_row(visible(name), _text(row[name]))
         self.out.print(records)
 
 
@@ -150,7 +164,7 @@ def progress(stream: Stream, unit: str, with_rate: bool = False, **options: Any)
     """A bar for each task: what it is, how many of its `unit` are done, at what rate where that is
     asked for, for how long, and how long it will go on."""
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
@@ -207,4 +221,4 @@ def _text(value: object) -> str:
         return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    return visible(str(value))

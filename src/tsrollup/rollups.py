@@ -198,6 +198,8 @@ def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
         more = True
         while more:
             batch = _perform(connection, rollup["name"], most, began["now"])
+            if batch is None:
+                return  # a standby, or beside a migrate: the server has said so
             yield batch
             # To the call that finds nothing: it settles the partitions that the last one made.
             more = most is not None and batch.buckets > 0
@@ -353,10 +355,10 @@ def _to_run(connection: Connection, target: str | None, as_of: datetime) -> list
 
 def _perform(
     connection: Connection, target: str, max_batches: int | None, as_of: datetime
-) -> Batch:
+) -> Batch | None:
     query = f"SELECT {', '.join(BATCH_COLUMNS)} FROM silver.perform_rollup(%s, %s, %s)"
-    (row,) = _rows(connection, query, [target, max_batches, as_of])
-    return Batch(**row)
+    rows = _rows(connection, query, [target, max_batches, as_of])
+    return Batch(**rows[0]) if rows else None
 
 
 def _rows(

@@ -19,6 +19,7 @@ from selenium.webdriver.remote.webelement import WebElement
 from dashboards import SCRIPT, browser, fill, free_port, running, served, view_as
 from servers import PostgresServer, new_pool_folder
 from tsrollup import embedded
+from tsrollup.dashboard.chart import DARK, LIGHT
 from tsrollup.migrations import migrate_project
 
 pytestmark = pytest.mark.spread
@@ -33,6 +34,10 @@ const options = getElement(id).chart.getOption();
 return options.series.map(s => ({
     name: s.name, data: s.data, stale: (s.markArea?.[0] ?? s.markArea)?.data
 }));
+"""
+TOOLTIP_GROUND = """
+const plot = document.querySelector('.plot');
+return getElement(Number(plot.id.slice(1))).chart.getOption().tooltip[0].backgroundColor;
 """
 CUT_OFF = """
 return [...document.querySelectorAll('.page *, .head *')].filter(e => {
@@ -82,6 +87,11 @@ def series(browser: Chrome) -> dict[str, list[Any]]:
     """The drawn groups by name."""
     drawn = browser.execute_script(CHART)
     return {one["name"]: one["data"] for one in drawn if one["name"] != "stale"}
+
+
+def point_at_chart(browser: Chrome) -> None:
+    plot = browser.find_element(By.CSS_SELECTOR, ".plot")
+    ActionChains(browser).move_to_element(plot).perform()
 
 
 def bottom_of(browser: Chrome) -> int:
@@ -140,10 +150,13 @@ def test_the_chart_moves_with_the_data_and_asks_nobody_else(
         db.execute("INSERT INTO raw.readings VALUES (now(), 'd1', 1e6)")
         wait_for(lambda: max(y or 0 for _, y in series(browser)["d1"]) > 1000)
 
-        plot = browser.find_element(By.CSS_SELECTOR, ".plot")
-        ActionChains(browser).move_to_element(plot).perform()
-        assert SCRIPT[:10] in wait_for(lambda: text_of(browser))
+        point_at_chart(browser)
+        wait_for_text(browser, SCRIPT)
         assert browser.execute_script("return window.hacked") is None
+        view_as(browser, 1280, "light")
+        wait_for(lambda: browser.execute_script(TOOLTIP_GROUND) == LIGHT.ground)
+        view_as(browser, 1280, "dark")
+        wait_for(lambda: browser.execute_script(TOOLTIP_GROUND) == DARK.ground)
         own = address.removeprefix("http:")
         assert {x for x in asked(browser) if own not in x and not x.startswith("data:")} == set()
     complaints = [x["message"] for x in logged(browser, "browser") if x["level"] == "SEVERE"]
@@ -243,7 +256,9 @@ def test_nothing_is_cut_off(url: str, db: psycopg.Connection, browser: Chrome) -
                 browser.get(address + page)
                 wait_for_text(browser, sign)
                 if "?" in page:
-                    wait_for(lambda: series(browser))
+                    (name, *_) = wait_for(lambda: series(browser))
+                    point_at_chart(browser)
+                    wait_for_text(browser, name.strip())
                 assert browser.execute_script(CUT_OFF, width) == []
                 assert browser.execute_script(wide) <= width
                 red = int(browser.execute_script(ground)[4:].split(",")[0])

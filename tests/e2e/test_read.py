@@ -69,6 +69,28 @@ def test_it_is_drawn_in_the_terminal(url: str) -> None:
         assert here("read", "r_1h", "--plot", "temp_max", *more, url=url).code == 2
 
 
+def test_what_looks_like_markup_is_printed_as_it_is(url: str) -> None:
+    names = ["[red]x", "[/x]", "db:on:primary", "\x1b[31m"]
+    shown = [*names[:3], "\\x1B[31m"]
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DELETE FROM raw.r WHERE temp < 2")
+        connection.execute("INSERT INTO raw.r SELECT '2026-01-01', unnest(%s::text[]), 1", [names])
+        connection.execute(
+            "SELECT silver.create_rollup_table('r', 'silver', 'a[/b] :on:', '2 hours',"
+            " dimensions => '{Device}', \"filter\" => '\"Device\" <> '':on:''')"
+        )
+    for more in ((), ("--spark",), ("--plot", "temp_max")):
+        out = here("read", "r_1h", *more, url=url).out
+        assert [name for name in shown if name not in out] == [], out
+    read = {row["Device"] for row in here("read", "r_1h", "--json", url=url).json()}
+    assert set(names) < read
+    for command in ("run", "status", "log", "export", "maintain"):
+        printed = here(command, url=url)
+        assert (printed.code, "a[/b] :on:" in printed.out) == (0, True), printed
+    assert "<> ':on:'" in here("export", url=url).out
+    assert "'a[/b]\\x07' is not a table name" in here("read", "a[/b]\x07", url=url).err
+
+
 def test_csv_reads_back(url: str, tmp_path: Path) -> None:
     printed = run("read", "r_1h", *HOUR, "--format", "csv", url=url)
     assert printed.code == 0, printed.err

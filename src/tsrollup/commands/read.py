@@ -13,7 +13,7 @@ from tsrollup import plots, reading, rollups
 from tsrollup.commands.invocation import invocation
 from tsrollup.commands.targets import Target
 from tsrollup.connection import pinned, take_every_time
-from tsrollup.console import Console
+from tsrollup.console import Console, visible
 
 MOST_ROWS_ON_SCREEN = 1000
 MOST_ROWS_DRAWN = 20_000
@@ -124,8 +124,9 @@ def _draw(
         console.print_rows(plots.sparklines(rows, dimensions, columns, width))
     else:
         width, height = min(size.width, WIDEST_PLOT), min(size.height, HIGHEST_PLOT)
+        shown = [{k: visible(x) if isinstance(x, str) else x for k, x in r.items()} for r in rows]
         has_colours = console.out.is_terminal and not console.out.no_color
-        console.say(plots.plot(rows, dimensions, column, width, height, has_colours))
+        console.draw(plots.plot(shown, dimensions, column, width, height, has_colours))
 
 
 def _groups(where: list[str] | None) -> dict[str, list[str]]:

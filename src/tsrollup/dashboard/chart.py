@@ -32,7 +32,7 @@ LIGHT = Colours(
     ("#0b6e65", "#b3480f", "#3a5fbf", "#a1286a", "#5f7a12", "#6b4fb3", "#0f7fa8", "#6b6f76"),
 )  # fmt: skip
 DARK = Colours(
-    "#a9b4c2", "#2a3441", "#1a222d", "rgba(242, 184, 75, 0.22)",
+    "#a9b4c2", "#2a3441", "#232e3b", "rgba(242, 184, 75, 0.22)",
     ("#4fc4b7", "#f0905a", "#8aa8f5", "#ef82b6", "#b3cf5b", "#b7a1f2", "#62c3e8", "#b4b9c1"),
 )  # fmt: skip
 
@@ -175,6 +175,8 @@ def _frame(colours: Colours) -> Options:
             "backgroundColor": colours.ground,
             "borderColor": colours.grid,
             "textStyle": {"color": colours.text, "fontSize": 13},
+            # A name may be longer than a phone is wide.
+            "extraCssText": "max-width: 100%; white-space: normal; overflow-wrap: anywhere",
         },
     }
 

@@ -12,7 +12,7 @@ from nicegui.events import ValueChangeEventArguments
 
 from tsrollup.dashboard import chart, series
 from tsrollup.dashboard.database import MONITOR_EVERY, Database
-from tsrollup.dashboard.layout import failure, html, is_dark
+from tsrollup.dashboard.layout import failure, html
 from tsrollup.dashboard.markup import DAY, HOUR, MINUTE, join, number, span, tag, width
 from tsrollup.dashboard.queries import Rollup
 from tsrollup.dashboard.series import MOST_BUCKETS, MOST_SERIES, Extent, Points, View
@@ -85,13 +85,17 @@ class ChartCard:
             control.on_value_change(self._choose)
 
     async def begin_to_show(self) -> None:
-        """Once the browser is there: in its colours."""
-        self.colours = chart.DARK if await is_dark() else chart.LIGHT
+        """Once the browser is there."""
         await self._look_where_data_is()
         self.span.value = self._first_span()
         self.is_shown = True
         await self._offer_values()
         await self.draw()
+
+    async def paint(self, colours: chart.Colours) -> None:
+        self.colours = colours
+        if self.is_shown:
+            await self.draw()
 
     async def follow(self) -> None:
         """What the timer calls: the newest values, as often as the query's price allows."""

@@ -1,6 +1,6 @@
 """What every page has: its head, where it is connected to, and what keeps it from being current."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 
@@ -115,6 +115,15 @@ def failure(error: TsrollupError) -> Html:
     """The line of an error, and the next step."""
     step = tag("p", tag("strong", "Next step: "), error.hint) if error.hint else Html("")
     return tag("div", tag("p", error.message), step, class_="failure")
+
+
+def when_colours_change(handler: Callable[[], Awaitable[None]]) -> None:
+    """The browser goes dark while a page is open, in the evening for one."""
+    ui.on("scheme", handler)
+    ui.add_body_html(
+        "<script>matchMedia('(prefers-color-scheme: dark)')"
+        ".addEventListener('change', () => emitEvent('scheme'))</script>"
+    )
 
 
 async def is_dark() -> bool:

@@ -8,7 +8,14 @@ from tsrollup.dashboard import chart, details, queries, series
 from tsrollup.dashboard.actions import Actions
 from tsrollup.dashboard.chart_card import ChartCard
 from tsrollup.dashboard.database import BUILT_WITHIN, MONITOR_EVERY, Database, Snapshot
-from tsrollup.dashboard.layout import begin_again, failure, frame, html, is_dark
+from tsrollup.dashboard.layout import (
+    begin_again,
+    failure,
+    frame,
+    html,
+    is_dark,
+    when_colours_change,
+)
 from tsrollup.dashboard.markup import (
     Html,
     ago,
@@ -83,15 +90,22 @@ class RollupPage:
         self.errors = _section("Errors")
         self.partitions = _section("Partitions and sizes")
         self.definition = _section("Definition")
+        when_colours_change(self.paint)
         await self.show(snapshot)
         await self.show_details()
 
     async def begin_to_show(self) -> None:
         await ui.context.client.connected()
+        await self.paint()
+        if self.chart:
+            await self.chart.begin_to_show()
+
+    async def paint(self) -> None:
+        """Charts in the colours of the browser."""
         self.colours = chart.DARK if await is_dark() else chart.LIGHT
         self._draw_throughput()
         if self.chart:
-            await self.chart.begin_to_show()
+            await self.chart.paint(self.colours)
 
     async def show(self, snapshot: Snapshot) -> None:
         known = snapshot.find(self.rollup.name)
