@@ -10,6 +10,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+import psycopg
+
 from tsrollup.api import Batch, Database, Rollup, connect
 from tsrollup.archive.moving import StoppedError
 from tsrollup.archives import Archive
@@ -148,15 +150,22 @@ class AsyncDatabase:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:
                 self.database.stop.set()
-                while not running.done():  # whoever cancels again waits, too
-                    self.database.connection.cancel()
+                cancelling = asyncio.ensure_future(self._cancel(running))
+                while not cancelling.done():  # whoever cancels again waits, too
                     with suppress(asyncio.CancelledError):
-                        await asyncio.wait([running], timeout=1)
+                        await asyncio.wait([cancelling])
                 with suppress(TsrollupError, StoppedError):
                     running.result()
                 raise
             finally:
                 self.database.stop.clear()
+
+    async def _cancel(self, running: asyncio.Future[Any]) -> None:
+        """In a thread, too: a server that hangs does not answer this, either."""
+        while not running.done():
+            with suppress(psycopg.Error):
+                await asyncio.to_thread(self.database.connection.cancel_safe)
+            await asyncio.wait([running], timeout=1)
 
 
 class Connecting:

@@ -11,6 +11,8 @@ from psycopg.abc import AdaptContext, Buffer, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import tuple_row
 from psycopg.types.datetime import IntervalLoader
+from psycopg.types.multirange import MultirangeInfo
+from psycopg.types.range import RangeInfo
 from psycopg.types.string import TextLoader
 
 from tsrollup.errors import ArgumentError, TsrollupError, error_of
@@ -163,6 +165,13 @@ def take_every_time(connection: psycopg.Connection[Any]) -> None:
             usual = IntervalLoader
         loader = type("OrTextLoader", (_OrTextLoader,), {"usual": usual})
         connection.adapters.register_loader(name, loader)
+
+
+def take_text(connection: psycopg.Connection[Any]) -> None:
+    """Have what neither JSON nor people have a form for read as PostgreSQL writes it."""
+    for kind in psycopg.adapters.types:
+        if kind.name == "bytea" or isinstance(kind, RangeInfo | MultirangeInfo):
+            connection.adapters.register_loader(kind.oid, TextLoader)
 
 
 def describe(error: psycopg.Error | OSError | UnicodeError) -> TsrollupError:

@@ -16,7 +16,7 @@ FIRST_LOOK = 1000  # as far back, numbers that are missing at the first look are
 
 class Newcomers:
     """`columns` of the rows of a log of schema silver, each given once; what is there at the first
-    look is not new."""
+    look is not new, nor where numbers begin anew: in a database that was restored."""
 
     def __init__(self, log: LiteralString, columns: LiteralString) -> None:
         self.query = (
@@ -31,20 +31,21 @@ class Newcomers:
 
     def read(self, connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
         with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:
-            last = self.last
-            if last is None:
-                (newest,) = cursor.execute(self.newest).fetchall()
-                last = max(newest["id"] - FIRST_LOOK, 0)
-            found = cursor.execute(self.query, [last, [*self.missing]]).fetchall()
+            (newest,) = cursor.execute(self.newest).fetchall()
+            last, missing = self.last, self.missing
+            is_first = last is None or newest["id"] < last
+            if last is None or is_first:
+                last, missing = max(newest["id"] - FIRST_LOOK, 0), {}
+            found = cursor.execute(self.query, [last, [*missing]]).fetchall()
         rows = {row.pop("id"): row for row in found}
-        is_first, self.last = self.last is None, max([last, *rows])
+        self.last = max([last, *rows])
         oldest = following = 0
         for row in found:
             oldest, following = row.pop("oldest"), row.pop("following")
-        self.missing |= dict.fromkeys(range(last + 1, self.last), following)
+        missing |= dict.fromkeys(range(last + 1, self.last), following)
         self.missing = {
             number: until
-            for number, until in self.missing.items()
+            for number, until in missing.items()
             if number not in rows and until > oldest
         }
         return [] if is_first else found

@@ -1,16 +1,20 @@
 """Reading live views: the query for a range and some groups, and its rows as people want them."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import sql
+from psycopg.adapt import PyFormat, Transformer
 from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
+from psycopg.types.multirange import Multirange
+from psycopg.types.range import Range
 
 from tsrollup import rollups
 from tsrollup.connection import pinned
@@ -23,6 +27,8 @@ if TYPE_CHECKING:
 
 Connection = psycopg.Connection[Any]
 Where = Mapping[str, Any]
+
+JSON = ("json", "jsonb")
 
 
 def query(
@@ -51,6 +57,8 @@ def query(
         raise ArgumentError(f"limit is {limit!r}, and no number of rows", "limit=100")
     chosen = rollups.listed("columns", columns) if columns else []
     definition = rollups.definition(connection, target)
+    known = {row["name"]: row for row in rollups.view_columns(connection, target)}
+    order = [name for name, row in known.items() if row["kind"] in ("bucket", "dimension")]
     conditions: list[sql.Composable] = [sql.SQL("true")]
     source: sql.Composable = sql.SQL(definition["live_view"])
     if gapfill is not False:
@@ -58,10 +66,12 @@ def query(
     else:
         for operator, border in ((">=", start), ("<", end)):
             if border is not None:
-                condition = sql.SQL("bucket {} {}::timestamptz")
-                conditions.append(condition.format(sql.SQL(operator), sql.Literal(border)))
-        conditions += [_is_one_of(name, value) for name, value in (where or {}).items()]
-    order = ["bucket", *definition["dimensions"]]
+                condition = sql.SQL("{} {} {}::timestamptz")
+                bucket = sql.Identifier(order[0])
+                conditions.append(condition.format(bucket, sql.SQL(operator), sql.Literal(border)))
+        conditions += [
+            _is_one_of(name, value, known.get(name, {})) for name, value in (where or {}).items()
+        ]
     return sql.SQL("SELECT {} FROM {} WHERE {} ORDER BY {}{}").format(
         sql.SQL(", ").join(map(sql.Identifier, chosen)) if chosen else sql.SQL("*"),
         source,
@@ -80,7 +90,7 @@ def _without_gaps(
 ) -> sql.Composed:
     if start is None or end is None:
         raise ArgumentError("gaps are filled between two times", "give both start and end")
-    only = {name: _listed(value) for name, value in where.items()}
+    only = {name: _each(_as_json, _listed(value)) for name, value in where.items()}
     return sql.SQL(
         'silver.gapfill(NULL::{}, {}::timestamptz, {}::timestamptz, fill => {}, "only" => {})'
     ).format(
@@ -96,14 +106,24 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple | set) else [value]
 
 
-def _is_one_of(column: str, value: Any) -> sql.Composable:
+def _as_json(value: Any) -> Any:
+    """What is of JSON as it is, all else as text."""
+    is_number = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+    return value if is_number or isinstance(value, str | list | dict) else as_text(value)
+
+
+def _is_one_of(column: str, value: Any, known: Mapping[str, Any]) -> sql.Composable:
     name = sql.Identifier(column)
     if value is None:
         return sql.SQL("{} IS NULL").format(name)
     if isinstance(value, list | tuple | set):
-        each = [_is_one_of(column, one) for one in value]
+        each = [_is_one_of(column, one, known) for one in value]
         return sql.SQL("({})").format(sql.SQL(" OR ").join(each)) if each else sql.SQL("false")
-    return sql.SQL("{} = {}").format(name, sql.Literal(value))
+    # A name's search path knows no extension, and 0.1 is another number in double precision.
+    equals = sql.SQL(known.get("equality", "="))
+    is_single = isinstance(value, float) and known.get("is_single")
+    literal = sql.SQL("{}::real" if is_single else "{}").format(sql.Literal(value))
+    return sql.SQL("{} {} {}").format(name, equals, literal)
 
 
 @dataclass(frozen=True)
@@ -138,6 +158,8 @@ class Rows:
             "date": arrow.date32(),
             "interval": arrow.duration("us"),
             "text": arrow.string(),
+            "varchar": arrow.string(),
+            "bpchar": arrow.string(),
             "timestamp": arrow.timestamp("us"),
             "timestamptz": arrow.timestamp("us", "UTC"),
         }
@@ -149,11 +171,11 @@ class Rows:
             if element != name and kind and not any(_is_nested(value) for value in values):
                 kind, make = arrow.list_(kind), partial(_each, make)
             elif element != name or not kind:
-                kind, make = arrow.string(), _as_text
+                kind, make = arrow.string(), json.dumps if element in JSON else as_text
             try:
                 made = arrow.array(_each(make, values), kind)
             except (arrow.ArrowException, OverflowError):
-                made = arrow.array(_each(_as_text, values), arrow.string())
+                made = arrow.array(_each(as_text, values), arrow.string())
             arrays.append(made)
         return arrow.Table.from_arrays(arrays, names=list(self.columns))
 
@@ -193,8 +215,20 @@ def _as_it_is(value: Any) -> Any:
     return value
 
 
-def _as_text(value: Any) -> str:
-    return json.dumps(value, default=str) if isinstance(value, dict | list) else str(value)
+def as_text(value: Any) -> str:
+    """As PostgreSQL reads it; lists as JSON."""
+    if isinstance(value, dict | list):
+        return json.dumps(value, default=as_text)
+    if isinstance(value, bytes):
+        return f"\\x{value.hex()}"
+    if isinstance(value, timedelta):
+        days, rest = divmod(abs(value), timedelta(days=1))
+        sign = "-" if value < timedelta() else ""
+        text = f"{sign}{days} days {sign}{datetime.min + rest:%H:%M:%S.%f}"
+        return text.rstrip("0").rstrip(".")
+    if isinstance(value, Range | Multirange):
+        return bytes(Transformer().get_dumper(value, PyFormat.TEXT).dump(value) or b"").decode()
+    return str(value)
 
 
 def fetch(connection: Connection, wanted: sql.Composed) -> Rows:

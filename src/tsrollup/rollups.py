@@ -150,6 +150,19 @@ def definition(connection: Connection, target: str) -> Row:
     return row
 
 
+def view_columns(connection: Connection, target: str) -> list[Row]:
+    """Columns of a live view as they are called there, of which kind, and the operator that is =
+    for them; whether they are of single precision."""
+    return _rows(
+        connection,
+        "SELECT c.column_name::text AS name, c.kind, c.type = 'real'::regtype AS is_single,"
+        " rollup_engine.equality_sql(c.type) AS equality"
+        " FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.view_columns(r) AS c"
+        " WHERE r.id = rollup_engine.rollup_id(%s::text) ORDER BY c.place",
+        [target],
+    )
+
+
 def id_of(connection: Connection, target: str) -> int:
     """The rollup's number, which a new name does not change."""
     (row,) = _rows(connection, "SELECT rollup_engine.rollup_id(%s::text) AS id", [target])

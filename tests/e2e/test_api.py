@@ -125,13 +125,14 @@ def test_frames_hold_what_the_rows_hold(hourly: tsrollup.Rollup) -> None:
 def test_frames_hold_states_of_any_type(db: tsrollup.Database) -> None:
     db.connection.execute(
         "CREATE TABLE raw.all_types (ts timestamptz, n int, i interval, j jsonb, l numeric[],"
-        " m int[], t text[], b bytea);"
+        " m int[], t text[], b bytea, v varchar[], s jsonb, r int4range);"
         "INSERT INTO raw.all_types SELECT timestamptz '2026-01-01 00:00+00' + k * interval '1 s',"
-        " k, interval '90 s', '{\"a\": [1]}', '{1.5,NULL}', '{{1,2},{3,4}}', '{x}', 'ab'"
+        " k, interval '90 s', '{\"a\": [1]}', '{1.5,NULL}', '{{1,2},{3,4}}', '{x}', 'ab', '{y}',"
+        " '\"true\"', '[1,)'"
         " FROM generate_series(1, 300) AS k"
     )
     metrics = {"n": ["p95", "value_counts", "distinct"], "i": ["sum"]}
-    metrics |= {name: ["last"] for name in ("j", "l", "m", "t", "b")}
+    metrics |= {name: ["last"] for name in ("j", "l", "m", "t", "b", "v", "s", "r")}
     rollup = db.create_rollup("all_types", "types_1h", "1 hour", metrics=metrics)
     answer = rollup.read()
     (row,) = answer.to_arrow().to_pylist()
@@ -140,6 +141,7 @@ def test_frames_hold_states_of_any_type(db: tsrollup.Database) -> None:
     assert row["i_sum"] == timedelta(seconds=27000)
     assert (row["j_last"], row["l_last"]) == ('{"a": [1]}', [1.5, None])
     assert (row["m_last"], row["t_last"], row["b_last"]) == ("[[1, 2], [3, 4]]", ["x"], b"ab")
+    assert (row["v_last"], row["s_last"], row["r_last"]) == (["y"], '"true"', "[1,)")
     assert json.loads(row["n_value_counts"]) == told["n_value_counts"]
     assert len(answer.to_pandas()) == len(answer.to_polars()) == 1
     list(db.run())
@@ -148,6 +150,48 @@ def test_frames_hold_states_of_any_type(db: tsrollup.Database) -> None:
     assert empty.schema.remove(empty.schema.get_field_index("m_last")) == (
         answer.to_arrow().drop_columns("m_last").schema
     )
+
+
+def test_groups_are_found_by_the_values_that_were_read(db: tsrollup.Database) -> None:
+    found = db.connection.execute(
+        "SELECT name FROM pg_available_extensions WHERE name IN ('citext', 'ltree')"
+    ).fetchall()
+    extensions = [row["name"] for row in found]
+    types = [
+        *("uuid", "date", "timestamptz", "numeric", "real", "float8", "bytea", "interval"),
+        *("inet", "int4range", "datemultirange", "boolean", "jsonb", *extensions),
+    ]
+    values = [
+        *("00000000-0000-0000-0000-000000000001", "2026-01-31", "2026-01-01 12:00+00", "1.50"),
+        *(
+            "0.1",
+            "Infinity",
+            "ab",
+            "-1 day -02:30:00",
+            "10.0.0.1",
+            "[1,5)",
+            "{[2026-01-01,2026-01-05)}",
+        ),
+        *("true", "[1]", *("Aa" for _ in extensions)),
+    ]
+    for extension in extensions:
+        db.connection.execute(f"CREATE EXTENSION IF NOT EXISTS {extension} SCHEMA public".encode())
+    columns = [f"{name}_" for name in types]
+    defined = ", ".join(f"{c} {name}" for c, name in zip(columns, types, strict=True))
+    marks = ", ".join("%s" for _ in types)
+    db.connection.execute(f"CREATE TABLE raw.v (ts timestamptz, {defined})".encode())
+    db.connection.execute(f"INSERT INTO raw.v VALUES ('2026-01-01', {marks})".encode(), values)
+    db.connection.execute("INSERT INTO raw.v VALUES ('2026-01-01')")
+    rollup = db.create_rollup("v", "v", "1 hour", time_column="ts", dimensions=columns)
+    (row,) = rollup.read(where={"uuid_": values[0]}).rows()
+    for (column, value), gapfill in itertools.product(row.items(), (False, True)):
+        if column in columns and not (column == "jsonb_" and not gapfill):
+            answer = rollup.read(START, END, where={column: [value]}, gapfill=gapfill).rows()
+            assert [x for x in answer if x["row_count"]] == [row], (column, gapfill)
+    if extensions:
+        assert rollup.read(where={"citext_": "aA"}).rows() == [row]
+    db.connection.execute("ALTER VIEW gold.v RENAME bucket TO at")
+    assert len(rollup.read(START, END).rows()) == 2
 
 
 def test_gaps_are_filled(hourly: tsrollup.Rollup) -> None:

@@ -122,27 +122,30 @@ def test_the_points_are_those_of_group_by_and_what_is_stale_is_told(
 
 
 def test_what_no_double_holds_is_a_gap(reader: Reader, db: psycopg.Connection) -> None:
-    db.execute("CREATE TABLE raw.far (ts timestamptz, k text, v numeric)")
+    db.execute('CREATE TABLE raw."far %" (ts timestamptz, "k %s" text, "v %" numeric)')
     for minute, value in enumerate(("1e318", "-1e-400", "NaN", "Infinity", "2.5")):
         db.execute(
-            "INSERT INTO raw.far VALUES (timestamptz 'epoch' + %s * interval '1 min', 'k', %s)",
+            'INSERT INTO raw."far %%"'
+            " VALUES (timestamptz 'epoch' + %s * interval '1 min', 'k', %s)",
             [minute, value],
         )
     db.execute(
-        "SELECT silver.create_rollup_table('far', 'silver', 'far', '1 minute',"
-        " dimensions => '{k}', metrics => '{\"v\": [\"sum\"]}')"
+        "SELECT silver.create_rollup_table('\"far %\"', 'silver', 'far %', '1 minute',"
+        " dimensions => '{k %s}', metrics => '{\"v %\": [\"sum\"]}')"
     )
-    view = reader.ask(lambda c: series.view(c, "gold.far"))
+    view = reader.ask(lambda c: series.view(c, 'gold."far %"'))
     assert view
-    for by in (["k"], []):
+    told = reader.ask(lambda c: series.dimension_values(c, view, 0, 600))
+    assert told == {"k %s": ["k"]}
+    for by in (["k %s"], []):
         read = partial(
             series.points,
-            rollup="silver.far",
+            rollup='silver."far %"',
             found=view,
-            metric="v_sum",
+            metric="v %_sum",
             begin=0,
             end=600,
-            chosen={},
+            chosen={"k %s": ["k"]},
             by=by,
         )
         (line,) = reader.ask(read).series

@@ -184,6 +184,12 @@ def test_what_is_committed_behind_later_numbers_is_counted(url: str) -> None:
         write(quick, "quick")
         assert counted() == {"events_1h": 0, "quick": 3, "begun_before": 1, "slow": 1}
         assert not exporter.refreshed.missing
+        quick.execute("DELETE FROM silver.refresh_log")  # as in a database that was made anew
+        quick.execute("ALTER TABLE silver.refresh_log ALTER COLUMN id RESTART")
+        write(quick, "before")
+        before = counted()
+        write(quick, "slow")
+        assert counted() == before | {"slow": 2}
     exporter.disconnect()
 
 

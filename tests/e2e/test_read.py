@@ -186,9 +186,21 @@ def test_what_python_arrow_and_json_have_no_value_for_is_text(url: str, tmp_path
     assert row["nu_last"] == "-1E-400"
     assert " -1e-400 " in here("read", "odd", "-c", "nu_last", url=url).out
     with connect(url) as db:
-        assert db.rollup("odd").read(columns=["iv_last"]).rows()[3] == {
-            "iv_last": timedelta(seconds=90)
-        }
+        spans = db.rollup("odd").read(columns=["iv_last"])
+    assert spans.rows()[3] == {"iv_last": timedelta(seconds=90)}
+    assert spans.to_arrow().to_pydict()["iv_last"][3] == "0 days 00:01:30"
+
+
+def test_bytes_and_ranges_are_as_postgresql_writes_them(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE raw.b (ts timestamptz, b bytea, r int4range)")
+        connection.execute("INSERT INTO raw.b VALUES ('2026-01-01', 'ab', '[1,)')")
+        connection.execute(
+            "SELECT silver.create_rollup_table('b', 'silver', 'b', '1 hour',"
+            ' metrics => \'{"b": ["last"], "r": ["last"]}\')'
+        )
+    (row,) = here("read", "b", "--json", url=url).json()
+    assert (row["b_last"], row["r_last"]) == ("\\x6162", "[1,)")
 
 
 @pytest.mark.parametrize(

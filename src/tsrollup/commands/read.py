@@ -12,7 +12,7 @@ from psycopg import Connection, sql
 from tsrollup import plots, reading, rollups
 from tsrollup.commands.invocation import invocation
 from tsrollup.commands.targets import Target
-from tsrollup.connection import pinned, take_every_time
+from tsrollup.connection import pinned, take_every_time, take_text
 from tsrollup.console import Console, visible
 
 MOST_ROWS_ON_SCREEN = 1000
@@ -99,6 +99,7 @@ def read(
             take_every_time(connection)  # rather than ISO 8601
             _write_parquet(reading.fetch(connection, wanted), output)
             return
+        take_text(connection)
         rows = reading.fetch(connection, wanted).rows()
     if not on_screen:
         call.console.print_json(rows, output)

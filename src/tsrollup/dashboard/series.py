@@ -128,17 +128,15 @@ def points(
     keys = found.dimensions if by is None else [x for x in found.dimensions if x in by]
     conditions, values = _conditions(found, begin, end, chosen)
     parts = {
-        "key": sql.SQL(", ").join(
-            sql.SQL("{}::text").format(sql.Identifier(name)) for name in keys
-        ),
-        "view": sql.Identifier(*found.schema_and_table),
+        "key": sql.SQL(", ").join(sql.SQL("{}::text").format(_name(name)) for name in keys),
+        "view": _name(*found.schema_and_table),
         "conditions": conditions,
     }
     if len(keys) == len(found.dimensions):
         groups = sql.SQL(
             "SELECT ARRAY[{key}]::text[] AS key, bucket, {metric} AS value, row_count"
             " FROM {view} WHERE {conditions}"
-        ).format(metric=sql.Identifier(metric), **parts)
+        ).format(metric=_name(metric), **parts)
     else:
         states, finish = _combination(connection, rollup, found, metric)
         groups = sql.SQL(
@@ -193,18 +191,23 @@ def _combination(
     states = [sql.SQL("sum(row_count)::bigint AS row_count").format()]
     for row in rows:
         if row["column_name"] in found.columns:
-            name = sql.Identifier(row["column_name"])
+            name = _name(row["column_name"])
             states.append(sql.SQL("{} AS {}").format(_engines_own(row["combined"]), name))
     finish = next((row["finish"] for row in rows if row["finish"]), None)
     return (
         sql.SQL(", ").join(states),
-        _engines_own(finish) if finish else sql.Identifier(metric),
+        _engines_own(finish) if finish else _name(metric),
     )
 
 
 def _engines_own(expression: str) -> sql.SQL:
     """An expression that the engine wrote, and computes with itself; it has no marks for values."""
     return sql.SQL(expression.replace("%", "%%"))
+
+
+def _name(*parts: str) -> sql.SQL:
+    """An identifier beside marks for values, which it has none of."""
+    return _engines_own(sql.Identifier(*parts).as_string())
 
 
 def _conditions(
@@ -214,7 +217,7 @@ def _conditions(
     values: list[Any] = [begin, end]
     for name in found.dimensions:
         if wanted := chosen.get(name):
-            column = sql.Identifier(name)
+            column = _name(name)
             part = sql.SQL("({0}::text = ANY(%s::text[]) OR ({0} IS NULL AND %s))")
             parts.append(part.format(column))
             values += [[one for one in wanted if one is not None], None in wanted]
@@ -231,16 +234,14 @@ def dimension_values(
         " GROUP BY 1 ORDER BY sum(row_count) DESC, 1 LIMIT {limit}"
     )
     parts = {
-        "view": sql.Identifier(*found.schema_and_table),
+        "view": _name(*found.schema_and_table),
         "conditions": conditions,
         "limit": sql.Literal(MOST_VALUES),
     }
     return {
         name: [
             row["value"]
-            for row in read(
-                connection, query.format(dimension=sql.Identifier(name), **parts), values
-            )
+            for row in read(connection, query.format(dimension=_name(name), **parts), values)
         ]
         for name in found.dimensions
     }
