@@ -503,6 +503,34 @@ def test_a_partition_that_somebody_locks_is_no_failure(
     assert {action for _, action in maintain(source)} == {"dropped"}
 
 
+@pytest.mark.parametrize(
+    ("runs", "use", "said"),
+    [
+        (0, "INSERT INTO raw.readings_3 VALUES ('2026-03-03', 2, 1)", "not sealed"),
+        (1, "LOCK TABLE ONLY raw.readings IN ACCESS SHARE MODE", "not removed"),
+        (
+            1,
+            "SELECT * FROM raw.readings_3",
+            "raw.readings_3: 2026-03-03 00:00:00+00 to 2026-03-04 00:00:00+00 stays",
+        ),
+    ],
+)
+def test_what_is_in_use_is_said_to_wait(
+    source: psycopg.Connection, connect: Connect, runs: int, use: str, said: str
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    for _ in range(runs):
+        maintain(source)
+    with connect(autocommit=False) as other:
+        other.execute(use.encode())
+        told = maintained(source, NOW, "raw.readings")
+        other.rollback()
+    busy = f"{said}, for somebody uses it; the next run tries again"
+    assert [row for row in told if row[1] != "dropped"] == [("raw.readings", "skipped", busy)]
+    assert maintain(source)
+
+
 def test_what_was_removed_stays_so_when_the_seal_fails(source: psycopg.Connection) -> None:
     source.execute("SELECT silver.set_retention('readings', '3 days')")
     refresh_everything(source)

@@ -266,12 +266,10 @@ BEGIN
         PERFORM rollup_engine.write_seal(p_retention.relation, v_border);
         border := v_border;
     END IF;
-EXCEPTION WHEN lock_not_available THEN
-    NULL;  -- somebody writes there; the next run tries again
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.seal(rollup_engine.retention, timestamptz) IS
-'Seals a table as far as retention asks for it and its rollups have absorbed it; the new border, NULL when there is none, and what keeps it from one that is due.';
+'Seals a table as far as retention asks for it and its rollups have absorbed it; the new border, NULL when there is none, and what keeps it from one that is due; lock_not_available when somebody writes there.';
 
 -- A rollup made later starts where its source is still whole.
 CREATE OR REPLACE FUNCTION rollup_engine.inherited_seal(p_rollup silver.rollup_config) RETURNS timestamptz

@@ -104,9 +104,9 @@ DECLARE
     v_parent constant regclass := (SELECT inhparent FROM pg_inherits WHERE inhrelid = p_old.member);
     v_bound constant text := (SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = p_old.member);
 BEGIN
-    IF NOT (SELECT bool_and(rollup_engine.try_lock_out(m)) FROM (SELECT v_parent UNION ALL SELECT rollup_engine.partition_tree(p_old.member)) AS t (m))
-        OR NOT rollup_engine.may_be_removed(p_retention.relation, p_old, p_key)
-    THEN
+    IF NOT (SELECT bool_and(rollup_engine.try_lock_out(m)) FROM (SELECT v_parent UNION ALL SELECT rollup_engine.partition_tree(p_old.member)) AS t (m)) THEN
+        RETURN 'skipped';
+    ELSIF NOT rollup_engine.may_be_removed(p_retention.relation, p_old, p_key) THEN
         RETURN NULL;
     END IF;
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
@@ -126,7 +126,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition, name) IS
-'Drops or archives one partition with all below it; NULL when it may not go yet, or somebody is using it. When something that it refers to is in use: lock_not_available.';
+'Drops or archives one partition with all below it; NULL when it may not go yet, skipped when somebody is using it. When something that it refers to is in use: lock_not_available.';
 
 -- What is in the way of one partition ------------------------------------------------------------
 
@@ -195,14 +195,17 @@ CREATE OR REPLACE FUNCTION rollup_engine.remove_partitions(p_retention rollup_en
     SET lock_timeout = '50ms'  -- of what DDL locks besides, as the tables that foreign keys refer to
 AS $$
 DECLARE
+    v_busy constant text := ', for somebody uses it; the next run tries again';
     v_key name;
     v_member rollup_engine.old_partition;
     v_failure rollup_engine.failure;
 BEGIN
     IF NOT EXISTS (SELECT FROM rollup_engine.removable_partitions(p_retention.relation, p_border))
-        OR rollup_engine.users_waited_enough()
-        OR NOT rollup_engine.try_lock_out(p_retention.relation) THEN
-        RETURN;  -- in use; the next run tries again
+        OR rollup_engine.users_waited_enough() THEN
+        RETURN;
+    ELSIF NOT rollup_engine.try_lock_out(p_retention.relation) THEN
+        RETURN QUERY SELECT 'skipped', 'not removed' || v_busy;
+        RETURN;
     ELSIF (rollup_engine.retention_problem(p_retention.relation)).problem IS NOT NULL THEN
         RETURN;  -- asked again under the lock, which nobody passes who changes the table
     END IF;
@@ -211,9 +214,10 @@ BEGIN
         CONTINUE WHEN pg_partition_root(v_member.member) IS DISTINCT FROM p_retention.relation;  -- it went with its parent
         BEGIN
             action := rollup_engine.remove_partition(p_retention, v_member, v_key);
-            detail := v_member.title;
+            detail := v_member.title || CASE action WHEN 'skipped' THEN ' stays' || v_busy ELSE '' END;
         EXCEPTION
             WHEN lock_not_available THEN
+                RETURN QUERY SELECT 'skipped', v_member.title || ' stays' || v_busy;
                 RETURN;  -- the others would wait for the same
             WHEN OTHERS THEN
                 GET STACKED DIAGNOSTICS
