@@ -638,6 +638,46 @@ def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
     assert_settled(rolled_up, *ROLLUPS, "t_2h")
 
 
+@pytest.mark.parametrize("was_stored", [True, False])
+@pytest.mark.parametrize("change", ["RENAME b TO c", "ALTER b TYPE numeric(10, 2)"])
+def test_what_became_of_columns_while_a_schema_was_closed_is_taken_in(
+    rolled_up: psycopg.Connection, was_stored: bool, change: str
+) -> None:
+    rolled_up.execute("CREATE SCHEMA app; GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
+    rolled_up.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'app', 't_2h', '2 hours',"
+        " dimensions => '{device}', metrics => '{\"b\": [\"sum\"]}')"
+    )
+    if was_stored:
+        refresh_everything(rolled_up)
+    rolled_up.execute("REVOKE ALL ON SCHEMA app FROM tsrollup_owner")
+    rolled_up.execute(f"ALTER TABLE raw.t {change}".encode())
+    rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    column = "c" if "RENAME" in change else "b"
+    rolled_up.execute(f"UPDATE raw.t SET {column} = {column} + 0.5".encode())
+    rolled_up.execute("GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
+    told = {problem for name, problem, _ in problems(rolled_up) if name == "app.t_2h"}
+    assert any("raw.t was altered while app.t_2h was out of reach" in problem for problem in told)
+    rolled_up.execute("SELECT silver.reset_rollup_retry(t) FROM unnest('{app.t_2h,t_1h}'::text[]) AS t")
+    rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    hints = {hint for _, _, hint in problems(rolled_up)}
+    assert not hints or "TYPE" in change
+    for name in ("app.t_2h", "silver.t_1h") if hints else ():
+        assert f"SELECT silver.rebuild_rollup('{name}')" in hints
+        rolled_up.execute("SELECT silver.rebuild_rollup(%s)", [name])
+    rolled_up.execute("SELECT silver.reset_rollup_retry(t) FROM unnest('{app.t_2h,t_1h}'::text[]) AS t")
+    refresh_everything(rolled_up)
+    sums = rolled_up.execute(
+        f"SELECT (SELECT sum({column}) FROM raw.t), (SELECT sum(b_sum) FROM gold.t_2h),"
+        " (SELECT sum(b_sum) FROM app.t_2h), (SELECT sum(b_sum) FROM gold.t_1d)".encode()
+    ).fetchone()
+    assert sums
+    assert len(set(sums)) == 1, sums
+    (trace,) = rolled_up.execute("SELECT trace IS NULL FROM rollup_engine.source").fetchall()
+    assert trace == (False,)
+
+
 def test_a_dropped_source_is_named_and_taken_up_again(rolled_up: psycopg.Connection) -> None:
     rolled_up.execute(
         "CREATE TABLE public.kept AS SELECT ts, device, a, b FROM raw.t; DROP TABLE raw.t"

@@ -93,8 +93,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.must_rest() IS 'Whether nothing is to be done here now; says so.';
 
--- Cells ---------------------------------------------------------------------------------------
-
 CREATE OR REPLACE FUNCTION rollup_engine.check_may_commit(p_refusal text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -110,5 +108,13 @@ EXCEPTION WHEN invalid_transaction_termination THEN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_may_commit(text) IS 'An error where a procedure may not commit, given what it was told when it tried.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_in_reach(p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT has_schema_privilege('${owner_role}', relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', oid, 'SELECT') FROM pg_class WHERE oid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.is_in_reach(regclass) IS 'Whether the machinery may read a table; NULL for one that was dropped since.';
 
 RESET ROLE;

@@ -240,6 +240,10 @@ AS $$
     SELECT format('columns or capture triggers of %s were changed after a restore, and before the first run', t.relation)
     FROM rollup_engine.touched_since_restore(p_source) AS t (relation)
     WHERE NOT rollup_engine.is_noted_here(p_source)
+    UNION ALL
+    SELECT format('%s was altered while %s was out of reach', p_source.relation, r.target_table)
+    FROM silver.rollup_config AS r
+    WHERE r.source_id = p_source.id AND r.refresh_sql = '' AND rollup_engine.is_in_reach(r.target_table)
 $$;
 COMMENT ON FUNCTION rollup_engine.shape_changes(rollup_engine.source, rollup_engine.source_shape[]) IS 'What differs from the noted shape, in words.';
 

@@ -13,14 +13,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_relation(regclass) IS 'False for a table that was dropped since.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.is_in_reach(p_relation regclass) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT has_schema_privilege('${owner_role}', relnamespace, 'USAGE') AND has_table_privilege('${owner_role}', oid, 'SELECT') FROM pg_class WHERE oid = p_relation
-$$;
-COMMENT ON FUNCTION rollup_engine.is_in_reach(regclass) IS 'Whether the machinery may read a table; NULL for one that was dropped since.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.note_name(p_source_id integer) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp

@@ -90,7 +90,11 @@ BEGIN
     SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
     WHERE id = p_rollup.id;
 EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
-    NULL;  -- a column is gone, or an aggregate does not take it any more: validate_rollup_config says so
+    -- A column is gone, or an aggregate does not take it any more: validate_rollup_config says so. In a schema that is
+    -- closed nothing can be written: once more when it is open again.
+    UPDATE silver.rollup_config
+    SET refresh_sql = CASE WHEN rollup_engine.is_in_reach(target_table) THEN coalesce(nullif(refresh_sql, ''), '-- ' || SQLERRM) ELSE '' END
+    WHERE id = p_rollup.id;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.follow_columns(silver.rollup_config) IS 'Has a rollup read the columns of its source as they are called and typed now.';
@@ -256,7 +260,9 @@ BEGIN
         PERFORM rollup_engine.use_key(p_source_id, CASE WHEN rollup_engine.can_be_key(v_source.relation, v_source.key_column) THEN v_source.key_column END)
         WHERE v_source.key_column IS NOT NULL;
     END IF;
-    UPDATE rollup_engine.source SET trace = v_trace WHERE id = p_source_id;
+    UPDATE rollup_engine.source
+    SET trace = CASE WHEN NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source_id AND refresh_sql = '') THEN v_trace END
+    WHERE id = p_source_id;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.absorb_shape(integer) IS
