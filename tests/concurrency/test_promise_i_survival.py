@@ -289,6 +289,13 @@ def test_promise_i_migrate_gives_back_the_rights_that_a_restore_has_lost(
             restored.execute("SELECT * FROM gold.readings_1h")
 
 
+# On a server like the first one, something has the number that it had there.
+BY_CHANCE = """
+    UPDATE rollup_engine.noted_right SET marked = 'silver'::regnamespace
+    WHERE marked IS NOT NULL AND rollup_engine.subject_of(statement) = 'SCHEMA silver'
+"""
+
+
 @pytest.mark.parametrize("options", [(), ("-O",)], ids=["", "-O"])
 def test_promise_i_a_restore_that_lacks_a_role_loses_nothing_of_others(
     db: psycopg.Connection,
@@ -319,6 +326,8 @@ def test_promise_i_a_restore_that_lacks_a_role_loses_nothing_of_others(
             db.execute(ending.format(ann).encode())
     copy = make_database()
     _run(server, "pg_restore", *options, "-d", server.superuser_url(copy), dump, code=1)
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as restored:
+        restored.execute(BY_CHANCE)
     for _ in range(2):
         migrate_project(server.superuser_url(copy))
         with psycopg.connect(server.url(copy), autocommit=True) as restored:

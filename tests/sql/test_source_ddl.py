@@ -627,6 +627,9 @@ def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
     assert {problem[0] for problem in problems(rolled_up)} == {"app.t_2h"}
     tables = rolled_up.execute("SELECT table_name FROM silver.get_detailed_stats('%')").fetchall()
     assert ("app.t_2h",) in tables
+    rolled_up.execute("ALTER TABLE raw.t DETACH PARTITION raw.t_2")
+    rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert_settled(rolled_up, *ROLLUPS)
     rolled_up.execute("GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
     rolled_up.execute("ALTER TABLE app.t_2h OWNER TO CURRENT_USER")
     assert problems(rolled_up)[0][2] == "ALTER TABLE app.t_2h OWNER TO tsrollup_owner"

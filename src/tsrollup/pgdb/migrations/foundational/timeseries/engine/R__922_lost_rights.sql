@@ -57,8 +57,9 @@ AS $$
     FROM noted AS n JOIN object AS o ON o.subject = n.subject AND NOT o.is_marked
         -- Nor another one's, who was its owner, where nothing but that was lost.
         AND NOT EXISTS (SELECT FROM aclexplode(o.rights) AS a WHERE a.is_grantable)
-    -- Single things are made anew, or have their mark taken away, in place: after a restore all of them are others.
-    WHERE (n.n).marked IS NOT NULL AND NOT EXISTS (SELECT FROM noted AS i JOIN object AS h ON h.subject = i.subject AND h.id = (i.n).marked)
+    -- Single things are made anew, or have their mark taken away, in place: after a restore most of them are others.
+    WHERE (n.n).marked IS NOT NULL
+        AND (SELECT count(*) FILTER (WHERE h.id = (i.n).marked) < count(*) / 2.0 FROM noted AS i JOIN object AS h USING (subject) WHERE (i.n).marked IS NOT NULL)
         -- An earlier release has marked nothing. No schema is closed to the machinery by anything else, nor it open to all.
         OR o.rights IS NULL AND (NOT rollup_engine.is_closed() OR EXISTS (SELECT FROM object WHERE kind = 'SCHEMA' AND NOT is_marked))
 $$;
