@@ -6,6 +6,7 @@ from collections.abc import Callable
 import psycopg
 import pytest
 
+from interleaving import Background
 from rollup_checks import assert_settled, refresh_everything
 from scenes import scene
 
@@ -61,6 +62,33 @@ def test_promise_b_what_was_altered_only_for_a_batch(
     source.execute(there.encode())
     while value(source, step) == "prepared":
         pass
+    source.execute(back.encode())
+    refresh_everything(source)
+    assert_settled(source, "s_1h")
+
+
+EXCHANGE = (
+    "ALTER TABLE raw.s RENAME TO s_old; ALTER TABLE raw.{new} RENAME TO s",
+    "ALTER TABLE raw.s RENAME TO {new}; ALTER TABLE raw.s_old RENAME TO s",
+)
+
+
+def test_promise_b_a_source_that_is_another_one_while_a_batch_waits_for_it(
+    source: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+) -> None:
+    """A name is looked up again when its lock is there."""
+    refresh_everything(source)
+    source.execute("UPDATE raw.s SET a = 2; UPDATE raw.s_other SET a = 7")
+    source.execute("SELECT rollup_engine.drain(1, now())")
+    source.execute("GRANT SELECT ON raw.s_other TO tsrollup_owner")
+    there, back = (statement.format(new="s_other") for statement in EXCHANGE)
+    with connect(autocommit=False) as other:
+        other.execute(there.encode())
+        step = "SELECT (rollup_engine.refresh_step(1, '(,)', '{}')).outcome"
+        batch = Background(connect(), step)
+        batch.wait_until_blocked(source)
+        other.commit()
+        assert batch.result() == [("changed",)]
     source.execute(back.encode())
     refresh_everything(source)
     assert_settled(source, "s_1h")

@@ -296,13 +296,18 @@ BY_CHANCE = """
 """
 
 
-@pytest.mark.parametrize("options", [(), ("-O",)], ids=["", "-O"])
+@pytest.mark.parametrize(
+    ("options", "schemas"),
+    [((), "silver, gold"), (("-O",), "silver, gold"), ((), None)],
+    ids=["", "-O", "single things"],
+)
 def test_promise_i_a_restore_that_lacks_a_role_loses_nothing_of_others(
     db: psycopg.Connection,
     server: PostgresServer,
     make_database: Callable[..., str],
     tmp_path: Path,
     options: tuple[str, ...],
+    schemas: str | None,
 ) -> None:
     """pg_restore gives all rights on a thing or none; what was revoked after the notes stays so."""
     create_hierarchy(db)
@@ -310,7 +315,7 @@ def test_promise_i_a_restore_that_lacks_a_role_loses_nothing_of_others(
     db.execute(f"CREATE ROLE {ann}".encode())
     try:
         for right in (
-            "USAGE ON SCHEMA silver, gold",
+            *([f"USAGE ON SCHEMA {schemas}"] if schemas else []),
             "SELECT ON gold.readings_1h, silver.timeseries_operations_monitor",
             "EXECUTE ON PROCEDURE silver.run_rollups",
             "EXECUTE ON FUNCTION silver.rollup_for",

@@ -192,6 +192,35 @@ def test_what_one_group_role_has_lost_is_given_back_to_it_alone(
             filled.execute(ending.format(role).encode())
 
 
+def test_what_a_migrate_may_not_give_back_another_one_may(
+    filled: psycopg.Connection, release: NextRelease, server: PostgresServer, connect: Connect
+) -> None:
+    """As after a restore, of what belongs to somebody of whom who migrates is no member."""
+    filled.execute("GRANT SELECT ON gold.readings_1h TO pg_monitor")
+    filled.execute("SELECT rollup_engine.note_rights()")
+    owed = "SELECT statement FROM rollup_engine.lost_rights() WHERE statement ~ 'pg_monitor'"
+    with (
+        psycopg.connect(server.superuser_url(filled.info.dbname), autocommit=True) as admin,
+        connect(autocommit=False) as other,
+    ):
+        admin.execute("UPDATE rollup_engine.noted_right SET marked = 1 WHERE marked IS NOT NULL")
+        admin.execute(
+            "UPDATE pg_class SET relacl = NULL WHERE oid = 'gold.readings_1h'::regclass"
+        )
+        assert len(admin.execute(owed).fetchall()) == 1
+        other.execute("GRANT SELECT ON gold.readings_1h TO tsrollup_reader")
+        filled.execute("SELECT rollup_engine.note_rights()")
+        other.rollback()
+        assert len(admin.execute(owed).fetchall()) == 1
+        release.edit("engine/R__210_drain.sql", "-- The drain:", "-- The drain, said otherwise:")
+        release.migrate()
+        assert admin.execute(owed).fetchall() == []
+        may = "SELECT has_table_privilege('pg_monitor', 'gold.readings_1h', 'SELECT')"
+        assert admin.execute(may).fetchone() == (True,)
+        kept = "SELECT FROM rollup_engine.noted_right WHERE marked = 0"
+        assert admin.execute(kept).fetchall() == []
+
+
 def test_a_new_function_is_the_operators_to_call(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:

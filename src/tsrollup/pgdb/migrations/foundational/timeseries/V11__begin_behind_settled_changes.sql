@@ -171,7 +171,7 @@ COMMENT ON COLUMN rollup_engine.change_log.writer IS 'The transaction that wrote
 ALTER TABLE rollup_engine.noted_right ADD COLUMN is_revoked boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN rollup_engine.noted_right.is_revoked IS 'Whether somebody has taken it back: no migrate gives it again.';
 ALTER TABLE rollup_engine.noted_right ADD COLUMN marked oid;
-COMMENT ON COLUMN rollup_engine.noted_right.marked IS 'What it is a right on, where that had a mark, which is lost with its rights; another one after a restore.';
+COMMENT ON COLUMN rollup_engine.noted_right.marked IS 'What it is a right on, where that had a mark, which is lost with its rights; another one after a restore. 0 where a migrate was not allowed to give back what was lost.';
 
 CREATE TABLE rollup_engine.log_border (
     source_id integer NOT NULL,

@@ -173,7 +173,7 @@ BEGIN
             -- What was written past it, nobody knows.
             PERFORM rollup_engine.mark_touched(v_rollup, tstzmultirange(tstzrange(t.from_time, t.to_time)))
             FROM rollup_engine.touched_partitions(v_rollup.id, v_rollup.target_table) AS t WHERE rollup_engine.guard_table(t.member);
-        EXCEPTION WHEN lock_not_available THEN
+        EXCEPTION WHEN lock_not_available OR insufficient_privilege THEN
             NULL;  -- the rollup is invalid as long; the next run tries again
         END;
     END LOOP;

@@ -226,7 +226,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.spelling(p_rollup_id integer) RETURNS t
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT concat_ws(' ', target_table, refresh_sql) FROM silver.rollup_config WHERE id = p_rollup_id
+    SELECT concat_ws(' ', source_table, target_table, refresh_sql) FROM silver.rollup_config WHERE id = p_rollup_id
 $$;
 COMMENT ON FUNCTION rollup_engine.spelling(integer) IS 'The names of now that the statements of a refresh are made of.';
 
@@ -256,7 +256,10 @@ BEGIN
             RETURN v_step;
         END IF;
         v_batch := rollup_engine.refresh_cell(p_rollup_id, v_step.cell, p_within);
-        IF v_batch.outcome = 'refreshed' THEN
+        IF v_batch.outcome = 'refreshed' AND v_spelling <> rollup_engine.spelling(p_rollup_id) THEN
+            -- While it waited, what it reads or writes may have given its name to another table.
+            RAISE SQLSTATE 'TR900' USING MESSAGE = format('%s or its source was renamed meanwhile', (SELECT target_table FROM silver.rollup_config WHERE id = p_rollup_id));
+        ELSIF v_batch.outcome = 'refreshed' THEN
             PERFORM rollup_engine.record_batch(p_rollup_id, v_batch, v_started);
         END IF;
         v_step.batch := v_batch;
@@ -269,7 +272,7 @@ BEGIN
             PERFORM rollup_engine.record_failure(p_rollup_id, v_failure);
             v_step.outcome := 'failed';
         END IF;
-    EXCEPTION WHEN SQLSTATE 'TR900' THEN  -- fail_if_changed
+    EXCEPTION WHEN SQLSTATE 'TR900' THEN  -- that, and fail_if_changed
         v_step.outcome := 'changed';
         PERFORM rollup_engine.record_undone(p_rollup_id);
         RAISE NOTICE '%', SQLERRM USING HINT = 'what was computed meanwhile is undone, and done again by the next run';

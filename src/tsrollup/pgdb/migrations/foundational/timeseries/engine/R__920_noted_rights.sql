@@ -124,18 +124,4 @@ $$;
 COMMENT ON FUNCTION rollup_engine.mark_objects(text[]) IS
 'Lets owners, who may do so anyway, give their rights on: no dump leaves such rights out, as it does where all others were revoked, and no restore that fails to give rights gives these.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.note_rights() RETURNS void
-    LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT rollup_engine.mark_objects();
-    DELETE FROM rollup_engine.noted_right WHERE NOT is_revoked;
-    INSERT INTO rollup_engine.noted_right (position, statement, marked)
-    SELECT r.position, r.statement, o.id
-    FROM rollup_engine.rights_sql() AS r
-    LEFT JOIN rollup_engine.objects() AS o ON o.is_marked AND format('%s %s', o.kind, o.name) = rollup_engine.subject_of(r.statement)
-    ON CONFLICT DO NOTHING;
-$$;
-COMMENT ON FUNCTION rollup_engine.note_rights() IS 'Notes owners and rights as they are.';
-
 RESET ROLE;

@@ -42,6 +42,12 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.has_own_rights() IS 'False after a restore without owners or rights, which loses those of everybody.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.rights_of_others(p_rights aclitem[]) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+RETURN ARRAY(SELECT format('%s %s', a.grantee, a.privilege_type) FROM aclexplode(p_rights) AS a WHERE a.grantee <> a.grantor ORDER BY 1);
+COMMENT ON FUNCTION rollup_engine.rights_of_others(aclitem[]) IS 'Who has which right of those that the owner has given.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.lost_rights() RETURNS SETOF rollup_engine.noted_right
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -55,10 +61,12 @@ AS $$
     )
     SELECT (n.n).*
     FROM noted AS n JOIN object AS o ON o.subject = n.subject AND NOT o.is_marked
-        -- Nor another one's, who was its owner, where nothing but that was lost.
+        -- Nor another one's, who was its owner, where nothing but that was lost. What came along with any right is whole.
         AND NOT EXISTS (SELECT FROM aclexplode(o.rights) AS a WHERE a.is_grantable)
+        AND (o.rights IS NULL OR rollup_engine.rights_of_others(o.rights) IN (
+            SELECT rollup_engine.rights_of_others(defaclacl) FROM pg_default_acl WHERE defaclobjtype = CASE o.kind WHEN 'ROUTINE' THEN 'f' WHEN 'TABLE' THEN 'r' END))
     -- Single things are made anew, or have their mark taken away, in place: after a restore most of them are others.
-    WHERE (n.n).marked IS NOT NULL
+    WHERE (n.n).marked = 0 OR (n.n).marked IS NOT NULL
         AND (SELECT count(*) FILTER (WHERE h.id = (i.n).marked) < count(*) / 2.0 FROM noted AS i JOIN object AS h USING (subject) WHERE (i.n).marked IS NOT NULL)
         -- An earlier release has marked nothing. No schema is closed to the machinery by anything else, nor it open to all.
         OR o.rights IS NULL AND (NOT rollup_engine.is_closed() OR EXISTS (SELECT FROM object WHERE kind = 'SCHEMA' AND NOT is_marked))
@@ -262,5 +270,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.give_back_rights() IS 'Gives back the rights that were noted and that a restore, or a group role, has lost.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.note_rights() RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.mark_objects();
+    -- What this migrate was not allowed to give back, another one may.
+    DELETE FROM rollup_engine.noted_right WHERE NOT is_revoked AND statement NOT IN (SELECT l.statement FROM rollup_engine.lost_rights() AS l);
+    UPDATE rollup_engine.noted_right SET marked = 0 WHERE NOT is_revoked;
+    INSERT INTO rollup_engine.noted_right (position, statement, marked)
+    SELECT r.position, r.statement, o.id
+    FROM rollup_engine.rights_sql() AS r
+    LEFT JOIN rollup_engine.objects() AS o ON o.is_marked AND format('%s %s', o.kind, o.name) = rollup_engine.subject_of(r.statement)
+    ON CONFLICT DO NOTHING;
+$$;
+COMMENT ON FUNCTION rollup_engine.note_rights() IS 'Notes owners and rights as they are.';
 
 RESET ROLE;
