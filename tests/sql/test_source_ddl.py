@@ -663,14 +663,18 @@ def test_what_became_of_columns_while_a_schema_was_closed_is_taken_in(
     rolled_up.execute("GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
     told = {problem for name, problem, _ in problems(rolled_up) if name == "app.t_2h"}
     assert any("raw.t was altered while app.t_2h was out of reach" in problem for problem in told)
-    rolled_up.execute("SELECT silver.reset_rollup_retry(t) FROM unnest('{app.t_2h,t_1h}'::text[]) AS t")
+    rolled_up.execute(
+        "SELECT silver.reset_rollup_retry(t) FROM unnest('{app.t_2h,t_1h}'::text[]) AS t"
+    )
     rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
     hints = {hint for _, _, hint in problems(rolled_up)}
     assert not hints or "TYPE" in change
     for name in ("app.t_2h", "silver.t_1h") if hints else ():
         assert f"SELECT silver.rebuild_rollup('{name}')" in hints
         rolled_up.execute("SELECT silver.rebuild_rollup(%s)", [name])
-    rolled_up.execute("SELECT silver.reset_rollup_retry(t) FROM unnest('{app.t_2h,t_1h}'::text[]) AS t")
+    rolled_up.execute(
+        "SELECT silver.reset_rollup_retry(t) FROM unnest('{app.t_2h,t_1h}'::text[]) AS t"
+    )
     refresh_everything(rolled_up)
     sums = rolled_up.execute(
         f"SELECT (SELECT sum({column}) FROM raw.t), (SELECT sum(b_sum) FROM gold.t_2h),"

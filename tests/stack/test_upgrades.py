@@ -204,9 +204,7 @@ def test_what_a_migrate_may_not_give_back_another_one_may(
         connect(autocommit=False) as other,
     ):
         admin.execute("UPDATE rollup_engine.noted_right SET marked = 1 WHERE marked IS NOT NULL")
-        admin.execute(
-            "UPDATE pg_class SET relacl = NULL WHERE oid = 'gold.readings_1h'::regclass"
-        )
+        admin.execute("UPDATE pg_class SET relacl = NULL WHERE oid = 'gold.readings_1h'::regclass")
         assert len(admin.execute(owed).fetchall()) == 1
         other.execute("GRANT SELECT ON gold.readings_1h TO tsrollup_reader")
         filled.execute("SELECT rollup_engine.note_rights()")
