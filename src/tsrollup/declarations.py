@@ -51,7 +51,7 @@ FROM silver.rollup_config AS c CROSS JOIN LATERAL rollup_engine.named_as_now(c) 
 def read(path: Path) -> dict[str, Spec]:
     """The declarations of a file, by the rollup's name, in the file's order."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ArgumentError(
             f"cannot read {path}: {error.strerror}", "tsrollup export writes what is there"

@@ -31,6 +31,7 @@ APPLICATION_NAME = "tsrollup worker"
 CHANNEL = "tsrollup"
 RECONNECT_DELAYS = (1.0, 2.0, 5.0, 10.0, 30.0)
 SAY_AGAIN_AFTER = 60.0
+SIGN_OF_LIFE_EVERY = 60.0  # check() waits for two
 
 Connection = psycopg.Connection[Any]
 
@@ -200,6 +201,7 @@ class _Worker:
             _Job("summary", every.summary, summary.say_all, time.monotonic() + every.summary),
             _Job("handle_rollup_retries", every.retries, self._retry),
             _Job("maintain_timeseries_tables", every.maintenance, self._maintain),
+            _Job("sign of life", SIGN_OF_LIFE_EVERY, lambda c: c.execute("SELECT 'at work'")),
         ]
         if log.isEnabledFor(logging.DEBUG):
             jobs.append(_Job("batches", every.run, Refreshed(connection).say_each))

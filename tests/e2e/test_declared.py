@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def declared(url: str, file: Path, text: str, command: str, *options: str) -> Finished:
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8-sig")  # as editors of Windows do
     return here(command, str(file), *options, url=url)
 
 

@@ -19,6 +19,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from command_line import tsrollup, wait_for, working
 from servers import PostgresServer, new_pool_folder
 from tsrollup import embedded, lifeline, metrics
+from tsrollup.commands.worker import TextLines
 from tsrollup.migrations import migrate_project
 from tsrollup.worker import Schedule, work
 
@@ -279,6 +280,31 @@ def test_the_check_knows_whether_a_worker_is_there(url: str) -> None:
                 time.sleep(0.02)
         found = tsrollup("worker", "--check", "--json", url=url)
         assert (found.code, "3 sessions" in found.json()["status"]) == (0, True)
+
+
+def test_a_worker_that_has_little_to_do_shows_that_it_lives(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsrollup.worker.SIGN_OF_LIFE_EVERY", 0.05)
+    shown = (
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'tsrollup worker'"
+        " AND datname = current_database() AND query = 'SELECT ''at work'''"
+    )
+    stop = threading.Event()
+    with lifeline.Lifeline(stop) as life, psycopg.connect(url, autocommit=True) as connection:
+        worker = threading.Thread(target=work, args=(url, Schedule(3600, 3600, 3600, 3600), life))
+        worker.start()
+        deadline = time.monotonic() + 30
+        while connection.execute(shown).fetchone() != (True,) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        stop.set()
+        worker.join()
+    assert time.monotonic() < deadline
+
+
+def test_a_line_of_the_log_is_a_line() -> None:
+    record = logging.makeLogRecord({"msg": "%s works again", "args": ('silver."a\nb\x1b"',)})
+    assert TextLines("> %(message)s").format(record) == '> silver."a\\nb\\x1B" works again'
 
 
 def test_a_notification_starts_a_run(url: str) -> None:

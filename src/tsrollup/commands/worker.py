@@ -13,6 +13,7 @@ import typer
 
 from tsrollup.archive.parquet import require_pyarrow
 from tsrollup.commands.invocation import invocation
+from tsrollup.console import visible
 from tsrollup.lifeline import Lifeline, with_signs_of_life
 from tsrollup.worker import Schedule, check, wait_for_database, work
 
@@ -42,6 +43,13 @@ class JsonLines(logging.Formatter):
             "message": record.getMessage(),
         }
         return json.dumps({**line, **facts}, default=str)
+
+
+class TextLines(logging.Formatter):
+    """A line a message, whatever the names in it."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        return visible(super().formatMessage(record)).replace("\n", "\\n")
 
 
 def register(app: typer.Typer) -> None:
@@ -130,6 +138,6 @@ def _log_to_stderr(log_format: LogFormat, level: LogLevel) -> None:
     if log_format is LogFormat.json:
         handler.setFormatter(JsonLines())
     else:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handler.setFormatter(TextLines("%(asctime)s %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("tsrollup").setLevel(level.upper())
