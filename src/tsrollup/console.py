@@ -34,6 +34,8 @@ ISO_TIME = re.compile(r"(\d{4,}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?([+-]\d\d)(
 # What a terminal obeys rather than shows; not tabs and ends of lines.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
+LARGEST_EXACT = 2**53
+
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -183,7 +185,11 @@ def _plain(value: object) -> object:
         return value.total_seconds()
     if isinstance(value, date | time):
         return value.isoformat()
-    return float(value) if isinstance(value, Decimal) and not _is_lost(value) else str(value)
+    if not isinstance(value, Decimal) or _is_lost(value):
+        return str(value)
+    # A sum of bigint may be beyond the integers that a double holds.
+    is_large = value.is_finite() and abs(value) > LARGEST_EXACT and value == int(value)
+    return int(value) if is_large else float(value)
 
 
 def _is_lost(value: Decimal) -> bool:
@@ -213,12 +219,10 @@ def _text(value: object) -> str:
         return str(timedelta(days=value.days, seconds=value.seconds))
     if isinstance(value, list | dict):
         return json.dumps(value, default=_plain)
-    if isinstance(value, Decimal):
-        if _is_lost(value):
-            return f"{value:.6g}"
-        value = float(value)
-    if isinstance(value, float):
-        return f"{value:,.2f}" if abs(value) < 100 else f"{value:,.0f}"
+    if isinstance(value, Decimal) and _is_lost(value):
+        return f"{value:.6g}"
+    if isinstance(value, float | Decimal) and math.isfinite(value):
+        return f"{value:,.2f}" if -100 < value < 100 else f"{value:,.0f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return visible(str(value))
+    return visible(str(float(value) if isinstance(value, Decimal) else value))

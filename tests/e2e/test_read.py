@@ -191,16 +191,19 @@ def test_what_python_arrow_and_json_have_no_value_for_is_text(url: str, tmp_path
     assert spans.to_arrow().to_pydict()["iv_last"][3] == "0 days 00:01:30"
 
 
-def test_bytes_and_ranges_are_as_postgresql_writes_them(url: str) -> None:
+def test_bytes_ranges_and_large_sums_are_as_postgresql_writes_them(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE raw.b (ts timestamptz, b bytea, r int4range)")
-        connection.execute("INSERT INTO raw.b VALUES ('2026-01-01', 'ab', '[1,)')")
+        connection.execute("CREATE TABLE raw.b (ts timestamptz, b bytea, r int4range, n bigint)")
+        connection.execute(
+            "INSERT INTO raw.b VALUES ('2026-01-01', 'ab', '[1,)', 9007199254740993)"
+        )
         connection.execute(
             "SELECT silver.create_rollup_table('b', 'silver', 'b', '1 hour',"
-            ' metrics => \'{"b": ["last"], "r": ["last"]}\')'
+            ' metrics => \'{"b": ["last"], "r": ["last"], "n": ["sum"]}\')'
         )
     (row,) = here("read", "b", "--json", url=url).json()
-    assert (row["b_last"], row["r_last"]) == ("\\x6162", "[1,)")
+    assert (row["b_last"], row["r_last"], row["n_sum"]) == ("\\x6162", "[1,)", 2**53 + 1)
+    assert "9,007,199,254,740,993" in here("read", "b", url=url).out
 
 
 @pytest.mark.parametrize(
