@@ -614,6 +614,14 @@ def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
     rolled_up.execute("CREATE SCHEMA app; GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
     rolled_up.execute("SELECT silver.create_rollup_table('raw.t', 'app', 't_2h', '2 hours')")
     refresh_everything(rolled_up)
+    rolled_up.execute(
+        "ALTER TABLE app.t_2h RENAME bucket TO t; SELECT silver.mark_stale('raw.t', '-infinity', 'infinity')"
+    )
+    rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert_settled(rolled_up, *ROLLUPS)
+    rolled_up.execute("ALTER TABLE app.t_2h RENAME t TO bucket")
+    rolled_up.execute("SELECT silver.reset_rollup_retry('t_2h')")
+    refresh_everything(rolled_up)
     rolled_up.execute("REVOKE ALL ON SCHEMA app FROM tsrollup_owner")
     rolled_up.execute(
         "ALTER TABLE raw.t DISABLE TRIGGER ALL; UPDATE raw.t SET b = b + 1;"
@@ -632,14 +640,25 @@ def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
     rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
     assert_settled(rolled_up, *ROLLUPS)
     rolled_up.execute("GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
-    rolled_up.execute("ALTER TABLE app.t_2h OWNER TO CURRENT_USER")
+    partition = (
+        "SELECT min(inhrelid)::regclass FROM pg_inherits WHERE inhparent = 'app.t_2h'::regclass"
+    )
+    tables = ["app.t_2h", *(name for (name,) in rolled_up.execute(partition).fetchall())]
+    for table in tables:
+        rolled_up.execute(f"ALTER TABLE {table} OWNER TO CURRENT_USER".encode())
     assert problems(rolled_up)[0][2] == "ALTER TABLE app.t_2h OWNER TO tsrollup_owner"
     rolled_up.execute("DELETE FROM rollup_engine.source_shape")
     rolled_up.execute("SELECT silver.get_detailed_stats('%')")
-    rolled_up.execute("ALTER TABLE app.t_2h OWNER TO tsrollup_owner")
+    rolled_up.execute("REVOKE ALL ON app.t_2h FROM tsrollup_owner")
+    for table in tables:
+        hint = f"ALTER TABLE {table} OWNER TO tsrollup_owner"
+        assert hint in {hint for _, _, hint in problems(rolled_up)}
+        rolled_up.execute(hint.encode())
     rolled_up.execute("SELECT silver.reset_rollup_retry('t_2h')")
     refresh_everything(rolled_up)
     assert_settled(rolled_up, *ROLLUPS, "t_2h")
+    rolled_up.execute("REVOKE ALL ON app.t_2h FROM tsrollup_owner")
+    assert problems(rolled_up)[0][2] == "GRANT ALL ON app.t_2h TO tsrollup_owner"
 
 
 @pytest.mark.parametrize("was_stored", [True, False])

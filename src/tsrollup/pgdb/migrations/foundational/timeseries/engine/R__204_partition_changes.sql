@@ -62,7 +62,7 @@ DECLARE
     v_stored tstzrange;
 BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND parent_id IS NULL ORDER BY id LOOP
-        CONTINUE WHEN rollup_engine.is_in_reach(v_rollup.target_table) IS NOT TRUE OR rollup_engine.has_lost_zone(v_rollup);
+        CONTINUE WHEN rollup_engine.has_buckets(v_rollup.target_table) IS NOT TRUE OR rollup_engine.has_lost_zone(v_rollup);
         v_gone := rollup_engine.bucket_align(v_rollup, p_gone) * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
         EXECUTE format('SELECT tstzrange(min(bucket), max(bucket), ''[]'') FROM %s WHERE bucket >= $1 AND bucket < $2 AND bucket <@ $3 HAVING count(*) > 0', v_rollup.target_table)
         INTO v_stored USING coalesce(lower(v_gone), '-infinity'), coalesce(upper(v_gone), 'infinity'), v_gone;

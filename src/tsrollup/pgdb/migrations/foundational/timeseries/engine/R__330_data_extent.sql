@@ -39,7 +39,7 @@ AS $$
         SELECT coalesce(lower(p_within), '-infinity') AS low, coalesce(upper(p_within), 'infinity') AS high
     ), kept AS (
         SELECT line.target_table AS relation, name 'bucket' AS time_column, 'timestamptz'::regtype AS time_type, NULL AS time_unit, low, high
-        FROM bounds, line WHERE rollup_engine.is_in_reach(line.target_table)
+        FROM bounds, line WHERE rollup_engine.has_buckets(line.target_table)
         UNION ALL
         -- Its time column may have been renamed since the last run.
         SELECT s.relation, coalesce(c.current_name, s.time_column), s.time_type, s.time_unit,
@@ -49,11 +49,11 @@ AS $$
             SELECT current_name FROM rollup_engine.resolved_columns(s) WHERE noted_name = s.time_column LIMIT 1) AS c ON true
         WHERE s.id = p_rollup.source_id AND rollup_engine.is_relation(s.relation)
     )
-    -- Of a table whose schema is closed to the machinery, all that its partitions may hold.
+    -- Of a table that the machinery cannot read, all that its partitions may hold.
     SELECT NULL, NULL, 'timestamptz'::regtype, NULL, NULL, NULL, format(
         '(SELECT from_time AS f, to_time - interval ''1 microsecond'' AS t FROM rollup_engine.%s WHERE rollup_id = %s AND from_time < %L AND to_time > %L) AS known',
         noted, line.id, high, low)
-    FROM line, bounds, unnest(ARRAY['stale_range', CASE WHEN NOT rollup_engine.is_in_reach(line.target_table) THEN 'rollup_partition' END]) AS n (noted)
+    FROM line, bounds, unnest(ARRAY['stale_range', CASE WHEN NOT rollup_engine.has_buckets(line.target_table) THEN 'rollup_partition' END]) AS n (noted)
     WHERE noted IS NOT NULL
     UNION ALL
     SELECT relation, time_column, time_type, time_unit, l.low, l.high,

@@ -107,6 +107,22 @@ $$;
 COMMENT ON FUNCTION rollup_engine.closed_parts(silver.rollup_config) IS
 'Types and collations of what a rollup stores, and schemas of what its expressions name, that the machinery may not use.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.closed_tables(p_rollup silver.rollup_config) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%I may not use schema %s, where %s is', '${owner_role}', c.relnamespace::regnamespace, c.oid::regclass),
+        format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', c.relnamespace::regnamespace, '${owner_role}')
+    FROM pg_class AS c
+    WHERE c.oid = p_rollup.target_table AND NOT has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE')
+    UNION ALL
+    SELECT format('%I may not read %s, which is %s''s', '${owner_role}', c.oid::regclass, c.relowner::regrole),
+        format(CASE WHEN c.relowner = '"${owner_role}"'::regrole THEN 'GRANT ALL ON %s TO %I' ELSE 'ALTER TABLE %s OWNER TO %I' END, c.oid::regclass, '${owner_role}')
+    FROM rollup_engine.partition_tree(p_rollup.target_table) AS m (member) JOIN pg_class AS c ON c.oid = m.member
+    WHERE NOT has_table_privilege('${owner_role}', c.oid, 'SELECT')
+$$;
+COMMENT ON FUNCTION rollup_engine.closed_tables(silver.rollup_config) IS 'The table of a rollup, its schema and its partitions that the machinery may not use.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_types(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -288,7 +288,11 @@ BEGIN
             RETURN v_step;
         ELSIF v_failure.code = '42501' THEN
             SELECT coalesce(max(c.problem), v_failure.message), coalesce(max(c.hint), v_failure.hint) INTO v_failure.message, v_failure.hint
-            FROM (SELECT c.* FROM silver.rollup_config AS r, rollup_engine.closed_parts(r) AS c WHERE r.id = p_rollup_id LIMIT 1) AS c;
+            FROM (
+                SELECT c.* FROM silver.rollup_config AS r
+                CROSS JOIN LATERAL (SELECT * FROM rollup_engine.closed_tables(r) UNION ALL SELECT * FROM rollup_engine.closed_parts(r)) AS c
+                WHERE r.id = p_rollup_id LIMIT 1
+            ) AS c;
         END IF;
         PERFORM rollup_engine.record_failure(p_rollup_id, v_failure);
         v_step.outcome := 'failed';

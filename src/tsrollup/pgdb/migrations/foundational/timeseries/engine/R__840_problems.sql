@@ -169,14 +169,7 @@ AS $$
     FROM rollup_engine.source AS s, rollup_engine.source_problems(s) AS p
     WHERE s.id = p_rollup.source_id AND p_rollup.parent_id IS NULL
     UNION ALL
-    SELECT format('%I may not use schema %s, where %s is', '${owner_role}', c.relnamespace::regnamespace, c.oid::regclass),
-        format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', c.relnamespace::regnamespace, '${owner_role}')
-    FROM pg_class AS c
-    WHERE c.oid = p_rollup.target_table AND NOT has_schema_privilege('${owner_role}', c.relnamespace, 'USAGE')
-    UNION ALL
-    SELECT format('%I may not read %s, which is %s''s', '${owner_role}', c.oid::regclass, c.relowner::regrole), format('ALTER TABLE %s OWNER TO %I', c.oid::regclass, '${owner_role}')
-    FROM pg_class AS c
-    WHERE c.oid = p_rollup.target_table AND NOT has_table_privilege('${owner_role}', c.oid, 'SELECT')
+    SELECT c.problem, c.hint FROM rollup_engine.closed_tables(p_rollup) AS c
     UNION ALL
     SELECT format('%s stores %s, and its source has %s now', p_rollup.target_table,
             string_agg(format('%I as %s', column_name, rollup_engine.held_type(state, data_type)), ', ' ORDER BY position), string_agg(outgrown_by, ', ' ORDER BY position)),
