@@ -614,12 +614,17 @@ def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
     rolled_up.execute("CREATE SCHEMA app; GRANT USAGE, CREATE ON SCHEMA app TO tsrollup_owner")
     rolled_up.execute("SELECT silver.create_rollup_table('raw.t', 'app', 't_2h', '2 hours')")
     refresh_everything(rolled_up)
-    rolled_up.execute(
-        "ALTER TABLE app.t_2h RENAME bucket TO t; SELECT silver.mark_stale('raw.t', '-infinity', 'infinity')"
-    )
-    rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
-    assert_settled(rolled_up, *ROLLUPS)
-    rolled_up.execute("ALTER TABLE app.t_2h RENAME t TO bucket")
+    security = "ROW LEVEL SECURITY, {} FORCE ROW LEVEL SECURITY"
+    for blow, mend in (
+        ("RENAME bucket TO t", "RENAME t TO bucket"),
+        (f"ENABLE {security.format('')}", f"DISABLE {security.format('NO')}"),
+    ):
+        rolled_up.execute(f"ALTER TABLE app.t_2h {blow}".encode())
+        rolled_up.execute("SELECT silver.mark_stale('raw.t', '-infinity', 'infinity')")
+        rolled_up.execute("CALL silver.run_rollups(as_of => 'infinity')")
+        rolled_up.execute("SELECT silver.get_detailed_stats('%')")
+        assert_settled(rolled_up, *ROLLUPS)
+        rolled_up.execute(f"ALTER TABLE app.t_2h {mend}".encode())
     rolled_up.execute("SELECT silver.reset_rollup_retry('t_2h')")
     refresh_everything(rolled_up)
     rolled_up.execute("REVOKE ALL ON SCHEMA app FROM tsrollup_owner")

@@ -12,7 +12,7 @@ AS $$
 DECLARE
     v_extent tstzrange;
 BEGIN
-    IF rollup_engine.is_in_reach(p_relation) AND rollup_engine.has_time_index(p_relation, p_column) THEN
+    IF rollup_engine.has_time_index(p_relation, p_column) THEN
         EXECUTE rollup_engine.fill(
             'SELECT tstzrange({f}, {t}, ''[]'') FROM (SELECT min({column}) AS f, max({column}) AS t FROM {relation} WHERE {column} >= {low} AND {column} < {high}) AS found',
             jsonb_build_object('column', quote_ident(p_column), 'relation', p_relation::text,
@@ -22,9 +22,11 @@ BEGIN
         INTO v_extent;
     END IF;
     RETURN v_extent;
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.time_extent(regclass, name, regtype, text) IS 'First and last time of a table that belongs to a bucket, NULL where no index would answer.';
+COMMENT ON FUNCTION rollup_engine.time_extent(regclass, name, regtype, text) IS 'First and last time of a table that belongs to a bucket, NULL where no index would answer, or the machinery may not read it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.statement_statistics(p_relations text[], OUT calls bigint, OUT mean_ms double precision)
     LANGUAGE plpgsql STABLE
