@@ -237,6 +237,23 @@ def test_promise_i_a_dump_taken_apart(
             assert_settled(restored, *LEVELS)
 
 
+def test_promise_f_a_restore_brings_no_late_rows(
+    db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str]
+) -> None:
+    """Triggers that it switches off and on leave open what was written; but that is in the dump."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.readings', '1 day')")
+    db.execute("SELECT rollup_engine.run_maintenance(NULL, '2026-03-03 00:00+00')")
+    copy = restore(("-s",), ("-a", "--disable-triggers"))
+    with psycopg.connect(server.url(copy), autocommit=True) as restored:
+        refresh_everything(restored)
+        sealed = restored.execute("SELECT count(sealed_before) FROM silver.rollup_config")
+        assert sealed.fetchone() == (1,)
+        assert restored.execute("SELECT error_message FROM silver.error_log").fetchall() == []
+        assert restored.execute(INVALID).fetchall() == []
+
+
 # A function of a rollup is open to all by default, and restored so.
 RIGHTS = (
     "SELECT statement FROM rollup_engine.rights_sql() WHERE statement !~ '(live|capture)_[0-9]'"

@@ -29,6 +29,11 @@ BEGIN
         ELSE v_callers NOT LIKE 'SQL statement "%' OR v_callers ~* 'merge|execute' END)
     THEN
         PERFORM set_config('rollup_engine.merging_' || p_source_id, 'on', true);
+        -- Late rows are counted by the part of a transaction that logged them: another one logs its own.
+        IF current_setting('rollup_engine.logged_' || p_source_id, true) <> '' THEN
+            PERFORM set_config('rollup_engine.logged_' || p_source_id, '', true)
+            WHERE EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source_id AND sealed_before > '-infinity');
+        END IF;
     ELSIF v_callers = '' THEN  -- others may run inside a MERGE
         PERFORM set_config('rollup_engine.merging_' || p_source_id, 'off', true);
     END IF;

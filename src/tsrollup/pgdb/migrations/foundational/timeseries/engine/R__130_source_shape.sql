@@ -190,6 +190,19 @@ $$;
 COMMENT ON FUNCTION rollup_engine.borrowed_names(rollup_engine.source, jsonb, jsonb) IS
 'Columns that changes are logged by of which, by who wrote the columns last, others may have had the names meanwhile.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.are_triggers_changed(p_source rollup_engine.source, p_was text[], p_is text[]) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT p_is @> ARRAY(
+        SELECT g FROM unnest(p_was) AS g
+        WHERE (p_source.trace LIKE '%?' OR g NOT LIKE '%)')
+            -- Those whose place others have taken may go.
+            AND g !~ CASE WHEN p_source.inserts_by_row THEN ' (tsrollup_insert|~tsrollup_moved|~tsrollup_replica)_' ELSE ' ~?tsrollup_row_' END)
+$$;
+COMMENT ON FUNCTION rollup_engine.are_triggers_changed(rollup_engine.source, text[], text[]) IS
+'Whether capture triggers that were noted of a table are gone or were altered, so that they need not have fired.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.shape_changes(p_source rollup_engine.source, p_shapes rollup_engine.source_shape[]) RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -212,13 +225,7 @@ AS $$
     CROSS JOIN LATERAL rollup_engine.is_noted_here(p_source) AS h (is_here)
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id
         AND n.member = CASE WHEN s.member = p_source.relation::oid THEN p_source.relation_oid WHEN h.is_here THEN s.member END
-    CROSS JOIN LATERAL (
-        SELECT NOT s.triggers @> ARRAY(
-            SELECT g FROM unnest(n.triggers) AS g
-            WHERE (p_source.trace LIKE '%?' OR g NOT LIKE '%)')
-                -- Those whose place others have taken may go.
-                AND g !~ CASE WHEN p_source.inserts_by_row THEN ' (tsrollup_insert|~tsrollup_moved|~tsrollup_replica)_' ELSE ' ~?tsrollup_row_' END)
-    ) AS t (are_changed)
+    CROSS JOIN LATERAL rollup_engine.are_triggers_changed(p_source, n.triggers, s.triggers) AS t (are_changed)
     WHERE n.kind <> s.kind
         OR NOT s.columns @> (n.columns - '')
         OR h.is_here AND (NOT s.numbers @> n.numbers OR t.are_changed

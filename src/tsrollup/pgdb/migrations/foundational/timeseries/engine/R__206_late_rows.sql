@@ -33,10 +33,25 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.rewritten_tables(integer) IS 'Tables of a source that have another file than the last drain noted: whoever wrote it may stand in its rows as their writer.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.seal_age(p_source_id integer) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- A restore brings the number of a transaction of another server.
+    RETURN (
+        SELECT least(min(age(t.sealed_by::xid)) FILTER (WHERE age(t.sealed_by::xid) >= 0), rollup_engine.restored_age()) FROM rollup_engine.retention AS t
+        WHERE p_source_id IN (SELECT id FROM rollup_engine.tracked_sources(t.relation)));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.seal_age(integer) IS 'How many transactions ago rollups of a source were last sealed, or restored: what is younger, and lies in sealed time, is late.';
+
 DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]);
 DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[]);
+DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[], oid[], tstzmultirange, oid[]);
 CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(
-    p_source rollup_engine.source, p_filter text, p_ranges tstzmultirange, p_writers xid[], p_came oid[], p_gone tstzmultirange, p_rewritten oid[],
+    p_source rollup_engine.source, p_filter text, p_ranges tstzmultirange,
+    p_writers xid[], p_came oid[], p_gone tstzmultirange, p_rewritten oid[], p_unwatched_since xid8,
     OUT late bigint, OUT unsure bigint, OUT lie_in tstzrange
 )
     LANGUAGE plpgsql
@@ -46,32 +61,39 @@ CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
+DECLARE
+    -- What is older may have been stored before.
+    v_seal_age constant integer := CASE WHEN p_came <> '{}' OR p_unwatched_since IS NOT NULL THEN rollup_engine.seal_age(p_source.id) END;
 BEGIN
     EXECUTE rollup_engine.fill($sql$
         SELECT count(*) FILTER (WHERE is_late), count(*) FILTER (WHERE is_late IS NOT TRUE), CASE WHEN count(*) > 0 THEN tstzrange(min(ts), max(ts), '[]') END
         FROM (
-            SELECT {time} AS ts, xmin = ANY ($2) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AS is_late
+            SELECT {time} AS ts, xmin = ANY ($2) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AND age(xmin) < $7 AS is_late
             FROM {source}
-            WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1 AND (xmin = ANY ($2) OR tableoid = ANY ($3) OR tableoid = ANY ($5) AND age(xmin) <= $6){filter}
+            WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1
+                AND (xmin = ANY ($2) OR tableoid = ANY ($3) OR tableoid = ANY ($5) AND age(xmin) <= $6 OR age(xmin) <= $8){filter}
         ) AS changed $sql$,
         jsonb_build_object(
             'filter', p_filter, 'source', p_source.relation, 'column', quote_ident(p_source.time_column),
             'time', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
             'from', rollup_engine.time_literal(greatest(lower(p_ranges), lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
-    INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w);
+    INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w),
+        v_seal_age, CASE WHEN p_unwatched_since IS NOT NULL THEN least(age(p_unwatched_since::xid), v_seal_age) END;
 EXCEPTION WHEN OTHERS THEN
     IF p_filter = '' THEN
         RAISE;
     END IF;  -- one of them has the filter fail, or a column of it is gone: no reason for other rollups to wait
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[], oid[], tstzmultirange, oid[]) IS
-'Rows of a source in the ranges, by the filter, that those transactions have written, or that are in tables that came; and those of which nobody knows: where others went, or in tables written anew since; and from when to when. NULL where the filter fails.';
+COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[], oid[], tstzmultirange, oid[], xid8) IS
+'Rows of a source in the ranges, by the filter, that those transactions have written, or that are in tables that came; and those of which nobody knows: older than the seal, where others went, in tables written anew since, or not captured since then; and from when to when. NULL where the filter fails.';
 
 DROP FUNCTION IF EXISTS rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[]);
+DROP FUNCTION IF EXISTS rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[], oid[], tstzmultirange, oid[]);
 CREATE OR REPLACE FUNCTION rollup_engine.record_late_rows(
-    p_source rollup_engine.source, p_changed tstzmultirange, p_first_end timestamptz, p_writers xid[], p_came oid[], p_gone tstzmultirange, p_rewritten oid[]
+    p_source rollup_engine.source, p_changed tstzmultirange, p_first_end timestamptz,
+    p_writers xid[], p_came oid[], p_gone tstzmultirange, p_rewritten oid[], p_unwatched_since xid8
 ) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -94,10 +116,10 @@ BEGIN
     LOOP
         v_late := p_changed * tstzmultirange(tstzrange(NULL, v_since));
         SELECT late, late, unsure, lie_in INTO v_counted, v_rows, v_unsure, v_lie_in
-        FROM rollup_engine.count_late_rows(p_source, v_filter, v_late, p_writers, p_came, p_gone, p_rewritten);
+        FROM rollup_engine.count_late_rows(p_source, v_filter, v_late, p_writers, p_came, p_gone, p_rewritten, p_unwatched_since);
         IF v_counted IS NULL THEN
             SELECT late, unsure, lie_in INTO v_rows, v_unsure, v_lie_in
-            FROM rollup_engine.count_late_rows(p_source, '', v_late, p_writers, p_came, p_gone, p_rewritten);
+            FROM rollup_engine.count_late_rows(p_source, '', v_late, p_writers, p_came, p_gone, p_rewritten, p_unwatched_since);
         END IF;
         -- A range across the border need not have a row before it.
         CONTINUE WHEN v_rows + v_unsure = 0 AND coalesce(p_first_end, 'infinity') > v_since;
@@ -113,7 +135,7 @@ BEGIN
             ELSE 'late changes were kept out of sealed time, with no row left to count' END,
             format('they lie between %s and %s; the rollup is sealed before %s', lower(told), upper(told), v_since)
                 || CASE WHEN v_counted IS NULL THEN '; its filter fails on some, so that all are counted' ELSE '' END
-                || CASE WHEN v_unsure > 0 THEN format('; of %s rows there, which DDL wrote anew or brought in the place of others, nobody knows', v_unsure) ELSE '' END,
+                || CASE WHEN v_unsure > 0 THEN format('; of %s rows there nobody knows: DDL wrote or brought them, or capture was off', v_unsure) ELSE '' END,
             CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
                 THEN 'rows are in the source until their partition is removed; nothing needs to be done'
                 ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END
@@ -122,7 +144,7 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[], oid[], tstzmultirange, oid[]) IS
+COMMENT ON FUNCTION rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[], oid[], tstzmultirange, oid[], xid8) IS
 'Counts and reports, for each rollup, what was written where it is sealed: of the rows that the transactions of the log wrote, or that came with partitions, those before its border.';
 
 RESET ROLE;

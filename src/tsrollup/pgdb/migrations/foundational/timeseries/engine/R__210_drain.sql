@@ -74,6 +74,7 @@ DECLARE
     v_came oid[] := '{}';
     v_gone tstzmultirange := '{}';
     v_rewritten oid[];
+    v_unwatched_since xid8;
     v_logged tstzmultirange;
     v_written tstzmultirange;
     v_whole tstzmultirange;
@@ -105,18 +106,19 @@ BEGIN
     )
     -- A row of the log has the transaction, or the part of one, that wrote what it speaks of.
     SELECT range_agg(tstzrange(from_time, to_time)),
-        range_agg(tstzrange(from_time, to_time)) FILTER (WHERE is_found IS NULL), min(to_time) FILTER (WHERE is_found IS NULL),
+        range_agg(tstzrange(from_time, to_time)) FILTER (WHERE is_found IS NOT TRUE), min(to_time) FILTER (WHERE is_found IS NULL),
         array_agg(part) FILTER (WHERE is_found IS NULL AND from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = p_source_id)),
         pg_snapshot_xmin(pg_current_snapshot()), min(noted_at),
         range_agg(tstzrange(from_time, to_time)) FILTER (WHERE keys IS NULL),
-        (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united), bool_or(is_bulk)
-    INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed, v_is_bulk FROM moved;
+        (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united), bool_or(is_bulk),
+        CASE WHEN bool_or(NOT is_found) THEN rollup_engine.read_border(p_source_id) END
+    INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed, v_is_bulk, v_unwatched_since FROM moved;
     IF v_logged IS NOT NULL THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
     END IF;
-    IF (v_writers IS NOT NULL OR v_came <> '{}') AND v_source.change_tracking = 'trigger' THEN
+    IF (v_writers IS NOT NULL OR v_came <> '{}' OR v_unwatched_since IS NOT NULL) AND v_source.change_tracking = 'trigger' THEN
         PERFORM rollup_engine.record_late_rows(v_source, coalesce(v_written, '{}') + v_changed, v_first_end,
-            v_writers, v_came, v_gone, v_rewritten);
+            v_writers, v_came, v_gone, v_rewritten, v_unwatched_since);
     END IF;
     v_changed := v_changed + coalesce(v_whole, '{}');
     IF p_now IS NOT NULL AND v_source.change_tracking = 'window' THEN
@@ -153,9 +155,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.log_extent(p_source_id integer, p_membe
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- A drain that knew it without triggers had its rows stored: some may be gone since.
+    -- A drain that knew it without triggers had its rows stored: some may be gone since, others late.
     INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, is_found)
-    SELECT s.id, lower(r), upper(r), CASE WHEN NOT is_known THEN true END
+    SELECT s.id, lower(r), upper(r), NOT (is_known AND rollup_engine.is_noted_here(s))
     FROM rollup_engine.source AS s, rollup_engine.told_width(s.id) AS width,
         LATERAL (SELECT EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)) AS m (is_known),
         rollup_engine.bucket_align(width, tstzmultirange(tstzrange(p_from, p_to))) AS asked,
