@@ -5,10 +5,13 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_citus() RETURNS boolean
-    LANGUAGE sql STABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus');
-END;
+    LANGUAGE plpgsql STABLE PARALLEL SAFE  -- each read asks: its plan stays with the session
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM pg_extension WHERE extname = 'citus');
+END
+$$;
 COMMENT ON FUNCTION rollup_engine.has_citus() IS 'Whether the database has Citus.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_coordinator() RETURNS boolean

@@ -20,15 +20,18 @@ $$;
 COMMENT ON FUNCTION rollup_engine.with_descendants(integer) IS 'The rollup and every rollup that reads it, at any depth.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.with_ancestors(p_rollup_id integer) RETURNS SETOF integer
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE  -- each read asks: its plan stays with the session
     SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH RECURSIVE line AS (
-        SELECT p_rollup_id AS id
-        UNION ALL
-        SELECT c.parent_id FROM line JOIN silver.rollup_config AS c ON c.id = line.id WHERE c.parent_id IS NOT NULL
-    )
-    SELECT id FROM line
+BEGIN
+    RETURN QUERY
+        WITH RECURSIVE line AS (
+            SELECT p_rollup_id AS id
+            UNION ALL
+            SELECT c.parent_id FROM line JOIN silver.rollup_config AS c ON c.id = line.id WHERE c.parent_id IS NOT NULL
+        )
+        SELECT id FROM line;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.with_ancestors(integer) IS 'The rollup and every rollup that it reads, at any depth.';
 

@@ -75,9 +75,14 @@ COMMENT ON FUNCTION rollup_engine.uncovered(regclass, tstzmultirange) IS 'The pa
 -- transaction is visible a moment before others hear of what it changed in the catalogue.
 
 CREATE OR REPLACE FUNCTION rollup_engine.hear_invalidations() RETURNS bigint
-    LANGUAGE sql STABLE PARALLEL SAFE
--- A session listens when it gets a lock that it did not hold. Parsed here, so that it inlines.
-RETURN pg_relation_size('rollup_engine.bell'::regclass);
+    LANGUAGE plpgsql STABLE PARALLEL SAFE  -- the planner asks: it is parsed and planned once a session
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- A session listens when it gets a lock that it did not hold.
+    RETURN pg_relation_size('rollup_engine.bell'::regclass);
+END
+$$;
 COMMENT ON FUNCTION rollup_engine.hear_invalidations() IS 'From here on the session plans with every partition that came by transactions which are visible to it and have ended.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.planned_partitions(p_rollup_id integer) RETURNS bigint
