@@ -76,7 +76,8 @@ DECLARE
     v_touched text := 't.bucket >= $1 AND t.bucket < $2';
 BEGIN
     IF p_empty THEN
-        RETURN rollup_engine.insert_sql(p_rollup, p_fresh);
+        -- In the order of time, as bucket by bucket they come anyway: what is read together shares pages, of the index too.
+        RETURN rollup_engine.insert_sql(p_rollup, p_fresh || CASE WHEN p_per_bucket THEN '' ELSE ' ORDER BY 1' END);
     ELSIF p_scattered THEN
         v_touched := v_touched || CASE WHEN p_per_bucket THEN ' AND t.bucket = ANY ($4)' ELSE ' AND t.bucket <@ $3' END;
     END IF;
