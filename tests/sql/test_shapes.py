@@ -307,3 +307,23 @@ def test_promise_j_a_renamed_time_column_breaks_no_write(db: psycopg.Connection)
     db.execute("SELECT silver.reset_rollup_retry('r_1h')")
     refresh_everything(db)
     assert_settled(db, "r_1h")
+
+
+def test_what_is_stored_at_first_is_stored_in_the_order_of_time(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz, device integer, v integer)")
+    db.execute(
+        "INSERT INTO raw.t SELECT '2026-01-05Z'::timestamptz + make_interval(secs => i), i % 7, i"
+        " FROM generate_series(0, 19999) AS i"
+    )
+    db.execute("ANALYZE raw.t")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1m', '1 minute',"
+        " dimensions => '{device}')"
+    )
+    refresh_everything(db)
+    assert_settled(db, "t_1m")
+    buckets = db.execute(
+        "SELECT array_agg(bucket ORDER BY tableoid, ctid) FROM silver.t_1m"
+    ).fetchone()
+    assert buckets is not None and len(buckets[0]) == 2338
+    assert buckets[0] == sorted(buckets[0])
