@@ -14,7 +14,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row, tuple_row
 
-from tsrollup import archives, declarations, declared, embedded, reading, rollups
+from tsrollup import archives, declarations, declared, embedded, reading, rollups, runs
 from tsrollup.connection import connect as connect_to
 from tsrollup.connection import describe, pinned, read_url, take_every_time
 from tsrollup.errors import ArgumentError, NotFoundError, TsrollupError
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Batch(rollups.Batch):
+class Batch(runs.Batch):
     """What became of a batch, and how far the run is: buckets that are done, and that were to be
     done as far as was known."""
 
@@ -93,9 +93,9 @@ class Rollup:
         """What it computes, and the GROUP BY that it stands for."""
         return self.database._do(rollups.definition, self.table)
 
-    def refresh(self, start: Time, end: Time) -> list[rollups.RunSummary]:
+    def refresh(self, start: Time, end: Time) -> list[runs.RunSummary]:
         """Recompute a range, stale or not, after what is stale of its parents there."""
-        return self.database._do(rollups.refresh, self.table, start, end)
+        return self.database._do(runs.refresh, self.table, start, end)
 
     def read(
         self,
@@ -244,10 +244,10 @@ class Database:
     def run(self, target: str | None = None) -> Iterator[Batch]:
         """Refresh what had settled when the run began, parents first, a transaction for each batch:
         one rollup, or all that are due. Nothing is done before the iteration begins."""
-        total = self._do(rollups.stale_buckets, target)
+        total = self._do(runs.stale_buckets, target)
         done = 0
         with _told():
-            for batch in rollups.run(self.connection, target):
+            for batch in runs.run(self.connection, target):
                 done += batch.buckets
                 yield Batch(**vars(batch), done=done, total=max(done, total))
 

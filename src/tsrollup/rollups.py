@@ -1,8 +1,7 @@
-"""What the rollup commands do: one call of the SQL API each, batch by batch where it is long."""
+"""What the rollup commands do beside runs: one call of the SQL API each."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -18,53 +17,6 @@ Connection = psycopg.Connection[Any]
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One row of silver.perform_rollup: what became of one rollup."""
-
-    target: str
-    status: str
-    buckets: int
-    rows_written: int
-    rows_deleted: int
-    ranges_left: int
-    duration: timedelta
-    error_code: str | None
-    error_message: str | None
-
-
-BATCH_COLUMNS = [field.name for field in fields(Batch)]
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """All batches of one rollup in one run."""
-
-    target: str
-    status: str
-    batches: int = 0
-    buckets: int = 0
-    rows_written: int = 0
-    rows_deleted: int = 0
-    ranges_left: int = 0
-    seconds: float = 0.0
-    error: str | None = None
-
-    def plus(self, batch: Batch) -> "RunSummary":
-        error = f"{batch.error_message} [{batch.error_code}]" if batch.error_code else self.error
-        return RunSummary(
-            self.target,
-            batch.status,
-            self.batches + (1 if batch.buckets else 0),
-            self.buckets + batch.buckets,
-            self.rows_written + batch.rows_written,
-            self.rows_deleted + batch.rows_deleted,
-            batch.ranges_left,
-            self.seconds + batch.duration.total_seconds(),
-            error,
-        )
-
-
 def call(connection: Connection, function: str, **arguments: Any) -> list[Row]:
     """The rows of a function of schema silver; objects are passed as jsonb."""
     marks = sql.SQL(", ").join(
@@ -77,7 +29,7 @@ def call(connection: Connection, function: str, **arguments: Any) -> list[Row]:
         for name, value in arguments.items()
     }
     try:
-        return _rows(connection, query, given)
+        return rows_of(connection, query, given)
     except psycopg.errors.UndefinedFunction as error:
         if str(error).startswith(f"function silver.{function}("):
             raise _not_called(connection, function, arguments, str(error)) from error
@@ -88,7 +40,7 @@ def _not_called(
     connection: Connection, function: str, arguments: Mapping[str, Any], told: str
 ) -> TsrollupError:
     """Whether it is the function that is not there, or an argument, or one of that type."""
-    known = _rows(
+    known = rows_of(
         connection,
         "SELECT coalesce(proargnames[:pronargs], '{}') AS names,"
         " pg_get_function_arguments(oid) AS arguments FROM pg_proc"
@@ -139,7 +91,7 @@ def create(
 
 def definition(connection: Connection, target: str) -> Row:
     """What a rollup is: its names, what it reads and how, and the GROUP BY that it stands for."""
-    (row,) = _rows(
+    (row,) = rows_of(
         connection,
         "SELECT target_table::text, target_view::text AS live_view, source_table::text,"
         " time_column::text, bucket_width::text, dimensions::text[], metrics,"
@@ -153,7 +105,7 @@ def definition(connection: Connection, target: str) -> Row:
 def view_columns(connection: Connection, target: str) -> list[Row]:
     """Columns of a live view as they are called there, of which kind, and the operator that is =
     for them; whether they are of single precision."""
-    return _rows(
+    return rows_of(
         connection,
         "SELECT c.column_name::text AS name, c.kind, c.type = 'real'::regtype AS is_single,"
         " rollup_engine.equality_sql(c.type) AS equality"
@@ -165,13 +117,13 @@ def view_columns(connection: Connection, target: str) -> list[Row]:
 
 def id_of(connection: Connection, target: str) -> int:
     """The rollup's number, which a new name does not change."""
-    (row,) = _rows(connection, "SELECT rollup_engine.rollup_id(%s::text) AS id", [target])
+    (row,) = rows_of(connection, "SELECT rollup_engine.rollup_id(%s::text) AS id", [target])
     return int(row["id"])
 
 
 def names_of(connection: Connection, rollup_id: int) -> tuple[str, str]:
     """Table and live view."""
-    (row,) = _rows(
+    (row,) = rows_of(
         connection,
         "SELECT target_table::text AS t, target_view::text AS v FROM silver.rollup_config"
         " WHERE id = %s",
@@ -192,70 +144,6 @@ def alter(connection: Connection, target: str, options: Mapping[str, Any]) -> tu
         return names_of(connection, rollup_id)
 
 
-def run(connection: Connection, target: str | None = None) -> Iterator[Batch]:
-    """Refresh what had settled when the run began, parents first, a transaction for each batch.
-
-    One rollup, or all that are not paused, parked or waiting for their next attempt; those are
-    yielded with their status and no work done.
-    """
-    if not connection.autocommit:
-        raise ValueError("a run commits batch by batch: give it an autocommit connection")
-    (began,) = _rows(connection, "SELECT clock_timestamp() AS now")
-    for rollup in _to_run(connection, target, began["now"]):
-        if not rollup["is_due"]:
-            nothing_done = (0, 0, 0, rollup["ranges_left"], timedelta(), None, None)
-            yield Batch(rollup["name"], rollup["status"], *nothing_done)
-            continue
-        # Each call reads the whole window again, so there is one, without a limit.
-        most = None if rollup["reads_window"] else 1
-        more = True
-        while more:
-            batch = _perform(connection, rollup["name"], most, began["now"])
-            if batch is None:
-                return  # a standby, or beside a migrate: the server has said so
-            yield batch
-            # To the call that finds nothing: it settles the partitions that the last one made.
-            more = most is not None and batch.buckets > 0
-
-
-def summarise(batches: Iterable[Batch]) -> list[RunSummary]:
-    """Add up batches by rollup, in the order they were met."""
-    summaries: dict[str, RunSummary] = {}
-    for batch in batches:
-        known = summaries.get(batch.target, RunSummary(batch.target, batch.status))
-        summaries[batch.target] = known.plus(batch)
-    return list(summaries.values())
-
-
-def stale_buckets(connection: Connection, target: str | None = None) -> int:
-    """Buckets that a run has before it, as far as the drains have told."""
-    rows = _rows(
-        connection,
-        "SELECT coalesce(sum(stale_buckets), 0)::bigint AS buckets"
-        " FROM silver.timeseries_operations_monitor"
-        " WHERE target_table IN"
-        "  (SELECT r.target_table::text FROM rollup_engine.run_order(%s::text) AS r)",
-        [target],
-    )
-    return int(rows[0]["buckets"])
-
-
-def work_to_do(connection: Connection, target: str | None = None) -> list[Row]:
-    """What a run would refresh; what has changed is taken in for that, and not kept."""
-    with connection.transaction(force_rollback=True):
-        _rows(connection, "SELECT rollup_engine.drain_sources_of(%s::text, now()) AS d", [target])
-        query = "SELECT * FROM rollup_engine.work_to_do(%s::text, now())"
-        return _rows(connection, query, [target])
-
-
-def refresh(
-    connection: Connection, target: str, from_time: datetime | str, to_time: datetime | str
-) -> list[RunSummary]:
-    """Recompute a range, stale or not; text is read by the server, in the session's time zone."""
-    rows = call(connection, "refresh_rollup", target=target, from_time=from_time, to_time=to_time)
-    return summarise(Batch(**{name: row[name] for name in BATCH_COLUMNS}) for row in rows)
-
-
 def drop(connection: Connection, target: str, keep_table: bool = False) -> str:
     """Drop a rollup; its name."""
     with connection.transaction():
@@ -269,12 +157,12 @@ def monitor(connection: Connection) -> list[Row]:
     try:
         with pinned(connection):
             connection.execute("SET LOCAL lock_timeout = '3s'")
-            return _rows(
+            return rows_of(
                 connection,
                 "SELECT * FROM silver.timeseries_operations_monitor ORDER BY target_table",
             )
     except psycopg.errors.LockNotAvailable as error:
-        holders = _rows(
+        holders = rows_of(
             connection,
             "SELECT l.relation::regclass::text AS relation, l.pid, a.query"
             " FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a USING (pid)"
@@ -309,7 +197,7 @@ def log(connection: Connection, target: str | None, errors: bool, limit: int) ->
     )
     query = failures if errors else refreshes
     name, is_known = _name_in_logs(connection, target) if target is not None else (None, True)
-    rows = _rows(connection, query, {"target": name, "limit": limit})
+    rows = rows_of(connection, query, {"target": name, "limit": limit})
     if not rows and not is_known:
         raise TsrollupError(
             f"there is no rollup {target}, and the log has nothing of it",
@@ -321,13 +209,13 @@ def log(connection: Connection, target: str | None, errors: bool, limit: int) ->
 def split_target(connection: Connection, name: str) -> tuple[str, str]:
     """Schema and table of a name as SQL reads identifiers; the schema is silver by default."""
     query = "SELECT rollup_engine.parse_name(%s::text, 'silver') AS parts"
-    schema, table = _rows(connection, query, [name])[0]["parts"]
+    schema, table = rows_of(connection, query, [name])[0]["parts"]
     return schema, table
 
 
 def _bare_name(connection: Connection, rollup_id: int, name: str) -> str:
     """The name of a table that stays in its schema."""
-    (row,) = _rows(
+    (row,) = rows_of(
         connection,
         "SELECT n.nspname AS schema, rollup_engine.parse_name(%(name)s::text, n.nspname) AS parts"
         " FROM silver.rollup_config AS r JOIN pg_class AS c ON c.oid = r.target_table"
@@ -342,7 +230,7 @@ def _bare_name(connection: Connection, rollup_id: int, name: str) -> str:
 
 def _name_in_logs(connection: Connection, target: str) -> tuple[str, bool]:
     """The name that the logs know a rollup by, and whether there still is one of it."""
-    (found,) = _rows(
+    (found,) = rows_of(
         connection,
         "SELECT r.id IS NOT NULL AS is_known, coalesce(r.target_table::text,"
         "  (SELECT format('%%I.%%I', p[1], p[2])"
@@ -354,27 +242,7 @@ def _name_in_logs(connection: Connection, target: str) -> tuple[str, bool]:
     return found["name"], found["is_known"]
 
 
-def _to_run(connection: Connection, target: str | None, as_of: datetime) -> list[Row]:
-    return _rows(
-        connection,
-        "SELECT r.target_table::text AS name, r.status,"
-        " r.change_tracking = 'window' AS reads_window,"
-        " rollup_engine.is_due(r, %(target)s::text IS NOT NULL) AS is_due,"
-        " rollup_engine.ranges_left(r.id, rollup_engine.settled_range(r, %(as_of)s)) AS ranges_left"
-        " FROM rollup_engine.run_order(%(target)s::text) AS r",
-        {"target": target, "as_of": as_of},
-    )
-
-
-def _perform(
-    connection: Connection, target: str, max_batches: int | None, as_of: datetime
-) -> Batch | None:
-    query = f"SELECT {', '.join(BATCH_COLUMNS)} FROM silver.perform_rollup(%s, %s, %s)"
-    rows = _rows(connection, query, [target, max_batches, as_of])
-    return Batch(**rows[0]) if rows else None
-
-
-def _rows(
+def rows_of(
     connection: Connection, query: str | sql.Composed, parameters: Params | None = None
 ) -> list[Row]:
     with pinned(connection), connection.cursor(row_factory=dict_row) as cursor:

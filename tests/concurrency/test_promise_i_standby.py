@@ -16,7 +16,7 @@ from interleaving import Background
 from raw_tables import LEVELS, create_hierarchy
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import SETTINGS, PostgresServer, bindir_of, free_port, new_pool_folder
-from tsrollup import rollups
+from tsrollup import runs
 from tsrollup.embedded.account import account_for
 
 ROUNDS = 25
@@ -112,7 +112,7 @@ def test_promise_i_a_standby_answers_and_takes_over(pair: Pair) -> None:
             "SELECT * FROM silver.maintain_timeseries_tables()",
         ):
             standby.execute(work.encode())
-        assert list(rollups.run(standby)) == []
+        assert list(runs.run(standby)) == []
         assert notices == ["this server is a standby: its primary does the work"] * 4
 
         with psycopg.connect(pair.standby_url, user=pair.superuser) as administrator:

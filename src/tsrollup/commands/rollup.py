@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from psycopg import Connection
 
-from tsrollup import rollups
+from tsrollup import rollups, runs
 from tsrollup.commands.invocation import invocation, parse_object
 from tsrollup.commands.targets import (
     AnyTarget,
@@ -162,10 +162,10 @@ def run(
     call = invocation(context)
     with call.installed() as connection:
         if dry_run:
-            work = rollups.work_to_do(connection, target)
+            work = runs.work_to_do(connection, target)
             call.console.print_rows(work, empty="no rollups to run")
             return
-        summaries = rollups.summarise(_with_progress(call.console, connection, target))
+        summaries = runs.summarise(_with_progress(call.console, connection, target))
     _print_summaries(call.console, summaries)
 
 
@@ -181,7 +181,7 @@ def refresh(
     """
     call = invocation(context)
     with call.installed() as connection:
-        summaries = rollups.refresh(connection, target, from_time, to_time)
+        summaries = runs.refresh(connection, target, from_time, to_time)
     _print_summaries(call.console, summaries)
 
 
@@ -245,7 +245,7 @@ def log(
         call.console.print_rows(rows, REFRESHES_FOR_PEOPLE, empty="nothing was refreshed yet")
 
 
-def _print_summaries(console: Console, summaries: list[rollups.RunSummary]) -> None:
+def _print_summaries(console: Console, summaries: list[runs.RunSummary]) -> None:
     rows = [asdict(summary) for summary in summaries]
     console.print_rows(rows, SUMMARY_FOR_PEOPLE, empty="no rollups to run")
     failed = [summary for summary in summaries if summary.error]
@@ -259,11 +259,11 @@ def _print_summaries(console: Console, summaries: list[rollups.RunSummary]) -> N
 
 def _with_progress(
     console: Console, connection: Connection[Any], target: str | None
-) -> Iterator[rollups.Batch]:
+) -> Iterator[runs.Batch]:
     shown = console.talk.is_terminal and not console.as_json
     with progress(console.talk, "buckets", transient=True, disable=not shown) as bar:
-        total = rollups.stale_buckets(connection, target) if shown else None
+        total = runs.stale_buckets(connection, target) if shown else None
         task = bar.add_task("refreshing", total=total)
-        for batch in rollups.run(connection, target):
+        for batch in runs.run(connection, target):
             bar.advance(task, batch.buckets)
             yield batch

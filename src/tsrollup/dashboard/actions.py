@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from nicegui import ui
 
-from tsrollup import rollups
+from tsrollup import runs
 from tsrollup.connection import pinned
 from tsrollup.dashboard.chart_card import ChartCard
 from tsrollup.dashboard.database import Database
@@ -86,7 +86,7 @@ class Actions:
     def _refresh(self, begin: str, end: str, zone: str) -> Work:
         def work(connection: Connection) -> str:
             connection.execute("SELECT set_config('TimeZone', %s, false)", [zone])
-            summaries = rollups.refresh(connection, self.rollup.name, begin, end)
+            summaries = runs.refresh(connection, self.rollup.name, begin, end)
             failed = [one for one in summaries if one.error]
             if failed:
                 raise TsrollupError(f"{failed[0].target}: {failed[0].error}", "see its errors")

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 
-from tsrollup import rollups
+from tsrollup import rollups, runs
 from tsrollup.connection import connect
 from tsrollup.console import Console
 from tsrollup.demo import load
@@ -70,7 +70,7 @@ def prepare(url: str, console: Console) -> None:
             rollups.create(connection, source, "silver", name, width, own)
             console.say(f"   silver.{name:<12} <- {source:<18} gold.{name}")
         console.say("3. Refresh")
-        summaries = rollups.summarise(rollups.run(connection))
+        summaries = runs.summarise(runs.run(connection))
         failed = [summary for summary in summaries if summary.error]
         if failed:
             raise TsrollupError(f"{failed[0].target} failed: {failed[0].error}")

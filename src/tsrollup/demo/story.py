@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 
-from tsrollup import rollups
+from tsrollup import rollups, runs
 from tsrollup.connection import connect, read_url
 from tsrollup.console import Console, progress
 from tsrollup.demo import load, pictures
@@ -110,13 +110,13 @@ def _change(console: Console, connection: psycopg.Connection) -> None:
 
 def _run(console: Console, connection: psycopg.Connection) -> None:
     with progress(console.out, "buckets") as bar:
-        task = bar.add_task("   refresh", total=rollups.stale_buckets(connection))
+        task = bar.add_task("   refresh", total=runs.stale_buckets(connection))
         batches = []
-        for batch in rollups.run(connection):
+        for batch in runs.run(connection):
             batches.append(batch)
             done = sum(one.buckets for one in batches)
-            bar.update(task, completed=done, total=done + rollups.stale_buckets(connection))
-    summaries = rollups.summarise(batches)
+            bar.update(task, completed=done, total=done + runs.stale_buckets(connection))
+    summaries = runs.summarise(batches)
     console.print_table(
         [
             {
