@@ -6,6 +6,7 @@ A database does one thing at a time; who wants more of it at once connects more 
 import asyncio
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -116,6 +117,7 @@ class AsyncDatabase:
         self.database = database
         self.archive = AsyncArchive(self)
         self._lock = asyncio.Lock()
+        self._canceller = ThreadPoolExecutor(1)
 
     close = _of_database(Database.close)
     migrate = _of_database(Database.migrate)
@@ -161,10 +163,12 @@ class AsyncDatabase:
                 self.database.stop.clear()
 
     async def _cancel(self, running: asyncio.Future[Any]) -> None:
-        """In a thread, too: a server that hangs does not answer this, either."""
+        """In a thread, too: a server that hangs does not answer this, either. In one of its own:
+        statements may hold all others."""
         while not running.done():
             with suppress(psycopg.Error):
-                await asyncio.to_thread(self.database.connection.cancel_safe)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(self._canceller, self.database.connection.cancel_safe)
             await asyncio.wait([running], timeout=1)
 
 

@@ -58,7 +58,7 @@ def query(
     chosen = rollups.listed("columns", columns) if columns else []
     definition = rollups.definition(connection, target)
     known = {row["name"]: row for row in rollups.view_columns(connection, target)}
-    order = [name for name, row in known.items() if row["kind"] in ("bucket", "dimension")]
+    order = [name for name, row in known.items() if row["is_key"]]
     conditions: list[sql.Composable] = [sql.SQL("true")]
     source: sql.Composable = sql.SQL(definition["live_view"])
     if gapfill is not False:

@@ -103,14 +103,16 @@ def definition(connection: Connection, target: str) -> Row:
 
 
 def view_columns(connection: Connection, target: str) -> list[Row]:
-    """Columns of a live view as they are called there, of which kind, and the operator that is =
-    for them; whether they are of single precision."""
+    """Columns of a live view as they are called there, the bucket first; whether each is that or a
+    dimension, whether it is of single precision, and the operator that is = for it."""
     return rows_of(
         connection,
-        "SELECT c.column_name::text AS name, c.kind, c.type = 'real'::regtype AS is_single,"
-        " rollup_engine.equality_sql(c.type) AS equality"
-        " FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.view_columns(r) AS c"
-        " WHERE r.id = rollup_engine.rollup_id(%s::text) ORDER BY c.place",
+        "SELECT a.attname::text AS name, a.attnum <= 1 + cardinality(r.dimensions) AS is_key,"
+        " a.atttypid = 'real'::regtype AS is_single,"
+        " rollup_engine.equality_sql(a.atttypid) AS equality"
+        " FROM silver.rollup_config AS r"
+        " JOIN pg_attribute AS a ON a.attrelid = r.target_view AND a.attnum > 0"
+        " WHERE r.id = rollup_engine.rollup_id(%s::text) ORDER BY a.attnum",
         [target],
     )
 

@@ -4,9 +4,11 @@ import asyncio
 import inspect
 import itertools
 import json
+import secrets
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -105,6 +107,20 @@ def test_rows_are_those_of_the_view(hourly: tsrollup.Rollup) -> None:
     assert len(hourly.read(START, limit=2, columns=["temp_max"]).rows()[0]) == 1
     assert hourly.read("2030-01-01").rows() == []
     assert hourly.read(where={"Device": []}).rows() == []
+
+
+@pytest.mark.usefixtures("hourly")
+def test_operators_read_what_there_is(server: PostgresServer, database: str) -> None:
+    role = f"t_operator_{secrets.token_hex(4)}"
+    with psycopg.connect(server.superuser_url(database), autocommit=True) as superuser:
+        superuser.execute(f"CREATE ROLE {role} LOGIN IN ROLE tsrollup_operator".encode())
+        try:
+            with tsrollup.connect(server.url(database, role)) as theirs:
+                read = theirs.rollup("hourly").read
+                assert len(read(where={"Device": "d1"}).rows()) == 2
+                assert len(read(START, END, where={"Device": "d1"}, gapfill=True).rows()) == 3
+        finally:
+            superuser.execute(f"DROP ROLE {role}".encode())
 
 
 def test_frames_hold_what_the_rows_hold(hourly: tsrollup.Rollup) -> None:
@@ -341,6 +357,8 @@ def test_async_is_the_same(server: PostgresServer, database: str, hourly: tsroll
 
 def test_a_cancelled_task_cancels_its_statement(server: PostgresServer, database: str) -> None:
     async def work() -> None:
+        only_thread = ThreadPoolExecutor(1)  # the statement's
+        asyncio.get_running_loop().set_default_executor(only_thread)
         db = await tsrollup.connect_async(server.url(database))
         slow = asyncio.create_task(
             db.in_thread(lambda: db.database.connection.execute("SELECT pg_sleep(60)"))

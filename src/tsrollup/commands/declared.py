@@ -57,7 +57,10 @@ def export(context: typer.Context) -> None:
     call = invocation(context)
     with call.installed() as connection:
         text = declarations.export(connection)
-    call.console.done(text.rstrip(), {"toml": text})
+    if call.console.as_json:
+        call.console.print_json({"toml": text})
+    else:
+        typer.echo(text.rstrip())
 
 
 def _facts(wanted: declared.Plan) -> dict[str, object]:
