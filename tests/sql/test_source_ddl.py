@@ -648,8 +648,8 @@ def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
     partition = (
         "SELECT min(inhrelid)::regclass FROM pg_inherits WHERE inhparent = 'app.t_2h'::regclass"
     )
-    tables = ["app.t_2h", *(name for (name,) in rolled_up.execute(partition).fetchall())]
-    for table in tables:
+    relations = ["app.t_2h", *(name for (name,) in rolled_up.execute(partition).fetchall())]
+    for table in relations:
         rolled_up.execute(f"ALTER TABLE {table} OWNER TO CURRENT_USER".encode())
     assert problems(rolled_up)[0][2] == "ALTER TABLE app.t_2h OWNER TO tsrollup_owner"
     rolled_up.execute("DELETE FROM rollup_engine.source_shape")
