@@ -655,7 +655,7 @@ def test_a_rollup_in_a_schema_that_was_closed_stops_no_other_of_its_source(
     rolled_up.execute("DELETE FROM rollup_engine.source_shape")
     rolled_up.execute("SELECT silver.get_detailed_stats('%')")
     rolled_up.execute("REVOKE ALL ON app.t_2h FROM tsrollup_owner")
-    for table in tables:
+    for table in relations:
         hint = f"ALTER TABLE {table} OWNER TO tsrollup_owner"
         assert hint in {hint for _, _, hint in problems(rolled_up)}
         rolled_up.execute(hint.encode())
