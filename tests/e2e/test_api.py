@@ -7,6 +7,7 @@ import json
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -365,8 +366,10 @@ def test_a_cancelled_task_cancels_its_statement(server: PostgresServer, database
         )
         await asyncio.sleep(0.5)
         slow.cancel()
+        cancelled_at = time.monotonic()
         with pytest.raises((asyncio.CancelledError, psycopg.errors.QueryCanceled)):
             await slow
+        assert time.monotonic() < cancelled_at + 20
         assert await db.version() == tsrollup.__version__
         await db.close()
 
