@@ -73,22 +73,36 @@ EXCHANGE = (
 )
 
 
-def test_promise_b_a_source_that_is_another_one_while_a_batch_waits_for_it(
-    source: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+@pytest.mark.parametrize(
+    ("step", "outcome"),
+    [
+        ("SELECT (rollup_engine.refresh_step(1, '(,)', '{}')).outcome", "changed"),
+        ("SELECT (rollup_engine.drain_step(1, now())).outcome", "locked"),
+    ],
+    ids=["a batch", "a drain"],
+)
+def test_promise_b_a_source_that_is_another_one_while_it_is_waited_for(
+    source: psycopg.Connection,
+    connect: Callable[..., psycopg.Connection],
+    step: str,
+    outcome: str,
 ) -> None:
     """A name is looked up again when its lock is there."""
     refresh_everything(source)
     source.execute("UPDATE raw.s SET a = 2; UPDATE raw.s_other SET a = 7")
     source.execute("SELECT rollup_engine.drain(1, now())")
+    source.execute(
+        "INSERT INTO raw.s SELECT ts, 1, 1, 1"
+        " FROM generate_series(timestamptz '2020-01-01', '2026-01-01', '1 hour') AS ts"
+    )
     source.execute("GRANT SELECT ON raw.s_other TO tsrollup_owner")
     there, back = (statement.format(new="s_other") for statement in EXCHANGE)
     with connect(autocommit=False) as other:
         other.execute(there.encode())
-        step = "SELECT (rollup_engine.refresh_step(1, '(,)', '{}')).outcome"
         batch = Background(connect(), step)
         batch.wait_until_blocked(source)
         other.commit()
-        assert batch.result() == [("changed",)]
+        assert batch.result() == [(outcome,)]
     source.execute(back.encode())
     refresh_everything(source)
     assert_settled(source, "s_1h")

@@ -11,6 +11,7 @@ import pytest
 from conftest import Connect
 from rollup_checks import assert_settled, refresh_everything
 from scenes import scene
+from servers import PostgresServer
 
 NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
 LATE = datetime(2026, 3, 3, 10, 30, tzinfo=UTC)
@@ -372,3 +373,25 @@ def test_promise_f_late_rows_beside_ddl_are_counted_or_said_to_be_there(
         "SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'"
     ).fetchall()
     assert messages == [(told,)] * (told is not None)
+
+
+def test_promise_h_a_foreign_partition_in_sealed_time_stops_no_drain(
+    source: psycopg.Connection, server: PostgresServer
+) -> None:
+    """Its rows have no writer."""
+    actions(source)
+    with psycopg.connect(server.superuser_url(source.info.dbname), autocommit=True) as admin:
+        admin.execute(
+            "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;"
+            "CREATE FOREIGN TABLE raw.s_0 (ts timestamptz, v int) SERVER files"
+            " OPTIONS (program 'echo 2026-02-10,1', format 'csv'); GRANT ALL ON raw.s_0 TO PUBLIC;"
+            "ALTER TABLE raw.s ATTACH PARTITION raw.s_0"
+            " FOR VALUES FROM ('2026-02-01') TO ('2026-03-01')"
+        )
+        source.execute(INSERT, [NOW])
+        source.execute("CALL silver.run_rollups(as_of => 'infinity')")
+        assert source.execute("SELECT count(*) FROM silver.error_log").fetchone() == (0,)
+        assert total(source, "silver.s_1h") == 241
+        admin.execute("DROP FOREIGN TABLE raw.s_0")
+    refresh_everything(source)
+    assert_settled(source, "s_1h", "s_1d")

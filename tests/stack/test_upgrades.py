@@ -476,6 +476,20 @@ def test_who_owned_it_before_has_to_own_it_again(
     assert filled.execute("SELECT FROM rollup_engine.upgrade").fetchall() == []
 
 
+def test_scripts_of_an_earlier_release_are_refused(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    """Whatever runs them."""
+    release.edit("engine/R__990_version.sql", tsrollup.__version__, "9.10.1")
+    release.edit("beforeMigrate__refuse_to_go_back.sql", tsrollup.__version__, "9.10.1")
+    release.migrate()
+    release.edit("engine/R__990_version.sql", "9.10.1", "9.9")
+    release.edit("beforeMigrate__refuse_to_go_back.sql", "9.10.1", "9.9")
+    with pytest.raises(FlywayError, match=r"migrated by tsrollup 9\.10\.1, and these .* of 9\.9"):
+        release.migrate()
+    assert filled.execute("SELECT silver.version()").fetchone() == ("9.10.1",)
+
+
 def test_what_a_later_release_has_begun_is_left_to_it(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:

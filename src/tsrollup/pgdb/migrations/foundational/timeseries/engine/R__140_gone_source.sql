@@ -22,6 +22,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.note_name(integer) IS 'Notes the name of a source that was renamed or moved.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.fail_if_renamed(p_source_id integer, p_name text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM rollup_engine.source WHERE id = p_source_id AND relation::text <> p_name) THEN
+        RAISE lock_not_available USING MESSAGE = format('%s was renamed while it was waited for', p_name), HINT = 'try again';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.fail_if_renamed(integer, text) IS
+'Fails where a source that was just read by its name is not called so any more: PostgreSQL looks a name up again when it has the lock, and may have found another table.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.relation_called(p_name text) RETURNS regclass
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -9,6 +9,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.source_extent(p_source rollup_engine.so
     SET row_security = off
 AS $$
 DECLARE
+    v_name constant text := p_source.relation;
     v_extent tstzmultirange;
 BEGIN
     EXECUTE format('SELECT tstzmultirange(tstzrange(min(%1$s), max(%1$s) + interval ''1 microsecond'')) FROM %2$s WHERE %3$I >= %4$s AND %3$I < %5$s HAVING count(*) > 0',
@@ -16,6 +17,7 @@ BEGIN
         rollup_engine.time_literal(greatest(p_from, lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
         rollup_engine.time_literal(least(p_to, upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit))
     INTO v_extent;
+    PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
     RETURN coalesce(v_extent, '{}');
 END
 $$;

@@ -80,7 +80,12 @@ BEGIN
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w),
         v_seal_age, CASE WHEN p_unwatched_since IS NOT NULL THEN least(age(p_unwatched_since::xid), v_seal_age) END;
-EXCEPTION WHEN OTHERS THEN
+EXCEPTION
+WHEN feature_not_supported THEN
+    -- A foreign table has no xmin; the rollup is invalid as long as it is there.
+    late := 0;
+    unsure := 0;
+WHEN OTHERS THEN
     IF p_filter = '' THEN
         RAISE;
     END IF;  -- one of them has the filter fail, or a column of it is gone: no reason for other rollups to wait

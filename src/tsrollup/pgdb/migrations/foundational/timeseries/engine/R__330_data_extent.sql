@@ -135,6 +135,7 @@ DECLARE
     v_range tstzrange;
     v_extent tstzmultirange;
     v_found tstzmultirange := '{}';
+    v_name constant text := (SELECT relation FROM rollup_engine.source WHERE id = p_rollup.source_id);
 BEGIN
     -- All in the snapshot of who asks: a bucket that a refresh is storing is seen as stale or as stored.
     FOR v_range IN
@@ -148,6 +149,7 @@ BEGIN
         END IF;
         v_found := v_found + coalesce(v_extent, '{}');
     END LOOP;
+    PERFORM rollup_engine.fail_if_renamed(p_rollup.source_id, v_name);
     RETURN v_ranges * rollup_engine.bucket_align(p_rollup, v_found);
 END
 $$;

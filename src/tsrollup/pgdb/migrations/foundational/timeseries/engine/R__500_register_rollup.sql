@@ -120,8 +120,10 @@ AS $$
         format(CASE WHEN c.relowner = '"${owner_role}"'::regrole THEN 'GRANT ALL ON %s TO %I' ELSE 'ALTER TABLE %s OWNER TO %I' END, c.oid::regclass, '${owner_role}')
     FROM rollup_engine.partition_tree(p_rollup.target_table) AS m (member) JOIN pg_class AS c ON c.oid = m.member
     WHERE NOT has_table_privilege('${owner_role}', c.oid, 'SELECT')
+        -- What somebody brought is told of as that.
+        AND (c.oid = p_rollup.target_table OR EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND rollup_engine.is_guard(g)))
 $$;
-COMMENT ON FUNCTION rollup_engine.closed_tables(silver.rollup_config) IS 'The table of a rollup, its schema and its partitions that the machinery may not use.';
+COMMENT ON FUNCTION rollup_engine.closed_tables(silver.rollup_config) IS 'The table of a rollup, its schema and its guarded partitions that the machinery may not use.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.check_types(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql STABLE
