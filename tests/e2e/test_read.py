@@ -98,6 +98,9 @@ def test_csv_reads_back(url: str, tmp_path: Path) -> None:
     assert [row["Device"] for row in rows] == ["d,1", "d,2", ""]
     file = tmp_path / "rows.csv"
     assert here("read", "r_1h", *HOUR, "-f", "csv", "-o", str(file), url=url).out == ""
+    written = file.read_text()
+    assert here("read", "r_1h", "-f", "csv", "-o", str(file), "-c", "typo", url=url).code == 1
+    assert file.read_text() == written
     assert file.read_text() == printed.out
 
 

@@ -1,7 +1,8 @@
 """tsrollup read: what a live view answers, as a table, a plot, CSV, JSON or Parquet."""
 
+import shutil
 import sys
-from contextlib import nullcontext
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -148,11 +149,17 @@ def _pairs(items: list[str], option: str) -> dict[str, str]:
 
 def _write_csv(connection: Connection[Any], wanted: sql.Composed, output: Path | None) -> None:
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(wanted)
-    file = output.open("wb") if output else nullcontext(sys.stdout.buffer)
-    with file as stream, pinned(connection), connection.cursor().copy(statement) as copy:
-        for block in copy:
-            stream.write(block)
+    # What the file holds stays there until all that it is to hold has come.
+    with tempfile.TemporaryFile() as waiting:
+        stream = waiting if output else sys.stdout.buffer
+        with pinned(connection), connection.cursor().copy(statement) as copy:
+            for block in copy:
+                stream.write(block)
         stream.flush()
+        if output:
+            waiting.seek(0)
+            with output.open("wb") as file:
+                shutil.copyfileobj(waiting, file)
 
 
 def _write_parquet(rows: reading.Rows, output: Path) -> None:
