@@ -12,10 +12,11 @@ DECLARE
     v_name constant text := p_source.relation;
     v_extent tstzmultirange;
 BEGIN
-    EXECUTE format('SELECT tstzmultirange(tstzrange(min(%1$s), max(%1$s) + interval ''1 microsecond'')) FROM %2$s WHERE %3$I >= %4$s AND %3$I < %5$s HAVING count(*) > 0',
-        rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit), p_source.relation, p_source.time_column,
-        rollup_engine.time_literal(greatest(p_from, lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
-        rollup_engine.time_literal(least(p_to, upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit))
+    EXECUTE rollup_engine.fill('SELECT tstzmultirange(tstzrange(min({time}), max({time}) + interval ''1 microsecond'')) FROM {source} WHERE {column} >= {from} AND {column} < {to} HAVING count(*) > 0',
+        jsonb_build_object('source', p_source.relation, 'column', quote_ident(p_source.time_column),
+            'time', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit),
+            'from', rollup_engine.time_literal(greatest(p_from, lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
+            'to', rollup_engine.time_literal(least(p_to, upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO v_extent;
     PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
     RETURN coalesce(v_extent, '{}');

@@ -48,10 +48,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.given_values_sql(p_place integer, p_nam
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- The caller may read the row of the view, and need not be allowed to name the types in it.
-    SELECT format('jsonb_array_elements($3 -> %1$L) AS e%2$s (e) CROSS JOIN LATERAL ' || CASE WHEN p_type IS NULL
-            THEN '(SELECT (jsonb_populate_record(NULL::%3$s, jsonb_build_object(%1$L, e%2$s.e))).%4$I) AS g%2$s (v)'
-            ELSE 'jsonb_to_record(jsonb_build_object(''v'', e%2$s.e)) AS g%2$s (v %5$s)' END,
-        p_name, p_place, p_view, p_name, p_type)
+    SELECT rollup_engine.fill('jsonb_array_elements($3 -> {name}) AS e{n} (e) CROSS JOIN LATERAL ' || CASE WHEN p_type IS NULL
+            THEN '(SELECT (jsonb_populate_record(NULL::{view}, jsonb_build_object({name}, e{n}.e))).{column}) AS g{n} (v)'
+            ELSE 'jsonb_to_record(jsonb_build_object(''v'', e{n}.e)) AS g{n} (v {type})' END,
+        jsonb_build_object('name', quote_literal(p_name), 'column', quote_ident(p_name), 'n', p_place, 'view', p_view, 'type', p_type))
 $$;
 COMMENT ON FUNCTION rollup_engine.given_values_sql(integer, name, regclass, text) IS 'FROM item: the values of a dimension that only gives, in its type; without a type, by the row of the view.';
 
@@ -82,10 +82,10 @@ AS $$
         'keys', coalesce(string_agg(', c' || place, '' ORDER BY place) FILTER (WHERE kind = 'dimension'), ''),
         'by', coalesce('ORDER BY ' || string_agg('c' || place, ', ' ORDER BY place) FILTER (WHERE kind = 'dimension'), ''),
         'order', 'ORDER BY ' || string_agg('c' || place, ', ' ORDER BY kind = 'bucket', place) FILTER (WHERE kind IN ('bucket', 'dimension')),
-        'only', coalesce(string_agg(format(
-            ' AND (c%1$s %4$s ANY (SELECT g%1$s.v FROM %2$s) OR c%1$s IS NOT DISTINCT FROM NULL AND $3 -> %3$L @> ''[null]'')',
-            place, rollup_engine.given_values_sql(place, column_name, p_rollup.target_view, named), column_name,
-            rollup_engine.equality_sql(type)), '') FILTER (WHERE p_only ? column_name), ''),
+        'only', coalesce(string_agg(rollup_engine.fill(
+            ' AND (c{n} {equals} ANY (SELECT g{n}.v FROM {given}) OR c{n} IS NOT DISTINCT FROM NULL AND $3 -> {name} @> ''[null]'')',
+            jsonb_build_object('n', place, 'equals', rollup_engine.equality_sql(type), 'name', quote_literal(column_name),
+                'given', rollup_engine.given_values_sql(place, column_name, p_rollup.target_view, named))), '') FILTER (WHERE p_only ? column_name), ''),
         -- Where all dimensions are given, or there are none: rows without a bucket.
         'given', CASE WHEN bool_and(kind <> 'dimension' OR p_only ? column_name) THEN
             'UNION ALL SELECT ' || string_agg(format(CASE kind WHEN 'dimension' THEN 'g%1$s.v' ELSE '(NULL::%2$s).%3$I' END, place, p_rollup.target_view, column_name), ', ' ORDER BY place)
