@@ -218,7 +218,7 @@ def _text(value: object) -> str:
     if isinstance(value, timedelta):
         return str(timedelta(days=value.days, seconds=value.seconds))
     if isinstance(value, list | dict):
-        return json.dumps(value, default=_plain)
+        return visible(json.dumps(value, default=_plain, ensure_ascii=False))
     if isinstance(value, Decimal) and _is_lost(value):
         return f"{value:.6g}"
     if isinstance(value, float | Decimal) and math.isfinite(value):

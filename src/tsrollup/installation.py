@@ -97,4 +97,6 @@ def refuse_newer(connection: psycopg.Connection[Any]) -> None:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
+    """What comes before a release, as 1.2.0.dev0, counts as that."""
+    release = re.match(r"\d+(\.\d+)*", version)
+    return [int(number) for number in release[0].split(".")] if release else []

@@ -108,7 +108,7 @@ def view_columns(connection: Connection, target: str) -> list[Row]:
     return rows_of(
         connection,
         "SELECT a.attname::text AS name, a.attnum <= 1 + cardinality(r.dimensions) AS is_key,"
-        " a.atttypid = 'real'::regtype AS is_single,"
+        " rollup_engine.base_type(a.atttypid) = 'real'::regtype AS is_single,"
         " rollup_engine.equality_sql(a.atttypid) AS equality"
         " FROM silver.rollup_config AS r"
         " JOIN pg_attribute AS a ON a.attrelid = r.target_view AND a.attnum > 0"

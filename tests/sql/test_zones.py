@@ -246,6 +246,7 @@ def test_promise_h_a_zone_that_the_server_lost_stops_its_rollups_alone(
     _create(db, "raw.z", "days", "1 day", "Europe/Berlin")
     _create(db, "silver.days", "weeks", "7 days", "Europe/Berlin")
     _create(db, "raw.z", "hours", "1 hour")
+    _create(db, "raw.z", "local", "1 hour", "Europe/Berlin")
     refresh_everything(db)
     lost = "timezone = 'Mars/Berlin' WHERE timezone = 'Europe/Berlin'"
     db.execute(f"UPDATE rollup_engine.zone_rules SET {lost}")
@@ -255,19 +256,25 @@ def test_promise_h_a_zone_that_the_server_lost_stops_its_rollups_alone(
     db.execute("SELECT * FROM silver.perform_rollup()")
     db.execute("SELECT * FROM silver.perform_rollup(as_of => 'infinity')")
     assert_settled(db, "hours")
-    assert _health(db) == {"days": "invalid", "weeks": "invalid", "hours": "ok"}
+    lost_ones = ("days", "weeks", "local")
+    assert _health(db) == {**dict.fromkeys(lost_ones, "invalid"), "hours": "ok"}
     actions = "SELECT target FROM silver.maintain_timeseries_tables() WHERE action = 'marked'"
     assert db.execute(actions).fetchall() == []
     assert db.execute(
         "SELECT live_view::text, reason LIKE '%does not know the time zone%'"
         " FROM silver.rollup_for('raw.z', '1 day')"
-    ).fetchall() == [("gold.hours", False), ("gold.weeks", True), ("gold.days", True)]
+    ).fetchall() == [
+        ("gold.hours", False),
+        ("gold.weeks", True),
+        ("gold.days", True),
+        ("gold.local", True),
+    ]
     found = "timezone = 'Europe/Berlin' WHERE timezone = 'Mars/Berlin'"
     db.execute(f"UPDATE rollup_engine.zone_rules SET {found}")
     force_configuration(db, found)
-    assert db.execute(actions).fetchall() == [("silver.days",), ("silver.weeks",)]
+    assert {name for (name,) in db.execute(actions)} == {f"silver.{name}" for name in lost_ones}
     refresh_everything(db)
-    assert_settled(db, "days", "weeks", "hours")
+    assert_settled(db, "hours", *lost_ones)
 
 
 def test_names_of_zones(db: psycopg.Connection) -> None:

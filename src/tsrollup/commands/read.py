@@ -1,11 +1,11 @@
 """tsrollup read: what a live view answers, as a table, a plot, CSV, JSON or Parquet."""
 
-import shutil
 import sys
-import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from psycopg import Connection, sql
@@ -149,17 +149,31 @@ def _pairs(items: list[str], option: str) -> dict[str, str]:
 
 def _write_csv(connection: Connection[Any], wanted: sql.Composed, output: Path | None) -> None:
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(wanted)
-    # What the file holds stays there until all that it is to hold has come.
-    with tempfile.TemporaryFile() as waiting:
-        stream = waiting if output else sys.stdout.buffer
-        with pinned(connection), connection.cursor().copy(statement) as copy:
-            for block in copy:
-                stream.write(block)
+    with (
+        _written_whole(output) if output else nullcontext(sys.stdout.buffer) as stream,
+        pinned(connection),
+        connection.cursor().copy(statement) as copy,
+    ):
+        for block in copy:
+            stream.write(block)
         stream.flush()
-        if output:
-            waiting.seek(0)
-            with output.open("wb") as file:
-                shutil.copyfileobj(waiting, file)
+
+
+@contextmanager
+def _written_whole(output: Path) -> Iterator[IO[bytes]]:
+    """What an ordinary file holds stays there until all that it is to hold lies beside it."""
+    if output.exists() and not output.is_file():
+        with output.open("wb") as stream:
+            yield stream
+        return
+    output = output.resolve()
+    part = output.with_name(f"{output.name}.part")
+    try:
+        with part.open("wb") as stream:
+            yield stream
+        part.replace(output)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _write_parquet(rows: reading.Rows, output: Path) -> None:

@@ -10,7 +10,8 @@ DECLARE
         SELECT substring(coalesce(pg_get_function_sqlbody(oid), prosrc) FROM '''([^'']+)''') FROM pg_proc
         WHERE pronamespace = to_regnamespace('silver') AND proname = 'version' AND pronargs = 0);
 BEGIN
-    IF ARRAY(SELECT m[1]::integer FROM regexp_matches(v_there, '[0-9]+', 'g') AS m) > ARRAY(SELECT m[1]::integer FROM regexp_matches(v_these, '[0-9]+', 'g') AS m) THEN
+    -- What comes before a release, as 1.2.0.dev0, counts as that.
+    IF string_to_array(substring(v_there FROM '^[0-9]+(?:[.][0-9]+)*'), '.')::integer[] > string_to_array(substring(v_these FROM '^[0-9]+(?:[.][0-9]+)*'), '.')::integer[] THEN
         RAISE EXCEPTION USING ERRCODE = 'TR005',
             MESSAGE = format('this database was migrated by tsrollup %s, and these scripts are of %s', v_there, v_these),
             HINT = format('migrate with the scripts of %s or a later release', v_there);

@@ -121,7 +121,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_buckets(p_relation regclass) RETURN
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.is_in_reach(oid) AND NOT (relrowsecurity AND relforcerowsecurity) AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = 'bucket')
+    SELECT rollup_engine.is_in_reach(oid) AND NOT (relrowsecurity AND (relforcerowsecurity OR NOT pg_has_role('${owner_role}', relowner, 'USAGE'))) AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = p_relation AND attname = 'bucket')
     FROM pg_class WHERE oid = p_relation
 $$;
 COMMENT ON FUNCTION rollup_engine.has_buckets(regclass) IS 'Whether the machinery may read the buckets of a rollup''s table, and nobody has renamed them; NULL for one that was dropped since.';

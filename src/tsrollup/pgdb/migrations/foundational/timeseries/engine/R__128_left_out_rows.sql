@@ -45,11 +45,13 @@ DECLARE
     v_rows text;
     v_newest timestamptz;
     v_open tstzmultirange;
+    v_is_noted constant boolean := rollup_engine.is_noted_here(p_source);
 BEGIN
-    IF NOT rollup_engine.is_relation(p_source.relation) OR rollup_engine.is_noted_here(p_source) THEN
+    IF NOT rollup_engine.is_relation(p_source.relation) THEN
         RETURN;
     END IF;
-    FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id ORDER BY depth, id LOOP
+    -- Once a run was here, of what was out of reach then.
+    FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND (NOT v_is_noted OR refresh_sql = '') ORDER BY depth, id LOOP
         CONTINUE WHEN (rollup_engine.is_in_reach(r.target_table) AND rollup_engine.is_in_reach(r.source_table)) IS NOT TRUE;  -- which is told of by itself
         v_rows := rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r);
         v_open := tstzmultirange(tstzrange(r.sealed_before, NULL)) - rollup_engine.stale_set(r.id);
@@ -87,7 +89,7 @@ DECLARE
     v_part record;
     r silver.rollup_config;
 BEGIN
-    -- What is out of reach is looked at as a whole when it is in reach again.
+    -- What is out of reach is looked at when it is in reach again.
     UPDATE silver.rollup_config SET refresh_sql = ''
     WHERE source_id = p_source.id AND rollup_engine.is_in_reach(target_table) = false AND NOT rollup_engine.is_noted_here(p_source);
     FOR v_part IN SELECT * FROM rollup_engine.left_out(p_source) LOOP

@@ -53,13 +53,14 @@ CREATE OR REPLACE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_conf
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_cells constant silver.rollup_config := rollup_engine.cells_of(p_rollup);
+    v_cells silver.rollup_config;
 BEGIN
     IF rollup_engine.has_lost_zone(p_rollup) THEN
         -- All of it is marked when the zone is known again: no reason for others to wait.
         UPDATE rollup_engine.zone_rules SET digest = '' WHERE timezone = p_rollup.timezone AND digest <> '';
         RETURN;
     END IF;
+    v_cells := rollup_engine.cells_of(p_rollup);
     WITH aligned AS (
         SELECT rollup_engine.bucket_align(p_rollup, p_ranges)
             * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) AS ranges

@@ -84,7 +84,7 @@ EXCEPTION
 WHEN feature_not_supported THEN
     -- A foreign table has no xmin; the rollup is invalid as long as it is there.
     late := 0;
-    unsure := 0;
+    unsure := 1;
 WHEN OTHERS THEN
     IF p_filter = '' THEN
         RAISE;
@@ -140,7 +140,8 @@ BEGIN
             ELSE 'late changes were kept out of sealed time, with no row left to count' END,
             format('they lie between %s and %s; the rollup is sealed before %s', lower(told), upper(told), v_since)
                 || CASE WHEN v_counted IS NULL THEN '; its filter fails on some, so that all are counted' ELSE '' END
-                || CASE WHEN v_unsure > 0 THEN format('; of %s rows there nobody knows: DDL wrote or brought them, or capture was off', v_unsure) ELSE '' END,
+                || CASE WHEN v_unsure > 0 AND v_lie_in IS NULL THEN '; where a foreign table is among them, none are counted'
+                    WHEN v_unsure > 0 THEN format('; of %s rows there nobody knows: DDL wrote or brought them, or capture was off', v_unsure) ELSE '' END,
             CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
                 THEN 'rows are in the source until their partition is removed; nothing needs to be done'
                 ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END

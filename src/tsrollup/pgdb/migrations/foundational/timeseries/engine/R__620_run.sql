@@ -6,12 +6,20 @@ SET LOCAL ROLE "${owner_role}";
 -- Which rollups, and how far ----------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.settled_range(p_rollup silver.rollup_config, p_as_of timestamptz) RETURNS tstzrange
-    LANGUAGE sql STABLE
--- What the tail has just left behind waits for the writers of that moment. Where nobody can say, the refresh does.
-RETURN tstzrange(NULL, CASE WHEN rollup_engine.has_lost_zone(p_rollup) THEN 'infinity' ELSE rollup_engine.bucket_start(p_rollup,
-    CASE WHEN isfinite(p_as_of)
-    THEN least(greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay, rollup_engine.waits_from(p_rollup.source_id))
-    ELSE p_as_of END) END);
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF rollup_engine.has_lost_zone(p_rollup) THEN
+        RETURN '(,)';  -- nobody can say, and the refresh does
+    END IF;
+    -- What the tail has just left behind waits for the writers of that moment.
+    RETURN tstzrange(NULL, rollup_engine.bucket_start(p_rollup,
+        CASE WHEN isfinite(p_as_of)
+        THEN least(greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay, rollup_engine.waits_from(p_rollup.source_id))
+        ELSE p_as_of END));
+END
+$$;
 COMMENT ON FUNCTION rollup_engine.settled_range(silver.rollup_config, timestamptz) IS
 'Buckets that ended at least settle_delay before the time, and which nobody may still write to without logging it.';
 

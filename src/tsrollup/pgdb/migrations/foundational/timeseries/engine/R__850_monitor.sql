@@ -27,11 +27,14 @@ CREATE OR REPLACE FUNCTION rollup_engine.stale_since(p_rollup silver.rollup_conf
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    IF rollup_engine.has_lost_zone(p_rollup) THEN
+        p_rollup.timezone := 'UTC';
+    END IF;
     RETURN min(due_at)
     FROM (
         SELECT due_at FROM rollup_engine.stale_range WHERE rollup_id = p_rollup.id
         UNION ALL
-        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) AND NOT rollup_engine.has_lost_zone(p_rollup) THEN rollup_engine.bucket_start(p_rollup, l.from_time) END, l.noted_at)
+        SELECT rollup_engine.due_at(p_rollup, CASE WHEN isfinite(l.from_time) THEN rollup_engine.bucket_start(p_rollup, l.from_time) END, l.noted_at)
         FROM (
             SELECT from_time, min(noted_at) AS noted_at FROM rollup_engine.change_log WHERE source_id = p_rollup.source_id GROUP BY from_time
         ) AS l

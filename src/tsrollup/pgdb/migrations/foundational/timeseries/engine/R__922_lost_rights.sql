@@ -65,9 +65,9 @@ AS $$
         AND NOT EXISTS (SELECT FROM aclexplode(o.rights) AS a WHERE a.is_grantable)
         AND (o.rights IS NULL OR rollup_engine.rights_of_others(o.rights) IN (
             SELECT rollup_engine.rights_of_others(defaclacl) FROM pg_default_acl WHERE defaclobjtype = CASE o.kind WHEN 'ROUTINE' THEN 'f' WHEN 'TABLE' THEN 'r' END))
-    -- Single things are made anew, or have their mark taken away, in place: after a restore most of them are others.
+    -- Single things are made anew, or have their mark taken away, in place: after a restore most functions are others.
     WHERE (n.n).marked = 0 OR (n.n).marked IS NOT NULL
-        AND (SELECT count(*) FILTER (WHERE h.id = (i.n).marked) < count(*) / 2.0 FROM noted AS i JOIN object AS h USING (subject) WHERE (i.n).marked IS NOT NULL)
+        AND (SELECT count(*) FILTER (WHERE h.id = (i.n).marked) < count(*) / 2.0 FROM noted AS i JOIN object AS h USING (subject) WHERE (i.n).marked IS NOT NULL AND h.kind = 'ROUTINE')
         -- An earlier release has marked nothing. No schema is closed to the machinery by anything else, nor it open to all.
         OR o.rights IS NULL AND (NOT rollup_engine.is_closed() OR EXISTS (SELECT FROM object WHERE kind = 'SCHEMA' AND NOT is_marked))
 $$;
