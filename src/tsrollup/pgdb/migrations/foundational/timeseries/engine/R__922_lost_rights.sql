@@ -68,8 +68,8 @@ AS $$
     -- Single things are made anew, or have their mark taken away, in place: after a restore most functions are others.
     WHERE (n.n).marked = 0 OR (n.n).marked IS NOT NULL
         AND (SELECT count(*) FILTER (WHERE h.id = (i.n).marked) < count(*) / 2.0 FROM noted AS i JOIN object AS h USING (subject) WHERE (i.n).marked IS NOT NULL AND h.kind = 'ROUTINE')
-        -- An earlier release has marked nothing. No schema is closed to the machinery by anything else, nor it open to all.
-        OR o.rights IS NULL AND (NOT rollup_engine.is_closed() OR EXISTS (SELECT FROM object WHERE kind = 'SCHEMA' AND NOT is_marked))
+        -- An earlier release has marked nothing. But for raw, no schema is closed to the machinery by anything else, nor it open to all.
+        OR o.rights IS NULL AND (NOT rollup_engine.is_closed() OR EXISTS (SELECT FROM object WHERE kind = 'SCHEMA' AND subject <> 'SCHEMA raw' AND NOT is_marked))
 $$;
 COMMENT ON FUNCTION rollup_engine.lost_rights() IS 'Noted rights on what a restore has left without them.';
 
