@@ -4,6 +4,7 @@ A database does one thing at a time; who wants more of it at once connects more 
 """
 
 import asyncio
+import contextvars
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -147,7 +148,9 @@ class AsyncDatabase:
     async def in_thread(self, work: Callable[[], T]) -> T:
         """The result of what runs in a thread; a task that is cancelled cancels the statement."""
         async with self._lock:
-            running = asyncio.ensure_future(asyncio.to_thread(work))
+            # No task: who ends a loop cancels all of those.
+            in_context = contextvars.copy_context().run
+            running = asyncio.get_running_loop().run_in_executor(None, in_context, work)
             try:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:

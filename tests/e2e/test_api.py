@@ -376,6 +376,22 @@ def test_a_cancelled_task_cancels_its_statement(server: PostgresServer, database
     asyncio.run(asyncio.wait_for(work(), 30))
 
 
+def test_a_loop_that_ends_cancels_what_is_left(server: PostgresServer, database: str) -> None:
+    left = []
+
+    async def work() -> tsrollup.Database:
+        db = await tsrollup.connect_async(server.url(database))
+        slow = db.in_thread(lambda: db.database.connection.execute("SELECT pg_sleep(60)"))
+        left.append(asyncio.create_task(slow))
+        await asyncio.sleep(0.5)
+        return db.database
+
+    began_at = time.monotonic()
+    asyncio.run(work()).close()
+    assert left[0].cancelled() or isinstance(left[0].exception(), psycopg.errors.QueryCanceled)
+    assert time.monotonic() < began_at + 20
+
+
 def test_importing_it_loads_no_more_than_is_used() -> None:
     program = "import sys, json, tsrollup; print(json.dumps(sorted(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
