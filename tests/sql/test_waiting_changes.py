@@ -144,7 +144,7 @@ def test_each_health_says_where_it_comes_from_and_what_to_do(hourly: psycopg.Con
     hourly.execute("SELECT silver.create_rollup_table('raw.readings', 'silver', 'fresh', '1 h')")
     query = "SELECT reason FROM silver.timeseries_operations_monitor WHERE target_table = %s"
     never = hourly.execute(query, ["silver.fresh"]).fetchone()
-    assert never == ("no batch has run yet",)
+    assert never == ("settled buckets are stale; no batch has run yet",)
     hourly.execute("SELECT silver.drop_rollup('fresh')")
     hourly.execute("SELECT silver.pause_rollup('hourly')")
     health, reason, step = reasons(hourly)

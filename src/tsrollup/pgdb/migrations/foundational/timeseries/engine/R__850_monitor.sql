@@ -92,8 +92,8 @@ AS $$
                     (array_agg(b.error_message ORDER BY b.bucket DESC))[1])
                 FROM rollup_engine.failed_bucket AS b WHERE b.rollup_id = p_rollup.id))
             WHEN 'waiting_for_parent' THEN format('%s, which it reads, is stale there', p_rollup.source_table)
-            WHEN 'lagging' THEN CASE WHEN p_rollup.last_run_at IS NULL THEN 'no batch has run yet'
-                ELSE format('settled buckets are stale; a batch last ran %s ago', date_trunc('second', greatest(now() - p_rollup.last_run_at, '0'))) END
+            WHEN 'lagging' THEN 'settled buckets are stale; ' || CASE WHEN p_rollup.last_run_at IS NULL THEN 'no batch has run yet'
+                ELSE format('a batch last ran %s ago', date_trunc('second', greatest(now() - p_rollup.last_run_at, '0'))) END
         END,
         CASE p_health
             WHEN 'paused' THEN format('SELECT silver.resume_rollup(%L)', p_rollup.target_table)
