@@ -277,6 +277,32 @@ def test_promise_h_a_zone_that_the_server_lost_stops_its_rollups_alone(
     assert_settled(db, "hours", *lost_ones)
 
 
+def test_promise_d_other_rules_of_a_zone_take_nothing_that_a_source_no_longer_holds(
+    db: psycopg.Connection,
+) -> None:
+    """A window's source may trim itself; it is computed anew from the first whole bucket on."""
+    db.execute(
+        "CREATE TABLE raw.w (ts timestamptz NOT NULL, v int); INSERT INTO raw.w"
+        " SELECT now() - g * interval '1 hour', 1 FROM generate_series(1, 720) AS g;"
+        "SELECT silver.create_rollup_table('raw.w', 'silver', 'w_1h', '1 hour',"
+        " timezone => 'Asia/Kolkata', change_tracking => 'window',"
+        " look_back_window => '3 days');"
+        "SELECT silver.create_rollup_table('w_1h', 'silver', 'w_1d', '1 day',"
+        " timezone => 'Asia/Kolkata')"
+    )
+    refresh_everything(db)
+    db.execute("DELETE FROM raw.w WHERE ts < now() - interval '10 days'")
+    db.execute("UPDATE raw.w SET v = 2; UPDATE rollup_engine.zone_rules SET digest = 'another'")
+    actions = "SELECT target FROM silver.maintain_timeseries_tables() WHERE action = 'marked'"
+    assert db.execute(actions).fetchall() == [("silver.w_1h",), ("silver.w_1d",)]
+    refresh_everything(db)
+    for relation in ("silver.w_1h", "gold.w_1h", "gold.w_1d"):
+        row = db.execute(f"SELECT sum(row_count), sum(v_sum) FROM {relation}".encode()).fetchone()
+        assert row
+        assert row[0] == 720
+        assert 720 + 238 <= row[1] <= 720 + 241
+
+
 def test_names_of_zones(db: psycopg.Connection) -> None:
     _create_rows(db, "2025-03-30", 4)
     for name, hint in (

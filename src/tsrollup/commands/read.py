@@ -1,6 +1,9 @@
 """tsrollup read: what a live view answers, as a table, a plot, CSV, JSON or Parquet."""
 
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from enum import StrEnum
@@ -161,19 +164,18 @@ def _write_csv(connection: Connection[Any], wanted: sql.Composed, output: Path |
 
 @contextmanager
 def _written_whole(output: Path) -> Iterator[IO[bytes]]:
-    """What an ordinary file holds stays there until all that it is to hold lies beside it."""
+    """What an ordinary file holds stays there until all that it is to hold has come."""
     if output.exists() and not output.is_file():
         with output.open("wb") as stream:
             yield stream
         return
-    output = output.resolve()
-    part = output.with_name(f"{output.name}.part")
-    try:
-        with part.open("wb") as stream:
-            yield stream
-        part.replace(output)
-    finally:
-        part.unlink(missing_ok=True)
+    output.parent.stat()  # an error, where there is none, before the query runs
+    beside = output.parent if os.access(output.parent, os.W_OK) else None
+    with tempfile.TemporaryFile(dir=beside) as waiting:
+        yield waiting
+        waiting.seek(0)
+        with output.open("wb") as stream:
+            shutil.copyfileobj(waiting, stream)
 
 
 def _write_parquet(rows: reading.Rows, output: Path) -> None:

@@ -216,23 +216,44 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.uneven_problems(silver.rollup_config) IS 'That data has come to years in which a rollup''s buckets are not made of whole ones of its parent.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.told_anew(p_rollup silver.rollup_config) RETURNS tstzmultirange
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_source rollup_engine.source;
+    v_from timestamptz;
+BEGIN
+    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id AND change_tracking = 'window';
+    IF NOT FOUND OR p_rollup.parent_id IS NOT NULL THEN
+        RETURN rollup_engine.everything();
+    END IF;
+    v_from := lower(rollup_engine.source_extent(v_source, '-infinity', 'infinity'));
+    RETURN CASE WHEN v_from IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_rollup, v_from), NULL)) END;
+EXCEPTION WHEN insufficient_privilege OR undefined_table OR undefined_column THEN
+    RETURN '{}';
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.told_anew(silver.rollup_config) IS
+'The time for which a rollup can be computed anew: with a window, from the first bucket on of which its source still holds all; the rollup''s rows before it are all there is.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.take_zone_rules() RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_rollup record;
+    v_rollup silver.rollup_config;
+    v_named text;
     v_zones constant text[] := ARRAY(
         SELECT z.timezone FROM rollup_engine.zone_rules AS z
         WHERE CASE WHEN rollup_engine.is_zone(z.timezone) THEN z.digest <> rollup_engine.zone_digest(z.timezone) END);
 BEGIN
-    FOR v_rollup IN
-        SELECT r.id, r.target_table, string_agg(z, ', ' ORDER BY z) AS zones
-        FROM silver.rollup_config AS r, rollup_engine.zones_of(r) AS z
-        WHERE z = ANY (v_zones) GROUP BY r.id ORDER BY r.depth, r.id
-    LOOP
-        PERFORM rollup_engine.mark_rollups(ARRAY(SELECT rollup_engine.with_descendants(v_rollup.id)), rollup_engine.everything());
-        RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_rollup.zones))::rollup_engine.maintenance_action;
+    FOR v_rollup IN SELECT * FROM silver.rollup_config ORDER BY depth, id LOOP
+        v_named := (SELECT string_agg(z, ', ' ORDER BY z) FROM rollup_engine.zones_of(v_rollup) AS z WHERE z = ANY (v_zones));
+        CONTINUE WHEN v_named IS NULL;
+        PERFORM rollup_engine.mark_rollups(ARRAY[v_rollup.id], rollup_engine.told_anew(v_rollup));
+        PERFORM rollup_engine.mark_rollups(ARRAY(SELECT d FROM rollup_engine.with_descendants(v_rollup.id) AS d WHERE d <> v_rollup.id), rollup_engine.everything());
+        RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_named))::rollup_engine.maintenance_action;
     END LOOP;
     UPDATE rollup_engine.zone_rules AS z SET digest = rollup_engine.zone_digest(z.timezone) WHERE z.timezone = ANY (v_zones);
     DELETE FROM rollup_engine.uneven_time AS u USING silver.rollup_config AS r

@@ -48,7 +48,7 @@ AS $$
         WHERE (tstzrange(s.from_time, s.to_time) && whole.ranges) IS NOT TRUE
         GROUP BY s.from_time HAVING count(DISTINCT k.key) <= rollup_engine.most_keys()
     ) AS g
-    WHERE r.key_dimension IS NOT NULL
+    WHERE r.key_dimension IS NOT NULL AND NOT rollup_engine.has_lost_zone(r)
     GROUP BY r.id
 $$;
 COMMENT ON FUNCTION rollup_engine.stale_groups() IS 'Of rollups where single groups are stale, or are logged, how many, and in how many buckets; those of buckets that are stale as a whole do not count.';
