@@ -269,6 +269,8 @@ def test_promise_h_a_zone_that_the_server_lost_stops_its_rollups_alone(
         ("gold.days", True),
         ("gold.local", True),
     ]
+    parked = "retry_count = 10, parked_at = now() WHERE target_table = 'silver.days'::regclass"
+    force_configuration(db, parked)
     found = "timezone = 'Europe/Berlin' WHERE timezone = 'Mars/Berlin'"
     db.execute(f"UPDATE rollup_engine.zone_rules SET {found}")
     force_configuration(db, found)

@@ -251,6 +251,8 @@ BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config ORDER BY depth, id LOOP
         v_named := (SELECT string_agg(z, ', ' ORDER BY z) FROM rollup_engine.zones_of(v_rollup) AS z WHERE z = ANY (v_zones));
         CONTINUE WHEN v_named IS NULL;
+        -- It may have failed while nobody knew the zone.
+        UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL, parked_at = NULL WHERE id = v_rollup.id AND retry_count > 0;
         PERFORM rollup_engine.mark_rollups(ARRAY[v_rollup.id], rollup_engine.told_anew(v_rollup));
         PERFORM rollup_engine.mark_rollups(ARRAY(SELECT d FROM rollup_engine.with_descendants(v_rollup.id) AS d WHERE d <> v_rollup.id), rollup_engine.everything());
         RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_named))::rollup_engine.maintenance_action;
