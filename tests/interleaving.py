@@ -95,3 +95,15 @@ class Paused:
         self.observer.execute("SELECT pg_advisory_unlock(4711)")
         self.rows = self.background.result()
         self.refresher.execute("SET test.pause = 'off'")
+
+
+def wait_for_other_tests(connection: psycopg.Connection[Any]) -> None:
+    """Until no transaction of this server is left that began to write before now."""
+    row = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
+    assert row
+    ended = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > %s::xid8"
+    for _ in range(600):
+        if connection.execute(ended, row).fetchone() == (True,):
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"a transaction older than {row[0]} is still open")

@@ -1,6 +1,5 @@
 """Where reads begin in the change log: behind what is settled, and never behind what is not."""
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,7 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 
+from interleaving import wait_for_other_tests
 from raw_tables import LEVELS
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
@@ -26,18 +26,6 @@ def pages_of_a_look(connection: psycopg.Connection[Any]) -> int:
     assert row
     plan: dict[str, Any] = row[0][0]["Plan"]
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
-
-
-def wait_for_other_tests(connection: psycopg.Connection[Any]) -> None:
-    """Until no transaction of this server is left that began to write before now."""
-    row = connection.execute("SELECT pg_current_xact_id()::text").fetchone()
-    assert row
-    ended = "SELECT pg_snapshot_xmin(pg_current_snapshot()) > %s::xid8"
-    for _ in range(600):
-        if connection.execute(ended, row).fetchone() == (True,):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"a transaction older than {row[0]} is still open")
 
 
 def test_what_is_settled_is_passed_by_under_an_old_snapshot(

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from conftest import Connect
+from interleaving import wait_for_other_tests
 from rollup_checks import assert_settled, refresh_everything
 from scenes import scene
 from servers import PostgresServer
@@ -365,6 +366,7 @@ def test_promise_f_late_rows_beside_ddl_are_counted_or_said_to_be_there(
 ) -> None:
     statements, count, told = UNBOUNDED[way]
     for statement in statements.removesuffix(";").split(";"):
+        wait_for_other_tests(sites)  # or a drain does not know what it has seen the end of
         sites.execute(statement.encode())
     refresh_everything(sites)
     refresh_everything(sites)

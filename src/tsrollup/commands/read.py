@@ -182,4 +182,5 @@ def _write_parquet(rows: reading.Rows, output: Path) -> None:
     table = rows.to_arrow()
     from pyarrow import parquet
 
-    parquet.write_table(table, output)
+    with _written_whole(output) as stream:  # given a path, it removes what is there when it fails
+        parquet.write_table(table, stream)
