@@ -222,20 +222,22 @@ CREATE OR REPLACE FUNCTION rollup_engine.told_anew(p_rollup silver.rollup_config
 AS $$
 DECLARE
     v_source rollup_engine.source;
+    v_newest timestamptz;
     v_from timestamptz;
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id AND change_tracking = 'window';
     IF NOT FOUND OR p_rollup.parent_id IS NOT NULL THEN
         RETURN rollup_engine.everything();
     END IF;
-    v_from := lower(rollup_engine.source_extent(v_source, '-infinity', 'infinity'));
+    -- Behind what is stored lies what came while it could not be. Of the bucket where the source begins, some may be gone.
+    EXECUTE format('SELECT max(bucket) FROM %s', p_rollup.target_table) INTO v_newest;
+    v_from := least(lower(rollup_engine.window_of(p_rollup.id)), coalesce(v_newest - p_rollup.look_back_window, '-infinity'));
+    v_from := lower(rollup_engine.source_extent(v_source, v_from, 'infinity'));
     RETURN CASE WHEN v_from IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_rollup, v_from), NULL)) END;
-EXCEPTION WHEN insufficient_privilege OR undefined_table OR undefined_column THEN
-    RETURN '{}';
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.told_anew(silver.rollup_config) IS
-'The time for which a rollup can be computed anew: with a window, from the first bucket on of which its source still holds all; the rollup''s rows before it are all there is.';
+'The time for which a rollup is to be computed anew when its buckets may be others: with a window, that, as far as its source holds whole buckets of it; the rollup''s rows before it may be all there is.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.take_zone_rules() RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql SECURITY DEFINER
@@ -244,6 +246,7 @@ AS $$
 DECLARE
     v_rollup silver.rollup_config;
     v_named text;
+    v_failure rollup_engine.failure;
     v_zones constant text[] := ARRAY(
         SELECT z.timezone FROM rollup_engine.zone_rules AS z
         WHERE CASE WHEN rollup_engine.is_zone(z.timezone) THEN z.digest <> rollup_engine.zone_digest(z.timezone) END);
@@ -253,9 +256,20 @@ BEGIN
         CONTINUE WHEN v_named IS NULL;
         -- It may have failed while nobody knew the zone.
         UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL, parked_at = NULL WHERE id = v_rollup.id AND retry_count > 0;
-        PERFORM rollup_engine.mark_rollups(ARRAY[v_rollup.id], rollup_engine.told_anew(v_rollup));
-        PERFORM rollup_engine.mark_rollups(ARRAY(SELECT d FROM rollup_engine.with_descendants(v_rollup.id) AS d WHERE d <> v_rollup.id), rollup_engine.everything());
-        RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_named))::rollup_engine.maintenance_action;
+        BEGIN
+            PERFORM rollup_engine.mark_rollups(ARRAY[v_rollup.id], rollup_engine.told_anew(v_rollup));
+            PERFORM rollup_engine.mark_rollups(ARRAY(SELECT d FROM rollup_engine.with_descendants(v_rollup.id) AS d WHERE d <> v_rollup.id), rollup_engine.everything());
+            RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_named))::rollup_engine.maintenance_action;
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS
+                v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
+                v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
+            PERFORM rollup_engine.record_maintenance_failure(v_rollup.target_table::text, v_failure);
+            -- The first drain that can read its source looks at it as a whole.
+            UPDATE silver.rollup_config SET refresh_sql = '' WHERE id = v_rollup.id;
+            UPDATE rollup_engine.source SET trace = NULL WHERE id = v_rollup.source_id;
+            RETURN NEXT ROW(v_rollup.target_table::text, 'failed', format('the rules of %s have changed, and it cannot be marked now: %s', v_named, SQLERRM))::rollup_engine.maintenance_action;
+        END;
     END LOOP;
     UPDATE rollup_engine.zone_rules AS z SET digest = rollup_engine.zone_digest(z.timezone) WHERE z.timezone = ANY (v_zones);
     DELETE FROM rollup_engine.uneven_time AS u USING silver.rollup_config AS r
