@@ -57,7 +57,8 @@ def running(
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=20)
+            said, _ = process.communicate(timeout=20)
+            assert "has been deleted" not in (said or ""), said  # of a page that is still looked at
         except subprocess.TimeoutExpired:
             process.kill()
             raise

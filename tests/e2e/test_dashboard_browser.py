@@ -294,6 +294,27 @@ def test_buttons_act_with_the_rights_of_the_connection(
         wait_for(lambda: "rows written in" in text_of(browser))
         assert db.execute("SELECT count(*) FROM silver.refresh_log").fetchone() != before
 
+        # What asked is gone before the answer comes.
+        db.execute(
+            "SET ROLE tsrollup_owner; CREATE FUNCTION rollup_engine.slow() RETURNS trigger"
+            " LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NEW; END';"
+            "CREATE TRIGGER slow BEFORE INSERT ON silver.refresh_log"
+            " FOR EACH STATEMENT EXECUTE FUNCTION rollup_engine.slow(); RESET ROLE"
+        )
+        view_as(browser, 390, "light")
+        again = button(browser, "Refresh a range")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'end'})", again)
+        again.click()
+        wait_for(lambda: button(browser, "Cancel"))
+        button(browser, "Refresh").click()
+        wait_for(lambda: not browser.find_elements(By.CSS_SELECTOR, ".dialog"))
+        outcome = browser.find_element(By.CSS_SELECTOR, ".outcome")
+        wait_for(lambda: "rows written in" in outcome.text)
+        wait_for(lambda: outcome.rect["y"] + outcome.rect["height"] <= bottom_of(browser))
+        db.execute(
+            "SET ROLE tsrollup_owner; DROP FUNCTION rollup_engine.slow() CASCADE; RESET ROLE"
+        )
+
         db.execute(
             "SELECT silver.drop_rollup(target_table::text) FROM silver.rollup_config"
             " WHERE depth = 1"

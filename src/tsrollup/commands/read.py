@@ -1,5 +1,6 @@
 """tsrollup read: what a live view answers, as a table, a plot, CSV, JSON or Parquet."""
 
+import fcntl
 import os
 import shutil
 import sys
@@ -169,12 +170,14 @@ def _written_whole(output: Path) -> Iterator[IO[bytes]]:
         with output.open("wb") as stream:
             yield stream
         return
-    output.parent.stat()  # an error, where there is none, before the query runs
-    beside = output.parent if os.access(output.parent, os.W_OK) else None
-    with tempfile.TemporaryFile(dir=beside) as waiting:
+    folder = Path(os.path.realpath(output)).parent
+    folder.stat()  # an error, where there is none, before the query runs
+    with tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None) as waiting:
         yield waiting
         waiting.seek(0)
-        with output.open("wb") as stream:
+        with output.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)  # of two, the later one's
+            stream.truncate(0)
             shutil.copyfileobj(waiting, stream)
 
 

@@ -105,14 +105,15 @@ class Actions:
         button = self.buttons[label]
         button.props("loading")
         self.outcome.content = tag("p", "At work …")
-        try:
-            done, remarks = await self.database.act(work)
-            self.outcome.content = _outcome(label, done, remarks)
-        except TsrollupError as error:
-            self.outcome.content = failure(error)
-        finally:
-            button.props(remove="loading")
-            bring_into_view(self.outcome)
+        with self.outcome:  # the dialog that asked for it is gone by then
+            try:
+                done, remarks = await self.database.act(work)
+                self.outcome.content = _outcome(label, done, remarks)
+            except TsrollupError as error:
+                self.outcome.content = failure(error)
+            finally:
+                button.props(remove="loading")
+                bring_into_view(self.outcome)
         self.database.forget_snapshot()
 
 
