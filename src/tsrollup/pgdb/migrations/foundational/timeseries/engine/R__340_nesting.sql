@@ -233,7 +233,9 @@ BEGIN
     EXECUTE format('SELECT max(bucket) FROM %s', p_rollup.target_table) INTO v_newest;
     v_from := least(lower(rollup_engine.window_of(p_rollup.id)), coalesce(v_newest - p_rollup.look_back_window, '-infinity'));
     v_from := lower(rollup_engine.source_extent(v_source, v_from, 'infinity'));
-    RETURN CASE WHEN v_from IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_rollup, v_from), NULL)) END;
+    RETURN CASE WHEN v_from IS NULL THEN '{}'
+        WHEN v_newest >= rollup_engine.bucket_start(p_rollup, v_from) THEN tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_rollup, v_from), NULL))
+        ELSE tstzmultirange(tstzrange(rollup_engine.bucket_start(p_rollup, v_from), NULL)) END;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.told_anew(silver.rollup_config) IS
@@ -246,6 +248,7 @@ AS $$
 DECLARE
     v_rollup silver.rollup_config;
     v_named text;
+    v_left text[] := '{}';  -- to the next maintenance, all of them
     v_failure rollup_engine.failure;
     v_zones constant text[] := ARRAY(
         SELECT z.timezone FROM rollup_engine.zone_rules AS z
@@ -265,13 +268,11 @@ BEGIN
                 v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
                 v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
             PERFORM rollup_engine.record_maintenance_failure(v_rollup.target_table::text, v_failure);
-            -- The first drain that can read its source looks at it as a whole.
-            UPDATE silver.rollup_config SET refresh_sql = '' WHERE id = v_rollup.id;
-            UPDATE rollup_engine.source SET trace = NULL WHERE id = v_rollup.source_id;
+            v_left := v_left || ARRAY(SELECT rollup_engine.zones_of(v_rollup));
             RETURN NEXT ROW(v_rollup.target_table::text, 'failed', format('the rules of %s have changed, and it cannot be marked now: %s', v_named, SQLERRM))::rollup_engine.maintenance_action;
         END;
     END LOOP;
-    UPDATE rollup_engine.zone_rules AS z SET digest = rollup_engine.zone_digest(z.timezone) WHERE z.timezone = ANY (v_zones);
+    UPDATE rollup_engine.zone_rules AS z SET digest = rollup_engine.zone_digest(z.timezone) WHERE z.timezone = ANY (v_zones) AND z.timezone <> ALL (v_left);
     DELETE FROM rollup_engine.uneven_time AS u USING silver.rollup_config AS r
     WHERE u.rollup_id = r.id AND cardinality(v_zones) > 0;
     PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE cardinality(v_zones) > 0 AND r.parent_id IS NOT NULL;
