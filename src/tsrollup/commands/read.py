@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -176,9 +177,19 @@ def _written_whole(output: Path) -> Iterator[IO[bytes]]:
         yield waiting
         waiting.seek(0)
         with output.open("ab") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)  # of two, the later one's
+            _wait_for_another(stream)
             stream.truncate(0)
             shutil.copyfileobj(waiting, stream)
+
+
+def _wait_for_another(stream: IO[bytes]) -> None:
+    """Of two that write one file the later one stays; but flock(1) may hold it for this very one."""
+    until = time.monotonic() + 5
+    while time.monotonic() < until:
+        with suppress(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.1)
 
 
 def _write_parquet(rows: reading.Rows, output: Path) -> None:
