@@ -183,7 +183,7 @@ def _written_whole(output: Path) -> Iterator[IO[bytes]]:
 
 
 def _wait_for_another(stream: IO[bytes]) -> None:
-    """Of two that write one file the later one stays; but flock(1) may hold it for this very one."""
+    """Of two that write one file the later one stays; flock(1) may hold it for this very one."""
     until = time.monotonic() + 5
     while time.monotonic() < until:
         with suppress(BlockingIOError):
