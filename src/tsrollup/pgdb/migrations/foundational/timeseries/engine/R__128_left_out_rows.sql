@@ -52,7 +52,7 @@ BEGIN
     END IF;
     -- Once a run was here, of what was out of reach then.
     FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND (NOT v_is_noted OR refresh_sql = '') ORDER BY depth, id LOOP
-        CONTINUE WHEN (rollup_engine.is_in_reach(r.target_table) AND rollup_engine.is_in_reach(r.source_table)) IS NOT TRUE;  -- which is told of by itself
+        CONTINUE WHEN (rollup_engine.has_buckets(r.target_table) AND rollup_engine.is_in_reach(r.source_table)) IS NOT TRUE;  -- which is told of by itself
         v_rows := rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r);
         v_open := tstzmultirange(tstzrange(r.sealed_before, NULL)) - rollup_engine.stale_set(r.id);
         RETURN QUERY
