@@ -89,9 +89,10 @@ DECLARE
     v_part record;
     r silver.rollup_config;
 BEGIN
-    -- What is out of reach is looked at when it is in reach again.
-    UPDATE silver.rollup_config SET refresh_sql = ''
-    WHERE source_id = p_source.id AND rollup_engine.is_in_reach(target_table) = false AND NOT rollup_engine.is_noted_here(p_source);
+    -- What is out of reach is looked at when it is in reach again. Every drain comes by here.
+    IF NOT rollup_engine.is_noted_here(p_source) THEN
+        UPDATE silver.rollup_config SET refresh_sql = '' WHERE source_id = p_source.id AND rollup_engine.is_in_reach(target_table) = false;
+    END IF;
     FOR v_part IN SELECT * FROM rollup_engine.left_out(p_source) LOOP
         SELECT * INTO r FROM silver.rollup_config WHERE id = v_part.rollup_id;
         PERFORM rollup_engine.mark_rollups(ARRAY(SELECT rollup_engine.with_descendants(r.id)),
