@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from conftest import Connect
-from interleaving import wait_for_other_tests
+from interleaving import Background, wait_for_other_tests
 from rollup_checks import assert_settled, refresh_everything
 from scenes import scene
 from servers import PostgresServer
@@ -236,9 +236,8 @@ def test_promise_f_late_rows_are_counted_beside_a_partition_that_joins(
     assert {message for (message,) in told} == {"1 late rows were kept out of sealed time"}
 
 
-def test_promise_f_late_rows_are_counted_beside_an_inheritance_child(
-    db: psycopg.Connection,
-) -> None:
+@scene
+def undivided(db: psycopg.Connection) -> psycopg.Connection:
     """Such a source has no partitions to drop: its rollup has a retention of its own."""
     db.execute(
         "CREATE TABLE raw.s (ts timestamptz, v int);"
@@ -249,6 +248,13 @@ def test_promise_f_late_rows_are_counted_beside_an_inheritance_child(
     refresh_everything(db)
     db.execute("SELECT silver.set_retention('silver.s_1h', '3 days')")
     assert "sealed" in actions(db)
+    return db
+
+
+def test_promise_f_late_rows_are_counted_beside_an_inheritance_child(
+    undivided: psycopg.Connection,
+) -> None:
+    db = undivided
     db.execute("CREATE TABLE raw.s_x () INHERITS (raw.s)")
     db.execute(INSERT, [LATE])
     db.execute("INSERT INTO raw.s_x VALUES ('2026-03-10 10:00+00', 7)")
@@ -285,6 +291,8 @@ AWAY = "ALTER TABLE raw.s DETACH PARTITION raw.s_b; CALL silver.run_rollups();"
 BACK = "ALTER TABLE raw.s ATTACH PARTITION raw.s_b FOR VALUES IN ('b');"
 OFF = "ALTER TABLE raw.s_a_1 DISABLE TRIGGER USER; ALTER TABLE raw.s_b DISABLE TRIGGER USER;"
 ON = OFF.replace("DISABLE", "ENABLE")
+DRAIN = "SELECT rollup_engine.drain(1, NULL);"  # who may not mend triggers does no more
+IN_TIME = "INSERT INTO raw.s VALUES ('a', '2026-03-10 10:00+00', 1);"
 TWELVE = "12 late rows were kept out of sealed time"
 PERHAPS = "late rows were perhaps kept out of sealed time, not counted"
 
@@ -348,6 +356,12 @@ UNBOUNDED = {
         6,
         "6 late rows were kept out of sealed time, and perhaps others, not counted",
     ),
+    "put back between drains without triggers": (
+        OFF + DRAIN + history("b", "raw.s_b") + IN_TIME + DRAIN + ON,
+        0,
+        PERHAPS,
+    ),
+    "told of once": (OFF + history("b", "raw.s_b") + IN_TIME + DRAIN + ON, 0, PERHAPS),
     "nothing late without triggers": (
         history("b")
         + "CALL silver.run_rollups();"
@@ -375,6 +389,32 @@ def test_promise_f_late_rows_beside_ddl_are_counted_or_said_to_be_there(
         "SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'"
     ).fetchall()
     assert messages == [(told,)] * (told is not None)
+
+
+def test_promise_f_a_source_that_is_another_one_while_its_late_rows_are_counted(
+    undivided: psycopg.Connection, connect: Connect
+) -> None:
+    undivided.execute("CREATE TABLE raw.n (LIKE raw.s); GRANT SELECT ON raw.n TO tsrollup_owner")
+    undivided.execute(INSERT, [LATE])
+    with connect(autocommit=False) as other:
+        other.execute("ALTER TABLE raw.s RENAME TO o; ALTER TABLE raw.n RENAME TO s")
+        drain = Background(connect(), "SELECT (rollup_engine.drain_step(1, now())).outcome")
+        drain.wait_until_blocked(undivided)
+        other.commit()
+        assert drain.result() == [("locked",)]
+    undivided.execute("ALTER TABLE raw.s RENAME TO n; ALTER TABLE raw.o RENAME TO s")
+    refresh_everything(undivided)
+    assert late_rows(undivided) == {"s_1h": 1}
+
+
+def test_promise_f_what_was_written_long_ago_is_not_late(db: psycopg.Connection) -> None:
+    """The number of its transaction, which a frozen row keeps, is one to come by now."""
+    told = db.execute(
+        "SELECT rollup_engine.is_written_within(mod(now + ahead, 4294967296)::text::xid, 5)"
+        " FROM (SELECT pg_current_xact_id()::text::bigint + 4294967296) AS n (now),"
+        " unnest('{-3,-6,3,2000000000}'::bigint[]) AS a (ahead)"
+    ).fetchall()
+    assert told == [(True,), (False,), (True,), (False,)]
 
 
 def test_promise_h_a_foreign_partition_in_sealed_time_stops_no_drain(

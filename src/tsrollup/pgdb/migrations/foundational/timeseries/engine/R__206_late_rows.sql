@@ -46,6 +46,28 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.seal_age(integer) IS 'How many transactions ago rollups of a source were last sealed, or restored: what is younger, and lies in sealed time, is late.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.may_miss_late_rows(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '100ms'
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source.id AND sealed_before > '-infinity')
+        AND (EXISTS (SELECT FROM rollup_engine.missing_triggers(p_source))
+            OR EXISTS (SELECT FROM rollup_engine.capture_triggers(p_source) AS g WHERE g.tgenabled <> left(rollup_engine.firing_mode(g.tgtype), 1)::"char"));
+EXCEPTION WHEN lock_not_available THEN
+    RETURN true;  -- it cannot be told
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.may_miss_late_rows(rollup_engine.source) IS
+'Whether capture triggers are off or missing, so that rows may come to sealed time unseen: they are counted when the triggers are back.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_written_within(p_writer xid, p_transactions integer) RETURNS boolean
+    LANGUAGE sql STABLE
+-- Below zero is what began after this transaction; and, far below, what was frozen over 2^31 transactions ago.
+RETURN age(p_writer) BETWEEN -10000000 AND p_transactions;
+COMMENT ON FUNCTION rollup_engine.is_written_within(xid, integer) IS 'Whether who wrote a row is one of the last so many transactions.';
+
 DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]);
 DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[]);
 DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[], oid[], tstzmultirange, oid[]);
@@ -62,16 +84,17 @@ CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(
     SET datestyle = 'ISO'
 AS $$
 DECLARE
+    v_name constant text := p_source.relation;
     -- What is older may have been stored before.
     v_seal_age constant integer := CASE WHEN p_came <> '{}' OR p_unwatched_since IS NOT NULL THEN rollup_engine.seal_age(p_source.id) END;
 BEGIN
     EXECUTE rollup_engine.fill($sql$
         SELECT count(*) FILTER (WHERE is_late), count(*) FILTER (WHERE is_late IS NOT TRUE), CASE WHEN count(*) > 0 THEN tstzrange(min(ts), max(ts), '[]') END
         FROM (
-            SELECT {time} AS ts, xmin = ANY ($2) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AND age(xmin) < $7 AS is_late
+            SELECT {time} AS ts, xmin = ANY ($2) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AND rollup_engine.is_written_within(xmin, $7 - 1) AS is_late
             FROM {source}
             WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1
-                AND (xmin = ANY ($2) OR tableoid = ANY ($3) OR tableoid = ANY ($5) AND age(xmin) <= $6 OR age(xmin) <= $8){filter}
+                AND (xmin = ANY ($2) OR tableoid = ANY ($3) OR tableoid = ANY ($5) AND rollup_engine.is_written_within(xmin, $6) OR rollup_engine.is_written_within(xmin, $8)){filter}
         ) AS changed $sql$,
         jsonb_build_object(
             'filter', p_filter, 'source', p_source.relation, 'column', quote_ident(p_source.time_column),
@@ -80,7 +103,10 @@ BEGIN
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w),
         v_seal_age, CASE WHEN p_unwatched_since IS NOT NULL THEN least(age(p_unwatched_since::xid), v_seal_age) END;
+    PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
 EXCEPTION
+WHEN lock_not_available THEN
+    RAISE;
 WHEN feature_not_supported THEN
     -- A foreign table has no xmin; the rollup is invalid as long as it is there.
     late := 0;

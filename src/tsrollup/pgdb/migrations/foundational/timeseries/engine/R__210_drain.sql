@@ -113,7 +113,8 @@ BEGIN
         (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united), bool_or(is_bulk),
         CASE WHEN bool_or(NOT is_found) THEN rollup_engine.read_border(p_source_id) END
     INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed, v_is_bulk, v_unwatched_since FROM moved;
-    IF v_logged IS NOT NULL THEN
+    -- What comes unseen is looked for from there on, once that ends.
+    IF v_logged IS NOT NULL AND (p_is_quiet OR v_unwatched_since IS NOT NULL OR NOT rollup_engine.may_miss_late_rows(v_source)) THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
     END IF;
     IF (v_writers IS NOT NULL OR v_came <> '{}' OR v_unwatched_since IS NOT NULL) AND v_source.change_tracking = 'trigger' THEN
