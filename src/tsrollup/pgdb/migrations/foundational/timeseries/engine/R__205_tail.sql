@@ -26,11 +26,11 @@ BEGIN
         SELECT rollup_engine.fill($sql$
 CREATE OR REPLACE FUNCTION rollup_engine.tail_edges_{id}() RETURNS {type}[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS {body};
 GRANT EXECUTE ON FUNCTION rollup_engine.tail_edges_{id}() TO PUBLIC;
-$sql$, jsonb_build_object('id', p_source_id, 'type', t.type, 'body', quote_literal(format($body$
+$sql$, jsonb_build_object('id', p_source_id, 'type', t.type, 'body', quote_literal(rollup_engine.fill($body$
 BEGIN
-    RETURN CASE WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed' THEN %1$L::pg_catalog.%2$s[] ELSE '{infinity,infinity}'::pg_catalog.%2$s[] END;
+    RETURN CASE WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed' THEN {edges}::pg_catalog.{type}[] ELSE '{infinity,infinity}'::pg_catalog.{type}[] END;
 END
-$body$, ARRAY[coalesce(lower(p_range), 'infinity'), coalesce(upper(p_range), 'infinity')], t.type))))
+$body$, jsonb_build_object('edges', quote_literal(ARRAY[coalesce(lower(p_range), 'infinity'), coalesce(upper(p_range), 'infinity')]), 'type', t.type)))))
         FROM rollup_engine.source AS s CROSS JOIN LATERAL (SELECT CASE s.time_type WHEN 'timestamptz'::regtype THEN 'timestamptz' ELSE 'timestamp' END AS type) AS t
         WHERE s.id = p_source_id AND s.inserts_by_row IS NOT NULL), 'SELECT');
 END
@@ -189,8 +189,10 @@ DECLARE
     v_found boolean := false;
 BEGIN
     IF isfinite(lower(p_range)) AND rollup_engine.has_time_index(p_source.relation, p_source.time_column) THEN
-        EXECUTE format('SELECT EXISTS (SELECT FROM %1$s WHERE %2$I >= %3$s AND %2$I < %4$s)', p_source.relation, p_source.time_column,
-            rollup_engine.time_literal(lower(p_range), p_source.time_type, p_source.time_unit), rollup_engine.time_literal(upper(p_range), p_source.time_type, p_source.time_unit))
+        EXECUTE rollup_engine.fill('SELECT EXISTS (SELECT FROM {source} WHERE {column} >= {from} AND {column} < {to})', jsonb_build_object(
+            'source', p_source.relation, 'column', quote_ident(p_source.time_column),
+            'from', rollup_engine.time_literal(lower(p_range), p_source.time_type, p_source.time_unit),
+            'to', rollup_engine.time_literal(upper(p_range), p_source.time_type, p_source.time_unit)))
         INTO v_found;
     END IF;
     RETURN v_found;

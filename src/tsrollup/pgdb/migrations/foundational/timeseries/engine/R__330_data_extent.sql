@@ -57,7 +57,8 @@ AS $$
     WHERE noted IS NOT NULL
     UNION ALL
     SELECT relation, time_column, time_type, time_unit, l.low, l.high,
-        format('(SELECT %1$I AS f, %1$I AS t FROM %2$s WHERE %1$I >= %3$s AND %1$I < %4$s) AS known', time_column, relation, l.low, l.high)
+        rollup_engine.fill('(SELECT {column} AS f, {column} AS t FROM {relation} WHERE {column} >= {low} AND {column} < {high}) AS known',
+            jsonb_build_object('column', quote_ident(time_column), 'relation', relation, 'low', l.low, 'high', l.high))
     FROM kept CROSS JOIN LATERAL (SELECT rollup_engine.time_literal(low, time_type, time_unit), rollup_engine.time_literal(high, time_type, time_unit)) AS l (low, high)
 $$;
 COMMENT ON FUNCTION rollup_engine.known_times(silver.rollup_config, tstzrange) IS

@@ -10,12 +10,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.stray_rows(p_set rollup_engine.partitio
     SET datestyle = 'ISO'
 AS $$
     -- What is sealed stays: its partitions were dropped, and are not to come back.
-    SELECT format('%1$s WHERE %2$I >= %3$s AND %2$I < %4$s', rollup_engine.default_partition(p_set.relation), p_set.control,
-        rollup_engine.bound_literal(p_set, greatest(
+    SELECT rollup_engine.fill('{default} WHERE {column} >= {from} AND {column} < {to}', jsonb_build_object(
+        'default', rollup_engine.default_partition(p_set.relation), 'column', quote_ident(p_set.control),
+        'from', rollup_engine.bound_literal(p_set, greatest(
             '0001-01-03', (
                 SELECT max(sealed_before) FROM silver.rollup_config
                 WHERE (rollup_engine.lies_in(p_set.relation, source_table) OR rollup_engine.lies_in(source_table, p_set.relation)) AND isfinite(sealed_before)))),
-        rollup_engine.bound_literal(p_set, '9999-01-01'))
+        'to', rollup_engine.bound_literal(p_set, '9999-01-01')))
     WHERE rollup_engine.default_partition(p_set.relation) IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.stray_rows(rollup_engine.partition_set) IS 'FROM and WHERE of the rows of a default partition that have a place elsewhere; NULL without one.';
@@ -59,7 +60,8 @@ DECLARE
     v_last timestamptz;
 BEGIN
     IF (v_obstacle IS NOT NULL OR p_is_left) AND rollup_engine.stray_rows(p_set) IS NOT NULL THEN
-        EXECUTE format('SELECT min(%1$s), max(%1$s) FROM %2$s', rollup_engine.control_time(p_set), rollup_engine.stray_rows(p_set)) INTO v_first, v_last;
+        EXECUTE rollup_engine.fill('SELECT min({time}), max({time}) FROM {rows}',
+            jsonb_build_object('time', rollup_engine.control_time(p_set), 'rows', rollup_engine.stray_rows(p_set))) INTO v_first, v_last;
     END IF;
     RETURN format('rows from %s to %s stay in %s, where they are read as ever, but are not dropped by retention: ', v_first, v_last, rollup_engine.default_partition(p_set.relation))
         || CASE WHEN v_obstacle IS NULL THEN 'somebody uses the table, or a snapshot from before, or they are many; the next run goes on'
