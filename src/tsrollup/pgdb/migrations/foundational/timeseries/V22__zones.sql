@@ -11,9 +11,11 @@ COMMENT ON TABLE rollup_engine.uneven_time IS
 'Of rollups whose buckets go by another calendar than those of their parents: when they are not made of whole ones. As long as there is no data then, nothing is wrong.';
 
 CREATE TABLE rollup_engine.zone_rules (
-    timezone text PRIMARY KEY,
-    digest text NOT NULL
+    rollup_id integer NOT NULL,
+    timezone text NOT NULL,
+    digest text NOT NULL,
+    PRIMARY KEY (rollup_id, timezone)
 );
-COMMENT ON TABLE rollup_engine.zone_rules IS 'The time zones of rollups, with a digest of when their clocks change, as it was when buckets were computed.';
+COMMENT ON TABLE rollup_engine.zone_rules IS 'The time zones that a rollup goes by, with a digest of when their clocks change, as it was when buckets were computed.';
 
 RESET ROLE;

@@ -1,11 +1,11 @@
 -- Which sealed partitions of rollups hold rows, so that one that a restore has left out is told from
 -- one that was always empty; and what a table with retention, or that maintenance makes partitions
 -- for, was called: nothing is dropped of one whose name is another table's by now, and what is gone is named.
--- And since when a state is known, which came after time was sealed.
+-- And since when a state is known, which came after time was sealed; and which rollups were out of reach.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
-SELECT rollup_engine.lock_tables('{rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
+SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
 
 ALTER TABLE rollup_engine.rollup_partition ADD COLUMN held boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN rollup_engine.rollup_partition.held IS 'Whether there were rows in it when it was sealed.';
@@ -20,5 +20,9 @@ UPDATE rollup_engine.partition_set AS t SET relation_name = c.oid::regclass::tex
 
 ALTER TABLE rollup_engine.rollup_column ADD COLUMN known_since timestamptz;
 COMMENT ON COLUMN rollup_engine.rollup_column.known_since IS 'Time that was sealed before when it came, here or in what it is made of, and of which it therefore knows nothing; NULL for none.';
+
+ALTER TABLE silver.rollup_config ADD COLUMN missed_changes boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN silver.rollup_config.missed_changes IS
+'Whether its table was out of reach when its source was altered or had been restored: the next run that reaches it computes it anew.';
 
 RESET ROLE;

@@ -86,18 +86,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_lost_zone(p_rollup silver.rollup_co
 RETURN p_rollup.timezone <> 'UTC' AND NOT rollup_engine.is_zone(p_rollup.timezone);
 COMMENT ON FUNCTION rollup_engine.has_lost_zone(silver.rollup_config) IS 'Whether the server does not know the zone of a rollup any more: nobody can say then where its buckets begin.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.zone_problem(p_timezone text) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.zone_problem(p_rollup_id integer, p_timezone text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN (
         SELECT format('the rules of %s have changed since its buckets were computed', p_timezone)
-        FROM rollup_engine.zone_rules AS z WHERE z.timezone = p_timezone AND z.digest <> rollup_engine.zone_digest(p_timezone));
+        FROM rollup_engine.zone_rules AS z
+        WHERE z.rollup_id = p_rollup_id AND z.timezone = p_timezone AND z.digest <> rollup_engine.zone_digest(p_timezone));
 EXCEPTION WHEN invalid_parameter_value THEN
     RETURN format('the server does not know the time zone %s any more', p_timezone);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.zone_problem(text) IS 'That a zone is another one than when buckets were computed; NULL when it is not.';
+COMMENT ON FUNCTION rollup_engine.zone_problem(integer, text) IS 'That a zone is another one than when the buckets of a rollup were computed; NULL when it is not.';
 
 RESET ROLE;

@@ -51,7 +51,7 @@ BEGIN
         RETURN;
     END IF;
     -- Once a run was here, of what was out of reach then.
-    FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND (NOT v_is_noted OR refresh_sql = '') ORDER BY depth, id LOOP
+    FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND (NOT v_is_noted OR missed_changes) ORDER BY depth, id LOOP
         CONTINUE WHEN (rollup_engine.has_buckets(r.target_table) AND rollup_engine.is_in_reach(r.source_table)) IS NOT TRUE;  -- which is told of by itself
         v_rows := rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r);
         v_open := tstzmultirange(tstzrange(r.sealed_before, NULL)) - rollup_engine.stale_set(r.id);
@@ -91,7 +91,7 @@ DECLARE
 BEGIN
     -- What is out of reach is looked at when it is in reach again. Every drain comes by here.
     IF NOT rollup_engine.is_noted_here(p_source) THEN
-        UPDATE silver.rollup_config SET refresh_sql = '' WHERE source_id = p_source.id AND rollup_engine.is_in_reach(target_table) = false;
+        UPDATE silver.rollup_config SET missed_changes = true WHERE source_id = p_source.id AND rollup_engine.is_in_reach(target_table) = false;
     END IF;
     FOR v_part IN SELECT * FROM rollup_engine.left_out(p_source) LOOP
         SELECT * INTO r FROM silver.rollup_config WHERE id = v_part.rollup_id;

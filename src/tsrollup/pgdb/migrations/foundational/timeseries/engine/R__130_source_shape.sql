@@ -250,7 +250,7 @@ AS $$
     UNION ALL
     SELECT format('%s was altered while %s was out of reach', p_source.relation, r.target_table)
     FROM silver.rollup_config AS r
-    WHERE r.source_id = p_source.id AND r.refresh_sql = '' AND rollup_engine.is_in_reach(r.target_table)
+    WHERE r.source_id = p_source.id AND r.missed_changes AND rollup_engine.is_in_reach(r.target_table)
 $$;
 COMMENT ON FUNCTION rollup_engine.shape_changes(rollup_engine.source, rollup_engine.source_shape[]) IS 'What differs from the noted shape, in words.';
 

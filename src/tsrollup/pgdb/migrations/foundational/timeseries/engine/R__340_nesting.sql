@@ -60,7 +60,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.uneven_in_use(p_rollup silver.rollup_co
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Where widths alone tell, nobody needs to know the years.
-    SELECT CASE WHEN NOT rollup_engine.is_made_of(p_rollup.bucket_width, p_parent.bucket_width) OR rollup_engine.has_same_calendar(p_rollup, p_parent)
+    SELECT CASE WHEN rollup_engine.has_lost_zone(p_parent) THEN rollup_engine.everything()
+        WHEN NOT rollup_engine.is_made_of(p_rollup.bucket_width, p_parent.bucket_width) OR rollup_engine.has_same_calendar(p_rollup, p_parent)
         THEN rollup_engine.uneven_time(p_rollup, p_parent, 'empty') ELSE (
         SELECT rollup_engine.uneven_time(p_rollup, p_parent, years) * tstzmultirange(years) FROM rollup_engine.years_in_use(p_parent.id) AS years) END
 $$;
@@ -154,7 +155,7 @@ AS $$
                 AND a.attname IN (SELECT rollup_engine.source_name(p_rollup, c) FROM unnest(rollup_engine.used_columns(p_rollup)) AS c)
         ) AS t (written)
     ) AS w (word)
-    WHERE word ~ '^([[:alpha:]][[:alpha:]/_-]+|[A-Z]{3}[0-9][A-Z]{3})$' AND (rollup_engine.is_zone(word) OR EXISTS (SELECT FROM rollup_engine.zone_rules WHERE timezone = word))
+    WHERE word ~ '^([[:alpha:]][[:alpha:]/_-]+|[A-Z]{3}[0-9][A-Z]{3})$' AND (rollup_engine.is_zone(word) OR EXISTS (SELECT FROM rollup_engine.zone_rules WHERE rollup_id = p_rollup.id AND timezone = word))
 $$;
 COMMENT ON FUNCTION rollup_engine.zones_of(silver.rollup_config) IS
 'The time zones that a rollup goes by: its own, and those that its filter, its expressions or virtual columns of its source name.';
@@ -163,9 +164,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_zones(p_rollup silver.rollup_confi
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO rollup_engine.zone_rules (timezone, digest)
-    SELECT z, rollup_engine.zone_digest(z) FROM rollup_engine.zones_of(p_rollup) AS z
-    WHERE upper(z) <> 'UTC' AND NOT EXISTS (SELECT FROM rollup_engine.zone_rules WHERE timezone = z)
+    INSERT INTO rollup_engine.zone_rules (rollup_id, timezone, digest)
+    SELECT p_rollup.id, z, rollup_engine.zone_digest(z) FROM rollup_engine.zones_of(p_rollup) AS z
+    WHERE upper(z) <> 'UTC' AND rollup_engine.is_zone(z) AND NOT EXISTS (SELECT FROM rollup_engine.zone_rules WHERE rollup_id = p_rollup.id AND timezone = z)
     ON CONFLICT DO NOTHING
 $$;
 COMMENT ON FUNCTION rollup_engine.note_zones(silver.rollup_config) IS 'Notes the rules of the zones that a rollup goes by.';
@@ -241,6 +242,23 @@ $$;
 COMMENT ON FUNCTION rollup_engine.told_anew(silver.rollup_config) IS
 'The time for which a rollup is to be computed anew when its buckets may be others: with a window, that, as far as its source holds whole buckets of it; the rollup''s rows before it may be all there is.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.mark_by_new_rules(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_family constant integer[] := ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id));
+BEGIN
+    PERFORM rollup_engine.mark_rollups(ARRAY[p_rollup.id], rollup_engine.told_anew(p_rollup));
+    PERFORM rollup_engine.mark_rollups(array_remove(v_family, p_rollup.id), rollup_engine.everything());
+    UPDATE rollup_engine.zone_rules SET digest = rollup_engine.zone_digest(timezone)
+    WHERE rollup_id = p_rollup.id AND CASE WHEN rollup_engine.is_zone(timezone) THEN digest <> rollup_engine.zone_digest(timezone) END;
+    DELETE FROM rollup_engine.uneven_time WHERE rollup_id = ANY (v_family);
+    PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE r.id = ANY (v_family) AND NOT rollup_engine.has_lost_zone(r);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.mark_by_new_rules(silver.rollup_config) IS 'Has a rollup, and what is above it, computed anew by the rules that its zones have now.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.take_zone_rules() RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
@@ -248,34 +266,30 @@ AS $$
 DECLARE
     v_rollup silver.rollup_config;
     v_named text;
-    v_left text[] := '{}';  -- to the next maintenance, all of them
     v_failure rollup_engine.failure;
-    v_zones constant text[] := ARRAY(
-        SELECT z.timezone FROM rollup_engine.zone_rules AS z
-        WHERE CASE WHEN rollup_engine.is_zone(z.timezone) THEN z.digest <> rollup_engine.zone_digest(z.timezone) END);
+    v_rules constant jsonb := (
+        SELECT jsonb_object_agg(timezone, rollup_engine.zone_digest(timezone)) FILTER (WHERE rollup_engine.is_zone(timezone))
+        FROM (SELECT DISTINCT timezone FROM rollup_engine.zone_rules) AS z);
 BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config ORDER BY depth, id LOOP
-        v_named := (SELECT string_agg(z, ', ' ORDER BY z) FROM rollup_engine.zones_of(v_rollup) AS z WHERE z = ANY (v_zones));
-        CONTINUE WHEN v_named IS NULL;
+        v_named := (
+            SELECT string_agg(timezone, ', ' ORDER BY timezone) FROM rollup_engine.zone_rules
+            WHERE rollup_id = v_rollup.id AND digest <> v_rules ->> timezone AND timezone IN (SELECT rollup_engine.zones_of(v_rollup)));
+        CONTINUE WHEN v_named IS NULL OR rollup_engine.has_lost_zone(v_rollup);
         -- It may have failed while nobody knew the zone.
         UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL, parked_at = NULL WHERE id = v_rollup.id AND retry_count > 0;
         BEGIN
-            PERFORM rollup_engine.mark_rollups(ARRAY[v_rollup.id], rollup_engine.told_anew(v_rollup));
-            PERFORM rollup_engine.mark_rollups(ARRAY(SELECT d FROM rollup_engine.with_descendants(v_rollup.id) AS d WHERE d <> v_rollup.id), rollup_engine.everything());
+            PERFORM rollup_engine.mark_by_new_rules(v_rollup);
             RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_named))::rollup_engine.maintenance_action;
         EXCEPTION WHEN OTHERS THEN
+            -- To the next maintenance.
             GET STACKED DIAGNOSTICS
                 v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
                 v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
             PERFORM rollup_engine.record_maintenance_failure(v_rollup.target_table::text, v_failure);
-            v_left := v_left || ARRAY(SELECT rollup_engine.zones_of(v_rollup));
             RETURN NEXT ROW(v_rollup.target_table::text, 'failed', format('the rules of %s have changed, and it cannot be marked now: %s', v_named, SQLERRM))::rollup_engine.maintenance_action;
         END;
     END LOOP;
-    UPDATE rollup_engine.zone_rules AS z SET digest = rollup_engine.zone_digest(z.timezone) WHERE z.timezone = ANY (v_zones) AND z.timezone <> ALL (v_left);
-    DELETE FROM rollup_engine.uneven_time AS u USING silver.rollup_config AS r
-    WHERE u.rollup_id = r.id AND cardinality(v_zones) > 0;
-    PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE cardinality(v_zones) > 0 AND r.parent_id IS NOT NULL;
     PERFORM rollup_engine.note_zones(r) FROM silver.rollup_config AS r;
 END
 $$;

@@ -42,6 +42,7 @@ BEGIN
     -- In the order of a refresh: what it has claimed is waited for before its table is locked.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.uneven_time WHERE rollup_id = p_rollup_id;
+    DELETE FROM rollup_engine.zone_rules WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.generated_text WHERE name IN (
         format('live_%s', p_rollup_id), format('plain_%s', p_rollup_id), format('live_group_%s', p_rollup_id), format('view_%s', p_rollup_id), format('rows_%s', p_rollup_id));
     DELETE FROM rollup_engine.noted_right WHERE statement ~ format('[{](view|table|part)_%s}', p_rollup_id);

@@ -87,14 +87,12 @@ BEGIN
     WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND h.type <> rollup_engine.held_type(c.state, c.data_type);
     PERFORM rollup_engine.write_live_functions(p_rollup);
     UPDATE silver.rollup_config
-    SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2')
+    SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2'), missed_changes = false
     WHERE id = p_rollup.id;
 EXCEPTION WHEN syntax_error_or_access_rule_violation THEN
     -- A column is gone, or an aggregate does not take it any more: validate_rollup_config says so. In a schema that is
     -- closed nothing can be written: once more when it is open again.
-    UPDATE silver.rollup_config
-    SET refresh_sql = CASE WHEN rollup_engine.is_in_reach(target_table) THEN coalesce(nullif(refresh_sql, ''), '-- ' || SQLERRM) ELSE '' END
-    WHERE id = p_rollup.id;
+    UPDATE silver.rollup_config SET missed_changes = rollup_engine.is_in_reach(target_table) IS NOT TRUE WHERE id = p_rollup.id;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.follow_columns(silver.rollup_config) IS 'Has a rollup read the columns of its source as they are called and typed now.';
@@ -266,7 +264,7 @@ BEGIN
         WHERE v_source.key_column IS NOT NULL;
     END IF;
     UPDATE rollup_engine.source
-    SET trace = CASE WHEN NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source_id AND refresh_sql = '') THEN v_trace END
+    SET trace = CASE WHEN NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source_id AND missed_changes) THEN v_trace END
     WHERE id = p_source_id;
 END
 $$;

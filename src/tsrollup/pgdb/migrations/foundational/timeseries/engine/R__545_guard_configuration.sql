@@ -115,7 +115,7 @@ AS $$
         string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FILTER (WHERE a.attname <> ALL (progress.columns)),
         (SELECT string_agg(quote_literal(c), ', ') FROM unnest(progress.columns) AS c))
     FROM pg_attribute AS a, (VALUES (
-        '{query_shape,is_active,sealed_late_rows,current_window,rows_per_second,source_rows,last_run_at,last_success_at,retry_count,next_retry_at,parked_at,status,refresh_sql}'::name[]
+        '{query_shape,is_active,sealed_late_rows,current_window,rows_per_second,source_rows,last_run_at,last_success_at,retry_count,next_retry_at,parked_at,status,refresh_sql,missed_changes}'::name[]
     )) AS progress (columns)
     WHERE a.attrelid = 'silver.rollup_config'::regclass AND a.attnum > 0 AND NOT a.attisdropped
     GROUP BY progress.columns

@@ -182,7 +182,7 @@ AS $$
     UNION ALL
     SELECT z.problem, CASE WHEN rollup_engine.is_zone(n.zone) THEN '' ELSE 'install its rules again (old names are in tzdata-legacy), or drop the rollup; ' END
         || 'SELECT * FROM silver.maintain_timeseries_tables() has it computed anew; after an update of tzdata, restart the server before'
-    FROM rollup_engine.zones_of(p_rollup) AS n (zone), rollup_engine.zone_problem(n.zone) AS z (problem) WHERE z.problem IS NOT NULL
+    FROM rollup_engine.zones_of(p_rollup) AS n (zone), rollup_engine.zone_problem(p_rollup.id, n.zone) AS z (problem) WHERE z.problem IS NOT NULL
     UNION ALL
     SELECT p_rollup.row_sql ->> 'problem',
         coalesce((SELECT format('%s; SELECT silver.rebuild_rollup(%L)', min(c.hint), p_rollup.target_table) FROM rollup_engine.closed_schemas(p_rollup.row_sql) AS c HAVING count(*) > 0),

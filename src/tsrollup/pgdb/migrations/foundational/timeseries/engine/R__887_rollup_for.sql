@@ -193,7 +193,7 @@ BEGIN
     IF p_rollup.status IN ('paused', 'parked') THEN
         RETURN format('it is %s', p_rollup.status);
     ELSIF rollup_engine.has_lost_zone(p_rollup) THEN
-        RETURN rollup_engine.zone_problem(p_rollup.timezone);
+        RETURN rollup_engine.zone_problem(p_rollup.id, p_rollup.timezone);
     ELSIF p_rollup.change_tracking = 'window' THEN
         RETURN format('it knows of changes in the last %s of its source only', (
             SELECT max(a.look_back_window) FROM silver.rollup_config AS a WHERE a.id IN (SELECT rollup_engine.with_ancestors(p_rollup.id))));
