@@ -265,6 +265,24 @@ def test_nothing_is_cut_off(url: str, db: psycopg.Connection, browser: Chrome) -
                 assert (red < 80) == (scheme == "dark")
 
 
+def refresh(browser: Chrome) -> None:
+    button(browser, "Refresh a range").click()
+    wait_for(lambda: button(browser, "Cancel"))
+    dialog = browser.find_element(By.CSS_SELECTOR, ".dialog")
+    wait_for(lambda: "From" in dialog.text)
+    button(browser, "Refresh").click()
+
+
+def slow_down(db: psycopg.Connection, seconds: int) -> None:
+    """Each run of a rollup that writes takes that long, or twice."""
+    db.execute(
+        "SET ROLE tsrollup_owner; CREATE FUNCTION rollup_engine.slow() RETURNS trigger"
+        f" LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep({seconds}); RETURN NEW; END';"
+        "CREATE TRIGGER slow BEFORE INSERT ON silver.refresh_log"
+        " FOR EACH STATEMENT EXECUTE FUNCTION rollup_engine.slow(); RESET ROLE"
+    )
+
+
 def test_buttons_act_with_the_rights_of_the_connection(
     url: str, db: psycopg.Connection, browser: Chrome
 ) -> None:
@@ -286,27 +304,16 @@ def test_buttons_act_with_the_rights_of_the_connection(
 
         before = db.execute("SELECT count(*) FROM silver.refresh_log").fetchone()
         wait_for(lambda: series(browser))
-        button(browser, "Refresh a range").click()
-        wait_for(lambda: button(browser, "Cancel"))
-        dialog = browser.find_element(By.CSS_SELECTOR, ".dialog")
-        wait_for(lambda: "From" in dialog.text)
-        button(browser, "Refresh").click()
+        refresh(browser)
         wait_for(lambda: "rows written in" in text_of(browser))
         assert db.execute("SELECT count(*) FROM silver.refresh_log").fetchone() != before
 
         # What asked is gone before the answer comes.
-        db.execute(
-            "SET ROLE tsrollup_owner; CREATE FUNCTION rollup_engine.slow() RETURNS trigger"
-            " LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); RETURN NEW; END';"
-            "CREATE TRIGGER slow BEFORE INSERT ON silver.refresh_log"
-            " FOR EACH STATEMENT EXECUTE FUNCTION rollup_engine.slow(); RESET ROLE"
-        )
+        slow_down(db, 1)
         view_as(browser, 390, "light")
         again = button(browser, "Refresh a range")
         browser.execute_script("arguments[0].scrollIntoView({block: 'end'})", again)
-        again.click()
-        wait_for(lambda: button(browser, "Cancel"))
-        button(browser, "Refresh").click()
+        refresh(browser)
         wait_for(lambda: not browser.find_elements(By.CSS_SELECTOR, ".dialog"))
         outcome = browser.find_element(By.CSS_SELECTOR, ".outcome")
         wait_for(lambda: "rows written in" in outcome.text)
@@ -328,6 +335,22 @@ def test_buttons_act_with_the_rights_of_the_connection(
         assert "there is no rollup 'silver.readings_1m'" in refused.text
         assert "Next step" in refused.text
         wait_for(lambda: refused.rect["y"] + refused.rect["height"] <= bottom_of(browser))
+
+
+def test_an_end_waits_for_no_refresh(url: str, db: psycopg.Connection, browser: Chrome) -> None:
+    slow_down(db, 60)
+    at_work = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND wait_event = 'PgSleep'"
+    )
+    with running(url, "--write") as (process, address):
+        browser.get(address + PAGE)
+        wait_for(lambda: button(browser, "Refresh a range"))
+        refresh(browser)
+        wait_for(lambda: db.execute(at_work).fetchone() == (1,))
+        process.terminate()
+        assert process.wait(20) == 0
+    wait_for(lambda: db.execute(at_work).fetchone() == (0,))
 
 
 def test_a_rollup_is_previewed_and_created(

@@ -1,13 +1,18 @@
 """The dashboard's connections: few, asked one by one, made anew when the server was away."""
 
 import asyncio
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import psycopg
+from psycopg import pq
 from psycopg.rows import dict_row
 from psycopg.types.string import TextLoader
 
@@ -48,11 +53,47 @@ class Snapshot:
         return next((rollup for rollup in self.rollups if rollup.name == name), None)
 
 
+class Connections:
+    """They end together: a program that ends waits for its threads, and those for statements."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._has_ended = False
+        self._opened: WeakSet[Connection] = WeakSet()
+
+    def open(self) -> Connection:
+        connection = connect(
+            self.url, row_factory=dict_row, application_name=APPLICATION, connect_timeout=5
+        )
+        try:
+            self._opened.add(connection)
+            if self._has_ended:
+                raise TsrollupError("the dashboard has ended")
+            require_installed(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def end(self) -> None:
+        """Cancel statements. Who waits for a server that hangs is told that it is gone."""
+        self._has_ended = True
+        for connection in list(self._opened):
+            with suppress(psycopg.Error):
+                if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
+                    connection.cancel_safe(timeout=2)
+            with (
+                suppress(psycopg.Error, OSError),
+                socket.socket(fileno=os.dup(connection.fileno())) as wire,
+            ):
+                wire.shutdown(socket.SHUT_RDWR)
+
+
 class Reader:
     """One connection that only reads; whoever asks waits for the one before."""
 
     def __init__(self, url: str, seconds: int) -> None:
-        self.url = url
+        self.connections = Connections(url)
         self.seconds = seconds
         self._lock = threading.Lock()
         self._connection: Connection | None = None
@@ -70,6 +111,7 @@ class Reader:
                 raise describe(error) from error
 
     def close(self) -> None:
+        self.connections.end()
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
@@ -77,7 +119,7 @@ class Reader:
 
     def _answer(self, question: Callable[[Connection], Answer]) -> Answer:
         if self._connection is None:
-            self._connection = _connect(self.url)
+            self._connection = self.connections.open()
             for name in ("timestamptz", "interval"):
                 self._connection.adapters.register_loader(name, TextLoader)
         connection = self._connection
@@ -131,6 +173,7 @@ class Database:
     def __post_init__(self) -> None:
         self._monitor = Questions(Reader(self.url, STATEMENT_SECONDS))
         self._details = Questions(Reader(self.url, STATEMENT_SECONDS))
+        self._actions = Connections(self.url)
 
     @property
     def place(self) -> str:
@@ -161,9 +204,10 @@ class Database:
         """Do something in a connection of its own, in autocommit; and what the server remarked."""
         if not self.may_write:
             raise TsrollupError("this dashboard only reads", "start it with --write")
-        return await asyncio.to_thread(_act, self.url, action)
+        return await asyncio.to_thread(_act, self._actions, action)
 
     def close(self) -> None:
+        self._actions.end()
         for questions in (self._monitor, self._details):
             questions.reader.close()
 
@@ -177,10 +221,12 @@ class Database:
         return Snapshot(rollups, time.time(), None, True)
 
 
-def _act(url: str, action: Callable[[Connection], Answer]) -> tuple[Answer, list[str]]:
+def _act(
+    connections: Connections, action: Callable[[Connection], Answer]
+) -> tuple[Answer, list[str]]:
     remarks: list[str] = []
     try:
-        with _connect(url) as connection:
+        with connections.open() as connection:
             connection.add_notice_handler(
                 lambda notice: remarks.append(
                     " ".join(filter(None, [notice.message_primary, notice.message_hint]))
@@ -189,13 +235,3 @@ def _act(url: str, action: Callable[[Connection], Answer]) -> tuple[Answer, list
             return action(connection), remarks
     except psycopg.Error as error:
         raise describe(error) from error
-
-
-def _connect(url: str) -> psycopg.Connection[dict[str, Any]]:
-    connection = connect(url, row_factory=dict_row, application_name=APPLICATION, connect_timeout=5)
-    try:
-        require_installed(connection)
-    except BaseException:
-        connection.close()
-        raise
-    return connection

@@ -56,7 +56,7 @@ def place(host: str, port: int, token: str | None) -> Place:
 
 def serve(url: str, where: Place, may_write: bool) -> None:
     """Serve until SIGTERM or Ctrl-C."""
-    with closing(Database(url, may_write)) as database:
+    with asyncio.Runner() as runner, closing(Database(url, may_write)) as database:
         server = _server(database, where)
 
         def end(_signal: int, _frame: FrameType | None) -> None:
@@ -64,7 +64,7 @@ def serve(url: str, where: Place, may_write: bool) -> None:
 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)  # which uvicorn calls once more when it has ended
-        asyncio.run(server.serve())
+        runner.run(server.serve())
 
 
 def _server(database: Database, where: Place) -> uvicorn.Server:
