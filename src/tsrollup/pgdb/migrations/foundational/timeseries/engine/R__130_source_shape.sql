@@ -291,40 +291,4 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.note_shape(integer, rollup_engine.source_shape[]) IS 'Remembers the shape that a drain has found.';
 
--- Triggers that do not always fire ---------------------------------------------------------------
-
-CREATE OR REPLACE FUNCTION rollup_engine.mend_triggers(p_source_id integer) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-    SET lock_timeout = '50ms'  -- of partitions that a trigger goes on to
-AS $$
-DECLARE
-    v_source rollup_engine.source;
-    v_trigger record;
-BEGIN
-    SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-    FOR v_trigger IN
-        SELECT g.tgrelid::regclass AS relation, g.tgname, t.mode, m.from_time, m.to_time
-        FROM rollup_engine.capture_triggers(v_source) AS g
-        CROSS JOIN LATERAL (SELECT rollup_engine.firing_mode(g.tgtype) AS mode) AS t
-        LEFT JOIN rollup_engine.partition_bounds(v_source.relation, v_source.time_column) AS m ON m.member = g.tgrelid
-        WHERE g.tgenabled <> left(t.mode, 1)::"char" AND pg_has_role((SELECT relowner FROM pg_class WHERE oid = g.tgrelid), 'USAGE')
-    LOOP
-        BEGIN
-            PERFORM rollup_engine.lock_out(v_trigger.relation, 'SHARE ROW EXCLUSIVE');
-            EXECUTE format('ALTER TABLE %s ENABLE %s TRIGGER %I', v_trigger.relation, v_trigger.mode, v_trigger.tgname);
-            -- What was written meanwhile, nobody knows.
-            IF v_trigger.from_time IS NULL THEN
-                PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
-            ELSE
-                PERFORM rollup_engine.log_extent(p_source_id, v_trigger.relation, v_trigger.from_time, v_trigger.to_time);
-            END IF;
-        EXCEPTION WHEN OTHERS THEN
-            NULL;  -- the rollup is invalid as long; the next run tries again, when checks deferred here are made as well
-        END;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.mend_triggers(integer) IS 'Has capture triggers fire always that were disabled, or restored otherwise, as far as the caller may.';
-
 RESET ROLE;

@@ -1,0 +1,112 @@
+-- Finding pg_partman: where it is, whether it may be called, which sets are its own.
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL ROLE "${owner_role}";
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_schema() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT n.nspname::regnamespace::text
+    FROM pg_extension AS e
+    JOIN pg_namespace AS n ON n.oid = e.extnamespace
+    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'part_config'
+    WHERE e.extname = 'pg_partman'
+        AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'INSERT')
+        AND rollup_engine.stranger_in_extension(e.extname) IS NULL
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_schema() IS 'Where pg_partman is, NULL when it is missing, not for this role, or a stranger''s.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_key(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- It knows tables by unquoted names, puts them into SQL between apostrophes, and cuts those
+    -- that leave no room for _pYYYYMMDD_HH24MISS.
+    SELECT n.nspname || '.' || c.relname
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    WHERE c.oid = p_relation AND (n.nspname || c.relname) !~ '[.'']' AND octet_length(c.relname) <= 46
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_key(regclass) IS 'The name pg_partman knows a table by, NULL when it cannot.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_knows(p_key text) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_known boolean;
+BEGIN
+    EXECUTE format('SELECT EXISTS (SELECT FROM %s.part_config WHERE parent_table = $1)', rollup_engine.partman_schema())
+    INTO v_known
+    USING p_key;
+    RETURN v_known;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_knows(text) IS 'Whether that name is registered with pg_partman.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_keys(p_relation regclass) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array_agg(rollup_engine.partman_key(m))
+    FROM rollup_engine.partition_tree(p_relation) AS m JOIN pg_partitioned_table AS p ON p.partrelid = m
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_keys(regclass) IS 'The names pg_partman knows a table, and those below it that are divided in turn, by.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_retention(p_relation regclass) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_keep text;
+BEGIN
+    IF rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE rollup_engine.fill($sql$
+            SELECT keep FROM (
+                SELECT parent_table, retention FROM {partman}.part_config UNION ALL SELECT sub_parent, sub_retention FROM {partman}.part_config_sub
+            ) AS k (name, keep)
+            WHERE name = ANY ($1) AND keep IS NOT NULL ORDER BY array_position($1, name) LIMIT 1
+            $sql$, jsonb_build_object('partman', rollup_engine.partman_schema()))
+        INTO v_keep
+        USING rollup_engine.partman_keys(p_relation);
+    END IF;
+    RETURN v_keep;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_retention(regclass) IS 'After how long pg_partman by itself removes partitions of a table; NULL when it does not.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_removes_any() RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_found boolean := false;
+BEGIN
+    IF rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE rollup_engine.fill($sql$
+            SELECT EXISTS (SELECT FROM {partman}.part_config WHERE retention IS NOT NULL)
+                OR EXISTS (SELECT FROM {partman}.part_config_sub WHERE sub_retention IS NOT NULL)
+            $sql$, jsonb_build_object('partman', rollup_engine.partman_schema()))
+        INTO v_found;
+    END IF;
+    RETURN v_found;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_removes_any() IS 'Whether pg_partman by itself removes partitions of any table.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_partmans(p_set rollup_engine.partition_set) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Its configuration does not follow a table that is renamed.
+    IF p_set.partman_parent IS DISTINCT FROM rollup_engine.partman_key(p_set.relation) OR rollup_engine.partman_schema() IS NULL THEN
+        RETURN false;
+    END IF;
+    RETURN coalesce(rollup_engine.partman_knows(p_set.partman_parent), false);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_partmans(rollup_engine.partition_set) IS 'Whether pg_partman makes the partitions of a table; otherwise they are native.';
+
+RESET ROLE;
