@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, time, timedelta
 from decimal import Decimal
-from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from psycopg.errors import Diagnostic
 from rich.box import SIMPLE_HEAD
@@ -86,13 +85,13 @@ class Console:
         if notice.message_hint:
             self.talk.print(visible(f"hint: {notice.message_hint}"), soft_wrap=True)
 
-    def print_json(self, value: object, output: Path | None = None) -> None:
+    def print_json(self, value: object, file: IO[bytes] | None = None) -> None:
         try:
             text = json.dumps(value, default=_plain, indent=2, allow_nan=False)
         except ValueError:
             text = json.dumps(_finite(value), default=_plain, indent=2, allow_nan=False)
-        if output:
-            output.write_text(text + "\n", encoding="utf-8")
+        if file:
+            file.write(f"{text}\n".encode())
         else:
             self.out.print(text, soft_wrap=True)
 

@@ -1,8 +1,11 @@
 """tsrollup read: what a live view answers, in each format, and no more than was asked for."""
 
 import csv
+import errno
+import fcntl
 import io
 import json
+import os
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -116,6 +119,41 @@ def test_parquet_reads_back(url: str, tmp_path: Path) -> None:
     assert table["Device"].to_pylist() == ["d,1", "d,2", None]
     assert table["temp_avg"].to_pylist() == [1.25, 2.25, 3.25]
     assert here("read", "r_1h", "-f", "parquet", url=url).code == 2
+
+
+@pytest.mark.parametrize("format_", ["csv", "json", "parquet"])
+def test_a_file_is_as_it_was_until_all_is_written(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    def read(file: Path, *more: str) -> str:
+        return here("read", "r_1h", "-f", format_, "-o", str(file), *more, url=url).err
+
+    def disk_is_full(file: int, data: bytes, offset: int) -> NoReturn:
+        write(file, data[:1], offset)
+        raise OSError(errno.ENOSPC, "no space left")
+
+    file, write = tmp_path / "rows", os.pwrite
+    file.write_text("as it was")
+    for place in (tmp_path, tmp_path / "nowhere" / "rows"):
+        assert str(place.parent) in read(place, "-c", "typo")  # before the query runs
+    assert "typo" in read(file, "-c", "typo")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", disk_is_full)
+        assert "no space left" in read(file)
+    assert file.read_text() == "as it was"
+    with file.open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as flock(1) does for who runs this
+        assert read(file) == ""
+    assert file.read_bytes()[:9] != b"as it was"
+
+
+def test_of_two_that_write_a_file_one_is_told(url: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows"
+    with file.open("ab") as held:
+        fcntl.lockf(held, fcntl.LOCK_EX)
+        failed = run("read", "r_1h", "-f", "csv", "-o", str(file), url=url)
+    assert (failed.code, file.read_text()) == (1, "")
+    assert "another command writes that file" in failed.err
 
 
 def test_what_python_arrow_and_json_have_no_value_for_is_text(url: str, tmp_path: Path) -> None:

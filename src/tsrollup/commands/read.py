@@ -1,13 +1,12 @@
 """tsrollup read: what a live view answers, as a table, a plot, CSV, JSON or Parquet."""
 
+import errno
 import fcntl
 import os
-import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -20,6 +19,7 @@ from tsrollup.commands.invocation import invocation
 from tsrollup.commands.targets import Target
 from tsrollup.connection import pinned, take_every_time, take_text
 from tsrollup.console import Console, visible
+from tsrollup.errors import TsrollupError
 
 MOST_ROWS_ON_SCREEN = 1000
 MOST_ROWS_DRAWN = 20_000
@@ -89,7 +89,10 @@ def read(
         raise typer.BadParameter("it is drawn in the terminal, alone", param_hint=hint)
     gaps = _pairs(fill, "--fill") if fill else gapfill
     most = limit or (MOST_ROWS_DRAWN if is_drawn else MOST_ROWS_ON_SCREEN if on_screen else None)
-    with call.installed() as connection:
+    with (
+        call.installed() as connection,
+        _written_whole(output) if output else nullcontext() as file,
+    ):
         dimensions = rollups.definition(connection, target)["dimensions"] if is_drawn else []
         chosen = column if plot is None else [plot]
         columns = (
@@ -99,17 +102,17 @@ def read(
             connection, target, from_time, to_time, _groups(where), columns, most, gaps
         )
         if format_ is Format.csv:
-            _write_csv(connection, wanted, output)
+            _write_csv(connection, wanted, file or sys.stdout.buffer)
             return
-        if format_ is Format.parquet and output:
+        if format_ is Format.parquet and file:
             take_every_time(connection)  # rather than ISO 8601
-            _write_parquet(reading.fetch(connection, wanted), output)
+            _write_parquet(reading.fetch(connection, wanted), file)
             return
         take_text(connection)
         rows = reading.fetch(connection, wanted).rows()
-    if not on_screen:
-        call.console.print_json(rows, output)
-        return
+        if not on_screen:
+            call.console.print_json(rows, file)
+            return
     if is_drawn and rows:
         _draw(call.console, rows, dimensions, column, plot)
     else:
@@ -152,49 +155,61 @@ def _pairs(items: list[str], option: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def _write_csv(connection: Connection[Any], wanted: sql.Composed, output: Path | None) -> None:
+def _write_csv(connection: Connection[Any], wanted: sql.Composed, stream: IO[bytes]) -> None:
     statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv, HEADER)").format(wanted)
-    with (
-        _written_whole(output) if output else nullcontext(sys.stdout.buffer) as stream,
-        pinned(connection),
-        connection.cursor().copy(statement) as copy,
-    ):
+    with pinned(connection), connection.cursor().copy(statement) as copy:
         for block in copy:
             stream.write(block)
-        stream.flush()
+    stream.flush()
+
+
+def _write_parquet(rows: reading.Rows, stream: IO[bytes]) -> None:
+    table = rows.to_arrow()
+    from pyarrow import parquet
+
+    parquet.write_table(table, stream)  # given a path, it removes what is there when it fails
 
 
 @contextmanager
 def _written_whole(output: Path) -> Iterator[IO[bytes]]:
-    """What an ordinary file holds stays there until all that it is to hold has come."""
-    if output.exists() and not output.is_file():
+    """What an ordinary file holds stays there until all that it is to hold has come, and has room.
+    Where it cannot be written, nothing is asked."""
+    is_there = output.exists()
+    if is_there and not output.is_file():
         with output.open("wb") as stream:
             yield stream
         return
     folder = Path(os.path.realpath(output)).parent
-    folder.stat()  # an error, where there is none, before the query runs
-    with tempfile.TemporaryFile(dir=folder if os.access(folder, os.W_OK) else None) as waiting:
+    has_room_beside = os.access(folder, os.W_OK)
+    if is_there:
+        output.open("ab").close()
+    elif not has_room_beside:
+        folder.stat()
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    with tempfile.TemporaryFile(dir=folder if has_room_beside else None) as waiting:
         yield waiting
-        waiting.seek(0)
-        with output.open("ab") as stream:
-            _wait_for_another(stream)
-            stream.truncate(0)
-            shutil.copyfileobj(waiting, stream)
+        waiting.flush()
+        with os.fdopen(os.open(output, os.O_WRONLY | os.O_CREAT, 0o666), "wb") as stream:
+            _replace(waiting.fileno(), stream.fileno())
 
 
-def _wait_for_another(stream: IO[bytes]) -> None:
-    """Of two that write one file the later one stays; flock(1) may hold it for this very one."""
-    until = time.monotonic() + 5
-    while time.monotonic() < until:
-        with suppress(BlockingIOError):
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.1)
+def _replace(source: int, target: int) -> None:
+    try:
+        fcntl.lockf(target, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TsrollupError("another command writes that file just now", "run it again") from None
+    except OSError:
+        pass  # a file system without locks
+    size, before = os.fstat(source).st_size, os.fstat(target).st_size
+    try:
+        _copy(source, target, before, size)  # what needs more room comes first
+    except BaseException:
+        os.ftruncate(target, before)
+        raise
+    _copy(source, target, 0, min(before, size))
+    os.ftruncate(target, size)
 
 
-def _write_parquet(rows: reading.Rows, output: Path) -> None:
-    table = rows.to_arrow()
-    from pyarrow import parquet
-
-    with _written_whole(output) as stream:  # given a path, it removes what is there when it fails
-        parquet.write_table(table, stream)
+def _copy(source: int, target: int, start: int, end: int) -> None:
+    while start < end:
+        start += os.pwrite(target, os.pread(source, min(end - start, 1 << 20), start), start)
