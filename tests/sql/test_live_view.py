@@ -271,14 +271,15 @@ def test_rollups_and_columns_of_the_names_that_the_machinery_uses_itself(
     assert_settled(db, *(f"silver.{name}" for name in names))
 
 
-def test_no_column_is_taken_for_a_variable(db: psycopg.Connection) -> None:
-    db.execute("CREATE TABLE raw.v (ts timestamptz, found integer)")
+@pytest.mark.parametrize("name", ["found", "$1"])
+def test_no_column_is_taken_for_a_variable(db: psycopg.Connection, name: str) -> None:
+    db.execute(f'CREATE TABLE raw.v (ts timestamptz, "{name}" integer)'.encode())
     db.execute("INSERT INTO raw.v VALUES ('2026-03-01 00:30Z', NULL), ('2026-03-01 00:40Z', 1)")
     db.execute(
-        "SELECT silver.create_rollup_table('raw.v', 'silver', 'v_1h', '1 hour',"
-        ' metrics => \'{"found": ["count"]}\')'
+        "SELECT silver.create_rollup_table('raw.v', 'silver', 'v_1h', '1 hour', metrics => %s)",
+        [f'{{"{name}": ["count"]}}'],
     )
     assert_equal_to_group_by(db, "v_1h")
-    db.execute("ALTER TABLE raw.v DROP found")
+    db.execute(f'ALTER TABLE raw.v DROP "{name}"'.encode())
     with pytest.raises(psycopg.errors.UndefinedColumn):
         db.execute("TABLE gold.v_1h")

@@ -163,7 +163,7 @@ AS $$
         -- No column may be taken for a variable, above all when it is gone; nor may any be gone already.
         WHERE rollup_engine.is_relation(c.source_table)
             AND NOT EXISTS (SELECT FROM rollup_engine.read_columns(rollup_engine.as_of_raw(p_rollup)) AS r WHERE r.attnum IS NULL)
-            AND q.query !~ '(^|[^a-z0-9_])(found|[pv]_(from|to|rollup|raw|stale|wholes))([^a-z0-9_]|$)'), '')
+            AND q.query !~ '(^|[^a-z0-9_])(found|[pv]_(from|to|rollup|raw|stale|wholes)|"[$][0-9]+")([^a-z0-9_]|$)'), '')
 $$;
 COMMENT ON FUNCTION rollup_engine.live_bucket_sql(silver.rollup_config, text) IS
 'What such a function does for one bucket of the raw table, an expression, while that has the name that it has now: the same as live_query_sql, for a rollup that reads_plain_columns.';
