@@ -162,6 +162,8 @@ def test_never_wrong_in_silence_when_data_comes_to_other_years(db: psycopg.Conne
     refresh_everything(db)
     assert _health(db) == {"hours": "ok", "days": "ok", "weeks": "ok"}
     assert_settled(db, "hours", "days", "weeks")
+    db.execute("REVOKE SELECT ON silver.weeks FROM tsrollup_owner")
+    assert _health(db) == {"hours": "ok", "days": "ok", "weeks": "invalid"}
 
 
 def test_never_wrong_in_silence_when_the_rules_of_a_zone_change(db: psycopg.Connection) -> None:
@@ -309,6 +311,38 @@ def test_promise_d_other_rules_of_a_zone_take_nothing_that_a_source_no_longer_ho
         assert row
         assert row[0] == 720
         assert 720 + 68 <= row[1] <= 720 + 73
+
+
+def test_promise_d_what_came_while_a_zone_was_lost_is_read_after_a_run(
+    db: psycopg.Connection,
+) -> None:
+    """Also where a run came before maintenance, and the look-back is less than a bucket."""
+    db.execute(
+        "CREATE TABLE raw.w (ts timestamptz NOT NULL, v int); INSERT INTO raw.w"
+        " SELECT now() - g * interval '1 hour', 1 FROM generate_series(240, 720) AS g"
+    )
+    for name, width in (("w_1h", "1 hour"), ("w_1d", "1 day")):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.w', 'silver', %s, %s, change_tracking =>"
+            " 'window', timezone => 'Asia/Kolkata', look_back_window => '2 hours')",
+            [name, width],
+        )
+    refresh_everything(db)
+    db.execute("UPDATE rollup_engine.source SET window_read_at = now() - interval '10 days'")
+    lost = "timezone = 'Mars/Kolkata' WHERE timezone = 'Asia/Kolkata'"
+    db.execute(f"UPDATE rollup_engine.zone_rules SET {lost}")
+    force_configuration(db, lost)
+    db.execute(
+        "INSERT INTO raw.w SELECT now() - g * interval '1 hour', 1 FROM generate_series(1, 239) AS g"
+    )
+    db.execute("CALL silver.run_rollups()")
+    found = "timezone = 'Asia/Kolkata' WHERE timezone = 'Mars/Kolkata'"
+    db.execute(f"UPDATE rollup_engine.zone_rules SET {found}")
+    force_configuration(db, found)
+    db.execute("CALL silver.run_rollups()")
+    db.execute("SELECT silver.maintain_timeseries_tables()")
+    refresh_everything(db)
+    assert_equal_to_group_by(db, "w_1h", "w_1d")
 
 
 def test_promise_h_other_rules_of_a_zone_of_what_cannot_be_read(db: psycopg.Connection) -> None:

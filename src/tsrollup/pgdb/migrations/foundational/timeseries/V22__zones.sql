@@ -14,8 +14,10 @@ CREATE TABLE rollup_engine.zone_rules (
     rollup_id integer NOT NULL,
     timezone text NOT NULL,
     digest text NOT NULL,
+    missed_from timestamptz,
     PRIMARY KEY (rollup_id, timezone)
 );
 COMMENT ON TABLE rollup_engine.zone_rules IS 'The time zones that a rollup goes by, with a digest of when their clocks change, as it was when buckets were computed.';
+COMMENT ON COLUMN rollup_engine.zone_rules.missed_from IS 'The first of the changes that came while the server did not know the zone; NULL for none.';
 
 RESET ROLE;

@@ -57,7 +57,8 @@ DECLARE
 BEGIN
     IF rollup_engine.has_lost_zone(p_rollup) THEN
         -- All of it is marked when the zone is known again: no reason for others to wait.
-        UPDATE rollup_engine.zone_rules SET digest = '' WHERE rollup_id = p_rollup.id AND timezone = p_rollup.timezone AND digest <> '';
+        UPDATE rollup_engine.zone_rules SET digest = '', missed_from = least(missed_from, coalesce(lower(p_ranges), '-infinity'))
+        WHERE rollup_id = p_rollup.id AND timezone = p_rollup.timezone AND (digest <> '' OR lower(p_ranges) < missed_from);
         RETURN;
     END IF;
     v_cells := rollup_engine.cells_of(p_rollup);

@@ -225,18 +225,28 @@ DECLARE
     v_source rollup_engine.source;
     v_newest timestamptz;
     v_from timestamptz;
+    v_before timestamptz;
+    v_first timestamptz;
+    v_is_stored boolean;
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id AND change_tracking = 'window';
     IF NOT FOUND OR p_rollup.parent_id IS NOT NULL THEN
         RETURN rollup_engine.everything();
     END IF;
-    -- Behind what is stored lies what came while it could not be. Of the bucket where the source begins, some may be gone.
     EXECUTE format('SELECT max(bucket) FROM %s', p_rollup.target_table) INTO v_newest;
-    v_from := least(lower(rollup_engine.window_of(p_rollup.id)), coalesce(v_newest - p_rollup.look_back_window, '-infinity'));
-    v_from := lower(rollup_engine.source_extent(v_source, v_from, 'infinity'));
-    RETURN CASE WHEN v_from IS NULL THEN '{}'
-        WHEN v_newest >= rollup_engine.bucket_start(p_rollup, v_from) THEN tstzmultirange(tstzrange(rollup_engine.bucket_ceil(p_rollup, v_from), NULL))
-        ELSE tstzmultirange(tstzrange(rollup_engine.bucket_start(p_rollup, v_from), NULL)) END;
+    v_from := rollup_engine.bucket_start(p_rollup, least(
+        lower(rollup_engine.window_of(p_rollup.id)), coalesce(v_newest - p_rollup.look_back_window, '-infinity'),
+        (SELECT min(missed_from) FROM rollup_engine.zone_rules WHERE rollup_id = p_rollup.id)));
+    v_before := rollup_engine.bucket_start(p_rollup, v_from - interval '1 microsecond');
+    v_first := lower(rollup_engine.source_extent(v_source, v_before, 'infinity'));
+    IF v_first >= v_from THEN
+        -- The source may have lost some of the bucket where it begins: what is stored of it stays.
+        v_from := rollup_engine.bucket_start(p_rollup, v_first);
+        EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE bucket > $1 AND bucket < $2)', p_rollup.target_table) INTO v_is_stored
+        USING rollup_engine.bucket_start(p_rollup, v_from - interval '1 microsecond'), rollup_engine.bucket_next(p_rollup, v_from);
+        v_from := CASE WHEN v_is_stored THEN rollup_engine.bucket_next(p_rollup, v_from) ELSE v_from END;
+    END IF;
+    RETURN CASE WHEN v_first IS NULL THEN '{}' ELSE tstzmultirange(tstzrange(v_from, NULL)) END;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.told_anew(silver.rollup_config) IS
@@ -251,7 +261,7 @@ DECLARE
 BEGIN
     PERFORM rollup_engine.mark_rollups(ARRAY[p_rollup.id], rollup_engine.told_anew(p_rollup));
     PERFORM rollup_engine.mark_rollups(array_remove(v_family, p_rollup.id), rollup_engine.everything());
-    UPDATE rollup_engine.zone_rules SET digest = rollup_engine.zone_digest(timezone)
+    UPDATE rollup_engine.zone_rules SET digest = rollup_engine.zone_digest(timezone), missed_from = NULL
     WHERE rollup_id = p_rollup.id AND CASE WHEN rollup_engine.is_zone(timezone) THEN digest <> rollup_engine.zone_digest(timezone) END;
     DELETE FROM rollup_engine.uneven_time WHERE rollup_id = ANY (v_family);
     PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE r.id = ANY (v_family) AND NOT rollup_engine.has_lost_zone(r);

@@ -178,7 +178,7 @@ AS $$
     WHERE rollup_id = p_rollup.id AND outgrown_by IS NOT NULL AND NOT EXISTS (SELECT FROM rollup_engine.retyped_time(p_rollup.source_id))
     HAVING count(*) > 0
     UNION ALL
-    SELECT u.problem, u.hint FROM rollup_engine.uneven_problems(p_rollup) AS u WHERE rollup_engine.is_relation(p_rollup.target_table)
+    SELECT u.problem, u.hint FROM rollup_engine.uneven_problems(p_rollup) AS u WHERE rollup_engine.has_buckets(p_rollup.target_table)
     UNION ALL
     SELECT z.problem, CASE WHEN rollup_engine.is_zone(n.zone) THEN '' ELSE 'install its rules again (old names are in tzdata-legacy), or drop the rollup; ' END
         || 'SELECT * FROM silver.maintain_timeseries_tables() has it computed anew; after an update of tzdata, restart the server before'
