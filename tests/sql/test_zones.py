@@ -333,7 +333,8 @@ def test_promise_d_what_came_while_a_zone_was_lost_is_read_after_a_run(
     db.execute(f"UPDATE rollup_engine.zone_rules SET {lost}")
     force_configuration(db, lost)
     db.execute(
-        "INSERT INTO raw.w SELECT now() - g * interval '1 hour', 1 FROM generate_series(1, 239) AS g"
+        "INSERT INTO raw.w"
+        " SELECT now() - g * interval '1 hour', 1 FROM generate_series(1, 239) AS g"
     )
     db.execute("CALL silver.run_rollups()")
     found = "timezone = 'Asia/Kolkata' WHERE timezone = 'Mars/Kolkata'"
