@@ -108,6 +108,24 @@ def test_promise_b_a_source_that_is_another_one_while_it_is_waited_for(
     assert_settled(source, "s_1h")
 
 
+def test_promise_b_a_source_that_is_another_one_while_it_is_asked_what_was_left_out(
+    source: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+) -> None:
+    """As in a database that a restore has made without what was stale."""
+    source.execute("DELETE FROM rollup_engine.stale_range; DELETE FROM rollup_engine.source_shape")
+    source.execute("DELETE FROM raw.s_other; GRANT SELECT ON raw.s_other TO tsrollup_owner")
+    there, back = (statement.format(new="s_other") for statement in EXCHANGE)
+    with connect(autocommit=False) as other:
+        other.execute(there.encode())
+        drain = Background(connect(), "SELECT (rollup_engine.drain_step(1, now())).outcome")
+        drain.wait_until_blocked(source)
+        other.commit()
+        assert drain.result() == [("locked",)]
+    source.execute(back.encode())
+    refresh_everything(source)
+    assert_settled(source, "s_1h")
+
+
 def test_promise_h_a_batch_undone_beside_a_drain_waits_for_nobody(
     source: psycopg.Connection, connect: Callable[..., psycopg.Connection]
 ) -> None:

@@ -86,6 +86,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.take_in_left_out(p_source rollup_engine
     SET datestyle = 'ISO'
 AS $$
 DECLARE
+    v_name constant text := p_source.relation;
     v_part record;
     r silver.rollup_config;
 BEGIN
@@ -104,6 +105,7 @@ BEGIN
             UPDATE rollup_engine.rollup_partition SET held = false WHERE rollup_id = r.id AND partition = v_part.partition;
         END IF;
     END LOOP;
+    PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.take_in_left_out(rollup_engine.source) IS 'Has what a restore has left out computed anew, and reports what cannot be.';
