@@ -111,7 +111,10 @@ DECLARE
     v_uneven constant tstzmultirange := rollup_engine.uneven_in_use(p_rollup, p_parent);
     v_border timestamptz;
 BEGIN
-    IF isempty(v_uneven) THEN
+    IF rollup_engine.has_lost_zone(p_parent) THEN
+        PERFORM rollup_engine.fail('TR001', format('the server does not know the time zone %s of %s any more', p_parent.timezone, p_parent.target_table),
+            'install its rules again (old names are in tzdata-legacy), or read the source itself');
+    ELSIF isempty(v_uneven) THEN
         RETURN;
     END IF;
     -- The first, or the one after it.
@@ -178,7 +181,7 @@ AS $$
 BEGIN
     INSERT INTO rollup_engine.uneven_time (rollup_id, ranges)
     SELECT p_rollup.id, u FROM silver.rollup_config AS p, rollup_engine.uneven_time(p_rollup, p) AS u
-    WHERE p.id = p_rollup.parent_id AND NOT isempty(u);
+    WHERE p.id = p_rollup.parent_id AND NOT rollup_engine.has_lost_zone(p) AND NOT rollup_engine.has_lost_zone(p_rollup) AND NOT isempty(u);
     PERFORM rollup_engine.note_zones(p_rollup);
 END
 $$;
@@ -264,7 +267,7 @@ BEGIN
     UPDATE rollup_engine.zone_rules SET digest = rollup_engine.zone_digest(timezone), missed_from = NULL
     WHERE rollup_id = p_rollup.id AND CASE WHEN rollup_engine.is_zone(timezone) THEN digest <> rollup_engine.zone_digest(timezone) END;
     DELETE FROM rollup_engine.uneven_time WHERE rollup_id = ANY (v_family);
-    PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE r.id = ANY (v_family) AND NOT rollup_engine.has_lost_zone(r);
+    PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE r.id = ANY (v_family);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_by_new_rules(silver.rollup_config) IS 'Has a rollup, and what is above it, computed anew by the rules that its zones have now.';
