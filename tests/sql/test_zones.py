@@ -261,7 +261,7 @@ def test_promise_h_a_zone_that_the_server_lost_stops_its_rollups_alone(
     lost_ones = ("days", "weeks", "local")
     assert _health(db) == {**dict.fromkeys(lost_ones, "invalid"), "hours": "ok"}
     actions = "SELECT target FROM silver.maintain_timeseries_tables() WHERE action = 'marked'"
-    with pytest.raises(psycopg.Error, match="time zone Mars/Berlin of silver.local"):
+    with pytest.raises(psycopg.Error, match=r"time zone Mars/Berlin of silver\.local"):
         _create(db, "local", "above", "1 day", "Asia/Tokyo")
     _create(db, "raw.z", "tokyo", "1 day", "Asia/Tokyo")
     db.execute("UPDATE rollup_engine.zone_rules SET digest = '-' WHERE timezone = 'Asia/Tokyo'")
