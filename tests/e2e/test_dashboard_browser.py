@@ -293,9 +293,10 @@ def test_buttons_act_with_the_rights_of_the_connection(
     )
     with served(url, "--write") as address:
         browser.get(address + PAGE)
-        wait_for(lambda: button(browser, "Pause")).click()
+        wait_for(lambda: button(browser, "Pause")).send_keys(Keys.ENTER)
         wait_for(lambda: "paused" in text_of(browser))
         wait_for(lambda: button(browser, "Resume"))
+        assert browser.switch_to.active_element.text == "Resume"
         assert "it was paused" in browser.find_element(By.CSS_SELECTOR, ".facts + .alarm").text
         assert db.execute(health).fetchone() == ("paused",)
         button(browser, "Resume").click()

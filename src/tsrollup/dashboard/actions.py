@@ -1,6 +1,6 @@
 """What may be done to a rollup. Whether it may, the server decides: its refusal is shown."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from nicegui import ui
 
@@ -37,7 +37,7 @@ class Actions:
                 return
             with ui.element("div").classes("buttons"):
                 self.buttons["Refresh"] = ui.button("Refresh a range", on_click=self._ask_range)
-                for label in CALLS:
+                for label in ("Retry", "Pause"):
                     self.buttons[label] = ui.button(label, on_click=self._caller(label))
             for button in self.buttons.values():
                 button.props("no-caps outline")
@@ -50,19 +50,22 @@ class Actions:
         if not self.buttons:
             return
         paused = rollup.health == "paused" or rollup.is_active is False
-        self.buttons["Pause"].set_visibility(not paused)
-        self.buttons["Resume"].set_visibility(paused)
+        self.buttons["Pause"].text = "Resume" if paused else "Pause"  # one button keeps the focus
         self.buttons["Retry"].set_visibility(rollup.health in ("retrying", "parked"))
 
-    def _caller(self, label: str) -> Callable[[], object]:
-        query, done = CALLS[label]
+    def _caller(self, name: str) -> Callable[[], object]:
+        def press() -> Awaitable[None]:
+            label = self.buttons[name].text
+            query, done = CALLS[label]
 
-        def work(connection: Connection) -> str:
-            with pinned(connection):
-                connection.execute(query.encode(), [self.rollup.name])
-            return done
+            def work(connection: Connection) -> str:
+                with pinned(connection):
+                    connection.execute(query.encode(), [self.rollup.name])
+                return done
 
-        return lambda: self._do(label, work)
+            return self._do(self.buttons[name], label, work)
+
+        return press
 
     def _ask_range(self) -> None:
         begin, end = self.chart.moments() if self.chart else ("", "")
@@ -75,7 +78,8 @@ class Actions:
 
             async def go() -> None:
                 dialog.close()
-                await self._do("Refresh", self._refresh(str(first.value), str(last.value), zone))
+                work = self._refresh(str(first.value), str(last.value), zone)
+                await self._do(self.buttons["Refresh"], "Refresh", work)
 
             with ui.element("div").classes("buttons"):
                 main_button("Refresh", go)
@@ -101,8 +105,7 @@ class Actions:
 
         return work
 
-    async def _do(self, label: str, work: Work) -> None:
-        button = self.buttons[label]
+    async def _do(self, button: ui.button, label: str, work: Work) -> None:
         button.props("loading")
         self.outcome.content = tag("p", "At work …")
         with self.outcome:  # the dialog that asked for it is gone by then
