@@ -118,7 +118,8 @@ class AsyncDatabase:
         self.database = database
         self.archive = AsyncArchive(self)
         self._lock = asyncio.Lock()
-        self._canceller = ThreadPoolExecutor(1)
+        # A statement's, and who cancels it: those of the loop may all be held by others.
+        self._threads = ThreadPoolExecutor(2)
 
     close = _of_database(Database.close)
     migrate = _of_database(Database.migrate)
@@ -149,8 +150,8 @@ class AsyncDatabase:
         """The result of what runs in a thread; a task that is cancelled cancels the statement."""
         async with self._lock:
             # No task: who ends a loop cancels all of those.
-            in_context = contextvars.copy_context().run
-            running = asyncio.get_running_loop().run_in_executor(None, in_context, work)
+            loop, in_context = asyncio.get_running_loop(), contextvars.copy_context().run
+            running = loop.run_in_executor(self._threads, in_context, work)
             try:
                 return await asyncio.shield(running)
             except asyncio.CancelledError:
@@ -166,12 +167,11 @@ class AsyncDatabase:
                 self.database.stop.clear()
 
     async def _cancel(self, running: asyncio.Future[Any]) -> None:
-        """In a thread, too: a server that hangs does not answer this, either. In one of its own:
-        statements may hold all others."""
+        """In a thread, too: a server that hangs does not answer this, either."""
         while not running.done():
             with suppress(psycopg.Error):
                 loop = asyncio.get_running_loop()
-                await loop.run_in_executor(self._canceller, self.database.connection.cancel_safe)
+                await loop.run_in_executor(self._threads, self.database.connection.cancel_safe)
             await asyncio.wait([running], timeout=1)
 
 

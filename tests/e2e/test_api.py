@@ -7,6 +7,7 @@ import json
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -358,9 +359,10 @@ def test_async_is_the_same(server: PostgresServer, database: str, hourly: tsroll
 
 def test_a_cancelled_task_cancels_its_statement(server: PostgresServer, database: str) -> None:
     async def work() -> None:
-        only_thread = ThreadPoolExecutor(1)  # the statement's
+        only_thread, goes_on = ThreadPoolExecutor(1), threading.Event()
         asyncio.get_running_loop().set_default_executor(only_thread)
         db = await tsrollup.connect_async(server.url(database))
+        only_thread.submit(goes_on.wait, 40)
         slow = asyncio.create_task(
             db.in_thread(lambda: db.database.connection.execute("SELECT pg_sleep(60)"))
         )
@@ -372,6 +374,7 @@ def test_a_cancelled_task_cancels_its_statement(server: PostgresServer, database
         assert time.monotonic() < cancelled_at + 20
         assert await db.version() == tsrollup.__version__
         await db.close()
+        goes_on.set()
 
     asyncio.run(asyncio.wait_for(work(), 30))
 
