@@ -12,6 +12,17 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
+from aggregate_levels import (
+    GEOMEAN,
+    LEVELS,
+    METRICS,
+    NUMBERS,
+    ROWS,
+    SPECIAL,
+    TABLE,
+    create_levels,
+    fill,
+)
 from conftest import Connect
 from rollup_checks import (
     assert_equal_to_group_by,
@@ -20,70 +31,6 @@ from rollup_checks import (
     refresh_everything,
 )
 from servers import PostgresServer
-
-LEVELS = ("numbers_1m", "numbers_1h", "numbers_1d")
-NUMBERS = ["avg", "variance", "variance_pop", "stddev", "stddev_pop", "ohlc", "median",
-           "p1", "p95", "p99.9", "distinct",
-           {"name": "histogram", "bounds": [-100, 0, 0.5, 250]}]  # fmt: skip
-GEOMEAN = {
-    "name": "custom",
-    "as": "geomean",
-    "state": "sum(ln(abs({value}) + 1))",
-    "combine": "sum({state})",
-    "finish": "exp({state} / {count})",
-}
-METRICS: dict[str, list[Any]] = {
-    "small": [*NUMBERS, GEOMEAN],
-    "big": ["avg", "variance", "p50", "distinct"],
-    "amount": ["avg", "stddev_pop", "median", "p99", "distinct"],
-    "level": NUMBERS,
-    "coarse": ["avg", "stddev", "ohlc", "p10"],
-    "flag": ["mode", "distinct", "count", "min", "max", "bool_and", "bool_or", "first", "last"],
-    "device": ["distinct", "mode", "value_counts"],
-    "took": ["count", "sum", "avg", "min", "max"],
-}
-TABLE = """
-    CREATE TABLE raw.numbers (
-        ts timestamptz, device text, small integer, big bigint, amount numeric,
-        level double precision, coarse real, flag boolean, took interval
-    );
-    CREATE INDEX ON raw.numbers (ts);
-    -- No two rows at one time: which of them came first would be anybody's guess.
-    CREATE SEQUENCE raw.tick;
-"""
-ROWS = """
-    INSERT INTO raw.numbers
-    SELECT timestamptz '2026-03-01 22:00+00' + make_interval(mins => %(low)s, secs => i * %(step)s
-        + nextval('raw.tick') %% 9973 * 0.000001), %(device)s,
-        x, x * 1000003::bigint, x * 1.25, x / 3.0, x / 7.0, x %% 3 > 0,
-        make_interval(hours => x %% 50, secs => x)
-    FROM (
-        SELECT i, nullif(abs(hashint4(i + %(seed)s)) %% 2001 - 1000, %(seed)s) AS x
-        FROM generate_series(1, %(size)s) AS i
-    ) AS s
-"""
-SPECIAL = """
-    INSERT INTO raw.numbers (ts, device, amount, level, coarse)
-    SELECT timestamptz '2026-03-01 22:00:00.5+00' + make_interval(mins => %(low)s,
-        secs => nextval('raw.tick') %% 9973 * 0.000001), %(device)s, v, v, v
-    FROM unnest(ARRAY[%(special)s]::text[]::numeric[]) AS v
-"""
-
-
-def create_levels(db: psycopg.Connection, metrics: dict[str, list[Any]], kept: str = "{}") -> None:
-    db.execute(TABLE.encode())
-    db.execute(
-        "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'numbers_1m', '1 minute',"
-        " dimensions => '{device}', metrics => %s)",
-        [json.dumps(metrics)],
-    )
-    db.execute("SELECT silver.create_rollup_table('numbers_1m', 'silver', 'numbers_1h', '1 hour')")
-    db.execute(
-        "SELECT silver.create_rollup_table('numbers_1h', 'silver', 'numbers_1d', '1 day',"
-        " dimensions => %s)",
-        [kept],
-    )
-
 
 STATEMENTS = [
     ROWS,
@@ -379,156 +326,6 @@ def test_parameters_of_dropped_metrics_are_compared(db: psycopg.Connection) -> N
     assert_settled(db, *LEVELS)
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"state": "sum(secret)"},
-        {"state": "sum({value}), count(*)"},
-        {"state": "sum({value})) FROM pg_class --"},
-        {"state": "sum((SELECT {value}))"},
-        {"state": "sum({value}) OVER ()"},
-        {"state": "sum(random() * {value})"},
-        {"state": "sum(pg_sleep({value}))"},
-        {"state": "sum({value}) + current_user"},
-        {"state": "sum(public.f({value}))"},
-        {"state": "sum({value}); DROP TABLE x"},
-        {"state": "sum('1' || {value})"},
-        {"state": "{value}"},
-        {"state": "sum({value}"},
-        {"state": "sum({other})"},
-        {"state": ""},
-        {"state": None},
-        {"state": 5},
-        {"state": "sum(sum({value}))"},
-        {"state": "generate_series(1, 5)"},
-        {"combine": "{state}"},
-        {"combine": "sum({value})"},
-        {"combine": "nothing({state})"},
-        {"finish": "sum({state})"},
-        {"finish": "{state} / {distinct}"},
-        {"finish": "({state}"},
-        {"finish": "{state}, {count}"},
-        {"finish": "'x'::integer + {state}"},
-        {"as": "sum"},
-        {"as": "p50"},
-        {"as": 'x"; --'},
-        {"as": None},
-        {"as": "a" * 50},
-        {"more": 1},
-    ],
-)
-def test_own_aggregates_are_refused_in_one_line(
-    db: psycopg.Connection, parts: dict[str, Any]
-) -> None:
-    db.execute(TABLE.encode())
-    with pytest.raises(psycopg.Error) as error:
-        db.execute(
-            "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'bad', '1 minute',"
-            " metrics => %s)",
-            [json.dumps({"level": [GEOMEAN | parts]})],
-        )
-    assert error.value.sqlstate == "TR001", error.value
-    assert "\n" not in (error.value.diag.message_primary or "")
-    assert error.value.diag.message_hint
-
-
-def test_what_somebody_made_for_his_own_type_is_not_called(db: psycopg.Connection) -> None:
-    """It would run with the rights of the machinery, or of who reads."""
-    db.execute("""
-        CREATE TYPE raw.letter AS ENUM ('b', 'a');
-        CREATE FUNCTION raw.last_one(raw.letter, raw.letter) RETURNS raw.letter
-            LANGUAGE sql AS 'SELECT $2';
-        CREATE AGGREGATE raw.max(raw.letter) (SFUNC = raw.last_one, STYPE = raw.letter);
-        CREATE FUNCTION raw.told(raw.letter) RETURNS text LANGUAGE sql AS $$ SELECT 'x' $$;
-        CREATE CAST (raw.letter AS text) WITH FUNCTION raw.told(raw.letter);
-        CREATE TABLE raw.letters (ts timestamptz, letter raw.letter);
-        INSERT INTO raw.letters VALUES ('2026-03-01 00:01', 'a'), ('2026-03-01 00:02', 'b');
-        SELECT silver.create_rollup_table('raw.letters', 'silver', 'letters_1h', '1 hour',
-            metrics => '{"letter": ["max"]}');
-    """)
-    for _ in range(2):
-        assert db.execute("SELECT letter_max::text = 'x' FROM gold.letters_1h").fetchone() == (
-            True,
-        )
-        assert db.execute("SELECT letter_max = 'a' FROM gold.letters_1h").fetchone() == (True,)
-        refresh_everything(db)
-    for aggregate in ("mode", "value_counts", "distinct"):
-        with pytest.raises(psycopg.Error, match=f"{aggregate} needs a number"):
-            db.execute(
-                "SELECT silver.add_rollup_metric('letters_1h', %s)",
-                [json.dumps({"letter": [aggregate]})],
-            )
-
-
-def test_own_aggregates_may_use_other_states(db: psycopg.Connection) -> None:
-    spread = {
-        "name": "custom",
-        "as": "spread",
-        "state": "max(abs({value}))",
-        "combine": "max({state})",
-        "finish": "CASE WHEN {state} > 0 THEN ({max} - {min}) / {state}::numeric END",
-    }
-    create_levels(db, {"small": [spread, GEOMEAN]})
-    fill(db, 400)
-    failing = {**spread, "as": "failing", "state": "sum(1 / ({value} - {value}))"}
-    with pytest.raises(
-        psycopg.Error, match=r"fail on rows of raw\.numbers: division by zero"
-    ) as caught:
-        db.execute(
-            "SELECT silver.add_rollup_metric('numbers_1m', %s)", [json.dumps({"small": [failing]})]
-        )
-    assert caught.value.sqlstate == "TR001"
-    for _ in range(2):
-        assert_equal_to_group_by(db, *LEVELS)
-        refresh_everything(db)
-    assert_settled(db, *LEVELS)
-
-
-def test_promise_a_own_aggregates_are_rounded_by_sums_only(db: psycopg.Connection) -> None:
-    """The highest of many is the same in any order: the least change of it is one."""
-    highest = {**GEOMEAN, "as": "highest", "state": "max({value})", "combine": "max({state})"}
-    create_levels(db, {"level": [{**highest, "finish": "{state}"}]})
-    fill(db, 900, step=0.01)
-    db.execute("UPDATE raw.numbers SET level = 1e9")
-    refresh_everything(db)
-    db.execute(
-        "UPDATE raw.numbers SET level = 1e9 + 1e-6 WHERE ts = (SELECT max(ts) FROM raw.numbers)"
-    )
-    refresh_everything(db)
-    for level in LEVELS:
-        query = f"SELECT max(level_highest) = 1e9::float8 + 1e-6 FROM gold.{level}"
-        assert db.execute(query.encode()).fetchone() == (True,), level
-
-
-def test_a_child_may_finish_them_otherwise(db: psycopg.Connection) -> None:
-    create_levels(db, {"level": [GEOMEAN]})
-    fill(db, 40)
-    create_child = (
-        "SELECT silver.create_rollup_table('numbers_1h', 'silver', 'own', '1 day', metrics => %s)"
-    )
-    for finish, message in (
-        ("{state}::text::numeric", "it makes text of double precision"),
-        ("exp({state}, 1)", "does not exist"),
-        ("({state}, 1)", "more than one value"),
-        ("sum({state})", "aggregate functions are not allowed"),
-    ):
-        with pytest.raises(psycopg.Error, match=f"geomean of column level .*{message}") as caught:
-            db.execute(create_child, [json.dumps({"level": [{**GEOMEAN, "finish": finish}]})])
-        assert caught.value.sqlstate == "TR001", finish
-    finished = "||/ {state} / {count}"
-    db.execute(create_child, [json.dumps({"level": [{**GEOMEAN, "finish": finished}]})])
-    query = (
-        "SELECT bool_and(abs(level_geomean - ||/ level_geomean_state / level_count) < 1e-9)"
-        " FROM gold.own"
-    )
-    assert db.execute(query).fetchone() == (True,)
-
-
-def fill(db: psycopg.Connection, size: int, **given: Any) -> None:
-    parameters = {"low": 0, "step": 1, "device": "a", "seed": 7, "size": size} | given
-    db.execute(ROWS.encode(), parameters)
-
-
 def test_promise_f_what_nobody_knows_is_null_at_every_level(db: psycopg.Connection) -> None:
     """A metric that came after the seal; where there are no values, that is known."""
     create_levels(db, {"small": ["count"], "level": ["rate"]}, kept="{device}")
@@ -659,63 +456,6 @@ def test_a_small_change_of_a_spread_is_a_change(db: psycopg.Connection) -> None:
     assert row == (True, False, False, True, True, False, True, False)
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        "exp(i / 100.0)",
-        "-exp(i / 100.0)",
-        "(i - 500) / 7.0",
-        "CASE i % 3 WHEN 0 THEN 0 WHEN 1 THEN 1e-130 * i ELSE 1e130 * i END",
-        "1e9 + i",
-    ],
-)
-def test_percentiles_are_within_one_percent(db: psycopg.Connection, values: str) -> None:
-    """At every rank, folded or not; percentile_disc is the measure."""
-    wanted = [x / 10 for x in (1, 5, 10, 100, 250, 500, 900, 950, 990, 999)]
-    create_levels(db, {"level": [f"p{x:g}" for x in wanted], "amount": ["p50"]})
-    db.execute(
-        "INSERT INTO raw.numbers (ts, device, level, amount)"
-        " SELECT timestamptz '2026-03-01 00:00+00' + make_interval(secs => i),"
-        f" 'd' || i % 2, {values}, {values} FROM generate_series(1, 2000) AS i"
-    )
-    for _ in range(2):
-        assert_equal_to_group_by(db, *LEVELS)
-        refresh_everything(db)
-    assert_settled(db, *LEVELS)
-
-
-def test_a_sketch_counts_beyond_one_element(db: psycopg.Connection) -> None:
-    """32768 values in a bin fill an element; the 32769th begins another."""
-    row = db.execute(
-        "SELECT rollup_engine.fold_bins(array_fill(40000, ARRAY[32768])),"
-        " rollup_engine.fold_bins(array_fill(40000, ARRAY[70000])),"
-        " rollup_engine.fold_bins(rollup_engine.fold_bins(array_fill(40000, ARRAY[70000])) || 5)"
-    ).fetchone()
-    assert row
-    full = 40000 + (32767 << 16)
-    rest = 40000 + ((70000 - 2 * 32768 - 1) << 16)
-    assert row == ([full], [rest, full, full], [5, rest, full, full])
-    assert db.execute(
-        "SELECT rollup_engine.percentile(%s, 1.0 / 70001), rollup_engine.percentile(%s, 0.5)"
-        " = rollup_engine.percentile('{40000}', 0.5)", [row[2], row[2]]
-    ).fetchone() == (pytest.approx(0, abs=1e200), True)  # fmt: skip
-
-
-def test_many_sketches_are_merged_in_the_time_of_one_pass(db: psycopg.Connection) -> None:
-    """A fleet's minutes make a day. By the square of them, this takes minutes."""
-    found = db.execute(
-        "SELECT replace(from_state, '{state}', 'bins') FROM rollup_engine.aggregate_state"
-        " WHERE name = 'sketch' AND takes = 'float'"
-    ).fetchone()
-    assert found
-    twice = "ARRAY(SELECT b + (1 << 16) FROM generate_series(40001, 40100) AS b)"
-    rows = f"(SELECT {twice} AS bins) AS s CROSS JOIN generate_series(1, 20000)"
-    db.execute("SET statement_timeout = '20s'")
-    merged = f"SELECT cardinality(m), m[1:2] FROM (SELECT {found[0]} FROM {rows}) AS x (m)"
-    row = db.execute(merged.encode()).fetchone()
-    assert row == (200, [40001 + ((40000 - 32768 - 1) << 16), 40001 + (32767 << 16)])
-
-
 def test_infinite_and_absent_values(db: psycopg.Connection) -> None:
     create_levels(db, METRICS)
     for minute, values in enumerate(
@@ -735,20 +475,6 @@ def test_infinite_and_absent_values(db: psycopg.Connection) -> None:
     assert db.execute(
         "SELECT level_stddev::text, level_p1, level_median::text FROM gold.numbers_1d"
     ).fetchone() == ("NaN", float("-inf"), "Infinity")
-
-
-def test_percentiles_of_what_no_float_holds(db: psycopg.Connection) -> None:
-    create_levels(db, {"amount": ["p25", "p50", "p75"]})
-    db.execute(
-        "INSERT INTO raw.numbers (ts, device, amount)"
-        " SELECT '2026-03-01 22:00+00', 'a', v::numeric"
-        " FROM unnest('{-7, -1e-400, 1e-400, 1e-300, 1e400}'::text[]) AS v"
-    )
-    for _ in range(2):
-        for level in LEVELS:
-            query = f"SELECT amount_p25, amount_p50, amount_p75 FROM gold.{level}"
-            assert db.execute(query.encode()).fetchall() == [(0, 0, 0)]
-        refresh_everything(db)
 
 
 def test_aggregates_are_added_to_what_is_there(db: psycopg.Connection) -> None:
@@ -801,75 +527,6 @@ def test_promise_a_ltree_levels_and_paths(db: psycopg.Connection) -> None:
         for stored, direct, tolerance in zip(row, expected, (1e-12, 1e-9, 0.01), strict=True):
             assert float(stored) == pytest.approx(float(direct), rel=tolerance)
         refresh_everything(db)
-
-
-# fmt: off
-BAD = [
-    ('{"small": ["avgg"]}', "metric 'avgg' of column small is not an aggregate", "you mean avg"),
-    ('{"small": ["P95"]}', "metric 'P95' of column small is not an aggregate", "did you mean p95"),
-    ('{"small": ["pN"]}', "metric 'pN' of column small is not an aggregate", "the aggregates are"),
-    ('{"small": ["p0"]}', "metric 'p0' of column small is no percentile", "between 0 and 100"),
-    ('{"small": ["p100"]}', "metric 'p100' of column small is no percentile", "between 0 and 100"),
-    ('{"small": ["p100.5"]}', "metric 'p100.5' of column small is no percentile", "p99.9"),
-    ('{"small": ["p95."]}', "metric 'p95.' of column small is not an aggregate", "aggregates"),
-    ('{"small": [null]}', "metric 'null' of column small is not an aggregate", "aggregates are"),
-    ('{"small": [95]}', "metric '95' of column small is not an aggregate", "aggregates are"),
-    ('{"small": [{"name": "p95", "of": 1}]}', "p95 of column small takes no of", "leave that out"),
-    ('{"small": [{"nam": "p95"}]}', "is not an aggregate", "aggregates are"),
-    ('{"small": [["p95"]]}', "is not an aggregate", "aggregates are"),
-    ('{"small": ["histogram"]}', "the bounds of the histogram of column small are missing", "[0"),
-    ('{"small": [{"name": "histogram", "bounds": null}]}', "column small are null", "one to a"),
-    ('{"small": [{"name": "histogram", "bounds": []}]}', "column small are []", "one to a hundred"),
-    ('{"small": [{"name": "histogram", "bounds": [2, 1]}]}', "are [2, 1]", "ascending order"),
-    ('{"small": [{"name": "histogram", "bounds": [1, 1.0]}]}', "are [1, 1.0]", "each once"),
-    ('{"small": [{"name": "histogram", "bounds": ["NaN"]}]}', 'are ["NaN"]', "numbers"),
-    ('{"small": [{"name": "histogram", "bounds": [1, null]}]}', "are [1, null]", "numbers"),
-    ('{"small": [{"name": "histogram", "bounds": [1e999]}]}', "are [1000", "numbers"),
-    ('{"level": [{"name": "histogram", "bounds": [1e-400, 5]}]}', "are [0.000", "double precision"),
-    ('{"small": [{"name": "histogram", "bounds": 7}]}', "are 7", "numbers"),
-    ('{"small": [{"name": "histogram", "bounds": [1], "as": "a b"}]}', '"as" of a metric', "name"),
-    ('{"small": ["custom"]}', '"as" of a metric of column small is missing', "geomean"),
-    ('{"level": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",'
-     ' "finish": "bpchar({state})"}]}', "it makes text of double precision", "see docs"),
-    ('{"level": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",'
-     ' "finish": "{state}::text::numeric"}]}', "it makes text of double precision", "see docs"),
-    ('{"level": [{"name": "custom", "as": "x", "state": "sum({value})", "combine": "sum({state})",'
-     ' "finish": "float8out({state})"}]}', "it makes text of double precision", "see docs"),
-    ('{"level": [{"name": "custom", "as": "x", "state": "max({value}::text)",'
-     ' "combine": "max({state})", "finish": "{state} || {max}"}]}', "it makes text", "see docs"),
-    ('{"flag": ["p95"]}', "p95 needs a number, and column flag of raw.numbers", "use count"),
-    ('{"flag": ["sum"]}', "sum needs a number or an interval, and column flag", "use count"),
-    ('{"small": ["bool_or"]}', "bool_or needs a boolean, and column small", "use count"),
-    ('{"device": ["stddev"]}', "stddev needs a number, and column device", "use count"),
-]
-# fmt: on
-
-
-def test_bad_metrics_are_one_clear_line(db: psycopg.Connection) -> None:
-    db.execute(TABLE.encode())
-    for metrics, message, hint in BAD:
-        with pytest.raises(psycopg.Error) as error:
-            db.execute(
-                "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'bad', '1 minute',"
-                " metrics => %s)",
-                [metrics],
-            )
-        assert error.value.sqlstate == "TR001", metrics
-        assert message in (error.value.diag.message_primary or ""), metrics
-        assert "\n" not in (error.value.diag.message_primary or "")
-        assert hint in (error.value.diag.message_hint or ""), error.value.diag.message_hint
-
-
-def test_one_percentile_has_one_name(db: psycopg.Connection) -> None:
-    db.execute(TABLE.encode())
-    db.execute(
-        "SELECT silver.create_rollup_table('raw.numbers', 'silver', 'once', '1 minute', metrics =>"
-        ' \'{"small": ["p5", "p05", {"name": "p5.0"}], "level": "p99.90"}\')'
-    )
-    assert db.execute("SELECT metrics FROM silver.rollup_config").fetchone() == (
-        {"small": ["p5"], "level": ["p99.9"]},
-    )
-    db.execute("SELECT small_p5, level_p99_9 FROM gold.once")
 
 
 def test_readers_of_gold_may_have_it_finished(

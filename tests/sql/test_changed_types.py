@@ -1,0 +1,211 @@
+"""Types of a source that become others: gold is exact or says why not; a rebuild mends the rest."""
+
+import psycopg
+import pytest
+
+from daily_table import RESET, ROLLUPS, roll_up
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
+from scenes import scene
+from validation import healths, problems
+
+
+@scene
+def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
+    return roll_up(db)
+
+
+TYPED = """
+    CREATE SCHEMA types;
+    GRANT USAGE ON SCHEMA types TO tsrollup_owner;
+    CREATE TYPE types.mood AS ENUM ('sad', 'glad');
+    CREATE DOMAIN types.level AS integer;
+    CREATE TYPE types.inner AS (x integer, y integer);
+    CREATE TYPE types.outer AS (i types.inner[], z types.mood);
+    CREATE TABLE raw.t (
+        ts timestamptz, mood types.mood, deep types.outer, inner_one types.inner, a types.level);
+    INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + make_interval(mins => 11 * i),
+        CASE i % 2 WHEN 0 THEN 'sad' ELSE 'glad' END::types.mood,
+        (ARRAY[(i % 3, i % 2)]::types.inner[], 'sad')::types.outer, (i % 7, i % 5)::types.inner, i
+    FROM generate_series(0, 200) AS i;
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        ("ALTER TYPE types.mood RENAME TO feeling", "types.feeling"),
+        ("ALTER DOMAIN types.level RENAME TO height", "types.mood"),
+        ("ALTER TYPE types.mood SET SCHEMA public", "public.mood"),
+        ("ALTER SCHEMA types RENAME TO kinds", "kinds.mood"),
+        ("ALTER TYPE types.inner DROP ATTRIBUTE y", "types.mood"),
+    ],
+)
+def test_promise_b_types_that_are_renamed_or_lose_a_part(
+    db: psycopg.Connection, change: str, moved: str
+) -> None:
+    db.execute(TYPED)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions =>"
+        ' \'{mood, deep, inner_one}\', metrics => \'{"a": ["sum", "first"], "ts": ["max"]}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    db.execute(change.encode())
+    assert healths(db) == {"invalid"}
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, *ROLLUPS)
+    db.execute(f"UPDATE raw.t SET a = a + 1, mood = 'sad'::{moved} WHERE a % 5 = 0".encode())
+    assert_equal_to_group_by(db, *ROLLUPS)
+    refresh_everything(db)
+    assert healths(db) == {"ok"}
+    assert_settled(db, *ROLLUPS)
+
+
+def test_promise_f_sealed_keys_that_become_equal(db: psycopg.Connection) -> None:
+    """They are added up, and indexes, whose order they had, find all of them."""
+    db.execute(TYPED)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions =>"
+        ' \'{deep, inner_one}\', metrics => \'{"a": ["avg", "first", "last", "max"]}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
+    db.execute("ALTER TYPE types.inner DROP ATTRIBUTE y")
+    refresh_everything(db)
+    assert problems(db) == []
+    force_configuration(db, "sealed_before = NULL")
+    assert_settled(db, *ROLLUPS)
+    db.execute("SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off")
+    for table in ROLLUPS:
+        assert db.execute(
+            f"SELECT count(*) - (SELECT count(*) FROM silver.{table}) FROM silver.{table} AS s"
+            f" JOIN silver.{table} AS t USING (bucket, deep, inner_one)".encode()
+        ).fetchall() == [(0,)]
+
+
+def test_types_that_widen(rolled_up: psycopg.Connection) -> None:
+    """Gold stays readable; where the table cannot hold what may come, rebuild_rollup mends it,
+    and sealed rows are kept."""
+    rolled_up.execute("CREATE VIEW public.report AS SELECT * FROM gold.t_1h")
+    rolled_up.execute("GRANT SELECT ON gold.t_1h TO PUBLIC")
+    force_configuration(rolled_up, "sealed_before = '2026-03-02 00:00+00'")
+    sealed = (
+        "SELECT bucket, device, b_sum::numeric FROM gold.t_1h"
+        " WHERE bucket < '2026-03-02 00:00+00' ORDER BY 1, 2"
+    )
+    kept = rolled_up.execute(sealed.encode()).fetchall()
+    rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE bigint, ALTER device TYPE varchar(20)")
+    assert healths(rolled_up) == {"invalid"}
+    assert_equal_to_group_by(rolled_up, *ROLLUPS)
+    rolled_up.execute("UPDATE raw.t SET b = b + 1")
+    assert_equal_to_group_by(rolled_up, *ROLLUPS)
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+
+    rolled_up.execute("UPDATE raw.t SET b = b + 9000000000000000000 WHERE a % 90 = 0")
+    hints = {hint for _, _, hint in problems(rolled_up)}
+    assert hints == {"SELECT silver.rebuild_rollup('silver.t_1h')"}
+    with pytest.raises(psycopg.Error, match=r"public\.report|report reads it"):
+        rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
+    rolled_up.execute("DROP VIEW public.report")
+    rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
+    rolled_up.execute(RESET)
+    assert_equal_to_group_by(rolled_up, *ROLLUPS)
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+    assert problems(rolled_up) == []
+    assert rolled_up.execute(sealed.encode()).fetchall() == kept
+    row = rolled_up.execute(
+        "SELECT has_table_privilege('tsrollup_writer', 'gold.t_1h', 'SELECT')"
+    ).fetchone()
+    assert row == (True,)
+
+
+def test_a_type_that_loses_digits_is_refused_until_the_rollup_is_rebuilt(
+    rolled_up: psycopg.Connection,
+) -> None:
+    rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE numeric(20, 4) USING b + 0.25")
+    assert healths(rolled_up) == {"invalid"}
+    rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    with pytest.raises(psycopg.Error, match="stores b_sum as bigint"):
+        rolled_up.execute("SELECT * FROM gold.t_1d")
+    rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+    rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE numeric(25, 8)")
+    rolled_up.execute("UPDATE raw.t SET b = b + 0.00000001")
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *ROLLUPS)
+    assert problems(rolled_up) == []
+
+
+def test_a_rebuild_where_stored_values_fit_no_new_type(db: psycopg.Connection) -> None:
+    """What is computed anew need not fit; what is sealed is named."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, device text, v numeric)")
+    db.execute(
+        "INSERT INTO raw.t"
+        " SELECT timestamptz '2026-03-01 12:00+00' + make_interval(hours => 6 * i),"
+        " ('{A,\"A \"}'::text[])[1 + i % 2], CASE i WHEN 3 THEN numeric 'NaN' ELSE i END"
+        " FROM generate_series(0, 7) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 day',"
+        " dimensions => '{device}', metrics => '{\"v\": [\"max\"]}')"
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '7 days')")
+    refresh_everything(db)
+    db.execute("UPDATE raw.t SET v = 3 WHERE v = 'NaN'")
+    db.execute("ALTER TABLE raw.t ALTER device TYPE char(5), ALTER v TYPE integer")
+    force_configuration(db, "sealed_before = '2026-03-03 00:00+00'")
+    for _ in range(2):
+        with pytest.raises(psycopg.Error, match=r"silver\.t_1h cannot be rebuilt: ") as raised:
+            db.execute("SELECT silver.rebuild_rollup('t_1h')")
+        assert raised.value.sqlstate == "TR004"
+    force_configuration(db, "sealed_before = NULL")
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert_equal_to_group_by(db, *ROLLUPS)
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+    assert problems(db) == []
+
+
+def test_a_rebuild_where_sealed_modes_fit_no_new_type(db: psycopg.Connection) -> None:
+    """Counts of values are texts as before; a mode is of the column's type."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, v text)")
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 12:00+00' + i * interval '6 h',"
+        " CASE WHEN i < 2 THEN 'old' ELSE 'new' END || i % 3 FROM generate_series(0, 7) AS i"
+    )
+    metrics = '{"v": ["mode", "value_counts"]}'
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 day', metrics => %s)",
+        [metrics],
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '7 days')")
+    refresh_everything(db)
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
+    to_integer = "ALTER TABLE raw.t ALTER v TYPE integer USING right(v, 1)::integer"
+    db.execute(to_integer)
+    with pytest.raises(psycopg.Error, match=r"t_1h cannot be rebuilt: .*\"old") as raised:
+        db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert raised.value.sqlstate == "TR004"
+    assert "the type that it had" in (raised.value.diag.message_hint or "")
+    db.execute("ALTER TABLE raw.t ALTER v TYPE text USING 'new' || v")
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+    for rollup in reversed(ROLLUPS):
+        db.execute('SELECT silver.drop_rollup_metric(%s, \'{"v": ["mode"]}\')', [rollup])
+    db.execute(to_integer)
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+    rows = db.execute("SELECT v_value_counts FROM gold.t_1h ORDER BY bucket").fetchall()
+    assert rows[0] == ({"old0": 1, "old1": 1},)
+    assert problems(db) == []
