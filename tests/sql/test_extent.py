@@ -185,6 +185,7 @@ def test_reads_look_for_data_only_where_nobody_has_clipped(db: psycopg.Connectio
         " 9223372036854775806, 0]) AS p, rollup_engine.finite_stale_set(1, p) AS s"
     )
     assert db.execute(sets).fetchone() == ([1, 1, 2],)
+    db.execute("CREATE INDEX ON raw.s (ts)")
     force_configuration(db, "source_rows = 2000000000")
     assert db.execute(sets).fetchone() == ([1, 14 * 1440, 14 * 1440 + 1],)
     assert_equal_to_group_by(db, "s_1m")

@@ -283,3 +283,28 @@ def test_no_column_is_taken_for_a_variable(db: psycopg.Connection, name: str) ->
     db.execute(f'ALTER TABLE raw.v DROP "{name}"'.encode())
     with pytest.raises(psycopg.errors.UndefinedColumn):
         db.execute("TABLE gold.v_1h")
+
+
+@pytest.mark.parametrize(("index", "spans"), [(None, 1), ("(ts)", 0), ("USING brin (ts)", 0)])
+def test_stale_buckets_that_no_index_finds_are_read_at_once(
+    db: psycopg.Connection, index: str | None, spans: int
+) -> None:
+    """One by one, each would cost the whole table."""
+    db.execute("CREATE TABLE raw.k (device integer, ts timestamptz, PRIMARY KEY (device, ts))")
+    db.execute(
+        "INSERT INTO raw.k SELECT 1, '2024-01-01 03:00+00'::timestamptz + d * interval '1 day'"
+        " FROM generate_series(0, 99) AS d"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.k', 'silver', 'k_1h', '1 hour')")
+    db.execute("SELECT silver.create_rollup_table('k_1h', 'silver', 'k_1d', '1 day')")
+    refresh_everything(db)
+    if index:
+        db.execute(f"CREATE INDEX ON raw.k {index}".encode())
+    force_configuration(db, "source_rows = 2000000000")
+    db.execute("UPDATE raw.k SET device = 2")
+    asked = (
+        "SELECT count(*) FROM silver.rollup_config AS r, rollup_engine.stale_spans(r.id)"
+        " WHERE r.depth = 1"
+    )
+    assert db.execute(asked).fetchone() == (spans,)
+    assert_equal_to_group_by(db, "k_1h", "k_1d")

@@ -86,6 +86,7 @@ BEGIN
     RETURN v_buckets <= 32 OR v_buckets <= 1000000 AND (
         SELECT max(source_rows) > least(2000000, 300 * count(*) * v_buckets)
             AND bool_and(rollup_engine.distribution_column(source_table) IS NULL)  -- each would be asked of every worker
+            AND bool_and(parent_id IS NOT NULL OR rollup_engine.finds_times(source_table, time_column))  -- each would cost the table
         FROM silver.rollup_config WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup_id)));
 END
 $$;

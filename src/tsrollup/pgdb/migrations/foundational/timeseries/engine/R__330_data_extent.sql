@@ -4,26 +4,6 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.has_time_index(p_relation regclass, p_column name) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- A partitioned index is valid when each of its parts is. Inheritance children have indexes of their own.
-    SELECT bool_and(EXISTS (
-        SELECT FROM pg_index AS i
-        JOIN pg_class AS c ON c.oid = i.indexrelid
-        JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
-        JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-        WHERE i.indrelid = t.member AND a.attname = p_column AND i.indpred IS NULL AND i.indisvalid))
-    FROM (
-        SELECT p_relation
-        UNION ALL
-        SELECT m FROM rollup_engine.partition_tree(p_relation) AS m
-        WHERE (SELECT relkind FROM pg_class WHERE oid = p_relation) = 'r' AND m <> p_relation
-    ) AS t (member)
-$$;
-COMMENT ON FUNCTION rollup_engine.has_time_index(regclass, name) IS 'Whether a btree of the table, and of each that inherits from it, starts with the column.';
-
 -- That of 0.1.0 knew no units.
 DROP FUNCTION IF EXISTS rollup_engine.known_times(silver.rollup_config, tstzrange);
 CREATE OR REPLACE FUNCTION rollup_engine.known_times(p_rollup silver.rollup_config, p_within tstzrange)
