@@ -238,8 +238,7 @@ class Database:
 
     def rollup(self, name: str) -> Rollup:
         """The one with that table, live view or bare name."""
-        definition = self._do(rollups.definition, name)
-        return Rollup(self, definition["target_table"], definition["live_view"])
+        return Rollup(self, *self._do(rollups.names, name))
 
     def run(self, target: str | None = None) -> Iterator[Batch]:
         """Refresh what had settled when the run began, parents first, a transaction for each batch:

@@ -29,6 +29,7 @@ Connection = psycopg.Connection[Any]
 Where = Mapping[str, Any]
 
 JSON = ("json", "jsonb")
+KEYS = ("bucket", "dimension")
 
 
 def query(
@@ -56,13 +57,13 @@ def query(
     if not isinstance(limit, int | None):
         raise ArgumentError(f"limit is {limit!r}, and no number of rows", "limit=100")
     chosen = rollups.listed("columns", columns) if columns else []
-    definition = rollups.definition(connection, target)
-    known = {row["name"]: row for row in rollups.view_columns(connection, target)}
-    order = [name for name, row in known.items() if row["is_key"]]
+    known = {row["column_name"]: row for row in rollups.view_columns(connection, target)}
+    order = [name for name, row in known.items() if row["kind"] in KEYS]
+    view = known[order[0]]["live_view"]
     conditions: list[sql.Composable] = [sql.SQL("true")]
-    source: sql.Composable = sql.SQL(definition["live_view"])
+    source: sql.Composable = sql.SQL(view)
     if gapfill is not False:
-        source = _without_gaps(definition["live_view"], start, end, where or {}, gapfill)
+        source = _without_gaps(view, start, end, where or {}, gapfill)
     else:
         for operator, border in ((">=", start), ("<", end)):
             if border is not None:
@@ -121,7 +122,7 @@ def _is_one_of(column: str, value: Any, known: Mapping[str, Any]) -> sql.Composa
         return sql.SQL("({})").format(sql.SQL(" OR ").join(each)) if each else sql.SQL("false")
     # A name's search path knows no extension, and 0.1 is another number in double precision.
     equals = sql.SQL(known.get("equality", "="))
-    is_single = isinstance(value, float) and known.get("is_single")
+    is_single = isinstance(value, float) and known.get("data_type") == "real"
     literal = sql.SQL("{}::real" if is_single else "{}").format(sql.Literal(value))
     return sql.SQL("{} {} {}").format(name, equals, literal)
 

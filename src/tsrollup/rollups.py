@@ -102,19 +102,23 @@ def definition(connection: Connection, target: str) -> Row:
     return row
 
 
+def names(connection: Connection, target: str) -> tuple[str, str]:
+    """Table and live view."""
+    row = _view_columns(connection, target)[0]
+    return row["target_table"], row["live_view"]
+
+
 def view_columns(connection: Connection, target: str) -> list[Row]:
-    """Columns of a live view as they are called there, the bucket first; whether each is that or a
-    dimension, whether it is of single precision, and the operator that is = for it."""
-    return rows_of(
-        connection,
-        "SELECT a.attname::text AS name, a.attnum <= 1 + cardinality(r.dimensions) AS is_key,"
-        " rollup_engine.base_type(a.atttypid) = 'real'::regtype AS is_single,"
-        " rollup_engine.equality_sql(a.atttypid) AS equality"
-        " FROM silver.rollup_config AS r"
-        " JOIN pg_attribute AS a ON a.attrelid = r.target_view AND a.attnum > 0"
-        " WHERE r.id = rollup_engine.rollup_id(%s::text) ORDER BY a.attnum",
-        [target],
-    )
+    """Columns of a live view as they are called there, in order; the kind and type of each, and the
+    operator that is = for it."""
+    rows = _view_columns(connection, target)
+    if rows[0]["column_name"] is None:
+        raise TsrollupError(f"{target} has no live view any more", "tsrollup rebuild makes it anew")
+    return rows
+
+
+def _view_columns(connection: Connection, target: str) -> list[Row]:
+    return rows_of(connection, "SELECT * FROM silver.live_view_columns(%s::text)", [target])
 
 
 def id_of(connection: Connection, target: str) -> int:
@@ -149,7 +153,7 @@ def alter(connection: Connection, target: str, options: Mapping[str, Any]) -> tu
 def drop(connection: Connection, target: str, keep_table: bool = False) -> str:
     """Drop a rollup; its name."""
     with connection.transaction():
-        name = str(definition(connection, target)["target_table"])
+        name, _ = names(connection, target)
         call(connection, "drop_rollup", target=target, keep_table=keep_table)
     return name
 

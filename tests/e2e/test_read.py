@@ -6,6 +6,7 @@ import fcntl
 import io
 import json
 import os
+import secrets
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
@@ -49,6 +50,32 @@ def test_a_range_of_some_groups(url: str) -> None:
     assert rows == [{"Device": f"d,{n}", "temp_max": n + 0.25} for n in (1, 2)]
     assert len(here("read", "r_1h", "--json", url=url).json()) == 9
     assert len(here("read", "r_1h", "-n", "2", "--json", url=url).json()) == 2
+
+
+def test_a_reader_of_gold_reads_by_the_program_and_in_python(
+    server: PostgresServer, database: str, url: str
+) -> None:
+    role = f"analyst_{secrets.token_hex(4)}"
+    superuser = psycopg.connect(server.superuser_url(database), autocommit=True)
+    superuser.execute(f"CREATE ROLE {role} LOGIN IN ROLE tsrollup_reader".encode())
+    try:
+        own = server.url(database, role)
+        for options in (["--json"], ["--json", "--gapfill"]):
+            told = here("read", "r_1h", *HOUR, *options, url=own).json()
+            assert told == here("read", "r_1h", *HOUR, *options, url=url).json()
+            assert len(told) == 3
+        assert "temp_avg" in here("read", "r_1h", *HOUR, "--plot", "temp_avg", url=own).out
+        refused = here("read", "r_1hour", url=own)
+        assert refused.code == 1
+        assert "did you mean silver.r_1h" in refused.err
+        with connect(own) as analyst:
+            read = analyst.rollup("r_1h").read(
+                where={"Device": ["d,1", None]}, columns=["temp_max"]
+            )
+        assert len(read.rows()) == 6
+    finally:
+        superuser.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+        superuser.close()
 
 
 def test_a_table_for_people(url: str) -> None:

@@ -25,6 +25,10 @@ ACTIONS: dict[str, tuple[str, set[str]]] = {
         "SELECT * FROM silver.rollup_for('raw.readings', '1 day')",
         {"reader", "operator", "owner"},
     ),
+    "ask for the columns of a live view": (
+        "SELECT * FROM silver.live_view_columns('readings_1h')",
+        {"reader", "operator", "owner"},
+    ),
     "read the monitor": (
         "SELECT * FROM silver.timeseries_operations_monitor",
         {"reader", "operator", "owner"},
@@ -609,7 +613,7 @@ def test_nobody_calls_with_the_owners_rights_what_only_the_machinery_should(
     Those that are allowed read definitions of rollups, and no row.
     """
     for role, allowed in (
-        ("reader", ["silver.gapfill_query", "silver.rollup_for"]),
+        ("reader", ["silver.gapfill_query", "silver.live_view_columns", "silver.rollup_for"]),
         ("nobody", ["silver.gapfill_query"]),
         ("writer", ["silver.gapfill_query"]),
     ):

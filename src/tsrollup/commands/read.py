@@ -93,7 +93,8 @@ def read(
         call.installed() as connection,
         _written_whole(output) if output else nullcontext() as file,
     ):
-        dimensions = rollups.definition(connection, target)["dimensions"] if is_drawn else []
+        known = rollups.view_columns(connection, target) if is_drawn else []
+        dimensions = [row["column_name"] for row in known if row["kind"] == "dimension"]
         chosen = column if plot is None else [plot]
         columns = (
             list(dict.fromkeys(["bucket", *dimensions, *chosen])) if is_drawn and chosen else column

@@ -89,4 +89,17 @@ $$;
 COMMENT ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text) IS
 'Which live views of a source, or of a rollup and what reads it, answer a question of buckets of a width in a time zone, by dimensions: those that know it for all of history first, of these the cheapest; of a metric, or a rollup, that came after time was sealed, reason says since when it is known. exact: its buckets make up those, and it has the dimensions and the states of the metrics, so that its rows, regrouped if need be, say what a GROUP BY of the source would. Columns go by the names that they have now. Those that do not, have dropped rows that the source still has, or are paused, parked or not valid, come after them, each with its reason.';
 
+CREATE FUNCTION silver.live_view_columns(target text)
+RETURNS TABLE (target_table text, live_view text, column_name name, kind text, data_type text, equality text)
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.target_table::text, r.target_view::text, c.column_name, c.kind, rollup_engine.base_type(c.type)::text, rollup_engine.equality_sql(c.type)
+    FROM silver.rollup_config AS r LEFT JOIN LATERAL rollup_engine.view_columns(r) AS c ON true
+    WHERE r.id = rollup_engine.rollup_id(target)
+    ORDER BY c.place
+$$;
+COMMENT ON FUNCTION silver.live_view_columns(text) IS
+'Table and live view of a rollup, and the columns of that as they are called there: the bucket, dimensions and what is stored or finished, each with its type, of a domain that below it, and the operator by which values of it are equal. One row without a column where the view was dropped.';
+
 RESET ROLE;

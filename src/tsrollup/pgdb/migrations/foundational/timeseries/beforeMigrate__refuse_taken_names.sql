@@ -20,7 +20,7 @@ DECLARE
                 OR p.oid::regprocedure::text IN (
                     'silver.gapfill(anyelement,timestamp with time zone,timestamp with time zone,jsonb,jsonb)',
                     'silver.gapfill_query(regtype,timestamp with time zone,timestamp with time zone,jsonb,jsonb)',
-                    'silver.rollup_for(text,interval,text[],jsonb,text)', 'silver.version()',
+                    'silver.rollup_for(text,interval,text[],jsonb,text)', 'silver.live_view_columns(text)', 'silver.version()',
                     'silver.alter_rollup(text,interval,interval,interval,interval,interval,text)',
                     'silver.add_rollup_metric(text,jsonb,jsonb)', 'silver.drop_rollup_metric(text,jsonb)'))
         ) AS t);

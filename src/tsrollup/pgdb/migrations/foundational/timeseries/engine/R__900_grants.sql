@@ -77,7 +77,7 @@ BEGIN
     PERFORM rollup_engine.write_missing('view_monitor', rollup_engine.monitor_view_sql(), to_regclass('silver.timeseries_operations_monitor') IS NOT NULL);
     GRANT SELECT ON silver.timeseries_operations_monitor TO "${operator_role}", "${reader_role}";
 
-    GRANT EXECUTE ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text) TO "${reader_role}";
+    GRANT EXECUTE ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text), silver.live_view_columns(text) TO "${reader_role}";
 
     GRANT SELECT ON rollup_engine.plan_of_role TO PUBLIC;
     GRANT SELECT ON rollup_engine.source, rollup_engine.source_column, rollup_engine.upgrade, rollup_engine.detached_partition, rollup_engine.tail TO "${operator_role}";
