@@ -285,12 +285,25 @@ def test_no_column_is_taken_for_a_variable(db: psycopg.Connection, name: str) ->
         db.execute("TABLE gold.v_1h")
 
 
-@pytest.mark.parametrize(("index", "spans"), [(None, 1), ("(ts)", 0), ("USING brin (ts)", 0)])
+@pytest.mark.parametrize(
+    ("divided", "index", "spans"),
+    [
+        ("", "", 1),
+        ("", "CREATE INDEX ON raw.k (ts)", 0),
+        ("", "CREATE INDEX ON raw.k USING brin (ts)", 0),
+        ("LIST (device)", "", 1),
+        ("LIST (device)", "CREATE INDEX ON raw.k (ts)", 0),
+        ("RANGE (ts)", "", 0),
+    ],
+)
 def test_stale_buckets_that_no_index_finds_are_read_at_once(
-    db: psycopg.Connection, index: str | None, spans: int
+    db: psycopg.Connection, divided: str, index: str, spans: int
 ) -> None:
     """One by one, each would cost the whole table."""
-    db.execute("CREATE TABLE raw.k (device integer, ts timestamptz, PRIMARY KEY (device, ts))")
+    columns = "(device integer, ts timestamptz, PRIMARY KEY (device, ts))"
+    db.execute(f"CREATE TABLE raw.k {columns} {divided and f'PARTITION BY {divided}'}".encode())
+    if divided:
+        db.execute("CREATE TABLE raw.k_1 PARTITION OF raw.k DEFAULT")
     db.execute(
         "INSERT INTO raw.k SELECT 1, '2024-01-01 03:00+00'::timestamptz + d * interval '1 day'"
         " FROM generate_series(0, 99) AS d"
@@ -298,8 +311,7 @@ def test_stale_buckets_that_no_index_finds_are_read_at_once(
     db.execute("SELECT silver.create_rollup_table('raw.k', 'silver', 'k_1h', '1 hour')")
     db.execute("SELECT silver.create_rollup_table('k_1h', 'silver', 'k_1d', '1 day')")
     refresh_everything(db)
-    if index:
-        db.execute(f"CREATE INDEX ON raw.k {index}".encode())
+    db.execute(index.encode())
     force_configuration(db, "source_rows = 2000000000")
     db.execute("UPDATE raw.k SET device = 2")
     asked = (

@@ -147,7 +147,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.finds_times(p_relation regclass, p_colu
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT c.relkind <> 'r' OR rollup_engine.has_time_index(p_relation, p_column) OR EXISTS (
+    SELECT c.relkind NOT IN ('r', 'p') OR rollup_engine.has_time_index(p_relation, p_column) OR EXISTS (
+        SELECT FROM rollup_engine.partition_tree(p_relation) AS m
+        JOIN pg_partitioned_table AS d ON d.partrelid = m
+        JOIN pg_attribute AS a ON a.attrelid = m AND a.attnum = d.partattrs[0]
+        WHERE a.attname = p_column
+    ) OR EXISTS (
         SELECT FROM pg_index AS i
         JOIN pg_class AS x ON x.oid = i.indexrelid
         JOIN pg_am AS m ON m.oid = x.relam AND m.amname = 'brin'
