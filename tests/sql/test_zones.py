@@ -240,10 +240,11 @@ def test_never_wrong_in_silence_when_an_expression_names_a_zone(db: psycopg.Conn
     assert_settled(db, *zones, "above")
 
 
+@pytest.mark.parametrize("is_restored", [False, True])
 def test_promise_h_a_zone_that_the_server_lost_stops_its_rollups_alone(
-    db: psycopg.Connection,
+    db: psycopg.Connection, is_restored: bool
 ) -> None:
-    """As where old names of zones moved to another package."""
+    """As where old names of zones moved to another package, and data to another server."""
     _create_rows(db, "2025-03-30")
     _create(db, "raw.z", "days", "1 day", "Europe/Berlin")
     _create(db, "silver.days", "weeks", "7 days", "Europe/Berlin")
@@ -253,6 +254,9 @@ def test_promise_h_a_zone_that_the_server_lost_stops_its_rollups_alone(
     lost = "timezone = 'Mars/Berlin' WHERE timezone = 'Europe/Berlin'"
     db.execute(f"UPDATE rollup_engine.zone_rules SET {lost}")
     force_configuration(db, lost)
+    if is_restored:
+        db.execute("UPDATE rollup_engine.source_shape SET server = 0")
+        assert _health(db)["hours"] == "ok"
     _late_row(db, "2025-03-30")
     db.execute("CALL silver.run_rollups()")
     db.execute("SELECT * FROM silver.perform_rollup()")

@@ -52,7 +52,7 @@ BEGIN
     END IF;
     -- Once a run was here, of what was out of reach then.
     FOR r IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND (NOT v_is_noted OR missed_changes) ORDER BY depth, id LOOP
-        CONTINUE WHEN (rollup_engine.has_buckets(r.target_table) AND rollup_engine.is_in_reach(r.source_table)) IS NOT TRUE;  -- which is told of by itself
+        CONTINUE WHEN (rollup_engine.has_buckets(r.target_table) AND rollup_engine.is_in_reach(r.source_table) AND NOT rollup_engine.has_lost_zone(r)) IS NOT TRUE;  -- which is told of by itself
         v_rows := rollup_engine.time_condition(r, '$1', '$2') || rollup_engine.row_filter(r);
         v_open := tstzmultirange(tstzrange(r.sealed_before, NULL)) - rollup_engine.stale_set(r.id);
         RETURN QUERY
@@ -93,6 +93,10 @@ BEGIN
     -- What is out of reach is looked at when it is in reach again. Every drain comes by here.
     IF NOT rollup_engine.is_noted_here(p_source) THEN
         UPDATE silver.rollup_config SET missed_changes = true WHERE source_id = p_source.id AND rollup_engine.is_in_reach(target_table) = false;
+        -- Or when its zone is known again.
+        UPDATE rollup_engine.zone_rules AS z SET digest = ''
+        FROM silver.rollup_config AS c
+        WHERE c.source_id = p_source.id AND z.rollup_id = c.id AND z.timezone = c.timezone AND rollup_engine.has_lost_zone(c);
     END IF;
     FOR v_part IN SELECT * FROM rollup_engine.left_out(p_source) LOOP
         SELECT * INTO r FROM silver.rollup_config WHERE id = v_part.rollup_id;

@@ -262,6 +262,8 @@ AS $$
 DECLARE
     v_family constant integer[] := ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id));
 BEGIN
+    -- It may have failed while nobody knew the zone.
+    UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL, parked_at = NULL WHERE id = p_rollup.id AND retry_count > 0;
     PERFORM rollup_engine.mark_rollups(ARRAY[p_rollup.id], rollup_engine.told_anew(p_rollup));
     PERFORM rollup_engine.mark_rollups(array_remove(v_family, p_rollup.id), rollup_engine.everything());
     UPDATE rollup_engine.zone_rules SET digest = rollup_engine.zone_digest(timezone), missed_from = NULL
@@ -289,8 +291,6 @@ BEGIN
             SELECT string_agg(timezone, ', ' ORDER BY timezone) FROM rollup_engine.zone_rules
             WHERE rollup_id = v_rollup.id AND digest <> v_rules ->> timezone AND timezone IN (SELECT rollup_engine.zones_of(v_rollup)));
         CONTINUE WHEN v_named IS NULL OR rollup_engine.has_lost_zone(v_rollup);
-        -- It may have failed while nobody knew the zone.
-        UPDATE silver.rollup_config SET retry_count = 0, next_retry_at = NULL, parked_at = NULL WHERE id = v_rollup.id AND retry_count > 0;
         BEGIN
             PERFORM rollup_engine.mark_by_new_rules(v_rollup);
             RETURN NEXT ROW(v_rollup.target_table::text, 'marked', format('the rules of %s have changed: all that is not sealed is computed anew', v_named))::rollup_engine.maintenance_action;
