@@ -4,7 +4,7 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.foreign_parts(p_view regclass, p_row regclass) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.untrusted_parts(p_view regclass, p_row regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -35,7 +35,7 @@ AS $$
             WHERE x.deptype = 'e' AND x.classid = d.refclassid AND x.objid = coalesce(e.oid, d.refobjid)
                 AND pg_has_role(n.extowner, '"${owner_role}"'::regrole, 'USAGE')))
 $$;
-COMMENT ON FUNCTION rollup_engine.foreign_parts(regclass, regclass) IS
+COMMENT ON FUNCTION rollup_engine.untrusted_parts(regclass, regclass) IS
 'What an expression, parsed as a view, uses besides its row that is neither PostgreSQL''s own, nor a superuser''s in an extension of a member of the owner role and taken for its very types, nor the enum of a column; NULL when nothing.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.parts_in_use(p_view regclass, p_row regclass) RETURNS text[]

@@ -175,7 +175,7 @@ BEGIN
     PERFORM set_config('search_path', p_path, true);
     EXECUTE format('CREATE VIEW %s AS SELECT (%s) AS tsrollup_value FROM %s', v_view, v_text, p_row);
     PERFORM set_config('search_path', 'pg_catalog, pg_temp', true);
-    v_foreign := 'it uses ' || rollup_engine.foreign_parts(v_view::regclass, p_row::regclass);
+    v_foreign := 'it uses ' || rollup_engine.untrusted_parts(v_view::regclass, p_row::regclass);
     v_schemas := rollup_engine.schemas_in_use(v_view::regclass);
     IF v_foreign IS NULL THEN
         SELECT c.problem, c.hint INTO v_foreign, v_hint FROM rollup_engine.closed_schemas(jsonb_strip_nulls(jsonb_build_object('filter', jsonb_build_object('schemas', v_schemas)))) AS c LIMIT 1;

@@ -6,7 +6,10 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.partition_name(p_table regclass, p_from timestamptz, p_width interval) RETURNS name
+-- Those of 0.1.0 took a width.
+DROP FUNCTION IF EXISTS rollup_engine.partition_name(regclass, timestamptz, interval);
+DROP FUNCTION IF EXISTS rollup_engine.add_partition(regclass, timestamptz, timestamptz, interval);
+CREATE OR REPLACE FUNCTION rollup_engine.partition_name(p_table regclass, p_from timestamptz) RETURNS name
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -23,9 +26,9 @@ BEGIN
     RETURN v_name;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.partition_name(regclass, timestamptz, interval) IS 'A free name for a partition that begins at the time.';
+COMMENT ON FUNCTION rollup_engine.partition_name(regclass, timestamptz) IS 'A free name for a partition that begins at the time.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.add_partition(p_table regclass, p_from timestamptz, p_to timestamptz, p_width interval) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.add_partition(p_table regclass, p_from timestamptz, p_to timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
@@ -35,7 +38,7 @@ AS $$
 DECLARE
     v_name constant text := format('%s.%I',
         (SELECT relnamespace::regnamespace FROM pg_class WHERE oid = p_table),
-        rollup_engine.partition_name(p_table, p_from, p_width));
+        rollup_engine.partition_name(p_table, p_from));
 BEGIN
     -- Where it lies, and how, is the table's business and not that of who refreshes.
     EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING ALL) USING heap', v_name, p_table) || coalesce((
@@ -51,7 +54,7 @@ EXCEPTION WHEN insufficient_privilege THEN
             format('GRANT USAGE, CREATE ON SCHEMA %s TO %I', relnamespace::regnamespace, '${owner_role}')) FROM pg_class WHERE oid = p_table));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.add_partition(regclass, timestamptz, timestamptz, interval) IS 'Adds a partition for a range of time without making readers wait.';
+COMMENT ON FUNCTION rollup_engine.add_partition(regclass, timestamptz, timestamptz) IS 'Adds a partition for a range of time without making readers wait.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.uncovered(p_table regclass, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE sql STABLE
@@ -170,7 +173,7 @@ BEGIN
         ORDER BY part DESC
         LIMIT 30
     LOOP
-        PERFORM rollup_engine.add_partition(p_rollup.target_table, lower(v_range), upper(v_range), p_rollup.chunk_interval);
+        PERFORM rollup_engine.add_partition(p_rollup.target_table, lower(v_range), upper(v_range));
     END LOOP;
     PERFORM rollup_engine.note_partitions(p_rollup.target_table);
     RETURN NOT isempty(v_missing);

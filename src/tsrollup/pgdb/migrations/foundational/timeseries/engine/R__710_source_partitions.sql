@@ -152,7 +152,7 @@ BEGIN
         END IF;
     END IF;
     v_partition := rollup_engine.create_like_source(p_set.relation,
-        rollup_engine.partition_name(p_set.relation, p_from, p_set.chunk_interval), rollup_engine.newest_partition(p_set.relation));
+        rollup_engine.partition_name(p_set.relation, p_from), rollup_engine.newest_partition(p_set.relation));
     IF v_has_rows THEN
         -- The delete is captured, and speaks for the insert as well: the same rows, the same times.
         EXECUTE rollup_engine.fill($sql$

@@ -65,7 +65,7 @@ BEGIN
     IF p_set.is_source THEN
         PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_from, p_to)));
     ELSE
-        PERFORM rollup_engine.add_partition(p_set.relation, p_from, p_to, p_set.chunk_interval);
+        PERFORM rollup_engine.add_partition(p_set.relation, p_from, p_to);
     END IF;
 END
 $$;
