@@ -1,6 +1,6 @@
 -- Who may call what. Functions in silver are the operator's by default privileges (V4), and
 -- nobody else's; here stands what differs, and what the operator's calls need of the machinery. Rights
--- on generated functions stand in their text, and what a script after it calls is granted at once.
+-- on generated functions stand beside what writes them, and what a script after it calls is granted at once.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 -- For what anybody may call there; tables and other functions of it have rights of their own.
