@@ -230,3 +230,30 @@ def test_tables_without_a_time_column_are_refused_before_anything_is_changed(
     with pytest.raises(psycopg.Error, match="0 time columns") as e:
         db.execute("SELECT silver.create_rollup_table('lettered', 'silver', 'l', '1 hour')")
     assert e.value.sqlstate == "TR001"
+
+
+def test_rows_of_a_default_partition_that_nobody_divides_are_told(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.d (ts timestamptz NOT NULL) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.d_rest PARTITION OF raw.d DEFAULT;"
+        "SELECT silver.create_rollup_table('raw.d', 'silver', 'd_1h', '1 hour')"
+    )
+    heard: list[str] = []
+    db.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+    told = "raw.d_rest, a default partition, holds rows, which are never dropped"
+    warned = "SELECT problem, hint FROM silver.validate_rollup_config() WHERE is_valid"
+    db.execute("SELECT silver.set_retention('raw.d', '30 days')")
+    assert told not in heard
+    db.execute(
+        "INSERT INTO raw.d SELECT now() - n * interval '10 days' FROM generate_series(0, 9) AS n"
+    )
+    db.execute("SELECT silver.set_retention('raw.d', '30 days')")
+    assert told in heard
+    hint = "SELECT silver.partition_source('raw.d', ...) gives them partitions of their own"
+    assert (told, hint) in db.execute(warned).fetchall()
+    db.execute("SELECT silver.partition_source('raw.d', '1 day')")
+    refresh_everything(db)
+    for _ in range(2):
+        db.execute("SELECT silver.maintain_timeseries_tables()")
+    assert (told, hint) not in db.execute(warned).fetchall()
+    assert db.execute("SELECT count(*) FROM raw.d").fetchone() == (4,)

@@ -68,7 +68,7 @@ BEGIN
         FROM rollup_engine.keep_of(p_relation) AS k (keep)
         CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
-        -- Stray rows of what is divided by time, maintenance speaks of.
+        -- Of default partitions of what is divided by time, see below.
         WHERE k.keep IS NOT NULL AND m.member <> p_relation AND NOT EXISTS (
             SELECT FROM pg_partitioned_table AS d
             WHERE d.partdefid = m.member AND rollup_engine.partition_column(d.partrelid) = ANY (rollup_engine.time_columns(d.partrelid)))
@@ -86,7 +86,17 @@ BEGIN
     SELECT format('%s has no end, and is never dropped', member),
         CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
             ELSE 'detach it, move what it holds beyond some time elsewhere, and attach it again up to there; partition_source makes what comes after it' END
-    FROM partition WHERE to_time = 'infinity';
+    FROM partition WHERE to_time = 'infinity'
+    UNION ALL
+    -- Of those that maintenance makes partitions for, it speaks itself.
+    SELECT format('%s, a default partition, holds rows, which are never dropped', d.partdefid::regclass),
+        format('SELECT silver.partition_source(%L, ...) gives them partitions of their own', p_relation)
+    FROM rollup_engine.partition_tree(p_relation) AS t (member)
+    JOIN pg_partitioned_table AS d ON d.partrelid = t.member AND d.partdefid <> 0
+    WHERE rollup_engine.keep_of(p_relation) IS NOT NULL AND rollup_engine.partition_column(t.member) = ANY (rollup_engine.time_columns(t.member))
+        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS s WHERE s.relation IN (p_relation, t.member))
+        -- Without a right to read it, its size has to do.
+        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partdefid) AS m) AND rollup_engine.has_rows(d.partdefid);
 EXCEPTION WHEN lock_not_available THEN
     NULL;  -- how wide a partition is is not told while it is locked
 END
