@@ -100,7 +100,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.lock_key(p_kind text, p_name text DEFAU
     LANGUAGE sql IMMUTABLE
 RETURN hashtextextended('tsrollup ' || p_kind || CASE WHEN p_name <> '' THEN ' ' || p_name ELSE '' END, 0);
 COMMENT ON FUNCTION rollup_engine.lock_key(text, text) IS
-'Key of an advisory lock: source (drains and registers), cell (stores it), target (creates it), grants (in a schema), archive (of a partition), apply (a file), maintenance, upgrade (waits for runs), regenerate.';
+'Key of an advisory lock: source (drains and registers), cell (stores it), target (creates it), grants (in a schema), archive and restore (of a partition), apply (a file), maintenance, upgrade (waits for runs), regenerate.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint
     LANGUAGE sql IMMUTABLE

@@ -24,7 +24,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.default_metrics(regclass, name, name[], jsonb) IS 'count, sum, min, max, avg of every numeric column or expression that is no dimension; last of every other one.';
 
-DROP FUNCTION IF EXISTS rollup_engine.check_metric(regclass, integer, text, jsonb);
 CREATE OR REPLACE FUNCTION rollup_engine.check_metric(p_relation regclass, p_parent_id integer, p_column text, p_item jsonb, p_row_sql jsonb) RETURNS name
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -55,7 +55,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.key_value(regclass, name, text) IS 'Expression for the text of a key as a value to compare with a column.';
 
-DROP FUNCTION IF EXISTS rollup_engine.captured_key(rollup_engine.source);
 CREATE OR REPLACE FUNCTION rollup_engine.captured_key(p_source rollup_engine.source, p_row text DEFAULT '') RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -58,7 +58,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.parts_in_use(regclass, regclass) IS
 'Collations, and enums of columns and constants, that an expression, parsed as a view, goes by: they may become others without a change of a column. NULL for none.';
 
-DROP FUNCTION IF EXISTS rollup_engine.closed_schemas(regclass);
 CREATE OR REPLACE FUNCTION rollup_engine.schemas_in_use(p_view regclass) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -42,7 +42,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.is_open_schema(oid, regclass) IS
 'Whether somebody may create something in a schema who is neither a member of the owner role, nor owns the database or the source.';
 
-DROP FUNCTION IF EXISTS rollup_engine.expression_path(regclass);
 CREATE OR REPLACE FUNCTION rollup_engine.expression_path(p_source regclass, p_open boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -69,8 +69,6 @@ RETURN age(p_writer) BETWEEN -10000000 AND p_transactions;
 COMMENT ON FUNCTION rollup_engine.is_written_within(xid, integer) IS 'Whether who wrote a row is one of the last so many transactions.';
 
 DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]);
-DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[]);
-DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, text, tstzmultirange, xid[], oid[], tstzmultirange, oid[]);
 CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(
     p_source rollup_engine.source, p_filter text, p_ranges tstzmultirange,
     p_writers xid[], p_came oid[], p_gone tstzmultirange, p_rewritten oid[], p_unwatched_since xid8,
@@ -121,7 +119,6 @@ COMMENT ON FUNCTION rollup_engine.count_late_rows(rollup_engine.source, text, ts
 'Rows of a source in the ranges, by the filter, that those transactions have written, or that are in tables that came; and those of which nobody knows: older than the seal, where others went, in tables written anew since, or not captured since then; and from when to when. NULL where the filter fails.';
 
 DROP FUNCTION IF EXISTS rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[]);
-DROP FUNCTION IF EXISTS rollup_engine.record_late_rows(rollup_engine.source, tstzmultirange, timestamptz, xid[], oid[], tstzmultirange, oid[]);
 CREATE OR REPLACE FUNCTION rollup_engine.record_late_rows(
     p_source rollup_engine.source, p_changed tstzmultirange, p_first_end timestamptz,
     p_writers xid[], p_came oid[], p_gone tstzmultirange, p_rewritten oid[], p_unwatched_since xid8

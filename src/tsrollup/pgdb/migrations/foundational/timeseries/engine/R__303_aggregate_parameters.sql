@@ -144,7 +144,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.check_finish(jsonb, jsonb) IS 'An error unless what a user''s aggregate finishes states of types to, by state, is one value and the same for all.';
 
-DROP FUNCTION IF EXISTS rollup_engine.check_custom(name, jsonb, regtype);
 CREATE OR REPLACE FUNCTION rollup_engine.check_custom(p_column name, p_item jsonb, p_type regtype, p_parent_id integer) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

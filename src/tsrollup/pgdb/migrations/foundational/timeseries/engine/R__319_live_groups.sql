@@ -126,7 +126,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_groups(silver.rollup_config) IS 'Whether the live view of a rollup computes single groups: it and all that it reads have the key, and the source has an index of it and the time.';
 
-DROP FUNCTION IF EXISTS rollup_engine.key_value(silver.rollup_config, text);
 
 CREATE OR REPLACE FUNCTION rollup_engine.group_condition(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE

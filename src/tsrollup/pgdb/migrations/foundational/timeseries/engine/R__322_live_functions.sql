@@ -78,7 +78,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.live_select_list(silver.rollup_config, text[], boolean) IS 'Expressions over the source, or over raw rows, in the types of the table.';
 
 DROP FUNCTION IF EXISTS rollup_engine.live_source_sql(integer);
-DROP FUNCTION IF EXISTS rollup_engine.live_source_sql(integer, text);
 CREATE OR REPLACE FUNCTION rollup_engine.live_source_sql(p_parent silver.rollup_config, p_kind text, p_key_condition text DEFAULT '') RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

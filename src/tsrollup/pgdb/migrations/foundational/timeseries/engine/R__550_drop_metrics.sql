@@ -58,7 +58,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.without_metrics(silver.rollup_config, jsonb) IS 'The metrics of a rollup without the given ones, or an error where it does not have those.';
 
-DROP FUNCTION IF EXISTS rollup_engine.without_unused_expressions(silver.rollup_config);
 CREATE OR REPLACE FUNCTION rollup_engine.without_unused_expressions(p_rollup silver.rollup_config, p_metrics jsonb) RETURNS silver.rollup_config
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

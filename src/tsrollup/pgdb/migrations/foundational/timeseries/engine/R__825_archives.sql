@@ -98,7 +98,6 @@ COMMENT ON FUNCTION rollup_engine.archive_place(regclass) IS 'The same twice: th
 
 -- Whoever waits for a lock while a user who holds the table waits for him has the user's statement
 -- end by a deadlock: it is asked for without waiting, and left to whoever waits for it.
-DROP FUNCTION IF EXISTS rollup_engine.lock_out_unless_used(regclass, interval);
 CREATE OR REPLACE FUNCTION rollup_engine.lock_unless_used(p_relation regclass, p_mode text, p_patience interval) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

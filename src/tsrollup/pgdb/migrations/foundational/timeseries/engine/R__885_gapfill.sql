@@ -42,7 +42,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.near_sql(oid, integer) IS
 'What is added to a condition on a straight line from p to n: of infinite times and intervals, and of those further apart than an interval reaches, there is none.';
 
-DROP FUNCTION IF EXISTS rollup_engine.given_values_sql(text, text, text);
 CREATE OR REPLACE FUNCTION rollup_engine.given_values_sql(p_place integer, p_name name, p_view regclass, p_type text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -10,7 +10,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.grantee_of(p_statement text) RETURNS te
 RETURN substring(p_statement FROM '^(?:GRANT|ALTER DEFAULT) .* TO ((?:[^" ]|"[^"]*")+)(?: WITH GRANT OPTION)?$');
 COMMENT ON FUNCTION rollup_engine.grantee_of(text) IS 'Whom a statement of rights_sql() gives a right; NULL for one that gives none.';
 
-DROP FUNCTION IF EXISTS rollup_engine.is_given_to(text, text), rollup_engine.gift_to(text, text);
 CREATE OR REPLACE FUNCTION rollup_engine.gift_of(p_statement text) RETURNS text
     LANGUAGE sql IMMUTABLE
 RETURN substring(p_statement FROM '^GRANT (.*) TO (?:[^" ]|"[^"]*")+(?: WITH GRANT OPTION)?$');
@@ -107,7 +106,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.missing_roles() IS 'Group roles that a server to which a dump was brought does not have; NULL for none.';
 
-DROP FUNCTION IF EXISTS rollup_engine.note_revoked(boolean);
 CREATE OR REPLACE FUNCTION rollup_engine.note_revoked() RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
