@@ -142,9 +142,12 @@ class Rollup:
         """Give it the types that its source has now, and have all of it recomputed."""
         self._call("rebuild_rollup")
 
-    def add_metric(self, metrics: Mapping[str, Any]) -> None:
-        """Add aggregates, as {"temp": ["max"]}; all of it is recomputed."""
-        self._call("add_rollup_metric", metrics=metrics)
+    def add_metric(
+        self, metrics: Mapping[str, Any], *, expressions: Mapping[str, str] | None = None
+    ) -> None:
+        """Add aggregates, as {"temp": ["max"]}, of columns or new expressions; all of it is
+        recomputed."""
+        self._call("add_rollup_metric", metrics=metrics, expressions=expressions)
 
     def drop_metric(self, metrics: Mapping[str, Any]) -> None:
         """Take aggregates out."""

@@ -231,6 +231,7 @@ def test_all_that_can_be_done_with_a_rollup(db: tsrollup.Database, hourly: tsrol
     hourly.mark_stale(START, END)
     assert hourly.status().stale_buckets == 3
     hourly.add_metric({"temp": ["min"]})
+    hourly.add_metric({"half": ["max"]}, expressions={"half": "temp / 2"})
     hourly.drop_metric({"temp": ["max"]})
     hourly.alter(settle_delay="5 minutes", new_name="by_hour")
     assert (hourly.table, hourly.view) == ("silver.by_hour", "gold.by_hour")

@@ -163,7 +163,10 @@ def test_lines_by_some_dimensions_are_those_of_group_by(
     db.execute(
         "SELECT silver.create_rollup_table('orders', 'silver', 'orders_1h', '1 hour',"
         " dimensions => '{shop,customer}',"
-        """ metrics => '{"amount": ["avg", "max", "count", "stddev", "p95", "last"]}')"""
+        """ metrics => '{"amount": ["avg", "max", "count", "stddev", "p95", "last", "increase",
+            "rate", "time_weighted_avg", {"name": "histogram", "bounds": [10, 50]},
+            {"name": "custom", "as": "roots", "state": "sum(sqrt({value}))",
+             "combine": "sum({state})", "finish": "{state}"}]}')"""
     )
     view = reader.ask(lambda c: series.view(c, "gold.orders_1h"))
     assert view
@@ -188,6 +191,7 @@ def test_lines_by_some_dimensions_are_those_of_group_by(
             ("amount_max", "max(amount)"),
             ("amount_count", "count(amount)"),
             ("amount_stddev", "stddev(amount)"),
+            ("amount_roots", "sum(sqrt(amount))"),
         ):
             query = f"SELECT {columns}, {aggregate} FROM raw.orders GROUP BY {columns}"
             expected = {
@@ -196,8 +200,9 @@ def test_lines_by_some_dimensions_are_those_of_group_by(
             }
             assert read(metric, by) == pytest.approx(expected), (metric, by)
     assert len(read("amount_p95", ["shop"])) == len(read("amount_avg", ["shop"]))
-    with pytest.raises(TsrollupError, match="amount_last of several groups"):
-        read("amount_last", ["shop"])
+    for metric in ("last", "increase", "rate", "time_weighted_avg"):
+        with pytest.raises(TsrollupError, match=f"amount_{metric} of several groups"):
+            read(f"amount_{metric}", ["shop"])
     assert read("amount_last", ["shop", "customer"])
     db.execute("ALTER TABLE raw.orders RENAME COLUMN amount TO price")
     db.execute("ALTER TABLE raw.orders DROP COLUMN price")

@@ -173,19 +173,21 @@ def _combination(
     connection: Connection, rollup: str, found: View, metric: str
 ) -> tuple[sql.Composed, sql.Composable]:
     """How a metric of several rows comes of their states, as a rollup of the rollup would have it.
-    What goes by the first and last time of rows cannot: views do not show that."""
+    What goes by the order of rows or buckets cannot: of several groups, views do not show that."""
     rows = read(
         connection,
-        "SELECT s.column_name, rollup_engine.fill(f.from_state,"
+        "SELECT s.column_name,"
+        " rollup_engine.fill("
+        "  rollup_engine.fill(f.from_state, rollup_engine.state_parameters(s.state)),"
         "  rollup_engine.state_marks(r.id, m.source_column) || jsonb_build_object("
         "   'type', s.data_type, 'state', quote_ident(s.column_name), 'own', '')) AS combined,"
         " CASE m.kind WHEN 'finished' THEN m.expression END AS finish"
         " FROM silver.rollup_config AS r"
         " JOIN rollup_engine.rollup_column AS m ON m.rollup_id = r.id AND m.column_name = %s"
         " JOIN rollup_engine.rollup_column AS s ON s.rollup_id = r.id AND s.kind = 'state'"
-        "  AND s.source_column = m.source_column AND s.state NOT IN ('first', 'last')"
+        "  AND s.source_column = m.source_column"
         " CROSS JOIN LATERAL rollup_engine.find_state(s.state, s.data_type::regtype) AS f"
-        " WHERE r.target_table = to_regclass(%s) AND f.name IS NOT NULL",
+        " WHERE r.target_table = to_regclass(%s) AND f.from_state !~ 'ORDER BY (bucket|row_)'",
         [metric, rollup],
     )
     states = [sql.SQL("sum(row_count)::bigint AS row_count").format()]
