@@ -29,6 +29,12 @@ class Refreshed:
 
     def say_all(self, connection: Connection) -> None:
         """A line for each rollup; where there is none, that the worker is alive."""
+        since = self.told_at
+        if not self.say_last(connection):
+            log.info("alive; nothing was to be refreshed in the last %.0f s", self.told_at - since)
+
+    def say_last(self, connection: Connection) -> bool:
+        """A line for each rollup; whether there was one."""
         done: dict[str, Counter[str]] = defaultdict(Counter)
         for row in self.log.read(connection):
             counts = {name: row[name] for name in ("buckets", "rows_written", "rows_deleted")}
@@ -42,8 +48,7 @@ class Refreshed:
                 seconds,
                 extra=facts,
             )
-        if not done:
-            log.info("alive; nothing was to be refreshed in the last %.0f s", seconds)
+        return bool(done)
 
     def say_each(self, connection: Connection) -> None:
         """A line for each batch."""

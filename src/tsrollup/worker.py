@@ -128,6 +128,7 @@ class _Worker:
         self.nudges = [threading.Event() for _ in range(schedule.jobs)]
         self.said: dict[str, float] = {}
         self.is_broken = False
+        self.summary: Refreshed | None = None
 
     def work(self) -> None:
         threads = [
@@ -196,9 +197,9 @@ class _Worker:
 
     def _look_after(self, connection: Connection) -> None:
         every = self.schedule
-        summary = Refreshed(connection)
+        self.summary = self.summary or Refreshed(connection)
         jobs = [
-            _Job("summary", every.summary, summary.say_all, time.monotonic() + every.summary),
+            _Job("summary", every.summary, self.summary.say_all, time.monotonic() + every.summary),
             _Job("handle_rollup_retries", every.retries, self._retry),
             _Job("maintain_timeseries_tables", every.maintenance, self._maintain),
             _Job("sign of life", SIGN_OF_LIFE_EVERY, lambda c: c.execute("SELECT 'at work'")),
@@ -211,6 +212,7 @@ class _Worker:
                     job.due = time.monotonic() + job.every
                     self._attempt(job.name, connection, job.call)
             self.stop.wait(max(0.0, min(job.due for job in jobs) - time.monotonic()))
+        self._attempt("summary", connection, self.summary.say_last)
 
     def _listen(self, connection: Connection) -> None:
         connection.execute(f"LISTEN {CHANNEL}".encode())

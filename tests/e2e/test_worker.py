@@ -266,6 +266,13 @@ def test_batches_and_summaries_are_logged_and_that_it_is_alive(url: str) -> None
         wait_for(lines, "alive; nothing was to be refreshed in the last")
 
 
+def test_what_was_refreshed_last_is_logged_at_the_end(url: str) -> None:
+    with working(url, "--every", "0.1") as (_, lines):
+        insert_and_wait(url, "2026-01-01 00:30+00")
+    told = [line for line in lines if "1 batches, 1 buckets, 1 rows written" in line]
+    assert len(told) == 1, lines
+
+
 def test_the_check_knows_whether_a_worker_is_there(url: str) -> None:
     missing = tsrollup("worker", "--check", url=url)
     assert (missing.code, "no worker is connected" in missing.err) == (1, True)
