@@ -94,25 +94,36 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.letters(text) IS 'The trigrams of a name: similar names share most of them.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.similar_tables(p_name text, p_rollups_only boolean) RETURNS text
-    LANGUAGE sql STABLE
+CREATE OR REPLACE FUNCTION rollup_engine.did_you_mean(p_wanted text, p_names text[], p_spellings text[]) RETURNS text
+    LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT 'did you mean ' || string_agg(near.name, ', ' ORDER BY near.likeness DESC, near.name) || '?'
     FROM (
-        SELECT c.oid::regclass::text AS name, shared.n::float8 / (cardinality(wanted.letters) + cardinality(own.letters) - shared.n) AS likeness
-        FROM pg_class AS c
-        CROSS JOIN LATERAL (SELECT rollup_engine.letters((parse_ident(p_name, false))[array_upper(parse_ident(p_name, false), 1)]) AS letters) AS wanted
-        CROSS JOIN LATERAL (SELECT rollup_engine.letters(c.relname) AS letters) AS own
+        SELECT n.name, max(shared.n::float8 / (cardinality(wanted.letters) + cardinality(own.letters) - shared.n)) AS likeness
+        FROM unnest(p_names, p_spellings) AS n (name, spelling)
+        CROSS JOIN LATERAL (SELECT rollup_engine.letters(p_wanted) AS letters) AS wanted
+        CROSS JOIN LATERAL (SELECT rollup_engine.letters(n.spelling) AS letters) AS own
         CROSS JOIN LATERAL (SELECT count(*) AS n FROM unnest(wanted.letters) AS l WHERE l = ANY (own.letters)) AS shared
-        WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
-            AND CASE WHEN p_rollups_only OR c.relnamespace = 'silver'::regnamespace
-                THEN c.oid IN (SELECT target_table FROM silver.rollup_config)
-                ELSE c.relnamespace::regnamespace::text !~ '^(pg_|information_schema$|rollup_engine$|partman$|cron$)' END
-        ORDER BY likeness DESC, name
+        GROUP BY n.name
+        ORDER BY likeness DESC NULLS LAST, n.name
         LIMIT 3
     ) AS near
     WHERE near.likeness >= 0.3
+$$;
+COMMENT ON FUNCTION rollup_engine.did_you_mean(text, text[], text[]) IS 'A question that gives the names of which a spelling is about what was wanted; NULL when there are none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.similar_tables(p_name text, p_rollups_only boolean) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT rollup_engine.did_you_mean((parse_ident(p_name, false))[array_upper(parse_ident(p_name, false), 1)],
+        array_agg(c.oid::regclass::text), array_agg(c.relname::text))
+    FROM pg_class AS c
+    WHERE c.relkind IN ('r', 'p') AND NOT c.relispartition
+        AND CASE WHEN p_rollups_only OR c.relnamespace = 'silver'::regnamespace
+            THEN c.oid IN (SELECT target_table FROM silver.rollup_config)
+            ELSE c.relnamespace::regnamespace::text !~ '^(pg_|information_schema$|rollup_engine$|partman$|cron$)' END
 $$;
 COMMENT ON FUNCTION rollup_engine.similar_tables(text, boolean) IS 'A question that names tables of about that name, wherever they live; NULL when there are none.';
 

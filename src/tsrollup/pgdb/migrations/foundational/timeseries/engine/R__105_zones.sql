@@ -16,20 +16,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.similar_zones(p_name text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT 'did you mean ' || string_agg(near.name, ', ' ORDER BY near.likeness DESC, near.name) || '?'
-    FROM (
-        SELECT z.name, max(shared.n::float8 / (cardinality(wanted.letters) + cardinality(own.letters) - shared.n)) AS likeness
-        FROM rollup_engine.zone_names() AS z (name)
-        -- The whole name, or its city alone.
-        CROSS JOIN LATERAL unnest(ARRAY[z.name, split_part(z.name, '/', -1)]) AS part
-        CROSS JOIN LATERAL (SELECT rollup_engine.letters(replace(p_name, ' ', '_')) AS letters) AS wanted
-        CROSS JOIN LATERAL (SELECT rollup_engine.letters(part) AS letters) AS own
-        CROSS JOIN LATERAL (SELECT count(*) AS n FROM unnest(wanted.letters) AS l WHERE l = ANY (own.letters)) AS shared
-        GROUP BY z.name
-        ORDER BY likeness DESC, z.name
-        LIMIT 3
-    ) AS near
-    WHERE near.likeness >= 0.3
+    -- By the whole name, or its city alone.
+    SELECT rollup_engine.did_you_mean(replace(p_name, ' ', '_'), array_agg(z.name), array_agg(part))
+    FROM rollup_engine.zone_names() AS z (name) CROSS JOIN LATERAL unnest(ARRAY[z.name, split_part(z.name, '/', -1)]) AS part
 $$;
 COMMENT ON FUNCTION rollup_engine.similar_zones(text) IS 'A question that names zones of about that name; NULL when there are none.';
 

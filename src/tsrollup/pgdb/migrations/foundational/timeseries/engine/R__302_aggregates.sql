@@ -51,21 +51,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.similar_aggregates(p_name text) RETURNS
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT 'did you mean ' || string_agg(near.name, ', ' ORDER BY near.likeness DESC, near.name) || '? '
+    SELECT rollup_engine.did_you_mean(p_name, array_agg(known.name), array_agg(known.name)) || ' '
     FROM (
-        SELECT names.name, shared.n::double precision / (cardinality(wanted.letters) + cardinality(own.letters) - shared.n) AS likeness
-        FROM (
-            SELECT DISTINCT name FROM rollup_engine.aggregate WHERE name <> 'pN'
-            UNION ALL
-            SELECT lower(p_name) WHERE lower(p_name) ~ '^p[0-9]{1,2}([.][0-9]+)?$'
-        ) AS names
-        CROSS JOIN LATERAL (SELECT rollup_engine.letters(p_name) AS letters) AS wanted
-        CROSS JOIN LATERAL (SELECT rollup_engine.letters(names.name) AS letters) AS own
-        CROSS JOIN LATERAL (SELECT count(*) AS n FROM unnest(wanted.letters) AS l WHERE l = ANY (own.letters)) AS shared
-        ORDER BY likeness DESC, name
-        LIMIT 3
-    ) AS near
-    WHERE near.likeness >= 0.3
+        SELECT DISTINCT name FROM rollup_engine.aggregate WHERE name <> 'pN'
+        UNION ALL
+        SELECT lower(p_name) WHERE lower(p_name) ~ '^p[0-9]{1,2}([.][0-9]+)?$'
+    ) AS known (name)
 $$;
 COMMENT ON FUNCTION rollup_engine.similar_aggregates(text) IS 'A question that names aggregates of about that name; NULL when there are none.';
 
