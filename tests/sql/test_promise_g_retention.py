@@ -380,3 +380,44 @@ def test_promise_g_a_view_on_a_leaf_keeps_that_leaf(db: psycopg.Connection) -> N
     refresh_everything(db)
     assert actions(db) == ["dropped"]
     assert value(db, "SELECT min(ts) FROM raw.s") == day(8)
+
+
+def test_promise_d_retention_sees_windows_that_read_a_view(db: psycopg.Connection) -> None:
+    """Through another view, too; not through a live view, whose table keeps what it has."""
+    db.execute("CREATE TABLE raw.v (ts timestamptz NOT NULL, n int) PARTITION BY RANGE (ts)")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.v', 'silver', 'v_1h', '1 hour');"
+        "SELECT silver.partition_source('raw.v', '1 day')"
+    )
+    db.execute(
+        "INSERT INTO raw.v"
+        " SELECT now() - g * interval '6 hours', 1 FROM generate_series(1, 80) AS g"
+    )
+    db.execute("SELECT silver.maintain_timeseries_tables()")
+    db.execute(
+        "CREATE VIEW raw.below AS SELECT * FROM raw.v WHERE n > 0;"
+        "CREATE VIEW raw.seen AS TABLE raw.below; GRANT SELECT ON raw.seen TO tsrollup_owner;"
+        "CREATE VIEW raw.stored AS SELECT bucket AS ts, row_count AS n FROM gold.v_1h;"
+        "GRANT SELECT ON raw.stored TO tsrollup_owner"
+    )
+    create = (
+        "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', 'ts', metrics =>"
+        " '{\"n\": [\"sum\"]}', change_tracking => 'window', look_back_window => %s)"
+    )
+    db.execute(create, ["raw.stored", "stored_1h", "15 days"])
+    db.execute(create, ["raw.seen", "seen_1h", "3 days"])
+    with pytest.raises(psycopg.Error, match=r"raw\.v is kept for 2 days, and read again for 3"):
+        db.execute("SELECT silver.set_retention('raw.v', '2 days')")
+    db.execute("SELECT silver.set_retention('raw.v', '10 days')")
+    with pytest.raises(psycopg.Error, match=r"raw\.v is kept for 10 days, and read again for 15"):
+        db.execute(create, ["raw.seen", "seen_2h", "15 days"])
+    db.execute("SELECT silver.perform_rollup('v_1h', as_of => 'infinity')")
+    for _ in range(3):
+        db.execute("SELECT silver.maintain_timeseries_tables()")
+    assert db.execute("SELECT count(*) FROM raw.v").fetchone() == (80,)
+    for _ in range(3):
+        refresh_everything(db)
+        db.execute("SELECT silver.maintain_timeseries_tables()")
+    assert db.execute("SELECT count(*) BETWEEN 40 AND 44 FROM raw.v").fetchone() == (True,)
+    refresh_everything(db)
+    assert db.execute("SELECT sum(n_sum) FROM gold.seen_1h").fetchone() == (80,)

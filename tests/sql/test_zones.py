@@ -181,6 +181,7 @@ def test_never_wrong_in_silence_when_the_rules_of_a_zone_change(db: psycopg.Conn
         "SELECT DISTINCT target FROM silver.validate_rollup_config() WHERE NOT is_valid ORDER BY 1"
     )
     assert db.execute(validated).fetchall() == [("silver.days",), ("silver.weeks",)]
+    assert _health(db) == {"days": "invalid", "weeks": "invalid", "others": "ok"}
     actions = "SELECT target FROM silver.maintain_timeseries_tables() WHERE action = 'marked'"
     assert db.execute(actions).fetchall() == [("silver.days",), ("silver.weeks",)]
     assert db.execute(validated).fetchall() == []

@@ -257,3 +257,11 @@ def test_rows_of_a_default_partition_that_nobody_divides_are_told(db: psycopg.Co
         db.execute("SELECT silver.maintain_timeseries_tables()")
     assert (told, hint) not in db.execute(warned).fetchall()
     assert db.execute("SELECT count(*) FROM raw.d").fetchone() == (4,)
+    db.execute("INSERT INTO raw.d VALUES (now() - interval '50 days')")
+    late = (
+        "SELECT hint FROM silver.validate_rollup_config() WHERE problem ~ 'before .* never dropped'"
+    )
+    (hint,) = db.execute(late).fetchone() or ("",)
+    db.execute(hint.removeprefix("those that nobody wants, ").encode())
+    assert db.execute(late).fetchall() == []
+    assert db.execute("SELECT count(*) FROM raw.d").fetchone() == (4,)

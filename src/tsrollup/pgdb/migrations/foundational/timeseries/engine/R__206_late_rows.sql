@@ -166,7 +166,7 @@ BEGIN
                 || CASE WHEN v_unsure > 0 AND v_lie_in IS NULL THEN '; where a foreign table is among them, none are counted'
                     WHEN v_unsure > 0 THEN format('; of %s rows there nobody knows: DDL wrote or brought them, or capture was off', v_unsure) ELSE '' END,
             CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
-                THEN 'rows are in the source until their partition is removed; nothing needs to be done'
+                THEN 'rows are in the source until their partition is removed, and in a default partition until somebody deletes them'
                 ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END
         -- In whole grains, as the log has it.
         FROM late, rollup_engine.bucket_align(p_source.grain, coalesce(tstzmultirange(v_lie_in), v_late)) AS told;

@@ -54,6 +54,37 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.tables_read(p_relation regclass) RETURNS SETOF regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE below AS (
+        SELECT p_relation::oid AS oid
+        UNION
+        SELECT d.refobjid
+        FROM below AS b
+        JOIN pg_class AS c ON c.oid = b.oid AND c.relkind IN ('v', 'm')
+        JOIN pg_rewrite AS w ON w.ev_class = b.oid
+        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> b.oid
+        -- A live view has all of it from its table, however long the source keeps it.
+        WHERE NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_view = b.oid AND r.target_table <> d.refobjid)
+    )
+    SELECT b.oid FROM below AS b JOIN pg_class AS c ON c.oid = b.oid WHERE c.relkind NOT IN ('v', 'm')
+$$;
+COMMENT ON FUNCTION rollup_engine.tables_read(regclass) IS 'The table itself, or the tables that a view reads, through other views too.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.view_readers(p_relation regclass) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.*
+    FROM silver.rollup_config AS r
+    JOIN pg_class AS c ON c.oid = r.source_table AND c.relkind IN ('v', 'm')
+    WHERE EXISTS (SELECT FROM rollup_engine.tables_read(r.source_table) AS t WHERE rollup_engine.lies_in(t, p_relation))
+    ORDER BY r.id
+$$;
+COMMENT ON FUNCTION rollup_engine.view_readers(regclass) IS 'Rollups that are computed from a view over a table or its partitions: by a window.';
+
 -- The bounds of a partition by one time say nothing of another that its rows have.
 CREATE OR REPLACE FUNCTION rollup_engine.other_time_problem(p_relation regclass, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
@@ -122,12 +153,15 @@ BEGIN
     SELECT min(u.from_time) INTO v_from
     FROM (
         SELECT s.from_time
-        FROM rollup_engine.stale_range AS s JOIN rollup_engine.readers(p_relation) AS r ON r.id = s.rollup_id
+        FROM rollup_engine.stale_range AS s
+        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.readers(p_relation) UNION ALL SELECT id FROM rollup_engine.view_readers(p_relation))
         UNION ALL
         SELECT l.from_time
         FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
         UNION ALL
         SELECT lower(rollup_engine.window_of(r.id)) FROM rollup_engine.readers(p_relation) AS r
+        UNION ALL
+        SELECT lower(rollup_engine.window_of(r.id)) FROM rollup_engine.view_readers(p_relation) AS r
         UNION ALL
         -- Attached by hand: the next drain will find it.
         SELECT m.from_time

@@ -66,16 +66,22 @@ CREATE OR REPLACE FUNCTION rollup_engine.window_keep_problem(p_relation regclass
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
-    SELECT format('%s is kept for %s, and read again for %s', p_relation, k.keep, max(r.look_back_window)),
-        format('keep it for as long: SELECT silver.set_retention(%L, %L)', p_relation, max(r.look_back_window))
+    SELECT format('%s is kept for %s, and read again for %s', k.relation, k.keep, max(w.look_back)),
+        format('keep it for as long: SELECT silver.set_retention(%L, %L)', k.relation, max(w.look_back))
     FROM rollup_engine.retention AS k
-    JOIN LATERAL rollup_engine.tracked_sources(k.relation) AS s ON s.change_tracking = 'window'
-    JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
-        AND r.id IN (SELECT rollup_engine.with_ancestors(x.id) FROM rollup_engine.readers(k.relation) AS x
-            WHERE x.id = coalesce(p_rollup_id, x.id))
-    WHERE k.relation = p_relation
-    GROUP BY k.keep
-    HAVING k.keep < max(r.look_back_window)
+    CROSS JOIN LATERAL (
+        SELECT r.look_back_window
+        FROM rollup_engine.tracked_sources(k.relation) AS s
+        JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
+            AND r.id IN (SELECT rollup_engine.with_ancestors(x.id) FROM rollup_engine.readers(k.relation) AS x
+                WHERE x.id = coalesce(p_rollup_id, x.id))
+        WHERE s.change_tracking = 'window' AND k.relation = p_relation
+        UNION ALL
+        SELECT v.look_back_window FROM rollup_engine.view_readers(k.relation) AS v
+        WHERE p_relation IN (k.relation, v.source_table) AND v.id = coalesce(p_rollup_id, v.id)
+    ) AS w (look_back)
+    GROUP BY k.relation, k.keep
+    HAVING k.keep < max(w.look_back)
 $$;
 COMMENT ON FUNCTION rollup_engine.window_keep_problem(regclass, integer) IS 'What is wrong with how long a table is kept that window tracking reads again: for a rollup, or, without one, for any that reads it.';
 

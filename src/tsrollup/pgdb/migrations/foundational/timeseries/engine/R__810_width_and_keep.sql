@@ -96,7 +96,18 @@ BEGIN
     WHERE rollup_engine.keep_of(p_relation) IS NOT NULL AND rollup_engine.partition_column(t.member) = ANY (rollup_engine.time_columns(t.member))
         AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS s WHERE s.relation IN (p_relation, t.member))
         -- Without a right to read it, its size has to do.
-        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partdefid) AS m) AND rollup_engine.has_rows(d.partdefid);
+        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partdefid) AS m) AND rollup_engine.has_rows(d.partdefid)
+    UNION ALL
+    -- Late ones, whose partitions are gone, and are not to come back.
+    SELECT format('%s, a default partition, holds rows from before %s, which are sealed and never dropped', d.member, k.sealed_before),
+        format('those that nobody wants, DELETE FROM %s WHERE %I < %s', d.member, s.control, rollup_engine.bound_literal(s, k.sealed_before))
+    FROM rollup_engine.retention AS k
+    JOIN rollup_engine.partition_set AS s ON s.relation = k.relation
+    CROSS JOIN LATERAL rollup_engine.default_partition(k.relation) AS d (member)
+    WHERE k.relation = p_relation AND k.keep IS NOT NULL AND isfinite(k.sealed_before)
+        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.member) AS m)
+        AND rollup_engine.has_rows(k.relation, format('%I < %s AND tableoid = ANY (%L)', s.control, rollup_engine.bound_literal(s, k.sealed_before),
+            ARRAY(SELECT m::oid FROM rollup_engine.partition_tree(d.member) AS m)));
 EXCEPTION WHEN lock_not_available THEN
     NULL;  -- how wide a partition is is not told while it is locked
 END

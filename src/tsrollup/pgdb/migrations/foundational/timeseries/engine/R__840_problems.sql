@@ -249,7 +249,9 @@ AS $$
     UNION ALL
     SELECT problem, hint FROM rollup_engine.kept_otherwise(p_rollup.source_table)
     UNION ALL
-    SELECT k.problem, k.hint FROM rollup_engine.partman_retention_problem(p_rollup.source_table) AS k WHERE k.problem IS NOT NULL
+    SELECT k.problem, k.hint
+    FROM rollup_engine.tables_read(p_rollup.source_table) AS t CROSS JOIN LATERAL rollup_engine.partman_retention_problem(t) AS k
+    WHERE k.problem IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.keep_problems(silver.rollup_config) IS 'What will keep a rollup from equalling what it reads, which is removed too early.';
 
