@@ -547,3 +547,27 @@ def test_the_key_is_named_or_found_by_its_index(db: psycopg.Connection[Any]) -> 
     db.execute("SELECT silver.maintain_timeseries_tables()")
     assert (key_column(db), dimensions(db)) == ("d", ["d"])
     assert db.execute("SELECT rollup_engine.outdated_texts()").fetchall() == []
+
+
+def test_a_group_of_a_year_over_seconds_costs_its_rows_and_not_the_seconds(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.few (ts timestamptz, device integer, v integer)")
+    db.execute("CREATE INDEX ON raw.few (device, ts)")
+    db.execute(
+        "INSERT INTO raw.few SELECT '2026-03-01'::timestamptz + n * interval '7 hours', n % 5, n"
+        " FROM generate_series(1, 500) AS n"
+    )
+    for source, name, width in (("raw.few", "few_1s", "1 second"), ("few_1s", "few_1y", "1 year")):
+        db.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, %s, dimensions => '{device}')",
+            [source, name, width],
+        )
+    refresh_everything(db)
+    db.execute("INSERT INTO raw.few VALUES ('2026-03-02', 1, 1), ('2026-03-09', 2, 1)")
+    db.execute(DRAIN)
+    by_group = "SELECT count(*) FROM rollup_engine.stale_range WHERE keys IS NOT NULL"
+    assert db.execute(by_group).fetchone() == (3,)
+    db.execute("SET statement_timeout = '10s'")
+    refresh_everything(db)
+    assert_settled(db, "few_1s", "few_1y")

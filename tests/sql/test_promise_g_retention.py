@@ -411,6 +411,7 @@ def test_promise_d_retention_sees_windows_that_read_a_view(db: psycopg.Connectio
     db.execute("SELECT silver.set_retention('raw.v', '10 days')")
     with pytest.raises(psycopg.Error, match=r"raw\.v is kept for 10 days, and read again for 15"):
         db.execute(create, ["raw.seen", "seen_2h", "15 days"])
+    db.execute(create.replace("1 hour", "7 days"), ["raw.seen", "seen_7d", "10 days"])
     db.execute("SELECT silver.perform_rollup('v_1h', as_of => 'infinity')")
     for _ in range(3):
         db.execute("SELECT silver.maintain_timeseries_tables()")
@@ -418,6 +419,31 @@ def test_promise_d_retention_sees_windows_that_read_a_view(db: psycopg.Connectio
     for _ in range(3):
         refresh_everything(db)
         db.execute("SELECT silver.maintain_timeseries_tables()")
-    assert db.execute("SELECT count(*) BETWEEN 40 AND 44 FROM raw.v").fetchone() == (True,)
+    assert db.execute("SELECT count(*) BETWEEN 40 AND 72 FROM raw.v").fetchone() == (True,)
     refresh_everything(db)
     assert db.execute("SELECT sum(n_sum) FROM gold.seen_1h").fetchone() == (80,)
+    assert db.execute("SELECT sum(n_sum) FROM gold.seen_7d").fetchone() == (80,)
+
+
+def test_promise_g_retention_waits_for_a_window_that_alone_reads_a_table_by_a_view(
+    db: psycopg.Connection,
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.v (ts timestamptz NOT NULL, n int) PARTITION BY RANGE (ts);"
+        "SELECT silver.partition_source('raw.v', '1 day');"
+        "INSERT INTO raw.v SELECT now() - g * interval '1 day', 1 FROM generate_series(1, 20) AS g;"
+        "CREATE VIEW raw.seen AS TABLE raw.v; GRANT SELECT ON raw.seen TO tsrollup_owner;"
+        "SELECT silver.maintain_timeseries_tables();"
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_1h', '1 hour', 'ts',"
+        " change_tracking => 'window', look_back_window => '3 days');"
+        "SELECT silver.set_retention('raw.v', '10 days')"
+    )
+    for expected in (20, 20):
+        db.execute("SELECT silver.maintain_timeseries_tables()")
+        assert db.execute("SELECT count(*) FROM raw.v").fetchone() == (expected,)
+    refresh_everything(db)
+    for _ in range(3):
+        db.execute("SELECT silver.maintain_timeseries_tables()")
+    assert db.execute("SELECT count(*) < 12 FROM raw.v").fetchone() == (True,)
+    refresh_everything(db)
+    assert db.execute("SELECT sum(row_count) FROM gold.seen_1h").fetchone() == (20,)

@@ -27,7 +27,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_groups_by_index(silver.rollup_config) IS 'Whether the rows of a group can be had without reading those of the others.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.fresh_groups_sql(p_rollup silver.rollup_config) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.fresh_groups_sql(p_rollup silver.rollup_config, p_by_bucket boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -40,7 +40,7 @@ BEGIN
             (SELECT expression FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind = 'bucket'), v_key, v_groups));
     END IF;
     -- Joined rather than LATERAL: where the groups are many, the planner may read all that lies between. The
-    -- buckets of a parent are named, as its index begins with them.
+    -- buckets of a parent are named, as its index begins with them, unless these are many more than its rows.
     RETURN rollup_engine.fill($sql$
         SELECT tsrollup_bucket AS bucket, {columns}
         FROM ({groups}) AS tsrollup_groups {parts}
@@ -50,30 +50,30 @@ BEGIN
     $sql$, jsonb_build_object(
         'columns', rollup_engine.select_list(p_rollup.id, '{dimension,state}'),
         'groups', v_groups,
-        'parts', CASE WHEN p_rollup.parent_id IS NULL THEN '' ELSE format(
+        'parts', CASE WHEN NOT p_by_bucket THEN '' ELSE format(
             'CROSS JOIN LATERAL (SELECT b.bucket AS tsrollup_part FROM silver.rollup_config AS p CROSS JOIN LATERAL rollup_engine.buckets_in(p,
                 rollup_engine.bucket_align(p, tstzmultirange(tstzrange(tsrollup_bucket, tsrollup_next)))) AS b WHERE p.id = %s) AS tsrollup_parts', p_rollup.parent_id) END,
         'source', p_rollup.source_table,
         'key', quote_ident(v_key),
         'in_bucket', rollup_engine.time_condition(p_rollup, 'tsrollup_bucket', 'tsrollup_next')
-            || CASE WHEN p_rollup.parent_id IS NULL THEN '' ELSE ' AND bucket = tsrollup_part' END,
+            || CASE WHEN p_by_bucket THEN ' AND bucket = tsrollup_part' ELSE '' END,
         'in_hull', rollup_engine.time_condition(p_rollup, '$1', '$2'),
         'filter', rollup_engine.row_filter(p_rollup),
         'group_list', rollup_engine.group_list(p_rollup)));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.fresh_groups_sql(silver.rollup_config) IS 'What the source says of the groups: each by the index, or all from one scan of the hull.';
+COMMENT ON FUNCTION rollup_engine.fresh_groups_sql(silver.rollup_config, boolean) IS 'What the source says of the groups: each by the index, or all from one scan of the hull.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.store_groups_sql(p_rollup silver.rollup_config) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.store_groups_sql(p_rollup silver.rollup_config, p_by_bucket boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN rollup_engine.upsert_sql(p_rollup, rollup_engine.fresh_groups_sql(p_rollup),
+    RETURN rollup_engine.upsert_sql(p_rollup, rollup_engine.fresh_groups_sql(p_rollup, p_by_bucket),
         format('t.bucket >= $1 AND t.bucket < $2 AND (t.bucket, t.%I) IN (SELECT tsrollup_bucket, tsrollup_key FROM (%s) AS g)',
             p_rollup.key_dimension, rollup_engine.groups_sql(p_rollup.target_table, p_rollup.key_dimension)));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.store_groups_sql(silver.rollup_config) IS 'The statement that recomputes groups and stores what changed of them.';
+COMMENT ON FUNCTION rollup_engine.store_groups_sql(silver.rollup_config, boolean) IS 'The statement that recomputes groups and stores what changed of them.';
 
 RESET ROLE;

@@ -60,14 +60,17 @@ DECLARE
     v_buckets timestamptz[];
     v_ends timestamptz[];
     v_keys text[];
+    v_parts numeric;
     v_batch rollup_engine.refresh_batch;
 BEGIN
     PERFORM rollup_engine.hear_invalidations();
-    SELECT array_agg(from_time), array_agg(to_time), array_agg(key), min(from_time), max(to_time), count(DISTINCT from_time), count(*)
-    INTO v_buckets, v_ends, v_keys, v_batch.from_time, v_batch.to_time, v_batch.buckets, v_batch.groups
+    SELECT array_agg(from_time), array_agg(to_time), array_agg(key),
+        sum(extract(epoch FROM to_time - from_time)) / (SELECT extract(epoch FROM bucket_width) FROM silver.rollup_config WHERE id = p_rollup.parent_id),
+        min(from_time), max(to_time), count(DISTINCT from_time), count(*)
+    INTO v_buckets, v_ends, v_keys, v_parts, v_batch.from_time, v_batch.to_time, v_batch.buckets, v_batch.groups
     FROM (SELECT DISTINCT s.from_time, s.to_time, key FROM unnest(p_groups) AS s CROSS JOIN LATERAL unnest(s.keys) AS key) AS g;
     PERFORM rollup_engine.set_refreshing(true);
-    EXECUTE rollup_engine.store_groups_sql(p_rollup) INTO v_batch.rows_written, v_batch.rows_deleted
+    EXECUTE rollup_engine.store_groups_sql(p_rollup, coalesce(v_parts <= greatest(100000, p_rollup.source_rows / 10), false)) INTO v_batch.rows_written, v_batch.rows_deleted
     USING v_batch.from_time, v_batch.to_time, v_buckets, v_ends, v_keys;
     PERFORM rollup_engine.set_refreshing(false);
     v_batch.outcome := 'refreshed';

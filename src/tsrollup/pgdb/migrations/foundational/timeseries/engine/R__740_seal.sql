@@ -161,7 +161,8 @@ BEGIN
         UNION ALL
         SELECT lower(rollup_engine.window_of(r.id)) FROM rollup_engine.readers(p_relation) AS r
         UNION ALL
-        SELECT lower(rollup_engine.window_of(r.id)) FROM rollup_engine.view_readers(p_relation) AS r
+        -- Of one that no seal guards, the whole bucket is computed again.
+        SELECT rollup_engine.bucket_start(r, lower(rollup_engine.window_of(r.id))) FROM rollup_engine.view_readers(p_relation) AS r
         UNION ALL
         -- Attached by hand: the next drain will find it.
         SELECT m.from_time
@@ -182,7 +183,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.absorbs(p_relation regclass, p_border t
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- The bucket across the border is sealed as well, so it must be over and absorbed.
-    SELECT coalesce(bool_and(
+    SELECT p_border <= p_unabsorbed AND coalesce(bool_and(
         rollup_engine.bucket_ceil(r, p_border) <= least(p_unabsorbed, p_now - r.settle_delay)), true)
     FROM rollup_engine.readers(p_relation) AS r
 $$;
