@@ -447,3 +447,9 @@ def test_promise_g_retention_waits_for_a_window_that_alone_reads_a_table_by_a_vi
     assert db.execute("SELECT count(*) < 12 FROM raw.v").fetchone() == (True,)
     refresh_everything(db)
     assert db.execute("SELECT sum(row_count) FROM gold.seen_1h").fetchone() == (20,)
+    db.execute("SELECT silver.set_retention('raw.v', '19 days')")
+    with pytest.raises(psycopg.Error, match=r"raw\.v holds nothing before .* for 19 days"):
+        db.execute("SELECT silver.alter_rollup('seen_1h', look_back_window => '19 days')")
+    db.execute("SELECT silver.alter_rollup('seen_1h', look_back_window => '9 days')")
+    refresh_everything(db)
+    assert db.execute("SELECT sum(row_count) FROM gold.seen_1h").fetchone() == (20,)

@@ -64,6 +64,8 @@ COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) I
 CREATE OR REPLACE FUNCTION rollup_engine.window_keep_problem(p_relation regclass, p_rollup_id integer, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
     SET intervalstyle = 'postgres'
 AS $$
     SELECT format('%s is kept for %s, and read again for %s', k.relation, k.keep, max(w.look_back)),
@@ -82,6 +84,14 @@ AS $$
     ) AS w (look_back)
     GROUP BY k.relation, k.keep
     HAVING k.keep < max(w.look_back)
+    UNION ALL
+    -- No seal guards these, as a view may show another time.
+    SELECT format('%s holds nothing before %s any more, and %s reads it again for %s', k.relation, k.sealed_before, v.target_table, v.look_back_window),
+        format('a look_back_window of %s, or less', justify_hours(date_trunc('hour', now() - k.sealed_before)))
+    FROM rollup_engine.retention AS k CROSS JOIN LATERAL rollup_engine.view_readers(k.relation) AS v
+    WHERE isfinite(k.sealed_before) AND p_relation IN (k.relation, v.source_table) AND v.id = coalesce(p_rollup_id, v.id)
+        AND now() - v.look_back_window < k.sealed_before
+    LIMIT 1
 $$;
 COMMENT ON FUNCTION rollup_engine.window_keep_problem(regclass, integer) IS 'What is wrong with how long a table is kept that window tracking reads again: for a rollup, or, without one, for any that reads it.';
 
