@@ -453,3 +453,26 @@ def test_promise_g_retention_waits_for_a_window_that_alone_reads_a_table_by_a_vi
     db.execute("SELECT silver.alter_rollup('seen_1h', look_back_window => '9 days')")
     refresh_everything(db)
     assert db.execute("SELECT sum(row_count) FROM gold.seen_1h").fetchone() == (20,)
+
+
+def test_promise_g_rows_of_a_rollup_go_as_far_as_windows_by_a_view_let_them(
+    db: psycopg.Connection,
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.m (ts timestamptz NOT NULL, n int);"
+        "INSERT INTO raw.m"
+        " SELECT now() - g * interval '1 day', 1 FROM generate_series(1, 120) AS g;"
+        "SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour');"
+        "CREATE VIEW raw.stored AS SELECT bucket AS ts, row_count AS n FROM gold.m_1h;"
+        "GRANT SELECT ON raw.stored TO tsrollup_owner;"
+        "SELECT silver.create_rollup_table('raw.stored', 'silver', 'm_1m', '1 month', 'ts',"
+        " metrics => '{\"n\": [\"sum\"]}', change_tracking => 'window',"
+        " look_back_window => '40 days')"
+    )
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('m_1h', '45 days')")
+    for _ in range(3):
+        db.execute("SELECT silver.maintain_timeseries_tables()")
+        refresh_everything(db)
+    assert db.execute("SELECT count(*) BETWEEN 40 AND 80 FROM silver.m_1h").fetchone() == (True,)
+    assert db.execute("SELECT sum(n_sum) FROM gold.m_1m").fetchone() == (120,)

@@ -203,7 +203,7 @@ AS $$
         UNION ALL
         SELECT min(t.start)
         FROM (
-            SELECT rollup_engine.bucket_start(r, p_now - p_retention.keep)
+            SELECT rollup_engine.bucket_start(r, least(p_now - p_retention.keep, p_unabsorbed))
             FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation
             UNION ALL
             SELECT rollup_engine.bucket_start(c, least(p_now - p_retention.keep, p_unabsorbed, p_now - c.settle_delay))
