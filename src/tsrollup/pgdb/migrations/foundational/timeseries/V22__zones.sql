@@ -18,6 +18,6 @@ CREATE TABLE rollup_engine.zone_rules (
     PRIMARY KEY (rollup_id, timezone)
 );
 COMMENT ON TABLE rollup_engine.zone_rules IS 'The time zones that a rollup goes by, with a digest of when their clocks change, as it was when buckets were computed.';
-COMMENT ON COLUMN rollup_engine.zone_rules.missed_from IS 'The first of the changes that came while the server did not know the zone; NULL for none.';
+COMMENT ON COLUMN rollup_engine.zone_rules.missed_from IS 'From when on changes came, or rows are missing after a restore, while the server did not know the zone; NULL for none.';
 
 RESET ROLE;

@@ -93,8 +93,11 @@ BEGIN
     -- What is out of reach is looked at when it is in reach again. Every drain comes by here.
     IF NOT rollup_engine.is_noted_here(p_source) THEN
         UPDATE silver.rollup_config SET missed_changes = true WHERE source_id = p_source.id AND rollup_engine.is_in_reach(target_table) = false;
-        -- Or when its zone is known again.
-        UPDATE rollup_engine.zone_rules AS z SET digest = ''
+        -- Or when its zone is known again: a window from the first partition on that came without rows.
+        UPDATE rollup_engine.zone_rules AS z
+        SET digest = '', missed_from = least(z.missed_from, (
+            SELECT min(p.from_time) FROM rollup_engine.rollup_partition AS p
+            WHERE p.rollup_id = z.rollup_id AND rollup_engine.is_relation(p.partition) AND NOT rollup_engine.has_rows(p.partition)))
         FROM silver.rollup_config AS c
         WHERE c.source_id = p_source.id AND z.rollup_id = c.id AND z.timezone = c.timezone AND rollup_engine.has_lost_zone(c);
     END IF;
