@@ -46,6 +46,7 @@ class ChartCard:
         self.colours = chart.LIGHT
         self.zone = _zone(rollup.timezone)
         self.drawn: object = None
+        self.choice: object = None  # what it is drawn of
         self.is_shown = False
         self.questions = 0
         self.next_query = 0.0
@@ -160,6 +161,7 @@ class ChartCard:
             for name, select in self.dimensions.items()
         }
         by = list(self.by.value)
+        choice = (metric, chosen, by)
         self.questions += 1
         question, started = self.questions, time.monotonic()
         try:
@@ -171,7 +173,7 @@ class ChartCard:
         except TsrollupError as error:
             hint = error.hint or "choose another time, or see its errors below"
             self.failure.content = failure(TsrollupError(error.message, hint))
-            self.plot.set_visibility(self.drawn is not None)
+            self.plot.set_visibility(choice == self.choice)
             self.next_query = time.monotonic() + MONITOR_EVERY
             return
         if question != self.questions:
@@ -179,6 +181,7 @@ class ChartCard:
         seconds = time.monotonic() - started
         self.next_query = time.monotonic() + min(seconds * REST, 60)
         self.failure.content = ""
+        self.choice = choice
         self.plot.set_visibility(True)
         self.caption.content = self._caption(points, begin, end, seconds)
         options = chart.lines(
