@@ -73,17 +73,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.tables_read(regclass) IS 'The table itself, or the tables that a view reads, through other views too.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.view_readers(p_relation regclass) RETURNS SETOF silver.rollup_config
+CREATE OR REPLACE FUNCTION rollup_engine.view_readers(p_relation regclass, p_rollup_id integer DEFAULT NULL) RETURNS SETOF silver.rollup_config
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT r.*
     FROM silver.rollup_config AS r
     JOIN pg_class AS c ON c.oid = r.source_table AND c.relkind IN ('v', 'm')
-    WHERE EXISTS (SELECT FROM rollup_engine.tables_read(r.source_table) AS t WHERE rollup_engine.lies_in(t, p_relation))
+    WHERE r.id = coalesce(p_rollup_id, r.id)
+        AND EXISTS (SELECT FROM rollup_engine.tables_read(r.source_table) AS t WHERE rollup_engine.lies_in(t, p_relation))
     ORDER BY r.id
 $$;
-COMMENT ON FUNCTION rollup_engine.view_readers(regclass) IS 'Rollups that are computed from a view over a table or its partitions: by a window.';
+COMMENT ON FUNCTION rollup_engine.view_readers(regclass, integer) IS 'Rollups, or that one, that are computed from a view over a table or its partitions: by a window.';
 
 -- The bounds of a partition by one time say nothing of another that its rows have.
 CREATE OR REPLACE FUNCTION rollup_engine.other_time_problem(p_relation regclass, OUT problem text, OUT hint text)
@@ -150,11 +151,12 @@ AS $$
 DECLARE
     v_from timestamptz;
 BEGIN
+    WITH by_view AS MATERIALIZED (SELECT r FROM rollup_engine.view_readers(p_relation) AS r)
     SELECT min(u.from_time) INTO v_from
     FROM (
         SELECT s.from_time
         FROM rollup_engine.stale_range AS s
-        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.readers(p_relation) UNION ALL SELECT id FROM rollup_engine.view_readers(p_relation))
+        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.readers(p_relation) UNION ALL SELECT (r).id FROM by_view)
         UNION ALL
         SELECT l.from_time
         FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
@@ -162,7 +164,7 @@ BEGIN
         SELECT lower(rollup_engine.window_of(r.id)) FROM rollup_engine.readers(p_relation) AS r
         UNION ALL
         -- Of one that no seal guards, the whole bucket is computed again.
-        SELECT rollup_engine.bucket_start(r, lower(rollup_engine.window_of(r.id))) FROM rollup_engine.view_readers(p_relation) AS r
+        SELECT rollup_engine.bucket_start(r, lower(rollup_engine.window_of((r).id))) FROM by_view
         UNION ALL
         -- Attached by hand: the next drain will find it.
         SELECT m.from_time

@@ -68,9 +68,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.window_keep_problem(p_relation regclass
     SET datestyle = 'ISO'
     SET intervalstyle = 'postgres'
 AS $$
+    WITH read AS MATERIALIZED (
+        SELECT t AS relation FROM rollup_engine.tables_read(p_relation) AS t WHERE t <> p_relation
+    ), kept AS MATERIALIZED (
+        SELECT * FROM rollup_engine.retention AS k
+        WHERE k.relation = p_relation OR EXISTS (SELECT FROM read WHERE rollup_engine.lies_in(read.relation, k.relation))
+    ), by_view AS MATERIALIZED (
+        SELECT k.relation, k.sealed_before, v.target_table, v.look_back_window
+        FROM kept AS k CROSS JOIN LATERAL rollup_engine.view_readers(k.relation, p_rollup_id) AS v
+        WHERE p_relation IN (k.relation, v.source_table)
+    )
     SELECT format('%s is kept for %s, and read again for %s', k.relation, k.keep, max(w.look_back)),
         format('keep it for as long: SELECT silver.set_retention(%L, %L)', k.relation, max(w.look_back))
-    FROM rollup_engine.retention AS k
+    FROM kept AS k
     CROSS JOIN LATERAL (
         SELECT r.look_back_window
         FROM rollup_engine.tracked_sources(k.relation) AS s
@@ -79,18 +89,16 @@ AS $$
                 WHERE x.id = coalesce(p_rollup_id, x.id))
         WHERE s.change_tracking = 'window' AND k.relation = p_relation
         UNION ALL
-        SELECT v.look_back_window FROM rollup_engine.view_readers(k.relation) AS v
-        WHERE p_relation IN (k.relation, v.source_table) AND v.id = coalesce(p_rollup_id, v.id)
+        SELECT v.look_back_window FROM by_view AS v WHERE v.relation = k.relation
     ) AS w (look_back)
     GROUP BY k.relation, k.keep
     HAVING k.keep < max(w.look_back)
     UNION ALL
     -- No seal guards these, as a view may show another time.
-    SELECT format('%s holds nothing before %s any more, and %s reads it again for %s', k.relation, k.sealed_before, v.target_table, v.look_back_window),
-        format('a look_back_window of %s, or less', justify_hours(date_trunc('hour', now() - k.sealed_before)))
-    FROM rollup_engine.retention AS k CROSS JOIN LATERAL rollup_engine.view_readers(k.relation) AS v
-    WHERE isfinite(k.sealed_before) AND p_relation IN (k.relation, v.source_table) AND v.id = coalesce(p_rollup_id, v.id)
-        AND now() - v.look_back_window < k.sealed_before
+    SELECT format('%s holds nothing before %s any more, and %s reads it again for %s', relation, sealed_before, target_table, look_back_window),
+        format('a look_back_window of %s, or less', justify_hours(date_trunc('hour', now() - sealed_before)))
+    FROM by_view
+    WHERE isfinite(sealed_before) AND now() - look_back_window < sealed_before
     LIMIT 1
 $$;
 COMMENT ON FUNCTION rollup_engine.window_keep_problem(regclass, integer) IS 'What is wrong with how long a table is kept that window tracking reads again: for a rollup, or, without one, for any that reads it.';
@@ -107,9 +115,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.kept_otherwise(p_source_table regclass)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p.problem, p.hint
-    FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.other_time_problem(t.relation) AS p
-    WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source_table, t.relation) AND p.problem IS NOT NULL
+    WITH kept AS MATERIALIZED (
+        SELECT t.relation FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source_table, t.relation)
+    )
+    SELECT p.problem, p.hint FROM kept CROSS JOIN LATERAL rollup_engine.other_time_problem(kept.relation) AS p WHERE p.problem IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.kept_otherwise(regclass) IS 'What is wrong where a table has retention, by another time than its rollups go by.';
 

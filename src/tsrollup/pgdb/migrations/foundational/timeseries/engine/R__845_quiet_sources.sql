@@ -198,24 +198,26 @@ CREATE OR REPLACE FUNCTION rollup_engine.sound_sources() RETURNS SETOF integer
 AS $$
 BEGIN
     RETURN QUERY
-    -- Rules of zones change without a row of the catalogue.
+    -- Once for each zone and each rollup: rules of zones change without a row of the catalogue.
     WITH zone AS MATERIALIZED (
         SELECT timezone, CASE WHEN rollup_engine.is_zone(timezone) THEN rollup_engine.zone_digest(timezone) END AS digest
         FROM (SELECT DISTINCT timezone FROM rollup_engine.zone_rules) AS z
+    ), doubtful AS MATERIALIZED (
+        SELECT r.source_id
+        FROM silver.rollup_config AS r
+        JOIN rollup_engine.zone_rules AS n ON n.rollup_id = r.id
+        JOIN zone ON zone.timezone = n.timezone
+        WHERE n.digest IS DISTINCT FROM zone.digest
+        UNION ALL
+        SELECT r.source_id
+        FROM silver.rollup_config AS r
+        WHERE (r.source_table IN (SELECT k.relation FROM rollup_engine.retention AS k) OR (SELECT rollup_engine.partman_removes_any()))
+            AND EXISTS (SELECT FROM rollup_engine.keep_problems(r))
     )
     SELECT t.source_id
     FROM rollup_engine.catalogue_traces(ARRAY(SELECT id FROM rollup_engine.source)) AS t
     JOIN rollup_engine.quiet_source AS q USING (source_id, trace)
-    WHERE t.is_plain AND NOT EXISTS (
-        SELECT FROM silver.rollup_config AS r
-        JOIN rollup_engine.zone_rules AS n ON n.rollup_id = r.id
-        JOIN zone ON zone.timezone = n.timezone
-        WHERE r.source_id = t.source_id AND n.digest IS DISTINCT FROM zone.digest)
-    AND NOT EXISTS (
-        SELECT FROM silver.rollup_config AS r
-        WHERE r.source_id = t.source_id
-            AND (r.source_table IN (SELECT k.relation FROM rollup_engine.retention AS k) OR (SELECT rollup_engine.partman_removes_any()))
-            AND EXISTS (SELECT FROM rollup_engine.keep_problems(r)));
+    WHERE t.is_plain AND t.source_id NOT IN (SELECT d.source_id FROM doubtful AS d);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.sound_sources() IS
