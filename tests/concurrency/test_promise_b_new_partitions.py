@@ -86,7 +86,7 @@ def test_promise_b_a_partition_that_others_made(
     reader.execute("EXECUTE q")
     unfilled.execute(
         "SELECT rollup_engine.add_partition('silver.t_1m', '2020-01-01 00:00+00',"
-        " '2020-02-01 00:00+00', '31 days')"
+        " '2020-02-01 00:00+00')"
     )
     unfilled.execute("CALL silver.run_rollups()")
     assert_settled(unfilled, "t_1m", "t_1h")
