@@ -156,6 +156,7 @@ def test_a_right_that_was_taken_back_stays_so_and_a_role_that_has_lost_all_gets_
     db.execute("GRANT SELECT ON silver.timeseries_operations_monitor TO tsrollup_operator")
     db.execute("REVOKE ALL ON SCHEMA silver, gold FROM tsrollup_reader")
     db.execute("REVOKE ALL ON ALL TABLES IN SCHEMA silver FROM tsrollup_reader")
+    db.execute("REVOKE EXECUTE ON FUNCTION silver.live_view_columns FROM tsrollup_reader")
     db.execute(
         "ALTER DEFAULT PRIVILEGES FOR ROLE tsrollup_owner IN SCHEMA gold"
         " REVOKE SELECT ON TABLES FROM tsrollup_reader"
