@@ -70,6 +70,15 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_zone(text) IS 'Whether AT TIME ZONE takes it, in an expression.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.current_rules() RETURNS TABLE (timezone text, digest text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT timezone, CASE WHEN rollup_engine.is_zone(timezone) THEN rollup_engine.zone_digest(timezone) END
+    FROM (SELECT DISTINCT timezone FROM rollup_engine.zone_rules) AS z
+$$;
+COMMENT ON FUNCTION rollup_engine.current_rules() IS 'The zones that rollups go by, with the digest of what the server knows of each now; NULL where it does not know it any more.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.has_lost_zone(p_rollup silver.rollup_config) RETURNS boolean
     LANGUAGE sql STABLE
 RETURN p_rollup.timezone <> 'UTC' AND NOT rollup_engine.is_zone(p_rollup.timezone);

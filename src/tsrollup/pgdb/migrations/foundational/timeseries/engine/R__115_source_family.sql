@@ -150,8 +150,7 @@ AS $$
     SELECT c.relkind NOT IN ('r', 'p') OR rollup_engine.has_time_index(p_relation, p_column) OR EXISTS (
         SELECT FROM rollup_engine.partition_tree(p_relation) AS m
         JOIN pg_partitioned_table AS d ON d.partrelid = m
-        JOIN pg_attribute AS a ON a.attrelid = m AND a.attnum = d.partattrs[0]
-        WHERE a.attname = p_column
+        WHERE rollup_engine.partition_column(m) = p_column
     ) OR EXISTS (
         SELECT FROM pg_index AS i
         JOIN pg_class AS x ON x.oid = i.indexrelid

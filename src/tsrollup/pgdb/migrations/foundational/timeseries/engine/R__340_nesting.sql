@@ -228,7 +228,6 @@ DECLARE
     v_source rollup_engine.source;
     v_newest timestamptz;
     v_from timestamptz;
-    v_before timestamptz;
     v_first timestamptz;
     v_is_stored boolean;
 BEGIN
@@ -240,8 +239,8 @@ BEGIN
     v_from := rollup_engine.bucket_start(p_rollup, least(
         lower(rollup_engine.window_of(p_rollup.id)), coalesce(v_newest - p_rollup.look_back_window, '-infinity'),
         (SELECT min(missed_from) FROM rollup_engine.zone_rules WHERE rollup_id = p_rollup.id)));
-    v_before := rollup_engine.bucket_start(p_rollup, v_from - interval '1 microsecond');
-    v_first := lower(rollup_engine.source_extent(v_source, v_before, 'infinity'));
+    -- From the bucket before on: where that has rows, the source holds all of the next.
+    v_first := lower(rollup_engine.source_extent(v_source, rollup_engine.bucket_start(p_rollup, v_from - interval '1 microsecond'), 'infinity'));
     IF v_first >= v_from THEN
         -- The source may have lost some of the bucket where it begins: what is stored of it stays.
         v_from := rollup_engine.bucket_start(p_rollup, v_first);
@@ -267,7 +266,7 @@ BEGIN
     PERFORM rollup_engine.mark_rollups(ARRAY[p_rollup.id], rollup_engine.told_anew(p_rollup));
     PERFORM rollup_engine.mark_rollups(array_remove(v_family, p_rollup.id), rollup_engine.everything());
     UPDATE rollup_engine.zone_rules SET digest = rollup_engine.zone_digest(timezone), missed_from = NULL
-    WHERE rollup_id = p_rollup.id AND CASE WHEN rollup_engine.is_zone(timezone) THEN digest <> rollup_engine.zone_digest(timezone) END;
+    WHERE rollup_id = p_rollup.id AND rollup_engine.is_zone(timezone);
     DELETE FROM rollup_engine.uneven_time WHERE rollup_id = ANY (v_family);
     PERFORM rollup_engine.note_uneven_time(r) FROM silver.rollup_config AS r WHERE r.id = ANY (v_family);
 END
@@ -282,9 +281,7 @@ DECLARE
     v_rollup silver.rollup_config;
     v_named text;
     v_failure rollup_engine.failure;
-    v_rules constant jsonb := (
-        SELECT jsonb_object_agg(timezone, rollup_engine.zone_digest(timezone)) FILTER (WHERE rollup_engine.is_zone(timezone))
-        FROM (SELECT DISTINCT timezone FROM rollup_engine.zone_rules) AS z);
+    v_rules constant jsonb := (SELECT jsonb_object_agg(timezone, digest) FROM rollup_engine.current_rules());
 BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config ORDER BY depth, id LOOP
         v_named := (

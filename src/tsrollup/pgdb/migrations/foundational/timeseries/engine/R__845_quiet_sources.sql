@@ -200,8 +200,7 @@ BEGIN
     RETURN QUERY
     -- Once for each zone and each rollup: rules of zones change without a row of the catalogue.
     WITH zone AS MATERIALIZED (
-        SELECT timezone, CASE WHEN rollup_engine.is_zone(timezone) THEN rollup_engine.zone_digest(timezone) END AS digest
-        FROM (SELECT DISTINCT timezone FROM rollup_engine.zone_rules) AS z
+        SELECT * FROM rollup_engine.current_rules()
     ), doubtful AS MATERIALIZED (
         SELECT r.source_id
         FROM silver.rollup_config AS r
