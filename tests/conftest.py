@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random, randrange
+from time import monotonic
 from typing import Any
 
 import psycopg
@@ -22,6 +23,7 @@ from servers import (
 FOLDER_VARIABLE = "TSROLLUP_TEST_SERVERS"
 # Of what some tests choose from more than they have time for.
 SEED_VARIABLE = "TSROLLUP_SEED"
+BEGUN = monotonic()
 
 Connect = Callable[..., psycopg.Connection]
 
@@ -34,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--spread", action="store_true", help="run each test on one of the servers only"
     )
+    parser.addoption("--minutes", type=float, help="skip what has not begun until then")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,6 +60,13 @@ def pytest_report_header() -> str:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Else a core would have nothing to do at the end, while the other one is at a long test."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    minutes = item.config.getoption("--minutes")
+    if minutes is not None and monotonic() - BEGUN > 60 * minutes:
+        pytest.skip(f"the {minutes:g} minutes are over")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
