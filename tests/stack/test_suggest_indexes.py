@@ -76,6 +76,22 @@ def test_without_queries_dimensions_are_read_over_time(readings: psycopg.Connect
     assert rows[0][0] == "CREATE INDEX ON raw.readings USING btree (device, ts)"
 
 
+def test_dimensions_are_read_by_the_names_that_they_have_now(
+    readings: psycopg.Connection,
+) -> None:
+    readings.execute(
+        "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour',"
+        " dimensions => '{device, half, \"The site\"}', expressions => '{\"half\": \"device / 2\"}',"
+        " metrics => '{\"level\": [\"avg\"]}')"
+    )
+    readings.execute("ALTER TABLE raw.readings RENAME COLUMN device TO sensor")
+    readings.execute("ALTER TABLE raw.readings RENAME COLUMN ts TO at")
+    readings.execute('ALTER TABLE raw.readings DROP COLUMN "The site"')
+    readings.execute("INSERT INTO silver.dimension_config VALUES ('raw.readings', 'gone', '', true)")
+    rows = suggest(readings, "raw.readings")
+    assert rows[0][0] == "CREATE INDEX ON raw.readings USING btree (sensor, at)"
+
+
 def test_queries_that_were_seen_count_where_pg_stat_statements_runs(
     readings: psycopg.Connection, server: PostgresServer, database: str
 ) -> None:

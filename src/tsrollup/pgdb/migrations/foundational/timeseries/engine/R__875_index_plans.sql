@@ -51,12 +51,22 @@ BEGIN
     relation := rollup_engine.find_table(p_name);
     read_through := relation;
     time_column := coalesce(
-        (SELECT c.time_column FROM silver.rollup_config AS c WHERE c.source_table = relation LIMIT 1),
+        (SELECT r.current_name
+            FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.resolved_columns(s) AS r
+            WHERE s.relation = index_subject.relation AND r.noted_name = s.time_column AND r.current_name IS NOT NULL
+            LIMIT 1),
         rollup_engine.partition_column(relation));
+    -- What rollups know by a name may be called otherwise by now, be gone, or be an expression.
     dimensions := ARRAY(
-        SELECT d.dimension_column FROM silver.dimension_config AS d WHERE d.source_table = relation AND d.is_active
-        UNION
-        SELECT unnest(c.dimensions) FROM silver.rollup_config AS c WHERE c.source_table = relation);
+        SELECT DISTINCT a.attname
+        FROM (
+            SELECT d.dimension_column FROM silver.dimension_config AS d WHERE d.source_table = relation AND d.is_active
+            UNION
+            SELECT unnest(c.dimensions) FROM silver.rollup_config AS c WHERE c.source_table = relation
+        ) AS known (name)
+        LEFT JOIN (rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.resolved_columns(s) AS r)
+            ON s.relation = index_subject.relation AND r.column_name = known.name
+        JOIN pg_attribute AS a ON a.attrelid = index_subject.relation AND a.attname = coalesce(r.current_name, known.name) AND NOT a.attisdropped);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.index_subject(text) IS
