@@ -46,7 +46,10 @@ def insert(world: World, choices: Choices) -> None:
             ]
         )
     names = ", ".join(c.ident for c in columns)
-    session.run(f"INSERT INTO {table.name} ({names}) VALUES {', '.join(rows)}{conflict}", REFUSED)
+    session.run(
+        f"INSERT INTO {table.name} ({names}) VALUES {', '.join(rows)}{conflict}",
+        _refused(session, table),
+    )
 
 
 def insert_series(world: World, choices: Choices) -> None:
@@ -66,7 +69,7 @@ def insert_series(world: World, choices: Choices) -> None:
         else f"INSERT INTO {table.name} ({names}) SELECT timestamptz '{low}' + i *"
         f" interval '{step}'{', ' + values if values else ''}"
         f" FROM generate_series(0, {choices.number(0, 5)}) AS i",
-        (*REFUSED, "42804"),
+        (*_refused(session, table), "42804"),
     )
 
 
@@ -74,13 +77,15 @@ def update(world: World, choices: Choices) -> None:
     session, table = _target(world, choices)
     session.run(
         f"UPDATE {table.name} SET {_assignment(table, choices)} WHERE {_condition(table, choices)}",
-        REFUSED,
+        _refused(session, table),
     )
 
 
 def delete(world: World, choices: Choices) -> None:
     session, table = _target(world, choices)
-    session.run(f"DELETE FROM {table.name} WHERE {_condition(table, choices)}", REFUSED)
+    session.run(
+        f"DELETE FROM {table.name} WHERE {_condition(table, choices)}", _refused(session, table)
+    )
 
 
 def move(world: World, choices: Choices) -> None:
@@ -93,7 +98,7 @@ def move(world: World, choices: Choices) -> None:
         f"WITH gone AS (DELETE FROM {table.name} WHERE {_condition(table, choices)} RETURNING *)"
         f" INSERT INTO {table.name} (ts, {columns}) SELECT ts + interval"
         f" '{choices.pick(['1 hour', '1 day', '-1 day', '31 days'])}', {columns} FROM gone",
-        REFUSED,
+        _refused(session, table),
     )
 
 
@@ -128,7 +133,7 @@ def merge(world: World, choices: Choices) -> None:
         f"MERGE INTO {table.name} AS t USING (SELECT v.ts::{world.time_type}, v.device, v.n FROM"
         f" (VALUES {rows}) AS v (ts, device, n){there}) AS s ON t.ts = s.ts AND {same} "
         + " ".join(actions[i] for i in chosen),
-        (*REFUSED, "0A000", "42804", "42846"),
+        (*_refused(session, table), "0A000", "42804", "42846"),
     )
 
 
@@ -165,7 +170,7 @@ def merge_mixed(world: World, choices: Choices) -> None:
         f" (VALUES {new}) AS v (ts, device, n) UNION ALL SELECT DISTINCT ts, device,"
         f" {n} FROM {table.name} WHERE ts >= '{low}' AND ts < '{high}') AS s"
         " ON t.ts = s.ts AND t.device IS NOT DISTINCT FROM s.device " + " ".join(chosen),
-        REFUSED,
+        _refused(session, table),
     )
 
 
@@ -179,13 +184,18 @@ def copy(world: World, choices: Choices) -> None:
         for _ in range(choices.number(1, 3))
     ]
     names = ", ".join(c.ident for c in columns)
-    session.copy(f"COPY {table.name} ({names}) FROM stdin", lines, (*REFUSED, "22P02", "0A000"))
+    session.copy(
+        f"COPY {table.name} ({names}) FROM stdin",
+        lines,
+        (*_refused(session, table), "22P02", "0A000"),
+    )
 
 
 def truncate(world: World, choices: Choices) -> None:
     session = world.session(choices)
     table = choices.pick([*reversed(world.tables(session))])
-    world.changed(session, f"TRUNCATE {table.name}", ("0A000", "55006"))
+    refused = _refused(session, table, ("0A000", "55006"))
+    world.changed(session, f"TRUNCATE {table.name}", refused)
 
 
 def cascade(world: World, choices: Choices) -> None:
@@ -211,7 +221,7 @@ def remark(world: World, choices: Choices) -> None:
         session.run(
             f"INSERT INTO raw.remarks SELECT ts, device FROM {table.name}"
             " WHERE ts IS NOT NULL AND device IS NOT NULL",
-            REFUSED,
+            _refused(session, table),
         )
 
 
@@ -220,7 +230,7 @@ def replicated(world: World, choices: Choices) -> None:
     session, table = _target(world, choices)
     if session.run("SET session_replication_role = replica", ("42501",)) is None:
         return
-    session.run(some_change(table, choices), REFUSED)
+    session.run(some_change(table, choices), _refused(session, table))
     session.run("SET session_replication_role = origin")
 
 
@@ -243,6 +253,12 @@ def _target(world: World, choices: Choices, views: bool = True) -> tuple[Session
     if views and table.parent is None and choices.chance(10):
         return session, _view_of(session, table)
     return session, table
+
+
+def _refused(session: Session, table: Table, refused: tuple[str, ...] = REFUSED) -> tuple[str, ...]:
+    """In an old snapshot a table has a name that it may have no more."""
+    ((gone,),) = session.look("SELECT to_regclass(%s) IS NULL", [table.name])
+    return (*refused, "42P01") if gone else refused
 
 
 def _view_of(session: Session, table: Table) -> Table:

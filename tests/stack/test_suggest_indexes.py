@@ -81,13 +81,16 @@ def test_dimensions_are_read_by_the_names_that_they_have_now(
 ) -> None:
     readings.execute(
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'readings_1h', '1 hour',"
-        " dimensions => '{device, half, \"The site\"}', expressions => '{\"half\": \"device / 2\"}',"
-        " metrics => '{\"level\": [\"avg\"]}')"
+        ' dimensions => \'{device, half, "The site"}\', expressions => \'{"half": "device / 2"}\','
+        ' metrics => \'{"level": ["avg"]}\')'
     )
     readings.execute("ALTER TABLE raw.readings RENAME COLUMN device TO sensor")
     readings.execute("ALTER TABLE raw.readings RENAME COLUMN ts TO at")
     readings.execute('ALTER TABLE raw.readings DROP COLUMN "The site"')
-    readings.execute("INSERT INTO silver.dimension_config VALUES ('raw.readings', 'gone', '', true)")
+    readings.execute(
+        "INSERT INTO silver.dimension_config (source_table, dimension_column)"
+        " VALUES ('raw.readings', 'gone')"
+    )
     rows = suggest(readings, "raw.readings")
     assert rows[0][0] == "CREATE INDEX ON raw.readings USING btree (sensor, at)"
 
