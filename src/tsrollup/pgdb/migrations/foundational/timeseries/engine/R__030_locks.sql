@@ -102,6 +102,16 @@ RETURN hashtextextended('tsrollup ' || p_kind || CASE WHEN p_name <> '' THEN ' '
 COMMENT ON FUNCTION rollup_engine.lock_key(text, text) IS
 'Key of an advisory lock: source (drains and registers), cell (stores it), target (creates it), grants (in a schema), archive and restore (of a partition), apply (a file), maintenance, upgrade (waits for runs), regenerate.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.advisory_locks() RETURNS TABLE (key bigint, pid integer, virtualtransaction text)
+    LANGUAGE sql STABLE ROWS 10
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT l.classid::bigint << 32 | l.objid::bigint, l.pid, l.virtualtransaction
+    FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+$$;
+COMMENT ON FUNCTION rollup_engine.advisory_locks() IS 'Advisory locks that others hold in this database; without a session those of prepared transactions.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint
     LANGUAGE sql IMMUTABLE
 RETURN rollup_engine.lock_key('source', p_source_id::text);

@@ -8,10 +8,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.source_lock_holder(p_source_id integer)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT min(l.pid)
-    FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
-    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
-        AND (l.classid::bigint << 32 | l.objid::bigint) = rollup_engine.source_lock_key(p_source_id)
+    SELECT min(pid) FROM rollup_engine.advisory_locks() WHERE key = rollup_engine.source_lock_key(p_source_id)
 $$;
 COMMENT ON FUNCTION rollup_engine.source_lock_holder(integer) IS 'The other session that keeps drains of a source out, NULL when there is none.';
 
@@ -21,11 +18,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.source_lock_prepared(p_source_id intege
 AS $$
     -- It has no session, but its own number locked as well.
     SELECT min(x.gid)
-    FROM pg_locks AS l
+    FROM rollup_engine.advisory_locks() AS l
     JOIN pg_locks AS own ON own.pid IS NULL AND own.virtualtransaction = l.virtualtransaction AND own.locktype = 'transactionid'
     JOIN pg_prepared_xacts AS x ON x.transaction = own.transactionid AND x.database = current_database()
-    WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.pid IS NULL
-        AND (l.classid::bigint << 32 | l.objid::bigint) = rollup_engine.source_lock_key(p_source_id)
+    WHERE l.pid IS NULL AND l.key = rollup_engine.source_lock_key(p_source_id)
 $$;
 COMMENT ON FUNCTION rollup_engine.source_lock_prepared(integer) IS 'The prepared transaction that keeps drains of a source out, NULL when there is none.';
 

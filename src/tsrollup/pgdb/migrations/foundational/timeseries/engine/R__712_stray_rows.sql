@@ -21,7 +21,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.stray_rows(rollup_engine.partition_set) IS 'FROM and WHERE of the rows of a default partition that have a place elsewhere; NULL without one.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.stray_ranges(p_set rollup_engine.partition_set, p_limit integer) RETURNS tstzmultirange
+CREATE OR REPLACE FUNCTION rollup_engine.stray_ranges(p_set rollup_engine.partition_set) RETURNS tstzmultirange
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
@@ -38,14 +38,13 @@ BEGIN
     END IF;
     EXECUTE rollup_engine.fill($sql$
         SELECT range_agg(tstzrange(chunk, rollup_engine.bucket_next({width}, chunk)))
-        FROM (SELECT DISTINCT silver.time_bucket({width}, {time}) AS chunk FROM {rows} ORDER BY 1 DESC LIMIT $1) AS chunks
+        FROM (SELECT DISTINCT silver.time_bucket({width}, {time}) AS chunk FROM {rows} ORDER BY 1 DESC LIMIT 100) AS chunks
         $sql$, jsonb_build_object('width', format('interval %L', p_set.chunk_interval), 'time', rollup_engine.control_time(p_set), 'rows', v_rows))
-    INTO v_ranges
-    USING p_limit;
+    INTO v_ranges;
     RETURN coalesce(v_ranges, '{}');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.stray_ranges(rollup_engine.partition_set, integer) IS 'Chunks, newest first, of the rows that sit in a default partition.';
+COMMENT ON FUNCTION rollup_engine.stray_ranges(rollup_engine.partition_set) IS 'Chunks, newest first, of the rows that sit in a default partition.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.staying_rows(p_set rollup_engine.partition_set, p_is_left boolean DEFAULT false) RETURNS text
     LANGUAGE plpgsql STABLE

@@ -99,7 +99,7 @@ DECLARE
     v_before constant bigint := rollup_engine.partition_count(p_set.relation);
     v_by_partman boolean := rollup_engine.partman_is_behind(p_set, p_now);
     v_ahead constant tstzmultirange := tstzmultirange(tstzrange(p_now, NULL));
-    v_strays tstzmultirange := rollup_engine.stray_ranges(p_set, 100);
+    v_strays tstzmultirange := rollup_engine.stray_ranges(p_set);
     v_staying tstzmultirange := '{}';
 BEGIN
     -- Nobody waits for a lock for what would come to nothing.
@@ -111,7 +111,7 @@ BEGIN
     END IF;
     PERFORM rollup_engine.cover_source(p_set, v_strays * v_ahead);
     -- pg_partman goes on from there, and gives up at the first partition that rows are in the way of.
-    v_by_partman := v_by_partman AND isempty(rollup_engine.stray_ranges(p_set, 100) * v_ahead);
+    v_by_partman := v_by_partman AND isempty(rollup_engine.stray_ranges(p_set) * v_ahead);
     PERFORM rollup_engine.cover_source(p_set, tstzmultirange(tstzrange(p_now,
         p_now + CASE WHEN v_by_partman THEN '0' ELSE 3 * p_set.chunk_interval END, '[]')) - v_staying);
     IF v_by_partman THEN
@@ -125,5 +125,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.premake_source_partitions(rollup_engine.partition_set, timestamptz) IS
 'Makes the partitions of a source for now and soon, and for stray rows; returns how many were new.';
+DROP FUNCTION IF EXISTS rollup_engine.stray_ranges(rollup_engine.partition_set, integer);
 
 RESET ROLE;

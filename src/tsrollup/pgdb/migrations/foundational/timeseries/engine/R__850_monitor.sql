@@ -162,9 +162,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.running_batches() RETURNS TABLE (rollup
 AS $$
     -- Who refreshes a cell holds its lock, and leaves its ranges in sight until the batch is committed.
     WITH held AS MATERIALIZED (
-        SELECT l.classid::bigint << 32 | l.objid::bigint AS key, l.pid
-        FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
-        WHERE l.locktype = 'advisory' AND l.objsubid = 1 AND l.granted AND l.pid <> pg_backend_pid()
+        SELECT l.key, l.pid FROM rollup_engine.advisory_locks() AS l WHERE l.pid IS NOT NULL
     ), stale AS (
         SELECT DISTINCT rollup_id, cell FROM rollup_engine.stale_range WHERE EXISTS (SELECT FROM held)
     )

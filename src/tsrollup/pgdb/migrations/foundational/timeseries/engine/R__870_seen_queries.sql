@@ -17,7 +17,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.pattern_for_word(text) IS 'Regular expression that finds a name as a whole word.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.seen_queries(p_relation regclass, p_of_others boolean, p_limit integer DEFAULT 20) RETURNS text[]
+DROP FUNCTION IF EXISTS rollup_engine.seen_queries(regclass, boolean, integer);
+CREATE OR REPLACE FUNCTION rollup_engine.seen_queries(p_relation regclass, p_of_others boolean) RETURNS text[]
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET standard_conforming_strings = on
@@ -35,22 +36,22 @@ BEGIN
             SELECT query
             FROM %s.pg_stat_statements
             WHERE dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-                AND pg_has_role(userid, current_user, 'USAGE') <> $3
+                AND pg_has_role(userid, current_user, 'USAGE') <> $2
                 AND query ~ $1 AND query ~* '^\s*(select|with|update|delete)\M'
             GROUP BY query
             ORDER BY sum(total_exec_time) DESC
-            LIMIT $2
+            LIMIT 20
         ) AS costly
         $sql$, v_schema)
     INTO v_queries
-    USING rollup_engine.pattern_for_word((SELECT relname FROM pg_class WHERE oid = p_relation)), p_limit, p_of_others;
+    USING rollup_engine.pattern_for_word((SELECT relname FROM pg_class WHERE oid = p_relation)), p_of_others;
     RETURN coalesce(v_queries, '{}');
 EXCEPTION WHEN object_not_in_prerequisite_state OR insufficient_privilege OR character_not_in_repertoire OR untranslatable_character THEN
     -- Created, but not preloaded; or not for this role; or it has texts of a database in another encoding.
     RETURN '{}';
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.seen_queries(regclass, boolean, integer) IS
+COMMENT ON FUNCTION rollup_engine.seen_queries(regclass, boolean) IS
 'Queries on a table that pg_stat_statements has seen, the most expensive first: of those who have the rights of the caller, or of others; empty without it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.columns_others_filter_by(p_relation regclass, p_time_column name, p_known name[]) RETURNS name[]
