@@ -22,6 +22,35 @@ $$;
 COMMENT ON FUNCTION rollup_engine.note_rows(silver.rollup_config) IS
 'Notes how a rollup is to read the rows of its source, where that is news: its configuration may say that next, and nothing else.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_for_all(p_function name) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+RETURN p_function ~ '^(live|live_group|plain|tail_edges|log_row|note)_[0-9]+$';
+COMMENT ON FUNCTION rollup_engine.is_for_all(name) IS
+'Whether a generated function is one that who reads a view, or writes to a source, calls: without USAGE on the schema nobody does otherwise.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.generated_rights_sql(p_name text) RETURNS SETOF text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format(CASE WHEN rollup_engine.is_for_all(proname) THEN 'GRANT EXECUTE ON FUNCTION %s TO PUBLIC' ELSE 'REVOKE ALL ON FUNCTION %s FROM PUBLIC' END, oid::regprocedure)
+    FROM pg_proc WHERE pronamespace = 'rollup_engine'::regnamespace AND proname = p_name
+$$;
+COMMENT ON FUNCTION rollup_engine.generated_rights_sql(text) IS 'Who may call a generated function: everybody or nobody; nothing for a view or trigger.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.give_generated_rights(p_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_statement text;
+BEGIN
+    FOR v_statement IN SELECT rollup_engine.generated_rights_sql(p_name) LOOP
+        EXECUTE v_statement;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.give_generated_rights(text) IS 'Lets everybody or nobody call a function that was just generated.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.write_generated(p_name text, p_statement text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -31,10 +60,11 @@ BEGIN
         RETURN;  -- no lock that nobody needs
     END IF;
     EXECUTE p_statement;
+    PERFORM rollup_engine.give_generated_rights(p_name);
     PERFORM rollup_engine.note_text(p_name, p_statement);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.write_generated(text, text) IS 'Runs the CREATE OR REPLACE of a generated function or view, unless it was run already.';
+COMMENT ON FUNCTION rollup_engine.write_generated(text, text) IS 'Runs the CREATE OR REPLACE of a generated function or view, unless it was run already, and gives its rights.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.write_missing(p_name text, p_statement text, p_is_there boolean) RETURNS void
     LANGUAGE plpgsql

@@ -94,8 +94,7 @@ AS $$
     SELECT rollup_engine.fill($sql$
 CREATE OR REPLACE FUNCTION rollup_engine.note_{id}(p_time timestamptz) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
-AS {body};
-GRANT EXECUTE ON FUNCTION rollup_engine.note_{id}(timestamptz) TO PUBLIC;
+AS {body}
 $sql$, jsonb_build_object('id', p_source.id, 'body', quote_literal(rollup_engine.fill($body$
 DECLARE
     v_from pg_catalog.text;
@@ -209,9 +208,7 @@ AS $$
 CREATE OR REPLACE FUNCTION rollup_engine.log_row_{id}(p_time timestamptz) RETURNS boolean
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-AS {body};
--- Without USAGE on the schema nobody calls it but by the condition of a trigger.
-GRANT EXECUTE ON FUNCTION rollup_engine.log_row_{id}(timestamptz) TO PUBLIC;
+AS {body}
 $sql$, jsonb_build_object('id', p_source.id, 'body', quote_literal(rollup_engine.fill($body$
 DECLARE
     v_seen constant text := current_setting('rollup_engine.logged_{id}', true);

@@ -24,8 +24,7 @@ BEGIN
     -- In an older snapshot, who writes may read before the tail was there.
     EXECUTE coalesce((
         SELECT rollup_engine.fill($sql$
-CREATE OR REPLACE FUNCTION rollup_engine.tail_edges_{id}() RETURNS {type}[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS {body};
-GRANT EXECUTE ON FUNCTION rollup_engine.tail_edges_{id}() TO PUBLIC;
+CREATE OR REPLACE FUNCTION rollup_engine.tail_edges_{id}() RETURNS {type}[] LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE AS {body}
 $sql$, jsonb_build_object('id', p_source_id, 'type', t.type, 'body', quote_literal(rollup_engine.fill($body$
 BEGIN
     RETURN CASE WHEN pg_catalog.current_setting('transaction_isolation') OPERATOR(pg_catalog.=) 'read committed' THEN {edges}::pg_catalog.{type}[] ELSE '{infinity,infinity}'::pg_catalog.{type}[] END;
@@ -33,6 +32,7 @@ END
 $body$, jsonb_build_object('edges', quote_literal(ARRAY[coalesce(lower(p_range), 'infinity'), coalesce(upper(p_range), 'infinity')]), 'type', t.type)))))
         FROM rollup_engine.source AS s CROSS JOIN LATERAL (SELECT CASE s.time_type WHEN 'timestamptz'::regtype THEN 'timestamptz' ELSE 'timestamp' END AS type) AS t
         WHERE s.id = p_source_id AND s.inserts_by_row IS NOT NULL), 'SELECT');
+    PERFORM rollup_engine.give_generated_rights(format('tail_edges_%s', p_source_id));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.write_tail(integer, tstzrange) IS 'Tells writers of the tail of a source.';

@@ -100,8 +100,7 @@ BEGIN
     RETURN rollup_engine.fill($sql$
 CREATE OR REPLACE FUNCTION rollup_engine.plain_{id}(p_plan rollup_engine.open_plan, p_bucket timestamptz, p_next timestamptz) RETURNS SETOF {target}
     LANGUAGE sql STABLE PARALLEL SAFE ROWS 100 COST 10000
-AS {body};
-GRANT EXECUTE ON FUNCTION rollup_engine.plain_{id}(rollup_engine.open_plan, timestamptz, timestamptz) TO PUBLIC
+AS {body}
 $sql$, jsonb_build_object(
         'id', p_rollup.id,
         'target', p_rollup.target_table,

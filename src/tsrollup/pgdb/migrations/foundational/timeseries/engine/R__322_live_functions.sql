@@ -232,14 +232,12 @@ CREATE OR REPLACE FUNCTION rollup_engine.live_{group}{id}(p_from timestamptz, p_
     SET search_path = pg_catalog, pg_temp
     SET plan_cache_mode = 'force_custom_plan'
     {settings}
-AS {body}{grant}
+AS {body}
 $sql$, jsonb_build_object(
         'id', p_rollup.id,
         'group', CASE WHEN p_of_group THEN 'group_' ELSE '' END,
         'key_argument', CASE WHEN p_of_group THEN ', p_key text' ELSE '' END,
         'rows', CASE WHEN p_of_group THEN '1' ELSE '100' END,
-        'grant', CASE WHEN p_of_group THEN format(';
-    GRANT EXECUTE ON FUNCTION rollup_engine.live_group_%s(timestamptz, timestamptz, text) TO PUBLIC', p_rollup.id) ELSE '' END,
         'target', p_rollup.target_table,
         -- It takes a while, so it is set only where an expression may name a zone.
         'settings', rollup_engine.pinned_settings() || CASE WHEN concat(p_rollup.row_sql, p_rollup.metrics) ~* 'zone|date_(add|subtract)|datetime'

@@ -32,7 +32,6 @@ BEGIN
         PERFORM rollup_engine.write_missing_tails();
         INSERT INTO rollup_engine.tail (source_id) VALUES (v_source.id) ON CONFLICT DO NOTHING;
         PERFORM rollup_engine.write_capture(v_source);
-        EXECUTE format('REVOKE EXECUTE ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', v_source.id);
     END IF;
     PERFORM rollup_engine.remember_partitions(v_source);
     PERFORM rollup_engine.absorb_shape(v_source.id);
@@ -84,7 +83,6 @@ BEGIN
     PERFORM rollup_engine.write_live_functions(p_rollup);
     PERFORM rollup_engine.write_generated(format('view_%s', p_rollup.id), rollup_engine.live_view_sql(p_rollup, p_view));
     PERFORM rollup_engine.note_indexes(p_rollup.source_id);
-    EXECUTE format('GRANT EXECUTE ON FUNCTION rollup_engine.live_%s(timestamptz, timestamptz) TO PUBLIC', p_rollup.id);
     IF v_is_new THEN  -- then they are its owner's to change
         EXECUTE format('COMMENT ON VIEW %s IS %L', p_view, rollup_engine.view_comment(p_rollup.target_table::text));
         EXECUTE format('GRANT SELECT ON %s TO "${reader_role}"', p_view);

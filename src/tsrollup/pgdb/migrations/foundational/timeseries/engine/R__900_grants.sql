@@ -1,6 +1,6 @@
 -- Who may call what. Functions in silver are the operator's by default privileges (V4), and
 -- nobody else's; here stands what differs, and what the operator's calls need of the machinery. Rights
--- on generated functions stand beside what writes them, and what a script after it calls is granted at once.
+-- on generated functions come with them (R__045), and what a script after it calls is granted at once (R__015).
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 -- For what anybody may call there; tables and other functions of it have rights of their own.
@@ -22,9 +22,7 @@ BEGIN
     FOR v_function IN
         SELECT * FROM pg_proc
         WHERE pronamespace IN ('silver'::regnamespace, 'rollup_engine'::regnamespace) AND proowner = '"${owner_role}"'::regrole
-            -- What who reads a view, or writes to a source, calls.
-            AND proname !~ '^(live|live_group|plain|tail_edges|log_row|note)_[0-9]+$'
-            AND (v_is_lost OR proacl IS NULL)
+            AND NOT rollup_engine.is_for_all(proname) AND (v_is_lost OR proacl IS NULL)
     LOOP
         EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM PUBLIC', v_function.oid::regprocedure);
         IF v_function.proacl IS NULL AND v_function.pronamespace = 'silver'::regnamespace THEN
@@ -90,7 +88,7 @@ BEGIN
     FOR v_function IN
         SELECT oid FROM pg_proc
         WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole AND NOT prosecdef
-            AND prorettype <> 'trigger'::regtype AND proname !~ '^(tail|tail_edges|note)_[0-9]+$' AND NOT has_function_privilege('${operator_role}', oid, 'EXECUTE')
+            AND prorettype <> 'trigger'::regtype AND proname !~ '^tail_[0-9]+$' AND NOT rollup_engine.is_for_all(proname) AND NOT has_function_privilege('${operator_role}', oid, 'EXECUTE')
     LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO "${operator_role}"', v_function);
     END LOOP;

@@ -165,21 +165,12 @@ AS $$
     -- It keeps readers out.
     JOIN pg_class AS c ON c.oid = t.relation AND c.relowner <> '"${owner_role}"'::regrole
     UNION ALL
-    SELECT format('ALTER FUNCTION rollup_engine.capture_%s() OWNER TO "${owner_role}"', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
-    UNION ALL
-    SELECT format(t.text, id)
-    FROM rollup_engine.source CROSS JOIN (VALUES
-        (false, 'ALTER FUNCTION rollup_engine.tail_%s() OWNER TO "${owner_role}"'),
-        (true, 'ALTER FUNCTION rollup_engine.tail_edges_%s() OWNER TO "${owner_role}"'),
-        (true, 'ALTER FUNCTION rollup_engine.log_row_%s(timestamptz) OWNER TO "${owner_role}"'),
-        (true, 'ALTER FUNCTION rollup_engine.note_%s(timestamptz) OWNER TO "${owner_role}"'),
-        (true, 'GRANT EXECUTE ON FUNCTION rollup_engine.tail_edges_%1$s(), rollup_engine.log_row_%1$s(timestamptz), rollup_engine.note_%1$s(timestamptz) TO PUBLIC')) AS t (is_by_row, text)
-    WHERE change_tracking = 'trigger' AND (inserts_by_row IS NOT NULL OR NOT t.is_by_row)
-    UNION ALL
-    SELECT format('ALTER FUNCTION %s OWNER TO "${owner_role}"', p.oid::regprocedure)
-    FROM silver.rollup_config AS r JOIN pg_proc AS p ON p.pronamespace = 'rollup_engine'::regnamespace AND p.proname IN (format('live_%s', r.id), format('plain_%s', r.id), format('live_group_%s', r.id))
-    UNION ALL
-    SELECT format('REVOKE ALL ON FUNCTION rollup_engine.capture_%s() FROM PUBLIC', id) FROM rollup_engine.source WHERE change_tracking = 'trigger'
+    SELECT unnest(ARRAY[format('ALTER FUNCTION %s OWNER TO "${owner_role}"', p.oid::regprocedure)] || ARRAY(SELECT rollup_engine.generated_rights_sql(p.proname)))
+    FROM (
+        SELECT format('%s_%s', kind, id) FROM rollup_engine.source, unnest('{capture,tail,tail_edges,log_row,note}'::text[]) AS k (kind)
+        UNION ALL
+        SELECT format('%s_%s', kind, id) FROM silver.rollup_config, unnest('{live,live_group,plain}'::text[]) AS k (kind)
+    ) AS g (name) JOIN pg_proc AS p ON p.pronamespace = 'rollup_engine'::regnamespace AND p.proname = g.name
     UNION ALL
     SELECT format('GRANT SELECT ON %s TO %s', target_view, t.grantee)
     FROM (VALUES (quote_ident('${reader_role}')), (quote_ident('${operator_role}'))) AS t (grantee)
