@@ -3,7 +3,7 @@ now; what stands in the way of one partition stops no other. Promise f where par
 partitions of their own."""
 
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -436,6 +436,8 @@ def test_promise_g_retention_waits_for_a_window_that_alone_reads_a_table_by_a_vi
         "SELECT silver.maintain_timeseries_tables();"
         "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_1h', '1 hour', 'ts',"
         " change_tracking => 'window', look_back_window => '3 days');"
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_7d', '7 days', 'ts',"
+        " change_tracking => 'window', look_back_window => '1 day');"
         "SELECT silver.set_retention('raw.v', '10 days')"
     )
     for expected in (20, 20):
@@ -448,11 +450,63 @@ def test_promise_g_retention_waits_for_a_window_that_alone_reads_a_table_by_a_vi
     refresh_everything(db)
     assert db.execute("SELECT sum(row_count) FROM gold.seen_1h").fetchone() == (20,)
     db.execute("SELECT silver.set_retention('raw.v', '19 days')")
-    with pytest.raises(psycopg.Error, match=r"raw\.v holds nothing before .* for 19 days"):
-        db.execute("SELECT silver.alter_rollup('seen_1h', look_back_window => '19 days')")
-    db.execute("SELECT silver.alter_rollup('seen_1h', look_back_window => '9 days')")
-    refresh_everything(db)
-    assert db.execute("SELECT sum(row_count) FROM gold.seen_1h").fetchone() == (20,)
+    for rollup in ("seen_1h", "seen_7d"):  # what they had before the seal is never read again
+        db.execute("SELECT silver.alter_rollup(%s, look_back_window => '19 days')", [rollup])
+        refresh_everything(db)
+        assert db.execute(f"SELECT sum(row_count) FROM gold.{rollup}".encode()).fetchone() == (20,)
+
+
+def test_promise_g_what_comes_between_seal_and_drop_by_a_view(days: psycopg.Connection) -> None:
+    """A stale range, and a rollup that has yet to read what was sealed without it."""
+    create = (
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', %s, %s, 'ts',"
+        " change_tracking => 'window', look_back_window => '1 day')"
+    )
+    days.execute("CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner")
+    days.execute(create, ["seen_1h", "1 hour"])
+    refresh_everything(days)
+    assert actions(days) == ["sealed"]
+    days.execute("SELECT silver.mark_stale('seen_1h', %s, %s)", [day(1), day(4)])
+    days.execute(create, ["seen_2h", "2 hours"])
+    assert actions(days) == []
+    refresh_everything(days)
+    assert actions(days, NOW + timedelta(days=1)) == ["sealed"]
+    assert actions(days, NOW + timedelta(days=1)) == ["dropped"] * 8
+    refresh_everything(days)
+    for rollup in ("seen_1h", "seen_2h"):
+        assert value(days, f"SELECT sum(row_count) FROM gold.{rollup}") == 2 * 24 * 10
+
+
+def test_windows_of_a_view_that_is_kept_too_short_can_be_mended_one_by_one(
+    days: psycopg.Connection,
+) -> None:
+    days.execute(
+        "CREATE VIEW raw.seen AS SELECT now() AS ts; GRANT SELECT ON raw.seen TO tsrollup_owner"
+    )
+    for rollup in ("a", "b"):
+        days.execute(
+            "SELECT silver.create_rollup_table('raw.seen', 'silver', %s, '1 hour', 'ts',"
+            " change_tracking => 'window', look_back_window => '25 days')",
+            [rollup],
+        )
+    days.execute("CREATE OR REPLACE VIEW raw.seen AS SELECT ts FROM raw.s")
+    problems = "SELECT count(*) FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    assert value(days, problems) == 2
+    days.execute("SELECT silver.alter_rollup('a', look_back_window => '2 days')")
+    assert value(days, problems) == 1
+    days.execute("SELECT silver.set_retention('raw.s', '25 days')")
+    assert value(days, problems) == 0
+    with pytest.raises(psycopg.Error, match=r"raw\.s is kept for 3 days, and read again for 25"):
+        days.execute("SELECT silver.set_retention('raw.s', '3 days')")
+    days.execute("SELECT silver.set_retention('raw.s', NULL)")
+
+
+def test_buckets_that_hold_rows_back_are_told(days: psycopg.Connection) -> None:
+    days.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1y', '1 year')")
+    assert (
+        "silver.s_1y computes buckets of 1 year from raw.s, whose rows stay until theirs is over:"
+        " up to that much longer than 3 days"
+    ) in value(days, "SELECT array_agg(problem) FROM silver.validate_rollup_config()")
 
 
 def test_promise_g_rows_of_a_rollup_go_as_far_as_windows_by_a_view_let_them(

@@ -275,7 +275,7 @@ BEGIN
     END IF;
     PERFORM rollup_engine.look_at_source(v_source.id);
     PERFORM rollup_engine.mark_new(r.id, rollup_engine.everything());
-    PERFORM rollup_engine.check_window_keep(r.source_table);
+    PERFORM rollup_engine.check_window_keep(r.source_table, r.id);
     PERFORM rollup_engine.check_kept_otherwise(r.source_table);
     PERFORM rollup_engine.warn_of_partman_retention(r.source_table);
     RETURN r.target_table;

@@ -123,7 +123,8 @@ BEGIN
     PERFORM rollup_engine.lock_now(ARRAY(
         SELECT c.oid
         FROM unnest(ARRAY[v_rollup.target_view, v_rollup.target_table, CASE WHEN v_is_last THEN v_rollup.source_table END]) WITH ORDINALITY AS t (relation, place)
-        JOIN pg_class AS c ON c.oid = t.relation AND pg_has_role(c.relowner, 'USAGE')
+        -- Not what cannot be locked, and has no triggers: materialized views, foreign tables.
+        JOIN pg_class AS c ON c.oid = t.relation AND c.relkind IN ('r', 'p', 'v') AND pg_has_role(c.relowner, 'USAGE')
         ORDER BY t.place));
     PERFORM rollup_engine.remove_rollup(v_rollup.id, p_keep_table);
     -- Asked again: another may have been dropped, or created, meanwhile.

@@ -41,7 +41,7 @@ BEGIN
         WHEN 'sealed_before' THEN coalesce(p_new.sealed_before > p_old.sealed_before, p_old.sealed_before IS NULL) AND EXISTS (
             SELECT FROM rollup_engine.retention AS t
             WHERE isfinite(t.sealed_before) AND p_new.sealed_before = rollup_engine.bucket_ceil(p_new, t.sealed_before)
-                AND (t.relation = p_new.target_table OR rollup_engine.lies_in(p_new.source_table, t.relation)))
+                AND (t.relation = p_new.target_table OR p_new.id IN (SELECT id FROM rollup_engine.readers(t.relation))))
         ELSE false
     END;
 END
@@ -61,7 +61,7 @@ DECLARE
     v_fixed text;
 BEGIN
     IF TG_WHEN = 'AFTER' THEN  -- what this reads is the row as it is now
-        PERFORM rollup_engine.check_window_keep(NEW.source_table);
+        PERFORM rollup_engine.check_window_keep(NEW.source_table, NEW.id);
         RETURN NEW;
     ELSIF TG_OP <> 'UPDATE' THEN
         -- drop_rollup takes its function away first.

@@ -44,16 +44,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.time_partitions(regclass) IS 'Every partition below a table, at any depth, with the range of time that it can hold.';
 
--- Rollups that read the relation itself, or some of its partitions; those further down read their
--- tables, not this one.
-CREATE OR REPLACE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SETOF silver.rollup_config
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT * FROM silver.rollup_config WHERE rollup_engine.lies_in(source_table, p_relation) ORDER BY id
-$$;
-COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.tables_read(p_relation regclass) RETURNS SETOF regclass
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -73,18 +63,24 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.tables_read(regclass) IS 'The table itself, or the tables that a view reads, through other views too.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.view_readers(p_relation regclass, p_rollup_id integer DEFAULT NULL) RETURNS SETOF silver.rollup_config
+-- Rollups that read the relation itself, or some of its partitions, or a view of those: by a window.
+-- Those further down read their tables, not this one.
+CREATE OR REPLACE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SETOF silver.rollup_config
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- The plain case first: this is asked of each table about all rollups.
     SELECT r.*
     FROM silver.rollup_config AS r
-    JOIN pg_class AS c ON c.oid = r.source_table AND c.relkind IN ('v', 'm')
-    WHERE r.id = coalesce(p_rollup_id, r.id)
-        AND EXISTS (SELECT FROM rollup_engine.tables_read(r.source_table) AS t WHERE rollup_engine.lies_in(t, p_relation))
+    WHERE r.source_table = p_relation OR EXISTS (
+        SELECT FROM pg_class AS c
+        WHERE c.oid = r.source_table AND CASE
+            WHEN c.relkind IN ('v', 'm') THEN EXISTS (
+                SELECT FROM rollup_engine.tables_read(r.source_table) AS t WHERE rollup_engine.lies_in(t, p_relation))
+            ELSE c.relispartition AND rollup_engine.lies_in(r.source_table, p_relation) END)
     ORDER BY r.id
 $$;
-COMMENT ON FUNCTION rollup_engine.view_readers(regclass, integer) IS 'Rollups, or that one, that are computed from a view over a table or its partitions: by a window.';
+COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions, through a view or not.';
 
 -- The bounds of a partition by one time say nothing of another that its rows have.
 CREATE OR REPLACE FUNCTION rollup_engine.other_time_problem(p_relation regclass, OUT problem text, OUT hint text)
@@ -94,7 +90,8 @@ AS $$
     SELECT format('%s is partitioned by %I, but rolled up otherwise: %s', p_relation, c.name, string_agg(format('%s by %I', r.target_table, r.time_column), ', ')),
         format('what such partitions hold cannot be told from their bounds: drop them by hand, without retention (SELECT silver.set_retention(%L, NULL)); or roll the table up by %I', p_relation, c.name)
     FROM rollup_engine.time_partition_column(p_relation) AS c (name)
-    JOIN rollup_engine.readers(p_relation) AS r ON r.time_column <> c.name
+    -- A view has columns of its own.
+    JOIN rollup_engine.readers(p_relation) AS r ON r.time_column <> c.name AND rollup_engine.lies_in(r.source_table, p_relation)
     GROUP BY c.name
 $$;
 COMMENT ON FUNCTION rollup_engine.other_time_problem(regclass) IS 'Rollups of a table by another time than that of its partitions, which retention must not drop.';
@@ -136,7 +133,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.tracked_sources(p_relation regclass) RE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT * FROM rollup_engine.source
-    WHERE id IN (SELECT source_id FROM silver.rollup_config WHERE target_table = p_relation OR rollup_engine.lies_in(source_table, p_relation))
+    WHERE id IN (
+        SELECT source_id FROM silver.rollup_config WHERE target_table = p_relation
+        UNION ALL
+        SELECT source_id FROM rollup_engine.readers(p_relation))
     ORDER BY id
 $$;
 COMMENT ON FUNCTION rollup_engine.tracked_sources(regclass) IS 'The tracked sources at the root of a table''s family.';
@@ -151,20 +151,16 @@ AS $$
 DECLARE
     v_from timestamptz;
 BEGIN
-    WITH by_view AS MATERIALIZED (SELECT r FROM rollup_engine.view_readers(p_relation) AS r)
     SELECT min(u.from_time) INTO v_from
     FROM (
         SELECT s.from_time
         FROM rollup_engine.stale_range AS s
-        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.readers(p_relation) UNION ALL SELECT (r).id FROM by_view)
+        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.readers(p_relation))
         UNION ALL
         SELECT l.from_time
         FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
         UNION ALL
         SELECT lower(rollup_engine.window_of(r.id)) FROM rollup_engine.readers(p_relation) AS r
-        UNION ALL
-        -- Of one that no seal guards, the whole bucket is computed again.
-        SELECT rollup_engine.bucket_start(r, lower(rollup_engine.window_of((r).id))) FROM by_view
         UNION ALL
         -- Attached by hand: the next drain will find it.
         SELECT m.from_time
@@ -229,10 +225,10 @@ AS $$
     WHERE relation = p_relation;
     UPDATE silver.rollup_config AS r
     SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r, p_border))
-    WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation);
+    WHERE r.target_table = p_relation OR r.id IN (SELECT id FROM rollup_engine.readers(p_relation));
     UPDATE rollup_engine.rollup_partition AS p SET held = true
     FROM silver.rollup_config AS r
-    WHERE r.id = p.rollup_id AND (r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation))
+    WHERE r.id = p.rollup_id AND (r.target_table = p_relation OR r.id IN (SELECT id FROM rollup_engine.readers(p_relation)))
         AND p.to_time <= r.sealed_before AND NOT p.held AND pg_relation_size(p.partition) > 0;
 $$;
 COMMENT ON FUNCTION rollup_engine.write_seal(regclass, timestamptz) IS 'Seals a table''s rollups before the border, and, when it is a rollup itself, that one.';
@@ -266,8 +262,8 @@ BEGIN
         FROM silver.rollup_config AS r
         CROSS JOIN LATERAL rollup_engine.data_problems(r) AS p
         WHERE r.id IN (
-            SELECT rollup_engine.with_ancestors(c.id) FROM silver.rollup_config AS c
-            WHERE c.target_table = p_relation OR rollup_engine.lies_in(c.source_table, p_relation))
+            SELECT rollup_engine.with_ancestors(c.id)
+            FROM (SELECT id FROM silver.rollup_config WHERE target_table = p_relation UNION ALL SELECT id FROM rollup_engine.readers(p_relation)) AS c)
         ORDER BY r.depth, r.id
         LIMIT 1);
 END
@@ -308,7 +304,7 @@ $$;
 COMMENT ON FUNCTION rollup_engine.seal(rollup_engine.retention, timestamptz) IS
 'Seals a table as far as retention asks for it and its rollups have absorbed it; the new border, NULL when there is none, and what keeps it from one that is due; lock_not_available when somebody writes there.';
 
--- A rollup made later starts where its source is still whole.
+-- A rollup made later starts where its source is still whole. What a view is made of besides, nobody knows.
 CREATE OR REPLACE FUNCTION rollup_engine.inherited_seal(p_rollup silver.rollup_config) RETURNS timestamptz
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

@@ -23,7 +23,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_o
 AS $$
     SELECT rollup_engine.partition_path(p_old.member) = p_old.path
         AND NOT EXISTS (
-            SELECT FROM rollup_engine.readers(p_relation) AS r WHERE (r.time_column = p_key AND r.sealed_before >= p_old.to_time) IS NOT TRUE)
+            SELECT FROM rollup_engine.readers(p_relation) AS r
+            WHERE (r.sealed_before >= p_old.to_time AND (r.time_column = p_key OR NOT rollup_engine.lies_in(r.source_table, p_relation))) IS NOT TRUE)
         AND NOT EXISTS (
             SELECT FROM rollup_engine.change_log AS l
             JOIN rollup_engine.source AS s ON s.id = l.source_id

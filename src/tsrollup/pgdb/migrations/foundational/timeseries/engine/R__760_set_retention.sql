@@ -64,52 +64,39 @@ COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) I
 CREATE OR REPLACE FUNCTION rollup_engine.window_keep_problem(p_relation regclass, p_rollup_id integer, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
-    SET timezone = 'UTC'
-    SET datestyle = 'ISO'
     SET intervalstyle = 'postgres'
 AS $$
-    WITH read AS MATERIALIZED (
-        SELECT t AS relation FROM rollup_engine.tables_read(p_relation) AS t WHERE t <> p_relation
-    ), kept AS MATERIALIZED (
-        SELECT * FROM rollup_engine.retention AS k
-        WHERE k.relation = p_relation OR EXISTS (SELECT FROM read WHERE rollup_engine.lies_in(read.relation, k.relation))
-    ), by_view AS MATERIALIZED (
-        SELECT k.relation, k.sealed_before, v.target_table, v.look_back_window
-        FROM kept AS k CROSS JOIN LATERAL rollup_engine.view_readers(k.relation, p_rollup_id) AS v
-        WHERE p_relation IN (k.relation, v.source_table)
-    )
-    SELECT format('%s is kept for %s, and read again for %s', k.relation, k.keep, max(w.look_back)),
-        format('keep it for as long: SELECT silver.set_retention(%L, %L)', k.relation, max(w.look_back))
-    FROM kept AS k
-    CROSS JOIN LATERAL (
-        SELECT r.look_back_window
-        FROM rollup_engine.tracked_sources(k.relation) AS s
-        JOIN silver.rollup_config AS r ON r.source_id = s.id AND r.parent_id IS NULL
-            AND r.id IN (SELECT rollup_engine.with_ancestors(x.id) FROM rollup_engine.readers(k.relation) AS x
-                WHERE x.id = coalesce(p_rollup_id, x.id))
-        WHERE s.change_tracking = 'window' AND k.relation = p_relation
+    WITH kept AS MATERIALIZED (
+        SELECT DISTINCT k.relation, k.keep
+        FROM rollup_engine.tables_read(p_relation) AS t
+        CROSS JOIN LATERAL (SELECT t UNION ALL SELECT relid FROM pg_partition_ancestors(t)) AS a (relation)
+        JOIN rollup_engine.retention AS k USING (relation)
+    ), reader AS MATERIALIZED (
+        SELECT p_rollup_id AS id WHERE p_rollup_id IS NOT NULL
         UNION ALL
-        SELECT v.look_back_window FROM by_view AS v WHERE v.relation = k.relation
-    ) AS w (look_back)
-    GROUP BY k.relation, k.keep
-    HAVING k.keep < max(w.look_back)
-    UNION ALL
-    -- No seal guards these, as a view may show another time.
-    SELECT format('%s holds nothing before %s any more, and %s reads it again for %s', relation, sealed_before, target_table, look_back_window),
-        format('a look_back_window of %s, or less', justify_hours(date_trunc('hour', now() - sealed_before)))
-    FROM by_view
-    WHERE isfinite(sealed_before) AND now() - look_back_window < sealed_before
+        SELECT id FROM rollup_engine.readers(p_relation) WHERE p_rollup_id IS NULL
+    )
+    SELECT format('%s is kept for %s, and read again for %s', k.relation, k.keep, w.look_back),
+        format('keep it for as long: SELECT silver.set_retention(%L, %L)', k.relation, w.look_back)
+    FROM kept AS k
+    JOIN (
+        SELECT max(r.look_back_window)
+        FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id AND s.change_tracking = 'window'
+        WHERE r.parent_id IS NULL AND r.id IN (SELECT rollup_engine.with_ancestors(id) FROM reader)
+    ) AS w (look_back) ON k.keep < w.look_back
+    ORDER BY k.keep
     LIMIT 1
 $$;
 COMMENT ON FUNCTION rollup_engine.window_keep_problem(regclass, integer) IS 'What is wrong with how long a table is kept that window tracking reads again: for a rollup, or, without one, for any that reads it.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_window_keep(p_relation regclass) RETURNS void
+DROP FUNCTION IF EXISTS rollup_engine.check_window_keep(regclass);
+CREATE OR REPLACE FUNCTION rollup_engine.check_window_keep(p_relation regclass, p_rollup_id integer DEFAULT NULL) RETURNS void
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.fail('TR001', p.problem, p.hint) FROM rollup_engine.window_keep_problem(p_relation, NULL) AS p WHERE p.problem IS NOT NULL
+    SELECT rollup_engine.fail('TR001', p.problem, p.hint) FROM rollup_engine.window_keep_problem(p_relation, p_rollup_id) AS p WHERE p.problem IS NOT NULL
 $$;
-COMMENT ON FUNCTION rollup_engine.check_window_keep(regclass) IS 'An error when a table is kept for less than window tracking reads again.';
+COMMENT ON FUNCTION rollup_engine.check_window_keep(regclass, integer) IS 'An error when a table is kept for less than window tracking reads again: of one rollup, or of any.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.kept_otherwise(p_source_table regclass) RETURNS TABLE (problem text, hint text)
     LANGUAGE sql STABLE

@@ -21,7 +21,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_too_wide(p_width interval, p_keep in
 AS $$
     SELECT coalesce(extract(epoch FROM p_width) > extract(epoch FROM p_keep) / 10, false)
 $$;
-COMMENT ON FUNCTION rollup_engine.is_too_wide(interval, interval) IS 'Whether partitions are wider than a tenth of how long they are kept.';
+COMMENT ON FUNCTION rollup_engine.is_too_wide(interval, interval) IS 'Whether partitions, or buckets, are wider than a tenth of how long rows are kept.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.fit_to_keep(p_set rollup_engine.partition_set, p_width interval) RETURNS interval
     LANGUAGE sql STABLE
@@ -82,6 +82,12 @@ BEGIN
     FROM partition
     WHERE isfinite(from_time) AND isfinite(to_time) AND rollup_engine.is_too_wide(to_time - from_time, keep)
     HAVING count(*) > 0
+    UNION ALL
+    SELECT format('%s computes buckets of %s from %s, whose rows stay until theirs is over: up to that much longer than %s', r.target_table, r.bucket_width, p_relation, k.keep),
+        'a finer rollup that it reads instead, or a narrower one, lets them go'
+    FROM rollup_engine.keep_of(p_relation) AS k (keep)
+    CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
+    WHERE k.keep IS NOT NULL AND rollup_engine.is_too_wide(r.bucket_width, k.keep)
     UNION ALL
     SELECT format('%s has no end, and is never dropped', member),
         CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
