@@ -477,6 +477,39 @@ def test_promise_g_what_comes_between_seal_and_drop_by_a_view(days: psycopg.Conn
         assert value(days, f"SELECT sum(row_count) FROM gold.{rollup}") == 2 * 24 * 10
 
 
+def test_promise_g_a_view_that_was_made_anew_holds_its_tables(days: psycopg.Connection) -> None:
+    """Nobody knows what a view read that is gone: so nothing is sealed till a run has found it."""
+    view = "CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner"
+    days.execute(view)
+    days.execute(
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_7d', '7 days', 'ts',"
+        " change_tracking => 'window', look_back_window => '2 days')"
+    )
+    refresh_everything(days)
+    days.execute("DROP VIEW raw.seen")
+    told = "silver.seen_7d is not valid: raw.seen was dropped"
+    assert [x[0] for x in maintain_undisturbed(days)] == ["skipped"]
+    assert told in maintain_undisturbed(days)[0][1]
+    days.execute(view)
+    assert told in maintain_undisturbed(days)[0][1]
+    refresh_everything(days)
+    assert actions(days) == ["sealed"]
+    assert actions(days) == ["dropped"] * 7
+    refresh_everything(days)
+    assert value(days, "SELECT sum(row_count) FROM gold.seen_7d") == 2 * 24 * 10
+
+
+def test_the_last_rollup_of_what_has_no_triggers_can_be_dropped(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE MATERIALIZED VIEW raw.m AS SELECT now() AS ts;"
+        "GRANT SELECT ON raw.m TO tsrollup_owner;"
+        "SELECT silver.create_rollup_table('raw.m', 'silver', 'm', '1 hour', 'ts',"
+        " change_tracking => 'window', look_back_window => '1 day')"
+    )
+    db.execute("SELECT silver.drop_rollup('m')")
+    assert value(db, "SELECT count(*) FROM silver.rollup_config") == 0
+
+
 def test_windows_of_a_view_that_is_kept_too_short_can_be_mended_one_by_one(
     days: psycopg.Connection,
 ) -> None:

@@ -63,21 +63,33 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.tables_read(regclass) IS 'The table itself, or the tables that a view reads, through other views too.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.reads_by_view(p_rollup silver.rollup_config, p_relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE
+        WHEN v.relation IS NULL THEN EXISTS (SELECT FROM rollup_engine.source_shape WHERE source_id = p_rollup.source_id AND kind ~ '^[vm]')
+        ELSE EXISTS (SELECT FROM rollup_engine.tables_read(v.relation) AS t WHERE rollup_engine.lies_in(t, p_relation)) END
+    FROM (
+        SELECT coalesce((SELECT c.oid FROM pg_class AS c WHERE c.oid = p_rollup.source_table), rollup_engine.relation_called(s.relation_name))
+        FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id
+    ) AS v (relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.reads_by_view(silver.rollup_config, regclass) IS
+'Whether the view that a rollup reads, or that has the name of the one that was dropped, reads a table or its partitions. While there is none, nobody knows: then it may be any table.';
+
 -- Rollups that read the relation itself, or some of its partitions, or a view of those: by a window.
 -- Those further down read their tables, not this one.
 CREATE OR REPLACE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SETOF silver.rollup_config
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- The plain case first: this is asked of each table about all rollups.
+    -- Functions only where they are needed: this is asked of each table about all rollups.
     SELECT r.*
-    FROM silver.rollup_config AS r
-    WHERE r.source_table = p_relation OR EXISTS (
-        SELECT FROM pg_class AS c
-        WHERE c.oid = r.source_table AND CASE
-            WHEN c.relkind IN ('v', 'm') THEN EXISTS (
-                SELECT FROM rollup_engine.tables_read(r.source_table) AS t WHERE rollup_engine.lies_in(t, p_relation))
-            ELSE c.relispartition AND rollup_engine.lies_in(r.source_table, p_relation) END)
+    FROM silver.rollup_config AS r LEFT JOIN pg_class AS c ON c.oid = r.source_table
+    WHERE r.source_table = p_relation
+        OR c.relispartition AND rollup_engine.lies_in(r.source_table, p_relation)
+        OR (c.relkind IN ('v', 'm') OR c.oid IS NULL AND r.parent_id IS NULL) AND rollup_engine.reads_by_view(r, p_relation)
     ORDER BY r.id
 $$;
 COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions, through a view or not.';

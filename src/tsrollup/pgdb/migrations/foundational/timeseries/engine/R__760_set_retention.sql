@@ -74,7 +74,7 @@ AS $$
     ), reader AS MATERIALIZED (
         SELECT p_rollup_id AS id WHERE p_rollup_id IS NOT NULL
         UNION ALL
-        SELECT id FROM rollup_engine.readers(p_relation) WHERE p_rollup_id IS NULL
+        SELECT id FROM rollup_engine.readers(p_relation) WHERE p_rollup_id IS NULL AND rollup_engine.is_relation(source_table)
     )
     SELECT format('%s is kept for %s, and read again for %s', k.relation, k.keep, w.look_back),
         format('keep it for as long: SELECT silver.set_retention(%L, %L)', k.relation, w.look_back)

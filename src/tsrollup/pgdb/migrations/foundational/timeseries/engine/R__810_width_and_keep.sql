@@ -87,7 +87,7 @@ BEGIN
         'a finer rollup that it reads instead, or a narrower one, lets them go'
     FROM rollup_engine.keep_of(p_relation) AS k (keep)
     CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
-    WHERE k.keep IS NOT NULL AND rollup_engine.is_too_wide(r.bucket_width, k.keep)
+    WHERE k.keep IS NOT NULL AND rollup_engine.is_too_wide(r.bucket_width, k.keep) AND rollup_engine.is_relation(r.source_table)
     UNION ALL
     SELECT format('%s has no end, and is never dropped', member),
         CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
