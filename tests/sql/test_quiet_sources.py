@@ -7,12 +7,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from raw_tables import LEVELS, create_hierarchy
+from raw_tables import LEVELS, create_hierarchy, wait_until
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from scenes import scene
 
 LOOK = "SELECT source_id, is_quiet FROM rollup_engine.sources_to_drain(NULL, NULL, false)"
 SOUND = "SELECT id FROM rollup_engine.sound_sources() AS id ORDER BY 1"
+STRAYS = """
+    SELECT count(*) > 0
+    FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.stray_triggers(s) AS t
+"""
 AT_WORK = "SELECT rollup_engine.rollups_to_refresh(NULL, now())"
 # What the monitor says, and what asking everything says.
 HEALTHS = """
@@ -249,6 +253,25 @@ def test_a_quiet_source_is_drained_without_another_look(quiet: psycopg.Connectio
     quiet.execute("CALL silver.run_rollups(as_of => 'infinity')")
     errors = "SELECT DISTINCT error_message FROM silver.error_log"
     assert quiet.execute(errors).fetchall() == [("relink_source",)]
+
+
+def test_triggers_that_others_have_replaced_keep_no_source_from_being_quiet(
+    quiet: psycopg.Connection,
+) -> None:
+    """Only a run that commits drops them; who calls the function need not look again."""
+    quiet.execute("SELECT rollup_engine.change_capture(1, true)")
+    for _ in range(2):
+        quiet.execute("SELECT silver.perform_rollup()")
+    assert quiet.execute(STRAYS).fetchone() == (True,)
+    assert quiet.execute(LOOK).fetchall() == []
+    assert_monitor_is_right(quiet)
+
+    def are_gone() -> bool:
+        quiet.execute("CALL silver.run_rollups()")
+        return quiet.execute(STRAYS).fetchone() == (False,)
+
+    wait_until(are_gone)
+    assert_is_quiet(quiet)
 
 
 def test_a_window_is_read_at_every_run(quiet: psycopg.Connection) -> None:

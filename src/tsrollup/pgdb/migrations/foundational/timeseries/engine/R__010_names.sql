@@ -162,14 +162,16 @@ $$;
 COMMENT ON FUNCTION rollup_engine.rollup_id(text) IS 'The rollup of that name, or an error.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.type_called(p_name text) RETURNS oid
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN cardinality(i.parts) = 1 THEN to_regtype(split_part(p_name, ' COLLATE ', 1)) ELSE (
+BEGIN
+    RETURN CASE WHEN cardinality(i.parts) = 1 THEN to_regtype(split_part(p_name, ' COLLATE ', 1)) ELSE (
         SELECT CASE WHEN split_part(p_name, ' COLLATE ', 1) LIKE '%[]' THEN t.typarray ELSE t.oid END
         FROM pg_namespace AS n JOIN pg_type AS t ON t.typnamespace = n.oid
         WHERE n.nspname = i.parts[1] AND t.typname = i.parts[2]) END
-    FROM parse_ident(p_name, false) AS i (parts)
+    FROM parse_ident(p_name, false) AS i (parts);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.type_called(text) IS
 'The type of a name that PostgreSQL gave it, be it with a collation; NULL when there is none. to_regtype() is an error where its schema may not be used.';

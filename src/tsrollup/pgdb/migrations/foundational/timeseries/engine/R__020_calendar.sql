@@ -23,20 +23,20 @@ CREATE OR REPLACE FUNCTION rollup_engine.bucket_align(p_width interval, p_ranges
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Each read aligns what is logged: whether the width is one of months is not asked for each range.
-    RETURN CASE WHEN rollup_engine.is_month_width(p_width) THEN (
-        SELECT coalesce(range_agg(tstzrange(
+    -- Each read aligns what is logged: whether the width is one of months is not asked for each range, and
+    -- in statements of their own they are not planned each time.
+    IF rollup_engine.is_month_width(p_width) THEN
+        RETURN coalesce(range_agg(tstzrange(
             silver.time_bucket(p_width, coalesce(lower(r), '-infinity')),
             rollup_engine.bucket_ceil(p_width, coalesce(upper(r), 'infinity'))
-        )), '{}') FROM unnest(p_ranges) AS r)
-    ELSE (
-        SELECT coalesce(range_agg(tstzrange(b.low, CASE WHEN b.high = b.until THEN b.high ELSE rollup_engine.bucket_next(p_width, b.high) END)), '{}')
-        FROM (
-            SELECT date_bin(p_width, coalesce(lower(r), '-infinity'), o.origin) AS low, date_bin(p_width, t.until, o.origin) AS high, t.until
-            FROM unnest(p_ranges) AS r, (VALUES (timestamptz '2000-01-03 00:00:00+00')) AS o (origin)
-            CROSS JOIN LATERAL (SELECT coalesce(upper(r), 'infinity') AS until) AS t
-        ) AS b)
-    END;
+        )), '{}') FROM unnest(p_ranges) AS r;
+    END IF;
+    RETURN coalesce(range_agg(tstzrange(b.low, CASE WHEN b.high = b.until THEN b.high ELSE rollup_engine.bucket_next(p_width, b.high) END)), '{}')
+    FROM (
+        SELECT date_bin(p_width, coalesce(lower(r), '-infinity'), o.origin) AS low, date_bin(p_width, t.until, o.origin) AS high, t.until
+        FROM unnest(p_ranges) AS r, (VALUES (timestamptz '2000-01-03 00:00:00+00')) AS o (origin)
+        CROSS JOIN LATERAL (SELECT coalesce(upper(r), 'infinity') AS until) AS t
+    ) AS b;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.bucket_align(interval, tstzmultirange) IS 'The ranges, which exclude their end, widened to whole buckets.';

@@ -8,10 +8,12 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.users_wait_since() RETURNS timestamptz
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT to_timestamp(nullif(current_setting('rollup_engine.users_wait_since', true), '')::double precision)
+BEGIN
+    RETURN to_timestamp(nullif(current_setting('rollup_engine.users_wait_since', true), '')::double precision);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.users_wait_since() IS 'When this transaction first got a lock that users wait for; NULL when it holds none.';
 

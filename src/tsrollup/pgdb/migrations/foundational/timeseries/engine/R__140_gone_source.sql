@@ -36,28 +36,32 @@ COMMENT ON FUNCTION rollup_engine.fail_if_renamed(integer, text) IS
 'Fails where a source that was just read by its name is not called so any more: PostgreSQL looks a name up again when it has the lock, and may have found another table.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.relation_called(p_name text) RETURNS regclass
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- What was dropped has a number for a name.
-    SELECT c.oid
+    RETURN c.oid
     FROM parse_ident(CASE WHEN p_name !~ '^[0-9]' THEN p_name END) AS i (parts)
     JOIN pg_namespace AS n ON n.nspname = parts[1]
-    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = parts[2]
+    JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = parts[2];
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.relation_called(text) IS 'The table of a full name, NULL when there is none. to_regclass() is an error where its schema may not be used.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETURNS regclass
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- Not a view that keeps the name alive; nor what has rollups of its own, and so is known to be another table.
-    SELECT c.oid
+    RETURN c.oid
     FROM unnest(ARRAY[p_source.relation_name, p_source.former_name]) AS n (name)
     JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name) AND c.relkind IN ('r', 'p', 'f')
     WHERE c.oid <> p_source.relation AND EXISTS (SELECT FROM pg_class WHERE oid = p_source.relation)
         AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)
-    LIMIT 1
+    LIMIT 1;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.exchanged_for(rollup_engine.source) IS 'The table that has the name by now that a source went by, NULL when there is none.';
 

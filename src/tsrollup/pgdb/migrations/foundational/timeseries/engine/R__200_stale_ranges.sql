@@ -38,10 +38,12 @@ COMMENT ON FUNCTION rollup_engine.with_ancestors(integer) IS 'The rollup and eve
 -- Marking ----------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.due_at(p_rollup silver.rollup_config, p_bucket timestamptz, p_noted timestamptz) RETURNS timestamptz
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE plpgsql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT greatest(p_noted, rollup_engine.bucket_next(p_rollup, p_bucket) + p_rollup.settle_delay)
+BEGIN
+    RETURN greatest(p_noted, rollup_engine.bucket_next(p_rollup, p_bucket) + p_rollup.settle_delay);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.due_at(silver.rollup_config, timestamptz, timestamptz) IS 'From when on a change of a bucket that was noted then is to be stored; NULL without a bucket: the time it was noted.';
 

@@ -164,19 +164,21 @@ COMMENT ON FUNCTION rollup_engine.settle_tails() IS 'Settles the tails that were
 -- Moving it ----------------------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.wanted_tail(p_source_id integer, p_now timestamptz) RETURNS tstzrange
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- From what is about to be stored, of whichever rollup comes first, to a little ahead of the clock: runs
     -- that come once in two minutes move it in time, and reads compute few buckets that are empty. Where much
     -- waits to be stored, the newest part of it is enough.
-    SELECT CASE WHEN t.from_time < t.to_time THEN tstzrange(t.from_time, t.to_time) ELSE 'empty' END
+    RETURN CASE WHEN t.from_time < t.to_time THEN tstzrange(t.from_time, t.to_time) ELSE 'empty' END
     FROM (
         SELECT greatest(max(rollup_engine.bucket_start(r, p_now - least(r.settle_delay, 1000 * r.bucket_width))), max(r.sealed_before)) AS from_time,
             min(rollup_engine.bucket_ceil(r, p_now + least(interval '2 minutes', 8 * r.bucket_width))) AS to_time
         FROM silver.rollup_config AS r
         WHERE source_id = p_source_id AND NOT rollup_engine.has_lost_zone(r) AND p_now > lower(rollup_engine.calendar()) + settle_delay AND p_now < upper(rollup_engine.calendar()) - interval '30 days'
-    ) AS t
+    ) AS t;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.wanted_tail(integer, timestamptz) IS 'The tail that suits a source at a time.';
 

@@ -63,23 +63,27 @@ COMMENT ON FUNCTION rollup_engine.is_used_for_long(rollup_engine.source, boolean
 'Whether somebody writes a source, or also reads it, whose transaction lasts: others should not queue behind who waits for that one.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.captures_to_change() RETURNS TABLE (source_id integer, by_row boolean, is_changed boolean)
-    LANGUAGE sql STABLE SECURITY DEFINER
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT s.id, s.wanted, s.wanted = s.is_by_row
-    FROM (
-        SELECT id, relation, inserts_by_row, coalesce(inserts_by_row, false) AS is_by_row,
-            CASE WHEN bulk_at > clock_timestamp() - interval '1 hour' THEN false
-                WHEN inserts_by_row THEN true
-                WHEN id IN (SELECT t.source_id FROM rollup_engine.tail AS t WHERE NOT isempty(t.range)) THEN rollup_engine.is_time_key(relation, time_column, time_unit)
-                ELSE false END AS wanted
-        FROM rollup_engine.source WHERE change_tracking = 'trigger'
-        OFFSET 0
-    ) AS s
-    -- What is quiet has no triggers but those that it wants.
-    WHERE CASE WHEN s.wanted <> s.is_by_row OR s.inserts_by_row IS NOT NULL AND s.id NOT IN (SELECT q.source_id FROM rollup_engine.quiet_source AS q)
-        THEN rollup_engine.is_relation(s.relation) END
-    ORDER BY s.id
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        SELECT s.id, s.wanted, s.wanted = s.is_by_row
+        FROM (
+            SELECT id, relation, inserts_by_row, coalesce(inserts_by_row, false) AS is_by_row,
+                CASE WHEN bulk_at > clock_timestamp() - interval '1 hour' THEN false
+                    WHEN inserts_by_row THEN true
+                    WHEN id IN (SELECT t.source_id FROM rollup_engine.tail AS t WHERE NOT isempty(t.range)) THEN rollup_engine.is_time_key(relation, time_column, time_unit)
+                    ELSE false END AS wanted
+            FROM rollup_engine.source WHERE change_tracking = 'trigger'
+            OFFSET 0
+        ) AS s
+        -- What is quiet and has no strays has no triggers but those that it wants.
+        WHERE CASE WHEN s.wanted <> s.is_by_row OR s.inserts_by_row IS NOT NULL AND s.id NOT IN (SELECT q.source_id FROM rollup_engine.quiet_source AS q WHERE NOT q.has_strays)
+            THEN rollup_engine.is_relation(s.relation) END
+        ORDER BY s.id;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.captures_to_change() IS
 'Sources that want another trigger for what is inserted: a row trigger once they are written at their tail, a statement trigger for an hour after they were loaded behind it; and those that may have triggers that they want no more.';

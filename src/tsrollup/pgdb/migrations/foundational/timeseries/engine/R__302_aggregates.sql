@@ -4,10 +4,11 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.value_kinds(p_type oid) RETURNS text[]
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE rollup_engine.base_type(p_type)::oid
+BEGIN
+    RETURN CASE rollup_engine.base_type(p_type)::oid
         WHEN 'int2'::regtype THEN '{small,integer,exact,number,any}'
         WHEN 'int4'::regtype THEN '{small,integer,exact,number,any}'
         WHEN 'int8'::regtype THEN '{integer,exact,number,any}'
@@ -22,7 +23,8 @@ AS $$
             WHERE t.oid = rollup_engine.base_type(p_type) AND t.oid::regtype IN (
                 'text', 'varchar', 'bpchar', 'name', 'uuid', 'date', 'timestamp', 'timestamptz', 'time', 'bytea', 'inet', 'cidr', 'macaddr', 'macaddr8')
         ) THEN '{plain,any}' ELSE '{any}' END
-    END::text[]
+    END::text[];
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.value_kinds(oid) IS 'The kinds of value that a type is, from the narrowest to any.';
 
@@ -173,26 +175,30 @@ $$;
 COMMENT ON FUNCTION rollup_engine.state_parameters(text) IS 'What fills the marks of a state''s expressions besides columns.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_rounded(p_state text) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p_state NOT LIKE 'custom:%' OR EXISTS (
+BEGIN
+    RETURN p_state NOT LIKE 'custom:%' OR EXISTS (
         SELECT FROM regexp_matches(lower(rollup_engine.state_parameters(p_state)::text), '([a-z_][a-z0-9_]*) *[(]', 'g') AS m (words)
         JOIN pg_proc AS p ON p.proname = words[1] AND p.pronamespace = 'pg_catalog'::regnamespace AND p.prokind = 'a'
-        WHERE p.proname NOT IN ('min', 'max', 'count'))
+        WHERE p.proname NOT IN ('min', 'max', 'count'));
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.is_rounded(text) IS 'Whether a state of floats goes by the order of rows: each is, but for a user''s own that is made of nothing but min, max and count.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.find_state(p_state text, p_type oid) RETURNS rollup_engine.aggregate_state
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- A parent's state may be of a type that no value has: then all rows read it alike.
-    SELECT s.*
+    RETURN s
     FROM rollup_engine.aggregate_state AS s
     WHERE s.name = split_part(p_state, ':', 1) AND (s.takes <> 'float' OR rollup_engine.is_rounded(p_state))
     ORDER BY array_position(rollup_engine.value_kinds(p_type), s.takes), s.takes
-    LIMIT 1
+    LIMIT 1;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.find_state(text, oid) IS 'The row of the catalogue for a state of values, or of a parent''s states, of a type.';
 
@@ -214,12 +220,14 @@ $$;
 COMMENT ON FUNCTION rollup_engine.metric_aggregates(silver.rollup_config) IS 'The aggregates that a rollup''s metrics name, as the catalogue has them for its source.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.state_marks(p_rollup_id integer, p_source_column name, p_prefix text DEFAULT '') RETURNS jsonb
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce(jsonb_object_agg(rollup_engine.state_label(state), p_prefix || quote_ident(column_name)), '{}')
+BEGIN
+    RETURN coalesce(jsonb_object_agg(rollup_engine.state_label(state), p_prefix || quote_ident(column_name)), '{}')
     FROM rollup_engine.rollup_column
-    WHERE rollup_id = p_rollup_id AND source_column = p_source_column AND kind = 'state'
+    WHERE rollup_id = p_rollup_id AND source_column = p_source_column AND kind = 'state';
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.state_marks(integer, name, text) IS 'The columns that hold the states of a source column, by state.';
 

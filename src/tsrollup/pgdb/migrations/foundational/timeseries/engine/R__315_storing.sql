@@ -29,37 +29,39 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.has_equality(text) IS 'Whether values of a type of the server itself, or the elements of its arrays, can be equal.';
 
-DROP FUNCTION IF EXISTS rollup_engine.change_condition(integer, text);
-CREATE OR REPLACE FUNCTION rollup_engine.change_condition(p_rollup_id integer, p_fresh text, p_is_far boolean DEFAULT false) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.change_condition(integer, text), rollup_engine.change_condition(integer, text, boolean);
+CREATE OR REPLACE FUNCTION rollup_engine.change_condition(p_rollup_id integer, p_is_far boolean DEFAULT false) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     RETURN (
-        WITH columns AS (
-            SELECT c.*, s.differs
+        WITH columns AS MATERIALIZED (
+            SELECT c.*, CASE
+                -- Most states are compared in no way of their own, whatever their type.
+                WHEN split_part(c.state, ':', 1) IN (SELECT a.name FROM rollup_engine.aggregate_state AS a WHERE a.differs IS NOT NULL)
+                THEN (rollup_engine.find_state(c.state, rollup_engine.type_called(c.data_type))).differs END AS differs
             FROM rollup_engine.rollup_column AS c
-            LEFT JOIN LATERAL rollup_engine.find_state(c.state, rollup_engine.type_called(c.data_type)) AS s ON true
             WHERE c.rollup_id = p_rollup_id AND c.kind IN ('bucket', 'dimension', 'state')
         )
         SELECT concat_ws(' OR ',
             CASE WHEN p_is_far
                 -- What an equality of the server itself tells apart; the rest is written again.
                 THEN string_agg(
-                    CASE WHEN rollup_engine.has_equality(data_type) THEN format('t.%1$I IS DISTINCT FROM %2$I.%1$I', column_name, p_fresh) ELSE 'true' END,
-                    ' OR ' ORDER BY position) FILTER (WHERE differs IS NULL AND kind = 'state')
+                    CASE WHEN rollup_engine.has_equality(data_type) THEN format('t.%1$I IS DISTINCT FROM excluded.%1$I', column_name) ELSE 'true' END,
+                    ' OR ' ORDER BY position) FILTER (WHERE p_is_far AND differs IS NULL AND kind = 'state')
                 ELSE format('ROW(%s)::record *<> ROW(%s)::record',
                     string_agg(format('t.%I', column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL),
-                    string_agg(format('%I.%I', p_fresh, column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL)) END,
+                    string_agg(format('excluded.%I', column_name), ', ' ORDER BY position) FILTER (WHERE differs IS NULL)) END,
             string_agg(rollup_engine.fill(differs,
                 '{"count": "t.row_count", "min": "NULL", "max": "NULL"}' || rollup_engine.state_marks(p_rollup_id, source_column, 't.')
-                    || jsonb_build_object('old', format('t.%I', column_name), 'new', format('%I.%I', p_fresh, column_name))),
+                    || jsonb_build_object('old', format('t.%I', column_name), 'new', format('excluded.%I', column_name))),
                 ' OR ' ORDER BY position) FILTER (WHERE differs IS NOT NULL))
         FROM columns AS c);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.change_condition(integer, text, boolean) IS
-'Whether the stored row differs from the fresh one, compared by image: equal is not enough where ''a'' equals ''A'', and json has no equality.';
+COMMENT ON FUNCTION rollup_engine.change_condition(integer, boolean) IS
+'Whether the stored row differs from the fresh one, which is called as ON CONFLICT calls it, compared by image: equal is not enough where ''a'' equals ''A'', and json has no equality.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.insert_sql(p_rollup silver.rollup_config, p_fresh text) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -88,7 +90,7 @@ AS $$
 BEGIN
     -- The = of an extension's type is in a schema of its own; records find it, as GROUP BY does.
     RETURN string_agg(format(
-        CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN 'f.%1$I = t.%1$I' ELSE 'ROW(f.%1$I)::record = ROW(t.%1$I)::record' END,
+        CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace THEN 'excluded.%1$I = t.%1$I' ELSE 'ROW(excluded.%1$I)::record = ROW(t.%1$I)::record' END,
         c.column_name), ' AND ' ORDER BY c.position)
     FROM rollup_engine.rollup_column AS c
     JOIN pg_attribute AS a ON a.attrelid = p_rollup.target_table AND a.attname = c.column_name
@@ -111,14 +113,14 @@ WITH compared AS MATERIALIZED (
     SELECT {either}, t.tableoid, t.ctid
     FROM (
         {fresh}
-    ) AS f
+    ) AS excluded
     FULL JOIN (SELECT t.*, t.tableoid, t.ctid FROM {target} AS t WHERE {touched}) AS t
         ON {same_key}
-    WHERE f.bucket IS NULL OR t.bucket IS NULL OR {changed}
+    WHERE excluded.bucket IS NULL OR t.bucket IS NULL OR {changed}
 ), written AS (
     INSERT INTO {target} AS t ({columns}) SELECT {columns} FROM compared WHERE row_count IS NOT NULL
     ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW({excluded})
-    WHERE {still_changed}
+    WHERE {changed}
     RETURNING 1
 ), vanished AS (
     SELECT max(tableoid) AS part, max(ctid) AS tid
@@ -133,15 +135,14 @@ $sql$, jsonb_build_object(
         'target', p_rollup.target_table,
         'columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'either', (
-            SELECT string_agg(format(CASE kind WHEN 'state' THEN 'f.%1$I' ELSE 'coalesce(f.%1$I, t.%1$I) AS %1$I' END, column_name), ', ' ORDER BY position)
+            SELECT string_agg(format(CASE kind WHEN 'state' THEN 'excluded.%1$I' ELSE 'coalesce(excluded.%1$I, t.%1$I) AS %1$I' END, column_name), ', ' ORDER BY position)
             FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state')),
         'same_key', rollup_engine.key_condition(p_rollup),
         'fresh', p_fresh,
         'touched', p_touched,
-        'changed', rollup_engine.change_condition(p_rollup.id, 'f'),
+        'changed', rollup_engine.change_condition(p_rollup.id),
         'key', rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'),
-        'excluded', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}', 'excluded.'),
-        'still_changed', rollup_engine.change_condition(p_rollup.id, 'excluded')));
+        'excluded', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}', 'excluded.')));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.upsert_sql(silver.rollup_config, text, text) IS

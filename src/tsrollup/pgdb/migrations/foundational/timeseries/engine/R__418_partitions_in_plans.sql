@@ -104,7 +104,7 @@ $$;
 COMMENT ON FUNCTION rollup_engine.unsettled_partitions(integer) IS 'Partitions that other transactions noted, and that sessions may not have heard of yet.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.settle_partitions(p_rollup_id integer) RETURNS boolean
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql STRICT
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE

@@ -68,7 +68,7 @@ $sql$ END, jsonb_build_object(
         'assignments', (
             SELECT string_agg(format('%1$I = excluded.%1$I', column_name), ', ' ORDER BY position)
             FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind = 'state'),
-        'changed', rollup_engine.change_condition(p_rollup.id, 'excluded', true)))
+        'changed', rollup_engine.change_condition(p_rollup.id, true)))
 $$;
 COMMENT ON FUNCTION rollup_engine.far_upsert_sql(silver.rollup_config, text, boolean) IS 'Stores fresh rows of a distributed source shard by shard: inserts what is new, updates what changed.';
 

@@ -293,11 +293,12 @@ BEGIN
     -- What joins or leaves has its columns written anew: one tells. Of the source itself, all that are read.
     IF FOUND AND EXISTS (
         SELECT FROM (SELECT t.member::oid AS member FROM rollup_engine.partition_tree(v_source.relation) AS t (member)) AS m
-        -- What was dropped, or came with a dump of another database, does not come back.
-        FULL JOIN (SELECT n.member, n.attributes FROM rollup_engine.source_shape AS n WHERE n.source_id = v_source.id AND rollup_engine.is_relation(n.member)) AS n USING (member)
+        FULL JOIN (SELECT n.member, n.attributes FROM rollup_engine.source_shape AS n WHERE n.source_id = v_source.id) AS n USING (member)
         LEFT JOIN rollup_engine.source_column AS c ON c.source_id = v_source.id AND (c.current_name = v_source.time_column OR member = v_source.relation)
         LEFT JOIN pg_attribute AS a ON a.attrelid = m.member AND a.attname = c.current_name
-        WHERE a.xmin::text IS DISTINCT FROM split_part(n.attributes ->> c.current_name, '(', 1))
+        WHERE a.xmin::text IS DISTINCT FROM split_part(n.attributes ->> c.current_name, '(', 1)
+            -- What was dropped, or came with a dump of another database, does not come back. Asked of few.
+            AND (m.member IS NOT NULL OR rollup_engine.is_relation(n.member)))
     THEN
         RAISE SQLSTATE 'TR900' USING MESSAGE = format('%s was altered since the last drain', v_source.relation);
     END IF;

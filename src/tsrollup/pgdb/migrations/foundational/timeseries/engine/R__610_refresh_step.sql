@@ -50,10 +50,12 @@ $$;
 COMMENT ON FUNCTION rollup_engine.failed_step(integer, rollup_engine.failure) IS 'What a step on a source comes to that failed, which is recorded with every rollup of the source.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.spelling(p_rollup_id integer) RETURNS text
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT concat_ws(' ', source_table, target_table, refresh_sql) FROM silver.rollup_config WHERE id = p_rollup_id
+BEGIN
+    RETURN concat_ws(' ', source_table, target_table, refresh_sql) FROM silver.rollup_config WHERE id = p_rollup_id;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.spelling(integer) IS 'The names of now that the statements of a refresh are made of.';
 

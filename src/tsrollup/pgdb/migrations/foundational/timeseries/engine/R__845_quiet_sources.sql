@@ -12,11 +12,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.traced_tables(p_source_ids integer[]) R
     LANGUAGE plpgsql STABLE ROWS 10
     SET search_path = pg_catalog, pg_temp
     SET jit = off  -- many functions, few rows
+    SET plan_cache_mode = force_generic_plan  -- planning costs as much as looking
+    SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-        -- OFFSET 0: looked up one by one, however many the planner expects.
+        -- OFFSET 0: looked up one by one, by an index, however many the planner expects.
         WITH RECURSIVE below AS (
             SELECT id, relation::oid AS oid, 's'::"char" AS kind FROM rollup_engine.source WHERE id = ANY (p_source_ids)
             UNION ALL
@@ -44,6 +46,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.catalogue_traces(p_source_ids integer[]
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET jit = off  -- many functions, few rows
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -131,14 +135,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_in_order(p_source rollup_engine.sour
 AS $$
     SELECT p_source.trace = rollup_engine.shape_trace(p_source)
         AND p_source.partitioning = rollup_engine.partition_fingerprint(p_source.relation)
-        AND NOT EXISTS (SELECT FROM rollup_engine.stray_triggers(p_source))
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.stray_triggers(p_source) AS t
+            WHERE p_source.inserts_by_row IS NULL OR t.relation NOT IN (SELECT rollup_engine.source_family(p_source.relation)))
         AND NOT EXISTS (
             SELECT FROM silver.rollup_config AS r
             WHERE r.source_id = p_source.id AND (r.target_name <> r.target_table::text
                 OR rollup_engine.query_problem(r.id, 'its tables are locked') IS NOT NULL
                 OR EXISTS (SELECT FROM rollup_engine.data_problems(r))))
 $$;
-COMMENT ON FUNCTION rollup_engine.is_in_order(rollup_engine.source) IS 'Whether a drain would find nothing in the catalogue, and the rollups of the source have no problem.';
+COMMENT ON FUNCTION rollup_engine.is_in_order(rollup_engine.source) IS 'Whether a drain would find nothing in the catalogue, and the rollups of the source have no problem; triggers that others have replaced are none.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.note_quiet(p_source_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -155,10 +161,10 @@ BEGIN
     IF v_trace IS NULL THEN
         RETURN;
     END IF;
-    INSERT INTO rollup_engine.quiet_source (source_id, trace)
-    SELECT s.id, v_trace FROM rollup_engine.source AS s
+    INSERT INTO rollup_engine.quiet_source (source_id, trace, has_strays)
+    SELECT s.id, v_trace, EXISTS (SELECT FROM rollup_engine.stray_triggers(s)) FROM rollup_engine.source AS s
     WHERE s.id = p_source_id AND s.change_tracking = 'trigger' AND rollup_engine.is_in_order(s)
-    ON CONFLICT (source_id) DO UPDATE SET trace = excluded.trace;
+    ON CONFLICT (source_id) DO UPDATE SET trace = excluded.trace, has_strays = excluded.has_strays;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.note_quiet(integer) IS 'After a drain: notes that nobody needs to look at a source again, if that is so, until its catalogue changes.';
@@ -168,6 +174,7 @@ RETURNS TABLE (source_id integer, is_quiet boolean)
     LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     SET jit = off  -- many functions, few rows
+    SET plan_cache_mode = force_generic_plan
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -184,7 +191,8 @@ BEGIN
         SELECT s.id, q.id IS NOT NULL
         FROM unnest(v_ids) AS s (id) LEFT JOIN unnest(v_quiet) AS q (id) USING (id)
         WHERE q.id IS NULL OR EXISTS (SELECT FROM rollup_engine.change_log AS l WHERE l.source_id = s.id)
-            OR EXISTS (SELECT FROM rollup_engine.tail AS t WHERE t.source_id = s.id)  -- which moves with the clock
+            -- It moves with the clock, which stands still in a run.
+            OR EXISTS (SELECT FROM rollup_engine.tail AS t WHERE t.source_id = s.id AND (NOT p_is_known OR t.waits_since IS NOT NULL))
         ORDER BY s.id;
 END
 $$;
