@@ -382,6 +382,36 @@ def test_promise_g_a_view_on_a_leaf_keeps_that_leaf(db: psycopg.Connection) -> N
     assert value(db, "SELECT min(ts) FROM raw.s") == day(8)
 
 
+def test_promise_g_a_foreign_partition_stops_no_other(
+    db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """It is left where it is, and validation says so."""
+    db.execute(f"CREATE TABLE raw.s (ts timestamptz, device text, v int) {FLAT}")
+    add_days(db, "s", "s")
+    with psycopg.connect(server.superuser_url(db.info.dbname), autocommit=True) as admin:
+        admin.execute(
+            "CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;"
+            "CREATE FOREIGN TABLE raw.s_0 PARTITION OF raw.s FOR VALUES FROM ('2026-02-01')"
+            " TO ('2026-03-01') SERVER files"
+            " OPTIONS (program 'echo 2026-02-10,a,1', format 'csv'); GRANT ALL ON raw.s_0 TO PUBLIC"
+        )
+    db.execute(
+        "INSERT INTO raw.s SELECT %s + g * interval '1 day' FROM generate_series(0, 9) AS g",
+        [day(1)],
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour',"
+        " change_tracking => 'window', look_back_window => '2 days')"
+    )
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.s', '3 days')")
+    assert actions(db) == ["sealed"]
+    assert actions(db) == ["dropped"] * 7
+    assert value(db, "SELECT sum(row_count) FROM gold.s_1h") == 11
+    told = "SELECT hint FROM silver.validate_rollup_config() WHERE problem ~ 'a foreign table'"
+    assert value(db, told) == "when it is to go: ALTER TABLE raw.s DETACH PARTITION raw.s_0"
+
+
 def test_promise_d_retention_sees_windows_that_read_a_view(db: psycopg.Connection) -> None:
     """Through another view, too; not through a live view, whose table keeps what it has."""
     db.execute("CREATE TABLE raw.v (ts timestamptz NOT NULL, n int) PARTITION BY RANGE (ts)")

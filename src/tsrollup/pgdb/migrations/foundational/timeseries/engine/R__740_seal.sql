@@ -253,9 +253,10 @@ DECLARE
     v_member regclass;
 BEGIN
     FOR v_member IN
-        SELECT member FROM rollup_engine.time_partitions(p_relation)
-        WHERE is_leaf AND from_time < p_before
-        ORDER BY member
+        -- A foreign table cannot be locked.
+        SELECT m.member FROM rollup_engine.time_partitions(p_relation) AS m JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'f'
+        WHERE m.is_leaf AND m.from_time < p_before
+        ORDER BY m.member
     LOOP
         PERFORM rollup_engine.lock_out(v_member, 'SHARE');
     END LOOP;

@@ -122,10 +122,11 @@ AS $$
     FROM rollup_engine.time_partitions(p_relation) AS m
     JOIN pg_inherits AS i ON i.inhrelid = m.member
     JOIN pg_partitioned_table AS p ON p.partrelid = i.inhparent AND p.partstrat <> 'h' AND p.partdefid <> m.member
-    WHERE m.to_time <= p_border
+    WHERE m.to_time <= p_border AND NOT EXISTS (
+        SELECT FROM rollup_engine.partition_tree(m.member) AS t (member) JOIN pg_class AS c ON c.oid = t.member AND c.relkind = 'f')
     ORDER BY m.level, m.to_time
 $$;
-COMMENT ON FUNCTION rollup_engine.removable_partitions(regclass, timestamptz) IS 'Partitions whose time ended before the border.';
+COMMENT ON FUNCTION rollup_engine.removable_partitions(regclass, timestamptz) IS 'Partitions whose time ended before the border, but for foreign tables, which are not ours to drop.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.remove_partitions(p_retention rollup_engine.retention, p_border timestamptz) RETURNS TABLE (action text, detail text)
     LANGUAGE plpgsql

@@ -94,6 +94,10 @@ BEGIN
             ELSE 'detach it, move what it holds beyond some time elsewhere, and attach it again up to there; partition_source makes what comes after it' END
     FROM partition WHERE to_time = 'infinity'
     UNION ALL
+    SELECT format('%s, a foreign table, is never dropped', p.member),
+        format('when it is to go: ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, p.member)
+    FROM partition AS p JOIN pg_class AS c ON c.oid = p.member AND c.relkind = 'f' JOIN pg_inherits AS i ON i.inhrelid = p.member
+    UNION ALL
     -- Of those that maintenance makes partitions for, it speaks itself.
     SELECT format('%s, a default partition, holds rows, which are never dropped', d.partdefid::regclass),
         format('SELECT silver.partition_source(%L, ...) gives them partitions of their own', p_relation)
