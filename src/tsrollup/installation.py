@@ -28,6 +28,12 @@ INSTALLED = (
 )
 UPGRADING = "SELECT EXISTS (SELECT FROM rollup_engine.upgrade)"
 HAS_ROWS = "SELECT EXISTS (SELECT FROM rollup_engine.aggregate)"
+# beforeMigrate__refuse_missing_rows says the same: it stands alone, as no function may be there.
+NO_ROWS = "the tables of tsrollup without their rows: its schema was restored without its data"
+FOR_NO_ROWS = (
+    "restore the data of the same dump (pg_restore -a); or tsrollup clean,"
+    " drop what is left of the rollups' tables, migrate, and create the rollups anew"
+)
 MISSING_ROLES = (
     "SELECT string_agg(quote_ident(r), ', '), string_agg(format('CREATE ROLE %I', r), '; ')"
     " FROM unnest(rollup_engine.missing_roles()) AS r"
@@ -48,12 +54,7 @@ def misfit(connection: psycopg.Connection[Any]) -> TsrollupError | None:
                     f"{create}; then run tsrollup migrate, which gives them their rights",
                 )
         if filled and cursor.execute(HAS_ROWS).fetchone() == (False,):
-            return TsrollupError(
-                f"database {database} has the tables of tsrollup without their rows:"
-                " its schema was restored without its data",
-                "restore the data of the same dump (pg_restore -a),"
-                " or run tsrollup clean and tsrollup migrate",
-            )
+            return TsrollupError(f"database {database} has {NO_ROWS}", FOR_NO_ROWS)
         if watched:
             (upgrading,) = cursor.execute(UPGRADING).fetchone() or (False,)
             ended = ended and not upgrading

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tsrollup.installation import FOR_NO_ROWS, NO_ROWS
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "tsrollup"
 
@@ -90,3 +92,10 @@ def test_who_owns_what_is_asked_by_one_text() -> None:
         files = list((PACKAGE / "pgdb" / "migrations" / folder).glob("before*__check_owners.sql"))
         assert len(files) == 3
         assert len({file.read_text() for file in files}) == 1
+
+
+def test_a_schema_without_its_rows_is_told_of_in_one_way() -> None:
+    """Before a migrate no function is sure to be there, so that the callback says it again."""
+    (callback,) = PACKAGE.rglob("beforeMigrate__refuse_missing_rows.sql")
+    for said in (NO_ROWS, FOR_NO_ROWS):
+        assert said.replace("'", "''") in callback.read_text()
