@@ -1,0 +1,258 @@
+"""Promise g: retention of what has become a partition, was restored, or has got a name anew."""
+
+from datetime import UTC, datetime
+
+import psycopg
+import pytest
+
+from raw_tables import maintained
+from retained_days import NOW, day, maintain, make_source, partitions, sealed, total
+from rollup_checks import assert_equal_to_group_by, refresh_everything
+from scenes import scene
+
+pytestmark = pytest.mark.partman
+
+
+@scene
+def source(db: psycopg.Connection) -> psycopg.Connection:
+    return make_source(db)
+
+
+def test_retention_of_what_became_a_partition_says_that_it_rests(
+    source: psycopg.Connection,
+) -> None:
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    assert maintain(source) == [("raw.readings", "sealed")]
+    source.execute(
+        "CREATE TABLE raw.top (LIKE raw.readings) PARTITION BY LIST (device);"
+        "ALTER TABLE raw.top ATTACH PARTITION raw.readings DEFAULT"
+    )
+    told = source.execute(
+        "SELECT target, detail FROM rollup_engine.run_maintenance(NULL, %s)"
+        " WHERE action = 'skipped'",
+        [NOW],
+    ).fetchall()
+    assert [target for target, _ in told] == ["raw.readings"]
+    assert "raw.readings is a partition of raw.top" in told[0][1]
+    warned = source.execute(
+        "SELECT is_valid, problem, hint FROM silver.validate_rollup_config()"
+        " WHERE target = 'raw.readings'"
+    ).fetchall()
+    assert [row[:2] for row in warned] == [(True, "raw.readings is a partition of raw.top")]
+    assert partitions(source) == set(range(1, 13))
+    # What it says to do is done.
+    source.execute(
+        "SELECT silver.set_retention('raw.top', '3 days'),"
+        " silver.set_retention('raw.readings', NULL)"
+    )
+    refresh_everything(source)
+    assert maintain(source) == [("raw.top", "sealed")]
+    maintain(source)
+    assert partitions(source) == set(range(8, 13))
+    assert total(source, "gold.readings_1d") == 240
+
+
+@pytest.fixture
+def by_arrival(db: psycopg.Connection) -> psycopg.Connection:
+    """A table in partitions by when rows came, with retention; some are of times to come."""
+    db.execute(
+        """
+        CREATE TABLE raw.t (ts timestamptz, received timestamptz NOT NULL, v integer)
+            PARTITION BY RANGE (received);
+        DO $$ BEGIN FOR day IN -12 .. 1 LOOP
+            EXECUTE format('CREATE TABLE raw.t_%s PARTITION OF raw.t FOR VALUES FROM (%L) TO (%L)',
+                day + 12, current_date + day, current_date + day + 1);
+        END LOOP; END $$;
+        INSERT INTO raw.t SELECT now() - make_interval(hours => i) + '3 days',
+            now() - make_interval(hours => i), i FROM generate_series(1, 240) AS i;
+        SELECT silver.set_retention('raw.t', '6 days');
+        """
+    )
+    return db
+
+
+def test_promise_g_no_rollup_by_another_time_than_that_of_partitions_that_go(
+    by_arrival: psycopg.Connection,
+) -> None:
+    create = "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', %s)"
+    with pytest.raises(psycopg.Error, match=r"rolled up otherwise: silver\.t_1d by ts") as told:
+        by_arrival.execute(create, ["ts"])
+    assert "silver.set_retention('raw.t', NULL)" in (told.value.diag.message_hint or "")
+    by_arrival.execute(create, ["received"])
+    refresh_everything(by_arrival)
+    maintain(by_arrival, datetime.now(UTC))
+    # As one that came while partitions go, each of which is asked about anew.
+    may_go = (
+        "SELECT DISTINCT rollup_engine.may_be_removed('raw.t', p, k), k FROM unnest('{received,ts}'"
+        "::name[]) AS k, rollup_engine.retention AS r,"
+        " rollup_engine.removable_partitions(r.relation, r.sealed_before) AS p ORDER BY k"
+    )
+    assert by_arrival.execute(may_go).fetchall() == [(True, "received"), (False, "ts")]
+
+
+@pytest.mark.parametrize("is_sealed", [False, True], ids=["before the seal", "after it"])
+def test_promise_g_a_column_that_takes_the_name_of_the_time_keeps_partitions(
+    by_arrival: psycopg.Connection, is_sealed: bool
+) -> None:
+    """A rollup reads the column of the name that it was created with."""
+    by_arrival.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', 'received')"
+    )
+    refresh_everything(by_arrival)
+    if is_sealed:
+        maintain(by_arrival, datetime.now(UTC))
+    by_arrival.execute(
+        "ALTER TABLE raw.t RENAME received TO came; ALTER TABLE raw.t RENAME ts TO received"
+    )
+    before = by_arrival.execute("SELECT count(*) FROM raw.t").fetchone()
+    for _ in range(3):
+        refresh_everything(by_arrival)
+        maintain(by_arrival, datetime.now(UTC))
+    assert by_arrival.execute("SELECT count(*) FROM raw.t").fetchone() == before
+    problems = by_arrival.execute(
+        "SELECT problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+    ).fetchall()
+    assert any("is partitioned by came, but rolled up otherwise" in x for (x,) in problems)
+    assert by_arrival.execute(
+        "SELECT health FROM silver.timeseries_operations_monitor"
+    ).fetchall() == [("invalid",)]
+    by_arrival.execute("SELECT silver.set_retention('raw.t', NULL)")
+    refresh_everything(by_arrival)
+    assert (
+        by_arrival.execute(
+            "SELECT FROM silver.validate_rollup_config() WHERE NOT is_valid"
+        ).fetchall()
+        == []
+    )
+
+
+def test_promise_g_a_rollup_of_a_partition_absorbs_before_its_rows_go(
+    db: psycopg.Connection,
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.parts (ts timestamptz, device text) PARTITION BY LIST (device);"
+        "CREATE TABLE raw.parts_a PARTITION OF raw.parts FOR VALUES IN ('a')"
+        " PARTITION BY RANGE (ts)"
+    )
+    for number in range(1, 13):
+        db.execute(
+            f"CREATE TABLE raw.parts_a_{number} PARTITION OF raw.parts_a"
+            f" FOR VALUES FROM ('{day(number)}') TO ('{day(number + 1)}')"
+            " WITH (autovacuum_enabled = off)"
+        )
+    db.execute("SELECT silver.create_rollup_table('raw.parts_a', 'silver', 'parts_1h', '1 hour')")
+    db.execute(
+        "INSERT INTO raw.parts"
+        " SELECT ts, 'a' FROM generate_series(%s, %s, '1 hour'::interval) AS ts",
+        [day(1), day(11)],
+    )
+    with pytest.raises(psycopg.Error, match="is a partition of"):
+        db.execute("SELECT silver.set_retention('raw.parts_a', '3 days')")
+    db.execute("SELECT silver.set_retention('raw.parts', '3 days')")
+    for _ in range(2):
+        assert maintain(db) == []
+    refresh_everything(db)
+    assert maintain(db) == [("raw.parts", "sealed")]
+    assert "dropped" in [action for _, action, _ in maintained(db, NOW, "raw.parts")]
+    refresh_everything(db)
+    assert total(db, "gold.parts_1h") == 241
+    assert sealed(db)["parts_1h"] == (0, day(8))
+    assert_equal_to_group_by(db, "parts_1h")
+
+
+def test_retention_follows_a_source_that_is_restored(source: psycopg.Connection) -> None:
+    refresh_everything(source)
+    source.execute("SELECT silver.set_retention('raw.readings', '5 days')")
+    source.execute("SELECT silver.partition_source('raw.readings', '1 day')")
+    source.execute(
+        "CREATE TABLE raw.copy (LIKE raw.readings) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.copy_1 PARTITION OF raw.copy"
+        " FOR VALUES FROM (MINVALUE) TO ('2026-03-03');"
+        "CREATE TABLE raw.copy_2 PARTITION OF raw.copy"
+        " FOR VALUES FROM ('2026-03-03') TO (MAXVALUE);"
+        "INSERT INTO raw.copy SELECT * FROM raw.readings;"
+        "DROP TABLE raw.readings; ALTER TABLE raw.copy RENAME TO readings;"
+        "GRANT SELECT ON raw.readings TO tsrollup_owner"
+    )
+    refresh_everything(source)
+    noted = "SELECT relation::text FROM rollup_engine.{} WHERE relation::text !~ '^silver'"
+    for table in ("retention", "partition_set"):
+        rows = source.execute(noted.format(table).encode()).fetchall()
+        assert rows == [("raw.readings",)]
+    assert ("raw.readings", "sealed") in maintain(source)
+
+
+def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.kept_1 PARTITION OF raw.kept"
+        " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02');"
+        "SELECT silver.set_retention('raw.kept', '5 days');"
+        "ALTER TABLE raw.kept RENAME TO backup; CREATE TABLE raw.kept (ts timestamptz)"
+    )
+    for _ in range(2):
+        ((target, action, detail),) = [
+            row for row in maintained(db, NOW, None) if row[0] == "raw.backup"
+        ]
+        assert (target, action) == ("raw.backup", "skipped")
+        assert "raw.kept is another table now" in detail
+    db.execute("SELECT silver.set_retention('raw.backup', '5 days')")
+    assert "sealed" in [action for _, action, _ in maintained(db, NOW, "raw.backup")]
+
+
+def test_a_number_left_of_a_dropped_table_is_nobodys(source: psycopg.Connection) -> None:
+    """A dump of such a row holds it, and any table may have it where that is restored."""
+    refresh_everything(source)
+    source.execute("SELECT silver.set_retention('raw.readings', '5 days')")
+    source.execute("SELECT silver.partition_source('raw.readings', '1 day')")
+    source.execute(
+        "CREATE TABLE raw.copy (LIKE raw.readings) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.copy_1 PARTITION OF raw.copy DEFAULT; DROP TABLE raw.readings"
+    )
+    numbers = (
+        "SELECT relation FROM rollup_engine.source"
+        " UNION SELECT source_table FROM silver.rollup_config WHERE parent_id IS NULL"
+        " UNION SELECT relation FROM rollup_engine.retention"
+        " UNION SELECT relation FROM rollup_engine.partition_set WHERE is_source"
+    )
+    for _ in range(2):
+        source.execute("SELECT silver.perform_rollup()")
+        maintain(source)
+        left = f"SELECT count(*), min(relation::oid::bigint) > 2 ^ 31 FROM ({numbers}) AS n"
+        assert source.execute(left.encode()).fetchone() == (1, True)
+        health = "SELECT DISTINCT health FROM silver.timeseries_operations_monitor"
+        assert source.execute(health).fetchall() == [("invalid",)]
+    source.execute("ALTER TABLE raw.copy RENAME TO readings")
+    source.execute("GRANT SELECT ON raw.readings TO tsrollup_owner")
+    source.execute("SELECT silver.perform_rollup()")
+    assert source.execute(numbers.encode()).fetchall() == [("raw.readings",)]
+    for name in ("readings_1d", "readings_1h"):
+        source.execute("SELECT silver.set_retention(%s, '20 days')", [name])
+        source.execute("SELECT silver.drop_rollup(%s)", [name])
+    assert source.execute("SELECT relation::text FROM rollup_engine.retention").fetchall() == [
+        ("raw.readings",)
+    ]
+
+
+def test_a_dropped_table_without_rollups_is_forgotten_by_its_name(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
+        "SELECT silver.set_retention('raw.kept', '50 days');"
+        "SELECT silver.partition_source('raw.kept', '1 day');"
+        "DROP TABLE raw.kept"
+    )
+    calls = (
+        "SELECT silver.partition_source('raw.kept', '1 day')",
+        "SELECT silver.set_retention('raw.kept', '50 days')",
+    )
+    assert sorted(maintained(db, NOW)) == [
+        ("raw.kept", "cleaned", f"it was dropped; for the next table of its name: {call}")
+        for call in calls
+    ]
+    assert maintained(db, NOW) == []
+    hints = db.execute("SELECT hint FROM silver.error_log ORDER BY 1").fetchall()
+    assert hints == [(f"if it is there again: {call}",) for call in calls]
+    db.execute("CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts)")
+    for call in calls:
+        db.execute(call.encode())
