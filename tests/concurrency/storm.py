@@ -16,7 +16,8 @@ from typing import Any
 import psycopg
 from psycopg import IsolationLevel, sql
 
-from rollup_checks import Rollup, assert_settled, describe, differences_query, refresh_everything
+from described_rollups import Rollup, describe
+from rollup_checks import assert_settled, differences_query, refresh_everything
 
 LEVELS = ("storm_1m", "storm_1h", "storm_1d")
 LEVELS_OF_ISOLATION = (

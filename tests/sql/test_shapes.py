@@ -5,7 +5,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from rollup_checks import assert_equal_to_group_by, assert_settled, describe, refresh_everything
+from described_rollups import describe
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
 TIMES = {"timestamptz": "+00", "timestamp": "", "date": ""}
 
