@@ -1,0 +1,185 @@
+"""Who owns a source, or what is above or below it, goes on with it as before there were rollups."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from conftest import Connect
+from logins import make_logins
+from servers import PostgresServer
+
+
+@pytest.fixture
+def logins(server: PostgresServer, db: psycopg.Connection) -> Iterator[dict[str, str]]:
+    yield from make_logins(server, db)
+
+
+def test_an_operator_who_owns_a_source_hears_as_whom_to_maintain_it(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    name = logins["operator"]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute("CREATE TABLE raw.mine (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+        superuser.execute(f"ALTER TABLE raw.mine OWNER TO {name}".encode())
+        superuser.execute(f"GRANT CREATE ON SCHEMA raw TO {name}".encode())
+        if server.user != server.superuser:
+            superuser.execute(f"GRANT {name} TO {server.user}".encode())
+    db.execute("SELECT silver.partition_source('mine', '1 day')")
+    db.execute("SELECT silver.set_retention('mine', '30 days')")
+    owners = db.execute(
+        "SELECT DISTINCT relowner::regrole::text FROM pg_inherits JOIN pg_class ON oid = inhrelid"
+        " WHERE inhparent = 'raw.mine'::regclass"
+    ).fetchall()
+    assert owners == [(name,)]
+    rows = connect(user=name).execute("SELECT * FROM silver.maintain_timeseries_tables()")
+    assert [row[1:] for row in rows if row[0] == "raw.mine"] == [
+        ("skipped", f"retention: run maintenance as a member of tsrollup_owner and of {name}"),
+        ("skipped", f"run maintenance as a member of tsrollup_owner and of {name}"),
+    ]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute("DROP TABLE raw.mine")
+        superuser.execute(f"REVOKE CREATE ON SCHEMA raw FROM {name}".encode())
+
+
+def test_a_table_above_the_source_takes_its_owner_as_well(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """Who owns the source alone is refused; what comes above it waits for its owner's run."""
+    name = logins["owner"]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(
+            f"""
+            CREATE TABLE raw.top (ts timestamptz, k integer, v integer) PARTITION BY LIST (k);
+            CREATE TABLE raw.mine PARTITION OF raw.top FOR VALUES IN (1);
+            ALTER TABLE raw.top OWNER TO {server.user};
+            ALTER TABLE raw.mine OWNER TO {name};
+            GRANT USAGE ON SCHEMA raw TO {name};
+            """.encode()
+        )
+        if server.user != server.superuser:
+            superuser.execute(f"GRANT {name} TO {server.user}".encode())
+    owner = connect(user=name)
+    create = "SELECT silver.create_rollup_table('raw.mine', 'silver', 'mine_1h', '1 hour', 'ts')"
+    try:
+        with pytest.raises(psycopg.Error, match=r"written through raw\.top as well") as caught:
+            owner.execute(create)
+        assert caught.value.sqlstate == "TR004"
+        assert f"a member of {server.user}" in (caught.value.diag.message_hint or "")
+        db.execute("ALTER TABLE raw.top DETACH PARTITION raw.mine")
+        owner.execute(create)
+        db.execute("ALTER TABLE raw.top ATTACH PARTITION raw.mine FOR VALUES IN (1)")
+        for connection, health in ((owner, "invalid"), (db, "lagging")):
+            connection.execute("SELECT * FROM silver.perform_rollup()")
+            db.execute("INSERT INTO raw.top VALUES ('2026-03-01', 1, 1)")
+            row = db.execute(
+                "SELECT health FROM silver.timeseries_operations_monitor"
+                " WHERE target_table = 'silver.mine_1h'"
+            ).fetchone()
+            assert row == (health,)
+        assert db.execute("SELECT row_count FROM gold.mine_1h").fetchone() == (2,)
+    finally:
+        owner.close()
+        with connect(user=server.superuser) as superuser:
+            superuser.execute("DROP TABLE raw.top, raw.mine CASCADE")
+            superuser.execute(f"DROP OWNED BY {name}".encode())
+
+
+def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rollups(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """PostgreSQL clones row triggers to it, and asks him for a right to their function, which
+    nobody else has: on a table of his own it would run his types as the owner role."""
+    owner = logins["nobody"]
+    db.execute("CREATE TABLE raw.days (ts timestamptz, v integer) PARTITION BY RANGE (ts)")
+    db.execute("CREATE TABLE raw.days_1 PARTITION OF raw.days DEFAULT")
+    db.execute("SELECT silver.create_rollup_table('raw.days', 'silver', 'days_1h', '1 hour')")
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(f"ALTER TABLE raw.days OWNER TO {owner}".encode())
+        superuser.execute(f"GRANT USAGE, CREATE ON SCHEMA raw TO {owner}".encode())
+    allowed = "SELECT has_function_privilege(%s, 'rollup_engine.capture_' || id || '()', 'EXECUTE')"
+    of_days = f"{allowed} FROM rollup_engine.source WHERE relation = 'raw.days'::regclass"
+    try:
+        db.execute("SELECT silver.perform_rollup('days_1h')")
+        connect(user=owner).execute(
+            "CREATE TABLE raw.days_2 PARTITION OF raw.days"
+            " FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+            "CREATE TABLE raw.days_3 (LIKE raw.days); ALTER TABLE raw.days"
+            " ATTACH PARTITION raw.days_3 FOR VALUES FROM ('2026-04-01') TO ('2026-05-01');"
+            "INSERT INTO raw.days VALUES ('2026-03-05', 1), ('2026-04-05', 1)"
+        )
+        assert db.execute("SELECT count(*) FROM gold.days_1h").fetchone() == (2,)
+        for role in ("reader", "writer", "operator"):
+            assert db.execute(of_days, [logins[role]]).fetchone() == (False,)
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(f"ALTER TABLE raw.days OWNER TO {server.user}".encode())
+            for name in ("days_2", "days_3"):
+                superuser.execute(f"ALTER TABLE raw.{name} OWNER TO {server.user}".encode())
+        db.execute("SELECT silver.perform_rollup('days_1h')")
+        assert db.execute(of_days, [owner]).fetchone() == (False,)
+    finally:
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(f"DROP OWNED BY {owner} CASCADE".encode())
+
+
+def test_who_created_a_rollup_as_a_member_of_the_owner_role_makes_partitions_afterwards(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """When he is one no more: he has a right of his own to the function of its triggers, and what
+    he gave on of that goes with him."""
+    owner = logins["owner"]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(f"GRANT USAGE, CREATE ON SCHEMA raw TO {owner}".encode())
+        try:
+            connect(user=owner).execute(
+                "CREATE TABLE raw.days (ts timestamptz, v integer) PARTITION BY RANGE (ts);"
+                "SELECT silver.create_rollup_table('raw.days', 'silver', 'days_1h', '1 hour');"
+                "SELECT silver.perform_rollup('days_1h')"
+            )
+            superuser.execute(f"REVOKE tsrollup_owner FROM {owner}".encode())
+            connect(user=owner).execute(
+                "CREATE TABLE raw.days_2 PARTITION OF raw.days"
+                " FOR VALUES FROM ('2026-03-01') TO ('2026-04-01');"
+                "INSERT INTO raw.days VALUES ('2026-03-05', 1)"
+            )
+            assert db.execute("SELECT count(*) FROM gold.days_1h").fetchone() == (1,)
+            (capture,) = superuser.execute(
+                "SELECT format('FUNCTION rollup_engine.capture_%s()', id) FROM rollup_engine.source"
+                " WHERE relation = 'raw.days'::regclass"
+            ).fetchall()[0]
+            superuser.execute(
+                f"GRANT USAGE ON SCHEMA rollup_engine TO {owner};"
+                f"GRANT EXECUTE ON {capture} TO {owner} WITH GRANT OPTION; SET ROLE {owner};"
+                f"GRANT EXECUTE ON {capture} TO {logins['nobody']}; RESET ROLE;"
+                f"ALTER TABLE raw.days OWNER TO {server.user};"
+                f"ALTER TABLE raw.days_2 OWNER TO {server.user}".encode()
+            )
+            done = db.execute("SELECT status FROM silver.perform_rollup('days_1h')").fetchall()
+            assert done == [("ok",)]
+        finally:
+            superuser.execute(f"DROP OWNED BY {owner} CASCADE".encode())
+
+
+def test_a_view_made_anew_keeps_its_owner(
+    server: PostgresServer, logins: dict[str, str], db: psycopg.Connection
+) -> None:
+    name = sql.Identifier(logins["nobody"])
+    with psycopg.connect(server.superuser_url(db.info.dbname), autocommit=True) as postgres:
+        for statement in (
+            "GRANT {} TO tsrollup_owner",
+            "GRANT CREATE ON SCHEMA gold TO {}",
+            "GRANT ALL ON silver.readings_1h TO {}",
+            "ALTER VIEW gold.readings_1h OWNER TO {}",
+        ):
+            postgres.execute(sql.SQL(statement).format(name))
+        try:
+            db.execute("ALTER TABLE raw.readings ALTER level TYPE numeric")
+            db.execute("SELECT silver.rebuild_rollup('silver.readings_1h')")
+            row = db.execute(
+                "SELECT relowner::regrole::text FROM pg_class"
+                " WHERE oid = 'gold.readings_1h'::regclass"
+            ).fetchone()
+            assert row == (logins["nobody"],)
+        finally:
+            postgres.execute(sql.SQL("DROP OWNED BY {}").format(name))
