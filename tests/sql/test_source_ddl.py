@@ -3,12 +3,12 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 import psycopg
 import pytest
 
-from daily_table import RESET, ROLLUPS, SOURCE, roll_up
+from changed_tables import assert_exact_or_invalid, run
+from daily_table import RESET, ROLLUPS, roll_up
 from rollup_checks import (
     assert_equal_to_group_by,
     assert_settled,
@@ -21,11 +21,6 @@ from validation import healths, is_stale, problems
 @scene
 def rolled_up(db: psycopg.Connection) -> psycopg.Connection:
     return roll_up(db)
-
-
-def assert_exact_or_invalid(connection: psycopg.Connection[Any]) -> None:
-    if healths(connection) != {"invalid"}:
-        assert_equal_to_group_by(connection, *ROLLUPS)
 
 
 TAKEN_IN = {
@@ -63,16 +58,6 @@ def test_promise_b_ddl_that_the_next_run_takes_in(
     assert_equal_to_group_by(rolled_up, *ROLLUPS)
     refresh_everything(rolled_up)
     assert_settled(rolled_up, *ROLLUPS)
-
-
-def run(connection: psycopg.Connection[Any], script: str) -> None:
-    """ENABLE ALWAYS takes one trigger at a time, which an administrator would write out."""
-    (always,) = connection.execute(
-        "SELECT string_agg(format('ENABLE %s TRIGGER %I',"
-        " CASE tgenabled WHEN 'R' THEN 'REPLICA' ELSE 'ALWAYS' END, tgname), ', ')"
-        " FROM pg_trigger WHERE tgrelid = 'raw.t_1'::regclass AND NOT tgisinternal"
-    ).fetchone() or ("",)
-    connection.execute(script.replace("ENABLE ALWAYS TRIGGER ALL", always).encode())
 
 
 @pytest.mark.parametrize(
@@ -214,114 +199,6 @@ def test_conditions_of_triggers_over_all_types(db: psycopg.Connection) -> None:
     assert problems(db) == []
 
 
-def gold(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
-    return connection.execute(
-        "SELECT bucket, device, row_count, a_sum, a_avg, b_sum, w_min FROM gold.t_1d ORDER BY 1, 2"
-    ).fetchall()
-
-
-def test_promise_b_renamed_columns_are_followed(rolled_up: psycopg.Connection) -> None:
-    """Time column, dimension and metrics; gold keeps its names, and new metrics go by the new."""
-    before = gold(rolled_up)
-    rolled_up.execute(
-        "ALTER TABLE raw.t RENAME ts TO at; ALTER TABLE raw.t RENAME device TO sensor;"
-        "ALTER TABLE raw.t RENAME a TO value"
-    )
-    assert healths(rolled_up) == {"invalid"}
-    refresh_everything(rolled_up)
-    assert problems(rolled_up) == []
-    assert gold(rolled_up) == before
-    rolled_up.execute("UPDATE raw.t SET value = value + 1, at = at + interval '1 hour'")
-    rolled_up.execute("SELECT silver.add_rollup_metric('t_1h', '{\"value\": [\"min\"]}')")
-    expected = rolled_up.execute(
-        "SELECT date_bin('1 day', at, '2000-01-03 00:00+00'), sensor, count(*), sum(value),"
-        " avg(value), sum(b), min(w) FROM raw.t GROUP BY 1, 2 ORDER BY 1, 2"
-    ).fetchall()
-    assert gold(rolled_up) == expected
-    refresh_everything(rolled_up)
-    assert gold(rolled_up) == expected
-    lowest = rolled_up.execute("SELECT min(value_min) FROM gold.t_1h").fetchall()
-    assert lowest == rolled_up.execute("SELECT min(value) FROM raw.t").fetchall()
-
-
-@pytest.mark.parametrize("parts", ["", "PARTITION BY RANGE (ts)"])
-@pytest.mark.parametrize(("one", "other"), [("ts", "sent"), ("device", "note")])
-def test_promise_b_names_that_other_columns_had_for_a_while(
-    db: psycopg.Connection, one: str, other: str, parts: str
-) -> None:
-    """Changes are logged by names of the time and the key, which are theirs again by the run."""
-    db.execute(
-        "CREATE TABLE raw.t (ts timestamptz, sent timestamptz, device text, note text)"
-        f" {parts};".encode()
-    )
-    if parts:
-        db.execute("CREATE TABLE raw.t_all PARTITION OF raw.t DEFAULT")
-    db.execute(
-        "CREATE INDEX ON raw.t (device, ts);"
-        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 12:00+00' + make_interval(mins => i),"
-        " timestamptz '2026-04-01 12:00+00', 'd' || i % 3, 'n' FROM generate_series(0, 199) AS i;"
-        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour',"
-        " time_column => 'ts', dimensions => '{device}', metrics => '{}')"
-    )
-    refresh_everything(db)
-    assert healths(db) == {"ok"}
-    swap = f"ALTER TABLE raw.t RENAME {one} TO x; ALTER TABLE raw.t RENAME {other} TO {one};"
-    back = f"ALTER TABLE raw.t RENAME {one} TO {other}; ALTER TABLE raw.t RENAME x TO {one};"
-    write = "INSERT INTO raw.t VALUES ('2026-03-01 13:00+00', '2026-04-02 13:00+00', 'd7', 'n');"
-    for statements in (
-        swap + write + back,
-        f"SELECT silver.perform_rollup(); {swap} {write} {back}",
-        swap + write + f"ALTER TABLE raw.t DROP {one}; ALTER TABLE raw.t RENAME x TO {one};",
-    ):
-        with db.transaction(force_rollback=True):
-            db.execute(statements.encode())
-            assert healths(db) == {"invalid"}
-            refresh_everything(db)
-            assert_equal_to_group_by(db, "t_1h")
-            assert healths(db) == {"ok"}
-    for by_itself in (f"ALTER {one} SET STATISTICS 500", "ADD c integer", f"DROP {other}"):
-        db.execute(f"ALTER TABLE raw.t {by_itself}".encode())
-        assert healths(db) == {"ok"}
-        refresh_everything(db)
-
-
-def test_what_cannot_be_followed_is_invalid_at_once(rolled_up: psycopg.Connection) -> None:
-    """With the reason, for the children too, until it is undone."""
-    for damage, undo in (
-        ("ALTER TABLE raw.t DROP b", "ALTER TABLE raw.t ADD b integer DEFAULT 1"),
-        ("ALTER TABLE raw.t_2 SET UNLOGGED", "ALTER TABLE raw.t_2 SET LOGGED"),
-        (
-            "CREATE UNLOGGED TABLE raw.u (LIKE raw.t INCLUDING GENERATED);"
-            "INSERT INTO raw.u (ts) VALUES ('2026-04-01 00:00+00'); ALTER TABLE raw.t ATTACH"
-            " PARTITION raw.u FOR VALUES FROM ('2026-04-01 00:00+00') TO ('2026-05-01 00:00+00')",
-            "ALTER TABLE raw.t DETACH PARTITION raw.u",
-        ),
-        (
-            "ALTER TABLE raw.t ENABLE ROW LEVEL SECURITY",
-            "ALTER TABLE raw.t DISABLE ROW LEVEL SECURITY",
-        ),
-    ):
-        rolled_up.execute(damage.encode())
-        assert healths(rolled_up) == {"invalid"}, damage
-        assert {target for target, _, _ in problems(rolled_up)} == {"silver.t_1h", "silver.t_1d"}
-        rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
-        assert healths(rolled_up) == {"invalid"}, damage
-        rolled_up.execute(undo.encode())
-        rolled_up.execute(RESET)
-        refresh_everything(rolled_up)
-        assert problems(rolled_up) == []
-        assert_settled(rolled_up, *ROLLUPS)
-
-
-def test_a_column_that_is_gone_is_asked_for_both_ways(rolled_up: psycopg.Connection) -> None:
-    """Renamed or dropped: after a restore nobody knows which of the two."""
-    rolled_up.execute("ALTER TABLE raw.t DROP b")
-    hints = {hint for _, problem, hint in problems(rolled_up) if problem.endswith("is gone")}
-    (hint,) = hints
-    assert "ALTER TABLE raw.t RENAME its new name TO b" in hint
-    assert "ADD COLUMN it again" in hint
-
-
 def test_a_trigger_is_not_mended_before_deferred_checks_of_the_same_transaction(
     db: psycopg.Connection,
 ) -> None:
@@ -365,26 +242,6 @@ def test_nothing_new_over_a_source_with_row_security(rolled_up: psycopg.Connecti
         assert caught.value.diag.message_hint
 
 
-def test_promise_b_columns_of_a_child_that_change_places(db: psycopg.Connection) -> None:
-    db.execute(
-        "CREATE TABLE raw.t (ts timestamptz, a integer, b integer);"
-        "CREATE TABLE raw.t_1 () INHERITS (raw.t);"
-        "INSERT INTO raw.t_1 SELECT '2026-03-01 00:00+00', i, 100 - i"
-        " FROM generate_series(0, 9) AS i"
-    )
-    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
-    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
-    refresh_everything(db)
-    db.execute(
-        "ALTER TABLE raw.t_1 NO INHERIT raw.t; ALTER TABLE raw.t_1 RENAME a TO c;"
-        "ALTER TABLE raw.t_1 RENAME b TO a; ALTER TABLE raw.t_1 RENAME c TO b;"
-        "ALTER TABLE raw.t_1 INHERIT raw.t"
-    )
-    assert_exact_or_invalid(db)
-    refresh_everything(db)
-    assert_settled(db, *ROLLUPS)
-
-
 def test_promise_b_row_security_for_a_while(rolled_up: psycopg.Connection) -> None:
     """The machinery reads all rows or fails; a partition that came meanwhile is taken in."""
     rolled_up.execute(
@@ -399,134 +256,3 @@ def test_promise_b_row_security_for_a_while(rolled_up: psycopg.Connection) -> No
     rolled_up.execute(RESET)
     refresh_everything(rolled_up)
     assert_settled(rolled_up, *ROLLUPS)
-
-
-def test_a_dropped_source_is_named_and_taken_up_again(rolled_up: psycopg.Connection) -> None:
-    rolled_up.execute(
-        "CREATE TABLE public.kept AS SELECT ts, device, a, b FROM raw.t; DROP TABLE raw.t"
-    )
-    assert healths(rolled_up) == {"invalid"}
-    rolled_up.execute("SELECT silver.mark_stale('t_1h', '-infinity', 'infinity')")
-    with pytest.raises(psycopg.Error, match=r"raw\.t, which silver\.t_1h reads, was dropped"):
-        rolled_up.execute("SELECT * FROM gold.t_1h")
-    rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
-    logged = rolled_up.execute("SELECT DISTINCT error_message FROM silver.error_log").fetchall()
-    assert logged
-    assert all("was dropped" in message for (message,) in logged)
-
-    rolled_up.execute(SOURCE)
-    rolled_up.execute("DELETE FROM raw.t WHERE a % 7 = 0")
-    rolled_up.execute("GRANT SELECT ON raw.t TO tsrollup_owner")
-    rolled_up.execute(RESET)
-    refresh_everything(rolled_up)
-    assert problems(rolled_up) == []
-    assert_settled(rolled_up, *ROLLUPS)
-    rolled_up.execute("UPDATE raw.t SET b = b + 1")
-    assert_equal_to_group_by(rolled_up, *ROLLUPS)
-
-
-@pytest.mark.parametrize("between", ["", "SELECT silver.perform_rollup();"])
-def test_a_source_that_was_exchanged_by_its_name(
-    rolled_up: psycopg.Connection, between: str
-) -> None:
-    """What has the name now is what people read: that it is another table is said at once."""
-    rolled_up.execute("CREATE TABLE raw.loaded AS SELECT ts, device, a, b + 1 AS b, w FROM raw.t")
-    run(rolled_up, f"ALTER TABLE raw.t RENAME TO old; {between} CREATE VIEW raw.t AS TABLE raw.old")
-    refresh_everything(rolled_up)
-    assert healths(rolled_up) == {"ok"}  # a view that keeps the name alive
-    rolled_up.execute("DROP VIEW raw.t; ALTER TABLE raw.loaded RENAME TO t")
-    for _ in range(2):
-        assert healths(rolled_up) == {"invalid"}
-        ((problem, hint), *_) = [row[1:] for row in problems(rolled_up)]
-        assert problem == (
-            "raw.t is another table now: its rollups read the one that had this name, raw.old"
-        )
-        assert hint.startswith("DROP TABLE raw.old, and the next run takes up the new raw.t")
-        read = "SELECT min(source_table) FROM silver.timeseries_operations_monitor"
-        assert rolled_up.execute(read).fetchone() == ("raw.old",)
-        rolled_up.execute("SELECT silver.perform_rollup()")
-    rolled_up.execute("GRANT SELECT ON raw.t TO tsrollup_owner; DROP TABLE raw.old")
-    rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
-    refresh_everything(rolled_up)
-    assert problems(rolled_up) == []
-    assert_settled(rolled_up, *ROLLUPS)
-
-
-def test_a_source_that_became_a_partition_of_its_name(db: psycopg.Connection) -> None:
-    db.execute("CREATE TABLE raw.m (ts timestamptz NOT NULL, v integer)")
-    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour')")
-    db.execute("ALTER TABLE raw.m RENAME TO m_old")
-    db.execute("CREATE TABLE raw.m (LIKE raw.m_old) PARTITION BY RANGE (ts)")
-    db.execute("ALTER TABLE raw.m ATTACH PARTITION raw.m_old DEFAULT")
-    refresh_everything(db)
-    assert next(row[2] for row in problems(db)).startswith(
-        "drop the rollups, and create them anew over raw.m;"
-    )
-    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'all_1h', '1 hour')")
-    refresh_everything(db)
-    assert problems(db) == []
-
-
-def test_gold_columns_renamed_by_their_owner(rolled_up: psycopg.Connection) -> None:
-    """Children and new metrics go by the place of a column."""
-    rolled_up.execute(
-        "ALTER VIEW gold.t_1h RENAME COLUMN a_sum TO total;"
-        "ALTER VIEW gold.t_1h RENAME COLUMN bucket TO hour;"
-        "ALTER VIEW gold.t_1h RENAME COLUMN a_avg TO mean"
-    )
-    rolled_up.execute("UPDATE raw.t SET a = a + 1")
-    assert_equal_to_group_by(rolled_up, "t_1d")
-    rolled_up.execute("SELECT silver.add_rollup_metric('t_1h', '{\"a\": [\"min\"]}')")
-    refresh_everything(rolled_up)
-    assert_settled(rolled_up, "t_1d")
-    rows = rolled_up.execute(
-        "SELECT hour, device, total, mean, a_min FROM gold.t_1h EXCEPT ALL"
-        " SELECT date_bin('1 hour', ts, '2000-01-03 00:00+00'), device, sum(a), avg(a), min(a)"
-        " FROM raw.t GROUP BY 1, 2"
-    ).fetchall()
-    assert rows == []
-    rolled_up.execute("ALTER TABLE raw.t ALTER b TYPE bigint")
-    rolled_up.execute("SELECT silver.rebuild_rollup('t_1h')")
-    rolled_up.execute("SELECT hour, total, mean FROM gold.t_1h")
-
-
-def test_logs_follow_a_renamed_rollup_table(rolled_up: psycopg.Connection) -> None:
-    rolled_up.execute("ALTER TABLE silver.t_1h RENAME TO hourly")
-    rolled_up.execute("UPDATE raw.t SET a = a + 1")
-    refresh_everything(rolled_up)
-    rate = rolled_up.execute(
-        "SELECT success_rate, last_error FROM silver.timeseries_operations_monitor"
-        " WHERE target_table = 'silver.hourly'"
-    ).fetchall()
-    assert rate == [(1.0, None)]
-    names = rolled_up.execute("SELECT DISTINCT target_table FROM silver.refresh_log").fetchall()
-    assert set(names) == {("silver.hourly",), ("silver.t_1d",)}
-    rolled_up.execute("ALTER TABLE silver.hourly RENAME COLUMN a_sum TO x")
-    assert {hint for _, _, hint in problems(rolled_up)} >= {
-        "rename it back to a_sum; for a dropped one, drop the rollup and create it anew"
-    }
-    assert healths(rolled_up) == {"invalid"}
-
-
-@pytest.mark.parametrize("statement", ["DETACH PARTITION raw.gone_1", "DROP"])
-def test_a_partition_that_left_is_invalid_at_once(db: psycopg.Connection, statement: str) -> None:
-    db.execute("CREATE TABLE raw.gone (ts timestamptz, n integer) PARTITION BY RANGE (ts)")
-    for number in (1, 2):
-        db.execute(
-            f"CREATE TABLE raw.gone_{number} PARTITION OF raw.gone FOR VALUES"
-            f" FROM ('2026-01-0{number} 00:00+00') TO ('2026-01-0{number + 1} 00:00+00')".encode()
-        )
-    db.execute("INSERT INTO raw.gone VALUES ('2026-01-01 00:30+00', 1), ('2026-01-02 00:30+00', 2)")
-    db.execute("SELECT silver.create_rollup_table('gone', 'silver', 'left_1h', '1 hour')")
-    db.execute("SELECT silver.create_rollup_table('left_1h', 'silver', 'left_1d', '1 day')")
-    refresh_everything(db)
-    db.execute(
-        "DROP TABLE raw.gone_1"
-        if statement == "DROP"
-        else f"ALTER TABLE raw.gone {statement}".encode()
-    )
-    health = "SELECT DISTINCT health FROM silver.timeseries_operations_monitor"
-    assert db.execute(health).fetchall() == [("invalid",)]
-    refresh_everything(db)
-    assert db.execute(health).fetchall() == [("ok",)]
-    assert_settled(db, "left_1h", "left_1d")
