@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from described_rollups import UNITS
 from interleaving import Background
-from rollup_checks import UNITS, assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
 Connect = Callable[..., psycopg.Connection[Any]]
 
