@@ -124,14 +124,11 @@ def _extensions(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
 
 
 def _strange_extensions(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
-    function = "rollup_engine.stranger_in_extension(name)"
-    if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
-        return
-    rows = connection.execute(
+    query = (
         "SELECT name, rollup_engine.stranger_in_extension(name) AS stranger"
         " FROM (VALUES (name 'pg_partman'), ('hypopg')) AS e (name)"
-    ).fetchall()
-    for row in rows:
+    )
+    for row in _answers(connection, "rollup_engine.stranger_in_extension(name)", query):
         if row["stranger"]:
             yield Finding(
                 row["name"],
@@ -181,13 +178,11 @@ def _history(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
 
 def _generated(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
     function = "rollup_engine.outdated_texts()"
-    if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
-        return
     query = (
         "SELECT string_agg(f, ', ' ORDER BY f) AS names, h AS hint"
         f" FROM {function} AS f, rollup_engine.rewriting_hint(f) AS h GROUP BY h ORDER BY h"
     )
-    for row in connection.execute(query.encode()).fetchall():
+    for row in _answers(connection, function, query):
         yield Finding(
             "generated functions",
             "advice",
@@ -225,10 +220,7 @@ def _privileges(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
 
 def _workers(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
     """Those of Citus, where the database is its coordinator."""
-    function = "rollup_engine.worker_states()"
-    if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
-        return
-    for row in connection.execute(f"SELECT * FROM {function}".encode()).fetchall():
+    for row in _answers(connection, "rollup_engine.worker_states()"):
         check = f"worker {row['worker']}"
         if row["problem"]:
             yield Finding(check, "problem", row["problem"], row["hint"])
@@ -266,10 +258,7 @@ def _strays(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
 
 def _foreign_parts(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
     """What a dump has brought that was restored in part, or into a database of other rollups."""
-    function = "rollup_engine.foreign_parts()"
-    if not _value(connection, f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"):
-        return
-    for row in connection.execute(f"SELECT * FROM {function}".encode()).fetchall():
+    for row in _answers(connection, "rollup_engine.foreign_parts()"):
         yield Finding(
             row["part"],
             "problem",
@@ -312,6 +301,16 @@ def _undrained(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
         )
     else:
         yield Finding("change log", "ok", f"{waiting:,} changes to drain")
+
+
+def _answers(
+    connection: Connection[dict[str, Any]], function: str, query: str | None = None
+) -> list[dict[str, Any]]:
+    """What a query of a function of the machinery says, or all that it does; to who may call it."""
+    allowed = f"SELECT has_function_privilege('{function}', 'EXECUTE') AS v"
+    if not _value(connection, allowed):
+        return []
+    return connection.execute((query or f"SELECT * FROM {function}").encode()).fetchall()
 
 
 def _value(connection: Connection[dict[str, Any]], query: str) -> Any:

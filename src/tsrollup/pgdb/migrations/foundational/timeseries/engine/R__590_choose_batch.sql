@@ -73,17 +73,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.parent_stale(silver.rollup_config, tstzmultirange) IS 'Buckets of a rollup in the ranges that its parent cannot answer yet.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.failing_ranges(p_rollup silver.rollup_config) RETURNS tstzmultirange
-    LANGUAGE plpgsql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    RETURN coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup, bucket))), '{}')
-    FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp();
-END
-$$;
-COMMENT ON FUNCTION rollup_engine.failing_ranges(silver.rollup_config) IS 'Buckets that failed, and whose next attempt has not come.';
-
 -- That of 0.1.0 took the width alone.
 DROP FUNCTION IF EXISTS rollup_engine.newest_part(tstzmultirange, interval, interval);
 CREATE OR REPLACE FUNCTION rollup_engine.newest_part(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_window interval) RETURNS tstzmultirange

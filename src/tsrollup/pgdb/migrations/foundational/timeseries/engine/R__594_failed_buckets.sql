@@ -11,6 +11,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.failed_buckets(integer, tstzrange) IS 'Buckets of a rollup that cannot be stored for what is in them.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.failing_ranges(p_rollup silver.rollup_config) RETURNS tstzmultirange
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN coalesce(range_agg(tstzrange(bucket, rollup_engine.bucket_next(p_rollup, bucket))), '{}')
+    FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup.id AND next_retry_at > clock_timestamp();
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.failing_ranges(silver.rollup_config) IS 'Buckets that failed, and whose next attempt has not come.';
+
 -- That of 0.1.0 took the code alone.
 DROP FUNCTION IF EXISTS rollup_engine.failure_hint(silver.rollup_config, text);
 CREATE OR REPLACE FUNCTION rollup_engine.failure_hint(p_rollup silver.rollup_config, p_failure rollup_engine.failure) RETURNS text
