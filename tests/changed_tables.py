@@ -5,9 +5,7 @@ from typing import Any
 import psycopg
 
 from daily_table import ROLLUPS
-from rollup_checks import (
-    assert_equal_to_group_by,
-)
+from rollup_checks import assert_equal_to_group_by
 from validation import healths
 
 

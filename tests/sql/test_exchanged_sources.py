@@ -7,11 +7,7 @@ import pytest
 
 from changed_tables import assert_exact_or_invalid, run
 from daily_table import RESET, ROLLUPS, SOURCE, roll_up
-from rollup_checks import (
-    assert_equal_to_group_by,
-    assert_settled,
-    refresh_everything,
-)
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from scenes import scene
 from validation import healths, problems
 

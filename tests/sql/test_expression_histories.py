@@ -5,11 +5,7 @@ from hypothesis import strategies as st
 
 from calls import FILL, SOURCE, create
 from conftest import Connect
-from rollup_checks import (
-    assert_equal_to_group_by,
-    assert_settled,
-    refresh_everything,
-)
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
 CONDITIONS = st.sampled_from(
     [None, "status = 200", "host <> 'h1' OR status IS NULL", "payload ? 'region'", "spent < 9"]

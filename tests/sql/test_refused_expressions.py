@@ -7,11 +7,7 @@ import psycopg
 import pytest
 
 from calls import EVIL, SOURCE, create, make_levels, nothing_is_left
-from rollup_checks import (
-    assert_equal_to_group_by,
-    assert_settled,
-    refresh_everything,
-)
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
 
 @pytest.fixture

@@ -8,10 +8,7 @@ import pytest
 
 from calls import EVIL, FILL, SOURCE, create, create_levels, make_levels
 from conftest import Connect
-from rollup_checks import (
-    assert_settled,
-    refresh_everything,
-)
+from rollup_checks import assert_settled, refresh_everything
 from servers import PostgresServer
 
 
