@@ -1,12 +1,15 @@
 -- Which sealed partitions of rollups hold rows, so that one that a restore has left out is told from
 -- one that was always empty; and what a table with retention, or that maintenance makes partitions
 -- for, was called: nothing is dropped of one whose name is another table's by now, and what is gone is named.
--- And since when a state is known, which came after time was sealed; and which rollups were out of reach.
+-- And since when a state is known, which came after time was sealed; which rollups were out of reach;
+-- and which tables a view read, that may be gone.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
-SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
+SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.source,rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
 
+ALTER TABLE rollup_engine.source ADD COLUMN tables_read regclass[];
+COMMENT ON COLUMN rollup_engine.source.tables_read IS 'The tables that were read through it when its windows were last read: itself, or those of a view; NULL with triggers, or before the first time.';
 ALTER TABLE rollup_engine.rollup_partition ADD COLUMN held boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN rollup_engine.rollup_partition.held IS 'Whether there were rows in it when it was sealed.';
 

@@ -37,7 +37,9 @@ BEGIN
     FROM silver.rollup_config AS r CROSS JOIN LATERAL (SELECT rollup_engine.window_of(r.id) AS ranges) AS w
     WHERE r.source_id = p_source_id AND w.ranges IS NOT NULL
     ORDER BY r.id;
-    UPDATE rollup_engine.source SET window_read_at = greatest(window_read_at, least(v_now, now()))
+    UPDATE rollup_engine.source
+    SET window_read_at = greatest(window_read_at, least(v_now, now())),
+        tables_read = CASE WHEN rollup_engine.is_relation(relation) THEN ARRAY(SELECT rollup_engine.tables_read(relation)) ELSE tables_read END
     WHERE id = p_source_id;
 END
 $$;

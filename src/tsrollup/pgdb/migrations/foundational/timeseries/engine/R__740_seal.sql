@@ -68,15 +68,18 @@ CREATE OR REPLACE FUNCTION rollup_engine.reads_by_view(p_rollup silver.rollup_co
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN v.relation IS NULL THEN EXISTS (SELECT FROM rollup_engine.source_shape WHERE source_id = p_rollup.source_id AND kind ~ '^[vm]')
-        ELSE EXISTS (SELECT FROM rollup_engine.tables_read(v.relation) AS t WHERE rollup_engine.lies_in(t, p_relation)) END
-    FROM (
+        WHEN v.relation IS NOT NULL THEN EXISTS (SELECT FROM rollup_engine.tables_read(v.relation) AS t WHERE rollup_engine.lies_in(t, p_relation))
+        WHEN EXISTS (SELECT FROM rollup_engine.source_shape WHERE source_id = s.id AND kind ~ '^[vm]')
+        THEN s.tables_read IS NULL OR EXISTS (SELECT FROM unnest(s.tables_read) AS t WHERE rollup_engine.lies_in(t, p_relation))
+        ELSE false END
+    FROM rollup_engine.source AS s
+    CROSS JOIN LATERAL (
         SELECT coalesce((SELECT c.oid FROM pg_class AS c WHERE c.oid = p_rollup.source_table), rollup_engine.relation_called(s.relation_name))
-        FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id
     ) AS v (relation)
+    WHERE s.id = p_rollup.source_id
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_view(silver.rollup_config, regclass) IS
-'Whether the view that a rollup reads, or that has the name of the one that was dropped, reads a table or its partitions. While there is none, nobody knows: then it may be any table.';
+'Whether the view that a rollup reads, or that has the name of the one that was dropped, reads a table or its partitions; while there is none, whether it did at the last run.';
 
 -- Rollups that read the relation itself, or some of its partitions, or a view of those: by a window.
 -- Those further down read their tables, not this one.
