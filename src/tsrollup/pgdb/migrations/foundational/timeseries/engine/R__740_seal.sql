@@ -44,25 +44,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.time_partitions(regclass) IS 'Every partition below a table, at any depth, with the range of time that it can hold.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.tables_read(p_relation regclass) RETURNS SETOF regclass
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH RECURSIVE below AS (
-        SELECT p_relation::oid AS oid
-        UNION
-        SELECT d.refobjid
-        FROM below AS b
-        JOIN pg_class AS c ON c.oid = b.oid AND c.relkind IN ('v', 'm')
-        JOIN pg_rewrite AS w ON w.ev_class = b.oid
-        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> b.oid
-        -- A live view has all of it from its table, however long the source keeps it.
-        WHERE NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_view = b.oid AND r.target_table <> d.refobjid)
-    )
-    SELECT b.oid FROM below AS b JOIN pg_class AS c ON c.oid = b.oid WHERE c.relkind NOT IN ('v', 'm')
-$$;
-COMMENT ON FUNCTION rollup_engine.tables_read(regclass) IS 'The table itself, or the tables that a view reads, through other views too.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.reads_by_view(p_rollup silver.rollup_config, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

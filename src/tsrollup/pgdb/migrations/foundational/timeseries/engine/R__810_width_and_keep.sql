@@ -83,11 +83,24 @@ BEGIN
     WHERE isfinite(from_time) AND isfinite(to_time) AND rollup_engine.is_too_wide(to_time - from_time, keep)
     HAVING count(*) > 0
     UNION ALL
-    SELECT format('%s computes buckets of %s from %s, whose rows stay until theirs is over: up to that much longer than %s', r.target_table, r.bucket_width, p_relation, k.keep),
+    SELECT format('%s computes buckets of %s from %s, whose rows stay until theirs is over: up to %s longer than %s',
+            r.target_table, r.bucket_width, p_relation, justify_interval(date_trunc('hour', e.excess)), k.keep),
         'a finer rollup that it reads instead, or a narrower one, lets them go'
     FROM rollup_engine.keep_of(p_relation) AS k (keep)
     CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
-    WHERE k.keep IS NOT NULL AND rollup_engine.is_too_wide(r.bucket_width, k.keep) AND rollup_engine.is_relation(r.source_table)
+    -- Those of a window are read again for so long, by the one at the root.
+    CROSS JOIN LATERAL (
+        SELECT r.bucket_width + greatest(r.settle_delay, max(w.look_back_window)) - k.keep
+        FROM silver.rollup_config AS w WHERE w.parent_id IS NULL AND w.id IN (SELECT rollup_engine.with_ancestors(r.id))
+    ) AS e (excess)
+    WHERE rollup_engine.is_too_wide(e.excess, k.keep) AND rollup_engine.is_relation(r.source_table)
+    UNION ALL
+    SELECT format('%s goes by %I of a view, which need not be the time by which %s is divided and dropped, %I', r.target_table, r.time_column, p_relation, c.name),
+        format('where it is later, keep %s for longer than the look_back_window of %s by as much', p_relation, r.look_back_window)
+    FROM rollup_engine.keep_of(p_relation) AS k (keep)
+    CROSS JOIN LATERAL rollup_engine.time_partition_column(p_relation) AS c (name)
+    JOIN rollup_engine.readers(p_relation) AS r ON r.time_column <> c.name
+    WHERE k.keep IS NOT NULL AND rollup_engine.is_relation(r.source_table)
     UNION ALL
     SELECT format('%s has no end, and is never dropped', member),
         CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
