@@ -143,11 +143,12 @@ $$;
 COMMENT ON FUNCTION rollup_engine.tables_read(regclass) IS 'The table itself, or the tables that a view reads, through other views too.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_time_index(p_relation regclass, p_column name) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- A partitioned index is valid when each of its parts is. Inheritance children have indexes of their own.
-    SELECT bool_and(EXISTS (
+    RETURN bool_and(EXISTS (
         SELECT FROM pg_index AS i
         JOIN pg_class AS c ON c.oid = i.indexrelid
         JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
@@ -158,15 +159,17 @@ AS $$
         UNION ALL
         SELECT m FROM rollup_engine.partition_tree(p_relation) AS m
         WHERE (SELECT relkind FROM pg_class WHERE oid = p_relation) = 'r' AND m <> p_relation
-    ) AS t (member)
+    ) AS t (member);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.has_time_index(regclass, name) IS 'Whether a btree of the table, and of each that inherits from it, starts with the column.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.finds_times(p_relation regclass, p_column name) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT c.relkind NOT IN ('r', 'p') OR rollup_engine.has_time_index(p_relation, p_column) OR EXISTS (
+BEGIN
+    RETURN c.relkind NOT IN ('r', 'p') OR rollup_engine.has_time_index(p_relation, p_column) OR EXISTS (
         SELECT FROM rollup_engine.partition_tree(p_relation) AS m
         JOIN pg_partitioned_table AS d ON d.partrelid = m
         WHERE rollup_engine.partition_column(m) = p_column
@@ -176,7 +179,8 @@ AS $$
         JOIN pg_am AS m ON m.oid = x.relam AND m.amname = 'brin'
         JOIN pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
         WHERE i.indrelid = p_relation AND a.attname = p_column AND i.indpred IS NULL AND i.indisvalid)
-    FROM pg_class AS c WHERE c.oid = p_relation
+    FROM pg_class AS c WHERE c.oid = p_relation;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.finds_times(regclass, name) IS 'Whether rows of a short time are found without reading all of a table, by an index or its partitions; or may be: a view or a foreign table does not say.';
 

@@ -48,6 +48,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.catalogue_traces(p_source_ids integer[]
     SET jit = off  -- many functions, few rows
     SET plan_cache_mode = force_generic_plan
     SET enable_seqscan = off
+    SET enable_bitmapscan = off
 AS $$
 #variable_conflict use_column
 DECLARE
