@@ -18,25 +18,27 @@ AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-        -- OFFSET 0: looked up one by one, by an index, however many the planner expects.
+        -- OFFSET 0: looked up one by one, by an index, however many the planner expects. UNION would make room for as many;
+        -- so a table that is reached on two paths counts twice, each time.
         WITH RECURSIVE below AS (
-            SELECT id, relation::oid AS oid, 's'::"char" AS kind FROM rollup_engine.source WHERE id = ANY (p_source_ids)
+            SELECT id, relation::oid AS oid, 's'::"char" AS kind, 0::oid AS parent FROM rollup_engine.source WHERE id = ANY (p_source_ids)
             UNION ALL
-            SELECT source_id, target_table::oid, 't' FROM silver.rollup_config WHERE source_id = ANY (p_source_ids)
-            UNION
-            SELECT b.id, i.inhrelid, CASE b.kind WHEN 's' THEN 'f' WHEN 't' THEN 'p' ELSE b.kind END::"char"
+            SELECT source_id, target_table::oid, 't', 0::oid FROM silver.rollup_config WHERE source_id = ANY (p_source_ids)
+            UNION ALL
+            SELECT b.id, i.inhrelid, CASE b.kind WHEN 's' THEN 'f' WHEN 't' THEN 'p' ELSE b.kind END::"char", b.oid
             FROM below AS b CROSS JOIN LATERAL (SELECT inhrelid FROM pg_inherits WHERE inhparent = b.oid OFFSET 0) AS i
         ), above AS (
             SELECT b.id, i.inhparent AS oid
-            FROM below AS b CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = b.oid OFFSET 0) AS i
+            FROM below AS b
+            CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = b.oid AND inhparent <> b.parent OFFSET 0) AS i
             WHERE b.kind IN ('s', 'f')
-            UNION
+            UNION ALL
             SELECT a.id, i.inhparent
             FROM above AS a CROSS JOIN LATERAL (SELECT inhparent FROM pg_inherits WHERE inhrelid = a.oid OFFSET 0) AS i
         )
         SELECT id, oid, kind FROM below
         UNION ALL
-        SELECT id, oid, 'f' FROM above WHERE (id, oid) NOT IN (SELECT id, oid FROM below);
+        SELECT id, oid, 'f' FROM above;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.traced_tables(integer[]) IS
