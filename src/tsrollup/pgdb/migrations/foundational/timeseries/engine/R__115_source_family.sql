@@ -142,6 +142,14 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.tables_read(regclass) IS 'The table itself, or the tables that a view reads, through other views too.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.with_roots(p_table regclass) RETURNS SETOF regclass
+    LANGUAGE sql STABLE ROWS 2
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_table UNION SELECT relid FROM pg_partition_ancestors(p_table)
+$$;
+COMMENT ON FUNCTION rollup_engine.with_roots(regclass) IS 'The tables that a table lies in: itself, and those that it is a partition of.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.has_time_index(p_relation regclass, p_column name) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp

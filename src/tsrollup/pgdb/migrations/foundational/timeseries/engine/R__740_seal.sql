@@ -258,9 +258,9 @@ BEGIN
         SELECT format('%s is not valid: %s', r.target_table, p.problem)
         FROM silver.rollup_config AS r
         CROSS JOIN LATERAL rollup_engine.data_problems(r) AS p
-        WHERE r.id IN (
+        WHERE r.id = ANY (ARRAY(
             SELECT rollup_engine.with_ancestors(c.id)
-            FROM (SELECT id FROM silver.rollup_config WHERE target_table = p_relation UNION ALL SELECT id FROM rollup_engine.readers(p_relation)) AS c)
+            FROM (SELECT id FROM silver.rollup_config WHERE target_table = p_relation UNION ALL SELECT id FROM rollup_engine.readers(p_relation)) AS c))
         ORDER BY r.depth, r.id
         LIMIT 1);
 END

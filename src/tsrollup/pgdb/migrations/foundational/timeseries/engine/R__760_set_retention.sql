@@ -69,7 +69,7 @@ AS $$
     WITH kept AS MATERIALIZED (
         SELECT DISTINCT k.relation, k.keep
         FROM rollup_engine.tables_read(p_relation) AS t
-        CROSS JOIN LATERAL (SELECT t UNION ALL SELECT relid FROM pg_partition_ancestors(t)) AS a (relation)
+        CROSS JOIN LATERAL rollup_engine.with_roots(t) AS a (relation)
         JOIN rollup_engine.retention AS k USING (relation)
     ), reader AS MATERIALIZED (
         SELECT p_rollup_id AS id WHERE p_rollup_id IS NOT NULL
@@ -103,7 +103,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.kept_otherwise(p_source_table regclass)
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH kept AS MATERIALIZED (
-        SELECT t.relation FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source_table, t.relation)
+        SELECT relation FROM rollup_engine.with_roots(p_source_table) AS w (relation) JOIN rollup_engine.retention AS t USING (relation) WHERE t.keep IS NOT NULL
     )
     SELECT p.problem, p.hint FROM kept CROSS JOIN LATERAL rollup_engine.other_time_problem(kept.relation) AS p WHERE p.problem IS NOT NULL
 $$;

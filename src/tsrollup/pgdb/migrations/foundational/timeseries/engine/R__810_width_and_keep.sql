@@ -63,15 +63,18 @@ BEGIN
         RETURN;  -- nothing goes
     END IF;
     RETURN QUERY
-    WITH partition AS (
+    WITH default_one AS MATERIALIZED (
+        SELECT d.partrelid AS relation, d.partdefid::regclass AS partition
+        FROM rollup_engine.partition_tree(p_relation) AS t (member)
+        CROSS JOIN LATERAL (SELECT * FROM pg_partitioned_table WHERE partrelid = t.member AND partdefid <> 0 OFFSET 0) AS d
+        WHERE rollup_engine.partition_column(d.partrelid) = ANY (rollup_engine.time_columns(d.partrelid))
+    ), partition AS (
         SELECT m.member, m.from_time, m.to_time, k.keep
         FROM rollup_engine.keep_of(p_relation) AS k (keep)
         CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
         -- Of default partitions of what is divided by time, see below.
-        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND NOT EXISTS (
-            SELECT FROM pg_partitioned_table AS d
-            WHERE d.partdefid = m.member AND rollup_engine.partition_column(d.partrelid) = ANY (rollup_engine.time_columns(d.partrelid)))
+        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND m.member NOT IN (SELECT partition FROM default_one)
     )
     SELECT format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest so wide, %s, goes after %s',
             p_relation, justify_hours(max(to_time - from_time)), min(keep),
@@ -112,14 +115,13 @@ BEGIN
     FROM partition AS p JOIN pg_class AS c ON c.oid = p.member AND c.relkind = 'f' JOIN pg_inherits AS i ON i.inhrelid = p.member
     UNION ALL
     -- Of those that maintenance makes partitions for, it speaks itself.
-    SELECT format('%s, a default partition, holds rows, which are never dropped', d.partdefid::regclass),
+    SELECT format('%s, a default partition, holds rows, which are never dropped', d.partition),
         format('SELECT silver.partition_source(%L, ...) gives them partitions of their own', p_relation)
-    FROM rollup_engine.partition_tree(p_relation) AS t (member)
-    JOIN pg_partitioned_table AS d ON d.partrelid = t.member AND d.partdefid <> 0
-    WHERE rollup_engine.keep_of(p_relation) IS NOT NULL AND rollup_engine.partition_column(t.member) = ANY (rollup_engine.time_columns(t.member))
-        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS s WHERE s.relation IN (p_relation, t.member))
+    FROM default_one AS d
+    WHERE rollup_engine.keep_of(p_relation) IS NOT NULL
+        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS s WHERE s.relation IN (p_relation, d.relation))
         -- Without a right to read it, its size has to do.
-        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partdefid) AS m) AND rollup_engine.has_rows(d.partdefid)
+        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m) AND rollup_engine.has_rows(d.partition)
     UNION ALL
     -- Late ones, whose partitions are gone, and are not to come back.
     SELECT format('%s, a default partition, holds rows from before %s, which are sealed and never dropped', d.member, k.sealed_before),

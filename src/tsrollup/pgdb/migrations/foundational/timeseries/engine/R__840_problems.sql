@@ -276,8 +276,8 @@ BEGIN
     RETURN QUERY
         -- Before what follows from them.
         SELECT format('%s, which it reads, is not valid: %s', c.target_name, o.problem), o.hint
-        FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id)
-        JOIN silver.rollup_config AS c ON c.id = a.id AND c.id <> p_rollup.id
+        -- OFFSET 0: asked of these alone, and not of all before the join.
+        FROM (SELECT c.* FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id) JOIN silver.rollup_config AS c USING (id) WHERE id <> p_rollup.id OFFSET 0) AS c
         CROSS JOIN LATERAL rollup_engine.own_problems(c) AS o
         UNION ALL
         SELECT problem, hint FROM rollup_engine.own_problems(p_rollup);

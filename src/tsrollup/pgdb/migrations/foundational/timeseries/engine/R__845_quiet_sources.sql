@@ -219,10 +219,16 @@ BEGIN
         JOIN zone ON zone.timezone = n.timezone
         WHERE n.digest IS DISTINCT FROM zone.digest
         UNION ALL
+        -- Of those that are quiet, none has a window.
+        SELECT r.source_id
+        FROM rollup_engine.retention AS k
+        CROSS JOIN LATERAL rollup_engine.other_time_problem(k.relation) AS o
+        CROSS JOIN LATERAL rollup_engine.readers(k.relation) AS r
+        WHERE k.keep IS NOT NULL AND o.problem IS NOT NULL
+        UNION ALL
         SELECT r.source_id
         FROM silver.rollup_config AS r
-        WHERE (r.source_table IN (SELECT k.relation FROM rollup_engine.retention AS k) OR (SELECT rollup_engine.partman_removes_any()))
-            AND EXISTS (SELECT FROM rollup_engine.keep_problems(r))
+        WHERE (SELECT rollup_engine.partman_removes_any()) AND EXISTS (SELECT FROM rollup_engine.keep_problems(r))
     )
     SELECT t.source_id
     FROM rollup_engine.catalogue_traces(ARRAY(SELECT id FROM rollup_engine.source)) AS t

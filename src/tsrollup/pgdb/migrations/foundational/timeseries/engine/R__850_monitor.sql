@@ -130,8 +130,9 @@ AS $$
         WHERE o.reason IS NOT NULL
         UNION ALL
         SELECT 2, w.problem, w.hint
-        FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
-        WHERE t.relation = p_rollup.target_table OR rollup_engine.lies_in(p_rollup.source_table, t.relation)
+        FROM (SELECT p_rollup.target_table UNION ALL SELECT rollup_engine.with_roots(p_rollup.source_table)) AS k (relation)
+        JOIN rollup_engine.retention AS t USING (relation)
+        CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
     ) AS r (place, problem, hint)
     ORDER BY place
     LIMIT 1
@@ -148,7 +149,7 @@ BEGIN
     ELSIF p_rollup.parent_id IS NOT NULL THEN
         -- Which rows bring along, and not the catalogue.
         SELECT u.problem, u.hint INTO problem, hint
-        FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id) JOIN silver.rollup_config AS c ON c.id = a.id,
+        FROM (SELECT c.* FROM rollup_engine.with_ancestors(p_rollup.id) AS a (id) JOIN silver.rollup_config AS c USING (id) OFFSET 0) AS c,
             rollup_engine.uneven_problems(c) AS u
         LIMIT 1;
     END IF;
