@@ -6,6 +6,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from raw_tables import maintained
 from rollup_checks import assert_settled, refresh_everything
 
 pytestmark = pytest.mark.partman
@@ -232,29 +233,37 @@ def test_tables_without_a_time_column_are_refused_before_anything_is_changed(
     assert e.value.sqlstate == "TR001"
 
 
-def test_rows_of_a_default_partition_that_nobody_divides_are_told(db: psycopg.Connection) -> None:
+@pytest.mark.parametrize("kept", ["raw.d", "raw.sites"])
+def test_rows_of_a_default_partition_that_nobody_divides_are_told(
+    db: psycopg.Connection, kept: str
+) -> None:
+    below = {
+        "raw.d": "raw.d (ts timestamptz NOT NULL)",
+        "raw.sites": "raw.d PARTITION OF raw.sites FOR VALUES IN ('a', NULL)",
+    }
     db.execute(
-        "CREATE TABLE raw.d (ts timestamptz NOT NULL) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.sites (ts timestamptz NOT NULL, site text) PARTITION BY LIST (site);"
+        f"CREATE TABLE {below[kept]} PARTITION BY RANGE (ts);"
         "CREATE TABLE raw.d_rest PARTITION OF raw.d DEFAULT;"
-        "SELECT silver.create_rollup_table('raw.d', 'silver', 'd_1h', '1 hour')"
+        f"SELECT silver.create_rollup_table('{kept}', 'silver', 'd_1h', '1 hour')".encode()
     )
     heard: list[str] = []
     db.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
     told = "raw.d_rest, a default partition, holds rows, which are never dropped"
     warned = "SELECT problem, hint FROM silver.validate_rollup_config() WHERE is_valid"
-    db.execute("SELECT silver.set_retention('raw.d', '30 days')")
+    db.execute(f"SELECT silver.set_retention('{kept}', '30 days')".encode())
     assert told not in heard
     db.execute(
         "INSERT INTO raw.d SELECT now() - n * interval '10 days' FROM generate_series(0, 9) AS n"
     )
-    db.execute("SELECT silver.set_retention('raw.d', '30 days')")
+    db.execute(f"SELECT silver.set_retention('{kept}', '30 days')".encode())
     assert told in heard
     hint = "SELECT silver.partition_source('raw.d', ...) gives them partitions of their own"
     assert (told, hint) in db.execute(warned).fetchall()
     db.execute("SELECT silver.partition_source('raw.d', '1 day')")
     refresh_everything(db)
     for _ in range(2):
-        db.execute("SELECT silver.maintain_timeseries_tables()")
+        maintained(db, datetime.now(UTC))
     assert (told, hint) not in db.execute(warned).fetchall()
     assert db.execute("SELECT count(*) FROM raw.d").fetchone() == (4,)
     db.execute("INSERT INTO raw.d VALUES (now() - interval '50 days')")

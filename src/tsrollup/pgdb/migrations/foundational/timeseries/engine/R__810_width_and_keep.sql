@@ -116,7 +116,7 @@ BEGIN
     UNION ALL
     -- Of those that maintenance makes partitions for, it speaks itself.
     SELECT format('%s, a default partition, holds rows, which are never dropped', d.partition),
-        format('SELECT silver.partition_source(%L, ...) gives them partitions of their own', p_relation)
+        format('SELECT silver.partition_source(%L, ...) gives them partitions of their own', d.relation)
     FROM default_one AS d
     WHERE rollup_engine.keep_of(p_relation) IS NOT NULL
         AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS s WHERE s.relation IN (p_relation, d.relation))
@@ -124,15 +124,15 @@ BEGIN
         AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m) AND rollup_engine.has_rows(d.partition)
     UNION ALL
     -- Late ones, whose partitions are gone, and are not to come back.
-    SELECT format('%s, a default partition, holds rows from before %s, which are sealed and never dropped', d.member, k.sealed_before),
-        format('those that nobody wants, DELETE FROM %s WHERE %I < %s', d.member, s.control, rollup_engine.bound_literal(s, k.sealed_before))
+    SELECT format('%s, a default partition, holds rows from before %s, which are sealed and never dropped', d.partition, k.sealed_before),
+        format('those that nobody wants, DELETE FROM %s WHERE %I < %s', d.partition, s.control, rollup_engine.bound_literal(s, k.sealed_before))
     FROM rollup_engine.retention AS k
-    JOIN rollup_engine.partition_set AS s ON s.relation = k.relation
-    CROSS JOIN LATERAL rollup_engine.default_partition(k.relation) AS d (member)
+    CROSS JOIN default_one AS d
+    JOIN rollup_engine.partition_set AS s ON s.relation = d.relation
     WHERE k.relation = p_relation AND k.keep IS NOT NULL AND isfinite(k.sealed_before)
-        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.member) AS m)
+        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m)
         AND rollup_engine.has_rows(k.relation, format('%I < %s AND tableoid = ANY (%L)', s.control, rollup_engine.bound_literal(s, k.sealed_before),
-            ARRAY(SELECT m::oid FROM rollup_engine.partition_tree(d.member) AS m)));
+            ARRAY(SELECT m::oid FROM rollup_engine.partition_tree(d.partition) AS m)));
 EXCEPTION WHEN lock_not_available THEN
     NULL;  -- how wide a partition is is not told while it is locked
 END
