@@ -16,7 +16,12 @@ from dumps import dump as _dump
 from dumps import run as _run
 from interleaving import Background, pause_refreshes_of
 from raw_tables import LEVELS, create_hierarchy
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 from servers import PostgresServer
 from tsrollup.doctor import examine
 from tsrollup.flyway import FlywayError
@@ -331,6 +336,41 @@ def test_promise_i_rows_of_rollups_that_a_dump_leaves_out(
         rows = errors.fetchall()
         assert {target for target, _ in rows} == {"silver.s_1h"}
         assert all("cannot be computed again: they were sealed" in message for _, message in rows)
+
+
+def test_promise_i_rows_of_a_window_that_a_dump_leaves_out_beside_a_lost_zone(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+) -> None:
+    """They are before the window, and nothing can be marked until the zone is known again."""
+    db.execute(
+        "CREATE TABLE raw.w (ts timestamptz NOT NULL, v int); INSERT INTO raw.w"
+        " SELECT now() - g * interval '1 hour', 1 FROM generate_series(1, 720) AS g;"
+        "SELECT silver.create_rollup_table('raw.w', 'silver', 'w_1h', '1 hour',"
+        " timezone => 'Asia/Kolkata', change_tracking => 'window', look_back_window => '2 days',"
+        " chunk_interval => '7 days')"
+    )
+    refresh_everything(db)
+    change = "UPDATE rollup_engine.zone_rules SET {0}"
+    lost = "timezone = 'Mars/Kolkata' WHERE timezone = 'Asia/Kolkata'"
+    found = "timezone = 'Asia/Kolkata' WHERE timezone = 'Mars/Kolkata'"
+    db.execute(change.format(lost).encode())
+    force_configuration(db, lost)
+    old = "SELECT partition::text FROM rollup_engine.rollup_partition ORDER BY from_time OFFSET 1"
+    (partition,) = db.execute(old).fetchone() or ("",)
+    dump, url = str(tmp_path / "dump"), server.superuser_url(db.info.dbname)
+    _run(server, "pg_dump", "-Fc", f"--exclude-table-data={partition}", "-f", dump, url)
+    copy = make_database()
+    _run(server, "pg_restore", "-e", "-d", server.superuser_url(copy), dump)
+    with psycopg.connect(server.url(copy), autocommit=True) as restored:
+        restored.execute("CALL silver.run_rollups()")
+        restored.execute(change.format(found).encode())
+        force_configuration(restored, found)
+        restored.execute("SELECT silver.maintain_timeseries_tables()")
+        refresh_everything(restored)
+        assert_equal_to_group_by(restored, "w_1h")
 
 
 def test_promise_i_a_dump_beside_rollups_of_the_same_numbers(
