@@ -64,7 +64,7 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH default_one AS MATERIALIZED (
-        SELECT d.partrelid AS relation, d.partdefid::regclass AS partition
+        SELECT d.partrelid::regclass AS relation, d.partdefid::regclass AS partition
         FROM rollup_engine.partition_tree(p_relation) AS t (member)
         CROSS JOIN LATERAL (SELECT * FROM pg_partitioned_table WHERE partrelid = t.member AND partdefid <> 0 OFFSET 0) AS d
         WHERE rollup_engine.partition_column(d.partrelid) = ANY (rollup_engine.time_columns(d.partrelid))
