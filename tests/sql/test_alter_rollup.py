@@ -188,7 +188,9 @@ def test_a_new_name_takes_everything_along(rolled_up: psycopg.Connection, name: 
 
 def test_a_table_renamed_by_hand_gets_its_view_back(rolled_up: psycopg.Connection) -> None:
     rolled_up.execute("ALTER TABLE silver.t_1h RENAME TO hours")
-    rolled_up.execute("SELECT silver.alter_rollup('silver.hours', new_name => 'hours')")
+    for name in ("hours", "t_1h", "silver.hours"):
+        rolled_up.execute("SELECT silver.resume_rollup(%s)", [name])
+    rolled_up.execute("SELECT silver.alter_rollup('hours', new_name => 'hours')")
     assert_settled(rolled_up, "gold.hours", "t_1d")
 
 

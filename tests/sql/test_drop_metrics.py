@@ -262,11 +262,11 @@ def test_columns_that_are_gone_together_go_together(db: psycopg.Connection) -> N
     db.execute("SELECT silver.create_rollup_table('raw.g', 'silver', 'g_1h', '1 hour')")
     refresh_everything(db)
     db.execute("ALTER TABLE raw.g DROP COLUMN b, DROP COLUMN c")
-    of_b = '"b": ["count", "sum", "min", "max", "avg"]'
     of_c = '{"c": ["count", "sum", "min", "max", "avg"]}'
-    with pytest.raises(psycopg.Error, match=r"left with metrics of b that raw\.g does not allow"):
+    left = r"left with metrics of b that raw\.g does not allow"
+    with pytest.raises(psycopg.Error, match=left) as e:
         drop(db, "g_1h", of_c)
-    drop(db, "g_1h", of_c.replace("}", f", {of_b}}}"))
+    db.execute((e.value.diag.message_hint or "").partition("call: ")[2].encode())
     assert not unwell(db)
     assert_equal_to_group_by(db, "g_1h")
     assert columns(db, "silver.g_1h")[1:] == ["row_count", "a_count", "a_sum", "a_min", "a_max"]

@@ -73,12 +73,13 @@ BEGIN
         RETURN (SELECT r.id FROM silver.rollup_config AS r WHERE r.target_table::oid::text = p_target);
     END IF;
     v_relation := rollup_engine.find_relation(p_target, 'gold');
-    IF v_relation IS NULL THEN  -- nor is a live view that somebody has dropped: it was called as its table
+    IF v_relation IS NULL THEN  -- a table that was renamed by hand; or whose live view, called as it, somebody has dropped
         RETURN (
             SELECT min(r.id)
             FROM rollup_engine.parse_name(p_target, 'gold') AS parts
             JOIN pg_class AS c ON c.relname = parts[2] AND parts[1] = 'gold'
-            JOIN silver.rollup_config AS r ON r.target_table = c.oid AND NOT EXISTS (SELECT FROM pg_class AS v WHERE v.oid = r.target_view)
+            JOIN silver.rollup_config AS r ON r.target_table = c.oid
+                AND (cardinality(parse_ident(p_target)) = 1 OR NOT EXISTS (SELECT FROM pg_class AS v WHERE v.oid = r.target_view))
             HAVING count(*) = 1);
     END IF;
     RETURN (SELECT r.id FROM silver.rollup_config AS r WHERE v_relation IN (r.target_table, r.target_view));

@@ -144,6 +144,7 @@ DECLARE
     v_before jsonb;
     v_columns name[];
     v_gone text;
+    v_left jsonb;
     v_dependents text;
 BEGIN
     SELECT * INTO r FROM silver.rollup_config WHERE id = p_rollup_id;
@@ -154,11 +155,11 @@ BEGIN
     v_before := r.metrics;
     r.metrics := rollup_engine.without_metrics(r, p_metrics);
     r := rollup_engine.without_unused_expressions(r, v_before || p_metrics);
-    SELECT string_agg(DISTINCT format('%I', source_column), ', ') INTO v_gone
+    SELECT string_agg(DISTINCT format('%I', source_column), ', '), jsonb_object_agg(source_column, v_before -> source_column::text) INTO v_gone, v_left
     FROM rollup_engine.metric_aggregates(r) AS m WHERE (m.aggregate).name IS NULL;
     IF v_gone IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', format('%s is left with metrics of %s that %s does not allow any more', r.target_table, v_gone, r.source_table),
-            'drop all of those in the same call');
+            format('drop all of those in the same call: SELECT silver.drop_rollup_metric(%L, %L)', r.target_table, p_metrics || v_left));
     END IF;
     v_columns := ARRAY(
         SELECT column_name FROM rollup_engine.rollup_column WHERE rollup_id = r.id
