@@ -613,3 +613,23 @@ def test_promise_g_rows_of_a_rollup_go_as_far_as_windows_by_a_view_let_them(
         refresh_everything(db)
     assert db.execute("SELECT count(*) BETWEEN 40 AND 80 FROM silver.m_1h").fetchone() == (True,)
     assert db.execute("SELECT sum(n_sum) FROM gold.m_1m").fetchone() == (120,)
+
+
+def test_a_time_that_a_view_computes_is_told(days: psycopg.Connection) -> None:
+    for view, time in (("later", "ts + interval '1 year' AS ts"), ("bare", "ts")):
+        days.execute(f"CREATE VIEW raw.{view} AS SELECT {time}, v FROM raw.s".encode())
+        days.execute(f"GRANT SELECT ON raw.{view} TO tsrollup_owner".encode())
+        days.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', 'ts',"
+            " change_tracking => 'window', look_back_window => '1 day')",
+            [f"raw.{view}", view],
+        )
+    told = days.execute(
+        "SELECT problem FROM silver.validate_rollup_config() WHERE problem LIKE '%computes%'"
+    )
+    assert told.fetchall() == [
+        (
+            "silver.later goes by ts of raw.later, which that computes: it is taken for the time"
+            " of raw.s",
+        )
+    ]

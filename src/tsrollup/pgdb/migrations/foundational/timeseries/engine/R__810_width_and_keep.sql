@@ -49,6 +49,18 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.set_chunk_interval(rollup_engine.partition_set, interval, timestamptz) IS 'Has partitions to come be of a width that nobody named.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.shows_own_time(p_view regclass, p_column name) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- The number of the table that each column of its query, or of one inside it, is taken from as it is; 0 for none.
+    SELECT bool_or(t.origin <> '{0}')
+    FROM pg_rewrite AS w
+    CROSS JOIN LATERAL regexp_matches(w.ev_action::text, format(':resname %s :ressortgroupref [0-9]+ :resorigtbl ([0-9]+) ', p_column), 'g') AS t (origin)
+    WHERE w.ev_class = p_view AND p_column ~ '^[A-Za-z0-9_]+$'
+$$;
+COMMENT ON FUNCTION rollup_engine.shows_own_time(regclass, name) IS 'Whether a view has a column from what it reads as it is, or may have: false where it is an expression; NULL where nobody can tell.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.keep_warnings(p_relation regclass) RETURNS TABLE (problem text, hint text)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -104,6 +116,11 @@ BEGIN
     CROSS JOIN LATERAL rollup_engine.time_partition_column(p_relation) AS c (name)
     JOIN rollup_engine.readers(p_relation) AS r ON r.time_column <> c.name
     WHERE k.keep IS NOT NULL AND rollup_engine.is_relation(r.source_table)
+    UNION ALL
+    SELECT format('%s goes by %I of %s, which that computes: it is taken for the time of %s', r.target_table, r.time_column, r.source_table, p_relation),
+        'where it is another time, keep the table for longer by what lies between'
+    FROM rollup_engine.readers(p_relation) AS r
+    WHERE rollup_engine.keep_of(p_relation) IS NOT NULL AND NOT rollup_engine.shows_own_time(r.source_table, r.time_column)
     UNION ALL
     SELECT format('%s has no end, and is never dropped', member),
         CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
