@@ -68,12 +68,13 @@ CREATE OR REPLACE FUNCTION rollup_engine.readers(p_relation regclass) RETURNS SE
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Functions only where they are needed: this is asked of each table about all rollups.
+    -- Functions only where they are needed: this is asked of each table about all rollups. CASE, for of AND and OR
+    -- the planner makes a condition on each rollup alone, which calls them all.
     SELECT r.*
     FROM silver.rollup_config AS r LEFT JOIN pg_class AS c ON c.oid = r.source_table
-    WHERE r.source_table = p_relation
-        OR c.relispartition AND rollup_engine.lies_in(r.source_table, p_relation)
-        OR (c.relkind IN ('v', 'm') OR c.oid IS NULL AND r.parent_id IS NULL) AND rollup_engine.reads_by_view(r, p_relation)
+    WHERE r.source_table = p_relation OR CASE
+        WHEN c.relispartition THEN rollup_engine.lies_in(r.source_table, p_relation)
+        WHEN c.relkind IN ('v', 'm') OR c.oid IS NULL AND r.parent_id IS NULL THEN rollup_engine.reads_by_view(r, p_relation) END
     ORDER BY r.id
 $$;
 COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions, through a view or not.';
