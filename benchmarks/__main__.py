@@ -34,7 +34,7 @@ from benchmarks.steady import long_snapshot, nothing_to_do
 from benchmarks.story import story
 from benchmarks.timescale import TimescaleWorkbench
 from benchmarks.workbench import Sizes, Workbench, open_workbench
-from benchmarks.writing import copy_batches, single_rows
+from benchmarks.writing import copy_batches, keyed_writes, single_rows
 from tsrollup import embedded
 from tsrollup.errors import TsrollupError
 
@@ -46,7 +46,7 @@ SHARED: tuple[Callable[[Workbench], Steps], ...] = (
 )  # fmt: skip
 OURS: tuple[Callable[[Workbench], Steps], ...] = (
     two_workers, aggregates, long_log, many_dimensions, nothing_to_do, story, cold_rows,
-    capacity,
+    capacity, keyed_writes,
 )  # fmt: skip
 BENCHMARKS = {function.__name__: function for function in (*SHARED, *OURS)}
 

@@ -46,7 +46,7 @@ def late_groups(bench: Workbench) -> Steps:
         )
 
     with bench.rollup("fleet_1h", ALL, "1 hour"):
-        bench.refresh("fleet_1h", END)
+        bench.refresh("fleet_1h", END + timedelta(hours=1))  # nothing is left that waits
         bench.session.execute("VACUUM (ANALYZE)")
         whole = bench.whole_buckets()
         for what, write, limit in (
@@ -73,16 +73,20 @@ def late_groups(bench: Workbench) -> Steps:
 
 def _stream(bench: Workbench, variant: str) -> Steps:
     """Late rows one by one, and refreshes one after the other: how long the slowest of these takes,
-    and how long the last rows wait after the stream has ended."""
+    how long a row waited, and how long the last ones do after the stream has ended."""
     seconds = bench.sizes.seconds
     ended = threading.Event()
     writer = bench.connect()
     written = 0
+    asks = bench.longest_wait()
+    waited: list[float] = []
 
     def write() -> None:
         nonlocal written
         chance, began = random.Random(2), time.monotonic()
         while (now := time.monotonic() - began) < seconds:
+            if asks and now >= len(waited):
+                waited.append(writer.value(asks))
             for _ in range(int(now * RATE) - written):
                 at = START + chance.random() * timedelta(hours=HOURS)
                 device = chance.randint(1, bench.sizes.fleet)
@@ -104,4 +108,7 @@ def _stream(bench: Workbench, variant: str) -> Steps:
     slowest = max(rounds, key=lambda sample: sample.wall)
     yield Result("late_groups", f"{of}: the slowest refresh, ms", [slowest], variant=variant)
     yield Result("late_groups", f"{of}: the refresh after it, ms", [last], variant=variant)
+    if waited:
+        longest = [Sample(max(waited))]
+        yield Result("late_groups", f"{of}: the longest wait, ms", longest, variant=variant)
     yield Note("late_groups", f"{of}{variant and ', '}{variant}", f"{written:,} were written")

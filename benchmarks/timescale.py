@@ -73,6 +73,9 @@ class TimescaleWorkbench(Workbench):
     def whole_buckets(self) -> str | None:
         return None
 
+    def longest_wait(self) -> str | None:
+        return None
+
     def refreshes(self) -> Mapping[str, Callable[[str], None]]:
         return {
             "default options": lambda name: self._refresh(name, None, self.end, None),

@@ -163,6 +163,13 @@ class Workbench:
             " LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 0"
         )
 
+    def longest_wait(self) -> str | None:
+        """What asks for how many seconds the oldest change waits, where somebody knows."""
+        return (
+            "SELECT coalesce(extract(epoch FROM max(clock_timestamp() - stale_since)), 0)::float8"
+            " FROM silver.timeseries_operations_monitor"
+        )
+
     @staticmethod
     def run_rollups(session: Session, name: str | None, as_of: datetime) -> None:
         session.execute("CALL silver.run_rollups(%s, '1 hour', %s)", name, as_of)

@@ -1,13 +1,14 @@
 """What capture costs a writer: large batches by COPY, single rows by pgbench."""
 
 import os
+import random
 import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -93,9 +94,17 @@ class _Writer:
     """Writes batches one after another in time, 100 devices every 10 seconds; or all of now."""
 
     def __init__(
-        self, bench: Workbench, table: str, rows: int, more: str = "", *, at_the_tail: bool = False
+        self,
+        bench: Workbench,
+        table: str,
+        rows: int,
+        more: str = "",
+        *,
+        start: datetime = START,
+        at_the_tail: bool = False,
     ) -> None:
         self.session = bench.session
+        self.start = start
         self.at_the_tail = at_the_tail
         self.table = table
         self.rows = rows
@@ -104,7 +113,7 @@ class _Writer:
 
     def copy(self) -> Sample:
         times = range(self.written // 100, (self.written + self.rows) // 100)
-        start, step = START, timedelta(seconds=10)
+        start, step = self.start, timedelta(seconds=10)
         if self.at_the_tail:
             start, step = self.session.value("SELECT now()"), timedelta()
         payload = "".join(
@@ -122,11 +131,7 @@ def single_rows(bench: Workbench) -> Steps:
     if pgbench is None:
         yield Note("single_rows", "single-row INSERTs", "not measured: no pgbench found")
         return
-    now = bench.session.value("SELECT now()")
-    start = now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=LATE_DAYS)
-    for table in ("raw.watched", "raw.plain"):
-        bench.create_table(table, LATE_DAYS + 2, start)
-        bench.fill(table, start, now, "1 minute", 1)
+    _create_recent(bench, "raw.watched", "raw.plain")
     with bench.rollup("watched_1m", "raw.watched"):
         for where, clients in ((x, y) for x in LIMITS for y in LIMITS[x]):
             for _ in range(3):  # by then it has the triggers that suit it
@@ -145,6 +150,62 @@ def single_rows(bench: Workbench) -> Steps:
             )
     for table in ("raw.watched", "raw.plain"):
         bench.session.execute(f"DROP TABLE {table}")
+
+
+def _create_recent(bench: Workbench, *tables: str) -> datetime:
+    """Equal tables of the last days, and of the next one; from when on."""
+    now = bench.session.value("SELECT now()")
+    start: datetime = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    start -= timedelta(days=LATE_DAYS)
+    for table in tables:
+        bench.create_table(table, LATE_DAYS + 2, start)
+        bench.fill(table, start, now, "1 minute", 1)
+    return start
+
+
+def keyed_writes(bench: Workbench) -> Steps:
+    """Late rows, and rows of now, into two equal tables; the rollup of one has a key."""
+    tables = {"keyed": "raw.keyed", "keyless": "raw.keyless"}
+    start = _create_recent(bench, *tables.values())
+    for name, table in tables.items():
+        bench.session.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 minute', dimensions =>"
+            " '{device}', key_dimension => %s)",
+            table,
+            f"{name}_1m",
+            "device" if name == "keyed" else None,
+        )
+    for rows, batches in ((1_000, 40 * bench.rounds), (10_000, 10 * bench.rounds)):
+        copies = {n: _Writer(bench, t, rows, start=start).copy for n, t in tables.items()}
+        samples = yield from in_turn(copies, batches, warm_up=5)
+        yield _of_a_key(f"COPY in batches of {rows:,} late rows", samples)
+    for name in tables:
+        for _ in range(3):  # by then they have the triggers that suit what is written at the tail
+            bench.refresh(f"{name}_1m", bench.session.value("SELECT now()"))
+    for where in TIMES:
+        inserts = {n: _inserts(bench, t, where == "behind it") for n, t in tables.items()}
+        samples = yield from in_turn(inserts, 10 * bench.rounds, warm_up=2)
+        yield _of_a_key(f"INSERTs of a row {where}", samples)
+    for name, table in tables.items():
+        bench.drop_rollup(f"{name}_1m")
+        bench.session.execute(f"DROP TABLE {table}")
+
+
+def _of_a_key(what: str, samples: Mapping[str, Sequence[Sample]]) -> Result:
+    return Result(
+        "keyed_writes", f"{what}: with a key / without", samples["keyed"], samples["keyless"]
+    )
+
+
+def _inserts(bench: Workbench, table: str, is_late: bool) -> Callable[[], Sample]:
+    """A hundred of them, one by one."""
+
+    def run() -> Sample:
+        written = [(random.randint(3600, 172800) * is_late, i + 1) for i in range(100)]
+        insert = f"INSERT INTO {table} VALUES (now() - %s * interval '1 second', %s, 20)"
+        return bench.session.timed(lambda: [bench.session.execute(insert, *row) for row in written])
+
+    return run
 
 
 def _client(

@@ -37,6 +37,13 @@ def test_promise_a_b_keys_of_every_type(db: psycopg.Connection[Any], kind: str, 
         )
         assert_equal_to_group_by(db, *LEVELS)
     assert all(keys and len(keys) == 1 for *_, keys in noted(db))
+    db.execute(
+        f"{INSERT} SELECT timestamptz '2026-03-02 01:30+00' + n % 2 * interval '1 hour',"
+        f" ({value})::{kind}, 's1', 1 FROM generate_series(3, 6) AS n".encode()
+    )
+    assert [(hour, len(set(keys))) for hour, _, keys in noted(db)] == (
+        [("02 01", 1), ("02 02", 1)] if kind == "boolean" else [("02 01", 2), ("02 02", 2)]
+    )
     check(db)
 
 

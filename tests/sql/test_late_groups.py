@@ -35,6 +35,14 @@ NOTED: dict[str, list[tuple[Any, ...]]] = {
     ],
     f"{INSERT} SELECT timestamptz '2026-01-01 00:00+00' + make_interval(days => i), 3, 's', 1"
     " FROM generate_series(0, 1) AS i": [("01 00", 1, ["3"]), ("02 00", 1, ["3"])],
+    # Of several, ranges as well, where these are no more groups than rows.
+    f"{INSERT} SELECT timestamptz '2026-03-02 00:30+00' + i * interval '20 minutes', 3 + i % 2,"
+    " 's1', 1 FROM generate_series(0, 8) AS i": [("02 00", 4, ["3"]), ("02 00", 3, ["4"])],
+    f"{INSERT} SELECT timestamptz '2026-03-02 00:30+00' + i * interval '3 hours', k, 's1', 1"
+    " FROM generate_series(0, 1) AS i, generate_series(3, 4) AS k": [
+        ("02 00", 1, ["3", "4"]),
+        ("02 03", 1, ["3", "4"]),
+    ],
     # Keys that nobody can tell, and rows in no bucket.
     f"{INSERT} VALUES ('2026-03-02 01:30+00', NULL, 's1', 1), ('2026-03-02 02:31+00', 4, 's', 1)": [
         ("02 01", 2, None)
@@ -199,6 +207,9 @@ def test_promise_a_a_late_row_has_its_group_computed(
     ):
         db.execute(statement.encode())
     db.execute("DELETE FROM raw.fleet WHERE device = 7 AND ts >= '2026-03-02 03:00+00'")
+    db.execute(DRAIN)
+    work = "SELECT groups, groups_by FROM rollup_engine.work_to_do('fleet_1h', now())"
+    assert db.execute(work).fetchone() == (6, "index" if has_index else "scan")
     refresh_everything(db)
     assert mended(db, "fleet_1h") == [
         ("01 20", 5, "s1", 3),

@@ -198,6 +198,32 @@ def test_a_group_is_read_from_raw_rows_where_they_are_few(db: psycopg.Connection
     assert count(db, "fleet_1d", "device = 3") == 26
 
 
+def test_a_group_is_computed_from_its_own_rows(db: psycopg.Connection[Any]) -> None:
+    """Neither from those of other groups, nor where others are stale, nor in sealed time."""
+    create_fleet(db)
+    late(db, 6)
+    db.execute(DRAIN)
+    force_configuration(db, "sealed_before = timestamptz '2026-03-02 00:00+00'")
+    refresh_everything(db)
+    assert count(db, "fleet_1h", "device = 6") == 25
+    late(db, 5)
+    for _ in range(2):
+        assert count(db, "fleet_1h", "device = 5") == 25
+        db.execute(DRAIN)
+    assert db.execute("SELECT FROM rollup_engine.stale_range WHERE '5' = ANY (keys)").rowcount == 0
+    force_configuration(db, "sealed_before = NULL")
+    late(db, 3)
+    late(db, 2, "2026-03-01 22:05+00")
+    db.execute(DRAIN)
+    unseen(db, 4)
+    db.execute(RAW_ROWS.format(0).encode())
+    assert count(db, "fleet_1d", "device = 3") == 26
+    db.execute(RAW_ROWS.format(1).encode())
+    unseen(db, 3, "2026-03-01 22:06+00")
+    for name in LEVELS:
+        assert count(db, name, "device = 3") == 26, name
+
+
 def test_values_of_any_kind_are_the_same_from_raw_rows(db: psycopg.Connection[Any]) -> None:
     create_fleet(db)
     values = {
