@@ -206,6 +206,7 @@ def test_a_group_is_computed_from_its_own_rows(db: psycopg.Connection[Any]) -> N
     force_configuration(db, "sealed_before = timestamptz '2026-03-02 00:00+00'")
     refresh_everything(db)
     assert count(db, "fleet_1h", "device = 6") == 25
+    late(db, 7, "2026-03-02 01:05+00")
     late(db, 5)
     for _ in range(2):
         assert count(db, "fleet_1h", "device = 5") == 25
