@@ -625,11 +625,11 @@ def test_a_time_that_a_view_computes_is_told(days: psycopg.Connection) -> None:
             [f"raw.{view}", view],
         )
     told = days.execute(
-        "SELECT problem FROM silver.validate_rollup_config() WHERE problem LIKE '%computes%'"
+        "SELECT problem FROM silver.validate_rollup_config() WHERE problem LIKE '%of a view%'"
     )
     assert told.fetchall() == [
         (
-            "silver.later goes by ts of raw.later, which that computes: it is taken for the time"
-            " of raw.s",
+            "silver.later goes by ts of a view, which need not be the time by which raw.s is"
+            " divided and dropped, ts",
         )
     ]

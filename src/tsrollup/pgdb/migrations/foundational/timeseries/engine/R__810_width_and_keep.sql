@@ -114,13 +114,8 @@ BEGIN
         format('where it is later, keep %s for longer than the look_back_window of %s by as much', p_relation, r.look_back_window)
     FROM rollup_engine.keep_of(p_relation) AS k (keep)
     CROSS JOIN LATERAL rollup_engine.time_partition_column(p_relation) AS c (name)
-    JOIN rollup_engine.readers(p_relation) AS r ON r.time_column <> c.name
+    JOIN rollup_engine.readers(p_relation) AS r ON r.time_column <> c.name OR NOT rollup_engine.shows_own_time(r.source_table, r.time_column)
     WHERE k.keep IS NOT NULL AND rollup_engine.is_relation(r.source_table)
-    UNION ALL
-    SELECT format('%s goes by %I of %s, which that computes: it is taken for the time of %s', r.target_table, r.time_column, r.source_table, p_relation),
-        'where it is another time, keep the table for longer by what lies between'
-    FROM rollup_engine.readers(p_relation) AS r
-    WHERE rollup_engine.keep_of(p_relation) IS NOT NULL AND NOT rollup_engine.shows_own_time(r.source_table, r.time_column)
     UNION ALL
     SELECT format('%s has no end, and is never dropped', member),
         CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
