@@ -480,6 +480,16 @@ def test_promise_g_retention_waits_for_a_window_that_alone_reads_a_table_by_a_vi
     refresh_everything(db)
     assert db.execute("SELECT sum(row_count) FROM gold.seen_1h").fetchone() == (20,)
     db.execute("SELECT silver.set_retention('raw.v', '19 days')")
+    told: list[str | None] = []
+    db.add_notice_handler(lambda notice: told.append(notice.message_primary))
+    for name in ("seen_1h", "raw.seen"):
+        db.execute("SELECT silver.mark_stale(%s, now() - interval '19 days', now())", [name])
+    db.execute("SELECT silver.mark_stale('seen_1h', '-infinity', 'infinity')")
+    assert [str(text).partition(" is sealed before ")[0] for text in told] == [
+        "silver.seen_1h",
+        "silver.seen_1h",
+        "silver.seen_7d",
+    ]
     for rollup in ("seen_1h", "seen_7d"):  # what they had before the seal is never read again
         db.execute("SELECT silver.alter_rollup(%s, look_back_window => '19 days')", [rollup])
         refresh_everything(db)

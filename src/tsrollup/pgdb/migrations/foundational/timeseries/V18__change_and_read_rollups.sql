@@ -71,6 +71,17 @@ COMMENT ON FUNCTION silver.drop_rollup_metric(text, jsonb) IS
 
 -- Reading ---------------------------------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION silver.mark_stale(table_name text, from_time timestamptz, to_time timestamptz) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM rollup_engine.mark_asked(table_name, from_time, to_time);
+END
+$$;
+COMMENT ON FUNCTION silver.mark_stale(text, timestamptz, timestamptz) IS
+'Has a range of time recomputed: of one rollup and all that read it, or of every rollup of a source. What retention has sealed stays as it is, and a NOTICE says so.';
+
 CREATE FUNCTION silver.rollup_for(
     source_table_name text,
     width interval,
