@@ -129,3 +129,17 @@ def test_what_is_no_name_is_one_line(url: str, name: str) -> None:
         done = tsrollup(*words, url=url)
         assert (done.code, done.out, done.err.count("\n")) == (1, "", 1), words
         assert "is not a table name" in done.err, words
+
+
+@pytest.mark.parametrize("name", ["W", "RAW.W", '"raw"."w"', ' raw . "w" '])
+def test_every_spelling_of_a_name_is_the_same_source(
+    url: str, server: PostgresServer, name: str
+) -> None:
+    created = tsrollup("create", name, "w_1m", "1 minute", url=url)
+    assert created.code == 0, created.err
+    for words in (
+        ["mark-stale", name, "2026-01-01", "2026-01-02"], ["retention", name, "forever"],
+        ["maintain", name], *([["suggest-indexes", name]] if server.has("hypopg") else []),
+    ):  # fmt: skip
+        done = tsrollup(*words, url=url)
+        assert done.code == 0, (words, done.err)

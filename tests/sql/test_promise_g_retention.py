@@ -626,20 +626,51 @@ def test_promise_g_rows_of_a_rollup_go_as_far_as_windows_by_a_view_let_them(
 
 
 def test_a_time_that_a_view_computes_is_told(days: psycopg.Connection) -> None:
-    for view, time in (("later", "ts + interval '1 year' AS ts"), ("bare", "ts")):
-        days.execute(f"CREATE VIEW raw.{view} AS SELECT {time}, v FROM raw.s".encode())
+    """Through another view, too; not where it has another name there."""
+    for view, query, time in (
+        ("later", "SELECT ts + interval '1 year' AS ts, v FROM raw.s", "ts"),
+        ("above", "TABLE raw.later", "ts"),
+        ("bare", "SELECT ts, v FROM raw.s UNION ALL SELECT ts, v FROM raw.s", "ts"),
+        ("named", "SELECT t.at FROM (SELECT ts AS at FROM raw.s) AS t", "at"),
+    ):
+        days.execute(f"CREATE VIEW raw.{view} AS {query}".encode())
         days.execute(f"GRANT SELECT ON raw.{view} TO tsrollup_owner".encode())
         days.execute(
-            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', 'ts',"
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', %s,"
             " change_tracking => 'window', look_back_window => '1 day')",
-            [f"raw.{view}", view],
+            [f"raw.{view}", view, time],
         )
     told = days.execute(
         "SELECT problem FROM silver.validate_rollup_config() WHERE problem LIKE '%of a view%'"
+        " ORDER BY problem DESC"
     )
     assert told.fetchall() == [
         (
-            "silver.later goes by ts of a view, which need not be the time by which raw.s is"
+            f"silver.{view} goes by ts of a view, which need not be the time by which raw.s is"
             " divided and dropped, ts",
         )
+        for view in ("later", "above")
     ]
+
+
+def test_promise_g_a_view_that_reads_another_table_for_a_while(days: psycopg.Connection) -> None:
+    """What it read at the last run is so till the next; where its rules write it never read."""
+    days.execute(
+        "CREATE TABLE raw.other (ts timestamptz, device text, v int) PARTITION BY RANGE (ts);"
+        "CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner;"
+        "CREATE RULE heard AS ON INSERT TO raw.seen DO INSTEAD INSERT INTO raw.other VALUES (NEW.*)"
+    )
+    days.execute(
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_7d', '7 days', 'ts',"
+        " change_tracking => 'window', look_back_window => '2 days');"
+        "SELECT silver.set_retention('raw.other', '1 day')"
+    )
+    refresh_everything(days)
+    days.execute("CREATE OR REPLACE VIEW raw.seen AS TABLE raw.other")
+    assert actions(days) == ["sealed"]
+    sealed = "SELECT sealed_before FROM silver.rollup_config WHERE target_name = 'silver.seen_7d'"
+    assert value(days, sealed) == day(9)
+    days.execute("CREATE OR REPLACE VIEW raw.seen AS TABLE raw.s")
+    assert actions(days) == ["dropped"] * 7
+    refresh_everything(days)
+    assert value(days, "SELECT sum(row_count) FROM gold.seen_7d") == 2 * 24 * 10

@@ -133,7 +133,7 @@ AS $$
         SELECT d.refobjid
         FROM below AS b
         JOIN pg_class AS c ON c.oid = b.oid AND c.relkind IN ('v', 'm')
-        JOIN pg_rewrite AS w ON w.ev_class = b.oid
+        JOIN pg_rewrite AS w ON w.ev_class = b.oid AND w.ev_type = '1'  -- what it reads, not where other rules of it write
         JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid <> b.oid
         -- A live view has all of it from its table, however long the source keeps it.
         WHERE NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_view = b.oid AND r.target_table <> d.refobjid)

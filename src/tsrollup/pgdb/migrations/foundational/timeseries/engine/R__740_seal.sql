@@ -48,11 +48,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.reads_by_view(p_rollup silver.rollup_co
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE
-        WHEN v.relation IS NOT NULL THEN EXISTS (SELECT FROM rollup_engine.tables_read(v.relation) AS t WHERE rollup_engine.lies_in(t, p_relation))
-        WHEN EXISTS (SELECT FROM rollup_engine.source_shape WHERE source_id = s.id AND kind ~ '^[vm]')
-        THEN s.tables_read IS NULL OR EXISTS (SELECT FROM unnest(s.tables_read) AS t WHERE rollup_engine.lies_in(t, p_relation))
-        ELSE false END
+    -- As it is now, which the next run will read, and as it was at the last one: what it stored is kept till then.
+    SELECT EXISTS (
+            SELECT FROM (SELECT rollup_engine.tables_read(v.relation) UNION ALL SELECT unnest(s.tables_read)) AS t (member)
+            WHERE rollup_engine.lies_in(t.member, p_relation))
+        OR v.relation IS NULL AND s.tables_read IS NULL AND EXISTS (SELECT FROM rollup_engine.source_shape WHERE source_id = s.id AND kind ~ '^[vm]')
     FROM rollup_engine.source AS s
     CROSS JOIN LATERAL (
         SELECT coalesce((SELECT c.oid FROM pg_class AS c WHERE c.oid = p_rollup.source_table), rollup_engine.relation_called(s.relation_name))
@@ -60,7 +60,7 @@ AS $$
     WHERE s.id = p_rollup.source_id
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_by_view(silver.rollup_config, regclass) IS
-'Whether the view that a rollup reads, or that has the name of the one that was dropped, reads a table or its partitions; while there is none, whether it did at the last run.';
+'Whether the view that a rollup reads, or that has the name of the one that was dropped, reads a table or its partitions, or did at the last run; of one that is gone, and was never read, nobody knows.';
 
 -- Rollups that read the relation itself, or some of its partitions, or a view of those: by a window.
 -- Those further down read their tables, not this one.

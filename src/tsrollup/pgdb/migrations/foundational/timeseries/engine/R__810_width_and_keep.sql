@@ -49,17 +49,25 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.set_chunk_interval(rollup_engine.partition_set, interval, timestamptz) IS 'Has partitions to come be of a width that nobody named.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.shows_own_time(p_view regclass, p_column name) RETURNS boolean
+CREATE OR REPLACE FUNCTION rollup_engine.shows_column(p_view regclass, p_column name, p_relation regclass, p_key name) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- The number of the table that each column of its query, or of one inside it, is taken from as it is; 0 for none.
-    SELECT bool_or(t.origin <> '{0}')
-    FROM pg_rewrite AS w
-    CROSS JOIN LATERAL regexp_matches(w.ev_action::text, format(':resname %s :ressortgroupref [0-9]+ :resorigtbl ([0-9]+) ', p_column), 'g') AS t (origin)
-    WHERE w.ev_class = p_view AND p_column ~ '^[A-Za-z0-9_]+$'
+    -- Table and number of what each column of its query, or of one inside it, is taken from as it is.
+    WITH RECURSIVE origin AS (
+        SELECT p_view::oid AS relation, p_column AS name
+        UNION
+        SELECT a.attrelid, a.attname
+        FROM origin AS o
+        JOIN pg_rewrite AS w ON w.ev_class = o.relation AND w.ev_type = '1' AND o.name ~ '^[A-Za-z0-9_]+$'
+        CROSS JOIN LATERAL regexp_matches(
+            w.ev_action::text, format(':resname %s :ressortgroupref [0-9]+ :resorigtbl ([0-9]+) :resorigcol ([0-9]+) ', o.name), 'g') AS t (place)
+        JOIN pg_attribute AS a ON a.attrelid = place[1]::oid AND a.attnum = place[2]::smallint
+    )
+    SELECT EXISTS (SELECT FROM origin AS o WHERE o.name = p_key AND rollup_engine.lies_in(o.relation, p_relation))
 $$;
-COMMENT ON FUNCTION rollup_engine.shows_own_time(regclass, name) IS 'Whether a view has a column from what it reads as it is, or may have: false where it is an expression; NULL where nobody can tell.';
+COMMENT ON FUNCTION rollup_engine.shows_column(regclass, name, regclass, name) IS
+'Whether a column of a view is that of a table, or of its partitions, as it is, through other views too; false where that cannot be told.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.keep_warnings(p_relation regclass) RETURNS TABLE (problem text, hint text)
     LANGUAGE plpgsql STABLE
@@ -114,8 +122,9 @@ BEGIN
         format('where it is later, keep %s for longer than the look_back_window of %s by as much', p_relation, r.look_back_window)
     FROM rollup_engine.keep_of(p_relation) AS k (keep)
     CROSS JOIN LATERAL rollup_engine.time_partition_column(p_relation) AS c (name)
-    JOIN rollup_engine.readers(p_relation) AS r ON r.time_column <> c.name OR NOT rollup_engine.shows_own_time(r.source_table, r.time_column)
-    WHERE k.keep IS NOT NULL AND rollup_engine.is_relation(r.source_table)
+    CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
+    WHERE k.keep IS NOT NULL AND rollup_engine.is_relation(r.source_table) AND NOT rollup_engine.lies_in(r.source_table, p_relation)
+        AND NOT rollup_engine.shows_column(r.source_table, r.time_column, p_relation, c.name)
     UNION ALL
     SELECT format('%s has no end, and is never dropped', member),
         CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
