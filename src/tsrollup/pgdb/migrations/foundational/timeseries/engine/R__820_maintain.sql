@@ -87,7 +87,11 @@ BEGIN
     -- As it is now, and stays until the end: whoever sets it anew waits, or has this wait for the next run.
     SELECT * INTO v_retention FROM rollup_engine.retention WHERE relation = p_retention.relation FOR NO KEY UPDATE SKIP LOCKED;
     -- What is removed stays so when the seal fails.
-    FOREACH v_step IN ARRAY CASE WHEN v_retention.keep IS NULL THEN '{}' ELSE '{removed,sealed}' END::text[] LOOP
+    FOREACH v_step IN ARRAY CASE
+        WHEN v_retention.keep IS NOT NULL THEN '{removed,sealed}'
+        WHEN isfinite(v_retention.sealed_before) THEN '{sealed}'  -- as far as it was, what came after that
+        ELSE '{}' END::text[]
+    LOOP
         BEGIN
             IF v_step = 'removed' THEN
                 v_problem := rollup_engine.lasting_problem(v_retention.relation);
