@@ -3,7 +3,7 @@ now; what stands in the way of one partition stops no other. Promise f where par
 partitions of their own."""
 
 import secrets
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
