@@ -190,31 +190,39 @@ CREATE OR REPLACE FUNCTION rollup_engine.due_border(p_retention rollup_engine.re
 AS $$
     -- A rollup's rows can go one by one, as far as whoever reads it has settled; a source only loses
     -- whole partitions.
-    SELECT max(border)
+    SELECT border
     FROM (
-        SELECT m.to_time AS border
-        FROM rollup_engine.time_partitions(p_retention.relation) AS m
-        WHERE m.to_time <= p_now - p_retention.keep AND m.to_time > p_retention.sealed_before
-        UNION ALL
-        SELECT min(t.start)
+        -- The newest first: mostly it is that one, and no other needs a look at all readers.
+        SELECT border
         FROM (
-            SELECT rollup_engine.bucket_start(r, least(p_now - p_retention.keep, p_unabsorbed))
-            FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation
+            SELECT m.to_time AS border
+            FROM rollup_engine.time_partitions(p_retention.relation) AS m
+            WHERE m.to_time <= p_now - p_retention.keep AND m.to_time > p_retention.sealed_before
             UNION ALL
-            SELECT rollup_engine.bucket_start(c, least(p_now - p_retention.keep, p_unabsorbed, p_now - c.settle_delay))
-            FROM rollup_engine.readers(p_retention.relation) AS c
-        ) AS t (start)
-        WHERE NOT p_retention.archive AND p_retention.keep IS NOT NULL
-            AND EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation)
-        HAVING min(t.start) > p_retention.sealed_before
-        UNION ALL
-        -- Once more, for those by a view that came after it.
-        SELECT p_retention.sealed_before
-        WHERE isfinite(p_retention.sealed_before) AND EXISTS (
-            SELECT FROM rollup_engine.readers(p_retention.relation) AS c
-            WHERE (c.sealed_before >= p_retention.sealed_before) IS NOT TRUE AND NOT rollup_engine.lies_in(c.source_table, p_retention.relation))
-    ) AS candidate
+            SELECT min(t.start)
+            FROM (
+                SELECT rollup_engine.bucket_start(r, least(p_now - p_retention.keep, p_unabsorbed))
+                FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation
+                UNION ALL
+                SELECT rollup_engine.bucket_start(c, least(p_now - p_retention.keep, p_unabsorbed, p_now - c.settle_delay))
+                FROM rollup_engine.readers(p_retention.relation) AS c
+            ) AS t (start)
+            WHERE NOT p_retention.archive AND p_retention.keep IS NOT NULL
+                AND EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation)
+            HAVING min(t.start) > p_retention.sealed_before
+            UNION ALL
+            -- Once more, for those by a view that came after it.
+            SELECT p_retention.sealed_before
+            WHERE isfinite(p_retention.sealed_before) AND EXISTS (
+                SELECT FROM rollup_engine.readers(p_retention.relation) AS c
+                WHERE (c.sealed_before >= p_retention.sealed_before) IS NOT TRUE AND NOT rollup_engine.lies_in(c.source_table, p_retention.relation))
+        ) AS candidate
+        ORDER BY border DESC
+        OFFSET 0
+    ) AS newest
     WHERE rollup_engine.absorbs(p_retention.relation, border, p_unabsorbed, p_now)
+    ORDER BY border DESC
+    LIMIT 1
 $$;
 COMMENT ON FUNCTION rollup_engine.due_border(rollup_engine.retention, timestamptz, timestamptz) IS 'How far a table can be sealed now, NULL when it is already.';
 
