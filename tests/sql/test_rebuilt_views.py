@@ -118,6 +118,19 @@ def test_a_live_view_that_is_gone_and_types_that_changed(rolled_up: psycopg.Conn
     assert problems(rolled_up) == []
 
 
+def test_what_a_refresh_stores_by_is_put_together_anew_where_it_is_gone(
+    rolled_up: psycopg.Connection,
+) -> None:
+    rolled_up.execute("DROP FUNCTION rollup_engine.upsert_1")
+    rolled_up.execute("UPDATE raw.t SET v = v + 1")
+    rolled_up.execute("DELETE FROM raw.t WHERE ts < '2026-03-02 00:00+00'")
+    refresh_everything(rolled_up)
+    assert_settled(rolled_up, *VIEWS)
+    rolled_up.execute("SELECT silver.drop_rollup('silver.t_1w')")
+    left = "SELECT proname FROM pg_proc WHERE proname ~ '^(upsert|live)_3'"
+    assert rolled_up.execute(left).fetchall() == []
+
+
 def test_a_rollup_whose_table_is_gone_is_said_to_be_dropped(rolled_up: psycopg.Connection) -> None:
     rolled_up.execute("DROP TABLE silver.t_1w CASCADE")
     (problem,) = [problem for problem in problems(rolled_up) if "table is gone" in problem[1]]

@@ -56,7 +56,7 @@ AS $$
 BEGIN
     -- Not a view that keeps the name alive; nor what has rollups of its own, and so is known to be another table.
     RETURN c.oid
-    FROM unnest(ARRAY[p_source.relation_name, p_source.former_name]) AS n (name)
+    FROM unnest(array_remove(ARRAY[p_source.relation_name, p_source.former_name], p_source.relation::text)) AS n (name)
     JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name) AND c.relkind IN ('r', 'p', 'f')
     WHERE c.oid <> p_source.relation AND EXISTS (SELECT FROM pg_class WHERE oid = p_source.relation)
         AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)

@@ -100,7 +100,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.key_condition(silver.rollup_config) IS 'Joins fresh rows to the stored rows of the same key.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.upsert_sql(p_rollup silver.rollup_config, p_fresh text, p_touched text) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.upsert_expression(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -109,40 +109,62 @@ BEGIN
     -- NULL in the key never joins: ON CONFLICT finds those rows, and grouping (by which NULLs are
     -- equal) tells the vanished from the rest.
     RETURN rollup_engine.fill($sql$
-WITH compared AS MATERIALIZED (
-    SELECT {either}, t.tableoid, t.ctid
+'WITH compared AS MATERIALIZED (
+    SELECT ' || {either} || ', t.tableoid, t.ctid
     FROM (
-        {fresh}
+        ' || $2 || '
     ) AS excluded
-    FULL JOIN (SELECT t.*, t.tableoid, t.ctid FROM {target} AS t WHERE {touched}) AS t
-        ON {same_key}
-    WHERE excluded.bucket IS NULL OR t.bucket IS NULL OR {changed}
+    FULL JOIN (SELECT t.*, t.tableoid, t.ctid FROM ' || $1 || ' AS t WHERE ' || $3 || ') AS t
+        ON ' || {same_key} || '
+    WHERE excluded.bucket IS NULL OR t.bucket IS NULL OR ' || {changed} || '
 ), written AS (
-    INSERT INTO {target} AS t ({columns}) SELECT {columns} FROM compared WHERE row_count IS NOT NULL
-    ON CONFLICT ({key}) DO UPDATE SET ({columns}) = ROW({excluded})
-    WHERE {changed}
+    INSERT INTO ' || $1 || ' AS t (' || {columns} || ') SELECT ' || {columns} || ' FROM compared WHERE row_count IS NOT NULL
+    ON CONFLICT (' || {key} || ') DO UPDATE SET (' || {columns} || ') = ROW(' || {excluded} || ')
+    WHERE ' || {changed} || '
     RETURNING 1
 ), vanished AS (
     SELECT max(tableoid) AS part, max(ctid) AS tid
-    FROM compared GROUP BY {key} HAVING count(row_count) = 0
+    FROM compared GROUP BY ' || {key} || ' HAVING count(row_count) = 0
 ), removed AS (
-    DELETE FROM {target} AS t USING vanished AS v
-    WHERE {touched} AND t.tableoid = v.part AND t.ctid = v.tid
+    DELETE FROM ' || $1 || ' AS t USING vanished AS v
+    WHERE ' || $3 || ' AND t.tableoid = v.part AND t.ctid = v.tid
     RETURNING 1
 )
-SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM removed)
+SELECT (SELECT count(*) FROM written), (SELECT count(*) FROM removed)'
 $sql$, jsonb_build_object(
-        'target', p_rollup.target_table,
-        'columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
-        'either', (
+        'columns', quote_literal(rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}')),
+        'either', quote_literal((
             SELECT string_agg(format(CASE kind WHEN 'state' THEN 'excluded.%1$I' ELSE 'coalesce(excluded.%1$I, t.%1$I) AS %1$I' END, column_name), ', ' ORDER BY position)
-            FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state')),
-        'same_key', rollup_engine.key_condition(p_rollup),
-        'fresh', p_fresh,
-        'touched', p_touched,
-        'changed', rollup_engine.change_condition(p_rollup.id),
-        'key', rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'),
-        'excluded', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}', 'excluded.')));
+            FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state'))),
+        'same_key', quote_literal(rollup_engine.key_condition(p_rollup)),
+        'changed', quote_literal(rollup_engine.change_condition(p_rollup.id)),
+        'key', quote_literal(rollup_engine.column_names(p_rollup.id, '{bucket,dimension}')),
+        'excluded', quote_literal(rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}', 'excluded.'))));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.upsert_expression(silver.rollup_config) IS
+'Expression for the text of the statement of upsert_sql: $1, the rollup''s table; $2, p_fresh; $3, p_touched.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.upsert_function_sql(p_rollup silver.rollup_config) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('CREATE OR REPLACE FUNCTION rollup_engine.upsert_%s(text, text, text) RETURNS text LANGUAGE sql IMMUTABLE RETURN %s',
+        p_rollup.id, rollup_engine.upsert_expression(p_rollup))
+$$;
+COMMENT ON FUNCTION rollup_engine.upsert_function_sql(silver.rollup_config) IS 'Text of the function that says that expression: most of it stays the same from batch to batch.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.upsert_sql(p_rollup silver.rollup_config, p_fresh text, p_touched text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_name constant text := format('rollup_engine.upsert_%s', p_rollup.id);
+    v_statement text;
+BEGIN
+    EXECUTE 'SELECT ' || CASE WHEN to_regproc(v_name) IS NULL THEN rollup_engine.upsert_expression(p_rollup) ELSE v_name || '($1, $2, $3)' END
+    INTO v_statement USING p_rollup.target_table::text, p_fresh, p_touched;
+    RETURN v_statement;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.upsert_sql(silver.rollup_config, text, text) IS

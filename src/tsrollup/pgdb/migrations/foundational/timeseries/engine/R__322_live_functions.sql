@@ -279,8 +279,10 @@ AS $$
         AND to_regprocedure(format('rollup_engine.live_group_%s(timestamptz, timestamptz, text)', p_rollup.id)) IS NOT NULL
     UNION ALL
     SELECT format('plain_%s', p_rollup.id), sql FROM rollup_engine.plain_function_sql(p_rollup) AS sql WHERE sql IS NOT NULL
+    UNION ALL
+    SELECT format('upsert_%s', p_rollup.id), rollup_engine.upsert_function_sql(p_rollup)
 $$;
-COMMENT ON FUNCTION rollup_engine.live_functions_sql(silver.rollup_config) IS 'The functions that the live view of a rollup reads the source by.';
+COMMENT ON FUNCTION rollup_engine.live_functions_sql(silver.rollup_config) IS 'The functions that the live view of a rollup reads the source by, and the one that its refreshes store by.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.write_live_functions(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE sql

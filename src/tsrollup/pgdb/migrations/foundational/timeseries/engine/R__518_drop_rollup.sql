@@ -43,15 +43,14 @@ BEGIN
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.uneven_time WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.zone_rules WHERE rollup_id = p_rollup_id;
-    DELETE FROM rollup_engine.generated_text WHERE name IN (
-        format('live_%s', p_rollup_id), format('plain_%s', p_rollup_id), format('live_group_%s', p_rollup_id), format('view_%s', p_rollup_id), format('rows_%s', p_rollup_id));
+    DELETE FROM rollup_engine.generated_text WHERE name ~ format('^(live|live_group|plain|upsert|view|rows)_%s$', p_rollup_id);
     DELETE FROM rollup_engine.noted_right WHERE statement ~ format('[{](view|table|part)_%s}', p_rollup_id);
     DELETE FROM silver.rollup_config WHERE id = p_rollup_id;
     PERFORM rollup_engine.forget_partition_set(v_rollup.target_table);
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_view) THEN
         EXECUTE format('DROP VIEW %s', v_rollup.target_view);
     END IF;
-    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%1$s(timestamptz, timestamptz), rollup_engine.live_group_%1$s(timestamptz, timestamptz, text), rollup_engine.plain_%1$s(rollup_engine.open_plan, timestamptz, timestamptz)', v_rollup.id);
+    EXECUTE format('DROP FUNCTION IF EXISTS rollup_engine.live_%1$s(timestamptz, timestamptz), rollup_engine.live_group_%1$s(timestamptz, timestamptz, text), rollup_engine.plain_%1$s(rollup_engine.open_plan, timestamptz, timestamptz), rollup_engine.upsert_%1$s(text, text, text)', v_rollup.id);
     IF EXISTS (SELECT FROM pg_class WHERE oid = v_rollup.target_table) THEN
         PERFORM rollup_engine.change_table(CASE WHEN p_keep_table THEN 'LOCK TABLE' ELSE 'DROP TABLE' END, v_rollup.target_table);
     END IF;

@@ -182,7 +182,7 @@ BEGIN
         PERFORM rollup_engine.check_no_view_depends(p_rollup);
         PERFORM rollup_engine.change_table('ALTER TABLE', p_rollup.target_table, p_changes);
     END IF;
-    DELETE FROM rollup_engine.generated_text WHERE name IN (format('live_%s', p_rollup.id), format('plain_%s', p_rollup.id), format('live_group_%s', p_rollup.id), format('view_%s', p_rollup.id));
+    DELETE FROM rollup_engine.generated_text WHERE name ~ format('^(live|live_group|plain|upsert|view)_%s$', p_rollup.id);
     RAISE NOTICE '% is made anew: rights that were given on it are gone with the old one', v_name
         USING HINT = 'grant them again';
     RETURN rollup_engine.create_view(p_rollup, v_name);

@@ -9,15 +9,16 @@ CREATE OR REPLACE FUNCTION rollup_engine.settled_range(p_rollup silver.rollup_co
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    -- What the tail has just left behind waits for the writers of that moment.
+    v_until constant timestamptz := CASE WHEN isfinite(p_as_of)
+        THEN least(greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay, rollup_engine.waits_from(p_rollup.source_id))
+        ELSE p_as_of END;
 BEGIN
     IF rollup_engine.has_lost_zone(p_rollup) THEN
         RETURN '(,)';  -- nobody can say, and the refresh does
     END IF;
-    -- What the tail has just left behind waits for the writers of that moment.
-    RETURN tstzrange(NULL, rollup_engine.bucket_start(p_rollup,
-        CASE WHEN isfinite(p_as_of)
-        THEN least(greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay, rollup_engine.waits_from(p_rollup.source_id))
-        ELSE p_as_of END));
+    RETURN tstzrange(NULL, rollup_engine.bucket_start(p_rollup, v_until));  -- of a variable it is inlined
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.settled_range(silver.rollup_config, timestamptz) IS

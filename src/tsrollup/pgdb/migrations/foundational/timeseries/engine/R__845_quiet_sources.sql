@@ -44,6 +44,17 @@ $$;
 COMMENT ON FUNCTION rollup_engine.traced_tables(integer[]) IS
 'The tables that what sources say rests on: the source itself (s) and its family (f), the tables of its rollups (t) and their partitions (p).';
 
+CREATE OR REPLACE FUNCTION rollup_engine.tables_locked() RETURNS oid[]
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT l.relation FROM pg_locks AS l
+        JOIN pg_database AS d ON d.datname = current_database() AND d.oid = l.database
+        WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL AND l.pid IS DISTINCT FROM pg_backend_pid())
+$$;
+COMMENT ON FUNCTION rollup_engine.tables_locked() IS 'What other sessions have locked, or wait to lock, so that nobody reads it.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.catalogue_traces(p_source_ids integer[]) RETURNS TABLE (source_id integer, trace numeric, is_plain boolean)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -55,14 +66,10 @@ AS $$
 #variable_conflict use_column
 DECLARE
     v_may_be_elsewhere constant boolean := to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL OR to_regnamespace('_timescaledb_catalog') IS NOT NULL;
-    v_locked constant oid[] := ARRAY(
-        SELECT l.relation FROM pg_locks AS l
-        JOIN pg_database AS d ON d.datname = current_database() AND d.oid = l.database
-        WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL AND l.pid IS DISTINCT FROM pg_backend_pid());
 BEGIN
     RETURN QUERY
     WITH traced AS (
-        SELECT t.source_id, r.hash, r.is_odd, t.member = ANY (v_locked) AS is_locked
+        SELECT t.source_id, r.hash, r.is_odd, t.member
         FROM rollup_engine.traced_tables(p_source_ids) AS t
         CROSS JOIN LATERAL (
             SELECT hash_record_extended(ROW(c.oid, c.ctid, c.xmin,
@@ -83,13 +90,13 @@ BEGIN
             SELECT hash_record_extended(ROW(t.member, x.ctid, x.xmin), 5), false FROM pg_index AS x WHERE x.indrelid = t.member AND t.kind = 't'
         ) AS r
         UNION ALL
-        SELECT id, hash_record_extended(ROW(s.id, rollup_engine.exchanged_for(s)::oid), 10), false, false FROM rollup_engine.source AS s WHERE id = ANY (p_source_ids)
+        SELECT id, hash_record_extended(ROW(s.id, rollup_engine.exchanged_for(s)::oid), 10), false, NULL FROM rollup_engine.source AS s WHERE id = ANY (p_source_ids)
         UNION ALL
         -- A restore may add rows here that tell of another's tables.
-        SELECT p.source_id, hash_record_extended(ROW(p.partition::oid, p.ctid, p.xmin), 11), false, false
+        SELECT p.source_id, hash_record_extended(ROW(p.partition::oid, p.ctid, p.xmin), 11), false, NULL
         FROM rollup_engine.source_partition AS p WHERE p.source_id = ANY (p_source_ids)
         UNION ALL
-        SELECT r.source_id, h.hash, false, false
+        SELECT r.source_id, h.hash, false, NULL
         FROM silver.rollup_config AS r
         CROSS JOIN LATERAL (
             SELECT hash_record_extended(ROW(r.id, r.target_table::text), 6) AS hash
@@ -103,16 +110,16 @@ BEGIN
             SELECT hash_record_extended(ROW(r.id, i.inhrelid), 9)
             FROM (
                 SELECT inhrelid FROM pg_inherits AS i
-                WHERE inhparent = r.target_table AND inhrelid <> ALL (v_locked) AND NOT EXISTS (
+                WHERE inhparent = r.target_table AND NOT EXISTS (
                     SELECT FROM rollup_engine.rollup_partition AS p WHERE p.rollup_id = r.id AND p.partition = i.inhrelid)
                 OFFSET 0
             ) AS i
-            WHERE pg_relation_size(i.inhrelid) > 0
+            WHERE CASE WHEN i.inhrelid <> ALL ((SELECT rollup_engine.tables_locked())::oid[]) THEN pg_relation_size(i.inhrelid) > 0 END
         ) AS h
         WHERE r.source_id = ANY (p_source_ids)
         UNION ALL
         -- Nor has what expressions name a row here.
-        SELECT source_id, 0, true, false FROM silver.rollup_config
+        SELECT source_id, 0, true, NULL FROM silver.rollup_config
         WHERE source_id = ANY (p_source_ids) AND (jsonb_path_exists(row_sql, '$.filter.parts') OR jsonb_path_exists(row_sql, '$.expressions.*.parts'))
     )
     SELECT s.id,
@@ -124,7 +131,11 @@ BEGIN
             CASE WHEN right(s.trace, 1) = '?' THEN pg_current_xact_id_if_assigned()::text END), 0),
         NOT t.is_odd
     FROM (
-        SELECT source_id, sum(hash) AS hash, bool_or(is_odd) AS is_odd, bool_or(is_locked) AS is_locked FROM traced GROUP BY source_id
+        -- Only where it matters what others have locked is that asked, which goes through the locks of the whole server.
+        SELECT source_id, hash, is_odd, is_odd AND members && (SELECT rollup_engine.tables_locked()) AS is_locked
+        FROM (
+            SELECT source_id, sum(hash) AS hash, bool_or(is_odd) AS is_odd, array_agg(member) AS members FROM traced GROUP BY source_id
+        ) AS g
     ) AS t
     JOIN rollup_engine.source AS s ON s.id = t.source_id;
 END
