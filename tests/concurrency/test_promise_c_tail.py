@@ -7,6 +7,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from interleaving import Paused, pause_refreshes_of
 from raw_tables import LEVELS, wait_until
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
@@ -321,6 +322,57 @@ def test_promise_b_a_long_tail_is_stale_where_it_holds_nothing(
         db.execute(at_noon)
     assert logged(db) == 0
     assert_equal_to_group_by(db, "t_1d", "t_1s")
+
+
+def test_promise_c_a_writer_lasts_while_a_finer_rollup_comes(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """He logs nothing in the long tail that was: the whole of it is stale until he is gone."""
+    insert = "INSERT INTO raw.t VALUES ('2026-03-02 {}+00')"
+    create = "SELECT silver.create_rollup_table('raw.t', 'silver', %s, %s::interval)"
+    at_noon = "CALL silver.run_rollups(as_of => '2026-03-02 12:00+00')"
+    ranges = "SELECT count(*) FROM rollup_engine.stale_range WHERE rollup_id = 2"
+    db.execute("CREATE TABLE raw.t (ts timestamptz PRIMARY KEY)")
+    db.execute(insert.format("06:00").encode())
+    db.execute(create, ["t_1d", "1 day"])
+    db.execute(at_noon)
+    writer = connect(autocommit=False)
+    writer.execute(insert.format("09:00").encode())
+    db.execute(create, ["t_1s", "1 second"])
+    db.execute(at_noon)
+    # For so long that people should know: what is settled may be stored.
+    db.execute("UPDATE rollup_engine.tail SET waits_since = now() - interval '3 minutes'")
+    db.execute(at_noon)
+    assert value(db, ranges) <= 3
+    assert_equal_to_group_by(db, "t_1d", "t_1s")
+    writer.commit()
+    assert logged(db) == 0
+    assert_equal_to_group_by(db, "t_1d", "t_1s")
+    db.execute(at_noon)
+    db.execute(at_noon)
+    assert value(db, "SELECT count(*) FROM silver.t_1s") == 2
+    assert value(db, ranges) <= 3
+    assert_equal_to_group_by(db, "t_1d", "t_1s")
+
+
+def test_promise_c_a_long_range_is_divided_beside_a_refresh(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """What a batch is storing meanwhile, of rows that are gone, is stale again."""
+    create = "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1s', '1 second')"
+    db.execute("CREATE TABLE raw.t (ts timestamptz PRIMARY KEY, v integer)")
+    db.execute(create.encode())
+    refresh_everything(db)
+    pause_refreshes_of(db, "silver.t_1s")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-02 09:00+00', 1)")
+    with Paused(db, connect(), "CALL silver.run_rollups(as_of => '2026-03-02 12:00+00')"):
+        db.execute("SELECT rollup_engine.mark_barred('{1}', '{[2026-03-01, 2026-03-03)}')")
+        db.execute("DELETE FROM raw.t")
+        db.execute("DELETE FROM rollup_engine.change_log")  # as if it had not been logged
+        assert value(db, "SELECT rollup_engine.divide_stale(1)")
+    assert_equal_to_group_by(db, "t_1s")
+    refresh_everything(db)
+    assert_settled(db, "t_1s")
 
 
 def test_a_tail_is_the_newest_part_of_what_waits_to_be_stored(db: psycopg.Connection) -> None:

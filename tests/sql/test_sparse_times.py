@@ -66,6 +66,34 @@ def test_promise_a_sparse_rows_cost_what_they_are(
         assert _batches(db, "t_fine") - batches <= 30, change
 
 
+@pytest.mark.parametrize("width", ["1 second", "1 microsecond"])
+def test_the_tail_of_a_coarse_rollup_costs_a_finer_one_what_rows_are(
+    db: psycopg.Connection, width: str
+) -> None:
+    """It reaches back for 400 days, and nobody has logged what came there."""
+    run = "CALL silver.run_rollups(as_of => '2026-03-02 12:00:30+00')"
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz PRIMARY KEY);"
+        " SELECT silver.create_rollup_table('raw.t', 'silver', 't_1mon', '1 month',"
+        " settle_delay => '400 days');"
+        " INSERT INTO raw.t VALUES ('2026-03-02 12:00+00')"
+    )
+    db.execute(run)
+    db.execute("INSERT INTO raw.t VALUES ('2025-03-01'), ('2025-06-01'), ('2026-01-01')")
+    assert db.execute("SELECT count(*) FROM rollup_engine.change_log").fetchone() == (0,)
+    _create(db, "raw.t", "t_fine", width)
+    _create(db, "t_fine", "t_1s", "1 second")
+    db.execute("INSERT INTO raw.t VALUES ('2025-04-01')")
+    assert_equal_to_group_by(db, "t_1mon", "t_fine", "t_1s")
+    assert max(_stale_ranges(db, name) for name in ("t_fine", "t_1s")) <= 10
+    db.execute(run)
+    assert_equal_to_group_by(db, "t_1mon", "t_fine", "t_1s")
+    assert max(_batches(db, name) for name in ("t_fine", "t_1s")) <= 10
+    assert db.execute("SELECT count(*) FROM silver.t_1s").fetchone() == (4,)
+    # The tail, in cells of a minute or more.
+    assert max(_stale_ranges(db, name) for name in ("t_fine", "t_1s")) <= 3
+
+
 def test_a_partition_holds_many_sparse_rows(db: psycopg.Connection) -> None:
     """Unless somebody named its width; and late rows one by one make no partition each for ever."""
     db.execute(

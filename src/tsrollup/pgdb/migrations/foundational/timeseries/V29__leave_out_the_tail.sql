@@ -2,7 +2,7 @@
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
-SELECT rollup_engine.lock_tables('{rollup_engine.change_log}');
+SELECT rollup_engine.lock_tables('{rollup_engine.change_log,rollup_engine.stale_range}');
 
 ALTER TABLE rollup_engine.source ADD COLUMN inserts_by_row boolean, ADD COLUMN bulk_at timestamptz;
 COMMENT ON COLUMN rollup_engine.source.inserts_by_row IS 'Whether a row trigger captures what is inserted, and not a statement trigger; NULL where none ever did.';
@@ -11,6 +11,10 @@ COMMENT ON COLUMN rollup_engine.source.bulk_at IS 'When a drain last found that 
 ALTER TABLE rollup_engine.change_log ADD COLUMN is_bulk boolean, ADD COLUMN is_found boolean, DROP CONSTRAINT change_log_check;
 COMMENT ON COLUMN rollup_engine.change_log.is_bulk IS 'Whether a statement trigger is the better one for what it speaks of: many rows, inserted behind the tail.';
 COMMENT ON COLUMN rollup_engine.change_log.is_found IS 'True for what nobody wrote: a run has found a partition that it did not know, or that a restore has brought. False where nobody knows what was written: capture triggers need not have fired.';
+
+ALTER TABLE rollup_engine.stale_range DROP CONSTRAINT stale_range_check,
+    ADD CHECK (isfinite(from_time) AND isfinite(to_time) AND from_time < to_time AND (cell <= from_time OR cell = 'infinity'));
+COMMENT ON COLUMN rollup_engine.stale_range.cell IS 'The cell that it lies in; infinity for one that lies in many, and is divided once nobody writes there without logging it.';
 
 CREATE TABLE rollup_engine.tail (
     source_id integer PRIMARY KEY,

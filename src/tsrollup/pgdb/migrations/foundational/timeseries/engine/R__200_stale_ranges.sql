@@ -145,11 +145,23 @@ COMMENT ON FUNCTION rollup_engine.mark_rollups(integer[], tstzmultirange, boolea
 'Marks ranges stale in several rollups, and single groups of others. What is infinite or long, or all with p_clip, is clipped to what each rollup by itself holds or can come to hold.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.mark_barred(p_rollup_ids integer[], p_ranges tstzmultirange) RETURNS void
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.mark_rollup(r, p_ranges, statement_timestamp())
-    FROM (SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id FOR KEY SHARE) AS r
+DECLARE
+    r silver.rollup_config;
+BEGIN
+    FOR r IN SELECT * FROM silver.rollup_config WHERE id = ANY (p_rollup_ids) ORDER BY id FOR KEY SHARE LOOP
+        IF rollup_engine.has_lost_zone(r) OR NOT rollup_engine.is_wide(r.bucket_width, p_ranges) THEN
+            PERFORM rollup_engine.mark_rollup(r, p_ranges, statement_timestamp());
+        ELSE
+            -- Of a coarser rollup, most of it holds nothing: see divide_stale.
+            INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time, due_at)
+            SELECT r.id, 'infinity', lower(s), upper(s), rollup_engine.due_at(r, lower(s), statement_timestamp())
+            FROM unnest(rollup_engine.bucket_align(r, p_ranges) * tstzmultirange(tstzrange(r.sealed_before, NULL))) AS s;
+        END IF;
+    END LOOP;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.mark_barred(integer[], tstzmultirange) IS
 'Marks ranges stale in which nobody logs: all of them, however long, since rows may come where none are yet.';

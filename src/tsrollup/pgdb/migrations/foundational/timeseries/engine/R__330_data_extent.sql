@@ -31,9 +31,11 @@ AS $$
     )
     -- Of a table that the machinery cannot read, all that its partitions may hold.
     SELECT NULL, NULL, 'timestamptz'::regtype, NULL, NULL, NULL, format(
-        '(SELECT from_time AS f, to_time - interval ''1 microsecond'' AS t FROM rollup_engine.%s WHERE rollup_id = %s AND from_time < %L AND to_time > %L) AS known',
+        '(SELECT from_time AS f, to_time - interval ''1 microsecond'' AS t FROM rollup_engine.%s rollup_id = %s AND from_time < %L AND to_time > %L) AS known',
         noted, line.id, high, low)
-    FROM line, bounds, unnest(ARRAY['stale_range', CASE WHEN NOT rollup_engine.has_buckets(line.target_table) THEN 'rollup_partition' END]) AS n (noted)
+    -- What lies across many cells says nothing of where rows are.
+    FROM line, bounds, unnest(ARRAY['stale_range WHERE cell < ''infinity'' AND',
+        CASE WHEN NOT rollup_engine.has_buckets(line.target_table) THEN 'rollup_partition WHERE' END]) AS n (noted)
     WHERE noted IS NOT NULL
     UNION ALL
     SELECT relation, time_column, time_type, time_unit, l.low, l.high,

@@ -156,7 +156,7 @@ BEGIN
     -- With those that are next, since each transaction that makes some costs plans and snapshots.
     SELECT v_free * (p_ranges + coalesce(range_agg(tstzrange(from_time, to_time)), '{}')) INTO v_missing
     FROM rollup_engine.stale_range
-    WHERE rollup_id = p_rollup.id AND from_time < upper(p_ranges) AND from_time >= coalesce(p_rollup.sealed_before, '-infinity')
+    WHERE rollup_id = p_rollup.id AND cell < 'infinity' AND from_time < upper(p_ranges) AND from_time >= coalesce(p_rollup.sealed_before, '-infinity')
         AND p_with_next AND NOT isempty(p_ranges * v_free);
     v_width := rollup_engine.partition_width(p_rollup, v_free);
     -- About now, partitions are of the width that maintenance chose; pg_partman goes on from the last one.

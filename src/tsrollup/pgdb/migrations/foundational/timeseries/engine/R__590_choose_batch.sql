@@ -4,6 +4,36 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.divide_stale(p_rollup_id integer) RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_rollup silver.rollup_config;
+    v_ids bigint[];
+    v_ranges tstzmultirange;
+    v_barred tstzmultirange;
+    v_due_at timestamptz;
+BEGIN
+    -- As for a batch: the claim, what is barred, a look in a newer snapshot.
+    SELECT array_agg(id), range_agg(tstzrange(from_time, to_time)), min(due_at) INTO v_ids, v_ranges, v_due_at
+    FROM (SELECT * FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id AND cell = 'infinity' FOR UPDATE SKIP LOCKED) AS s;
+    SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
+    v_barred := v_ranges * rollup_engine.barred(v_rollup.source_id);
+    IF v_ids IS NULL OR rollup_engine.is_wide(v_rollup.bucket_width, v_barred) THEN
+        RETURN false;
+    END IF;
+    PERFORM rollup_engine.fail_if_gone(v_rollup), rollup_engine.hear_invalidations();
+    DELETE FROM rollup_engine.stale_range WHERE id = ANY (v_ids);
+    PERFORM rollup_engine.mark_rollups(ARRAY[p_rollup_id], v_ranges - v_barred, p_clip => true, p_noted => v_due_at);
+    PERFORM rollup_engine.mark_barred(ARRAY[p_rollup_id], v_barred);
+    PERFORM rollup_engine.fail_if_changed(v_rollup);
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.divide_stale(integer) IS
+'Divides what is stale across many cells among those that hold something, or are barred; false when nothing is to be divided, or much of it is barred yet.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.sparse_cells(p_rollup silver.rollup_config, p_cell timestamptz, p_within tstzrange) RETURNS SETOF timestamptz
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

@@ -83,6 +83,9 @@ BEGIN
         v_step.cell := rollup_engine.pick_cell(p_rollup_id, p_within, p_tried);
         IF v_step.cell IS NULL THEN
             RETURN v_step;
+        ELSIF v_step.cell = 'infinity' THEN
+            v_step.outcome := CASE WHEN rollup_engine.divide_stale(p_rollup_id) THEN 'prepared' ELSE 'nothing' END;
+            RETURN v_step;
         END IF;
         v_batch := rollup_engine.refresh_cell(p_rollup_id, v_step.cell, p_within);
         IF v_batch.outcome = 'refreshed' AND v_spelling <> rollup_engine.spelling(p_rollup_id) THEN
