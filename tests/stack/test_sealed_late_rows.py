@@ -60,6 +60,24 @@ def test_a_late_row_between_seal_and_drop_is_counted(source: psycopg.Connection)
     assert sealed(source)["readings_1h"] == (1, day(8))
 
 
+def test_what_somebody_asks_for_in_sealed_time_is_not_late(source: psycopg.Connection) -> None:
+    """Nobody has written there: a notice tells who asks, and the log of errors nobody."""
+    source.execute("SELECT silver.set_retention('readings', '3 days')")
+    refresh_everything(source)
+    maintain(source)
+    heard: list[str] = []
+    source.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+    source.execute("SELECT silver.mark_stale('readings', %s, %s)", [day(1), day(4)])
+    assert len(heard) == 1
+    refresh_everything(source)
+    late = "SELECT count(*) FROM silver.error_log WHERE error_code = 'TR006'"
+    assert source.execute(late).fetchone() == (0,)
+    source.execute("DELETE FROM raw.readings WHERE ts < %s", [day(2)])
+    refresh_everything(source)
+    assert source.execute(late).fetchone() == (2,)
+    assert total(source) == 240
+
+
 def test_late_rows_of_a_source_that_is_kept_after_all_are_not_said_to_go(
     source: psycopg.Connection,
 ) -> None:

@@ -10,7 +10,7 @@ COMMENT ON COLUMN rollup_engine.source.bulk_at IS 'When a drain last found that 
 -- A check is read anew from its text by each statement that writes.
 ALTER TABLE rollup_engine.change_log ADD COLUMN is_bulk boolean, ADD COLUMN is_found boolean, DROP CONSTRAINT change_log_check;
 COMMENT ON COLUMN rollup_engine.change_log.is_bulk IS 'Whether a statement trigger is the better one for what it speaks of: many rows, inserted behind the tail.';
-COMMENT ON COLUMN rollup_engine.change_log.is_found IS 'True for what nobody wrote: a run has found a partition that it did not know, or that a restore has brought. False where nobody knows what was written: capture triggers need not have fired.';
+COMMENT ON COLUMN rollup_engine.change_log.is_found IS 'True for what nobody wrote: a run has found a partition that it did not know, or that a restore has brought, or somebody has asked for it. False where nobody knows what was written: capture triggers need not have fired.';
 
 ALTER TABLE rollup_engine.stale_range DROP CONSTRAINT stale_range_check,
     ADD CHECK (isfinite(from_time) AND isfinite(to_time) AND from_time < to_time AND (cell <= from_time OR cell = 'infinity'));
