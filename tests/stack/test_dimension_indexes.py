@@ -63,6 +63,17 @@ def test_no_index_without_statistics(events: psycopg.Connection) -> None:
     assert create(events, "{a,b,c}") == []
 
 
+def test_a_dimension_may_be_called_otherwise_in_its_source_by_now(
+    events: psycopg.Connection,
+) -> None:
+    assert create(events, "{a,b,c}") == []
+    events.execute("ALTER TABLE raw.events RENAME a TO z; ANALYZE raw.events")
+    events.execute("SELECT silver.perform_rollup()")
+    events.execute("SELECT silver.maintain_timeseries_tables()")
+    ((definition,),) = events.execute(GIN_INDEXES).fetchall()
+    assert definition.endswith("USING gin (a, b, c)")
+
+
 def test_no_index_for_two_dimensions(events: psycopg.Connection) -> None:
     events.execute("ANALYZE raw.events")
     assert create(events, "{a,b}") == []

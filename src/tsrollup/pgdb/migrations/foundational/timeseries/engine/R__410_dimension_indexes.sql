@@ -46,7 +46,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.gin_columns(p_rollup silver.rollup_conf
 AS $$
     SELECT array_agg(format('%I %s', d.name, rollup_engine.gin_operator_class(p_rollup.target_table, d.name)) ORDER BY d.position)
     FROM unnest(p_rollup.dimensions) WITH ORDINALITY AS d (name, position)
-    WHERE rollup_engine.distinct_values(p_rollup.source_table, d.name) BETWEEN 2 AND 1000
+    WHERE rollup_engine.distinct_values(p_rollup.source_table, rollup_engine.source_name(p_rollup, d.name)) BETWEEN 2 AND 1000
         AND rollup_engine.gin_operator_class(p_rollup.target_table, d.name) IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.gin_columns(silver.rollup_config) IS 'Dimensions that a GIN index would hold.';

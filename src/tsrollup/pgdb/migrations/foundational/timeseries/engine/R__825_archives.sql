@@ -12,7 +12,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.archive_order(p_relation regclass) RETU
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT array_append(coalesce((
-        SELECT r.dimensions FROM silver.rollup_config AS r
+        SELECT CASE WHEN r.target_table = p_relation THEN r.dimensions
+            ELSE ARRAY(SELECT rollup_engine.source_name(r, d) FROM unnest(r.dimensions) WITH ORDINALITY AS u (d, place) ORDER BY place) END
+        FROM silver.rollup_config AS r
         WHERE r.target_table = p_relation OR rollup_engine.lies_in(r.source_table, p_relation)
         ORDER BY r.target_table <> p_relation, cardinality(r.dimensions) DESC, r.id
         LIMIT 1), '{}'), rollup_engine.time_partition_column(p_relation))
