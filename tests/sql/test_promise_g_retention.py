@@ -410,6 +410,8 @@ def test_promise_g_a_foreign_partition_stops_no_other(
     assert value(db, "SELECT sum(row_count) FROM gold.s_1h") == 11
     told = "SELECT hint FROM silver.validate_rollup_config() WHERE problem ~ 'a foreign table'"
     assert value(db, told) == "when it is to go: ALTER TABLE raw.s DETACH PARTITION raw.s_0"
+    wide = "SELECT problem FROM silver.validate_rollup_config() WHERE problem ~ ' goes after '"
+    assert "up to 1 day wide" in value(db, wide), "the foreign one never goes"
 
 
 def test_promise_d_retention_sees_windows_that_read_a_view(db: psycopg.Connection) -> None:
@@ -620,6 +622,89 @@ def test_what_holds_rows_back_is_told(days: psycopg.Connection) -> None:
         "silver.seen goes by at of a view, which need not be the time by which raw.s is divided"
         " and dropped, ts"
     ) in value(days, problems)
+
+
+def test_what_holds_rows_of_a_rollup_back_is_told(days: psycopg.Connection) -> None:
+    told = (
+        "SELECT array_agg(problem) FILTER (WHERE problem > '')"
+        " FROM silver.validate_rollup_config() WHERE target = %s"
+    )
+    days.execute("SELECT silver.create_rollup_table('s_1h', 'silver', 's_1mon', '1 month')")
+    days.execute("SELECT silver.set_retention('s_1h', '60 days')")
+    assert days.execute(told, ["silver.s_1h"]).fetchone() == (
+        [
+            "silver.s_1mon computes buckets of 1 mon from silver.s_1h,"
+            " whose rows go together with all of theirs: up to 1 mon longer than 60 days"
+        ],
+    )
+
+
+def test_many_that_hold_rows_back_are_counted(days: psycopg.Connection) -> None:
+    """And asked for once by the monitor, however many rollups there are."""
+    for n in range(6):
+        days.execute(
+            f"CREATE VIEW raw.v{n} AS SELECT ts + interval '1 h' AS ts, v FROM raw.s".encode()
+        )
+        days.execute(f"GRANT SELECT ON raw.v{n} TO tsrollup_owner".encode())
+        days.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '1 hour', 'ts',"
+            " change_tracking => 'window', look_back_window => '1 day')",
+            [f"raw.v{n}", f"v{n}"],
+        )
+    heard: list[str] = []
+    days.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+    days.execute("SELECT silver.set_retention('raw.s', '3 days')")
+    of_views = [line for line in heard if "of a view" in line]
+    assert len(of_views) == 3
+    assert of_views[2].startswith("silver.v2 ")
+    assert of_views[2].endswith("; and so with 3 others")
+    days.execute(
+        "CREATE SEQUENCE public.asked; GRANT ALL ON SEQUENCE public.asked TO public;"
+        "ALTER FUNCTION rollup_engine.keep_warnings(regclass) RENAME TO warnings;"
+        "CREATE FUNCTION rollup_engine.keep_warnings(p_relation regclass)"
+        " RETURNS TABLE (problem text, hint text) LANGUAGE sql VOLATILE AS"
+        " 'SELECT nextval(''public.asked''); SELECT * FROM rollup_engine.warnings(p_relation)'"
+    )
+    days.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_2h', '2 hours')")
+    refresh_everything(days)
+    told = (
+        "SELECT count(*) FROM silver.timeseries_operations_monitor WHERE reason ~ 'partitions of'"
+    )
+    days.execute("ALTER SEQUENCE public.asked RESTART")
+    assert value(days, told) == 2
+    assert value(days, "SELECT last_value FROM public.asked") == 1
+
+
+def test_sealed_rows_of_a_default_partition_are_to_be_deleted(days: psycopg.Connection) -> None:
+    """Nothing gives them a partition of their own; others it does."""
+    told = "SELECT hint FROM silver.validate_rollup_config() WHERE problem ~ 'default partition'"
+    maintain_undisturbed(days)
+    maintain_undisturbed(days)
+    days.execute("INSERT INTO raw.s VALUES (%s, 'a', 1)", [day(2)])
+    ((hint,),) = days.execute(told).fetchall()
+    days.execute("INSERT INTO raw.s VALUES (%s, 'a', 1)", [day(20)])
+    # Who may not read that partition itself tells one after the other.
+    assert days.execute(told).fetchall() == [(hint,)]
+    days.execute("GRANT SELECT ON raw.s_default TO tsrollup_owner")
+    divide = "SELECT silver.partition_source('raw.s', ...) gives them partitions of their own"
+    assert days.execute(told).fetchall() == [(divide,), (hint,)]
+    days.execute(hint.removeprefix("those that nobody wants, ").encode())
+    assert days.execute(told).fetchall() == [(divide,)]
+    days.execute("SELECT silver.partition_source('raw.s', '1 day')")
+    for _ in range(2):
+        maintain_undisturbed(days)
+    assert days.execute(told).fetchall() == []
+    assert value(days, "SELECT count(*) FROM raw.s_default") == 0
+
+
+def test_what_is_archived_is_sorted_by_the_names_of_now(days: psycopg.Connection) -> None:
+    days.execute("ALTER TABLE raw.s RENAME device TO gadget")
+    refresh_everything(days)
+    days.execute("SELECT silver.set_retention('raw.s', '3 days', true)")
+    for _ in range(2):
+        maintain_undisturbed(days)
+    order = "SELECT DISTINCT sort_by::text[] FROM rollup_engine.detached_partition"
+    assert value(days, order) == ["gadget", "ts"]
 
 
 def test_promise_g_rows_of_a_rollup_go_as_far_as_windows_by_a_view_let_them(

@@ -69,6 +69,115 @@ $$;
 COMMENT ON FUNCTION rollup_engine.shows_column(regclass, name, regclass, name) IS
 'Whether a column of a view is that of a table, or of its partitions, as it is, through other views too; false where that cannot be told.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.default_partitions(p_relation regclass) RETURNS TABLE (relation regclass, partition regclass)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT d.partrelid, d.partdefid
+    FROM rollup_engine.partition_tree(p_relation) AS t (member)
+    CROSS JOIN LATERAL (SELECT * FROM pg_partitioned_table WHERE partrelid = t.member AND partdefid <> 0 OFFSET 0) AS d
+    WHERE rollup_engine.partition_column(d.partrelid) = ANY (rollup_engine.time_columns(d.partrelid))
+$$;
+COMMENT ON FUNCTION rollup_engine.default_partitions(regclass) IS 'Default partitions of what is divided by time in a table, each with what it is one of.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.reader_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Rows of a rollup that go one by one go by whole buckets of what reads it.
+    SELECT 'bucket', format('%s computes buckets of %s from %s, whose rows %s: up to %s longer than %s', r.target_table, r.bucket_width, p_relation,
+            CASE WHEN d.keep IS NULL THEN 'go together with all of theirs' ELSE 'stay until theirs is over' END,
+            justify_interval(date_trunc('hour', e.excess)), k.keep),
+        'a finer rollup that it reads instead, or a narrower one, lets them go'
+    FROM rollup_engine.retention AS k
+    CROSS JOIN LATERAL rollup_engine.keep_of(p_relation) AS d (keep)
+    CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
+    -- Those of a window are read again for so long, by the one at the root.
+    CROSS JOIN LATERAL (
+        SELECT r.bucket_width + greatest(r.settle_delay, max(w.look_back_window), CASE WHEN d.keep IS NULL THEN k.keep END) - k.keep
+        FROM silver.rollup_config AS w WHERE w.parent_id IS NULL AND w.id IN (SELECT rollup_engine.with_ancestors(r.id))
+    ) AS e (excess)
+    WHERE k.relation = p_relation AND rollup_engine.is_too_wide(e.excess, k.keep) AND rollup_engine.is_relation(r.source_table)
+    UNION ALL
+    SELECT 'view', format('%s goes by %I of a view, which need not be the time by which %s is divided and dropped, %I', r.target_table, r.time_column, p_relation, c.name),
+        format('where it is later, keep %s for longer than the look_back_window of %s by as much', p_relation, r.look_back_window)
+    FROM rollup_engine.keep_of(p_relation) AS k (keep)
+    CROSS JOIN LATERAL rollup_engine.time_partition_column(p_relation) AS c (name)
+    CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
+    WHERE k.keep IS NOT NULL AND rollup_engine.is_relation(r.source_table) AND NOT rollup_engine.lies_in(r.source_table, p_relation)
+        AND NOT rollup_engine.shows_column(r.source_table, r.time_column, p_relation, c.name)
+$$;
+COMMENT ON FUNCTION rollup_engine.reader_warnings(regclass) IS 'Rollups for which rows of a table stay for much longer than it is kept, and those that may need them for longer.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partition_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH partition AS (
+        SELECT m.member, m.from_time, m.to_time, k.keep, c.relkind = 'f' AS is_foreign
+        FROM rollup_engine.keep_of(p_relation) AS k (keep)
+        CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation) AS m
+        JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
+        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND m.member NOT IN (SELECT d.partition FROM rollup_engine.default_partitions(p_relation) AS d)
+    )
+    SELECT 'width', format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest so wide, %s, goes after %s',
+            p_relation, justify_hours(max(to_time - from_time)), min(keep),
+            (array_agg(member ORDER BY to_time))[1], min(to_time) + min(keep)),
+        'those that are there stay as they are; ' || CASE WHEN EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation)
+            THEN 'silver.alter_rollup(..., chunk_interval => ...) makes those to come narrower'
+            ELSE 'partition_source makes those to come narrower' END
+    FROM partition
+    WHERE isfinite(from_time) AND isfinite(to_time) AND rollup_engine.is_too_wide(to_time - from_time, keep) AND NOT is_foreign
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 'end', format('%s has no end, and is never dropped', member),
+        CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
+            ELSE 'detach it, move what it holds beyond some time elsewhere, and attach it again up to there; partition_source makes what comes after it' END
+    FROM partition WHERE to_time = 'infinity'
+    UNION ALL
+    SELECT 'foreign', format('%s, a foreign table, is never dropped', p.member),
+        format('when it is to go: ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, p.member)
+    FROM partition AS p JOIN pg_inherits AS i ON i.inhrelid = p.member
+    WHERE p.is_foreign
+$$;
+COMMENT ON FUNCTION rollup_engine.partition_warnings(regclass) IS 'Partitions of a table that stay for much longer than it is kept.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.default_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH held AS MATERIALIZED (
+        SELECT d.relation, d.partition, s.relation IS NOT NULL OR EXISTS (SELECT FROM rollup_engine.partition_set AS f WHERE f.relation = p_relation) AS is_followed,
+            c.name AS control, k.sealed_before, rollup_engine.bound_literal(coalesce(s, jsonb_populate_record(NULL::rollup_engine.partition_set, jsonb_build_object(
+                'relation', d.relation, 'control', c.name, 'time_unit', rollup_engine.number_unit(d.relation, c.name)))), k.sealed_before) AS border
+        FROM rollup_engine.retention AS k
+        CROSS JOIN LATERAL rollup_engine.default_partitions(p_relation) AS d
+        CROSS JOIN LATERAL rollup_engine.partition_column(d.relation) AS c (name)
+        LEFT JOIN rollup_engine.partition_set AS s ON s.relation = d.relation
+        WHERE k.relation = p_relation AND rollup_engine.keep_of(p_relation) IS NOT NULL
+            -- Without a right to read it, its size has to do.
+            AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m)
+    ), default_one AS MATERIALIZED (
+        SELECT held.*, isfinite(sealed_before) AND rollup_engine.has_rows(p_relation, format('%I < %s AND tableoid = ANY (%L)', control, border,
+            ARRAY(SELECT m::oid FROM rollup_engine.partition_tree(partition) AS m))) AS has_late
+        FROM held
+    )
+    -- Of those that maintenance makes partitions for, it speaks itself.
+    SELECT 'default', format('%s, a default partition, holds rows, which are never dropped', partition),
+        format('SELECT silver.partition_source(%L, ...) gives them partitions of their own', relation)
+    FROM default_one
+    WHERE NOT is_followed AND CASE WHEN has_table_privilege(partition, 'SELECT')
+        THEN rollup_engine.has_rows(partition, CASE WHEN isfinite(sealed_before) THEN format('(%I < %s) IS NOT TRUE', control, border) ELSE 'true' END)
+        ELSE NOT has_late END
+    UNION ALL
+    -- Late ones, whose partitions are gone, and are not to come back.
+    SELECT 'late', format('%s, a default partition, holds rows from before %s, which are sealed and never dropped', partition, sealed_before),
+        format('those that nobody wants, DELETE FROM %s WHERE %I < %s', partition, control, border)
+    FROM default_one
+    WHERE has_late
+$$;
+COMMENT ON FUNCTION rollup_engine.default_warnings(regclass) IS 'Rows in default partitions of a table that is kept for some time, where nothing takes them.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.keep_warnings(p_relation regclass) RETURNS TABLE (problem text, hint text)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -83,82 +192,24 @@ BEGIN
         RETURN;  -- nothing goes
     END IF;
     RETURN QUERY
-    WITH default_one AS MATERIALIZED (
-        SELECT d.partrelid::regclass AS relation, d.partdefid::regclass AS partition
-        FROM rollup_engine.partition_tree(p_relation) AS t (member)
-        CROSS JOIN LATERAL (SELECT * FROM pg_partitioned_table WHERE partrelid = t.member AND partdefid <> 0 OFFSET 0) AS d
-        WHERE rollup_engine.partition_column(d.partrelid) = ANY (rollup_engine.time_columns(d.partrelid))
-    ), partition AS (
-        SELECT m.member, m.from_time, m.to_time, k.keep
-        FROM rollup_engine.keep_of(p_relation) AS k (keep)
-        CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation) AS m
-        JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
-        -- Of default partitions of what is divided by time, see below.
-        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND m.member NOT IN (SELECT partition FROM default_one)
-    )
-    SELECT format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest so wide, %s, goes after %s',
-            p_relation, justify_hours(max(to_time - from_time)), min(keep),
-            (array_agg(member ORDER BY to_time))[1], min(to_time) + min(keep)),
-        'those that are there stay as they are; ' || CASE WHEN EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation)
-            THEN 'silver.alter_rollup(..., chunk_interval => ...) makes those to come narrower'
-            ELSE 'partition_source makes those to come narrower' END
-    FROM partition
-    WHERE isfinite(from_time) AND isfinite(to_time) AND rollup_engine.is_too_wide(to_time - from_time, keep)
-    HAVING count(*) > 0
-    UNION ALL
-    SELECT format('%s computes buckets of %s from %s, whose rows stay until theirs is over: up to %s longer than %s',
-            r.target_table, r.bucket_width, p_relation, justify_interval(date_trunc('hour', e.excess)), k.keep),
-        'a finer rollup that it reads instead, or a narrower one, lets them go'
-    FROM rollup_engine.keep_of(p_relation) AS k (keep)
-    CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
-    -- Those of a window are read again for so long, by the one at the root.
-    CROSS JOIN LATERAL (
-        SELECT r.bucket_width + greatest(r.settle_delay, max(w.look_back_window)) - k.keep
-        FROM silver.rollup_config AS w WHERE w.parent_id IS NULL AND w.id IN (SELECT rollup_engine.with_ancestors(r.id))
-    ) AS e (excess)
-    WHERE rollup_engine.is_too_wide(e.excess, k.keep) AND rollup_engine.is_relation(r.source_table)
-    UNION ALL
-    SELECT format('%s goes by %I of a view, which need not be the time by which %s is divided and dropped, %I', r.target_table, r.time_column, p_relation, c.name),
-        format('where it is later, keep %s for longer than the look_back_window of %s by as much', p_relation, r.look_back_window)
-    FROM rollup_engine.keep_of(p_relation) AS k (keep)
-    CROSS JOIN LATERAL rollup_engine.time_partition_column(p_relation) AS c (name)
-    CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
-    WHERE k.keep IS NOT NULL AND rollup_engine.is_relation(r.source_table) AND NOT rollup_engine.lies_in(r.source_table, p_relation)
-        AND NOT rollup_engine.shows_column(r.source_table, r.time_column, p_relation, c.name)
-    UNION ALL
-    SELECT format('%s has no end, and is never dropped', member),
-        CASE from_time WHEN '-infinity' THEN 'detach it, make a table in its place that is partitioned by time as its neighbours are, and move its rows there'
-            ELSE 'detach it, move what it holds beyond some time elsewhere, and attach it again up to there; partition_source makes what comes after it' END
-    FROM partition WHERE to_time = 'infinity'
-    UNION ALL
-    SELECT format('%s, a foreign table, is never dropped', p.member),
-        format('when it is to go: ALTER TABLE %s DETACH PARTITION %s', i.inhparent::regclass, p.member)
-    FROM partition AS p JOIN pg_class AS c ON c.oid = p.member AND c.relkind = 'f' JOIN pg_inherits AS i ON i.inhrelid = p.member
-    UNION ALL
-    -- Of those that maintenance makes partitions for, it speaks itself.
-    SELECT format('%s, a default partition, holds rows, which are never dropped', d.partition),
-        format('SELECT silver.partition_source(%L, ...) gives them partitions of their own', d.relation)
-    FROM default_one AS d
-    WHERE rollup_engine.keep_of(p_relation) IS NOT NULL
-        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS s WHERE s.relation IN (p_relation, d.relation))
-        -- Without a right to read it, its size has to do.
-        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m) AND rollup_engine.has_rows(d.partition)
-    UNION ALL
-    -- Late ones, whose partitions are gone, and are not to come back.
-    SELECT format('%s, a default partition, holds rows from before %s, which are sealed and never dropped', d.partition, k.sealed_before),
-        format('those that nobody wants, DELETE FROM %s WHERE %I < %s', d.partition, s.control, rollup_engine.bound_literal(s, k.sealed_before))
-    FROM rollup_engine.retention AS k
-    CROSS JOIN default_one AS d
-    JOIN rollup_engine.partition_set AS s ON s.relation = d.relation
-    WHERE k.relation = p_relation AND k.keep IS NOT NULL AND isfinite(k.sealed_before)
-        AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m)
-        AND rollup_engine.has_rows(k.relation, format('%I < %s AND tableoid = ANY (%L)', s.control, rollup_engine.bound_literal(s, k.sealed_before),
-            ARRAY(SELECT m::oid FROM rollup_engine.partition_tree(d.partition) AS m)));
+        SELECT w.problem || CASE WHEN w.place = 3 AND w.of > 3 THEN format('; and so with %s others', w.of - 3) ELSE '' END, w.hint
+        FROM (
+            SELECT u.*, row_number() OVER (PARTITION BY u.kind ORDER BY u.problem) AS place, count(*) OVER (PARTITION BY u.kind) AS of
+            FROM (
+                SELECT * FROM rollup_engine.partition_warnings(p_relation)
+                UNION ALL
+                SELECT * FROM rollup_engine.reader_warnings(p_relation)
+                UNION ALL
+                SELECT * FROM rollup_engine.default_warnings(p_relation)
+            ) AS u
+        ) AS w
+        WHERE w.place <= 3
+        ORDER BY array_position('{width,bucket,view,end,foreign,default,late}', w.kind), w.place;
 EXCEPTION WHEN lock_not_available THEN
     NULL;  -- how wide a partition is is not told while it is locked
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.keep_warnings(regclass) IS 'Why rows of a table stay for much longer than they are kept, and when they go.';
+COMMENT ON FUNCTION rollup_engine.keep_warnings(regclass) IS 'Why rows of a table stay for much longer than they are kept, and when they go; of many of a kind, three, and how many more.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.fit_partitions_to_keep(p_relation regclass) RETURNS void
     LANGUAGE plpgsql

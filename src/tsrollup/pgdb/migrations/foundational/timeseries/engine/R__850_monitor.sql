@@ -109,7 +109,11 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.explained_health(silver.rollup_config, text) IS 'What that health of a rollup comes from, and what to do about it; NULL for ok, and for invalid, which has problems.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.health_reason(p_rollup silver.rollup_config, p_health text, OUT reason text, OUT next_step text)
+-- That of 0.1.0 asked for warnings itself.
+DROP FUNCTION IF EXISTS rollup_engine.health_reason(silver.rollup_config, text);
+CREATE OR REPLACE FUNCTION rollup_engine.health_reason(
+    p_rollup silver.rollup_config, p_health text, p_warning text, p_hint text, OUT reason text, OUT next_step text
+)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -129,15 +133,12 @@ AS $$
         FROM rollup_engine.explained_health(p_rollup, p_health) AS o
         WHERE o.reason IS NOT NULL
         UNION ALL
-        SELECT 2, w.problem, w.hint
-        FROM (SELECT p_rollup.target_table UNION ALL SELECT rollup_engine.with_roots(p_rollup.source_table)) AS k (relation)
-        JOIN rollup_engine.retention AS t USING (relation)
-        CROSS JOIN LATERAL rollup_engine.keep_warnings(t.relation) AS w
+        SELECT 2, p_warning, p_hint WHERE p_warning IS NOT NULL
     ) AS r (place, problem, hint)
     ORDER BY place
     LIMIT 1
 $$;
-COMMENT ON FUNCTION rollup_engine.health_reason(silver.rollup_config, text) IS 'The first thing that people should know of a rollup with that health that has no problem, and what to do about it; NULL when there is nothing.';
+COMMENT ON FUNCTION rollup_engine.health_reason(silver.rollup_config, text, text, text) IS 'The first thing that people should know of a rollup with that health that has no problem, and what to do about it, given what warns of how long its tables are kept; NULL when there is nothing.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.first_problem(p_rollup silver.rollup_config, p_is_sound boolean, OUT problem text, OUT hint text)
     LANGUAGE plpgsql STABLE
@@ -184,6 +185,11 @@ RETURNS TABLE (
     SET search_path = pg_catalog, pg_temp
     SET jit = off  -- many functions, few rows
 AS $$
+    -- Of each table once, however many rollups there are.
+    WITH warning AS MATERIALIZED (
+        SELECT t.relation, w.problem, w.hint FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = t.relation
+        CROSS JOIN LATERAL (SELECT * FROM rollup_engine.keep_warnings(t.relation) LIMIT 1) AS w
+    )
     SELECT r.target_table::text, CASE WHEN r.parent_id IS NULL AND NOT rollup_engine.is_relation(r.source_table) THEN o.relation_name ELSE r.source_table::text END, h.health,
         CASE WHEN isempty(s.settled) THEN interval '0' ELSE now() - lower(s.settled) END,
         (SELECT count(*) FROM unnest(s.stale)),
@@ -207,8 +213,11 @@ AS $$
             ELSE f.stale * tstzmultirange(rollup_engine.settled_range(r, now())) END AS settled OFFSET 0) AS s
     CROSS JOIN LATERAL (SELECT rollup_engine.rollup_health(r, s.settled, p.problem) AS health OFFSET 0) AS h
     LEFT JOIN LATERAL (
-        SELECT x.* FROM rollup_engine.health_reason(r, h.health) AS x
-        WHERE p.problem IS NULL AND (h.health <> 'ok' OR EXISTS (SELECT FROM rollup_engine.retention)) OFFSET 0) AS n ON true
+        SELECT w.* FROM warning AS w
+        WHERE p.problem IS NULL AND w.relation IN (SELECT r.target_table UNION ALL SELECT rollup_engine.with_roots(r.source_table)) LIMIT 1) AS w ON true
+    LEFT JOIN LATERAL (
+        SELECT x.* FROM rollup_engine.health_reason(r, h.health, w.problem, w.hint) AS x
+        WHERE p.problem IS NULL AND (h.health <> 'ok' OR w.problem IS NOT NULL) OFFSET 0) AS n ON true
     CROSS JOIN LATERAL (
         SELECT count(*) AS succeeded FROM silver.refresh_log AS l
         WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
