@@ -10,6 +10,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.bucket_next(p_width interval, p_bucket 
 RETURN ((p_bucket AT TIME ZONE 'UTC') + p_width) AT TIME ZONE 'UTC';
 COMMENT ON FUNCTION rollup_engine.bucket_next(interval, timestamptz) IS 'Start of the bucket after this one.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.time_before(p_ts timestamptz, p_ago interval) RETURNS timestamptz
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN ((p_ts AT TIME ZONE 'UTC') - p_ago) AT TIME ZONE 'UTC';
+COMMENT ON FUNCTION rollup_engine.time_before(timestamptz, interval) IS 'The time as long before another, days and months by UTC.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.bucket_ceil(p_width interval, p_ts timestamptz) RETURNS timestamptz
     LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN CASE

@@ -42,7 +42,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.due_at(p_rollup silver.rollup_config, p
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN greatest(p_noted, rollup_engine.bucket_next(p_rollup, p_bucket) + p_rollup.settle_delay);
+    RETURN greatest(p_noted, rollup_engine.bucket_next(p_rollup.settle_delay, rollup_engine.bucket_next(p_rollup, p_bucket)));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.due_at(silver.rollup_config, timestamptz, timestamptz) IS 'From when on a change of a bucket that was noted then is to be stored; NULL without a bucket: the time it was noted.';
@@ -174,7 +174,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.window_of(p_rollup_id integer) RETURNS 
 AS $$
     -- From where the last run stopped, however long ago: no run takes back what another has read. No end:
     -- rows are newer than the transaction that sees them, and clocks of devices go ahead.
-    SELECT tstzmultirange(tstzrange(least(s.window_read_at, now()) - coalesce(r.look_back_window, '0'), 'infinity'))
+    SELECT tstzmultirange(tstzrange(rollup_engine.time_before(least(s.window_read_at, now()), coalesce(r.look_back_window, '0')), 'infinity'))
     FROM silver.rollup_config AS r JOIN rollup_engine.source AS s ON s.id = r.source_id AND s.change_tracking = 'window'
     WHERE r.id IN (SELECT rollup_engine.with_ancestors(p_rollup_id)) AND r.parent_id IS NULL
 $$;

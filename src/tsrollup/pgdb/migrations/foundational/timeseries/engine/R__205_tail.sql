@@ -173,7 +173,7 @@ BEGIN
     -- waits to be stored, the newest part of it is enough.
     RETURN CASE WHEN t.from_time < t.to_time THEN tstzrange(t.from_time, t.to_time) ELSE 'empty' END
     FROM (
-        SELECT greatest(max(rollup_engine.bucket_start(r, p_now - least(r.settle_delay, 1000 * r.bucket_width))), max(r.sealed_before)) AS from_time,
+        SELECT greatest(max(rollup_engine.bucket_start(r, rollup_engine.time_before(p_now, least(r.settle_delay, 1000 * r.bucket_width)))), max(r.sealed_before)) AS from_time,
             min(rollup_engine.bucket_ceil(r, p_now + least(interval '2 minutes', 8 * r.bucket_width))) AS to_time
         FROM silver.rollup_config AS r
         WHERE source_id = p_source_id AND NOT rollup_engine.has_lost_zone(r) AND p_now > lower(rollup_engine.calendar()) + settle_delay AND p_now < upper(rollup_engine.calendar()) - interval '30 days'

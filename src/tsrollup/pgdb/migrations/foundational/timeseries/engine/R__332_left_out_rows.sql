@@ -62,7 +62,7 @@ BEGIN
                 AND (p.held OR EXISTS (
                     SELECT FROM unnest(rollup_engine.starting_in(r, p.from_time, p.to_time) * v_open) AS u (part)
                     WHERE rollup_engine.has_rows(r.source_table, v_rows, u.part)));
-        -- Behind its newest bucket all is stale: else that is what was left out, wherever.
+        -- Behind its newest bucket all is stale: else that is what was left out, wherever. Not with a window, behind which rows come late.
         BEGIN
             EXECUTE format('SELECT max(bucket) FROM %s', r.target_table) INTO v_newest;
         EXCEPTION WHEN undefined_column THEN
@@ -70,7 +70,7 @@ BEGIN
         END;
         RETURN QUERY
             SELECT r.id, r.target_table, timestamptz '-infinity', timestamptz 'infinity', false
-            FROM unnest(rollup_engine.starting_in(r, v_newest + interval '1 microsecond', 'infinity') * v_open) AS u (part)
+            FROM unnest(rollup_engine.starting_in(r, v_newest + interval '1 microsecond', 'infinity') * v_open * rollup_engine.told_by_source(p_source.id)) AS u (part)
             WHERE rollup_engine.has_rows(r.source_table, v_rows, u.part)
             LIMIT 1;
     END LOOP;

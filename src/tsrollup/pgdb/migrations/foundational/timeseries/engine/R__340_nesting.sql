@@ -237,7 +237,7 @@ BEGIN
     END IF;
     EXECUTE format('SELECT max(bucket) FROM %s', p_rollup.target_table) INTO v_newest;
     v_from := rollup_engine.bucket_start(p_rollup, least(
-        lower(rollup_engine.window_of(p_rollup.id)), coalesce(v_newest - p_rollup.look_back_window, '-infinity'),
+        lower(rollup_engine.window_of(p_rollup.id)), coalesce(rollup_engine.time_before(v_newest, p_rollup.look_back_window), '-infinity'),
         (SELECT min(missed_from) FROM rollup_engine.zone_rules WHERE rollup_id = p_rollup.id)));
     -- From the bucket before on: where that has rows, the source holds all of the next.
     v_first := lower(rollup_engine.source_extent(v_source, rollup_engine.bucket_start(p_rollup, v_from - interval '1 microsecond'), 'infinity'));

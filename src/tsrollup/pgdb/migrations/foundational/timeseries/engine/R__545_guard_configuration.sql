@@ -40,7 +40,7 @@ BEGIN
             SELECT t.keep FROM rollup_engine.retention AS t WHERE t.relation = p_new.target_table)
         WHEN 'sealed_before' THEN coalesce(p_new.sealed_before > p_old.sealed_before, p_old.sealed_before IS NULL) AND EXISTS (
             SELECT FROM rollup_engine.retention AS t
-            WHERE isfinite(t.sealed_before) AND p_new.sealed_before = rollup_engine.bucket_ceil(p_new, t.sealed_before)
+            WHERE isfinite(t.sealed_before) AND p_new.sealed_before IN (rollup_engine.bucket_ceil(p_new, t.sealed_before), rollup_engine.bucket_ceil(p_new, t.last_border))
                 AND (t.relation = p_new.target_table OR p_new.id IN (SELECT id FROM rollup_engine.readers(t.relation))))
         ELSE false
     END;

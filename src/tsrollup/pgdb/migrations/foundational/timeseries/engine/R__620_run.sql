@@ -12,7 +12,7 @@ AS $$
 DECLARE
     -- What the tail has just left behind waits for the writers of that moment.
     v_until constant timestamptz := CASE WHEN isfinite(p_as_of)
-        THEN least(greatest(p_as_of, lower(rollup_engine.calendar())) - p_rollup.settle_delay, rollup_engine.waits_from(p_rollup.source_id))
+        THEN least(rollup_engine.time_before(greatest(p_as_of, lower(rollup_engine.calendar())), p_rollup.settle_delay), rollup_engine.waits_from(p_rollup.source_id))
         ELSE p_as_of END;
 BEGIN
     IF rollup_engine.has_lost_zone(p_rollup) THEN

@@ -14,8 +14,7 @@ AS $$
         'default', rollup_engine.default_partition(p_set.relation), 'column', quote_ident(p_set.control),
         'from', rollup_engine.bound_literal(p_set, greatest(
             '0001-01-03', (
-                SELECT max(sealed_before) FROM silver.rollup_config
-                WHERE (rollup_engine.lies_in(p_set.relation, source_table) OR rollup_engine.lies_in(source_table, p_set.relation)) AND isfinite(sealed_before)))),
+                SELECT max(t.sealed_before) FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(p_set.relation, t.relation) AND isfinite(t.sealed_before)))),
         'to', rollup_engine.bound_literal(p_set, '9999-01-01')))
     WHERE rollup_engine.default_partition(p_set.relation) IS NOT NULL
 $$;

@@ -55,7 +55,7 @@ AS $$
         OR v.relation IS NULL AND s.tables_read IS NULL AND EXISTS (SELECT FROM rollup_engine.source_shape WHERE source_id = s.id AND kind ~ '^[vm]')
     FROM rollup_engine.source AS s
     CROSS JOIN LATERAL (
-        SELECT coalesce((SELECT c.oid FROM pg_class AS c WHERE c.oid = p_rollup.source_table), rollup_engine.relation_called(s.relation_name))
+        SELECT coalesce((SELECT c.oid FROM pg_class AS c WHERE c.oid = p_rollup.source_table), rollup_engine.relation_called(s.relation_name), rollup_engine.relation_called(s.former_name))
     ) AS v (relation)
     WHERE s.id = p_rollup.source_id
 $$;
@@ -152,7 +152,8 @@ BEGIN
     FROM (
         SELECT s.from_time
         FROM rollup_engine.stale_range AS s
-        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.readers(p_relation))
+        -- Of a rollup that is kept itself, its own as well.
+        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.readers(p_relation) UNION ALL SELECT id FROM silver.rollup_config WHERE target_table = p_relation)
         UNION ALL
         SELECT l.from_time
         FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
@@ -179,10 +180,21 @@ CREATE OR REPLACE FUNCTION rollup_engine.absorbs(p_relation regclass, p_border t
 AS $$
     -- The bucket across the border is sealed as well, so it must be over and absorbed.
     SELECT p_border <= p_unabsorbed AND coalesce(bool_and(
-        rollup_engine.bucket_ceil(r, p_border) <= least(p_unabsorbed, p_now - r.settle_delay)), true)
+        rollup_engine.bucket_ceil(r, p_border) <= least(p_unabsorbed, rollup_engine.time_before(p_now, r.settle_delay))), true)
     FROM rollup_engine.readers(p_relation) AS r
 $$;
 COMMENT ON FUNCTION rollup_engine.absorbs(regclass, timestamptz, timestamptz, timestamptz) IS 'Whether a table may be sealed before the border, as far as its rollups go.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.sealed_by_all(p_retention rollup_engine.retention) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- One that came while it was sealed, and knows of none, is sealed with the next border; by a view, first as far as the others.
+    SELECT least(p_retention.sealed_before, (
+        SELECT min(coalesce(r.sealed_before, CASE WHEN NOT rollup_engine.lies_in(r.source_table, p_retention.relation) THEN timestamptz '-infinity' END))
+        FROM rollup_engine.readers(p_retention.relation) AS r))
+$$;
+COMMENT ON FUNCTION rollup_engine.sealed_by_all(rollup_engine.retention) IS 'How far a table is sealed by every rollup that reads it; those that came after its seal absorb first what is still there.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.due_border(p_retention rollup_engine.retention, p_unabsorbed timestamptz, p_now timestamptz) RETURNS timestamptz
     LANGUAGE sql STABLE
@@ -197,14 +209,14 @@ AS $$
         FROM (
             SELECT m.to_time AS border
             FROM rollup_engine.time_partitions(p_retention.relation) AS m
-            WHERE m.to_time <= p_now - p_retention.keep AND m.to_time > p_retention.sealed_before
+            WHERE m.to_time <= rollup_engine.time_before(p_now, p_retention.keep) AND m.to_time > (SELECT rollup_engine.sealed_by_all(p_retention))
             UNION ALL
             SELECT min(t.start)
             FROM (
-                SELECT rollup_engine.bucket_start(r, least(p_now - p_retention.keep, p_unabsorbed))
+                SELECT rollup_engine.bucket_start(r, least(rollup_engine.time_before(p_now, p_retention.keep), p_unabsorbed))
                 FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation
                 UNION ALL
-                SELECT rollup_engine.bucket_start(c, least(p_now - p_retention.keep, p_unabsorbed, p_now - c.settle_delay))
+                SELECT rollup_engine.bucket_start(c, least(rollup_engine.time_before(p_now, p_retention.keep), p_unabsorbed, rollup_engine.time_before(p_now, c.settle_delay)))
                 FROM rollup_engine.readers(p_retention.relation) AS c
             ) AS t (start)
             WHERE NOT p_retention.archive AND p_retention.keep IS NOT NULL
@@ -232,7 +244,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.write_seal(p_relation regclass, p_borde
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    UPDATE rollup_engine.retention SET sealed_before = p_border, sealed_by = pg_current_xact_id()
+    UPDATE rollup_engine.retention SET sealed_before = greatest(sealed_before, p_border), last_border = p_border, sealed_by = pg_current_xact_id()
     WHERE relation = p_relation;
     UPDATE silver.rollup_config AS r
     SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r, p_border))
@@ -316,13 +328,34 @@ $$;
 COMMENT ON FUNCTION rollup_engine.seal(rollup_engine.retention, timestamptz) IS
 'Seals a table as far as retention asks for it and its rollups have absorbed it; the new border, NULL when there is none, and what keeps it from one that is due; lock_not_available when somebody writes there.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.whole_from(p_retention rollup_engine.retention) RETURNS timestamptz
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Where each partition is one by time: of others, some may lack what is gone of the rest.
+    SELECT coalesce((
+        SELECT least(p_retention.sealed_before, greatest(lower(r), rollup_engine.time_before(now(), p_retention.keep)))
+        FROM (
+            SELECT range_agg(tstzrange(m.from_time, m.to_time)) AS ranges
+            FROM rollup_engine.time_partitions(p_retention.relation) AS m
+            WHERE isfinite(m.from_time) AND isfinite(m.to_time)
+                AND rollup_engine.partition_column(p_retention.relation) = rollup_engine.time_partition_column(p_retention.relation)
+        ) AS kept
+        CROSS JOIN LATERAL unnest(kept.ranges) AS r
+        WHERE r @> p_retention.sealed_before - interval '1 microsecond'
+            AND NOT EXISTS (SELECT FROM silver.rollup_config AS c WHERE c.target_table = p_retention.relation)
+    ), p_retention.sealed_before)
+$$;
+COMMENT ON FUNCTION rollup_engine.whole_from(rollup_engine.retention) IS
+'From when on a table that was sealed still has every partition, and keeps it for now: all of what is older than the seal where the keep was made longer, or nothing was dropped yet.';
+
 -- A rollup made later starts where its source is still whole. What a view is made of besides, nobody knows.
 CREATE OR REPLACE FUNCTION rollup_engine.inherited_seal(p_rollup silver.rollup_config) RETURNS timestamptz
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT greatest(p_rollup.sealed_before, (
-        SELECT rollup_engine.bucket_ceil(p_rollup, max(t.sealed_before))
+        SELECT rollup_engine.bucket_ceil(p_rollup, max(rollup_engine.whole_from(t)))
         FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(p_rollup.source_table, t.relation) AND isfinite(t.sealed_before)))
 $$;
 COMMENT ON FUNCTION rollup_engine.inherited_seal(silver.rollup_config) IS 'Where a new rollup is sealed: the partitions of its source are gone there, or about to go.';

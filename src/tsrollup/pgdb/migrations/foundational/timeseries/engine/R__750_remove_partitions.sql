@@ -186,7 +186,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.remove_due(p_retention rollup_engine.re
 AS $$
 DECLARE
     -- Sealed by an earlier run, and past the keep of now: it may have been made longer since.
-    v_border timestamptz := least(p_retention.sealed_before, p_now - p_retention.keep);
+    v_border timestamptz := least(p_retention.sealed_before, rollup_engine.time_before(p_now, p_retention.keep));
     v_deleted bigint;
 BEGIN
     PERFORM rollup_engine.check_isolation();
@@ -238,7 +238,7 @@ BEGIN
         CONTINUE WHEN v_retention.keep IS NULL;  -- or somebody else has it
         RETURN QUERY
             SELECT v_retention.relation::text, r.action, r.detail
-            FROM rollup_engine.remove_partitions(v_retention, least(v_retention.sealed_before, p_now - v_retention.keep)) AS r;
+            FROM rollup_engine.remove_partitions(v_retention, least(v_retention.sealed_before, rollup_engine.time_before(p_now, v_retention.keep))) AS r;
     END LOOP;
 END
 $$;

@@ -70,7 +70,11 @@ AS $$
         SELECT DISTINCT k.relation, k.keep
         FROM rollup_engine.tables_read(p_relation) AS t
         CROSS JOIN LATERAL rollup_engine.with_roots(t) AS a (relation)
-        JOIN rollup_engine.retention AS k USING (relation)
+        JOIN (
+            SELECT relation, keep FROM rollup_engine.retention
+            UNION ALL
+            SELECT target_table, retention FROM silver.rollup_config  -- of one that no maintenance has seen yet
+        ) AS k USING (relation)
     ), reader AS MATERIALIZED (
         SELECT p_rollup_id AS id WHERE p_rollup_id IS NOT NULL
         UNION ALL

@@ -49,22 +49,40 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.set_chunk_interval(rollup_engine.partition_set, interval, timestamptz) IS 'Has partitions to come be of a width that nobody named.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.shown_by_rule(p_rule text, p_number integer) RETURNS TABLE (relation oid, number integer)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A tree of nodes in braces: { the query { its columns or tables { queries in those { their columns. A column says
+    -- behind its expression which one of a table it is as it is, through queries inside it as well; 0 for a value.
+    WITH part AS (
+        SELECT text, sum(CASE left(text, 1) WHEN '{' THEN 1 WHEN '}' THEN -1 ELSE 0 END) OVER (ORDER BY place) AS depth
+        -- Marks within names are escaped.
+        FROM regexp_replace(p_rule, chr(92) || chr(92) || '.', '_', 'g') AS r (rule)
+        CROSS JOIN LATERAL string_to_table(regexp_replace(rule, '([{}])', chr(1) || chr(92) || '1', 'g'), chr(1)) WITH ORDINALITY AS p (text, place)
+    )
+    SELECT place[1]::oid, place[2]::integer
+    FROM part
+    CROSS JOIN LATERAL regexp_match(text, format(':resno %s :resname [^ ]* :ressortgroupref [0-9]+ :resorigtbl ([0-9]+) :resorigcol ([0-9]+) :resjunk false', p_number)) AS m (place)
+    -- Those of a UNION are in the queries that it unites.
+    WHERE place IS NOT NULL AND depth = CASE WHEN EXISTS (SELECT FROM part WHERE depth = 2 AND text LIKE '{SETOPERATIONSTMT %') THEN 4 ELSE 2 END
+$$;
+COMMENT ON FUNCTION rollup_engine.shown_by_rule(text, integer) IS 'Which columns a column of a view, by its number, is as they are, by the text of its rule: one of each query of a UNION; of table 0 where it is computed, or where that cannot be told.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.shows_column(p_view regclass, p_column name, p_relation regclass, p_key name) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Table and number of what each column of its query, or of one inside it, is taken from as it is.
     WITH RECURSIVE origin AS (
-        SELECT p_view::oid AS relation, p_column AS name
+        SELECT attrelid AS relation, attnum::integer AS number FROM pg_attribute WHERE attrelid = p_view AND attname = p_column
         UNION
-        SELECT a.attrelid, a.attname
+        SELECT s.relation, s.number
         FROM origin AS o
-        JOIN pg_rewrite AS w ON w.ev_class = o.relation AND w.ev_type = '1' AND o.name ~ '^[A-Za-z0-9_]+$'
-        CROSS JOIN LATERAL regexp_matches(
-            w.ev_action::text, format(':resname %s :ressortgroupref [0-9]+ :resorigtbl ([0-9]+) :resorigcol ([0-9]+) ', o.name), 'g') AS t (place)
-        JOIN pg_attribute AS a ON a.attrelid = place[1]::oid AND a.attnum = place[2]::smallint
+        JOIN pg_rewrite AS w ON w.ev_class = o.relation AND w.ev_type = '1'
+        CROSS JOIN LATERAL rollup_engine.shown_by_rule(w.ev_action::text, o.number) AS s
     )
-    SELECT EXISTS (SELECT FROM origin AS o WHERE o.name = p_key AND rollup_engine.lies_in(o.relation, p_relation))
+    SELECT coalesce(bool_or(a.attname = p_key AND rollup_engine.lies_in(o.relation, p_relation)), false) AND bool_and(o.relation <> 0)
+    FROM origin AS o LEFT JOIN pg_attribute AS a ON a.attrelid = o.relation AND a.attnum = o.number
 $$;
 COMMENT ON FUNCTION rollup_engine.shows_column(regclass, name, regclass, name) IS
 'Whether a column of a view is that of a table, or of its partitions, as it is, through other views too; false where that cannot be told.';

@@ -1,0 +1,303 @@
+"""Promise g where something comes after time was sealed, or stays before it: rollups, a longer
+keep, late rows, views of other tables, a source made anew. And whose time a view shows."""
+
+from typing import Any
+
+import psycopg
+import pytest
+
+from rollup_checks import refresh_everything
+
+LOOK_BACK = "change_tracking => 'window', look_back_window => "
+
+
+@pytest.fixture
+def days(db: psycopg.Connection) -> psycopg.Connection:
+    """raw.s, four rows a day of the last twenty, a partition each, and a default one."""
+    db.execute("SET timezone = 'UTC'")
+    make_days(db, "raw.s")
+    return db
+
+
+def make_days(db: psycopg.Connection[Any], table: str) -> None:
+    db.execute(f"CREATE TABLE {table} (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
+    db.execute(f"CREATE TABLE {table}_default PARTITION OF {table} DEFAULT")
+    for n in range(-1, 22):
+        day = f"date_trunc('day', now()) - interval '{n} days'"
+        bounds = db.execute(f"SELECT quote_literal({day}), quote_literal({day} + interval '1 day')")
+        start, end = bounds.fetchone() or ("", "")
+        db.execute(
+            f"CREATE TABLE {table}_{n + 1} PARTITION OF {table}"
+            f" FOR VALUES FROM ({start}) TO ({end})"
+            " WITH (autovacuum_enabled = off)"  # it would hold a partition that is to go
+        )
+    db.execute(
+        f"INSERT INTO {table} SELECT now() - n * interval '6 hours', 1"
+        " FROM generate_series(1, 80) AS n"
+    )
+
+
+def roll_up(db: psycopg.Connection[Any], source: str, target: str, options: str = "") -> None:
+    db.execute(
+        f"SELECT silver.create_rollup_table('{source}', 'silver', '{target}', '1 hour', 'ts'"
+        f"{options and ', '}{options})"
+    )
+
+
+def view(db: psycopg.Connection[Any], name: str, query: str) -> None:
+    db.execute(f"CREATE VIEW {name} AS {query}")
+    db.execute(f"GRANT SELECT ON {name} TO tsrollup_owner")
+
+
+def maintain(db: psycopg.Connection[Any], times: int = 1) -> list[str]:
+    done = []
+    for _ in range(times):
+        rows = db.execute("SELECT action, detail FROM silver.maintain_timeseries_tables()")
+        done += [row for row in rows.fetchall() if row[0] in ("sealed", "dropped", "failed")]
+    assert not [row for row in done if row[0] == "failed"], done
+    return [action for action, _ in done]
+
+
+def one(db: psycopg.Connection[Any], query: str) -> Any:
+    row = db.execute(query.encode()).fetchone()
+    assert row
+    return row[0]
+
+
+def total(db: psycopg.Connection[Any], relation: str) -> int:
+    return int(one(db, f"SELECT coalesce(sum(row_count), 0) FROM {relation}"))
+
+
+@pytest.mark.parametrize("keep", ["NULL", "'15 days'"])
+def test_promise_g_a_rollup_that_comes_after_a_seal_holds_what_is_still_kept(
+    days: psycopg.Connection, keep: str
+) -> None:
+    """Where nothing was dropped yet: what the hint of mark_stale in sealed time counts on."""
+    roll_up(days, "raw.s", "old")
+    days.execute("CALL silver.run_rollups()")
+    days.execute("SELECT silver.set_retention('raw.s', '5 days')")
+    assert maintain(days) == ["sealed"]
+    days.execute(f"SELECT silver.set_retention('raw.s', {keep})")
+    roll_up(days, "raw.s", "new")
+    refresh_everything(days)
+    held = (
+        80
+        if keep == "NULL"
+        else one(
+            days,
+            "SELECT count(*) FROM raw.s WHERE ts >= date_bin('1 hour', now(), '2000-01-03')"
+            " - interval '15 days' + interval '1 hour'",
+        )
+    )
+    assert total(days, "gold.new") == held > 50
+    assert total(days, "gold.old") == 80
+    # What is dropped after that, it has absorbed, and it keeps it.
+    days.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    assert "dropped" in maintain(days, 3)
+    days.execute("CALL silver.run_rollups()")
+    assert total(days, "gold.new") == held
+    assert total(days, "gold.old") == 80
+
+
+def test_promise_g_what_is_gone_at_a_seal_a_later_rollup_does_not_claim(
+    days: psycopg.Connection,
+) -> None:
+    days.execute("SELECT silver.set_retention('raw.s', '5 days')")
+    assert "dropped" in maintain(days, 2)
+    days.execute("SELECT silver.set_retention('raw.s', NULL)")
+    roll_up(days, "raw.s", "new")
+    sealed = one(days, "SELECT sealed_before FROM silver.rollup_config")
+    assert sealed == one(days, "SELECT sealed_before FROM rollup_engine.retention")
+
+
+def test_promise_g_a_longer_keep_and_a_view_hold_back_only_what_is_kept(
+    days: psycopg.Connection,
+) -> None:
+    days.execute("SELECT silver.set_retention('raw.s', '3 days')")
+    assert maintain(days) == ["sealed"]
+    days.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    view(days, "raw.seen", "TABLE raw.s")
+    roll_up(days, "raw.seen", "w", f"{LOOK_BACK}'10 days'")
+    days.execute("CALL silver.run_rollups()")
+    assert "dropped" in maintain(days, 3)
+    assert one(days, "SELECT min(ts) > now() - interval '11 days' FROM raw.s")
+    days.execute("CALL silver.run_rollups()")
+    assert total(days, "gold.w") == 80
+    assert one(days, "SELECT sealed_before FROM rollup_engine.retention") > one(
+        days, "SELECT sealed_before FROM silver.rollup_config"
+    )
+
+
+@pytest.mark.parametrize("reader", ["none", "view"])
+def test_promise_g_late_rows_of_what_no_rollup_is_sealed_for_hold_nothing_back(
+    days: psycopg.Connection, reader: str
+) -> None:
+    days.execute("SELECT silver.partition_source('raw.s', '1 day')")
+    days.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    if reader == "view":
+        view(days, "raw.seen", "TABLE raw.s")
+        roll_up(days, "raw.seen", "w", f"{LOOK_BACK}'1 day'")
+        days.execute("CALL silver.run_rollups()")
+    assert "dropped" in maintain(days, 2)
+    first = one(days, "SELECT sealed_before FROM rollup_engine.retention")
+    late = "INSERT INTO raw.s SELECT now() - interval '18 days', 1"
+    days.execute(late)
+    days.execute("SELECT silver.set_retention('raw.s', '5 days')")
+    days.execute("CALL silver.run_rollups()")
+    assert "sealed" in maintain(days)
+    assert one(days, "SELECT sealed_before FROM rollup_engine.retention") > first
+    assert one(days, "SELECT count(*) FROM raw.s_default") == 1
+
+
+def test_promise_g_a_rollup_that_is_kept_itself_leaves_its_source_alone(
+    days: psycopg.Connection,
+) -> None:
+    roll_up(days, "raw.s", "m")
+    days.execute("SELECT silver.partition_source('raw.s', '1 day')")
+    days.execute("SELECT silver.set_retention('m', '5 days')")
+    days.execute("CALL silver.run_rollups()")
+    assert "sealed" in maintain(days, 2)
+    days.execute("INSERT INTO raw.s SELECT now() - interval '40 days', 1")
+    days.execute("CALL silver.run_rollups()")
+    maintain(days)
+    assert one(days, "SELECT count(*) FROM raw.s_default") == 0
+    days.execute("SELECT silver.set_retention('raw.s', '25 days')")
+    days.execute("CALL silver.run_rollups()")
+    assert "dropped" in maintain(days, 3)
+    assert one(days, "SELECT count(*) FROM raw.s") == 80
+
+
+def test_promise_g_a_rollup_that_is_kept_itself_is_sealed_when_it_has_absorbed(
+    days: psycopg.Connection,
+) -> None:
+    roll_up(days, "raw.s", "m")
+    days.execute("CALL silver.run_rollups()")
+    days.execute("SELECT silver.pause_rollup('m')")
+    days.execute("INSERT INTO raw.s VALUES (now() - interval '8 days', 1)")
+    days.execute("CALL silver.run_rollups()")
+    days.execute("SELECT silver.set_retention('m', '6 days')")
+    maintain(days)
+    days.execute("SELECT silver.set_retention('m', '1 year')")
+    days.execute("SELECT silver.resume_rollup('m')")
+    days.execute("CALL silver.run_rollups()")
+    assert total(days, "gold.m") == 81
+
+
+def test_promise_g_a_keep_that_comes_with_a_rollup_counts_at_once(
+    days: psycopg.Connection,
+) -> None:
+    roll_up(days, "raw.s", "m", "retention => '5 days'")
+    view(days, "raw.g", "SELECT bucket AS ts, row_count AS n FROM gold.m")
+    with pytest.raises(psycopg.Error, match=r"silver\.m is kept for 5 days, and read again for 20"):
+        roll_up(days, "raw.g", "w", f"{LOOK_BACK}'20 days'")
+
+
+def test_promise_g_views_that_are_swapped_by_renaming_hold_the_tables_of_the_new_one(
+    days: psycopg.Connection,
+) -> None:
+    make_days(days, "raw.s2")
+    view(days, "raw.seen", "TABLE raw.s")
+    days.execute(
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'w', '28 days', 'ts',"
+        f" {LOOK_BACK}'3 days')"
+    )
+    days.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    days.execute("ALTER VIEW raw.seen RENAME TO seen_old")
+    view(days, "raw.seen", "TABLE raw.s2")
+    days.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    days.execute("SELECT silver.set_retention('raw.s2', '4 days')")
+    days.execute("DROP VIEW raw.seen_old")
+    assert maintain(days, 2) == []
+    days.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert total(days, "gold.w") == 80
+
+
+@pytest.mark.parametrize("anew", ["view", "table"])
+def test_promise_g_a_late_row_of_a_source_made_anew_costs_no_history(
+    db: psycopg.Connection, anew: str
+) -> None:
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v int)")
+    view(db, "raw.seen", "TABLE raw.s")
+    db.execute(
+        "INSERT INTO raw.s SELECT now() - interval '5 days' - n * interval '6 hours', 1"
+        " FROM generate_series(1, 100) AS n"
+    )
+    roll_up(db, "raw.seen" if anew == "view" else "raw.s", "w", f"{LOOK_BACK}'1 day'")
+    db.execute("SELECT silver.create_rollup_table('w', 'silver', 'wd', '1 day')")
+    db.execute("CALL silver.run_rollups()")
+    db.execute("DELETE FROM raw.s WHERE ts < now() - interval '7 days'")
+    db.execute("INSERT INTO raw.s VALUES (now() - interval '3 days', 1)")
+    db.execute("CALL silver.run_rollups()")
+    if anew == "view":
+        db.execute("DROP VIEW raw.seen")
+        view(db, "raw.seen", "TABLE raw.s")
+    else:
+        db.execute("CREATE TABLE raw.copy AS TABLE raw.s")
+        db.execute("DROP TABLE raw.s CASCADE")
+        db.execute("ALTER TABLE raw.copy RENAME TO s")
+        db.execute("GRANT SELECT ON raw.s TO tsrollup_owner")
+    for _ in range(2):
+        db.execute("CALL silver.run_rollups()")
+    assert total(db, "gold.w") == total(db, "gold.wd") == 100
+
+
+def test_promise_k_a_window_begins_where_it_does_whatever_the_time_zone(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v int)")
+    roll_up(db, "raw.s", "w", f"{LOOK_BACK}'1 year'")
+    begins = set()
+    for zone in ("UTC", "America/New_York", "Pacific/Auckland", "Asia/Kolkata"):
+        db.execute(f"SET timezone = '{zone}'".encode())
+        db.execute("BEGIN")
+        begins.add(one(db, "SELECT now() - lower(rollup_engine.window_of(1)) <= '366 days'"))
+        begins.add(
+            one(
+                db,
+                "SELECT lower(rollup_engine.window_of(1)) = (least(now(), window_read_at)"
+                " AT TIME ZONE 'UTC' - interval '1 year') AT TIME ZONE 'UTC'"
+                " FROM rollup_engine.source",
+            )
+        )
+        db.execute("COMMIT")
+    assert begins == {True}
+
+
+SHOWN = {
+    "as it is": "SELECT ts FROM raw.s",
+    "by a name": 'SELECT v AS "a } b {", ts FROM raw.s',
+    "beside another": "SELECT s.ts FROM raw.s JOIN raw.o USING (v)",
+    "through a query": "SELECT x.ts FROM (SELECT ts, v FROM raw.s) AS x",
+    "through a CTE": "WITH x AS (SELECT ts FROM raw.s) SELECT ts FROM x",
+    "through a view": "SELECT ts FROM raw.s_view",
+    "united": 'SELECT ts FROM raw.s UNION ALL SELECT "my time" FROM raw.o',
+}
+COMPUTED = {
+    "shifted": "SELECT ts + interval '1 day' AS ts FROM raw.s",
+    "of a query": "SELECT ts + interval '1 day' AS ts FROM (SELECT ts FROM raw.s) AS x",
+    "of a CTE": "WITH x AS (SELECT ts FROM raw.s) SELECT ts + interval '1 day' AS ts FROM x",
+    "of a view": "SELECT ts + interval '1 day' AS ts FROM raw.s_view",
+    "LATERAL": "SELECT l.ts FROM raw.s, LATERAL (SELECT s.ts + interval '1 day' AS ts) AS l",
+    "in a condition": "SELECT now() AS ts FROM raw.s WHERE ts IN (SELECT ts FROM raw.s)",
+    "united": "SELECT ts FROM raw.s UNION ALL SELECT ts + interval '1 day' FROM raw.s",
+    "grouped": "SELECT max(ts) AS ts FROM raw.s",
+    "of another": 'SELECT "my time" AS ts FROM raw.o',
+}
+
+
+@pytest.mark.parametrize(
+    ("query", "is_shown"),
+    [pytest.param(query, True, id=f"shown {name}") for name, query in SHOWN.items()]
+    + [pytest.param(query, False, id=f"computed {name}") for name, query in COMPUTED.items()],
+)
+def test_promise_g_whose_time_a_view_shows(
+    db: psycopg.Connection, query: str, is_shown: bool
+) -> None:
+    """Of each query that it unites, and of no other that stands inside it."""
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v int)")
+    db.execute('CREATE TABLE raw.o ("my time" timestamptz, v int)')
+    view(db, "raw.s_view", "SELECT v, ts FROM raw.s")
+    view(db, "raw.seen", query)
+    db.execute("ALTER VIEW raw.seen RENAME COLUMN ts TO other")
+    asked = "SELECT rollup_engine.shows_column('raw.seen', 'other', 'raw.s', 'ts')"
+    assert one(db, asked) is is_shown
