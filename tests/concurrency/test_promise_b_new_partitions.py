@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from fleets import INSERT, check, create_fleet, stale
 from interleaving import Background
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
@@ -130,6 +131,24 @@ def test_promise_b_plans_count_on_a_partition_from_the_next_transaction_on(
     assert unfilled.execute(PLANNED_LIVE).fetchone() == (False,)
     assert_settled(unfilled, "t_1m", "t_1h")
     assert session.execute("EXPLAIN (VERBOSE, COSTS OFF) EXECUTE q").fetchall() != plan_in_between
+
+
+def test_promise_b_groups_wait_for_a_partition_of_their_parent(
+    db: psycopg.Connection, connect: Connect
+) -> None:
+    """The child has its own, which is wider, and holds that time already."""
+    create_fleet(db)
+    db.execute(f"{INSERT} VALUES ('2022-03-20 01:30+00', 3, 's1', 1)".encode())
+    db.execute("SELECT silver.perform_rollup('fleet_1h')")
+    assert stale(db, "fleet_1h") == []
+    assert stale(db, "fleet_1d") == [("20 00", 24, ["3"])]
+    attacher = connect(autocommit=False)
+    attacher.execute("LOCK TABLE ONLY silver.fleet_1h IN SHARE UPDATE EXCLUSIVE MODE")
+    perform = "SELECT status FROM silver.perform_rollup('fleet_1d')"
+    assert db.execute(perform).fetchone() == ("waiting_for_parent",)
+    attacher.commit()
+    assert db.execute(perform).fetchone() == ("ok",)
+    check(db)
 
 
 def test_promise_b_children_read_no_partition_of_their_parent_that_is_not_settled(

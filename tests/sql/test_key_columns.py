@@ -135,7 +135,16 @@ def test_promise_a_b_a_key_that_no_rollup_has_any_more_is_lost_with_its_column(
 
 def test_promise_a_b_a_column_named_as_groups_are_joined(db: psycopg.Connection[Any]) -> None:
     create_fleet(db)
+    db.execute(f"{INSERT} VALUES ('2026-03-02 01:30+00', 3, 's1', 1)".encode())
+    db.execute(DRAIN)
     db.execute("ALTER TABLE raw.fleet ADD COLUMN tsrollup_key integer DEFAULT 3")
+    db.execute(DRAIN)
+    # Groups on record are whole buckets from there on.
+    assert dimensions(db) == [None, None, None]
+    assert stale(db, "fleet_1h") == [("02 01", 1, ["3"])]
+    work = "SELECT * FROM rollup_engine.work_to_do('fleet_1h', now())"
+    assert db.execute(work).fetchone() == ("silver.fleet_1h", 1, 0, 0, None)
+    assert_equal_to_group_by(db, *LEVELS)
     db.execute("INSERT INTO raw.fleet VALUES ('2026-03-01 21:05Z', 3, 's1', 1)")
     check(db)
     refresh_everything(db)
