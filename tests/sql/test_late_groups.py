@@ -43,6 +43,9 @@ NOTED: dict[str, list[tuple[Any, ...]]] = {
         ("02 00", 1, ["3", "4"]),
         ("02 03", 1, ["3", "4"]),
     ],
+    # Or all of them in all of the time, where that is half as many groups as rows.
+    f"{INSERT} SELECT timestamptz '2026-03-02 00:30+00' + i % 2 * interval '1 hour', 3 + i % 3,"
+    " 's1', 1 FROM generate_series(1, 12) AS i": [("02 00", 2, ["3", "4", "5"])],
     # Keys that nobody can tell, and rows in no bucket.
     f"{INSERT} VALUES ('2026-03-02 01:30+00', NULL, 's1', 1), ('2026-03-02 02:31+00', 4, 's', 1)": [
         ("02 01", 2, None)

@@ -62,7 +62,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.capture_keys_sql(p_source rollup_engine
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- The bucket of now is stale anyway: then a statement pays for one comparison. Of many rows, the first
-    -- tell whether it pays to look at all. Values are told apart as they are, which is faster than as texts.
+    -- tell whether it pays to look at all. Values are told apart as they are, which is faster than as texts;
+    -- the times of each only where all of them in all of the time are more groups than half of the rows.
     SELECT rollup_engine.fill($sql$
         IF v_is_late AND v_rows > rollup_engine.most_keys() THEN
             SELECT count(DISTINCT key) <= 10 AND v_rows <= 10 * rollup_engine.most_keys() INTO v_is_late
@@ -70,7 +71,12 @@ AS $$
         END IF;
         IF v_is_late AND v_rows = 1 THEN
             v_keys := ARRAY(SELECT {key} FROM {rows});
-        ELSIF v_is_late AND v_rows <= rollup_engine.most_keys() AND v_high - v_low > v_grain THEN
+        ELSIF v_is_late AND (v_rows > rollup_engine.most_keys() OR v_high - v_low <= greatest(v_rows / 4, 1) * v_grain) THEN
+            v_keys := ARRAY(SELECT {key} FROM (SELECT DISTINCT {column} FROM {rows}) AS told);
+        END IF;
+        IF v_is_late AND v_rows BETWEEN 2 AND rollup_engine.most_keys() AND v_high - v_low > v_grain
+            AND (v_keys IS NULL OR 2 * cardinality(v_keys) * (v_high - v_low) > v_rows * v_grain)
+        THEN
             SELECT array_agg(tsrollup_low), array_agg(tsrollup_high), array_agg({key}), sum(tsrollup_high - tsrollup_low) > v_rows * v_grain
             INTO v_lows, v_highs, v_keys, v_is_late
             FROM (
@@ -81,8 +87,6 @@ AS $$
                 SELECT array_agg(tsrollup_bin), array_agg({key}), NULL INTO v_lows, v_keys, v_highs
                 FROM (SELECT DISTINCT date_bin(v_grain, {time}, v_origin) AS tsrollup_bin, {column} FROM {rows} WHERE {is_in}) AS told;
             END IF;
-        ELSIF v_is_late THEN
-            v_keys := ARRAY(SELECT {key} FROM (SELECT DISTINCT {column} FROM {rows}) AS told);
         END IF;
         IF array_position(v_keys, NULL) > 0 OR v_rows > rollup_engine.most_keys() AND cardinality(v_keys) > least(10, rollup_engine.most_keys()) THEN
             v_keys := NULL;
@@ -194,13 +198,13 @@ AS $$
             v_low := {new};
             v_key := {key};
         EXCEPTION WHEN OTHERS THEN  -- it was renamed
-            v_seen := '';
+            v_rows := 0;
         END;
         IF {is_in} THEN
             INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, keys, is_bulk)
             VALUES ({id}, date_bin(v_grain, v_low, v_origin), date_bin(v_grain, v_low, v_origin) + v_grain,
                 CASE WHEN v_key IS NOT NULL AND v_low < coalesce(lower(rollup_engine.tail_{id}()), date_bin(v_grain, now(), v_origin)) THEN ARRAY[v_key] END,
-                length(v_seen) > {few});
+                v_rows > {few});
         END IF;
     $sql$, jsonb_build_object('id', p_source.id, 'is_in', rollup_engine.in_calendar('v_low'), 'key', rollup_engine.captured_key(p_source, 'NEW.'),
         'few', rollup_engine.few_rows(), 'new', rollup_engine.time_expression(p_source.time_column, p_source.time_type, p_source.time_unit, 'NEW.')))
@@ -212,20 +216,22 @@ CREATE OR REPLACE FUNCTION rollup_engine.capture_inserted_sql(p_source rollup_en
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.fill($sql$
-        v_seen := coalesce(current_setting('rollup_engine.noted_rows_{id}', true), '');
+    SELECT rollup_engine.fill(CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN $sql$
+        v_rows := strpos(current_setting('rollup_engine.noted_rows_{id}', true), {marks});
+        v_seen := set_config('rollup_engine.noted_rows_{id}', '', true);
+    $sql$ ELSE $sql$
+        v_rows := concat('0', current_setting('rollup_engine.keyed_rows_{id}', true));
+        v_seen := set_config('rollup_engine.keyed_rows_{id}', greatest(v_rows - 1, 0)::text, true);
         {keyed}
-        IF strpos(v_seen, {marks}) = 0 THEN  -- RESET ALL, inside of the statement, has lost what was noted
+    $sql$ END || $sql$
+        IF v_rows > 0 IS NOT TRUE THEN  -- RESET ALL, inside of the statement, has lost what was noted
             INSERT INTO rollup_engine.change_log (source_id, from_time, to_time) VALUES ({id}, '-infinity', 'infinity');
         END IF;
         IF current_setting('rollup_engine.noted_from_{id}', true) <> '' THEN
             PERFORM rollup_engine.log_noted({id});
         END IF;
-        v_seen := set_config('rollup_engine.noted_rows_{id}', {left}, true);
-    $sql$, jsonb_build_object('id', p_source.id, 'keyed', coalesce(rollup_engine.capture_inserted_key_sql(p_source), ''))
-        || CASE WHEN rollup_engine.captured_key(p_source) IS NULL
-            THEN jsonb_build_object('marks', quote_literal(repeat('*', rollup_engine.few_rows() + 1)), 'left', quote_literal(''))
-            ELSE jsonb_build_object('marks', quote_literal('*'), 'left', 'substr(v_seen, 2)') END)
+    $sql$, jsonb_build_object('id', p_source.id, 'marks', quote_literal(repeat('*', rollup_engine.few_rows() + 1)),
+        'keyed', rollup_engine.capture_inserted_key_sql(p_source)))
 $$;
 COMMENT ON FUNCTION rollup_engine.capture_inserted_sql(rollup_engine.source) IS 'Body of the row trigger for inserts.';
 

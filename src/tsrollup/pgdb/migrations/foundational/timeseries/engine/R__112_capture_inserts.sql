@@ -54,10 +54,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.first_rows_sql(p_source rollup_engine.s
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- A mark for each of the rows that came first. More than few: the trigger has still to fire; with a key,
-    -- for each of them. By their number it notices that the settings were reset. Before the marks stands which
-    -- statement began: when few more were its own, it is one of many rows.
+    -- A mark for each of the rows that came first. More than few: the trigger has still to fire. Before the marks
+    -- stands which statement began: when few more were its own, it is one of many rows. With a key, the trigger fires
+    -- for each of them, and counts them down again. By either it notices that the settings were reset.
     SELECT rollup_engine.fill(CASE WHEN rollup_engine.captured_key(p_source) IS NULL THEN $sql$
+    v_rows := coalesce(pg_catalog.current_setting('rollup_engine.noted_rows_{id}', true), '');
     IF pg_catalog.strpos(v_rows, '{twice}') OPERATOR(pg_catalog.=) 0 THEN
         IF pg_catalog.strpos(v_rows, '{few}') OPERATOR(pg_catalog.>) 0 THEN
             IF pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica' THEN
@@ -72,11 +73,12 @@ AS $$
         VALUES ({id}, pg_catalog.date_bin({grain}, p_time, {origin}), pg_catalog.date_bin({grain}, p_time, {origin}) OPERATOR(pg_catalog.+) {grain}, v_is_bulk);
         RETURN v_fires;
     END IF;$sql$ ELSE $sql$
-    IF pg_catalog.length(v_rows) OPERATOR(pg_catalog.<) {most} THEN
+    v_rows := pg_catalog.concat('0', pg_catalog.current_setting('rollup_engine.keyed_rows_{id}', true));
+    IF v_rows::pg_catalog.int4 OPERATOR(pg_catalog.<) {most} THEN
         IF pg_catalog.current_setting('session_replication_role') OPERATOR(pg_catalog.=) 'replica' THEN
             RETURN false;
         END IF;
-        v_rows := pg_catalog.set_config('rollup_engine.noted_rows_{id}', v_rows OPERATOR(pg_catalog.||) '*', true);
+        v_rows := pg_catalog.set_config('rollup_engine.keyed_rows_{id}', (v_rows::pg_catalog.int4 OPERATOR(pg_catalog.+) 1)::pg_catalog.text, true);
         RETURN true;
     END IF;$sql$ END, rollup_engine.insert_marks(p_source))
 $$;
@@ -115,7 +117,6 @@ BEGIN
             RETURN false;
         END IF;
     END IF;
-    v_rows := coalesce(pg_catalog.current_setting('rollup_engine.noted_rows_{id}', true), '');
     IF NOT (p_time OPERATOR(pg_catalog.>=) {first} AND p_time OPERATOR(pg_catalog.<) {end}) THEN
         RETURN false;
     END IF;
@@ -136,7 +137,7 @@ BEGIN
     ELSIF v_from OPERATOR(pg_catalog.=) v_high::pg_catalog.text THEN
         v_high := v_to;
     END IF;
-    IF pg_catalog.length(v_list) OPERATOR(pg_catalog.>) 2000 THEN
+    IF pg_catalog.octet_length(v_list) OPERATOR(pg_catalog.>) 2000 THEN
         v_hull := pg_catalog.string_to_array(coalesce(pg_catalog.current_setting('rollup_engine.noted_hull_{id}', true), ''), ' ');
         SELECT ARRAY[coalesce(v_hull[1], 0) OPERATOR(pg_catalog.+) pg_catalog.count(*), least(v_hull[2], pg_catalog.min(b)), greatest(v_hull[3], pg_catalog.max(b) OPERATOR(pg_catalog.+) {seconds}),
             coalesce(v_hull[4], 0) OPERATOR(pg_catalog.+) 1]

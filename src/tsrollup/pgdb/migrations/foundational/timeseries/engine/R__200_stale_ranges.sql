@@ -217,14 +217,11 @@ DECLARE
     v_logged tstzmultirange;
     v_stale tstzmultirange;
 BEGIN
-    SELECT r.source_id, r.bucket_width, r.timezone, r.origin, r.change_tracking, r.sealed_before, r.key_dimension, s.relation INTO v_rollup
+    SELECT r.source_id, r.bucket_width, r.timezone, r.origin, r.change_tracking, r.sealed_before, s.relation INTO v_rollup
     FROM silver.rollup_config AS r LEFT JOIN rollup_engine.source AS s ON s.id = r.source_id WHERE r.id = p_rollup_id;
     IF NOT FOUND THEN
         PERFORM rollup_engine.fail('TR002', format('nothing is known of rollup %s here', p_rollup_id),
             'this transaction is older than the rollup: begin another; or the schema was restored without its data: restore that, too');
-    END IF;
-    IF v_rollup.key_dimension IS NULL THEN
-        p_keys := NULL;
     END IF;
     SELECT range_agg(tstzrange(from_time, to_time)) INTO v_stale
     FROM rollup_engine.stale_range
