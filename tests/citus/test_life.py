@@ -101,6 +101,34 @@ def test_promise_b_what_a_window_sees(db: psycopg.Connection[Any], readings: str
     assert_equal_to_group_by(db, *rollups)
 
 
+def test_a_shard_is_sent_little_of_what_is_stale(
+    cluster: Cluster, db: psycopg.Connection[Any], readings: str
+) -> None:
+    """One row, which each arm of each task reads anew, however many places are stale; so that the
+    planner takes it for little. Batches are planned by guesses as well: nothing is compiled."""
+    rollups = create_rollups(db, readings, "2 hours")
+    refresh_everything(db)
+    db.execute(
+        "SELECT silver.mark_stale(%s, t, t + interval '1 second') FROM generate_series("
+        f"{OLD} - interval '15 hours', {OLD} + interval '20 hours', interval '20 minutes') AS t"
+        "".encode(),
+        [readings],
+    )
+    assert db.execute(
+        "SELECT count(*), max(cardinality(s.tsrollup_edges)) >= 200 FROM silver.rollup_config AS r"
+        " CROSS JOIN LATERAL rollup_engine.far_stale(r.id) AS s"
+        " JOIN rollup_engine.source AS o ON o.id = r.source_id WHERE o.relation_name = %s",
+        [readings],
+    ).fetchone() == (2, True)
+    assert_equal_to_group_by(db, *rollups)
+    for worker in cluster.workers:
+        with psycopg.connect(worker) as there:
+            assert value(
+                there,
+                "SELECT 'jit=off' = ANY (rolconfig) FROM pg_roles WHERE rolname = 'tsrollup_owner'",
+            )
+
+
 def test_groups_that_are_gone(db: psycopg.Connection[Any]) -> None:
     """Whatever their dimensions hold, NULL is one of it. The search is a join by all of them, not
     through every row of the device; where the device alone is one, it is by the index."""

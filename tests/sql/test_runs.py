@@ -59,6 +59,22 @@ def test_newest_first_in_batches_of_the_window(db: psycopg.Connection) -> None:
     assert_settled(db, *LEVELS)
 
 
+def test_a_batch_is_chosen_from_thousands_of_places(db: psycopg.Connection) -> None:
+    """By a look at each: united one by one they would take half a minute."""
+    create_hierarchy(db)
+    db.execute("SET statement_timeout = '10s'")
+    for window, chosen in (("1 year", 8000), ("90 minutes", 90)):
+        assert db.execute(
+            "SELECT n <@ m, (SELECT count(*) FROM unnest(n)), upper(n) = upper(m)"
+            " FROM (SELECT range_agg(tstzrange(t, t + interval '1 minute')) FROM generate_series("
+            "timestamptz '2026-01-01', '2026-01-01'::timestamptz + interval '15998 minutes',"
+            " interval '2 minutes') AS t) AS s (m), silver.rollup_config AS r"
+            " CROSS JOIN LATERAL rollup_engine.newest_part(r, m, %s) AS n"
+            " WHERE r.target_table = 'silver.readings_1m'::regclass",
+            [window],
+        ).fetchone() == (True, chosen, True)
+
+
 def test_a_run_names_its_target_in_three_ways(db: psycopg.Connection) -> None:
     create_hierarchy(db)
     db.execute('ALTER TABLE silver.readings_1d RENAME TO "Odd ""day"""')

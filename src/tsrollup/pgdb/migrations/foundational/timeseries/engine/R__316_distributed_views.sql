@@ -5,42 +5,47 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.far_stale(p_rollup_id integer)
-RETURNS TABLE (tsrollup_part text, tsrollup_from timestamptz, tsrollup_to timestamptz, tsrollup_set tstzmultirange)
-    LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 10
+CREATE OR REPLACE FUNCTION rollup_engine.far_stale(
+    p_rollup_id integer,
+    OUT tsrollup_edges timestamptz[], OUT tsrollup_spans tstzmultirange, OUT tsrollup_starts timestamptz[], OUT tsrollup_ends timestamptz[]
+)
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_rollup silver.rollup_config;
-    v_stale tstzmultirange := rollup_engine.finite_stale_set(p_rollup_id);
+    v_stale constant tstzmultirange := rollup_engine.stale_set(p_rollup_id);
+    v_tail tstzmultirange;
+    v_finite tstzmultirange;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
-    RETURN QUERY SELECT format('set %s', p_rollup_id), NULL::timestamptz, NULL::timestamptz, rollup_engine.stale_set(p_rollup_id);
+    v_tail := rollup_engine.window_tail(v_rollup);
+    v_finite := v_stale - v_tail;
+    -- Arrays, for many ranges take the workers long to read.
+    tsrollup_edges := ARRAY(SELECT edge FROM unnest(v_stale) AS r CROSS JOIN LATERAL unnest(ARRAY[coalesce(lower(r), '-infinity'), coalesce(upper(r), 'infinity')]) AS edge ORDER BY edge);
+    IF rollup_engine.is_wide(v_rollup.bucket_width, v_finite) THEN
+        v_finite := rollup_engine.finite_stale_set(p_rollup_id);
+    END IF;
     -- One by one where an index leads to the rows of each, so that a filter on the bucket leaves few.
-    IF v_rollup.parent_id IS NULL AND rollup_engine.bucket_count(v_rollup.bucket_width, v_stale) <= 20000
+    IF v_rollup.parent_id IS NULL AND rollup_engine.bucket_count(v_rollup.bucket_width, v_finite) <= 20000
         AND rollup_engine.has_time_index(v_rollup.source_table, v_rollup.time_column)
     THEN
-        RETURN QUERY SELECT format('bucket %s', p_rollup_id), bucket, next_bucket, NULL::tstzmultirange FROM rollup_engine.buckets_in(v_rollup, v_stale);
-        v_stale := '{}';
+        SELECT array_agg(bucket), array_agg(next_bucket) INTO tsrollup_starts, tsrollup_ends FROM rollup_engine.buckets_in(v_rollup, v_finite);
+        v_finite := '{}';
     END IF;
-    IF v_rollup.change_tracking = 'window' THEN
-        v_stale := v_stale + rollup_engine.window_tail(v_rollup);
-    END IF;
-    IF NOT isempty(v_stale) THEN
-        RETURN QUERY SELECT format('span %s', p_rollup_id), lower(v_stale), upper(v_stale), v_stale;
-    END IF;
+    tsrollup_spans := v_finite + v_tail;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.far_stale(integer) IS
-'What is stale of a distributed rollup: the set itself, and what is computed of it, single buckets, or from when to when with those between that are.';
+'What is stale of a distributed rollup: starts and ends of the set in turn, and what is computed of it, in spans, which never end, or as single buckets.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.far_part(p_rollup_id integer, p_part text, p_column text) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.far_part(p_rollup_id integer, p_part text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('(SELECT %s FROM tsrollup_stale WHERE tsrollup_part = %L)', p_column, format('%s %s', p_part, p_rollup_id))
+    SELECT format('(SELECT %s FROM tsrollup_stale WHERE tsrollup_id = %s)', p_part, p_rollup_id)
 $$;
-COMMENT ON FUNCTION rollup_engine.far_part(integer, text, text) IS 'Sub-select of what is stale, for the query of a live view.';
+COMMENT ON FUNCTION rollup_engine.far_part(integer, text) IS 'Sub-select of what is stale, for the query of a live view.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.far_arms_sql(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -49,12 +54,14 @@ AS $$
 BEGIN
     -- A join with what is stale would keep Citus from sending the UNION of a parent's to the shards: its borders are sub-selects.
     RETURN rollup_engine.fill($sql$
-    SELECT {stored_columns} FROM {target} WHERE NOT bucket <@ {set}
+    SELECT {stored_columns} FROM {target} WHERE width_bucket(bucket, {edges}) % 2 <> 1
     UNION ALL
-    SELECT {all_columns} FROM {source} WHERE {in_span} AND {bucket} <@ {span} GROUP BY {groups}$sql$
+    SELECT {all_columns} FROM {source} WHERE {in_spans} AND {bucket} <@ {spans} GROUP BY {groups}$sql$
         || CASE WHEN p_rollup.parent_id IS NULL THEN $sql$
     UNION ALL
-    SELECT tsrollup_from, {columns} FROM {source} CROSS JOIN tsrollup_stale WHERE tsrollup_part = 'bucket {id}' AND {in_bucket} GROUP BY {groups}$sql$ ELSE '' END,
+    SELECT tsrollup_from, {columns} FROM {source}
+    CROSS JOIN (SELECT unnest(tsrollup_starts) AS tsrollup_from, unnest(tsrollup_ends) AS tsrollup_to FROM tsrollup_stale WHERE tsrollup_id = {id}) AS tsrollup_buckets
+    WHERE {in_bucket} GROUP BY {groups}$sql$ ELSE '' END,
         jsonb_build_object(
             'id', p_rollup.id,
             'target', p_rollup.target_table,
@@ -64,10 +71,10 @@ BEGIN
             'source', coalesce(
                 (SELECT format('(%s) AS tsrollup_parent', rollup_engine.far_arms_sql(r)) FROM silver.rollup_config AS r WHERE r.id = p_rollup.parent_id),
                 p_rollup.source_table::text),
-            'set', rollup_engine.far_part(p_rollup.id, 'set', 'tsrollup_set'),
-            'span', rollup_engine.far_part(p_rollup.id, 'span', 'tsrollup_set'),
-            'in_span', rollup_engine.time_condition(p_rollup, rollup_engine.far_part(p_rollup.id, 'span', 'tsrollup_from'),
-                rollup_engine.far_part(p_rollup.id, 'span', 'tsrollup_to')) || rollup_engine.row_filter(p_rollup),
+            'edges', rollup_engine.far_part(p_rollup.id, 'tsrollup_edges'),
+            'spans', rollup_engine.far_part(p_rollup.id, 'tsrollup_spans'),
+            'in_spans', rollup_engine.time_condition(p_rollup, rollup_engine.far_part(p_rollup.id, 'lower(tsrollup_spans)'), $sql$timestamptz 'infinity'$sql$)
+                || rollup_engine.row_filter(p_rollup),
             'in_bucket', rollup_engine.time_condition(p_rollup, 'tsrollup_from', 'tsrollup_to') || rollup_engine.row_filter(p_rollup),
             'bucket', (SELECT expression FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind = 'bucket'),
             'groups', rollup_engine.group_list(p_rollup)));
@@ -84,7 +91,7 @@ BEGIN
     -- With a table of the coordinator in it, Citus works the WITH out there, even for a query of one shard.
     RETURN format($sql$(
     WITH tsrollup_stale AS MATERIALIZED (
-        SELECT s.* FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.far_stale(r.id) AS s WHERE r.id = ANY (%L)
+        SELECT r.id AS tsrollup_id, s.* FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.far_stale(r.id) AS s WHERE r.id = ANY (%L)
     )%s
 ) AS u$sql$, p_rollup.id || ARRAY(SELECT rollup_engine.with_ancestors(p_rollup.parent_id)), rollup_engine.far_arms_sql(p_rollup))
     WHERE rollup_engine.distribution_column(p_rollup.target_table) IS NOT NULL;

@@ -112,7 +112,7 @@ AS $$
 DECLARE
     v_left interval := p_window;
     v_range tstzrange;
-    v_part tstzmultirange := '{}';
+    v_parts tstzrange[] := '{}';  -- united once: thousands, one by one, take a second
 BEGIN
     FOR v_range IN SELECT r FROM unnest(p_ranges) AS r ORDER BY lower(r) DESC LOOP
         IF upper(v_range) - lower(v_range) > v_left THEN
@@ -120,11 +120,11 @@ BEGIN
                 rollup_engine.bucket_start(p_rollup, upper(v_range) - v_left),
                 rollup_engine.bucket_start(p_rollup, upper(v_range) - interval '1 microsecond'))), upper(v_range));
         END IF;
-        v_part := v_part + tstzmultirange(v_range);
+        v_parts := v_parts || v_range;
         v_left := v_left - (upper(v_range) - lower(v_range));
         EXIT WHEN v_left <= '0';
     END LOOP;
-    RETURN v_part;
+    RETURN coalesce(range_agg(r), '{}') FROM unnest(v_parts) AS r;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.newest_part(silver.rollup_config, tstzmultirange, interval) IS 'The newest whole buckets of the ranges, about as much time as the window and at least one bucket.';

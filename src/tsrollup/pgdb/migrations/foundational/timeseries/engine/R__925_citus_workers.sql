@@ -99,7 +99,8 @@ BEGIN
         SELECT format('DO %L', format('BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = %L) THEN CREATE ROLE %1$I; END IF; END', role))
         FROM unnest('{"${owner_role}","${operator_role}","${writer_role}","${reader_role}"}'::text[]) AS r (role))
         || ARRAY[
-            'ALTER ROLE "${owner_role}" LOGIN', 'CREATE SCHEMA IF NOT EXISTS silver', 'CREATE SCHEMA IF NOT EXISTS rollup_engine',
+            -- By what the planner makes of a batch's parameters, each task would compile for longer than it runs.
+            'ALTER ROLE "${owner_role}" LOGIN', 'ALTER ROLE "${owner_role}" SET jit = off', 'CREATE SCHEMA IF NOT EXISTS silver', 'CREATE SCHEMA IF NOT EXISTS rollup_engine',
             'GRANT USAGE, CREATE ON SCHEMA silver, rollup_engine TO "${owner_role}"',
             'GRANT USAGE ON SCHEMA silver, rollup_engine TO "${reader_role}"']
         -- What a worker does for the machinery goes by the settings of its role there.
