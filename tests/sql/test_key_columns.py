@@ -145,6 +145,8 @@ def test_promise_a_b_a_column_named_as_groups_are_joined(db: psycopg.Connection[
     work = "SELECT * FROM rollup_engine.work_to_do('fleet_1h', now())"
     assert db.execute(work).fetchone() == ("silver.fleet_1h", 1, 0, 0, None)
     assert_equal_to_group_by(db, *LEVELS)
+    db.execute("SELECT rollup_engine.refresh_step(1, '(,)', '{}')")
+    assert stale(db, "fleet_1h") == []
     db.execute("INSERT INTO raw.fleet VALUES ('2026-03-01 21:05Z', 3, 's1', 1)")
     check(db)
     refresh_everything(db)
