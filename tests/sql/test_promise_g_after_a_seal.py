@@ -110,6 +110,32 @@ def test_promise_g_what_is_gone_at_a_seal_a_later_rollup_does_not_claim(
     assert sealed == one(days, "SELECT sealed_before FROM rollup_engine.retention")
 
 
+def test_promise_g_a_month_whose_days_are_gone_is_not_whole(db: psycopg.Connection) -> None:
+    db.execute("SET timezone = 'UTC'")
+    db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
+    db.execute(
+        "CREATE TABLE raw.s_m PARTITION OF raw.s"
+        " FOR VALUES FROM ('2026-03-01') TO ('2026-04-01') PARTITION BY RANGE (ts)"
+    )
+    for day in range(1, 31):
+        db.execute(
+            f"CREATE TABLE raw.s_{day} PARTITION OF raw.s_m"
+            f" FOR VALUES FROM ('2026-03-{day:02}') TO ('2026-03-{day + 1:02}')"
+            " WITH (autovacuum_enabled = off)"
+        )
+    db.execute(
+        "INSERT INTO raw.s SELECT generate_series(timestamptz '2026-03-01', '2026-03-30', '6h'), 1"
+    )
+    db.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    for _ in range(2):
+        db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, '2026-03-31 12:00Z')")
+    gone = one(db, "SELECT min(ts) FROM raw.s")
+    assert gone == one(db, "SELECT sealed_before FROM rollup_engine.retention")
+    db.execute("SELECT silver.set_retention('raw.s', NULL)")
+    roll_up(db, "raw.s", "new")
+    assert one(db, "SELECT sealed_before FROM silver.rollup_config") == gone
+
+
 def test_promise_g_a_longer_keep_and_a_view_hold_back_only_what_is_kept(
     days: psycopg.Connection,
 ) -> None:

@@ -338,7 +338,8 @@ AS $$
         FROM (
             SELECT range_agg(tstzrange(m.from_time, m.to_time)) AS ranges
             FROM rollup_engine.time_partitions(p_retention.relation) AS m
-            WHERE isfinite(m.from_time) AND isfinite(m.to_time)
+            WHERE m.is_leaf AND isfinite(m.from_time) AND isfinite(m.to_time)
+                AND NOT EXISTS (SELECT FROM pg_partitioned_table AS d WHERE d.partdefid = m.member)  -- within a month it has bounds as well
                 AND rollup_engine.partition_column(p_retention.relation) = rollup_engine.time_partition_column(p_retention.relation)
         ) AS kept
         CROSS JOIN LATERAL unnest(kept.ranges) AS r
