@@ -88,7 +88,7 @@ BEGIN
     FOR v_function IN
         SELECT oid FROM pg_proc
         WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole AND NOT prosecdef
-            AND prorettype <> 'trigger'::regtype AND proname !~ '^tail_[0-9]+$' AND NOT rollup_engine.is_for_all(proname) AND NOT has_function_privilege('${operator_role}', oid, 'EXECUTE')
+            AND prorettype <> 'trigger'::regtype AND proname !~ '^(tail|upsert)_[0-9]+$' AND NOT rollup_engine.is_for_all(proname) AND NOT has_function_privilege('${operator_role}', oid, 'EXECUTE')
     LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO "${operator_role}"', v_function);
     END LOOP;

@@ -169,7 +169,7 @@ AS $$
     FROM (
         SELECT format('%s_%s', kind, id) FROM rollup_engine.source, unnest('{capture,tail,tail_edges,log_row,note}'::text[]) AS k (kind)
         UNION ALL
-        SELECT format('%s_%s', kind, id) FROM silver.rollup_config, unnest('{live,live_group,plain}'::text[]) AS k (kind)
+        SELECT format('%s_%s', kind, id) FROM silver.rollup_config, unnest('{live,live_group,plain,upsert}'::text[]) AS k (kind)
     ) AS g (name) JOIN pg_proc AS p ON p.pronamespace = 'rollup_engine'::regnamespace AND p.proname = g.name
     UNION ALL
     SELECT format('GRANT SELECT ON %s TO %s', target_view, t.grantee)
