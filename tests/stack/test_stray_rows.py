@@ -252,6 +252,10 @@ def test_a_row_for_time_that_a_rollup_of_the_whole_has_sealed_stays(db: psycopg.
         db, "sealed_before = date_bin('1 hour', now() - interval '5 days', '2000-01-01')"
     )
     db.execute(
+        "INSERT INTO rollup_engine.retention (relation, keep, sealed_before)"
+        " SELECT 'raw.q', NULL, sealed_before FROM silver.rollup_config"
+    )
+    db.execute(
         "INSERT INTO raw.q SELECT 'a', now() - i * interval '3 days'"
         " FROM unnest('{1,3}'::integer[]) AS i"
     )
