@@ -84,11 +84,12 @@ BEGIN
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
     GRANT INSERT (rollup_id, metrics, expressions), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
 
-    -- A function with its caller's rights gives nobody any; it only lets the public ones work.
+    -- A function with its caller's rights gives nobody any; it only lets the public ones work. Those that are generated,
+    -- whose names end in the number of what they are for, have come with theirs.
     FOR v_function IN
         SELECT oid FROM pg_proc
         WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole AND NOT prosecdef
-            AND prorettype <> 'trigger'::regtype AND proname !~ '^(tail|upsert)_[0-9]+$' AND NOT rollup_engine.is_for_all(proname) AND NOT has_function_privilege('${operator_role}', oid, 'EXECUTE')
+            AND prorettype <> 'trigger'::regtype AND proname !~ '_[0-9]+$' AND NOT has_function_privilege('${operator_role}', oid, 'EXECUTE')
     LOOP
         EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO "${operator_role}"', v_function);
     END LOOP;
