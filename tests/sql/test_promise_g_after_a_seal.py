@@ -110,6 +110,23 @@ def test_promise_g_what_is_gone_at_a_seal_a_later_rollup_does_not_claim(
     assert sealed == one(days, "SELECT sealed_before FROM rollup_engine.retention")
 
 
+def test_promise_g_a_first_partition_without_a_beginning_is_whole(
+    days: psycopg.Connection,
+) -> None:
+    start = one(days, "SELECT quote_literal(date_trunc('day', now()) - interval '21 days')")
+    days.execute(
+        f"CREATE TABLE raw.s_all PARTITION OF raw.s FOR VALUES FROM (MINVALUE) TO ({start})"
+    )
+    days.execute("INSERT INTO raw.s VALUES (now() - interval '90 days', 1)")
+    days.execute("SELECT silver.set_retention('raw.s', '5 days')")
+    assert maintain(days) == ["sealed"]
+    days.execute("SELECT silver.set_retention('raw.s', NULL)")
+    roll_up(days, "raw.s", "new")
+    refresh_everything(days)
+    assert total(days, "gold.new") == total(days, "silver.new") == 81
+    assert one(days, "SELECT sealed_before IS NULL FROM silver.rollup_config")
+
+
 def test_promise_g_a_month_whose_days_are_gone_is_not_whole(db: psycopg.Connection) -> None:
     db.execute("SET timezone = 'UTC'")
     db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
@@ -191,6 +208,22 @@ def test_promise_g_a_rollup_that_is_kept_itself_leaves_its_source_alone(
     days.execute("CALL silver.run_rollups()")
     assert "dropped" in maintain(days, 3)
     assert one(days, "SELECT count(*) FROM raw.s") == 80
+
+
+def test_promise_g_a_rollup_that_is_kept_itself_keeps_what_a_view_has_yet_to_show(
+    days: psycopg.Connection,
+) -> None:
+    roll_up(days, "raw.s", "m")
+    days.execute("CALL silver.run_rollups()")
+    days.execute("SELECT silver.set_retention('m', '5 days')")
+    assert maintain(days) == ["sealed"]
+    view(days, "raw.seen", "SELECT bucket AS ts, row_count AS n FROM gold.m")
+    roll_up(days, "raw.seen", "w", f"{LOOK_BACK}'2 days'")
+    maintain(days)
+    days.execute("CALL silver.run_rollups()")
+    maintain(days, 3)
+    assert one(days, "SELECT sum(n_sum) FROM gold.w") == 80
+    assert total(days, "gold.m") < 25
 
 
 def test_promise_g_a_rollup_that_is_kept_itself_is_sealed_when_it_has_absorbed(

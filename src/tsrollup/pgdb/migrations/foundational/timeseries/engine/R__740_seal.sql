@@ -338,7 +338,7 @@ AS $$
         FROM (
             SELECT range_agg(tstzrange(m.from_time, m.to_time)) AS ranges
             FROM rollup_engine.time_partitions(p_retention.relation) AS m
-            WHERE m.is_leaf AND isfinite(m.from_time) AND isfinite(m.to_time)
+            WHERE m.is_leaf AND isfinite(m.to_time)
                 AND NOT EXISTS (SELECT FROM pg_partitioned_table AS d WHERE d.partdefid = m.member)  -- within a month it has bounds as well
                 AND rollup_engine.partition_column(p_retention.relation) = rollup_engine.time_partition_column(p_retention.relation)
         ) AS kept
@@ -356,7 +356,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.inherited_seal(p_rollup silver.rollup_c
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT greatest(p_rollup.sealed_before, (
-        SELECT rollup_engine.bucket_ceil(p_rollup, max(rollup_engine.whole_from(t)))
+        SELECT nullif(rollup_engine.bucket_ceil(p_rollup, max(rollup_engine.whole_from(t))), '-infinity')
         FROM rollup_engine.retention AS t WHERE rollup_engine.lies_in(p_rollup.source_table, t.relation) AND isfinite(t.sealed_before)))
 $$;
 COMMENT ON FUNCTION rollup_engine.inherited_seal(silver.rollup_config) IS 'Where a new rollup is sealed: the partitions of its source are gone there, or about to go.';

@@ -204,7 +204,10 @@ BEGIN
     IF rollup_engine.distribution_column(p_retention.relation) IS NULL THEN
         RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
     END IF;
-    v_border := (SELECT rollup_engine.bucket_start(r, v_border) FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
+    -- A rollup by a view that came after the seal has yet to absorb what lies there.
+    v_border := (
+        SELECT rollup_engine.bucket_start(r, least(v_border, rollup_engine.sealed_by_all(p_retention)))
+        FROM silver.rollup_config AS r WHERE r.target_table = p_retention.relation);
     IF v_border IS NOT NULL AND NOT p_retention.archive THEN
         PERFORM rollup_engine.set_refreshing(true);
         EXECUTE format('DELETE FROM %s WHERE bucket < $1', p_retention.relation) USING v_border;
