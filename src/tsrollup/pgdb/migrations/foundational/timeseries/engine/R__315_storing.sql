@@ -149,8 +149,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.upsert_function_sql(p_rollup silver.rol
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('CREATE OR REPLACE FUNCTION rollup_engine.upsert_%s(text, text, text) RETURNS text LANGUAGE sql IMMUTABLE RETURN %s',
-        p_rollup.id, rollup_engine.upsert_expression(p_rollup))
+    -- Not in SQL, whose functions are planned at each call.
+    SELECT format('CREATE OR REPLACE FUNCTION rollup_engine.upsert_%s(text, text, text) RETURNS text LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS %L',
+        p_rollup.id, format('BEGIN RETURN %s; END', rollup_engine.upsert_expression(p_rollup)))
 $$;
 COMMENT ON FUNCTION rollup_engine.upsert_function_sql(silver.rollup_config) IS 'Text of the function that says that expression: most of it stays the same from batch to batch.';
 
