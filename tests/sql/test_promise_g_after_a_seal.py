@@ -1,6 +1,7 @@
 """Promise g where something comes after time was sealed, or stays before it: rollups, a longer
 keep, late rows, views of other tables, a source made anew. And whose time a view shows."""
 
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -151,6 +152,80 @@ def test_promise_g_a_month_whose_days_are_gone_is_not_whole(db: psycopg.Connecti
     db.execute("SELECT silver.set_retention('raw.s', NULL)")
     roll_up(db, "raw.s", "new")
     assert one(db, "SELECT sealed_before FROM silver.rollup_config") == gone
+
+
+def test_promise_g_a_month_of_which_one_region_is_divided_by_days_is_not_whole(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("SET timezone = 'UTC'")
+    db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, r text) PARTITION BY RANGE (ts)")
+    db.execute(
+        "CREATE TABLE raw.s_m PARTITION OF raw.s"
+        " FOR VALUES FROM ('2026-03-01') TO ('2026-04-01') PARTITION BY LIST (r)"
+    )
+    db.execute("CREATE TABLE raw.s_b PARTITION OF raw.s_m FOR VALUES IN ('b')")
+    db.execute(
+        "CREATE TABLE raw.s_a PARTITION OF raw.s_m FOR VALUES IN ('a') PARTITION BY RANGE (ts)"
+    )
+    for day in range(1, 31):
+        db.execute(
+            f"CREATE TABLE raw.s_{day} PARTITION OF raw.s_a"
+            f" FOR VALUES FROM ('2026-03-{day:02}') TO ('2026-03-{day + 1:02}')"
+            " WITH (autovacuum_enabled = off)"
+        )
+    db.execute(
+        "INSERT INTO raw.s SELECT t, r FROM unnest('{a,b}'::text[]) AS r,"
+        " generate_series(timestamptz '2026-03-01', '2026-03-30', '6h') AS t"
+    )
+    db.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    for _ in range(2):
+        db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, '2026-03-31 12:00Z')")
+    gone = one(db, "SELECT min(ts) FROM raw.s WHERE r = 'a'")
+    assert gone == one(db, "SELECT sealed_before FROM rollup_engine.retention")
+    db.execute("SELECT silver.set_retention('raw.s', NULL)")
+    roll_up(db, "raw.s", "new")
+    assert one(db, "SELECT sealed_before FROM silver.rollup_config") == gone
+
+
+@pytest.mark.parametrize("when", ["before the seal", "after it"])
+def test_promise_g_a_row_that_maintenance_moves_is_not_late_again(
+    db: psycopg.Connection, when: str
+) -> None:
+    """The week is sealed further than its table: a day there gets its partition afterwards."""
+    db.execute("SET timezone = 'UTC'")
+    db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
+    db.execute("SELECT silver.partition_source('raw.s', '1 day')")
+    today = one(db, "SELECT now()::date")
+    thursday = today - timedelta(days=(today.weekday() - 3) % 7 + 14)
+    gap = thursday + timedelta(days=2)
+    db.execute(
+        "INSERT INTO raw.s SELECT t, 1 FROM generate_series(now() - interval '40 days', now(), '6h')"
+        f" AS t WHERE t::date <> '{gap}'"
+    )
+    for name, width in (("days", "1 day"), ("weeks", "7 days")):
+        db.execute(f"SELECT silver.create_rollup_table('raw.s', 'silver', '{name}', '{width}')")
+    while one(db, "SELECT count(*) FROM raw.s_default"):  # a run of maintenance moves some
+        maintain(db)
+    fill = f"INSERT INTO raw.s VALUES ('{gap} 12:00', 1)"
+    db.execute(f"SELECT silver.set_retention('raw.s', '{(today - thursday).days} days')")
+    if when == "before the seal":
+        db.execute(fill)
+    db.execute("CALL silver.run_rollups()")
+    maintain(db, 2)
+    assert one(db, "SELECT sealed_before::date FROM rollup_engine.retention") == thursday
+    if when == "after it":
+        db.execute(fill)
+    for _ in range(2):
+        maintain(db)
+        db.execute("CALL silver.run_rollups()")
+    assert one(db, f"SELECT tableoid::regclass::text FROM raw.s WHERE ts = '{gap} 12:00'") != (
+        "raw.s_default"
+    )
+    counted = db.execute("SELECT target_name, sealed_late_rows FROM silver.rollup_config")
+    assert dict(counted.fetchall()) == {
+        "silver.days": 0,
+        "silver.weeks": 1 if when == "after it" else 0,
+    }
 
 
 def test_promise_g_a_longer_keep_and_a_view_hold_back_only_what_is_kept(

@@ -75,16 +75,18 @@ $$;
 COMMENT ON FUNCTION rollup_engine.captured_key(rollup_engine.source, text) IS 'The key of a row that was touched, NULL in a row for one that cannot be told; NULL itself where none is captured.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_key_index(p_relation regclass, p_key name, p_time name) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT EXISTS (
+BEGIN
+    RETURN EXISTS (
         SELECT FROM pg_index AS i
         JOIN pg_class AS c ON c.oid = i.indexrelid
         JOIN pg_am AS m ON m.oid = c.relam AND m.amname = 'btree'
         JOIN pg_attribute AS k ON k.attrelid = i.indrelid AND k.attnum = i.indkey[0] AND k.attname = p_key
         JOIN pg_attribute AS t ON t.attrelid = i.indrelid AND t.attnum = i.indkey[1] AND t.attname = p_time
-        WHERE i.indrelid = p_relation AND i.indpred IS NULL AND i.indisvalid)
+        WHERE i.indrelid = p_relation AND i.indpred IS NULL AND i.indisvalid);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.has_key_index(regclass, name, name) IS 'Whether a btree of the table leads to the rows of a key in a range of time.';
 

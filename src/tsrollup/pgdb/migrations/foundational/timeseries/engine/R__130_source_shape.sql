@@ -11,13 +11,15 @@ SET LOCAL ROLE "${owner_role}";
 -- Columns by name and number -----------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.source_name(p_rollup silver.rollup_config, p_column name) RETURNS name
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT coalesce((
+BEGIN
+    RETURN coalesce((
         SELECT current_name FROM rollup_engine.source_column
         WHERE source_id = p_rollup.source_id AND column_name = p_column AND p_rollup.parent_id IS NULL
-            AND (p_rollup.row_sql -> 'expressions' -> p_column::text) IS NULL), p_column)
+            AND (p_rollup.row_sql -> 'expressions' -> p_column::text) IS NULL), p_column);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.source_name(silver.rollup_config, name) IS 'What a column that a rollup knows by this name is called in its source.';
 

@@ -7,6 +7,7 @@ SET LOCAL ROLE "${owner_role}";
 CREATE OR REPLACE FUNCTION rollup_engine.write_groups(p_rollup silver.rollup_config, p_keyed rollup_engine.keyed_range[], p_noted timestamptz) RETURNS tstzmultirange
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan  -- planning costs as much
 AS $$
 DECLARE
     v_cells constant silver.rollup_config := rollup_engine.cells_of(p_rollup);

@@ -63,11 +63,13 @@ $$;
 COMMENT ON FUNCTION rollup_engine.write_missing_tails() IS 'Has the capture functions of all sources find a tail: those of a new one, or of a release without.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.barred(p_source_id integer) RETURNS tstzmultirange
-    LANGUAGE sql
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- Volatile, for a snapshot newer than the claim.
-    SELECT coalesce((SELECT barred FROM rollup_engine.tail WHERE source_id = p_source_id), '{}')
+    RETURN coalesce((SELECT barred FROM rollup_engine.tail WHERE source_id = p_source_id), '{}');
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.barred(integer) IS 'Time that no rollup of a source may store for now.';
 

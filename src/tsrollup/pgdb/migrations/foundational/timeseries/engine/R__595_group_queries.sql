@@ -5,25 +5,29 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
 CREATE OR REPLACE FUNCTION rollup_engine.groups_sql(p_relation regclass, p_column name) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- The collation is one by which equal texts are the same; that of the column, for its index.
-    SELECT format('SELECT bucket AS tsrollup_bucket, next_bucket AS tsrollup_next, key::%s%s AS tsrollup_key FROM unnest($3, $4, $5) AS tsrollup_g (bucket, next_bucket, key)',
+    RETURN format('SELECT bucket AS tsrollup_bucket, next_bucket AS tsrollup_next, key::%s%s AS tsrollup_key FROM unnest($3, $4, $5) AS tsrollup_g (bucket, next_bucket, key)',
         CASE t.type WHEN 'varchar'::regtype THEN 'text'::regtype ELSE t.type END,
         CASE WHEN a.attcollation <> 0 THEN ' COLLATE ' || a.attcollation::regcollation ELSE '' END)
     FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS t (type)
-    WHERE a.attrelid = p_relation AND a.attname = p_column
+    WHERE a.attrelid = p_relation AND a.attname = p_column;
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.groups_sql(regclass, name) IS 'Query for the groups, their keys as values of the column.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.reads_groups_by_index(p_rollup silver.rollup_config) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
     -- The table of a rollup has its unique index.
-    SELECT p_rollup.parent_id IS NOT NULL
-        OR rollup_engine.has_key_index(p_rollup.source_table, rollup_engine.source_name(p_rollup, p_rollup.key_dimension), p_rollup.time_column)
+    RETURN p_rollup.parent_id IS NOT NULL
+        OR rollup_engine.has_key_index(p_rollup.source_table, rollup_engine.source_name(p_rollup, p_rollup.key_dimension), p_rollup.time_column);
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_groups_by_index(silver.rollup_config) IS 'Whether the rows of a group can be had without reading those of the others.';
 

@@ -27,6 +27,7 @@ COMMENT ON FUNCTION rollup_engine.claimed_groups(silver.rollup_config, rollup_en
 CREATE OR REPLACE FUNCTION rollup_engine.groups_to_do(p_rollup silver.rollup_config, p_groups rollup_engine.stale_range[]) RETURNS rollup_engine.stale_range[]
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan  -- planning costs as much
 AS $$
 DECLARE
     v_reach constant interval := CASE WHEN NOT rollup_engine.reads_groups_by_index(p_rollup) THEN p_rollup.current_window END;
@@ -82,6 +83,7 @@ COMMENT ON FUNCTION rollup_engine.recompute_groups(silver.rollup_config, rollup_
 CREATE OR REPLACE FUNCTION rollup_engine.refresh_groups(p_rollup silver.rollup_config, p_groups rollup_engine.stale_range[]) RETURNS rollup_engine.refresh_batch
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan  -- planning costs as much
 AS $$
 DECLARE
     v_groups constant rollup_engine.stale_range[] := rollup_engine.groups_to_do(p_rollup, p_groups);

@@ -45,13 +45,15 @@ COMMENT ON FUNCTION rollup_engine.traced_tables(integer[]) IS
 'The tables that what sources say rests on: the source itself (s) and its family (f), the tables of its rollups (t) and their partitions (p).';
 
 CREATE OR REPLACE FUNCTION rollup_engine.tables_locked() RETURNS oid[]
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT ARRAY(
+BEGIN
+    RETURN ARRAY(
         SELECT l.relation FROM pg_locks AS l
         JOIN pg_database AS d ON d.datname = current_database() AND d.oid = l.database
-        WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL AND l.pid IS DISTINCT FROM pg_backend_pid())
+        WHERE l.mode = 'AccessExclusiveLock' AND l.relation IS NOT NULL AND l.pid IS DISTINCT FROM pg_backend_pid());
+END
 $$;
 COMMENT ON FUNCTION rollup_engine.tables_locked() IS 'What other sessions have locked, or wait to lock, so that nobody reads it.';
 
