@@ -267,6 +267,31 @@ def test_promise_g_late_rows_of_what_no_rollup_is_sealed_for_hold_nothing_back(
     assert one(days, "SELECT count(*) FROM raw.s_default") == 1
 
 
+def test_promise_g_old_rows_of_a_part_get_a_partition_before_the_whole_is_sealed(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("SET timezone = 'UTC'")
+    db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, k text) PARTITION BY LIST (k)")
+    for k in "ab":
+        db.execute(
+            f"CREATE TABLE raw.s_{k} PARTITION OF raw.s FOR VALUES IN ('{k}')"
+            " PARTITION BY RANGE (ts)"
+        )
+        db.execute(f"SELECT silver.partition_source('raw.s_{k}', '1 day')")
+    roll_up(db, "raw.s", "m")
+    rows = "INSERT INTO raw.s SELECT now() - n * interval '6 hours', 'a' FROM generate_series"
+    db.execute(f"{rows} (0, 100) AS n")
+    while one(db, "SELECT count(*) FROM raw.s_a_default"):  # a run of maintenance moves some
+        maintain(db)
+    db.execute("SELECT silver.set_retention('raw.s', '20 days')")
+    db.execute(f"{rows} (200, 220) AS n")
+    for _ in range(8):
+        db.execute("CALL silver.run_rollups()")
+        maintain(db)
+    assert one(db, "SELECT min(ts) > now() - interval '22 days' FROM raw.s")
+    assert total(db, "gold.m") == 122
+
+
 def test_promise_g_a_rollup_that_is_kept_itself_leaves_its_source_alone(
     days: psycopg.Connection,
 ) -> None:

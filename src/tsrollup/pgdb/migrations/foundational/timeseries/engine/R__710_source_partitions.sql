@@ -159,7 +159,9 @@ BEGIN
         rollup_engine.partition_name(p_set.relation, p_from), rollup_engine.newest_partition(p_set.relation));
     IF v_has_rows THEN
         -- What came late is counted as long as its rows say who wrote them; moving them is no writing.
-        v_is_drained := (SELECT bool_and((rollup_engine.drain_step(id, NULL)).outcome = 'drained') FROM unnest(v_sources) AS id);
+        IF EXISTS (SELECT FROM silver.rollup_config WHERE source_id = ANY (v_sources) AND sealed_before > p_from) THEN
+            v_is_drained := (SELECT bool_and((rollup_engine.drain_step(id, NULL)).outcome = 'drained') FROM unnest(v_sources) AS id);
+        END IF;
         -- The delete is captured, and speaks for the insert as well: the same rows, the same times.
         EXECUTE rollup_engine.fill($sql$
             WITH moved AS (DELETE FROM {default} WHERE {within} RETURNING {columns})

@@ -77,15 +77,22 @@ CREATE OR REPLACE FUNCTION rollup_engine.strays_from(p_relation regclass) RETURN
     SET row_security = off
 AS $$
 DECLARE
-    v_set constant rollup_engine.partition_set := rollup_engine.followed_set(p_relation);
-    v_from timestamptz;
+    v_set rollup_engine.partition_set;
+    v_first timestamptz;
+    v_from timestamptz := 'infinity';
 BEGIN
-    IF v_set.is_source AND rollup_engine.stray_rows(v_set) IS NOT NULL AND rollup_engine.move_obstacle(p_relation) IS NULL THEN
-        EXECUTE format('SELECT min(%s) FROM %s', rollup_engine.control_time(v_set), rollup_engine.stray_rows(v_set)) INTO v_from;
-    END IF;
-    RETURN coalesce(v_from, 'infinity');
+    FOR v_set IN
+        SELECT f.* FROM rollup_engine.partition_set AS p CROSS JOIN LATERAL rollup_engine.followed_set(p.relation) AS f
+        WHERE p.is_source AND rollup_engine.lies_in(p.relation, p_relation)
+    LOOP
+        IF rollup_engine.stray_rows(v_set) IS NOT NULL AND rollup_engine.move_obstacle(v_set.relation) IS NULL THEN
+            EXECUTE format('SELECT min(%s) FROM %s', rollup_engine.control_time(v_set), rollup_engine.stray_rows(v_set)) INTO v_first;
+            v_from := least(v_from, v_first);
+        END IF;
+    END LOOP;
+    RETURN v_from;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.strays_from(regclass) IS 'The first time in a default partition that maintenance will still give a partition of its own.';
+COMMENT ON FUNCTION rollup_engine.strays_from(regclass) IS 'The first time in a default partition of a table, or of its parts, that maintenance will still give a partition of its own.';
 
 RESET ROLE;
