@@ -140,3 +140,12 @@ def test_a_dimension_called_as_the_live_view_calls_its_own_is_refused(
             [name],
         )
     assert refusal.value.sqlstate == "TR001"
+
+
+def test_a_column_is_found_as_the_hint_spells_it(db: psycopg.Connection) -> None:
+    db.execute('CREATE TABLE raw.m (ts timestamptz, "Dev Ice" text, v numeric)')
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour',"
+        " dimensions => ARRAY['\"Dev Ice\"'])"
+    )
+    assert db.execute("SELECT dimensions FROM silver.rollup_config").fetchone() == (["Dev Ice"],)

@@ -212,7 +212,7 @@ DECLARE
 BEGIN
     SELECT column_name INTO v_column
     FROM rollup_engine.row_columns(p_relation, p_row_sql)
-    WHERE column_name IN (p_column, lower(p_column))
+    WHERE p_column IN (column_name, quote_ident(column_name)) OR column_name = lower(p_column)
     ORDER BY column_name = p_column DESC
     LIMIT 1;
     IF v_column IS NULL THEN

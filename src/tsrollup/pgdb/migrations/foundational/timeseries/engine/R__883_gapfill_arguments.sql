@@ -74,7 +74,7 @@ DECLARE
 BEGIN
     SELECT c.column_name INTO v_name
     FROM rollup_engine.view_columns(p_rollup) AS c
-    WHERE c.column_name IN (p_name, lower(p_name)) ORDER BY c.column_name = p_name DESC LIMIT 1;
+    WHERE p_name IN (c.column_name, quote_ident(c.column_name)) OR c.column_name = lower(p_name) ORDER BY c.column_name = p_name DESC LIMIT 1;
     IF v_name IS NULL THEN
         SELECT format('did you mean %I? ', c.column_name) INTO v_near
         FROM rollup_engine.view_columns(p_rollup) AS c
