@@ -400,6 +400,55 @@ def test_promise_g_a_late_row_of_a_source_made_anew_costs_no_history(
     assert total(db, "gold.w") == total(db, "gold.wd") == 100
 
 
+@pytest.mark.parametrize("how", ["dropped", "swapped"])
+def test_promise_f_of_late_rows_in_a_source_made_anew_is_told(
+    days: psycopg.Connection, how: str
+) -> None:
+    roll_up(days, "raw.s", "m")
+    days.execute("CALL silver.run_rollups()")
+    days.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    assert maintain(days) == ["sealed"]
+    days.execute("CREATE TABLE raw.kept AS TABLE raw.s")
+    if how == "dropped":
+        days.execute("DROP TABLE raw.s CASCADE")
+    else:
+        days.execute("CREATE SCHEMA old; ALTER TABLE raw.s SET SCHEMA old")
+        for part in ["default", *range(23)]:
+            days.execute(f"ALTER TABLE raw.s_{part} SET SCHEMA old")
+    make_days(days, "raw.s")
+    days.execute("TRUNCATE raw.s; INSERT INTO raw.s TABLE raw.kept")
+    days.execute("INSERT INTO raw.s VALUES (now() - interval '15 days', 1)")
+    days.execute("GRANT SELECT ON raw.s TO tsrollup_owner")
+    if how == "swapped":
+        days.execute("DROP SCHEMA old CASCADE")
+    for _ in range(2):
+        days.execute("CALL silver.run_rollups()")
+    assert total(days, "gold.m") == 80
+    told = days.execute("SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'")
+    assert told.fetchall() == [
+        ("late rows were perhaps kept out of sealed time, not counted",),
+    ]
+
+
+def test_promise_f_who_stands_in_the_way_of_a_source_made_anew_is_told(
+    db: psycopg.Connection,
+) -> None:
+    make = "CREATE TABLE raw.s (ts timestamptz, v int); INSERT INTO raw.s VALUES (now(), 1)"
+    db.execute(make)
+    roll_up(db, "raw.s", "old")
+    db.execute("DROP TABLE raw.s CASCADE")
+    db.execute(make)
+    roll_up(db, "raw.s", "new")
+    db.execute("CALL silver.run_rollups()")
+    hint = "SELECT hint FROM silver.validate_rollup_config() WHERE target = 'silver.old'"
+    assert "raw.s has rollups of its own" in one(db, hint)
+    db.execute("SELECT silver.drop_rollup('new')")
+    for _ in range(2):
+        db.execute("CALL silver.run_rollups()")
+    assert one(db, hint) is None
+    assert total(db, "gold.old") == 1
+
+
 def test_promise_k_a_window_begins_where_it_does_whatever_the_time_zone(
     db: psycopg.Connection,
 ) -> None:

@@ -88,6 +88,10 @@ AS $$
             p_source.relation_name, coalesce(p_source.owner_name, '${owner_role}'))
         WHEN NOT has_table_privilege('${owner_role}', rollup_engine.relation_called(p_source.relation_name), 'SELECT')
         THEN format('GRANT SELECT ON %s TO %I: the next run takes it up again', p_source.relation_name, '${owner_role}')
+        WHEN EXISTS (SELECT FROM rollup_engine.source AS s WHERE (s.relation, s.time_column, s.change_tracking)
+            = (rollup_engine.relation_called(p_source.relation_name), p_source.time_column, p_source.change_tracking))
+        THEN format('the new %s has rollups of its own, made before a run took it up for those of the old one: drop either with silver.drop_rollup; where it is those of the new one, a run takes it up, and they can be made again',
+            p_source.relation_name)
         ELSE format('the next run takes up the new %s if it has the columns of the old one; or drop the rollups with silver.drop_rollup', p_source.relation_name)
     END
 $$;
@@ -210,7 +214,10 @@ BEGIN
     WHERE t.relation IN (v_source.relation, v_gone) AND (v_new IS NULL OR rollup_engine.partition_column(v_new) IS NOT NULL)
         AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = v_place);
     UPDATE silver.rollup_config SET source_table = v_place WHERE source_id = p_source_id AND parent_id IS NULL;
-    PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity') WHERE v_new IS NOT NULL;
+    IF v_new IS NOT NULL THEN
+        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, is_found) VALUES (p_source_id, '-infinity', 'infinity', false);
+        PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.relink_source(integer) IS 'Takes up a source that was dropped and is there again under its name, with its columns; all of it is stale. Until then a number that no table has stands for it.';
