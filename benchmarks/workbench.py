@@ -145,7 +145,10 @@ class Workbench:
     def refresh(self, name: str, until: datetime | None = None) -> None:
         """Store all buckets before `until`, else the end of the readings; each batch committed."""
         self.run_rollups(self.session, name, (until or self.end) + SETTLE)
-        failure = self.session.value("SELECT error_message FROM silver.error_log LIMIT 1")
+        failure = self.session.value(
+            "SELECT error_message FROM silver.error_log WHERE target_table = %s LIMIT 1",
+            f"silver.{name}",
+        )
         if failure:
             raise RuntimeError(failure)
 

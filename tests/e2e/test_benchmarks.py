@@ -48,7 +48,8 @@ def run_benchmarks(server: PostgresServer, names: Sequence[str]) -> list[dict[st
 @pytest.mark.long
 @pytest.mark.parametrize("half", [0, 1])
 def test_every_benchmark_runs_and_reads_what_is_right(server: PostgresServer, half: int) -> None:
-    names = list(BENCHMARKS)[half::2]
+    middle = len(BENCHMARKS) // 2  # what one leaves behind, the next finds
+    names = list(BENCHMARKS)[middle * half : middle * (half + 1) + half]
     results = run_benchmarks(server, names)
     assert {x["benchmark"] for x in results} == set(names)
     assert all(x["seconds"] for x in results if "note" not in x)
