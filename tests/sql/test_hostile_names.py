@@ -149,3 +149,24 @@ def test_a_column_is_found_as_the_hint_spells_it(db: psycopg.Connection) -> None
         " dimensions => ARRAY['\"Dev Ice\"'])"
     )
     assert db.execute("SELECT dimensions FROM silver.rollup_config").fetchone() == (["Dev Ice"],)
+
+
+def test_names_that_partitions_would_have_are_taken(db: psycopg.Connection) -> None:
+    """Of the default one, of one to come, and of the parts of one to come."""
+    db.execute("SET timezone = 'UTC'")
+    db.execute("CREATE TABLE raw.m (ts timestamptz, k text) PARTITION BY RANGE (ts)")
+    db.execute(
+        "CREATE TABLE raw.m_first PARTITION OF raw.m FOR VALUES FROM ('2026-01-01') TO"
+        " ('2026-01-02') PARTITION BY LIST (k)"
+    )
+    db.execute("CREATE TABLE raw.m_first_a PARTITION OF raw.m_first FOR VALUES IN ('a')")
+    day = db.execute("SELECT to_char(now(), 'YYYYMMDD')").fetchone()
+    assert day
+    db.execute("CREATE TABLE raw.m_default (kept int)")
+    db.execute(f"CREATE VIEW raw.m_p{day[0]}_000000 AS SELECT 1 AS kept")
+    db.execute(f"CREATE DOMAIN raw.m_p{day[0]}_000000_1_a AS text")
+    db.execute("SELECT silver.partition_source('raw.m', '1 day')")
+    db.execute("SELECT silver.set_retention('raw.m', '100 years')")
+    db.execute("INSERT INTO raw.m VALUES (now(), 'a'), (now() + interval '5 years', 'a')")
+    rows = db.execute("SELECT tableoid::regclass::text FROM raw.m ORDER BY ts").fetchall()
+    assert rows == [(f"raw.m_p{day[0]}_000000_1_a_1",), ("raw.m_default_1",)]

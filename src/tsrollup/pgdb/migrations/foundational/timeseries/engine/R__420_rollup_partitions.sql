@@ -9,21 +9,31 @@ SET LOCAL ROLE "${owner_role}";
 -- Those of 0.1.0 took a width.
 DROP FUNCTION IF EXISTS rollup_engine.partition_name(regclass, timestamptz, interval);
 DROP FUNCTION IF EXISTS rollup_engine.add_partition(regclass, timestamptz, timestamptz, interval);
-CREATE OR REPLACE FUNCTION rollup_engine.partition_name(p_table regclass, p_from timestamptz) RETURNS name
+CREATE OR REPLACE FUNCTION rollup_engine.free_name(p_beside regclass, p_name text, p_suffix text) RETURNS name
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_class pg_class;
-    v_suffix constant text := rollup_engine.partition_suffix(p_table, p_from);
+    v_schema constant oid := (SELECT relnamespace FROM pg_class WHERE oid = p_beside);
     v_name name;
 BEGIN
-    SELECT * INTO v_class FROM pg_class WHERE oid = p_table;
     FOR v_try IN 0..99 LOOP
-        v_name := rollup_engine.fit_name(v_class.relname, v_suffix || CASE v_try WHEN 0 THEN '' ELSE '_' || v_try END);
-        EXIT WHEN NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = v_class.relnamespace AND relname = v_name);
+        v_name := rollup_engine.fit_name(p_name, p_suffix || CASE v_try WHEN 0 THEN '' ELSE '_' || v_try END);
+        -- A table is a type as well.
+        EXIT WHEN NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = v_schema AND relname = v_name)
+            AND NOT EXISTS (SELECT FROM pg_type WHERE typnamespace = v_schema AND typname = v_name);
     END LOOP;
     RETURN v_name;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.free_name(regclass, text, text) IS 'name_suffix, for a partition in the schema of a table: with a number, where something else is called so.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partition_name(p_table regclass, p_from timestamptz) RETURNS name
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN rollup_engine.free_name(p_table, (SELECT relname FROM pg_class WHERE oid = p_table), rollup_engine.partition_suffix(p_table, p_from));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_name(regclass, timestamptz) IS 'A free name for a partition that begins at the time.';

@@ -115,15 +115,15 @@ BEGIN
     PERFORM rollup_engine.share_owner(p_relation, v_name::regclass);
     IF v_divided THEN
         FOR v_part IN
-            SELECT c.oid::regclass AS id, pg_get_expr(c.relpartbound, c.oid) AS bound, rollup_engine.fit_name(p_name,
-                CASE WHEN starts_with(c.relname, s.relname || '_') THEN substr(c.relname, length(s.relname) + 2) ELSE c.relname END) AS name
+            SELECT c.oid::regclass AS id, pg_get_expr(c.relpartbound, c.oid) AS bound,
+                CASE WHEN starts_with(c.relname, s.relname || '_') THEN substr(c.relname, length(s.relname) + 2) ELSE c.relname END AS suffix
             FROM pg_inherits AS i
             JOIN pg_class AS c ON c.oid = i.inhrelid
             JOIN pg_class AS s ON s.oid = i.inhparent
             WHERE i.inhparent = p_sibling AND NOT i.inhdetachpending
         LOOP
             EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s %s', v_name,
-                rollup_engine.create_like_source(p_relation, v_part.name, v_part.id), v_part.bound);
+                rollup_engine.create_like_source(p_relation, rollup_engine.free_name(p_relation, p_name, v_part.suffix), v_part.id), v_part.bound);
         END LOOP;
     ELSE
         PERFORM rollup_engine.apply_template(p_relation, v_schema, p_name);
@@ -196,7 +196,7 @@ BEGIN
         RETURN;
     END IF;
     v_partition := rollup_engine.create_like_source(p_relation,
-        rollup_engine.fit_name((SELECT relname FROM pg_class WHERE oid = p_relation)::text, 'default'));
+        rollup_engine.free_name(p_relation, (SELECT relname FROM pg_class WHERE oid = p_relation), 'default'));
     PERFORM rollup_engine.change_table('ALTER TABLE', p_relation, format('ATTACH PARTITION %s DEFAULT', v_partition));
     PERFORM rollup_engine.share_identity(p_relation, v_partition);
     PERFORM rollup_engine.watch_partition(p_relation, v_partition);
