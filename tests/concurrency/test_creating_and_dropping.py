@@ -1,5 +1,6 @@
 """Rollups are created, dropped and extended while others do the same, refresh, read or write."""
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -248,3 +249,22 @@ def test_triggers_are_created_from_the_top(db: psycopg.Connection, connect: Conn
     create.result()
     refresh_everything(db)
     assert_settled(db, "t_1h")
+
+
+def test_a_drop_says_whom_it_waits_for(db: psycopg.Connection, connect: Connect) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz)")
+    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
+    told: list[str] = []
+    dropping = connect()
+    dropping.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+    other = connect(autocommit=False)
+    other.execute("SELECT silver.pause_rollup('t_1h')")
+    drop = Background(dropping, "SELECT silver.drop_rollup('t_1h')")
+    while not told:
+        time.sleep(0.05)
+    other.rollback()
+    drop.result()
+    assert told == [
+        "waiting: for a transaction that runs or changes rollups,"
+        f" of the sessions {other.info.backend_pid}"
+    ]

@@ -199,8 +199,9 @@ def test_promise_g_a_row_that_maintenance_moves_is_not_late_again(
     thursday = today - timedelta(days=(today.weekday() - 3) % 7 + 14)
     gap = thursday + timedelta(days=2)
     db.execute(
-        "INSERT INTO raw.s SELECT t, 1 FROM generate_series(now() - interval '40 days', now(), '6h')"
-        f" AS t WHERE t::date <> '{gap}'"
+        "INSERT INTO raw.s SELECT t, 1"
+        " FROM generate_series(now() - interval '40 days', now(), '6h') AS t"
+        f" WHERE t::date <> '{gap}'"
     )
     for name, width in (("days", "1 day"), ("weeks", "7 days")):
         db.execute(f"SELECT silver.create_rollup_table('raw.s', 'silver', '{name}', '{width}')")

@@ -13,6 +13,7 @@ AS $$
 DECLARE
     v_until constant timestamptz := clock_timestamp() + p_wait;
     v_is_first boolean := true;
+    v_hint text;
 BEGIN
     LOOP
         BEGIN
@@ -22,7 +23,9 @@ BEGIN
             IF clock_timestamp() > v_until THEN
                 RAISE;
             ELSIF v_is_first THEN
-                RAISE NOTICE 'waiting: %', SQLERRM;
+                GET STACKED DIAGNOSTICS v_hint = PG_EXCEPTION_HINT;  -- the server's own words have none
+                RAISE NOTICE 'waiting: %', coalesce(CASE v_hint WHEN '' THEN
+                    'for a transaction that runs or changes rollups, of the sessions ' || rollup_engine.lock_holders('silver.rollup_config') END, SQLERRM);
             END IF;
             v_is_first := false;
         END;

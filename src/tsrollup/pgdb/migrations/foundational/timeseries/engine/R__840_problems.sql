@@ -189,7 +189,7 @@ AS $$
             format('undo the change of the source, or of what the expression uses, and SELECT silver.rebuild_rollup(%1$L); or take the expression out: SELECT silver.drop_rollup_metric(%1$L, ...); a rollup by it must be created anew', p_rollup.target_table))
     WHERE p_rollup.row_sql ? 'problem'
     UNION ALL
-    SELECT coalesce(c.problem, format('its query fails: %s', q.problem)), coalesce(c.hint, 'undo the change of the source''s columns or rights, or drop the rollup and create it anew')
+    SELECT coalesce(c.problem, format('its query fails: %s', q.problem)), coalesce(c.hint, 'undo the change of the source''s columns or rights, or of those of the rollup''s table, or drop the rollup and create it anew')
     FROM rollup_engine.query_problem(p_rollup.id) AS q (problem)
     LEFT JOIN LATERAL (SELECT * FROM rollup_engine.closed_parts(p_rollup) LIMIT 1) AS c ON true
     WHERE q.problem IS NOT NULL AND rollup_engine.is_relation(p_rollup.source_table)
