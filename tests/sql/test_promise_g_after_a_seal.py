@@ -69,6 +69,33 @@ def total(db: psycopg.Connection[Any], relation: str) -> int:
     return int(one(db, f"SELECT coalesce(sum(row_count), 0) FROM {relation}"))
 
 
+def test_promise_g_a_row_that_is_moved_is_not_late_again_by_another_time(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("SET timezone = 'UTC'")
+    db.execute(
+        "CREATE TABLE raw.s (ts timestamptz NOT NULL, seen timestamptz NOT NULL)"
+        " PARTITION BY RANGE (ts)"
+    )
+    db.execute("SELECT silver.partition_source('raw.s', '1 day')")
+    db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 'm', '1 day', 'seen')")
+    db.execute(
+        "INSERT INTO raw.s SELECT t, t FROM generate_series(now() - interval '40 days', now(),"
+        " '6h') AS t"
+    )
+    while one(db, "SELECT count(*) FROM raw.s_default"):
+        maintain(db)
+    db.execute("CALL silver.run_rollups()")
+    db.execute("SELECT silver.set_retention('m', '20 days')")
+    assert "sealed" in maintain(db, 2)
+    db.execute("INSERT INTO raw.s VALUES (now() + interval '90 days', now() - interval '30 days')")
+    db.execute("CALL silver.run_rollups()")
+    while one(db, "SELECT count(*) FROM raw.s_default"):
+        maintain(db)
+    db.execute("CALL silver.run_rollups()")
+    assert one(db, "SELECT sealed_late_rows FROM silver.rollup_config") == 1
+
+
 @pytest.mark.parametrize("keep", ["NULL", "'15 days'"])
 def test_promise_g_a_rollup_that_comes_after_a_seal_holds_what_is_still_kept(
     days: psycopg.Connection, keep: str
@@ -185,6 +212,35 @@ def test_promise_g_a_month_of_which_one_region_is_divided_by_days_is_not_whole(
     db.execute("SELECT silver.set_retention('raw.s', NULL)")
     roll_up(db, "raw.s", "new")
     assert one(db, "SELECT sealed_before FROM silver.rollup_config") == gone
+
+
+def test_promise_g_a_day_of_which_one_region_stays_is_not_whole(db: psycopg.Connection) -> None:
+    db.execute("SET timezone = 'UTC'")
+    db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, r text) PARTITION BY RANGE (ts)")
+    for day in range(1, 31):
+        db.execute(
+            f"CREATE TABLE raw.s_{day} PARTITION OF raw.s FOR VALUES FROM ('2026-03-{day:02}')"
+            f" TO ('2026-03-{day + 1:02}') PARTITION BY LIST (r)"
+        )
+        for r in "ab":
+            db.execute(
+                f"CREATE TABLE raw.s_{day}{r} PARTITION OF raw.s_{day} FOR VALUES IN ('{r}')"
+                " WITH (autovacuum_enabled = off)"
+            )
+        db.execute(f"CREATE VIEW raw.v_{day} AS TABLE raw.s_{day}b")
+    db.execute(
+        "INSERT INTO raw.s SELECT t, r FROM unnest('{a,b}'::text[]) AS r,"
+        " generate_series(timestamptz '2026-03-01', '2026-03-30', '6h') AS t"
+    )
+    db.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    for _ in range(2):
+        db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, '2026-03-31 12:00Z')")
+    assert one(db, "SELECT min(ts) FROM raw.s WHERE r = 'a'") > one(db, "SELECT min(ts) FROM raw.s")
+    db.execute("SELECT silver.set_retention('raw.s', NULL)")
+    roll_up(db, "raw.s", "new")
+    assert one(db, "SELECT sealed_before FROM silver.rollup_config") == one(
+        db, "SELECT sealed_before FROM rollup_engine.retention"
+    )
 
 
 @pytest.mark.parametrize("when", ["before the seal", "after it"])

@@ -58,6 +58,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.rollups_to_refresh(p_target text, p_as_
     SET search_path = pg_catalog, pg_temp
     SET jit = off  -- many functions, few rows
     SET plan_cache_mode = force_generic_plan  -- planning costs as much
+    SET enable_seqscan = off  -- of each rollup
 AS $$
 DECLARE
     v_ids constant integer[] := ARRAY(SELECT r.id FROM rollup_engine.run_order(p_target) AS r);

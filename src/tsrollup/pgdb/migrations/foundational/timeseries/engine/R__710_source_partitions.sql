@@ -159,7 +159,10 @@ BEGIN
         rollup_engine.partition_name(p_set.relation, p_from), rollup_engine.newest_partition(p_set.relation));
     IF v_has_rows THEN
         -- What came late is counted as long as its rows say who wrote them; moving them is no writing.
-        IF EXISTS (SELECT FROM silver.rollup_config WHERE source_id = ANY (v_sources) AND sealed_before > p_from) THEN
+        IF EXISTS (
+            SELECT FROM silver.rollup_config
+            WHERE source_id = ANY (v_sources) AND sealed_before > CASE WHEN time_column = p_set.control THEN p_from ELSE '-infinity' END)
+        THEN
             v_is_drained := (SELECT bool_and((rollup_engine.drain_step(id, NULL)).outcome = 'drained') FROM unnest(v_sources) AS id);
         END IF;
         -- The delete is captured, and speaks for the insert as well: the same rows, the same times.

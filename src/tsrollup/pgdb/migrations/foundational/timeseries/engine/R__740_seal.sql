@@ -341,10 +341,12 @@ AS $$
             WHERE m.is_leaf AND isfinite(m.to_time)
                 AND NOT EXISTS (SELECT FROM pg_partitioned_table AS d WHERE d.partdefid = m.member)  -- within a month it has bounds as well
                 AND rollup_engine.partition_column(p_retention.relation) = rollup_engine.time_partition_column(p_retention.relation)
-                AND NOT EXISTS (  -- of days of one region, others need not be there
+                AND NOT EXISTS (  -- regions of a day go by themselves, where one of them stays, and days of a region
                     SELECT FROM pg_partition_tree(p_retention.relation) AS t
-                    WHERE t.level > 0 AND rollup_engine.partition_column(t.relid) = rollup_engine.partition_column(p_retention.relation)
-                        AND rollup_engine.partition_column(t.parentrelid) IS DISTINCT FROM rollup_engine.partition_column(t.relid))
+                    JOIN pg_partitioned_table AS d ON d.partrelid = t.relid
+                    CROSS JOIN LATERAL rollup_engine.partition_column(p_retention.relation) AS k (key)
+                    WHERE CASE WHEN rollup_engine.partition_column(t.relid) = k.key
+                        THEN t.level > 0 AND rollup_engine.partition_column(t.parentrelid) IS DISTINCT FROM k.key ELSE d.partstrat <> 'h' END)
         ) AS kept
         CROSS JOIN LATERAL unnest(kept.ranges) AS r
         WHERE r @> p_retention.sealed_before - interval '1 microsecond'
