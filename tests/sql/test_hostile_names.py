@@ -160,6 +160,7 @@ def test_names_that_partitions_would_have_are_taken(db: psycopg.Connection) -> N
         " ('2026-01-02') PARTITION BY LIST (k)"
     )
     db.execute("CREATE TABLE raw.m_first_a PARTITION OF raw.m_first FOR VALUES IN ('a')")
+    db.execute(f"CREATE TABLE raw.{'x' * 63} PARTITION OF raw.m_first FOR VALUES IN ('b')")
     day = db.execute("SELECT to_char(now(), 'YYYYMMDD')").fetchone()
     assert day
     db.execute("CREATE TABLE raw.m_default (kept int)")
@@ -170,3 +171,6 @@ def test_names_that_partitions_would_have_are_taken(db: psycopg.Connection) -> N
     db.execute("INSERT INTO raw.m VALUES (now(), 'a'), (now() + interval '5 years', 'a')")
     rows = db.execute("SELECT tableoid::regclass::text FROM raw.m ORDER BY ts").fetchall()
     assert rows == [(f"raw.m_p{day[0]}_000000_1_a_1",), ("raw.m_default_1",)]
+    db.execute("INSERT INTO raw.m VALUES (now(), 'b')")
+    row = db.execute("SELECT tableoid::regclass::text FROM raw.m WHERE k = 'b'").fetchone()
+    assert row and row[0].startswith(f"raw.m_p{day[0]}_000000_1_")

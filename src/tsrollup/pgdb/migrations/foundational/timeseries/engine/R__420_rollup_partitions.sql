@@ -15,10 +15,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.free_name(p_beside regclass, p_name tex
 AS $$
 DECLARE
     v_schema constant oid := (SELECT relnamespace FROM pg_class WHERE oid = p_beside);
+    v_suffix constant text := CASE WHEN octet_length(p_suffix) > 40 THEN left(md5(p_suffix), 6) ELSE p_suffix END;
     v_name name;
 BEGIN
     FOR v_try IN 0..99 LOOP
-        v_name := rollup_engine.fit_name(p_name, p_suffix || CASE v_try WHEN 0 THEN '' ELSE '_' || v_try END);
+        v_name := rollup_engine.fit_name(p_name, v_suffix || CASE v_try WHEN 0 THEN '' ELSE '_' || v_try END);
         -- A table is a type as well.
         EXIT WHEN NOT EXISTS (SELECT FROM pg_class WHERE relnamespace = v_schema AND relname = v_name)
             AND NOT EXISTS (SELECT FROM pg_type WHERE typnamespace = v_schema AND typname = v_name);
