@@ -69,6 +69,21 @@ def test_promise_h_who_locks_one_source_stops_no_other(
     assert two_sources.execute("SELECT error_message FROM silver.error_log").fetchall() == []
 
 
+def test_promise_h_a_run_does_not_spend_its_time_on_a_transaction_that_is_left_open(
+    two_sources: psycopg.Connection, connect: Connect
+) -> None:
+    changing = connect(autocommit=False)
+    changing.execute("SELECT silver.alter_rollup('p_1h', new_name => 'p_hours')")
+    said: list[str] = []
+    two_sources.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+    two_sources.execute("CALL silver.run_rollups(time_budget => '10 minutes')")
+    assert any(f"it is session {changing.info.backend_pid}" in message for message in said), said
+    assert_settled(two_sources, "t_1h", "t_1d")
+    changing.rollback()
+    refresh_everything(two_sources)
+    assert_settled(two_sources, "p_1h", "t_1h", "t_1d")
+
+
 def test_promise_h_a_failure_that_cannot_be_counted_stops_nothing(
     two_sources: psycopg.Connection, connect: Connect
 ) -> None:

@@ -173,4 +173,5 @@ def test_names_that_partitions_would_have_are_taken(db: psycopg.Connection) -> N
     assert rows == [(f"raw.m_p{day[0]}_000000_1_a_1",), ("raw.m_default_1",)]
     db.execute("INSERT INTO raw.m VALUES (now(), 'b')")
     row = db.execute("SELECT tableoid::regclass::text FROM raw.m WHERE k = 'b'").fetchone()
-    assert row and row[0].startswith(f"raw.m_p{day[0]}_000000_1_")
+    assert row
+    assert row[0].startswith(f"raw.m_p{day[0]}_000000_1_")

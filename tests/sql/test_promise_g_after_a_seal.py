@@ -50,10 +50,12 @@ def view(db: psycopg.Connection[Any], name: str, query: str) -> None:
     db.execute(f"GRANT SELECT ON {name} TO tsrollup_owner")
 
 
-def maintain(db: psycopg.Connection[Any], times: int = 1) -> list[str]:
+def maintain(db: psycopg.Connection[Any], times: int = 1, table: str = "") -> list[str]:
     done = []
     for _ in range(times):
-        rows = db.execute("SELECT action, detail FROM silver.maintain_timeseries_tables()")
+        rows = db.execute(
+            f"SELECT action, detail FROM silver.maintain_timeseries_tables({table})".encode()
+        )
         done += [row for row in rows.fetchall() if row[0] in ("sealed", "dropped", "failed")]
     assert not [row for row in done if row[0] == "failed"], done
     return [action for action, _ in done]
@@ -324,8 +326,9 @@ def test_promise_g_late_rows_of_what_no_rollup_is_sealed_for_hold_nothing_back(
     assert one(days, "SELECT count(*) FROM raw.s_default") == 1
 
 
+@pytest.mark.parametrize("table", ["", "'raw.s'"])
 def test_promise_g_old_rows_of_a_part_get_a_partition_before_the_whole_is_sealed(
-    db: psycopg.Connection,
+    db: psycopg.Connection, table: str
 ) -> None:
     db.execute("SET timezone = 'UTC'")
     db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, k text) PARTITION BY LIST (k)")
@@ -344,7 +347,7 @@ def test_promise_g_old_rows_of_a_part_get_a_partition_before_the_whole_is_sealed
     db.execute(f"{rows} (200, 220) AS n")
     for _ in range(8):
         db.execute("CALL silver.run_rollups()")
-        maintain(db)
+        maintain(db, table=table)
     assert one(db, "SELECT min(ts) > now() - interval '22 days' FROM raw.s")
     assert total(db, "gold.m") == 122
 

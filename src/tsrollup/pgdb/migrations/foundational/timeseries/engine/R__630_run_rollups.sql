@@ -31,6 +31,7 @@ DECLARE
     v_tried pg_catalog.timestamptz[];
     v_id integer;
     v_progress boolean := true;
+    v_waits integer := 0;
     v_is_first boolean := true;
     v_undrained rollup_engine.undrained[] := '{}';
     v_windows integer[];
@@ -53,9 +54,11 @@ BEGIN
     IF rollup_engine.must_rest() THEN
         RETURN;
     END IF;
-    WHILE (v_progress OR v_undrained[1].outcome = 'busy') AND clock_timestamp() < v_deadline LOOP
+    -- Whoever holds a source is about to be done, or is none who runs: a transaction left open, or prepared.
+    WHILE (v_progress OR v_undrained[1].outcome = 'busy' AND v_waits < 50) AND clock_timestamp() < v_deadline LOOP
+        v_waits := CASE WHEN v_progress THEN 0 ELSE v_waits + 1 END;
         IF NOT v_progress THEN
-            PERFORM pg_sleep(0.2);  -- whoever holds the source is about to be done
+            PERFORM pg_sleep(0.2);
             COMMIT;
             SET TRANSACTION ISOLATION LEVEL READ COMMITTED;
             PERFORM pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true), pg_catalog.set_config('synchronous_commit', 'off', true);

@@ -175,7 +175,7 @@ DECLARE
     v_set rollup_engine.partition_set;
     v_owner text;
 BEGIN
-    FOR v_set IN SELECT s.* FROM rollup_engine.source_sets() AS s WHERE p_relation IS NULL OR s.relation = p_relation LOOP
+    FOR v_set IN SELECT s.* FROM rollup_engine.source_sets() AS s WHERE p_relation IS NULL OR rollup_engine.lies_in(s.relation, p_relation) LOOP
         v_owner := rollup_engine.foreign_owner(v_set.relation);
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_steps, p_now);
