@@ -1,6 +1,7 @@
 """Promise g where something comes after time was sealed, or stays before it: rollups, a longer
 keep, late rows, views of other tables, a source made anew. And whose time a view shows."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -98,6 +99,27 @@ def test_promise_g_a_row_that_is_moved_is_not_late_again_by_another_time(
     assert one(db, "SELECT sealed_late_rows FROM silver.rollup_config") == 1
 
 
+def test_promise_g_a_late_row_is_moved_when_it_is_counted(
+    days: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    """Not while somebody else holds its source, so that it cannot be counted."""
+    days.execute("SELECT silver.partition_source('raw.s', '1 day')")
+    roll_up(days, "raw.s", "m")
+    days.execute("CALL silver.run_rollups()")
+    days.execute("SELECT silver.set_retention('m', '10 days')")
+    assert "sealed" in maintain(days, 2)
+    holding = connect(autocommit=False)
+    holding.execute("SELECT rollup_engine.try_lock_source(id) FROM rollup_engine.source")
+    days.execute("INSERT INTO raw.s SELECT now() - interval '40 days', 1")
+    maintain(days)
+    assert one(days, "SELECT count(*) FROM raw.s_default") == 1
+    holding.rollback()
+    maintain(days)
+    assert one(days, "SELECT count(*) FROM raw.s_default") == 0
+    days.execute("CALL silver.run_rollups()")
+    assert one(days, "SELECT sealed_late_rows FROM silver.rollup_config") == 1
+
+
 @pytest.mark.parametrize("keep", ["NULL", "'15 days'"])
 def test_promise_g_a_rollup_that_comes_after_a_seal_holds_what_is_still_kept(
     days: psycopg.Connection, keep: str
@@ -155,6 +177,9 @@ def test_promise_g_a_first_partition_without_a_beginning_is_whole(
     refresh_everything(days)
     assert total(days, "gold.new") == total(days, "silver.new") == 81
     assert one(days, "SELECT sealed_before IS NULL FROM silver.rollup_config")
+    days.execute("SELECT silver.set_retention('raw.s', '5 days')")
+    assert "dropped" in maintain(days, 3)
+    assert total(days, "gold.new") == 81
 
 
 def test_promise_g_a_month_whose_days_are_gone_is_not_whole(db: psycopg.Connection) -> None:

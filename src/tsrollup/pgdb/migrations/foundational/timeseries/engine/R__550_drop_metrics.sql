@@ -29,7 +29,7 @@ BEGIN
         -- By the name that the column has now, or had when they were added.
         SELECT array_agg(k.key) INTO v_columns
         FROM unnest(ARRAY[v_entry.key, lower(v_entry.key)]) WITH ORDINALITY AS asked (name, place)
-        JOIN jsonb_object_keys(v_left) AS k (key) ON asked.name IN (k.key, rollup_engine.source_name(p_rollup, k.key::name))
+        JOIN jsonb_object_keys(v_left) AS k (key) ON asked.name IN (k.key, quote_ident(k.key), rollup_engine.source_name(p_rollup, k.key::name))
         GROUP BY asked.place ORDER BY asked.place LIMIT 1;
         IF v_columns IS NULL AND p_rollup.expressions ? v_entry.key AND v_entry.key <> ALL (p_rollup.dimensions) THEN
             CONTINUE;  -- which nothing is made of

@@ -146,32 +146,32 @@ DECLARE
         SELECT id FROM rollup_engine.source
         WHERE relation IN (SELECT relid FROM pg_partition_ancestors(p_set.relation) UNION ALL SELECT rollup_engine.partition_tree(p_set.relation)));
     v_has_rows boolean := false;
-    v_is_drained boolean;
+    v_is_sealed boolean := false;
     v_partition regclass;
 BEGIN
     IF v_marks ->> 'default' IS NOT NULL THEN
         EXECUTE rollup_engine.fill('SELECT EXISTS (SELECT 1 FROM {default} WHERE {within})', v_marks) INTO v_has_rows;
-        IF v_has_rows AND (rollup_engine.move_obstacle(p_set.relation) IS NOT NULL OR NOT rollup_engine.may_move(p_set, p_snapshots)) THEN
+        -- What came late is counted as long as its rows say who wrote them; moving them is no writing.
+        v_is_sealed := v_has_rows AND EXISTS (
+            SELECT FROM silver.rollup_config
+            WHERE source_id = ANY (v_sources) AND sealed_before > CASE WHEN time_column = p_set.control THEN p_from ELSE '-infinity' END);
+        IF v_has_rows AND (rollup_engine.move_obstacle(p_set.relation) IS NOT NULL
+            OR v_is_sealed AND (SELECT bool_or((rollup_engine.drain_step(id, NULL)).outcome <> 'drained') FROM unnest(v_sources) AS id)
+            OR NOT rollup_engine.may_move(p_set, p_snapshots))
+        THEN
             RETURN NULL;
         END IF;
     END IF;
     v_partition := rollup_engine.create_like_source(p_set.relation,
         rollup_engine.partition_name(p_set.relation, p_from), rollup_engine.newest_partition(p_set.relation));
     IF v_has_rows THEN
-        -- What came late is counted as long as its rows say who wrote them; moving them is no writing.
-        IF EXISTS (
-            SELECT FROM silver.rollup_config
-            WHERE source_id = ANY (v_sources) AND sealed_before > CASE WHEN time_column = p_set.control THEN p_from ELSE '-infinity' END)
-        THEN
-            v_is_drained := (SELECT bool_and((rollup_engine.drain_step(id, NULL)).outcome = 'drained') FROM unnest(v_sources) AS id);
-        END IF;
         -- The delete is captured, and speaks for the insert as well: the same rows, the same times.
         EXECUTE rollup_engine.fill($sql$
             WITH moved AS (DELETE FROM {default} WHERE {within} RETURNING {columns})
             INSERT INTO {partition} ({columns}) SELECT {columns} FROM moved
             $sql$, v_marks || jsonb_build_object('partition', v_partition));
         UPDATE rollup_engine.change_log SET is_found = true
-        WHERE v_is_drained AND source_id = ANY (v_sources) AND writer = pg_current_xact_id() AND noted_at = statement_timestamp();
+        WHERE v_is_sealed AND source_id = ANY (v_sources) AND writer = pg_current_xact_id() AND noted_at = statement_timestamp();
     END IF;
     PERFORM rollup_engine.change_table('ALTER TABLE', p_set.relation, format('ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)', v_partition,
         rollup_engine.bound_literal(p_set, p_from), rollup_engine.bound_literal(p_set, p_to)));
