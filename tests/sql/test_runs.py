@@ -259,3 +259,21 @@ def test_a_budget_that_is_spent_before_anything_is_done(db: psycopg.Connection) 
     assert db.execute("SELECT FROM silver.refresh_log").fetchall() == []
     refresh_everything(db)
     assert_settled(db, "t_1h")
+
+
+def test_rows_of_a_source_are_estimated_again_while_batches_follow_each_other(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz)")
+    db.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour')")
+    db.execute(
+        "INSERT INTO raw.t SELECT now() - n * interval '1 hour' FROM generate_series(1, 50) n"
+    )
+    db.execute("ANALYZE raw.t")
+    # As if the batch before this one was a moment ago, in the interval of ten seconds before.
+    db.execute(
+        "UPDATE silver.rollup_config"
+        " SET last_success_at = date_bin('10 seconds', now(), 'epoch') - interval '1 microsecond'"
+    )
+    db.execute("CALL silver.run_rollups()")
+    assert db.execute("SELECT source_rows FROM silver.rollup_config").fetchone() == (50,)

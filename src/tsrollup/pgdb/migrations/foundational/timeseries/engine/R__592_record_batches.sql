@@ -39,7 +39,8 @@ BEGIN
         last_success_at = clock_timestamp(),
         current_window = rollup_engine.adapted_window(r, p_batch, clock_timestamp() - p_started),
         rows_per_second = p_batch.rows_written / greatest(extract(epoch FROM clock_timestamp() - p_started), 0.001),
-        source_rows = CASE WHEN last_success_at > clock_timestamp() - interval '10 seconds' THEN source_rows ELSE rollup_engine.estimated_rows(r.source_table) END,
+        source_rows = CASE WHEN date_bin('10 seconds', last_success_at, 'epoch') = date_bin('10 seconds', clock_timestamp(), 'epoch') THEN source_rows
+            ELSE rollup_engine.estimated_rows(r.source_table) END,
         retry_count = 0,
         next_retry_at = NULL,
         parked_at = NULL
