@@ -177,9 +177,6 @@ def test_promise_g_a_first_partition_without_a_beginning_is_whole(
     refresh_everything(days)
     assert total(days, "gold.new") == total(days, "silver.new") == 81
     assert one(days, "SELECT sealed_before IS NULL FROM silver.rollup_config")
-    days.execute("SELECT silver.set_retention('raw.s', '5 days')")
-    assert "dropped" in maintain(days, 3)
-    assert total(days, "gold.new") == 81
 
 
 def test_promise_g_a_month_whose_days_are_gone_is_not_whole(db: psycopg.Connection) -> None:

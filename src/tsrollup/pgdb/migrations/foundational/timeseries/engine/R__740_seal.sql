@@ -189,8 +189,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.sealed_by_all(p_retention rollup_engine
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- One that came while it was sealed, and knows of none, is sealed with the next border; by a view, first as far as the others.
     SELECT least(p_retention.sealed_before, (
-        SELECT min(coalesce(r.sealed_before, '-infinity'))
+        SELECT min(coalesce(r.sealed_before, CASE WHEN NOT rollup_engine.lies_in(r.source_table, p_retention.relation) THEN timestamptz '-infinity' END))
         FROM rollup_engine.readers(p_retention.relation) AS r))
 $$;
 COMMENT ON FUNCTION rollup_engine.sealed_by_all(rollup_engine.retention) IS 'How far a table is sealed by every rollup that reads it; those that came after its seal absorb first what is still there.';
