@@ -482,7 +482,7 @@ def test_promise_g_a_late_row_of_a_source_made_anew_costs_no_history(
     assert total(db, "gold.w") == total(db, "gold.wd") == 100
 
 
-@pytest.mark.parametrize("how", ["dropped", "swapped"])
+@pytest.mark.parametrize("how", ["dropped", "swapped", "made beside it"])
 def test_promise_f_of_late_rows_in_a_source_made_anew_is_told(
     days: psycopg.Connection, how: str
 ) -> None:
@@ -493,16 +493,21 @@ def test_promise_f_of_late_rows_in_a_source_made_anew_is_told(
     days.execute("CREATE TABLE raw.kept AS TABLE raw.s")
     if how == "dropped":
         days.execute("DROP TABLE raw.s CASCADE")
-    else:
+    elif how == "swapped":
         days.execute("CREATE SCHEMA old; ALTER TABLE raw.s SET SCHEMA old")
         for part in ["default", *range(23)]:
             days.execute(f"ALTER TABLE raw.s_{part} SET SCHEMA old")
-    make_days(days, "raw.s")
-    days.execute("TRUNCATE raw.s; INSERT INTO raw.s TABLE raw.kept")
-    days.execute("INSERT INTO raw.s VALUES (now() - interval '15 days', 1)")
-    days.execute("GRANT SELECT ON raw.s TO tsrollup_owner")
+    new = "raw.n" if how == "made beside it" else "raw.s"
+    make_days(days, new)
+    days.execute(f"TRUNCATE {new}; INSERT INTO {new} TABLE raw.kept")
+    days.execute(f"INSERT INTO {new} VALUES (now() - interval '15 days', 1)")
+    days.execute(f"GRANT SELECT ON {new} TO tsrollup_owner")
     if how == "swapped":
         days.execute("DROP SCHEMA old CASCADE")
+    elif how == "made beside it":
+        days.execute("INSERT INTO raw.s VALUES (now(), 1)")
+        days.execute("CALL silver.run_rollups(as_of => 'infinity')")
+        days.execute("BEGIN; DROP TABLE raw.s; ALTER TABLE raw.n RENAME TO s; COMMIT")
     for _ in range(2):
         days.execute("CALL silver.run_rollups()")
     assert total(days, "gold.m") == 80
