@@ -151,12 +151,13 @@ DECLARE
 BEGIN
     IF v_marks ->> 'default' IS NOT NULL THEN
         EXECUTE rollup_engine.fill('SELECT EXISTS (SELECT 1 FROM {default} WHERE {within})', v_marks) INTO v_has_rows;
-        -- What came late is counted as long as its rows say who wrote them; moving them is no writing.
+        -- What came late is counted as long as its rows say who wrote them, by a run; moving them is no writing.
         v_is_sealed := v_has_rows AND EXISTS (
             SELECT FROM silver.rollup_config
             WHERE source_id = ANY (v_sources) AND sealed_before > CASE WHEN time_column = p_set.control THEN p_from ELSE '-infinity' END);
         IF v_has_rows AND (rollup_engine.move_obstacle(p_set.relation) IS NOT NULL
-            OR v_is_sealed AND (SELECT bool_or((rollup_engine.drain_step(id, NULL)).outcome <> 'drained') FROM unnest(v_sources) AS id)
+            OR v_is_sealed AND EXISTS (
+                SELECT FROM rollup_engine.change_log AS l WHERE l.source_id = ANY (v_sources) AND l.from_time < p_to AND l.to_time > p_from)
             OR NOT rollup_engine.may_move(p_set, p_snapshots))
         THEN
             RETURN NULL;
