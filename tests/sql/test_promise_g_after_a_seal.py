@@ -72,6 +72,26 @@ def total(db: psycopg.Connection[Any], relation: str) -> int:
     return int(one(db, f"SELECT coalesce(sum(row_count), 0) FROM {relation}"))
 
 
+def fill_regions(db: psycopg.Connection[Any]) -> None:
+    db.execute(
+        "INSERT INTO raw.s SELECT t, r FROM unnest('{a,b}'::text[]) AS r,"
+        " generate_series(timestamptz '2026-03-01', '2026-03-30', '6h') AS t"
+    )
+
+
+def drop_all_but_ten_days_of_march(db: psycopg.Connection[Any]) -> None:
+    db.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    for _ in range(2):
+        db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, '2026-03-31 12:00Z')")
+
+
+def seal_of_a_later_rollup(db: psycopg.Connection[Any]) -> Any:
+    """Made when the table is kept for ever again."""
+    db.execute("SELECT silver.set_retention('raw.s', NULL)")
+    roll_up(db, "raw.s", "new")
+    return one(db, "SELECT sealed_before FROM silver.rollup_config")
+
+
 def test_promise_g_a_row_that_is_moved_is_not_late_again_by_another_time(
     db: psycopg.Connection,
 ) -> None:
@@ -196,14 +216,10 @@ def test_promise_g_a_month_whose_days_are_gone_is_not_whole(db: psycopg.Connecti
     db.execute(
         "INSERT INTO raw.s SELECT generate_series(timestamptz '2026-03-01', '2026-03-30', '6h'), 1"
     )
-    db.execute("SELECT silver.set_retention('raw.s', '10 days')")
-    for _ in range(2):
-        db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, '2026-03-31 12:00Z')")
+    drop_all_but_ten_days_of_march(db)
     gone = one(db, "SELECT min(ts) FROM raw.s")
     assert gone == one(db, "SELECT sealed_before FROM rollup_engine.retention")
-    db.execute("SELECT silver.set_retention('raw.s', NULL)")
-    roll_up(db, "raw.s", "new")
-    assert one(db, "SELECT sealed_before FROM silver.rollup_config") == gone
+    assert seal_of_a_later_rollup(db) == gone
 
 
 def test_promise_g_a_month_of_which_one_region_is_divided_by_days_is_not_whole(
@@ -225,18 +241,11 @@ def test_promise_g_a_month_of_which_one_region_is_divided_by_days_is_not_whole(
             f" FOR VALUES FROM ('2026-03-{day:02}') TO ('2026-03-{day + 1:02}')"
             " WITH (autovacuum_enabled = off)"
         )
-    db.execute(
-        "INSERT INTO raw.s SELECT t, r FROM unnest('{a,b}'::text[]) AS r,"
-        " generate_series(timestamptz '2026-03-01', '2026-03-30', '6h') AS t"
-    )
-    db.execute("SELECT silver.set_retention('raw.s', '10 days')")
-    for _ in range(2):
-        db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, '2026-03-31 12:00Z')")
+    fill_regions(db)
+    drop_all_but_ten_days_of_march(db)
     gone = one(db, "SELECT min(ts) FROM raw.s WHERE r = 'a'")
     assert gone == one(db, "SELECT sealed_before FROM rollup_engine.retention")
-    db.execute("SELECT silver.set_retention('raw.s', NULL)")
-    roll_up(db, "raw.s", "new")
-    assert one(db, "SELECT sealed_before FROM silver.rollup_config") == gone
+    assert seal_of_a_later_rollup(db) == gone
 
 
 def test_promise_g_a_day_of_which_one_region_stays_is_not_whole(db: psycopg.Connection) -> None:
@@ -253,19 +262,11 @@ def test_promise_g_a_day_of_which_one_region_stays_is_not_whole(db: psycopg.Conn
                 " WITH (autovacuum_enabled = off)"
             )
         db.execute(f"CREATE VIEW raw.v_{day} AS TABLE raw.s_{day}b")
-    db.execute(
-        "INSERT INTO raw.s SELECT t, r FROM unnest('{a,b}'::text[]) AS r,"
-        " generate_series(timestamptz '2026-03-01', '2026-03-30', '6h') AS t"
-    )
-    db.execute("SELECT silver.set_retention('raw.s', '10 days')")
-    for _ in range(2):
-        db.execute("SELECT * FROM rollup_engine.run_maintenance(NULL, '2026-03-31 12:00Z')")
+    fill_regions(db)
+    drop_all_but_ten_days_of_march(db)
     assert one(db, "SELECT min(ts) FROM raw.s WHERE r = 'a'") > one(db, "SELECT min(ts) FROM raw.s")
-    db.execute("SELECT silver.set_retention('raw.s', NULL)")
-    roll_up(db, "raw.s", "new")
-    assert one(db, "SELECT sealed_before FROM silver.rollup_config") == one(
-        db, "SELECT sealed_before FROM rollup_engine.retention"
-    )
+    sealed = one(db, "SELECT sealed_before FROM rollup_engine.retention")
+    assert seal_of_a_later_rollup(db) == sealed
 
 
 @pytest.mark.parametrize("when", ["before the seal", "after it"])
