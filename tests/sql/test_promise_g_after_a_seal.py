@@ -484,29 +484,37 @@ def test_promise_g_a_late_row_of_a_source_made_anew_costs_no_history(
     assert total(db, "gold.w") == total(db, "gold.wd") == 100
 
 
-@pytest.mark.parametrize("how", ["dropped", "swapped", "made beside it"])
+def remake_days(db: psycopg.Connection, table: str) -> None:
+    """A table with the rows of raw.kept, and one of 15 days ago."""
+    make_days(db, table)
+    db.execute(f"TRUNCATE {table}; INSERT INTO {table} TABLE raw.kept")
+    db.execute(f"INSERT INTO {table} VALUES (now() - interval '15 days', 1)")
+    db.execute(f"GRANT SELECT ON {table} TO tsrollup_owner")
+
+
+@pytest.mark.parametrize("how", ["dropped", "swapped", "made beside it", "made before the seal"])
 def test_promise_f_of_late_rows_in_a_source_made_anew_is_told(
     days: psycopg.Connection, how: str
 ) -> None:
     roll_up(days, "raw.s", "m")
     days.execute("CALL silver.run_rollups()")
+    days.execute("CREATE TABLE raw.kept AS TABLE raw.s")
+    if how == "made before the seal":
+        remake_days(days, "raw.n")
     days.execute("SELECT silver.set_retention('raw.s', '10 days')")
     assert maintain(days) == ["sealed"]
-    days.execute("CREATE TABLE raw.kept AS TABLE raw.s")
     if how == "dropped":
         days.execute("DROP TABLE raw.s CASCADE")
+        remake_days(days, "raw.s")
     elif how == "swapped":
         days.execute("CREATE SCHEMA old; ALTER TABLE raw.s SET SCHEMA old")
         for part in ["default", *range(23)]:
             days.execute(f"ALTER TABLE raw.s_{part} SET SCHEMA old")
-    new = "raw.n" if how == "made beside it" else "raw.s"
-    make_days(days, new)
-    days.execute(f"TRUNCATE {new}; INSERT INTO {new} TABLE raw.kept")
-    days.execute(f"INSERT INTO {new} VALUES (now() - interval '15 days', 1)")
-    days.execute(f"GRANT SELECT ON {new} TO tsrollup_owner")
-    if how == "swapped":
+        remake_days(days, "raw.s")
         days.execute("DROP SCHEMA old CASCADE")
-    elif how == "made beside it":
+    else:
+        if how == "made beside it":
+            remake_days(days, "raw.n")
         days.execute("INSERT INTO raw.s VALUES (now(), 1)")
         days.execute("CALL silver.run_rollups(as_of => 'infinity')")
         days.execute("BEGIN; DROP TABLE raw.s; ALTER TABLE raw.n RENAME TO s; COMMIT")

@@ -215,9 +215,8 @@ BEGIN
         AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = v_place);
     UPDATE silver.rollup_config SET source_table = v_place WHERE source_id = p_source_id AND parent_id IS NULL;
     IF v_new IS NOT NULL THEN
-        DELETE FROM rollup_engine.log_border WHERE source_id = p_source_id;  -- nothing of the new one was captured before
-        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, is_found)
-        SELECT p_source_id, '-infinity', 'infinity', false WHERE v_source.change_tracking = 'trigger';
+        PERFORM rollup_engine.note_border(p_source_id, rollup_engine.before_all());  -- nothing of the new one was captured
+        PERFORM rollup_engine.log_unseen(p_source_id) WHERE v_source.change_tracking = 'trigger';
         PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');
     END IF;
 END

@@ -68,6 +68,20 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_written_within(p_writer xid, p_trans
 RETURN age(p_writer) BETWEEN -10000000 AND p_transactions;
 COMMENT ON FUNCTION rollup_engine.is_written_within(xid, integer) IS 'Whether who wrote a row is one of the last so many transactions.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.before_all() RETURNS xid8
+    LANGUAGE sql IMMUTABLE
+-- No table has rows of an earlier one.
+RETURN '1'::xid8;
+COMMENT ON FUNCTION rollup_engine.before_all() IS 'The border of a source of which nothing was captured so far: any of its rows may be late, whenever it was written.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.log_unseen(p_source_id integer) RETURNS void
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, is_found) VALUES (p_source_id, '-infinity', 'infinity', false)
+$$;
+COMMENT ON FUNCTION rollup_engine.log_unseen(integer) IS 'Has the next drain look for late rows that came while nothing captured them.';
+
 DROP FUNCTION IF EXISTS rollup_engine.count_late_rows(rollup_engine.source, tstzmultirange, xid[]);
 CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(
     p_source rollup_engine.source, p_filter text, p_ranges tstzmultirange,
@@ -100,7 +114,7 @@ BEGIN
             'from', rollup_engine.time_literal(greatest(lower(p_ranges), lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w),
-        v_seal_age, CASE WHEN p_unwatched_since IS NOT NULL THEN least(age(p_unwatched_since::xid), v_seal_age) END;
+        v_seal_age, CASE WHEN p_unwatched_since = rollup_engine.before_all() THEN 2147483647 WHEN p_unwatched_since IS NOT NULL THEN least(age(p_unwatched_since::xid), v_seal_age) END;
     PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
 EXCEPTION
 WHEN lock_not_available THEN

@@ -250,9 +250,7 @@ BEGIN
     -- Compared and noted from one look: what changes after it is found by the next.
     v_shapes := ARRAY(SELECT s FROM rollup_engine.current_shape(v_source) AS s);
     IF EXISTS (SELECT FROM rollup_engine.shape_changes(v_source, v_shapes)) THEN
-        INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, is_found)
-        SELECT p_source_id, '-infinity', 'infinity', false
-        WHERE rollup_engine.is_noted_here(v_source) AND EXISTS (
+        PERFORM rollup_engine.log_unseen(p_source_id) WHERE rollup_engine.is_noted_here(v_source) AND EXISTS (
             SELECT FROM unnest(v_shapes) AS s JOIN rollup_engine.source_shape AS n USING (source_id, member)
             WHERE rollup_engine.are_triggers_changed(v_source, n.triggers, s.triggers));
         PERFORM rollup_engine.follow_source(v_source);

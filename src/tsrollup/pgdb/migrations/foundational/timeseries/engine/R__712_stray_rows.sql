@@ -62,7 +62,7 @@ BEGIN
             jsonb_build_object('time', rollup_engine.control_time(p_set), 'rows', rollup_engine.stray_rows(p_set))) INTO v_first, v_last;
     END IF;
     RETURN format('rows from %s to %s stay in %s, where they are read as ever, but are not dropped by retention: ', v_first, v_last, rollup_engine.default_partition(p_set.relation))
-        || CASE WHEN v_obstacle IS NULL THEN 'somebody uses the table, or a snapshot from before, or they are many; the next run goes on'
+        || CASE WHEN v_obstacle IS NULL THEN 'somebody uses the table, or a snapshot from before, they are many, or late and not counted yet; the next run goes on'
             ELSE format('to move them is to delete and insert them, and %s; take that away for a run of maintenance, or move them yourself', v_obstacle) END
     WHERE v_first IS NOT NULL;
 END
