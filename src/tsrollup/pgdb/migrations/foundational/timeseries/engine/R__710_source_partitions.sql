@@ -157,7 +157,9 @@ BEGIN
             WHERE source_id = ANY (v_sources) AND sealed_before > CASE WHEN time_column = p_set.control THEN p_from ELSE '-infinity' END);
         IF v_has_rows AND (rollup_engine.move_obstacle(p_set.relation) IS NOT NULL
             OR v_is_sealed AND EXISTS (
-                SELECT FROM rollup_engine.change_log AS l WHERE l.source_id = ANY (v_sources) AND l.from_time < p_to AND l.to_time > p_from)
+                SELECT FROM rollup_engine.change_log AS l JOIN rollup_engine.source AS s ON s.id = l.source_id
+                WHERE s.id = ANY (v_sources) AND l.from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = s.id)
+                    AND (s.time_column <> p_set.control OR l.from_time < p_to AND l.to_time > p_from))
             OR NOT rollup_engine.may_move(p_set, p_snapshots))
         THEN
             RETURN NULL;
