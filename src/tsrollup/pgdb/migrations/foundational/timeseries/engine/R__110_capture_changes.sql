@@ -71,7 +71,7 @@ AS $$
         END IF;
         IF v_is_late AND v_rows = 1 THEN
             v_keys := ARRAY(SELECT {key} FROM {rows});
-        ELSIF v_is_late AND (v_rows > rollup_engine.most_keys() OR v_high - v_low <= greatest(v_rows / 4, 1) * v_grain) THEN
+        ELSIF v_is_late AND (v_rows > rollup_engine.most_keys() OR v_high - v_low <= least(greatest(v_rows / 4, 1), 4) * v_grain) THEN
             v_keys := ARRAY(SELECT {key} FROM (SELECT DISTINCT {column} FROM {rows}) AS told);
         END IF;
         IF v_is_late AND v_rows BETWEEN 2 AND rollup_engine.most_keys() AND v_high - v_low > v_grain
@@ -91,7 +91,7 @@ AS $$
         IF array_position(v_keys, NULL) > 0 OR v_rows > rollup_engine.most_keys() AND cardinality(v_keys) > least(10, rollup_engine.most_keys()) THEN
             v_keys := NULL;
             v_lows := NULL;
-        ELSIF cardinality(v_keys) = 1 THEN
+        ELSIF cardinality(v_keys) = 1 OR 2 * cardinality(v_keys) * (v_high - v_low) <= v_rows * v_grain THEN
             v_lows := NULL;
         ELSIF v_lows IS NOT NULL THEN
             v_low := NULL;
