@@ -43,6 +43,27 @@ def test_an_operator_who_owns_a_source_hears_as_whom_to_maintain_it(
         superuser.execute(f"REVOKE CREATE ON SCHEMA raw FROM {name}".encode())
 
 
+def test_retention_with_a_part_of_another_owner_says_as_whom_to_maintain_it(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    name, other = logins["owner"], logins["reader"]
+    db.execute("CREATE TABLE raw.s (ts timestamptz, k int) PARTITION BY LIST (k)")
+    db.execute("CREATE TABLE raw.part PARTITION OF raw.s FOR VALUES IN (1) PARTITION BY RANGE (ts)")
+    db.execute("SELECT silver.partition_source('part', '1 day')")
+    db.execute("SELECT silver.set_retention('s', '30 days')")
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(f"ALTER TABLE raw.s OWNER TO {name}".encode())
+        superuser.execute(f"ALTER TABLE raw.part OWNER TO {other}".encode())
+    rows = connect(user=name).execute("SELECT * FROM silver.maintain_timeseries_tables('s')")
+    as_whom = f"run maintenance as {other}, who owns raw.part"
+    assert sorted(row for row in rows if row[1] == "skipped") == [
+        ("raw.part", "skipped", as_whom),
+        ("raw.s", "skipped", f"retention: {as_whom}"),
+    ]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute("DROP TABLE raw.s")
+
+
 def test_a_table_above_the_source_takes_its_owner_as_well(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
 ) -> None:

@@ -72,6 +72,20 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.register_with_partman(regclass, name, interval) IS 'Registers a table with pg_partman, or takes over one that is registered; returns its key.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.release_from_partman(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Of one set with names that it did not give, 4.7 stops the maintenance of all. Its template goes on to say which keys partitions have.
+    IF rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE format('UPDATE %s.part_config SET automatic_maintenance = $1, retention = NULL WHERE parent_table = $2', rollup_engine.partman_schema())
+        USING 'off', rollup_engine.partman_key(p_relation);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.release_from_partman(regclass) IS 'Has pg_partman, where it knows a table, leave its partitions to others.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.register_partition_set(p_relation regclass, p_control name, p_chunk interval, p_is_source boolean)
 RETURNS rollup_engine.partition_set
     LANGUAGE sql

@@ -65,6 +65,7 @@ BEGIN
         PERFORM rollup_engine.fail('TR001', format('partitions of %s cannot divide the days of %I', v_chunk, v_column), 'use a day or more');
     END IF;
     v_set := rollup_engine.register_partition_set(v_relation, v_column, rollup_engine.configured_chunk(v_relation, v_chunk), true);
+    PERFORM rollup_engine.release_from_partman(v_relation) WHERE v_set.partman_parent IS NULL;
     UPDATE rollup_engine.partition_set SET is_named = p_chunk_interval IS NOT NULL WHERE relation = v_relation;
     PERFORM rollup_engine.change_chunk_interval(v_relation, v_chunk);
     PERFORM rollup_engine.fit_partitions_to_keep(v_relation);

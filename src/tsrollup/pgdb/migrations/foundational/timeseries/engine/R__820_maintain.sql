@@ -160,7 +160,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.foreign_owner(p_relation regclass) RETU
 AS $$
     -- Sources are maintained with the rights of the caller, which must reach the machinery as well.
     SELECT CASE
-        WHEN NOT pg_has_role(relowner, 'USAGE') THEN format('%s, who owns it', relowner::regrole)
+        WHEN NOT pg_has_role(relowner, 'USAGE') THEN format('%s, who owns %s', relowner::regrole, p_relation)
         WHEN NOT pg_has_role('${owner_role}', 'USAGE') THEN format('a member of %I and of %s', '${owner_role}', relowner::regrole)
     END
     FROM pg_class WHERE oid = p_relation
@@ -196,7 +196,13 @@ DECLARE
     v_owner text;
 BEGIN
     FOR v_retention IN SELECT t.* FROM rollup_engine.source_retentions() AS t WHERE p_relation IS NULL OR t.relation = p_relation LOOP
-        v_owner := rollup_engine.foreign_owner(v_retention.relation);
+        -- Rows of a part that is divided in turn are to have partitions before they are sealed.
+        SELECT min(rollup_engine.foreign_owner(t.relation)) INTO v_owner
+        FROM (
+            SELECT v_retention.relation
+            UNION ALL
+            SELECT s.relation FROM rollup_engine.source_sets() AS s WHERE rollup_engine.lies_in(s.relation, v_retention.relation)
+        ) AS t;
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.apply_retention(v_retention, p_now);
         ELSE
