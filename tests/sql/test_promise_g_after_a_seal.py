@@ -1,14 +1,13 @@
 """Promise g where something comes after time was sealed, or stays before it: rollups, a longer
 keep, late rows, views of other tables, a source made anew. And whose time a view shows."""
 
-from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import psycopg
 import pytest
 
 from rollup_checks import refresh_everything
+from sealed_days import maintain, make_days, one, roll_up, total, view
 
 LOOK_BACK = "change_tracking => 'window', look_back_window => "
 
@@ -19,57 +18,6 @@ def days(db: psycopg.Connection) -> psycopg.Connection:
     db.execute("SET timezone = 'UTC'")
     make_days(db, "raw.s")
     return db
-
-
-def make_days(db: psycopg.Connection[Any], table: str) -> None:
-    db.execute(f"CREATE TABLE {table} (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
-    db.execute(f"CREATE TABLE {table}_default PARTITION OF {table} DEFAULT")
-    for n in range(-1, 22):
-        day = f"date_trunc('day', now()) - interval '{n} days'"
-        bounds = db.execute(f"SELECT quote_literal({day}), quote_literal({day} + interval '1 day')")
-        start, end = bounds.fetchone() or ("", "")
-        db.execute(
-            f"CREATE TABLE {table}_{n + 1} PARTITION OF {table}"
-            f" FOR VALUES FROM ({start}) TO ({end})"
-            " WITH (autovacuum_enabled = off)"  # it would hold a partition that is to go
-        )
-    db.execute(
-        f"INSERT INTO {table} SELECT now() - n * interval '6 hours', 1"
-        " FROM generate_series(1, 80) AS n"
-    )
-
-
-def roll_up(db: psycopg.Connection[Any], source: str, target: str, options: str = "") -> None:
-    db.execute(
-        f"SELECT silver.create_rollup_table('{source}', 'silver', '{target}', '1 hour', 'ts'"
-        f"{options and ', '}{options})"
-    )
-
-
-def view(db: psycopg.Connection[Any], name: str, query: str) -> None:
-    db.execute(f"CREATE VIEW {name} AS {query}")
-    db.execute(f"GRANT SELECT ON {name} TO tsrollup_owner")
-
-
-def maintain(db: psycopg.Connection[Any], times: int = 1, table: str = "") -> list[str]:
-    done = []
-    for _ in range(times):
-        rows = db.execute(
-            f"SELECT action, detail FROM silver.maintain_timeseries_tables({table})".encode()
-        )
-        done += [row for row in rows.fetchall() if row[0] in ("sealed", "dropped", "failed")]
-    assert not [row for row in done if row[0] == "failed"], done
-    return [action for action, _ in done]
-
-
-def one(db: psycopg.Connection[Any], query: str) -> Any:
-    row = db.execute(query.encode()).fetchone()
-    assert row
-    return row[0]
-
-
-def total(db: psycopg.Connection[Any], relation: str) -> int:
-    return int(one(db, f"SELECT coalesce(sum(row_count), 0) FROM {relation}"))
 
 
 def fill_regions(db: psycopg.Connection[Any]) -> None:
@@ -90,57 +38,6 @@ def seal_of_a_later_rollup(db: psycopg.Connection[Any]) -> Any:
     db.execute("SELECT silver.set_retention('raw.s', NULL)")
     roll_up(db, "raw.s", "new")
     return one(db, "SELECT sealed_before FROM silver.rollup_config")
-
-
-def test_promise_g_a_row_that_is_moved_is_not_late_again_by_another_time(
-    db: psycopg.Connection,
-) -> None:
-    db.execute("SET timezone = 'UTC'")
-    db.execute(
-        "CREATE TABLE raw.s (ts timestamptz NOT NULL, seen timestamptz NOT NULL)"
-        " PARTITION BY RANGE (ts)"
-    )
-    db.execute("SELECT silver.partition_source('raw.s', '1 day')")
-    db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 'm', '1 day', 'seen')")
-    db.execute(
-        "INSERT INTO raw.s SELECT t, t FROM generate_series(now() - interval '40 days', now(),"
-        " '6h') AS t"
-    )
-    while one(db, "SELECT count(*) FROM raw.s_default"):
-        maintain(db)
-    db.execute("CALL silver.run_rollups()")
-    db.execute("SELECT silver.set_retention('m', '20 days')")
-    assert "sealed" in maintain(db, 2)
-    db.execute("INSERT INTO raw.s VALUES (now() + interval '90 days', now() - interval '30 days')")
-    maintain(db)  # counts nothing: rows that were moved do not tell any more who wrote them
-    assert one(db, "SELECT count(*) FROM raw.s_default") == 1
-    db.execute("CALL silver.run_rollups()")
-    while one(db, "SELECT count(*) FROM raw.s_default"):
-        maintain(db)
-    db.execute("CALL silver.run_rollups()")
-    assert one(db, "SELECT sealed_late_rows FROM silver.rollup_config") == 1
-
-
-def test_promise_g_a_late_row_is_moved_when_it_is_counted(
-    days: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
-) -> None:
-    """Not while somebody else holds its source, so that it cannot be counted."""
-    days.execute("SELECT silver.partition_source('raw.s', '1 day')")
-    roll_up(days, "raw.s", "m")
-    days.execute("CALL silver.run_rollups()")
-    days.execute("SELECT silver.set_retention('m', '10 days')")
-    assert "sealed" in maintain(days, 2)
-    holding = connect(autocommit=False)
-    holding.execute("SELECT rollup_engine.try_lock_source(id) FROM rollup_engine.source")
-    days.execute("INSERT INTO raw.s SELECT now() - interval '40 days', 1")
-    maintain(days)
-    assert one(days, "SELECT count(*) FROM raw.s_default") == 1
-    holding.rollback()
-    days.execute("CALL silver.run_rollups()")
-    maintain(days)
-    assert one(days, "SELECT count(*) FROM raw.s_default") == 0
-    days.execute("CALL silver.run_rollups()")
-    assert one(days, "SELECT sealed_late_rows FROM silver.rollup_config") == 1
 
 
 @pytest.mark.parametrize("keep", ["NULL", "'15 days'"])
@@ -269,48 +166,6 @@ def test_promise_g_a_day_of_which_one_region_stays_is_not_whole(db: psycopg.Conn
     assert one(db, "SELECT min(ts) FROM raw.s WHERE r = 'a'") > one(db, "SELECT min(ts) FROM raw.s")
     sealed = one(db, "SELECT sealed_before FROM rollup_engine.retention")
     assert seal_of_a_later_rollup(db) == sealed
-
-
-@pytest.mark.parametrize("when", ["before the seal", "after it"])
-def test_promise_g_a_row_that_maintenance_moves_is_not_late_again(
-    db: psycopg.Connection, when: str
-) -> None:
-    """The week is sealed further than its table: a day there gets its partition afterwards."""
-    db.execute("SET timezone = 'UTC'")
-    db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
-    db.execute("SELECT silver.partition_source('raw.s', '1 day')")
-    today = one(db, "SELECT now()::date")
-    thursday = today - timedelta(days=(today.weekday() - 3) % 7 + 14)
-    gap = thursday + timedelta(days=2)
-    db.execute(
-        "INSERT INTO raw.s SELECT t, 1"
-        " FROM generate_series(now() - interval '40 days', now(), '6h') AS t"
-        f" WHERE t::date <> '{gap}'"
-    )
-    for name, width in (("days", "1 day"), ("weeks", "7 days")):
-        db.execute(f"SELECT silver.create_rollup_table('raw.s', 'silver', '{name}', '{width}')")
-    while one(db, "SELECT count(*) FROM raw.s_default"):  # a run of maintenance moves some
-        maintain(db)
-    fill = f"INSERT INTO raw.s VALUES ('{gap} 12:00', 1)"
-    db.execute(f"SELECT silver.set_retention('raw.s', '{(today - thursday).days} days')")
-    if when == "before the seal":
-        db.execute(fill)
-    db.execute("CALL silver.run_rollups()")
-    maintain(db, 2)
-    assert one(db, "SELECT sealed_before::date FROM rollup_engine.retention") == thursday
-    if when == "after it":
-        db.execute(fill)
-    for _ in range(2):
-        maintain(db)
-        db.execute("CALL silver.run_rollups()")
-    assert one(db, f"SELECT tableoid::regclass::text FROM raw.s WHERE ts = '{gap} 12:00'") != (
-        "raw.s_default"
-    )
-    counted = db.execute("SELECT target_name, sealed_late_rows FROM silver.rollup_config")
-    assert dict(counted.fetchall()) == {
-        "silver.days": 0,
-        "silver.weeks": 1 if when == "after it" else 0,
-    }
 
 
 def test_promise_g_a_longer_keep_and_a_view_hold_back_only_what_is_kept(

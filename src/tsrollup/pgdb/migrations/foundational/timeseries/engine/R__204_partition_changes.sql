@@ -53,6 +53,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.remember_partitions(rollup_engine.source) IS 'Notes the partitions of a source; returns those that are new.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_taken_in(p_partition regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT EXISTS (
+        SELECT FROM rollup_engine.partition_tree(p_partition) AS t (member)
+        CROSS JOIN LATERAL pg_partition_ancestors(t.member) AS a
+        JOIN rollup_engine.source AS s ON s.relation = a.relid AND s.change_tracking = 'trigger'
+        WHERE (s.id, t.member) NOT IN (SELECT p.source_id, p.partition FROM rollup_engine.source_partition AS p))
+$$;
+COMMENT ON FUNCTION rollup_engine.is_taken_in(regclass) IS
+'Whether every source that a partition belongs to knows it, and all below it: what came with one that was attached since the last drain was not looked at.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.record_gone_partitions(p_source rollup_engine.source, p_gone tstzmultirange) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

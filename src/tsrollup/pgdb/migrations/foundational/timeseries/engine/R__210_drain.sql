@@ -143,8 +143,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_undrained(p_source_id integer) RETU
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT EXISTS (SELECT FROM rollup_engine.change_log WHERE source_id = p_source_id)
-        OR change_tracking = 'window' OR partitioning IS DISTINCT FROM rollup_engine.partition_fingerprint(relation)
-    FROM rollup_engine.source WHERE id = p_source_id
+        OR s.change_tracking = 'window' OR s.partitioning IS DISTINCT FROM rollup_engine.partition_fingerprint(s.relation)
+        OR s.trace IS DISTINCT FROM rollup_engine.shape_trace(s)
+    FROM rollup_engine.source AS s WHERE s.id = p_source_id
 $$;
 COMMENT ON FUNCTION rollup_engine.has_undrained(integer) IS 'Whether there is anything for a drain to take in.';
 

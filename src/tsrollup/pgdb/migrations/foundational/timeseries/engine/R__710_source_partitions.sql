@@ -130,6 +130,19 @@ $$;
 COMMENT ON FUNCTION rollup_engine.may_move(rollup_engine.partition_set, text[]) IS
 'Whether nobody will look for rows of the locked default partition with a snapshot that is older than their move.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.are_uncounted(p_set rollup_engine.partition_set, p_sources integer[], p_from timestamptz, p_to timestamptz) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Late rows are counted by a run, as long as they say who wrote them; moving them is no writing.
+    SELECT NOT rollup_engine.is_taken_in(rollup_engine.default_partition(p_set.relation)) OR EXISTS (
+        SELECT FROM rollup_engine.change_log AS l JOIN rollup_engine.source AS s ON s.id = l.source_id
+        WHERE s.id = ANY (p_sources) AND l.from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = s.id)
+            AND (s.time_column <> p_set.control OR l.from_time < p_to AND l.to_time > p_from))
+$$;
+COMMENT ON FUNCTION rollup_engine.are_uncounted(rollup_engine.partition_set, integer[], timestamptz, timestamptz) IS
+'Whether rows of the default partition in that time may be late ones of those sources that no run has counted so far.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.add_source_partition(p_set rollup_engine.partition_set, p_from timestamptz, p_to timestamptz, p_snapshots text[]) RETURNS regclass
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -151,15 +164,11 @@ DECLARE
 BEGIN
     IF v_marks ->> 'default' IS NOT NULL THEN
         EXECUTE rollup_engine.fill('SELECT EXISTS (SELECT 1 FROM {default} WHERE {within})', v_marks) INTO v_has_rows;
-        -- What came late is counted as long as its rows say who wrote them, by a run; moving them is no writing.
         v_is_sealed := v_has_rows AND EXISTS (
             SELECT FROM silver.rollup_config
             WHERE source_id = ANY (v_sources) AND sealed_before > CASE WHEN time_column = p_set.control THEN p_from ELSE '-infinity' END);
         IF v_has_rows AND (rollup_engine.move_obstacle(p_set.relation) IS NOT NULL
-            OR v_is_sealed AND EXISTS (
-                SELECT FROM rollup_engine.change_log AS l JOIN rollup_engine.source AS s ON s.id = l.source_id
-                WHERE s.id = ANY (v_sources) AND l.from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = s.id)
-                    AND (s.time_column <> p_set.control OR l.from_time < p_to AND l.to_time > p_from))
+            OR v_is_sealed AND rollup_engine.are_uncounted(p_set, v_sources, p_from, p_to)
             OR NOT rollup_engine.may_move(p_set, p_snapshots))
         THEN
             RETURN NULL;

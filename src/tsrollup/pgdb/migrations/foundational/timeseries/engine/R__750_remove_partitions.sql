@@ -21,7 +21,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.may_be_removed(p_relation regclass, p_o
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT rollup_engine.partition_path(p_old.member) = p_old.path
+    SELECT rollup_engine.partition_path(p_old.member) = p_old.path AND rollup_engine.is_taken_in(p_old.member)
         AND NOT EXISTS (
             SELECT FROM rollup_engine.readers(p_relation) AS r
             WHERE (r.sealed_before >= p_old.to_time AND (r.time_column = p_key OR NOT rollup_engine.lies_in(r.source_table, p_relation))) IS NOT TRUE)
@@ -200,7 +200,13 @@ BEGIN
         RETURN;
     END IF;
     -- Counts what came late to what is about to go.
-    PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.source AS s WHERE rollup_engine.lies_in(s.relation, p_retention.relation);
+    SELECT 'skipped', format('not removed, for what changed in %s is not taken in so far; the next run tries again', s.relation) INTO action, detail
+    FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.drain_step(s.id, NULL) AS d
+    WHERE rollup_engine.lies_in(s.relation, p_retention.relation) AND d.outcome <> 'drained';
+    IF action IS NOT NULL THEN
+        RETURN NEXT;
+        RETURN;
+    END IF;
     IF rollup_engine.distribution_column(p_retention.relation) IS NULL THEN
         RETURN QUERY SELECT * FROM rollup_engine.remove_partitions(p_retention, v_border);
     END IF;
