@@ -248,6 +248,26 @@ def test_promise_f_a_restore_brings_no_late_rows(
         assert restored.execute(INVALID).fetchall() == []
 
 
+@pytest.mark.parametrize("how", [(), ("-1",)], ids=["whole", "one transaction"])
+def test_promise_f_late_rows_that_no_run_counted_before_the_dump_are_told(
+    db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str], how: tuple[str]
+) -> None:
+    """Who wrote them, the restored rows do not say."""
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.readings', '1 day')")
+    db.execute("SELECT rollup_engine.run_maintenance(NULL, '2026-03-03 00:00+00')")
+    db.execute("SELECT silver.set_retention('raw.readings', NULL)")
+    db.execute("INSERT INTO raw.readings (ts, device) VALUES ('2026-03-01 10:00+00', 'late')")
+    with psycopg.connect(server.url(restore(how)), autocommit=True) as restored:
+        refresh_everything(restored)
+        told = restored.execute("SELECT DISTINCT error_message FROM silver.error_log").fetchall()
+        assert told == [("late rows were perhaps kept out of sealed time, not counted",)]
+    refresh_everything(db)
+    counted = db.execute("SELECT max(sealed_late_rows) FROM silver.rollup_config")
+    assert counted.fetchone() == (1,)
+
+
 def test_promise_i_a_schema_without_its_rows_says_so(
     db: psycopg.Connection,
     server: PostgresServer,

@@ -146,12 +146,13 @@ DECLARE
     -- An upgrade copies the view; foreign keys, made anew, come after all columns and triggers as well.
     v_age constant integer := (SELECT age(xmin) FROM pg_constraint WHERE conrelid = 'rollup_engine.source_shape'::regclass AND contype = 'f');
 BEGIN
-    RETURN least(v_age, (SELECT age(ended_by::xid) FROM rollup_engine.restored));
+    -- Below zero is what is over 2^31 transactions ago.
+    RETURN (SELECT min(t.age) FROM (VALUES (v_age), ((SELECT age(ended_by::xid) FROM rollup_engine.restored))) AS t (age) WHERE t.age >= 0);
 EXCEPTION WHEN object_not_in_prerequisite_state OR undefined_table THEN
-    RETURN v_age;  -- the schema alone was restored, or without its materialized views
+    RETURN nullif(greatest(v_age, -1), -1);  -- the schema alone was restored, or without its materialized views
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.restored_age() IS 'How many transactions ago the catalogue of this database was as a restore, an upgrade or the migrations have left it.';
+COMMENT ON FUNCTION rollup_engine.restored_age() IS 'How many transactions ago the catalogue of this database was as a restore, an upgrade or the migrations have left it; NULL when that is longer ago than can be told.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.touched_since_restore(p_source rollup_engine.source) RETURNS SETOF regclass
     LANGUAGE sql STABLE

@@ -114,7 +114,8 @@ BEGIN
             'from', rollup_engine.time_literal(greatest(lower(p_ranges), lower(rollup_engine.calendar())), p_source.time_type, p_source.time_unit),
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w),
-        v_seal_age, CASE WHEN p_unwatched_since = rollup_engine.before_all() THEN 2147483647 WHEN p_unwatched_since IS NOT NULL THEN least(age(p_unwatched_since::xid), v_seal_age) END;
+        v_seal_age, CASE WHEN p_unwatched_since = rollup_engine.before_all() THEN 2147483647
+            WHEN p_unwatched_since IS NOT NULL THEN coalesce(least(nullif(greatest(age(p_unwatched_since::xid), -1), -1), v_seal_age), 2147483647) END;
     PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
 EXCEPTION
 WHEN lock_not_available THEN
@@ -178,7 +179,7 @@ BEGIN
             format('they lie between %s and %s; the rollup is sealed before %s', lower(told), upper(told), v_since)
                 || CASE WHEN v_counted IS NULL THEN '; its filter fails on some, so that all are counted' ELSE '' END
                 || CASE WHEN v_unsure > 0 AND v_lie_in IS NULL THEN '; where a foreign table is among them, none are counted'
-                    WHEN v_unsure > 0 THEN format('; of %s rows there nobody knows: DDL wrote or brought them, or capture was off', v_unsure) ELSE '' END,
+                    WHEN v_unsure > 0 THEN format('; of %s rows there nobody knows: DDL or a restore wrote or brought them, or capture was off', v_unsure) ELSE '' END,
             CASE WHEN EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.keep IS NOT NULL AND rollup_engine.lies_in(p_source.relation, t.relation))
                 THEN 'rows are in the source until their partition is removed, and in a default partition until somebody deletes them'
                 ELSE 'rows are in the source, which is kept for ever by now; the rollup stays sealed there, and raw data tells what it lacks' END

@@ -111,6 +111,11 @@ BEGIN
         (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united), bool_or(is_bulk),
         CASE WHEN bool_or(NOT is_found) THEN rollup_engine.read_border(p_source_id) END
     INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed, v_is_bulk, v_unwatched_since FROM moved;
+    -- What a restore brought has its transaction for a writer, in the log as in the source.
+    IF v_writers IS NOT NULL AND (SELECT max(age(w)) FROM unnest(v_writers) AS w) >= rollup_engine.restored_age() THEN
+        v_writers := ARRAY(SELECT w FROM unnest(v_writers) AS w WHERE age(w) < rollup_engine.restored_age());
+        v_unwatched_since := rollup_engine.before_all();
+    END IF;
     -- What comes unseen is looked for from there on, once that ends.
     IF v_logged IS NOT NULL AND (p_is_quiet OR v_unwatched_since IS NOT NULL OR NOT rollup_engine.may_miss_late_rows(v_source)) THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
@@ -143,9 +148,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_undrained(p_source_id integer) RETU
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT EXISTS (SELECT FROM rollup_engine.change_log WHERE source_id = p_source_id)
-        OR s.change_tracking = 'window' OR s.partitioning IS DISTINCT FROM rollup_engine.partition_fingerprint(s.relation)
-        OR s.trace IS DISTINCT FROM rollup_engine.shape_trace(s)
-    FROM rollup_engine.source AS s WHERE s.id = p_source_id
+        OR change_tracking = 'window' OR partitioning IS DISTINCT FROM rollup_engine.partition_fingerprint(relation)
+    FROM rollup_engine.source WHERE id = p_source_id
 $$;
 COMMENT ON FUNCTION rollup_engine.has_undrained(integer) IS 'Whether there is anything for a drain to take in.';
 

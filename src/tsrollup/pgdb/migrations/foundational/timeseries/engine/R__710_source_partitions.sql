@@ -182,8 +182,11 @@ BEGIN
             WITH moved AS (DELETE FROM {default} WHERE {within} RETURNING {columns})
             INSERT INTO {partition} ({columns}) SELECT {columns} FROM moved
             $sql$, v_marks || jsonb_build_object('partition', v_partition));
-        UPDATE rollup_engine.change_log SET is_found = true
-        WHERE v_is_sealed AND source_id = ANY (v_sources) AND writer = pg_current_xact_id() AND noted_at = statement_timestamp();
+        UPDATE rollup_engine.change_log AS l SET is_found = true
+        FROM rollup_engine.source AS s
+        WHERE v_is_sealed AND s.id = ANY (v_sources) AND l.source_id = s.id AND l.writer = pg_current_xact_id() AND l.noted_at = statement_timestamp()
+            -- Others of its time would have kept it where it is.
+            AND (s.time_column <> p_set.control OR l.from_time < p_to AND l.to_time > p_from);
     END IF;
     PERFORM rollup_engine.change_table('ALTER TABLE', p_set.relation, format('ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)', v_partition,
         rollup_engine.bound_literal(p_set, p_from), rollup_engine.bound_literal(p_set, p_to)));

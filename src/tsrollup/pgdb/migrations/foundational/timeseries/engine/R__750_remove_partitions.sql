@@ -200,10 +200,11 @@ BEGIN
         RETURN;
     END IF;
     -- Counts what came late to what is about to go.
-    SELECT 'skipped', format('not removed, for what changed in %s is not taken in so far; the next run tries again', s.relation) INTO action, detail
-    FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.drain_step(s.id, NULL) AS d
-    WHERE rollup_engine.lies_in(s.relation, p_retention.relation) AND d.outcome <> 'drained';
-    IF action IS NOT NULL THEN
+    PERFORM rollup_engine.drain_step(s.id, NULL) FROM rollup_engine.source AS s WHERE rollup_engine.lies_in(s.relation, p_retention.relation);
+    SELECT 'skipped', format('not removed: %s, and no run has taken that in so far; the next run tries again', u.changes) INTO action, detail
+    FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.unseen_changes(s) AS u (changes)
+    WHERE rollup_engine.lies_in(s.relation, p_retention.relation) AND u.changes IS NOT NULL;
+    IF FOUND THEN
         RETURN NEXT;
         RETURN;
     END IF;
