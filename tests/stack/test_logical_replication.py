@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from raw_tables import capture_by_row, maintained
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer
 
@@ -286,3 +287,34 @@ def test_promise_a_b_a_large_transaction_is_applied_by_a_parallel_worker(
     assert row[0] < 400
     refresh_everything(db)
     assert_settled(db, "t_1h", "t_1d")
+
+
+@pytest.mark.parametrize("is_by_row", [False, True])
+def test_promise_f_late_rows_of_every_part_of_a_streamed_transaction_are_counted(
+    db: psycopg.Connection, subscribe: Callable[..., Subscription], is_by_row: bool
+) -> None:
+    """A parallel worker makes a part of each savepoint of it."""
+    if db.info.server_version < 160000:
+        pytest.skip("parallel apply is of 16")
+    db.execute(TABLES["partitioned"].encode())
+    create_rollups(db)
+    capture_by_row(db, is_by_row)
+    refresh_everything(db)
+    subscription = subscribe(TABLES["plain"], options=", streaming = parallel")
+    subscription.catch_up()
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.t', '1 day')")
+    maintained(db, "2026-03-04")
+    db.execute("SELECT silver.set_retention('raw.t', NULL)")
+    with subscription.publisher.transaction():
+        for part in range(3):
+            with subscription.publisher.transaction():
+                subscription.publisher.execute(
+                    "INSERT INTO raw.t SELECT 10000 * (1 + %s) + i, '2026-03-01 10:00+00', 1, 1"
+                    " FROM generate_series(1, 1500) AS i",
+                    [part],
+                )
+    subscription.catch_up()
+    refresh_everything(db)
+    counted = db.execute("SELECT max(sealed_late_rows) FROM silver.rollup_config").fetchone()
+    assert counted == (4500,)

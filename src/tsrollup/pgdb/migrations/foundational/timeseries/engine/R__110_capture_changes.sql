@@ -42,6 +42,23 @@ $$;
 COMMENT ON FUNCTION rollup_engine.note_merge(integer, text, text) IS
 'Switches the row triggers for MERGE on before a statement that may be one, by PG_CONTEXT and current_query() in its trigger; off before one that is not.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.counts_parts() RETURNS boolean
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    -- Late rows are counted by the part of a transaction that logged them. Parallel workers of logical replication make one of
+    -- each savepoint; other workers make none.
+    IF current_setting('rollup_engine.counts_parts', true) <> '' IS NOT TRUE THEN
+        PERFORM set_config('rollup_engine.counts_parts', (
+            EXISTS (SELECT FROM rollup_engine.retention)
+            AND NOT EXISTS (SELECT FROM pg_stat_subscription AS s WHERE s.pid = pg_backend_pid() AND to_jsonb(s) ->> 'leader_pid' IS NULL))::text, true);
+    END IF;
+    RETURN current_setting('rollup_engine.counts_parts');
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.counts_parts() IS 'Whether the row triggers of a replica log again what was logged before in the same transaction, since something may be sealed there and it may have parts.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.knows_keys_of_merge(p_source_id integer) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -168,7 +185,7 @@ AS $$
         v_bins := CASE WHEN TG_WHEN = 'BEFORE' AND TG_OP <> 'DELETE' AND {is_generated}
             THEN ' everything '  -- its time is computed after this trigger
             ELSE concat(' ', extract(epoch FROM date_bin(v_grain, v_low, v_origin)), ' ', extract(epoch FROM date_bin(v_grain, v_high, v_origin)), ' ') END;
-        IF strpos(v_seen, v_bins) > 0 THEN
+        IF strpos(v_seen, v_bins) > 0 AND NOT (TG_NARGS > 0 AND rollup_engine.counts_parts()) THEN
             RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
         ELSIF v_bins = ' everything ' THEN
             v_changed := rollup_engine.everything();

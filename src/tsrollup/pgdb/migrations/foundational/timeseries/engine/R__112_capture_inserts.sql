@@ -219,7 +219,7 @@ BEGIN
     IF p_time >= {first} AND p_time < {end} THEN
         v_bin := date_bin({grain}, p_time, {origin});
         v_text := concat(' ', extract(epoch FROM v_bin), ' ');
-        IF strpos(v_seen, v_text) > 0 THEN
+        IF strpos(v_seen, v_text) > 0 AND NOT rollup_engine.counts_parts() THEN
             RETURN false;
         END IF;
         INSERT INTO rollup_engine.change_log (source_id, from_time, to_time) VALUES ({id}, v_bin, v_bin + {grain});
