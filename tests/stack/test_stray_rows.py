@@ -208,6 +208,16 @@ def test_rows_of_today_that_must_stay_keep_no_other_partition_from_coming(
     assert placed[4] != "raw.readings_default"
 
 
+def test_a_constraint_that_is_not_enforced_is_in_nobodys_way(
+    server: PostgresServer, source: psycopg.Connection
+) -> None:
+    if server.version < 18:
+        pytest.skip("needs PostgreSQL 18")
+    source.execute("ALTER TABLE raw.readings ADD CHECK (level > 1000) NOT ENFORCED")
+    maintain(source)
+    assert "raw.readings_default" not in {row[0] for row in identity(source)}
+
+
 def test_a_generated_column_of_its_own_is_not_computed_anew(
     server: PostgresServer, source: psycopg.Connection
 ) -> None:

@@ -36,7 +36,8 @@ AS $$
     FROM pg_constraint AS c JOIN tree AS t ON t.id = c.conrelid WHERE c.contype = 'f' AND NOT t.is_above AND c.conparentid = 0
     UNION ALL
     SELECT format('constraint %I of %s is not valid', c.conname, c.conrelid::regclass)
-    FROM pg_constraint AS c JOIN tree AS t ON t.id = c.conrelid WHERE NOT c.convalidated
+    FROM pg_constraint AS c JOIN tree AS t ON t.id = c.conrelid
+    WHERE NOT c.convalidated AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true)  -- from 18 on
     UNION ALL
     SELECT format('trigger %I of %s would fire', g.tgname, g.tgrelid::regclass)
     FROM pg_trigger AS g
