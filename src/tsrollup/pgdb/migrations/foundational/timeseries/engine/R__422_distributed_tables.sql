@@ -51,71 +51,62 @@ $$;
 COMMENT ON FUNCTION rollup_engine.far_fresh_sql(silver.rollup_config, boolean) IS
 'The query of a batch, as Citus plans it for each shard. $1, $2: its hull; $4, $5: starts and ends of its buckets.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.far_upsert_sql(p_rollup silver.rollup_config, p_fresh text, p_empty boolean) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.far_upsert_sql(silver.rollup_config, text, boolean);
+CREATE OR REPLACE FUNCTION rollup_engine.far_insert_sql(p_rollup silver.rollup_config, p_fresh text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    SELECT format('INSERT INTO %s AS t (%s) %s', p_rollup.target_table, rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'), p_fresh)
+$$;
+COMMENT ON FUNCTION rollup_engine.far_insert_sql(silver.rollup_config, text) IS 'Stores rows of a distributed source shard by shard, where there are none yet.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.far_upsert_sql(p_rollup silver.rollup_config, p_fresh text, p_scattered boolean) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Compared first, as upsert_sql does. What vanished is written as a group without rows: Citus plans no DELETE beside.
     SELECT rollup_engine.fill($sql$
-INSERT INTO {target} AS t ({columns})
-{fresh}
-$sql$ || CASE WHEN p_empty THEN '' ELSE $sql$ON CONFLICT ({key}) DO UPDATE SET {assignments}
-WHERE {changed}
-$sql$ END, jsonb_build_object(
+WITH written AS (
+    {insert}SELECT {either}
+    FROM (
+        {fresh}
+    ) AS excluded
+    FULL JOIN (SELECT * FROM {target} WHERE bucket >= $1 AND bucket < $2{scattered}) AS t ON {same_key}
+    WHERE excluded.bucket IS NULL OR t.bucket IS NULL OR {changed}
+    ON CONFLICT ({key}) DO UPDATE SET {assignments}
+    RETURNING row_count
+)
+SELECT count(*) FILTER (WHERE row_count > 0), count(*) FILTER (WHERE row_count = 0) FROM written
+$sql$, jsonb_build_object(
+        'insert', rollup_engine.far_insert_sql(p_rollup, ''),
         'target', p_rollup.target_table,
-        'columns', rollup_engine.column_names(p_rollup.id, '{bucket,dimension,state}'),
         'fresh', p_fresh,
+        'scattered', CASE WHEN p_scattered THEN ' AND bucket = ANY ($4)' ELSE '' END,
         'key', rollup_engine.column_names(p_rollup.id, '{bucket,dimension}'),
-        'assignments', (
-            SELECT string_agg(format('%1$I = excluded.%1$I', column_name), ', ' ORDER BY position)
-            FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind = 'state'),
-        'changed', rollup_engine.change_condition(p_rollup.id, true)))
+        'changed', rollup_engine.change_condition(p_rollup.id, true))
+        || (SELECT jsonb_build_object(
+            'either', string_agg(format(CASE WHEN column_name = 'row_count' THEN 'coalesce(excluded.%1$I, 0)' WHEN kind = 'state' THEN 'excluded.%1$I'
+                ELSE 'coalesce(excluded.%1$I, t.%1$I)' END, column_name), ', ' ORDER BY position),
+            'assignments', string_agg(format('%1$I = excluded.%1$I', column_name), ', ' ORDER BY position) FILTER (WHERE kind = 'state'),
+            -- Arrays hold NULLs to be equal, and find the = of an extension's type: a join by all keys. Elements that are arrays are not told from NULL.
+            'same_key', string_agg(format(
+                CASE WHEN column_name = rollup_engine.distribution_column(p_rollup.target_table) OR kind = 'bucket' THEN 'excluded.%1$I = t.%1$I'
+                    WHEN t.typcategory = 'A' THEN '(excluded.%1$I = t.%1$I OR excluded.%1$I IS NULL AND t.%1$I IS NULL)'
+                    ELSE 'ARRAY[excluded.%1$I::%2$s] = ARRAY[t.%1$I]' END, column_name, data_type), ' AND ' ORDER BY position) FILTER (WHERE kind <> 'state'))
+        FROM rollup_engine.rollup_column
+        LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(rollup_engine.type_called(data_type))
+        WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension', 'state')))
 $$;
-COMMENT ON FUNCTION rollup_engine.far_upsert_sql(silver.rollup_config, text, boolean) IS 'Stores fresh rows of a distributed source shard by shard: inserts what is new, updates what changed.';
+COMMENT ON FUNCTION rollup_engine.far_upsert_sql(silver.rollup_config, text, boolean) IS
+'Stores rows of a distributed source shard by shard over what is there: inserts what is new, updates what changed, and empties groups that vanished; returns how many were written and emptied. $1, $2: the hull of a batch; $4: the starts of its buckets, where they are scattered.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.finds_far_groups(p_rollup silver.rollup_config) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- With more dimensions, each group would be looked for among all of the same device.
-    SELECT p_rollup.dimensions = ARRAY[d.name]
-        AND rollup_engine.has_time_index(p_rollup.source_table, p_rollup.time_column)
-        AND rollup_engine.has_key_index(p_rollup.source_table, d.name, p_rollup.time_column)
-    FROM rollup_engine.distribution_column(p_rollup.source_table) AS d (name)
-$$;
-COMMENT ON FUNCTION rollup_engine.finds_far_groups(silver.rollup_config) IS 'Whether indexes of a distributed source lead to its times, and to the rows of each group.';
-
+DROP FUNCTION IF EXISTS rollup_engine.finds_far_groups(silver.rollup_config);
 CREATE OR REPLACE FUNCTION rollup_engine.far_delete_sql(p_rollup silver.rollup_config, p_scattered boolean) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
-    SET intervalstyle = 'postgres'
 AS $$
-    SELECT rollup_engine.fill($sql$
-DELETE FROM {target} AS t
-WHERE t.bucket >= $1 AND t.bucket < $2{scattered}
-    AND NOT EXISTS (SELECT 1 FROM {source} AS tsrollup_rows WHERE {time} AND {time_of_bucket} AND {same_key}{filter}{one_by_one})
-$sql$, jsonb_build_object(
-        'target', p_rollup.target_table,
-        'scattered', CASE WHEN p_scattered THEN ' AND t.bucket = ANY ($3)' ELSE '' END,
-        'source', p_rollup.source_table,
-        'time', rollup_engine.time_condition(p_rollup, '$1', '$2'),
-        -- No shorter than the bucket, for an index.
-        'time_of_bucket', rollup_engine.time_condition(p_rollup, 't.bucket', format('(t.bucket + interval %L)', make_interval(
-            secs => (31 * rollup_engine.width_months(w) * 86400 + extract(day FROM w) * 90000
-                + extract(epoch FROM w - make_interval(months => rollup_engine.width_months(w), days => extract(day FROM w)::integer)))::double precision))),
-        'filter', rollup_engine.row_filter(p_rollup),
-        -- Where an index leads to the rows of each group, rather than by a join with all rows of the hull.
-        'one_by_one', CASE WHEN rollup_engine.finds_far_groups(p_rollup) THEN ' OFFSET 0' ELSE '' END,
-        -- Arrays hold NULLs to be equal, and find the = of an extension's type: a join by all keys. Elements that are arrays are not told from NULL.
-        'same_key', (
-            SELECT string_agg(format(
-                CASE WHEN column_name = rollup_engine.distribution_column(p_rollup.target_table) OR kind = 'bucket' THEN '(%1$s) = t.%2$I'
-                    WHEN t.typcategory = 'A' THEN '((%1$s) = t.%2$I OR (%1$s) IS NULL AND t.%2$I IS NULL)'
-                    ELSE 'ARRAY[(%1$s)::%3$s] = ARRAY[t.%2$I]' END, expression, column_name, data_type), ' AND ' ORDER BY position)
-            FROM rollup_engine.rollup_column
-            LEFT JOIN pg_type AS t ON t.oid = rollup_engine.base_type(rollup_engine.type_called(data_type))
-            WHERE rollup_id = p_rollup.id AND kind IN ('bucket', 'dimension'))))
-    FROM (SELECT p_rollup.bucket_width) AS b (w)
+    SELECT format('DELETE FROM %s WHERE bucket >= $1 AND bucket < $2%s AND row_count = 0', p_rollup.target_table, CASE WHEN p_scattered THEN ' AND bucket = ANY ($3)' ELSE '' END)
 $$;
-COMMENT ON FUNCTION rollup_engine.far_delete_sql(silver.rollup_config, boolean) IS 'Deletes the groups of a distributed source that it has no rows of any more. $1, $2: the hull of a batch; $3: the starts of its buckets, where they are scattered.';
+COMMENT ON FUNCTION rollup_engine.far_delete_sql(silver.rollup_config, boolean) IS 'Deletes the groups that vanished. $1, $2: the hull of a batch; $3: the starts of its buckets, where they are scattered.';
 
 RESET ROLE;

@@ -59,7 +59,8 @@ BEGIN
             ) AS c
         ) AS c
         -- The way to the workers and back takes longer than many buckets there.
-        WHERE stale <= least(p_rollup.current_window, p_rollup.cell_width) / CASE WHEN rollup_engine.finds_far_groups(p_rollup) THEN 1 ELSE 8 END AND cell < p_cell
+        WHERE stale <= least(p_rollup.current_window, p_rollup.cell_width) / CASE WHEN rollup_engine.distribution_column(p_rollup.target_table) IS NOT NULL
+                AND rollup_engine.has_time_index(p_rollup.source_table, p_rollup.time_column) THEN 1 ELSE 8 END AND cell < p_cell
         ORDER BY cell DESC
         LIMIT 63;
 END

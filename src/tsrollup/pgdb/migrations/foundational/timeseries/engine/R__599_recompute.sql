@@ -109,12 +109,16 @@ BEGIN
         PERFORM rollup_engine.keep_connections();
     END IF;
     IF rollup_engine.distribution_column(p_rollup.target_table) IS NOT NULL THEN
-        EXECUTE rollup_engine.far_upsert_sql(p_rollup, v_fresh, v_stored IS NULL) USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
-        GET DIAGNOSTICS v_batch.rows_written = ROW_COUNT;
-        v_batch.rows_deleted := 0;
         IF v_stored THEN
+            EXECUTE rollup_engine.far_upsert_sql(p_rollup, v_fresh, v_is_scattered)
+            INTO v_batch.rows_written, v_batch.rows_deleted USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
+        ELSE
+            EXECUTE rollup_engine.far_insert_sql(p_rollup, v_fresh) USING lower(v_hull), upper(v_hull), p_ranges, v_starts, v_ends;
+            GET DIAGNOSTICS v_batch.rows_written = ROW_COUNT;
+            v_batch.rows_deleted := 0;
+        END IF;
+        IF v_batch.rows_deleted > 0 THEN
             EXECUTE rollup_engine.far_delete_sql(p_rollup, v_is_scattered) USING lower(v_hull), upper(v_hull), v_starts;
-            GET DIAGNOSTICS v_batch.rows_deleted = ROW_COUNT;
         END IF;
     ELSE
         IF v_is_far THEN
