@@ -69,8 +69,14 @@ BEGIN
             * tstzmultirange(tstzrange(p_rollup.sealed_before, NULL)) AS ranges
     ), wanted AS (
         SELECT cell, range_agg(r * tstzrange(cell, next_cell)) AS ranges
-        FROM aligned, unnest(ranges) AS r,
-            rollup_engine.buckets_in(v_cells, rollup_engine.bucket_align(v_cells, tstzmultirange(r))) AS c (cell, next_cell)
+        FROM aligned, unnest(ranges) AS r
+        CROSS JOIN LATERAL (SELECT rollup_engine.bucket_start(v_cells, lower(r)) AS first) AS f
+        CROSS JOIN LATERAL (
+            -- Most lie in one, and of thousands it takes long to ask for the cells of each.
+            SELECT f.first, upper(r) WHERE upper(r) <= rollup_engine.bucket_next(v_cells, f.first)
+            UNION ALL
+            SELECT * FROM rollup_engine.buckets_in(v_cells, rollup_engine.bucket_align(v_cells, tstzmultirange(r))) WHERE upper(r) > rollup_engine.bucket_next(v_cells, f.first)
+        ) AS c (cell, next_cell)
         GROUP BY cell
     ), held AS MATERIALIZED (
         -- What a refresh has claimed stays as it is: the range is added beside it.
