@@ -17,18 +17,20 @@ DECLARE
     v_stale constant tstzmultirange := rollup_engine.stale_set(p_rollup_id);
     v_tail tstzmultirange;
     v_finite tstzmultirange;
+    v_is_wide boolean;
 BEGIN
     SELECT * INTO v_rollup FROM silver.rollup_config WHERE id = p_rollup_id;
     v_tail := rollup_engine.window_tail(v_rollup);
     v_finite := v_stale - v_tail;
+    v_is_wide := rollup_engine.is_wide(v_rollup.bucket_width, v_finite);
     -- Arrays, for many ranges take the workers long to read.
-    tsrollup_edges := ARRAY(SELECT edge FROM unnest(v_stale) AS r CROSS JOIN LATERAL unnest(ARRAY[coalesce(lower(r), '-infinity'), coalesce(upper(r), 'infinity')]) AS edge ORDER BY edge);
-    IF rollup_engine.is_wide(v_rollup.bucket_width, v_finite) THEN
+    tsrollup_edges := ARRAY(SELECT unnest(ARRAY[coalesce(lower(r), '-infinity'), coalesce(upper(r), 'infinity')]) AS edge FROM unnest(v_stale) AS r ORDER BY edge);
+    IF v_is_wide THEN
         v_finite := rollup_engine.finite_stale_set(p_rollup_id);
     END IF;
     -- One by one where an index leads to the rows of each, so that a filter on the bucket leaves few.
-    IF v_rollup.parent_id IS NULL AND rollup_engine.bucket_count(v_rollup.bucket_width, v_finite) <= 20000
-        AND rollup_engine.has_time_index(v_rollup.source_table, v_rollup.time_column)
+    IF v_rollup.parent_id IS NULL AND rollup_engine.has_time_index(v_rollup.source_table, v_rollup.time_column)
+        AND (NOT v_is_wide OR rollup_engine.bucket_count(v_rollup.bucket_width, v_finite) <= 20000)
     THEN
         SELECT array_agg(bucket), array_agg(next_bucket) INTO tsrollup_starts, tsrollup_ends FROM rollup_engine.buckets_in(v_rollup, v_finite);
         v_finite := '{}';
