@@ -170,11 +170,40 @@ def test_groups_that_are_gone(db: psycopg.Connection[Any]) -> None:
         assert "method: repartition" in plan, plan
     for gone in ("note IS NULL", "note = 'A' AND tags = '{}'", "place IS NULL", "device = 2"):
         before = value(db, "SELECT count(*) FROM silver.gone_17")
+        db.execute("DELETE FROM silver.refresh_log")
         db.execute(f"DELETE FROM {name} WHERE {gone}".encode())
         refresh_everything(db)
         assert_equal_to_group_by(db, *rollups)
-        assert (value(db, "SELECT count(*) FROM silver.gone_17") < before) == ("tags" not in gone)
+        left = value(db, "SELECT count(*) FROM silver.gone_17")
+        assert (left < before) == ("tags" not in gone)
+        assert before - left == value(
+            db,
+            "SELECT sum(rows_deleted) FROM silver.refresh_log WHERE target_table LIKE '%%gone_17'",
+        )
     drop_rollups_of(db, name)
+
+
+def test_a_long_batch_goes_to_shards_at_once(
+    cluster: Cluster, db: psycopg.Connection[Any], readings: str
+) -> None:
+    """By a connection for each, not one after the other; what the next batch finds as it is, it
+    does not write."""
+    rollups = create_rollups(db, readings, "2 hours")
+    refresh_everything(db)
+    for worker in cluster.workers:
+        with psycopg.connect(worker) as there:
+            connections = value(
+                there,
+                "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tsrollup_owner'"
+                " AND application_name LIKE 'citus_internal%%' AND application_name LIKE %s",
+                f"%gpid={value(db, 'SELECT citus_backend_gpid()')}",
+            )
+            assert connections > 1
+    db.execute("SELECT silver.mark_stale(%s, '-infinity', 'infinity')", [readings])
+    db.execute("DELETE FROM silver.refresh_log")
+    refresh_everything(db)
+    assert value(db, "SELECT sum(rows_written + rows_deleted) FROM silver.refresh_log") == 0
+    assert_equal_to_group_by(db, *rollups)
 
 
 def test_a_rollup_is_changed_while_it_is_there(db: psycopg.Connection[Any], readings: str) -> None:
