@@ -190,16 +190,25 @@ def test_a_long_batch_goes_to_shards_at_once(
     does not write."""
     rollups = create_rollups(db, readings, "2 hours")
     refresh_everything(db)
-    for worker in cluster.workers:
-        with psycopg.connect(worker) as there:
-            connections = value(
-                there,
-                "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tsrollup_owner'"
-                " AND application_name LIKE 'citus_internal%%' AND application_name LIKE %s",
-                f"%gpid={value(db, 'SELECT citus_backend_gpid()')}",
-            )
-            assert connections > 1
-    db.execute("SELECT silver.mark_stale(%s, '-infinity', 'infinity')", [readings])
+    db.execute("SELECT silver.mark_stale(%s, now() - interval '20 hours', now())", [readings])
+    db.execute("UPDATE silver.rollup_config SET current_window = '1 day'")
+    with cluster.connect() as session, session.transaction():
+        # As where the first statement ends before others need a connection.
+        session.execute("SET citus.executor_slow_start_interval = '10s'")
+        batch = "SELECT buckets FROM silver.perform_rollup(%s, max_batches => 1)"
+        assert value(session, batch, rollups[0]) >= 240
+        caller = f"citus_internal%gpid={value(session, 'SELECT citus_backend_gpid()')}"
+        connections = 0
+        for worker in cluster.workers:
+            with psycopg.connect(worker) as there:
+                connections += value(
+                    there,
+                    "SELECT count(*) FROM pg_stat_activity WHERE usename = 'tsrollup_owner'"
+                    " AND state = 'idle in transaction' AND application_name LIKE %s",
+                    caller,
+                )
+    shards = "SELECT count(*) FROM pg_dist_shard WHERE logicalrelid = %s::regclass"
+    assert connections == value(db, shards, readings)
     db.execute("DELETE FROM silver.refresh_log")
     refresh_everything(db)
     assert value(db, "SELECT sum(rows_written + rows_deleted) FROM silver.refresh_log") == 0

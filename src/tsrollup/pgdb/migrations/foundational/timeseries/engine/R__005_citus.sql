@@ -99,15 +99,15 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.change_table(text, regclass, text) IS 'Runs DDL of a table; where it is distributed, on its shards as well.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.keep_connections(p_is_long boolean) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.keep_connections() RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- The shards of a worker stay with the connections of the transaction's first statement: one, if that is short.
-    SELECT set_config('citus.max_cached_conns_per_worker', current_setting('citus.max_adaptive_executor_pool_size'), true),
-        set_config('citus.force_max_query_parallelization', CASE WHEN p_is_long THEN 'on' ELSE 'off' END, true)
+    -- What the transaction asks a shard first, however short, decides on the connection for all that follows.
+    SELECT set_config('citus.force_max_query_parallelization', 'on', true),
+        set_config('citus.max_cached_conns_per_worker', current_setting('citus.max_adaptive_executor_pool_size'), true)
 $$;
-COMMENT ON FUNCTION rollup_engine.keep_connections(boolean) IS 'Has the session keep its connections to the workers of Citus when the transaction ends, for the next batch needs as many, and each takes as long as a small one; and use as many as there are shards, for a long one.';
+COMMENT ON FUNCTION rollup_engine.keep_connections() IS 'Has the transaction ask each shard by a connection of its own, and the session keep these connections to the workers of Citus when it ends: the next batch needs as many, and each takes as long as a small one.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.await_workers() RETURNS boolean
     LANGUAGE plpgsql

@@ -92,16 +92,12 @@ DECLARE
     v_ends timestamptz[];
     v_is_scattered constant boolean := p_ranges <> tstzmultirange(v_hull);
     v_is_far constant boolean := rollup_engine.is_of_citus(p_rollup.source_table);
-    v_length constant interval := (SELECT sum(upper(r) - lower(r)) FROM unnest(p_ranges) AS r);
     v_per_bucket constant boolean := NOT v_is_far AND rollup_engine.goes_per_bucket(p_rollup, p_ranges);
     v_fresh text := CASE WHEN v_is_far THEN rollup_engine.far_fresh_sql(p_rollup, v_is_scattered) ELSE rollup_engine.fresh_sql(p_rollup, v_per_bucket, v_is_scattered) END;
     v_batch rollup_engine.refresh_batch;
 BEGIN
     -- Its own statements are planned now, and know all partitions that the claim may rest on.
     PERFORM rollup_engine.hear_invalidations();
-    IF v_is_far THEN
-        PERFORM rollup_engine.keep_connections(v_length >= p_rollup.current_window / 4);
-    END IF;
     -- Nobody else writes here while the cell is locked: what is empty stays empty.
     EXECUTE format('SELECT true FROM %s WHERE bucket >= $1 AND bucket < $2 LIMIT 1', p_rollup.target_table)
     INTO v_stored USING lower(v_hull), upper(v_hull);

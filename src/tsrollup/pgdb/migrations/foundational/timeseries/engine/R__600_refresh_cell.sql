@@ -39,6 +39,10 @@ DECLARE
     v_lacks_partitions boolean := v_part <> p_todo OR rollup_engine.lacks_partitions(p_rollup, v_part);
     v_batch rollup_engine.refresh_batch;
 BEGIN
+    IF rollup_engine.is_of_citus(p_rollup.source_table) THEN
+        -- A short batch is done before others would be connected.
+        PERFORM rollup_engine.keep_connections() WHERE p_rollup.current_window / 4 <= (SELECT sum(upper(r) - lower(r)) FROM unnest(v_part) AS r);
+    END IF;
     -- Time that holds nothing is done, however long it is, and needs no partition.
     IF v_lacks_partitions THEN
         v_held := rollup_engine.up_to_newest_row(p_rollup, p_todo);
