@@ -182,3 +182,25 @@ def test_promise_g_a_partition_that_is_attached_beside_another_run_is_counted_be
     assert "dropped" in maintain(days)
     assert one(days, "SELECT sealed_late_rows FROM silver.rollup_config") == 10
     assert total(days, "gold.m") == 80
+
+
+@pytest.mark.parametrize(
+    ("ddl", "counted"),
+    [("ALTER TABLE raw.s ALTER v TYPE bigint", 0), ("TRUNCATE raw.s_default", 1)],
+)
+def test_promise_f_who_rewrites_a_table_is_not_taken_for_the_writer_of_all_its_rows(
+    days: psycopg.Connection, ddl: str, counted: int
+) -> None:
+    """Nor is it said how many of them are late where nobody can tell."""
+    roll_up(days, "raw.s", "m")
+    days.execute("CALL silver.run_rollups()")
+    days.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    assert maintain(days) == ["sealed"]
+    days.execute("SELECT silver.set_retention('raw.s', NULL)")
+    with days.transaction():
+        days.execute(ddl.encode())
+        days.execute("INSERT INTO raw.s SELECT now() - interval '40 days', 1")
+    days.execute("CALL silver.run_rollups()")
+    assert one(days, "SELECT sealed_late_rows FROM silver.rollup_config") == counted
+    told = one(days, "SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'")
+    assert ("perhaps" in told) == (counted == 0)

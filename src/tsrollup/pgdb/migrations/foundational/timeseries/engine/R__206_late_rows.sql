@@ -97,13 +97,15 @@ CREATE OR REPLACE FUNCTION rollup_engine.count_late_rows(
 AS $$
 DECLARE
     v_name constant text := p_source.relation;
+    -- Who changed columns of a table stands in all of its rows.
+    v_rewriters constant xid[] := ARRAY(SELECT xmin FROM pg_attribute WHERE attrelid = ANY (p_rewritten) AND attnum > 0);
     -- What is older may have been stored before.
     v_seal_age constant integer := CASE WHEN p_came <> '{}' OR p_unwatched_since IS NOT NULL THEN rollup_engine.seal_age(p_source.id) END;
 BEGIN
     EXECUTE rollup_engine.fill($sql$
         SELECT count(*) FILTER (WHERE is_late), count(*) FILTER (WHERE is_late IS NOT TRUE), CASE WHEN count(*) > 0 THEN tstzrange(min(ts), max(ts), '[]') END
         FROM (
-            SELECT {time} AS ts, xmin = ANY ($2) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AND rollup_engine.is_written_within(xmin, $7 - 1) AS is_late
+            SELECT {time} AS ts, xmin = ANY ($2) AND NOT (tableoid = ANY ($5) AND xmin = ANY ($9)) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AND rollup_engine.is_written_within(xmin, $7 - 1) AS is_late
             FROM {source}
             WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1
                 AND (xmin = ANY ($2) OR tableoid = ANY ($3) OR tableoid = ANY ($5) AND rollup_engine.is_written_within(xmin, $6) OR rollup_engine.is_written_within(xmin, $8)){filter}
@@ -115,7 +117,7 @@ BEGIN
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w),
         v_seal_age, CASE WHEN p_unwatched_since = rollup_engine.before_all() THEN 2147483647
-            WHEN p_unwatched_since IS NOT NULL THEN coalesce(least(nullif(greatest(age(p_unwatched_since::xid), -1), -1), v_seal_age), 2147483647) END;
+            WHEN p_unwatched_since IS NOT NULL THEN coalesce(least(nullif(greatest(age(p_unwatched_since::xid), -1), -1), v_seal_age), 2147483647) END, v_rewriters;
     PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
 EXCEPTION
 WHEN lock_not_available THEN
