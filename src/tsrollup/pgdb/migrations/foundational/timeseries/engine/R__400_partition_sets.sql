@@ -211,6 +211,6 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.forget_partition_set(regclass) IS 'Forgets the partitions of a dropped rollup, here and in pg_partman.';
+COMMENT ON FUNCTION rollup_engine.forget_partition_set(regclass) IS 'Has nobody make partitions of a table any more, neither maintenance nor pg_partman.';
 
 RESET ROLE;

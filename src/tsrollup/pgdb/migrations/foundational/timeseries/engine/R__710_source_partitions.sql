@@ -138,7 +138,7 @@ AS $$
     -- Late rows are counted by a run, as long as they say who wrote them; moving them is no writing.
     SELECT NOT rollup_engine.is_taken_in(rollup_engine.default_partition(p_set.relation)) OR EXISTS (
         SELECT FROM rollup_engine.change_log AS l JOIN rollup_engine.source AS s ON s.id = l.source_id
-        WHERE s.id = ANY (p_sources) AND l.from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = s.id)
+        WHERE s.id = ANY (p_sources) AND l.is_found IS NOT TRUE AND l.from_time < (SELECT max(sealed_before) FROM silver.rollup_config WHERE source_id = s.id)
             AND (s.time_column <> p_set.control OR l.from_time < p_to AND l.to_time > p_from))
 $$;
 COMMENT ON FUNCTION rollup_engine.are_uncounted(rollup_engine.partition_set, integer[], timestamptz, timestamptz) IS

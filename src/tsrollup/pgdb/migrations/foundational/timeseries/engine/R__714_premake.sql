@@ -3,15 +3,26 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
+CREATE OR REPLACE FUNCTION rollup_engine.set_range(p_set rollup_engine.partition_set) RETURNS tstzrange
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN c.relispartition THEN (
+        SELECT tstzrange(b.from_time, b.to_time) FROM rollup_engine.partition_bounds(pg_partition_root(c.oid), p_set.control) AS b WHERE b.member = c.oid)
+        ELSE '(,)' END
+    FROM pg_class AS c WHERE c.oid = p_set.relation
+$$;
+COMMENT ON FUNCTION rollup_engine.set_range(rollup_engine.partition_set) IS 'The time that rows of a table can have: where it is a partition itself, no other comes to it.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.uncovered_in_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS tstzmultirange
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p_ranges - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
+    SELECT p_ranges * tstzmultirange(rollup_engine.set_range(p_set)) - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
     FROM rollup_engine.partition_bounds(p_set.relation, p_set.control)
     WHERE member <> p_set.relation AND member IS DISTINCT FROM rollup_engine.default_partition(p_set.relation)
 $$;
-COMMENT ON FUNCTION rollup_engine.uncovered_in_source(rollup_engine.partition_set, tstzmultirange) IS 'The part of the ranges that no partition of a source but the default one holds.';
+COMMENT ON FUNCTION rollup_engine.uncovered_in_source(rollup_engine.partition_set, tstzmultirange) IS 'The part of the ranges that a source can hold, and no partition of it but the default one does.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.cover_source(p_set rollup_engine.partition_set, p_ranges tstzmultirange) RETURNS integer
     LANGUAGE plpgsql
@@ -97,7 +108,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.premake_source_partitions(p_set rollup_
 AS $$
 DECLARE
     v_before constant bigint := rollup_engine.partition_count(p_set.relation);
-    v_by_partman boolean := rollup_engine.partman_is_behind(p_set, p_now);
+    v_by_partman boolean := rollup_engine.partman_is_behind(p_set, p_now) AND isfinite(upper(rollup_engine.set_range(p_set))) IS NOT TRUE;
     v_ahead constant tstzmultirange := tstzmultirange(tstzrange(p_now, NULL));
     v_strays tstzmultirange := rollup_engine.stray_ranges(p_set);
     v_staying tstzmultirange := '{}';

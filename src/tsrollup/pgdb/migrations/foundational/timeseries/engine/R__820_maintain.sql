@@ -154,18 +154,20 @@ COMMENT ON FUNCTION rollup_engine.retain_rollup(integer, timestamptz) IS 'Remove
 
 -- Everything ------------------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION rollup_engine.foreign_owner(p_relation regclass) RETURNS text
+DROP FUNCTION IF EXISTS rollup_engine.foreign_owner(regclass);
+CREATE OR REPLACE FUNCTION rollup_engine.foreign_owner(VARIADIC p_relations regclass[]) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Sources are maintained with the rights of the caller, which must reach the machinery as well.
     SELECT CASE
-        WHEN NOT pg_has_role(relowner, 'USAGE') THEN format('%s, who owns %s', relowner::regrole, p_relation)
-        WHEN NOT pg_has_role('${owner_role}', 'USAGE') THEN format('a member of %I and of %s', '${owner_role}', relowner::regrole)
+        WHEN bool_and(pg_has_role(o.id, 'USAGE')) AND pg_has_role('${owner_role}', 'USAGE') THEN NULL
+        WHEN count(*) = 1 AND NOT bool_and(pg_has_role(o.id, 'USAGE')) THEN format('%s, who owns %s', min(o.name), p_relations[1])
+        ELSE format('a member of %I and of %s', '${owner_role}', string_agg(o.name, ' and of ' ORDER BY o.name))
     END
-    FROM pg_class WHERE oid = p_relation
+    FROM (SELECT DISTINCT relowner, relowner::regrole::text FROM pg_class WHERE oid = ANY (p_relations)) AS o (id, name)
 $$;
-COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass) IS 'As whom to maintain a table that the caller may not act for, NULL when it may.';
+COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass[]) IS 'As whom to maintain tables that the caller may not act for, NULL when it may.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
@@ -197,12 +199,8 @@ DECLARE
 BEGIN
     FOR v_retention IN SELECT t.* FROM rollup_engine.source_retentions() AS t WHERE p_relation IS NULL OR t.relation = p_relation LOOP
         -- Rows of a part that is divided in turn are to have partitions before they are sealed.
-        SELECT min(rollup_engine.foreign_owner(t.relation)) INTO v_owner
-        FROM (
-            SELECT v_retention.relation
-            UNION ALL
-            SELECT s.relation FROM rollup_engine.source_sets() AS s WHERE rollup_engine.lies_in(s.relation, v_retention.relation)
-        ) AS t;
+        v_owner := rollup_engine.foreign_owner(VARIADIC v_retention.relation || ARRAY(
+            SELECT s.relation FROM rollup_engine.source_sets() AS s WHERE rollup_engine.lies_in(s.relation, v_retention.relation)));
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.apply_retention(v_retention, p_now);
         ELSE
