@@ -75,7 +75,7 @@ BEGIN
             -- Most lie in one, and of thousands it takes long to ask for the cells of each.
             SELECT f.first, upper(r) WHERE upper(r) <= rollup_engine.bucket_next(v_cells, f.first)
             UNION ALL
-            SELECT * FROM rollup_engine.buckets_in(v_cells, rollup_engine.bucket_align(v_cells, tstzmultirange(r))) WHERE upper(r) > rollup_engine.bucket_next(v_cells, f.first)
+            SELECT * FROM rollup_engine.buckets_in(v_cells, rollup_engine.bucket_align(v_cells, tstzmultirange(r))) WHERE (upper(r) <= rollup_engine.bucket_next(v_cells, f.first)) IS NOT TRUE
         ) AS c (cell, next_cell)
         GROUP BY cell
     ), held AS MATERIALIZED (
