@@ -204,3 +204,26 @@ def test_promise_f_who_rewrites_a_table_is_not_taken_for_the_writer_of_all_its_r
     assert one(days, "SELECT sealed_late_rows FROM silver.rollup_config") == counted
     told = one(days, "SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'")
     assert ("perhaps" in told) == (counted == 0)
+
+
+def test_promise_g_a_table_that_took_a_sources_name_waits_for_its_rollups(
+    days: psycopg.Connection,
+) -> None:
+    """They read the one that had it until that is dropped; the keep was set before, or after."""
+    roll_up(days, "raw.s", "m")
+    days.execute("CALL silver.run_rollups()")
+    make_days(days, "raw.n")
+    days.execute("SELECT silver.set_retention('raw.n', '10 days')")
+    days.execute("ALTER TABLE raw.s RENAME TO old; ALTER TABLE raw.n RENAME TO s")
+    days.execute("GRANT SELECT ON raw.s TO tsrollup_owner")
+    days.execute("INSERT INTO raw.s SELECT now() - interval '15 days', 1")
+    assert maintain(days, 3) == []
+    with pytest.raises(
+        psycopg.Error, match=r"rollups of the table .*, raw\.old, are to read raw\.s"
+    ):
+        days.execute("SELECT silver.set_retention('raw.s', '12 days')")
+    days.execute("DROP TABLE raw.old")
+    for _ in range(2):
+        days.execute("CALL silver.run_rollups(as_of => 'infinity')")
+    assert {"sealed", "dropped"} == set(maintain(days, 3))
+    assert total(days, "gold.m") == 81

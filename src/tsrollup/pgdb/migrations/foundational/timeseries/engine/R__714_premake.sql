@@ -87,10 +87,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.premake_by_partman_for_source(p_set rol
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_members constant regclass[] := ARRAY(SELECT rollup_engine.partition_tree(p_set.relation));
+    v_members regclass[];
     v_new regclass;
 BEGIN
     PERFORM rollup_engine.lock_set(p_set);
+    v_members := ARRAY(SELECT rollup_engine.partition_tree(p_set.relation));  -- with what was attached while the lock was waited for
     PERFORM rollup_engine.premake_by_partman(p_set);
     FOR v_new IN SELECT m FROM rollup_engine.partition_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
         PERFORM rollup_engine.share_owner(p_set.relation, v_new);

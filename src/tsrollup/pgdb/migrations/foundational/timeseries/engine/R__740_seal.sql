@@ -99,10 +99,15 @@ CREATE OR REPLACE FUNCTION rollup_engine.retention_problem(p_relation regclass, 
 AS $$
     WITH key AS MATERIALIZED (SELECT rollup_engine.time_partition_column(p_relation) AS name)
     SELECT format('%s is another table now: retention was set for the one that had this name, %s', c.oid::regclass, p_relation),
-        format('SELECT silver.set_retention(%L, NULL), and set it for the new one; or set it again for %s, where it is to go on', p_relation, p_relation)
+        format('SELECT silver.set_retention(%L, NULL), and set it for the new one, once rollups read that; or set it again for %s, where it is to go on', p_relation, p_relation)
     FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(t.relation_name) AND c.oid <> p_relation AND c.relkind IN ('r', 'p')
     WHERE t.relation = p_relation AND t.keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE p_relation = r.target_table)
         AND NOT EXISTS (SELECT FROM rollup_engine.retention AS other WHERE other.relation = c.oid)
+    UNION ALL
+    SELECT format('rollups of the table that had its name, %s, are to read %s', s.relation, p_relation),
+        format('DROP TABLE %s, and the next run takes up %s; or give %s another name, or rollups of its own', s.relation, p_relation, p_relation)
+    FROM rollup_engine.source AS s
+    WHERE p_relation::text IN (s.relation_name, s.former_name) AND rollup_engine.exchanged_for(s) = p_relation
     UNION ALL
     SELECT format('%s is not partitioned by ranges of a time column', p_relation),
         'retention drops partitions: create the table with PARTITION BY RANGE (the time column); numbers are times as long as a rollup of the table says so: time_unit'
