@@ -107,7 +107,7 @@ AS $$
     SELECT format('rollups of the table that had its name, %s, are to read %s', s.relation, p_relation),
         format('DROP TABLE %s, and the next run takes up %s; or give %s another name, or rollups of its own', s.relation, p_relation, p_relation)
     FROM rollup_engine.source AS s
-    WHERE p_relation::text IN (s.relation_name, s.former_name) AND rollup_engine.exchanged_for(s) = p_relation
+    WHERE (SELECT p_relation::text) IN (s.relation_name, s.former_name) AND rollup_engine.exchanged_for(s) = p_relation
     UNION ALL
     SELECT format('%s is not partitioned by ranges of a time column', p_relation),
         'retention drops partitions: create the table with PARTITION BY RANGE (the time column); numbers are times as long as a rollup of the table says so: time_unit'
