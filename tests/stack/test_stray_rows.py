@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from raw_tables import maintained
 from rollup_checks import (
     assert_equal_to_group_by,
     assert_settled,
@@ -206,6 +207,24 @@ def test_rows_of_today_that_must_stay_keep_no_other_partition_from_coming(
     placed = {row[3]: row[0] for row in identity(source)}
     assert placed[3] == "raw.readings_default"
     assert placed[4] != "raw.readings_default"
+
+
+def test_rows_of_a_default_partition_that_is_divided_in_turn_move(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.d (ts timestamptz NOT NULL, k int) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.d_default PARTITION OF raw.d DEFAULT PARTITION BY HASH (k);"
+        "CREATE TABLE raw.d_1 PARTITION OF raw.d_default FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+        "CREATE TABLE raw.d_2 PARTITION OF raw.d_default FOR VALUES WITH (MODULUS 2, REMAINDER 1)"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.d', 'silver', 'd_1h', '1 hour')")
+    db.execute(
+        "INSERT INTO raw.d SELECT now() - n * interval '1 day', n FROM generate_series(1, 9) n"
+    )
+    db.execute("SELECT silver.partition_source('raw.d', '1 day')")
+    for _ in range(2):
+        maintained(db, NOW, "raw.d")
+    assert db.execute("SELECT count(*) FROM raw.d_default").fetchone() == (0,)
+    assert_equal_to_group_by(db, "d_1h")
 
 
 def test_a_constraint_that_is_not_enforced_is_in_nobodys_way(

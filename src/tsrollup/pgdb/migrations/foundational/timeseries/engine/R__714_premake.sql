@@ -20,7 +20,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.uncovered_in_source(p_set rollup_engine
 AS $$
     SELECT p_ranges * tstzmultirange(rollup_engine.set_range(p_set)) - coalesce(range_agg(tstzrange(from_time, to_time)), '{}')
     FROM rollup_engine.partition_bounds(p_set.relation, p_set.control)
-    WHERE member <> p_set.relation AND member IS DISTINCT FROM rollup_engine.default_partition(p_set.relation)
+    WHERE member <> p_set.relation
+        -- With what that is divided into: its bounds are all of time, too.
+        AND (member IN (SELECT rollup_engine.partition_tree(rollup_engine.default_partition(p_set.relation)))) IS NOT TRUE
 $$;
 COMMENT ON FUNCTION rollup_engine.uncovered_in_source(rollup_engine.partition_set, tstzmultirange) IS 'The part of the ranges that a source can hold, and no partition of it but the default one does.';
 
