@@ -166,6 +166,7 @@ AS $$
         ELSE format('a member of %I and of %s', '${owner_role}', string_agg(o.name, ' and of ' ORDER BY o.name))
     END
     FROM (SELECT DISTINCT relowner, relowner::regrole::text FROM pg_class WHERE oid = ANY (p_relations)) AS o (id, name)
+    HAVING count(*) > 0
 $$;
 COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass[]) IS 'As whom to maintain tables that the caller may not act for, NULL when it may.';
 
