@@ -1,5 +1,6 @@
 """A source, or columns and partitions of it, renamed, dropped or exchanged: followed or named."""
 
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -169,11 +170,16 @@ def test_a_dropped_source_is_named_and_taken_up_again(rolled_up: psycopg.Connect
     assert_equal_to_group_by(rolled_up, *ROLLUPS)
 
 
+@pytest.mark.parametrize(
+    "before", ["", "ALTER TABLE raw.t RENAME TO u; {} ALTER TABLE raw.u RENAME TO t; {}"]
+)
 @pytest.mark.parametrize("between", ["", "SELECT silver.perform_rollup();"])
 def test_a_source_that_was_exchanged_by_its_name(
-    rolled_up: psycopg.Connection, between: str
+    rolled_up: psycopg.Connection, before: str, between: str
 ) -> None:
     """What has the name now is what people read: that it is another table is said at once."""
+    look = "SELECT silver.perform_rollup();"
+    run(rolled_up, before.format(look, look))
     rolled_up.execute("CREATE TABLE raw.loaded AS SELECT ts, device, a, b + 1 AS b, w FROM raw.t")
     run(rolled_up, f"ALTER TABLE raw.t RENAME TO old; {between} CREATE VIEW raw.t AS TABLE raw.old")
     refresh_everything(rolled_up)
@@ -194,6 +200,55 @@ def test_a_source_that_was_exchanged_by_its_name(
     refresh_everything(rolled_up)
     assert problems(rolled_up) == []
     assert_settled(rolled_up, *ROLLUPS)
+
+
+def test_a_source_that_was_renamed_is_exchanged_by_its_last_name(
+    rolled_up: psycopg.Connection,
+) -> None:
+    names = ("u", "v", "old")
+    for was, name in pairwise(("t", *names)):
+        rolled_up.execute(f"ALTER TABLE raw.{was} RENAME TO {name}".encode())
+        refresh_everything(rolled_up)
+        assert healths(rolled_up) == {"ok"}
+    rolled_up.execute("CREATE TABLE raw.v (LIKE raw.old); GRANT SELECT ON raw.v TO tsrollup_owner")
+    for _ in range(2):
+        assert healths(rolled_up) == {"invalid"}
+        assert "raw.v is another table now" in problems(rolled_up)[0][1]
+        rolled_up.execute("SELECT silver.perform_rollup()")
+    rolled_up.execute("DROP TABLE raw.old")
+    for _ in range(2):
+        rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    assert rolled_up.execute("SELECT relation::text FROM rollup_engine.source").fetchone() == (
+        "raw.v",
+    )
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+def test_a_view_that_was_exchanged_by_its_name(db: psycopg.Connection, kind: str) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz); INSERT INTO raw.t VALUES (now())")
+    for name in ("seen", "next"):
+        db.execute(f"CREATE {kind} raw.{name} AS TABLE raw.t".encode())
+        db.execute(f"GRANT SELECT ON raw.{name} TO tsrollup_owner".encode())
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'm', '1 day', 'ts',"
+        " change_tracking => 'window', look_back_window => '1 year')"
+    )
+    refresh_everything(db)
+    db.execute(f"ALTER {kind} raw.seen RENAME TO old".encode())
+    db.execute("CREATE VIEW raw.seen AS TABLE raw.old")
+    refresh_everything(db)
+    assert healths(db) == {"ok"}  # it keeps the name alive
+    db.execute("DROP VIEW raw.seen")
+    db.execute(f"ALTER {kind} raw.next RENAME TO seen".encode())
+    for _ in range(2):
+        assert healths(db) == {"invalid"}
+        ((_, problem, hint), *_) = problems(db)
+        assert f"raw.seen is another {kind.lower()} now" in problem
+        assert hint.startswith(f"DROP {kind} raw.old, and the next run takes up")
+        db.execute("SELECT silver.perform_rollup()")
+    db.execute(f"DROP {kind} raw.old".encode())
+    refresh_everything(db)
+    assert healths(db) == {"ok"}
 
 
 def test_a_source_that_became_a_partition_of_its_name(db: psycopg.Connection) -> None:

@@ -17,7 +17,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_name(p_source_id integer) RETURNS 
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    UPDATE rollup_engine.source SET former_name = coalesce(former_name, relation_name), relation_name = relation::text
+    UPDATE rollup_engine.source
+    SET former_names = CASE WHEN relation::text = ANY (former_names) THEN former_names[array_position(former_names, relation::text) + 1:] ELSE relation_name || former_names END,
+        relation_name = relation::text
     WHERE id = p_source_id AND relation_name <> relation::text
 $$;
 COMMENT ON FUNCTION rollup_engine.note_name(integer) IS 'Notes the name of a source that was renamed or moved.';
@@ -54,16 +56,20 @@ CREATE OR REPLACE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.so
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Not a view that keeps the name alive; nor what has rollups of its own, and so is known to be another table.
+    -- Not a view that keeps the name alive; nor what has rollups of its own, and so is known to be another one.
     RETURN c.oid
-    FROM unnest(array_remove(ARRAY[p_source.relation_name, p_source.former_name], p_source.relation::text)) AS n (name)
-    JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name) AND c.relkind IN ('r', 'p', 'f')
-    WHERE c.oid <> p_source.relation AND EXISTS (SELECT FROM pg_class WHERE oid = p_source.relation)
+    FROM unnest(array_remove(p_source.relation_name || p_source.former_names, p_source.relation::text)) WITH ORDINALITY AS n (name, place)
+    JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name)
+    JOIN pg_class AS own ON own.oid = p_source.relation AND own.oid <> c.oid
+    WHERE (c.relkind IN ('r', 'p', 'f') OR c.relkind IN ('v', 'm') AND own.relkind IN ('v', 'm') AND NOT EXISTS (
+            SELECT FROM pg_rewrite AS w JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
+            WHERE w.ev_class = c.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = own.oid))
         AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)
+    ORDER BY n.place
     LIMIT 1;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.exchanged_for(rollup_engine.source) IS 'The table that has the name by now that a source went by, NULL when there is none.';
+COMMENT ON FUNCTION rollup_engine.exchanged_for(rollup_engine.source) IS 'The table, or of a view the other view, that has the name by now that a source went by; NULL when there is none.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.may_take_its_place(p_source rollup_engine.source, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
@@ -174,7 +180,7 @@ BEGIN
     END IF;
     -- A table that lacks a column, or has another kind of time, is another table.
     SELECT c.oid INTO v_new
-    FROM unnest(ARRAY[v_source.relation_name, v_source.former_name]) WITH ORDINALITY AS n (name, place)
+    FROM unnest(v_source.relation_name || v_source.former_names) WITH ORDINALITY AS n (name, place)
     JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name)
     WHERE (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
         AND has_table_privilege('${owner_role}', c.oid, 'SELECT')

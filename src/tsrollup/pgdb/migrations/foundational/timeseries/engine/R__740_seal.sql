@@ -55,7 +55,9 @@ AS $$
         OR v.relation IS NULL AND s.tables_read IS NULL AND EXISTS (SELECT FROM rollup_engine.source_shape WHERE source_id = s.id AND kind ~ '^[vm]')
     FROM rollup_engine.source AS s
     CROSS JOIN LATERAL (
-        SELECT coalesce((SELECT c.oid FROM pg_class AS c WHERE c.oid = p_rollup.source_table), rollup_engine.relation_called(s.relation_name), rollup_engine.relation_called(s.former_name))
+        SELECT coalesce((SELECT c.oid FROM pg_class AS c WHERE c.oid = p_rollup.source_table), (
+            SELECT t.relation FROM unnest(s.relation_name || s.former_names) WITH ORDINALITY AS n (name, place)
+            CROSS JOIN LATERAL rollup_engine.relation_called(n.name) AS t (relation) WHERE t.relation IS NOT NULL ORDER BY n.place LIMIT 1))
     ) AS v (relation)
     WHERE s.id = p_rollup.source_id
 $$;
@@ -107,7 +109,7 @@ AS $$
     SELECT format('rollups of the table that had its name, %s, are to read %s', s.relation, p_relation),
         format('DROP TABLE %s, and the next run takes up %s; or give %s another name, or rollups of its own', s.relation, p_relation, p_relation)
     FROM rollup_engine.source AS s
-    WHERE (SELECT p_relation::text) IN (s.relation_name, s.former_name) AND rollup_engine.exchanged_for(s) = p_relation
+    WHERE (SELECT p_relation::text) = ANY (s.relation_name || s.former_names) AND rollup_engine.exchanged_for(s) = p_relation
     UNION ALL
     SELECT format('%s is not partitioned by ranges of a time column', p_relation),
         'retention drops partitions: create the table with PARTITION BY RANGE (the time column); numbers are times as long as a rollup of the table says so: time_unit'
