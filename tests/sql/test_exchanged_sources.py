@@ -223,6 +223,43 @@ def test_a_source_that_was_renamed_is_exchanged_by_its_last_name(
     )
 
 
+def test_a_source_that_gets_back_the_name_it_had_before_the_last(
+    rolled_up: psycopg.Connection,
+) -> None:
+    rolled_up.execute("ALTER TABLE raw.t RENAME TO u")
+    refresh_everything(rolled_up)
+    rolled_up.execute(
+        "CREATE TABLE raw.new (LIKE raw.u); GRANT SELECT ON raw.new TO tsrollup_owner"
+    )
+    rolled_up.execute("ALTER TABLE raw.u RENAME TO t; ALTER TABLE raw.new RENAME TO u")
+    for _ in range(2):
+        assert healths(rolled_up) == {"invalid"}
+        assert "raw.u is another table now" in problems(rolled_up)[0][1]
+        rolled_up.execute("SELECT silver.perform_rollup()")
+    rolled_up.execute("DROP TABLE raw.t")
+    for _ in range(2):
+        rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    assert healths(rolled_up) == {"ok"}
+    names = "SELECT relation_name, former_names FROM rollup_engine.source"
+    assert rolled_up.execute(names).fetchall() == [("raw.u", [])]
+
+
+def test_a_source_that_was_exchanged_twice(rolled_up: psycopg.Connection) -> None:
+    """Each table that has a name of it is named."""
+    for names in (("t", "old"), ("old", "older")):
+        rolled_up.execute(f"ALTER TABLE raw.{names[0]} RENAME TO {names[1]}".encode())
+        rolled_up.execute(f"CREATE TABLE raw.{names[0]} (LIKE raw.{names[1]})".encode())
+        rolled_up.execute(f"GRANT SELECT ON raw.{names[0]} TO tsrollup_owner".encode())
+        rolled_up.execute("SELECT silver.perform_rollup()")
+    told = [problem for _, problem, _ in problems(rolled_up)]
+    for name in ("t", "old"):
+        assert any(f"raw.{name} is another table now" in problem for problem in told)
+        held = f"SELECT (rollup_engine.retention_problem('raw.{name}')).problem"
+        assert (
+            f"raw.older, are to read raw.{name}" in (rolled_up.execute(held).fetchone() or ("",))[0]
+        )
+
+
 @pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
 def test_a_view_that_was_exchanged_by_its_name(db: psycopg.Connection, kind: str) -> None:
     db.execute("CREATE TABLE raw.t (ts timestamptz); INSERT INTO raw.t VALUES (now())")
@@ -235,15 +272,20 @@ def test_a_view_that_was_exchanged_by_its_name(db: psycopg.Connection, kind: str
     )
     refresh_everything(db)
     db.execute(f"ALTER {kind} raw.seen RENAME TO old".encode())
-    db.execute("CREATE VIEW raw.seen AS TABLE raw.old")
+    db.execute(
+        "CREATE VIEW raw.between AS TABLE raw.old; CREATE VIEW raw.seen AS TABLE raw.between"
+    )
     refresh_everything(db)
     assert healths(db) == {"ok"}  # it keeps the name alive
-    db.execute("DROP VIEW raw.seen")
+    db.execute("DROP VIEW raw.seen, raw.between")
     db.execute(f"ALTER {kind} raw.next RENAME TO seen".encode())
+    db.execute("ALTER TABLE raw.t RENAME TO under")
     for _ in range(2):
+        held = "SELECT (rollup_engine.retention_problem('raw.under')).problem"
+        assert "raw.old, are to read raw.under" in (db.execute(held).fetchone() or ("",))[0]
         assert healths(db) == {"invalid"}
         ((_, problem, hint), *_) = problems(db)
-        assert f"raw.seen is another {kind.lower()} now" in problem
+        assert "raw.seen is another view now" in problem
         assert hint.startswith(f"DROP {kind} raw.old, and the next run takes up")
         db.execute("SELECT silver.perform_rollup()")
     db.execute(f"DROP {kind} raw.old".encode())

@@ -7,6 +7,8 @@ from itertools import pairwise
 import psycopg
 import pytest
 
+from rollup_checks import assert_equal_to_group_by
+
 pytestmark = pytest.mark.partman
 
 MONTHS = [date(2026, month, 1) for month in range(1, 5)]
@@ -84,3 +86,18 @@ def test_a_part_that_retention_took_away_is_divided_no_more(
     maintain(months, NOW + timedelta(days=1))
     found = "SELECT count(*) FROM pg_class WHERE relname LIKE 'm1%%' AND relkind IN ('r', 'p')"
     assert months.execute(found.replace("%%", "%")).fetchone() == (33 if archive else 0,)
+
+
+def test_a_day_beyond_its_month_stops_nothing(months: psycopg.Connection) -> None:
+    """As 0.1.0 made them, each day; no row comes to it."""
+    months.execute(
+        "CREATE TABLE raw.m1_x PARTITION OF raw.m1 FOR VALUES FROM ('2026-03-01') TO ('2026-03-02')"
+    )
+    for statement in ("SELECT 1", "DROP TABLE raw.m1_x"):
+        months.execute(statement.encode())
+        for _ in range(2):
+            months.execute("SELECT silver.perform_rollup(as_of => %s)", [NOW])
+        assert months.execute("SELECT error_message FROM silver.error_log").fetchall() == []
+        health = "SELECT health FROM silver.timeseries_operations_monitor"
+        assert months.execute(health).fetchone() == ("ok",)
+    assert_equal_to_group_by(months, "h")

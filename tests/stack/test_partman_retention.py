@@ -1,9 +1,12 @@
 """Whoever else removes partitions takes what they held from the rollups: that is said, and
 pg_partman's own retention gives way to set_retention."""
 
+from datetime import UTC, datetime
+
 import psycopg
 import pytest
 
+from raw_tables import maintained
 from rollup_checks import assert_equal_to_group_by
 from servers import PostgresServer
 
@@ -134,3 +137,29 @@ def test_retention_of_what_lies_below_is_taken_over_too(
     assert db.execute(PROBLEMS).fetchall() == []
     left = db.execute("SELECT count(retention) FROM partman.part_config").fetchone()
     assert left == (0,)
+
+
+def test_a_month_that_pg_partman_divides_is_forgotten_with_its_partition(
+    server: PostgresServer, db: psycopg.Connection
+) -> None:
+    """Where it does not find one, its maintenance stops for all tables of the database."""
+    if server.name != "debian15":
+        pytest.skip("needs pg_partman 4")
+    db.execute("CREATE TABLE raw.pm (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
+    db.execute(
+        "SELECT partman.create_parent('raw.pm', 'ts', 'native', 'monthly', p_premake => 1,"
+        " p_start_partition => (now() - interval '4 months')::text)"
+    )
+    db.execute(
+        "SELECT partman.create_sub_parent("
+        "'raw.pm', 'ts', 'native', 'daily', p_native_check => 'yes')"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.pm', 'silver', 'pm_1d', '1 day')")
+    db.execute("CALL silver.run_rollups()")
+    months = "SELECT count(*), count(to_regclass(parent_table)) FROM partman.part_config"
+    before = db.execute(months).fetchone() or (0, 0)
+    db.execute("SELECT silver.set_retention('raw.pm', '35 days')")
+    for _ in range(4):
+        maintained(db, datetime.now(UTC))
+    known, there = db.execute(months).fetchone() or (0, 0)
+    assert known == there < before[0] == before[1]

@@ -50,7 +50,8 @@ AS $$
                 substring(pg_get_expr(c.relpartbound, c.oid) FROM 'TO [(](?!M[IA][NX]VALUE)''?([^'',)]*)''?[)]')] END AS bounds, k.unit
         ) AS b
     )
-    SELECT oid::regclass, min(tree.from_time), max(tree.to_time) FROM tree GROUP BY oid
+    -- A partition may have bounds beyond those of what it is a part of: no row comes to it.
+    SELECT oid::regclass, min(tree.from_time), greatest(max(tree.to_time), min(tree.from_time)) FROM tree GROUP BY oid
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_bounds(regclass, name) IS
 'The table and every partition below it, each with the range of time it can hold: of that time column, else of whatever time it is partitioned by.';

@@ -18,8 +18,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.note_name(p_source_id integer) RETURNS 
     SET search_path = pg_catalog, pg_temp
 AS $$
     UPDATE rollup_engine.source
-    SET former_names = CASE WHEN relation::text = ANY (former_names) THEN former_names[array_position(former_names, relation::text) + 1:] ELSE relation_name || former_names END,
-        relation_name = relation::text
+    SET former_names = array_remove(relation_name || former_names, relation::text), relation_name = relation::text
     WHERE id = p_source_id AND relation_name <> relation::text
 $$;
 COMMENT ON FUNCTION rollup_engine.note_name(integer) IS 'Notes the name of a source that was renamed or moved.';
@@ -51,25 +50,40 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.relation_called(text) IS 'The table of a full name, NULL when there is none. to_regclass() is an error where its schema may not be used.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETURNS regclass
-    LANGUAGE plpgsql STABLE
+CREATE OR REPLACE FUNCTION rollup_engine.is_read_by(p_source regclass, p_view regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH RECURSIVE below AS (
+        SELECT p_view::oid AS oid
+        UNION
+        SELECT d.refobjid
+        FROM below AS b
+        JOIN pg_rewrite AS w ON w.ev_class = b.oid AND w.ev_type = '1'
+        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+    )
+    SELECT EXISTS (SELECT FROM below WHERE oid = p_source AND oid <> p_view)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_read_by(regclass, regclass) IS 'Whether a view reads a table or another view, through others too.';
+
+DROP FUNCTION IF EXISTS rollup_engine.exchanged_for(rollup_engine.source);
+CREATE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETURNS SETOF regclass
+    LANGUAGE plpgsql STABLE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
     -- Not a view that keeps the name alive; nor what has rollups of its own, and so is known to be another one.
-    RETURN c.oid
-    FROM unnest(array_remove(p_source.relation_name || p_source.former_names, p_source.relation::text)) WITH ORDINALITY AS n (name, place)
-    JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name)
-    JOIN pg_class AS own ON own.oid = p_source.relation AND own.oid <> c.oid
-    WHERE (c.relkind IN ('r', 'p', 'f') OR c.relkind IN ('v', 'm') AND own.relkind IN ('v', 'm') AND NOT EXISTS (
-            SELECT FROM pg_rewrite AS w JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid
-            WHERE w.ev_class = c.oid AND d.refclassid = 'pg_class'::regclass AND d.refobjid = own.oid))
-        AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)
-    ORDER BY n.place
-    LIMIT 1;
+    RETURN QUERY
+        SELECT c.oid::regclass
+        FROM unnest(array_remove(p_source.relation_name || p_source.former_names, p_source.relation::text)) WITH ORDINALITY AS n (name, place)
+        JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name) AND c.oid <> p_source.relation
+        WHERE EXISTS (SELECT FROM pg_class WHERE oid = p_source.relation)
+            AND CASE WHEN c.relkind IN ('v', 'm') THEN NOT rollup_engine.is_read_by(p_source.relation, c.oid) ELSE c.relkind IN ('r', 'p', 'f') END
+            AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)
+        ORDER BY n.place;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.exchanged_for(rollup_engine.source) IS 'The table, or of a view the other view, that has the name by now that a source went by; NULL when there is none.';
+COMMENT ON FUNCTION rollup_engine.exchanged_for(rollup_engine.source) IS 'Tables and views that have names by now that a source went by, the last one first.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.may_take_its_place(p_source rollup_engine.source, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
@@ -213,6 +227,10 @@ BEGIN
     INSERT INTO silver.dimension_config (source_table, dimension_column, description, is_active, ltree_level)
     SELECT v_place, dimension_column, description, is_active, ltree_level FROM noted
     ON CONFLICT DO NOTHING;
+    -- The names since then were those of the old table.
+    UPDATE rollup_engine.source
+    SET relation_name = v_new::text, former_names = former_names[coalesce(array_position(former_names, v_new::text), 0) + 1:]
+    WHERE id = p_source_id AND v_new IS NOT NULL;
     UPDATE rollup_engine.source SET relation = v_place, inserts_by_row = CASE WHEN inserts_by_row AND v_new IS NOT NULL THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
     UPDATE rollup_engine.retention AS t SET relation = v_place, relation_name = coalesce(v_new::text, t.relation_name)
     WHERE t.relation IN (v_source.relation, v_gone) AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = v_place);

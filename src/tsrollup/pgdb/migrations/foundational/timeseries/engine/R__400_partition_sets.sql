@@ -203,14 +203,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.forget_partition_set(p_relation regclas
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    v_key text;
+    v_keys text[];
 BEGIN
-    DELETE FROM rollup_engine.partition_set WHERE relation = p_relation RETURNING partman_parent INTO v_key;
-    IF v_key IS NOT NULL AND rollup_engine.partman_schema() IS NOT NULL THEN
-        EXECUTE format('DELETE FROM %s.part_config WHERE parent_table = $1', rollup_engine.partman_schema()) USING v_key;
+    WITH gone AS (
+        DELETE FROM rollup_engine.partition_set WHERE relation IN (SELECT rollup_engine.partition_tree(p_relation)) RETURNING partman_parent
+    )
+    SELECT array_agg(partman_parent) INTO v_keys FROM gone;
+    -- What it has divided by itself, too: its maintenance stops for all tables where it does not find one.
+    v_keys := array_remove(v_keys || rollup_engine.partman_keys(p_relation), NULL);
+    IF v_keys <> '{}' AND rollup_engine.partman_schema() IS NOT NULL THEN
+        EXECUTE format('DELETE FROM %s.part_config WHERE parent_table = ANY ($1)', rollup_engine.partman_schema()) USING v_keys;
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.forget_partition_set(regclass) IS 'Has nobody make partitions of a table any more, neither maintenance nor pg_partman.';
+COMMENT ON FUNCTION rollup_engine.forget_partition_set(regclass) IS 'Has nobody make partitions any more of a table that goes, nor of those below it, neither maintenance nor pg_partman.';
 
 RESET ROLE;

@@ -93,11 +93,11 @@ DECLARE
     v_new regclass;
 BEGIN
     PERFORM rollup_engine.lock_set(p_set);
-    v_members := ARRAY(SELECT rollup_engine.partition_tree(p_set.relation));  -- with what was attached while the lock was waited for
+    -- With what was attached while the lock was waited for; and not of what is below them, where others still may.
+    v_members := ARRAY(SELECT inhrelid FROM pg_inherits WHERE inhparent = p_set.relation);
     PERFORM rollup_engine.premake_by_partman(p_set);
-    FOR v_new IN SELECT m FROM rollup_engine.partition_tree(p_set.relation) AS m WHERE m <> ALL (v_members) LOOP
-        PERFORM rollup_engine.share_owner(p_set.relation, v_new);
-        PERFORM rollup_engine.share_identity(p_set.relation, v_new);
+    FOR v_new IN SELECT inhrelid FROM pg_inherits WHERE inhparent = p_set.relation AND inhrelid <> ALL (v_members) LOOP
+        PERFORM rollup_engine.share_owner(p_set.relation, m), rollup_engine.share_identity(p_set.relation, m) FROM rollup_engine.partition_tree(v_new) AS m;
         PERFORM rollup_engine.watch_partition(p_set.relation, v_new);
     END LOOP;
 END

@@ -106,10 +106,12 @@ AS $$
     WHERE t.relation = p_relation AND t.keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE p_relation = r.target_table)
         AND NOT EXISTS (SELECT FROM rollup_engine.retention AS other WHERE other.relation = c.oid)
     UNION ALL
-    SELECT format('rollups of the table that had its name, %s, are to read %s', s.relation, p_relation),
-        format('DROP TABLE %s, and the next run takes up %s; or give %s another name, or rollups of its own', s.relation, p_relation, p_relation)
+    SELECT format('rollups of what had the name before, %s, are to read %s', s.relation, p_relation),
+        format('drop %s, and the next run takes up what has the name now; or give that another name, or rollups of its own', s.relation)
     FROM rollup_engine.source AS s
-    WHERE (SELECT p_relation::text) = ANY (s.relation_name || s.former_names) AND rollup_engine.exchanged_for(s) = p_relation
+    WHERE (s.former_names <> '{}' OR s.relation_name <> s.relation::text) AND EXISTS (
+        SELECT FROM rollup_engine.exchanged_for(s) AS e (other) CROSS JOIN LATERAL rollup_engine.tables_read(e.other) AS t (member)
+        WHERE rollup_engine.lies_in(t.member, p_relation))
     UNION ALL
     SELECT format('%s is not partitioned by ranges of a time column', p_relation),
         'retention drops partitions: create the table with PARTITION BY RANGE (the time column); numbers are times as long as a rollup of the table says so: time_unit'

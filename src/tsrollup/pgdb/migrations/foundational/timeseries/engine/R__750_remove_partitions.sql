@@ -52,7 +52,7 @@ BEGIN
     END IF;
     DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.partition_tree(p_old.member));
     DELETE FROM rollup_engine.rollup_partition WHERE partition IN (SELECT rollup_engine.partition_tree(p_old.member));
-    PERFORM rollup_engine.forget_partition_set(m) FROM rollup_engine.partition_tree(p_old.member) AS m;
+    PERFORM rollup_engine.forget_partition_set(p_old.member);
     -- Detached first: a foreign key to the table holds on to no partition that nothing refers to.
     PERFORM rollup_engine.change_table('ALTER TABLE', v_parent, format('DETACH PARTITION %s', p_old.member));
     IF p_retention.archive THEN

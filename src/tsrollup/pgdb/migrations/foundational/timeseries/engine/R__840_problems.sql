@@ -92,15 +92,18 @@ AS $$
     SELECT format('%s was dropped', p_source.relation_name), rollup_engine.gone_hint(p_source)
     WHERE NOT rollup_engine.is_relation(p_source.relation)
     UNION ALL
-    SELECT format('%s is another %s now: its rollups read the one that had this name, %s', t.other, lower(k.kind), p_source.relation),
-        CASE WHEN rollup_engine.lies_in(p_source.relation, t.other)
+    SELECT format('%s is another %s now: its rollups read the one that had this name, %s', t.other, CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END, p_source.relation),
+        CASE WHEN c.relkind IN ('v', 'm') AND k.kind !~ 'VIEW'
+            THEN format('drop the rollups, and create them anew over %s; if they are to read %s, give the view another name, or rollups of its own', t.other, p_source.relation)
+            WHEN rollup_engine.lies_in(p_source.relation, t.other)
             THEN format('drop the rollups, and create them anew over %s; or create others there, if these are to read %s alone', t.other, p_source.relation)
             ELSE format('DROP %s %s, and the next run takes up the new %s if it has the columns of the old one; if they are to read the old one, give the new one another name, or rollups of its own',
                 k.kind, p_source.relation, t.other) END
     FROM rollup_engine.exchanged_for(p_source) AS t (other)
-    JOIN pg_class AS c ON c.oid = p_source.relation
-    CROSS JOIN LATERAL (SELECT CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END) AS k (kind)
-    WHERE t.other IS NOT NULL
+    JOIN pg_class AS c ON c.oid = t.other
+    CROSS JOIN LATERAL (
+        SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END FROM pg_class WHERE oid = p_source.relation
+    ) AS k (kind)
     UNION ALL
     SELECT format('rows of %s, or what was stale there, were left out when this database was restored', string_agg(DISTINCT l.partition::text, ', ')),
         CASE WHEN bool_or(l.was_sealed) THEN 'restore their data from a dump that has it; else the next run computes anew what is not sealed, and reports the rest'

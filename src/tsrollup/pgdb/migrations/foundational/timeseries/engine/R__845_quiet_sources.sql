@@ -92,7 +92,7 @@ BEGIN
             SELECT hash_record_extended(ROW(t.member, x.ctid, x.xmin), 5), false FROM pg_index AS x WHERE x.indrelid = t.member AND t.kind = 't'
         ) AS r
         UNION ALL
-        SELECT id, hash_record_extended(ROW(s.id, rollup_engine.exchanged_for(s)::oid), 10), false, NULL FROM rollup_engine.source AS s WHERE id = ANY (p_source_ids)
+        SELECT id, hash_record_extended(ROW(s.id, ARRAY(SELECT rollup_engine.exchanged_for(s)::oid)), 10), false, NULL FROM rollup_engine.source AS s WHERE id = ANY (p_source_ids)
         UNION ALL
         -- A restore may add rows here that tell of another's tables.
         SELECT p.source_id, hash_record_extended(ROW(p.partition::oid, p.ctid, p.xmin), 11), false, NULL
