@@ -109,9 +109,7 @@ AS $$
     SELECT format('rollups of what had the name before, %s, are to read %s', s.relation, p_relation),
         format('drop %s, and the next run takes up what has the name now; or give that another name, or rollups of its own', s.relation)
     FROM rollup_engine.source AS s
-    WHERE (s.former_names <> '{}' OR s.relation_name <> s.relation::text) AND EXISTS (
-        SELECT FROM rollup_engine.exchanged_for(s) AS e (other) CROSS JOIN LATERAL rollup_engine.tables_read(e.other) AS t (member)
-        WHERE rollup_engine.lies_in(t.member, p_relation))
+    WHERE (SELECT p_relation::text) = ANY (s.relation_name || s.former_names) AND p_relation IN (SELECT rollup_engine.exchanged_for(s))
     UNION ALL
     SELECT format('%s is not partitioned by ranges of a time column', p_relation),
         'retention drops partitions: create the table with PARTITION BY RANGE (the time column); numbers are times as long as a rollup of the table says so: time_unit'
@@ -290,7 +288,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.seal_obstacle(p_relation regclass) RETU
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN (
+    RETURN coalesce((
         SELECT format('%s is not valid: %s', r.target_table, p.problem)
         FROM silver.rollup_config AS r
         CROSS JOIN LATERAL rollup_engine.data_problems(r) AS p
@@ -298,7 +296,14 @@ BEGIN
             SELECT rollup_engine.with_ancestors(c.id)
             FROM (SELECT id FROM silver.rollup_config WHERE target_table = p_relation UNION ALL SELECT id FROM rollup_engine.readers(p_relation)) AS c))
         ORDER BY r.depth, r.id
-        LIMIT 1);
+        LIMIT 1), (
+        -- Of the tables of a view that took a name as well.
+        SELECT format('rollups of what had the name before, %s, are to read %s', s.relation, e.other)
+        FROM rollup_engine.source AS s
+        CROSS JOIN LATERAL rollup_engine.exchanged_for(s) AS e (other)
+        CROSS JOIN LATERAL rollup_engine.tables_read(e.other) AS t (member)
+        WHERE rollup_engine.lies_in(t.member, p_relation)
+        LIMIT 1));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.seal_obstacle(regclass) IS 'Why a table that is due must not be sealed; NULL when nothing is wrong.';
