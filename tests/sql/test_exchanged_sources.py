@@ -24,6 +24,14 @@ def gold(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
     ).fetchall()
 
 
+def assert_told(connection: psycopg.Connection[Any], problem: str) -> None:
+    """At once, and after a run."""
+    for _ in range(2):
+        assert healths(connection) == {"invalid"}
+        assert problem in problems(connection)[0][1]
+        connection.execute("SELECT silver.perform_rollup()")
+
+
 def test_promise_b_renamed_columns_are_followed(rolled_up: psycopg.Connection) -> None:
     """Time column, dimension and metrics; gold keeps its names, and new metrics go by the new."""
     before = gold(rolled_up)
@@ -211,10 +219,7 @@ def test_a_source_that_was_renamed_is_exchanged_by_its_last_name(
         refresh_everything(rolled_up)
         assert healths(rolled_up) == {"ok"}
     rolled_up.execute("CREATE TABLE raw.v (LIKE raw.old); GRANT SELECT ON raw.v TO tsrollup_owner")
-    for _ in range(2):
-        assert healths(rolled_up) == {"invalid"}
-        assert "raw.v is another table now" in problems(rolled_up)[0][1]
-        rolled_up.execute("SELECT silver.perform_rollup()")
+    assert_told(rolled_up, "raw.v is another table now")
     rolled_up.execute("DROP TABLE raw.old")
     for _ in range(2):
         rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
@@ -232,10 +237,7 @@ def test_a_source_that_gets_back_the_name_it_had_before_the_last(
         "CREATE TABLE raw.new (LIKE raw.u); GRANT SELECT ON raw.new TO tsrollup_owner"
     )
     rolled_up.execute("ALTER TABLE raw.u RENAME TO t; ALTER TABLE raw.new RENAME TO u")
-    for _ in range(2):
-        assert healths(rolled_up) == {"invalid"}
-        assert "raw.u is another table now" in problems(rolled_up)[0][1]
-        rolled_up.execute("SELECT silver.perform_rollup()")
+    assert_told(rolled_up, "raw.u is another table now")
     rolled_up.execute("DROP TABLE raw.t")
     for _ in range(2):
         rolled_up.execute("SELECT silver.perform_rollup(as_of => 'infinity')")

@@ -18,6 +18,14 @@ def days(db: psycopg.Connection) -> psycopg.Connection:
     return db
 
 
+def seal_rollup(db: psycopg.Connection[Any]) -> None:
+    """One over raw.s that is kept itself."""
+    roll_up(db, "raw.s", "m")
+    db.execute("CALL silver.run_rollups()")
+    db.execute("SELECT silver.set_retention('m', '10 days')")
+    assert "sealed" in maintain(db, 2)
+
+
 def test_promise_g_a_row_that_is_moved_is_not_late_again_by_another_time(
     db: psycopg.Connection,
 ) -> None:
@@ -52,10 +60,7 @@ def test_promise_g_a_late_row_is_moved_when_it_is_counted(
 ) -> None:
     """Not while somebody else holds its source, so that it cannot be counted."""
     days.execute("SELECT silver.partition_source('raw.s', '1 day')")
-    roll_up(days, "raw.s", "m")
-    days.execute("CALL silver.run_rollups()")
-    days.execute("SELECT silver.set_retention('m', '10 days')")
-    assert "sealed" in maintain(days, 2)
+    seal_rollup(days)
     holding = connect(autocommit=False)
     holding.execute("SELECT rollup_engine.try_lock_source(id) FROM rollup_engine.source")
     days.execute("INSERT INTO raw.s SELECT now() - interval '40 days', 1")
@@ -116,10 +121,7 @@ def test_promise_g_a_late_row_is_counted_that_is_written_beside_a_move(
 ) -> None:
     """By the same statement, into another partition to come."""
     days.execute("SELECT silver.partition_source('raw.s', '1 day')")
-    roll_up(days, "raw.s", "m")
-    days.execute("CALL silver.run_rollups()")
-    days.execute("SELECT silver.set_retention('m', '10 days')")
-    assert "sealed" in maintain(days, 2)
+    seal_rollup(days)
     days.execute("INSERT INTO raw.s SELECT now() - interval '50 days', 1")
     days.execute("CALL silver.run_rollups()")
     days.execute(
@@ -140,12 +142,9 @@ OLD_ROWS = (
 def test_promise_g_rows_of_a_default_partition_that_is_attached_are_counted_before_they_are_moved(
     days: psycopg.Connection, by: str
 ) -> None:
-    roll_up(days, "raw.s", "m")
-    days.execute("CALL silver.run_rollups()")
-    days.execute("SELECT silver.set_retention('m', '10 days')")
     if by == "maintenance":
         days.execute("SELECT silver.partition_source('raw.s', '1 day')")
-    assert "sealed" in maintain(days, 2)
+    seal_rollup(days)
     days.execute("ALTER TABLE raw.s DETACH PARTITION raw.s_default")
     days.execute("CALL silver.run_rollups()")
     days.execute(f"INSERT INTO raw.s_default {OLD_ROWS}")

@@ -27,7 +27,7 @@ COMMENT ON COLUMN rollup_engine.source.time_unit IS 'Unit of its time column whe
 COMMENT ON COLUMN rollup_engine.source.key_column IS 'Column whose values late rows are noted with, as it is called now; NULL for none.';
 COMMENT ON COLUMN rollup_engine.source.key_is_lost IS 'Whether it was dropped, or given a type whose text does not tell values apart: another one is never chosen, for keys on record are of that one.';
 COMMENT ON COLUMN rollup_engine.source.owner_name IS 'Who owned it when it was last looked at: another''s table of its name is not taken up in its place.';
-COMMENT ON COLUMN rollup_engine.source.former_names IS 'The names that it had before, the last one first, back to where it had the present one: another table of such a name may be the one that is meant.';
+COMMENT ON COLUMN rollup_engine.source.former_names IS 'The names that it had before, the last one first: another table of such a name may be the one that is meant.';
 COMMENT ON COLUMN rollup_engine.partition_set.time_unit IS 'Unit of a control column of numbers.';
 COMMENT ON COLUMN silver.rollup_config.time_unit IS 'Unit of a time column of numbers, which count from 1970; NULL for a column of times.';
 COMMENT ON COLUMN silver.rollup_config.expressions IS 'SQL expressions over a row of the source, by the names under which they are columns; NULL for none.';

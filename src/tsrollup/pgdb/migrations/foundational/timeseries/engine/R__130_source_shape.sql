@@ -138,18 +138,22 @@ $$;
 COMMENT ON FUNCTION rollup_engine.is_noted_here(rollup_engine.source) IS
 'Whether the shape was noted in this very database: transaction numbers, files and numbers of columns tell nothing after a restore or an upgrade.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.known_age(p_transaction xid) RETURNS integer
+    LANGUAGE sql STABLE
+RETURN CASE WHEN age(p_transaction) >= 0 THEN age(p_transaction) END;
+COMMENT ON FUNCTION rollup_engine.known_age(xid) IS 'How many transactions ago one was; NULL when that is over 2^31, of which nothing can be told.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.restored_age() RETURNS integer
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     -- An upgrade copies the view; foreign keys, made anew, come after all columns and triggers as well.
-    v_age constant integer := (SELECT age(xmin) FROM pg_constraint WHERE conrelid = 'rollup_engine.source_shape'::regclass AND contype = 'f');
+    v_age constant integer := (SELECT rollup_engine.known_age(xmin) FROM pg_constraint WHERE conrelid = 'rollup_engine.source_shape'::regclass AND contype = 'f');
 BEGIN
-    -- Below zero is what is over 2^31 transactions ago.
-    RETURN (SELECT min(t.age) FROM (VALUES (v_age), ((SELECT age(ended_by::xid) FROM rollup_engine.restored))) AS t (age) WHERE t.age >= 0);
+    RETURN least(v_age, (SELECT rollup_engine.known_age(ended_by::xid) FROM rollup_engine.restored));
 EXCEPTION WHEN object_not_in_prerequisite_state OR undefined_table THEN
-    RETURN nullif(greatest(v_age, -1), -1);  -- the schema alone was restored, or without its materialized views
+    RETURN v_age;  -- the schema alone was restored, or without its materialized views
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.restored_age() IS 'How many transactions ago the catalogue of this database was as a restore, an upgrade or the migrations have left it; NULL when that is longer ago than can be told.';

@@ -229,9 +229,9 @@ BEGIN
     ON CONFLICT DO NOTHING;
     -- The names since then were those of the old table.
     UPDATE rollup_engine.source
-    SET relation_name = v_new::text, former_names = former_names[coalesce(array_position(former_names, v_new::text), 0) + 1:]
-    WHERE id = p_source_id AND v_new IS NOT NULL;
-    UPDATE rollup_engine.source SET relation = v_place, inserts_by_row = CASE WHEN inserts_by_row AND v_new IS NOT NULL THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
+    SET relation = v_place, relation_name = coalesce(v_new::text, relation_name),
+        former_names = CASE WHEN v_new IS NULL THEN former_names ELSE former_names[coalesce(array_position(former_names, v_new::text), 0) + 1:] END,
+        inserts_by_row = CASE WHEN inserts_by_row AND v_new IS NOT NULL THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
     UPDATE rollup_engine.retention AS t SET relation = v_place, relation_name = coalesce(v_new::text, t.relation_name)
     WHERE t.relation IN (v_source.relation, v_gone) AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = v_place);
     UPDATE rollup_engine.partition_set AS t SET relation = v_place, relation_name = coalesce(v_new::text, t.relation_name)

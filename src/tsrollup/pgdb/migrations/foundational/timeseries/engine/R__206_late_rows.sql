@@ -40,7 +40,7 @@ AS $$
 BEGIN
     -- A restore brings the number of a transaction of another server.
     RETURN (
-        SELECT least(min(age(t.sealed_by::xid)) FILTER (WHERE age(t.sealed_by::xid) >= 0), rollup_engine.restored_age()) FROM rollup_engine.retention AS t
+        SELECT least(min(rollup_engine.known_age(t.sealed_by::xid)), rollup_engine.restored_age()) FROM rollup_engine.retention AS t
         WHERE p_source_id IN (SELECT id FROM rollup_engine.tracked_sources(t.relation)));
 END
 $$;
@@ -117,7 +117,7 @@ BEGIN
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w),
         v_seal_age, CASE WHEN p_unwatched_since = rollup_engine.before_all() THEN 2147483647
-            WHEN p_unwatched_since IS NOT NULL THEN coalesce(least(nullif(greatest(age(p_unwatched_since::xid), -1), -1), v_seal_age), 2147483647) END, v_rewriters;
+            WHEN p_unwatched_since IS NOT NULL THEN coalesce(least(rollup_engine.known_age(p_unwatched_since::xid), v_seal_age), 2147483647) END, v_rewriters;
     PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
 EXCEPTION
 WHEN lock_not_available THEN
