@@ -124,6 +124,37 @@ def test_promise_i_a_standby_answers_and_takes_over(pair: Pair) -> None:
         assert_settled(standby, *LEVELS)
 
 
+def test_promise_c_a_prepared_writer_to_the_tail_outlives_a_failover(pair: Pair) -> None:
+    """Its locks have another virtual number where it is recovered."""
+    insert = "INSERT INTO raw.readings (ts, device, count) VALUES ('2026-03-02 04:00:{}+00', 'd1', 1)"
+    run = "CALL silver.run_rollups(as_of => '2026-03-02 04:{}+00')"
+    waits = "SELECT FROM rollup_engine.tail WHERE cardinality(writers) = 1"
+    with (
+        psycopg.connect(pair.primary_url, autocommit=True) as primary,
+        psycopg.connect(pair.primary_url) as writer,
+        psycopg.connect(pair.standby_url, autocommit=True) as standby,
+    ):
+        create_hierarchy(primary)
+        refresh_everything(primary)
+        primary.execute(insert.format("10").encode())
+        primary.execute(run.format("00").encode())
+        writer.execute(insert.format("20").encode())
+        writer.execute("PREPARE TRANSACTION 'written to the tail'")
+        for _ in range(2):
+            primary.execute(run.format("10").encode())
+        assert primary.execute(waits).rowcount == 1
+        pair.catch_up(primary, standby)
+        with psycopg.connect(pair.standby_url, user=pair.superuser) as administrator:
+            administrator.execute("SELECT pg_promote()")
+        standby.execute(run.format("10").encode())
+        assert standby.execute(waits).rowcount == 1
+        standby.execute("COMMIT PREPARED 'written to the tail'")
+        for _ in range(2):
+            standby.execute(run.format("10").encode())
+        assert_equal_to_group_by(standby, *LEVELS)
+        assert standby.execute("SELECT FROM rollup_engine.tail WHERE writers <> '{}'").rowcount == 0
+
+
 def test_a_worker_waits_for_its_server_to_be_promoted(pair: Pair) -> None:
     with (
         psycopg.connect(pair.primary_url, autocommit=True) as primary,

@@ -19,6 +19,17 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.advisory_locks() IS 'Advisory locks that others hold in this database; without a session those of prepared transactions.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.prepared_name(p_virtualtransaction text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- It has no session, but its own number locked as well.
+    SELECT x.gid
+    FROM pg_locks AS own JOIN pg_prepared_xacts AS x ON x.transaction = own.transactionid AND x.database = current_database()
+    WHERE own.pid IS NULL AND own.locktype = 'transactionid' AND own.virtualtransaction = p_virtualtransaction
+$$;
+COMMENT ON FUNCTION rollup_engine.prepared_name(text) IS 'The name of the prepared transaction that has a virtual number in pg_locks; NULL when there is none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.source_lock_key(p_source_id integer) RETURNS bigint
     LANGUAGE sql IMMUTABLE
 RETURN rollup_engine.lock_key('source', p_source_id::text);

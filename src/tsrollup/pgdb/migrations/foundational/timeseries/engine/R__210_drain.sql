@@ -16,12 +16,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.source_lock_prepared(p_source_id intege
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- It has no session, but its own number locked as well.
-    SELECT min(x.gid)
-    FROM rollup_engine.advisory_locks() AS l
-    JOIN pg_locks AS own ON own.pid IS NULL AND own.virtualtransaction = l.virtualtransaction AND own.locktype = 'transactionid'
-    JOIN pg_prepared_xacts AS x ON x.transaction = own.transactionid AND x.database = current_database()
-    WHERE l.pid IS NULL AND l.key = rollup_engine.source_lock_key(p_source_id)
+    SELECT min(rollup_engine.prepared_name(virtualtransaction)) FROM rollup_engine.advisory_locks()
+    WHERE pid IS NULL AND key = rollup_engine.source_lock_key(p_source_id)
 $$;
 COMMENT ON FUNCTION rollup_engine.source_lock_prepared(integer) IS 'The prepared transaction that keeps drains of a source out, NULL when there is none.';
 
