@@ -15,12 +15,53 @@ pytestmark = pytest.mark.partman
 PROBLEMS = "SELECT problem, hint FROM silver.validate_rollup_config() WHERE NOT is_valid"
 
 
+LONG = "raw.measurements_of_all_devices_by_customer_and_region"  # 49 bytes and the schema
+
+
+def create_set(db: psycopg.Connection, table: str, width: str, days_ago: int) -> None:
+    """Partitions since then that pg_partman makes by itself."""
+    db.execute(
+        f"CREATE TABLE {table} (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)".encode()
+    )
+    db.execute(
+        f"SELECT partman.create_parent(%s, 'ts', {kind(db)}p_premake => 2, p_interval => %s,"
+        " p_start_partition => date_trunc('month', current_date - %s)::text)".encode(),
+        [table, width, days_ago],
+    )
+
+
+def divide_by_days(db: psycopg.Connection, table: str) -> None:
+    check = "p_native_check" if kind(db) else "p_declarative_check"
+    db.execute(
+        f"SELECT partman.create_sub_parent(%s, 'ts', {kind(db)}p_interval => '1 day', {check} => 'yes')".encode(),
+        [table],
+    )
+
+
+def kind(db: psycopg.Connection) -> str:
+    row = db.execute("SELECT extversion LIKE '4%' FROM pg_extension WHERE extname = 'pg_partman'")
+    return "p_type => 'native', " if row.fetchone() == (True,) else ""
+
+
+def assert_goes_on(db: psycopg.Connection) -> None:
+    """Where pg_partman does not find a table, or no partition, it stops for all tables."""
+    db.execute("CALL partman.run_maintenance_proc()")
+    gone = "SELECT parent_table FROM partman.part_config WHERE to_regclass(parent_table) IS NULL"
+    assert db.execute(gone).fetchall() == []
+
+
 @pytest.fixture
-def kept(server: PostgresServer, db: psycopg.Connection) -> psycopg.Connection:
-    """Days that pg_partman made and keeps for three."""
+def partman(server: PostgresServer, db: psycopg.Connection) -> psycopg.Connection:
     if not server.has("pg_partman"):
         pytest.skip("needs pg_partman")
     db.execute("SET timezone = 'UTC'")
+    return db
+
+
+@pytest.fixture
+def kept(server: PostgresServer, partman: psycopg.Connection) -> psycopg.Connection:
+    """Days that pg_partman made and keeps for three."""
+    db = partman
     db.execute("CREATE TABLE raw.pm (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
     four = server.name == "debian15"
     db.execute(
@@ -139,27 +180,68 @@ def test_retention_of_what_lies_below_is_taken_over_too(
     assert left == (0,)
 
 
+@pytest.mark.parametrize("table", ["raw.pm", "raw.measurements_of_devices_by_customer"])
 def test_a_month_that_pg_partman_divides_is_forgotten_with_its_partition(
-    server: PostgresServer, db: psycopg.Connection
+    partman: psycopg.Connection, table: str
 ) -> None:
-    """Where it does not find one, its maintenance stops for all tables of the database."""
-    if server.name != "debian15":
-        pytest.skip("needs pg_partman 4")
-    db.execute("CREATE TABLE raw.pm (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
-    db.execute(
-        "SELECT partman.create_parent('raw.pm', 'ts', 'native', 'monthly', p_premake => 1,"
-        " p_start_partition => (now() - interval '4 months')::text)"
-    )
-    db.execute(
-        "SELECT partman.create_sub_parent("
-        "'raw.pm', 'ts', 'native', 'daily', p_native_check => 'yes')"
-    )
-    db.execute("SELECT silver.create_rollup_table('raw.pm', 'silver', 'pm_1d', '1 day')")
-    db.execute("CALL silver.run_rollups()")
-    months = "SELECT count(*), count(to_regclass(parent_table)) FROM partman.part_config"
-    before = db.execute(months).fetchone() or (0, 0)
-    db.execute("SELECT silver.set_retention('raw.pm', '35 days')")
+    create_set(partman, table, "1 month", 120)
+    divide_by_days(partman, table)
+    partman.execute("SELECT silver.create_rollup_table(%s, 'silver', 'pm_1d', '1 day')", [table])
+    partman.execute("CALL silver.run_rollups()")
+    months = "SELECT count(*) FROM pg_inherits WHERE inhparent = to_regclass(%s)"
+    before = partman.execute(months, [table]).fetchone() or (0,)
+    partman.execute("SELECT silver.set_retention(%s, '35 days')", [table])
     for _ in range(4):
-        maintained(db, datetime.now(UTC))
-    known, there = db.execute(months).fetchone() or (0, 0)
-    assert known == there < before[0] == before[1]
+        maintained(partman, datetime.now(UTC))
+    assert (partman.execute(months, [table]).fetchone() or (0,)) < before
+    assert_goes_on(partman)
+
+
+def test_a_month_ahead_that_gives_way_to_a_narrower_width_is_forgotten(
+    partman: psycopg.Connection,
+) -> None:
+    create_set(partman, "raw.pm", "1 month", 0)
+    divide_by_days(partman, "raw.pm")
+    partman.execute("SELECT silver.create_rollup_table('raw.pm', 'silver', 'pm_1d', '1 day')")
+    partman.execute("SELECT silver.partition_source('raw.pm', '1 month')")
+    known = "SELECT count(*) FROM partman.part_config WHERE parent_table LIKE 'raw.pm_p%'"
+    before = partman.execute(known).fetchone() or (0,)
+    partman.execute("SELECT silver.set_retention('raw.pm', '35 days')")
+    assert (partman.execute(known).fetchone() or (0,)) < before
+    assert_goes_on(partman)
+
+
+def test_the_last_partition_of_what_pg_partman_goes_on_with_stays(
+    partman: psycopg.Connection,
+) -> None:
+    create_set(partman, "raw.pm", "1 day", 90)
+    partman.execute("INSERT INTO raw.pm SELECT now() - interval '70 days', 1")
+    partman.execute(
+        "DO $$ DECLARE v_name text; BEGIN"
+        " FOR v_name IN SELECT m.member::text FROM rollup_engine.partition_bounds('raw.pm') AS m"
+        "   WHERE isfinite(to_time) AND from_time > now() - interval '60 days' LOOP"
+        "   EXECUTE format('DROP TABLE %s', v_name); END LOOP; END $$"
+    )
+    partman.execute("SELECT silver.create_rollup_table('raw.pm', 'silver', 'pm_1d', '1 day')")
+    partman.execute("CALL silver.run_rollups()")
+    partman.execute("SELECT silver.set_retention('raw.pm', '20 days')")
+    for _ in range(3):
+        maintained(partman, datetime.now(UTC))
+    left = "SELECT count(*) FROM rollup_engine.partition_bounds('raw.pm') WHERE isfinite(to_time)"
+    assert partman.execute(left).fetchone() == (1,)
+    assert_goes_on(partman)
+
+
+def test_retention_of_a_table_whose_name_it_would_cut_is_seen_and_taken_over(
+    partman: psycopg.Connection,
+) -> None:
+    create_set(partman, LONG, "1 day", 40)
+    partman.execute("UPDATE partman.part_config SET retention = '20 days'")
+    partman.execute("SELECT silver.create_rollup_table(%s, 'silver', 'pm_1d', '1 day')", [LONG])
+    ((problem, _),) = partman.execute(PROBLEMS).fetchall()
+    assert "pg_partman removes partitions" in problem
+    partman.execute("SELECT silver.partition_source(%s, '1 day')", [LONG])
+    row = "SELECT retention, automatic_maintenance FROM partman.part_config WHERE parent_table = %s"
+    assert partman.execute(row, [LONG]).fetchall() == [(None, "off")]
+    maintained(partman, datetime.now(UTC))
+    assert_goes_on(partman)

@@ -21,12 +21,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.partman_key(p_relation regclass) RETURN
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- It knows tables by unquoted names, puts them into SQL between apostrophes, and cuts those
-    -- that leave no room for _pYYYYMMDD_HH24MISS.
+    -- It knows tables by unquoted names, and puts them into SQL between apostrophes.
     SELECT n.nspname || '.' || c.relname
     FROM pg_class AS c
     JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    WHERE c.oid = p_relation AND (n.nspname || c.relname) !~ '[.'']' AND octet_length(c.relname) <= 46
+    WHERE c.oid = p_relation AND (n.nspname || c.relname) !~ '[.'']'
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_key(regclass) IS 'The name pg_partman knows a table by, NULL when it cannot.';
 
@@ -53,6 +52,16 @@ AS $$
     FROM rollup_engine.partition_tree(p_relation) AS m JOIN pg_partitioned_table AS p ON p.partrelid = m
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_keys(regclass) IS 'The names pg_partman knows a table, and those below it that are divided in turn, by.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.partman_goes_on_from(p_relation regclass) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN rollup_engine.partman_schema() IS NOT NULL AND coalesce(rollup_engine.partman_knows(rollup_engine.partman_key(p_relation)), false);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_goes_on_from(regclass) IS 'Whether pg_partman wants a table to have a last partition: without, its maintenance stops for all tables.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partman_retention(p_relation regclass) RETURNS text
     LANGUAGE plpgsql STABLE

@@ -39,7 +39,8 @@ AS $$
 DECLARE
     v_key constant text := rollup_engine.partman_key(p_relation);
 BEGIN
-    IF v_key IS NULL OR rollup_engine.partman_schema() IS NULL THEN
+    -- It cuts names that leave no room for _pYYYYMMDD_HH24MISS.
+    IF v_key IS NULL OR rollup_engine.partman_schema() IS NULL OR (SELECT octet_length(relname) > 46 FROM pg_class WHERE oid = p_relation) THEN
         RETURN false;
     END IF;
     -- Partitions that somebody else has named could not be sorted.

@@ -43,6 +43,7 @@ BEGIN
                 -- Detached, foreign keys that refer to the whole table let go of it.
                 DELETE FROM rollup_engine.rollup_partition WHERE partition = v_member;
                 DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.partition_tree(v_member));
+                PERFORM rollup_engine.forget_partition_set(v_member);
                 EXECUTE format('ALTER TABLE %s DETACH PARTITION %s', p_relation, v_member);
                 EXECUTE format('DROP TABLE %s', v_member);
             END IF;

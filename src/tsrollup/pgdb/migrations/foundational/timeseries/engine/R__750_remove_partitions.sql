@@ -120,14 +120,17 @@ AS $$
     -- The topmost first: what is below goes with it. Without one of its parts a hash takes no rows, and
     -- where the rows of missing partitions wait is not to go by itself.
     SELECT m.member, format('%s: %s to %s', m.member, m.from_time, m.to_time), rollup_engine.partition_path(m.member), m.from_time, m.to_time
-    FROM rollup_engine.time_partitions(p_relation) AS m
-    JOIN pg_inherits AS i ON i.inhrelid = m.member
-    JOIN pg_partitioned_table AS p ON p.partrelid = i.inhparent AND p.partstrat <> 'h' AND p.partdefid <> m.member
-    WHERE m.to_time <= p_border AND NOT EXISTS (
+    FROM (
+        SELECT m.*, i.inhparent, m.to_time = max(m.to_time) OVER (PARTITION BY i.inhparent) AS is_newest
+        FROM rollup_engine.time_partitions(p_relation) AS m
+        JOIN pg_inherits AS i ON i.inhrelid = m.member
+        JOIN pg_partitioned_table AS p ON p.partrelid = i.inhparent AND p.partstrat <> 'h' AND p.partdefid <> m.member
+    ) AS m
+    WHERE m.to_time <= p_border AND NOT (is_newest AND rollup_engine.partman_goes_on_from(m.inhparent)) AND NOT EXISTS (
         SELECT FROM rollup_engine.partition_tree(m.member) AS t (member) JOIN pg_class AS c ON c.oid = t.member AND c.relkind = 'f')
     ORDER BY m.level, m.to_time
 $$;
-COMMENT ON FUNCTION rollup_engine.removable_partitions(regclass, timestamptz) IS 'Partitions whose time ended before the border, but for foreign tables, which are not ours to drop.';
+COMMENT ON FUNCTION rollup_engine.removable_partitions(regclass, timestamptz) IS 'Partitions whose time ended before the border, but for foreign tables, which are not ours to drop, and the last one of what pg_partman goes on with.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.remove_partitions(p_retention rollup_engine.retention, p_border timestamptz) RETURNS TABLE (action text, detail text)
     LANGUAGE plpgsql
