@@ -7,7 +7,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from kept_releases import VIEWS, kept_releases, play_scene, restore_release
-from rollup_checks import assert_equal_to_group_by
+from rollup_checks import assert_equal_to_group_by, assert_settled
 from schema_listing import listing
 from servers import PostgresServer
 from tsrollup.doctor import examine
@@ -149,6 +149,33 @@ def test_an_upgraded_database_goes_on_where_it_was(upgraded: str) -> None:
         stale = db.execute(STATE["stale"].encode()).fetchall()
         assert [rollup_id for rollup_id, *_ in stale] == [6]  # of a bucket that cannot be computed
         assert db.execute(sealed.encode()).fetchone() == before != (0, None)
+
+
+def test_a_part_that_0_1_0_gave_partitions_of_now(
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    template: str,  # noqa: ARG001  as above
+) -> None:
+    """It noted of them that they end before they begin."""
+    url = server.superuser_url(make_database())
+    restore_release("0.1.0", url)
+    with psycopg.connect(url, autocommit=True) as db:
+        db.execute("RESET search_path")
+        db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
+        month = "CREATE TABLE raw.m{} PARTITION OF raw.s FOR VALUES FROM ('2026-0{}-01') TO ('2026-0{}-01')"
+        db.execute(f"{month.format(1, 1, 2)} PARTITION BY RANGE (ts)".encode())
+        db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1d', '1 day')")
+        db.execute("SELECT silver.partition_source('raw.m1', '1 day')")
+        db.execute("CALL silver.run_rollups()")
+        noted = "SELECT FROM rollup_engine.source_partition WHERE to_time < from_time"
+        assert db.execute(noted).rowcount > 0
+        migrate_project(url)
+        db.execute(month.format(2, 2, 3).encode())
+        db.execute("INSERT INTO raw.s VALUES ('2026-02-03', 1)")
+        db.execute("CALL silver.run_rollups()")
+        assert_settled(db, "s_1d")
+        row = "SELECT count(*) FROM silver.error_log WHERE target_table = 'silver.s_1d'"
+        assert db.execute(row).fetchone() == (0,)
 
 
 def test_names_that_somebody_has_already(

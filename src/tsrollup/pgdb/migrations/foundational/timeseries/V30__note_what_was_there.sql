@@ -6,7 +6,7 @@
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
-SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.source,rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
+SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.source,rollup_engine.source_partition,rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
 
 ALTER TABLE rollup_engine.source ADD COLUMN tables_read regclass[];
 COMMENT ON COLUMN rollup_engine.source.tables_read IS 'The tables that were read through it when its windows were last read: itself, or those of a view; NULL with triggers, or before the first time.';
@@ -21,6 +21,8 @@ UPDATE rollup_engine.retention AS t SET relation_name = c.oid::regclass::text FR
 
 ALTER TABLE rollup_engine.partition_set ADD COLUMN relation_name text;
 COMMENT ON COLUMN rollup_engine.partition_set.relation_name IS 'What it was called when it was handed over.';
+-- 0.1.0 gave a part that was handed over partitions of now, where it holds nothing.
+UPDATE rollup_engine.source_partition SET to_time = from_time WHERE to_time < from_time;
 UPDATE rollup_engine.partition_set AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
 
 ALTER TABLE rollup_engine.rollup_column ADD COLUMN known_since timestamptz;
