@@ -67,6 +67,34 @@ def test_promise_b_types_that_are_renamed_or_lose_a_part(
     assert_settled(db, *ROLLUPS)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ADD ATTRIBUTE z integer",
+        "DROP ATTRIBUTE y",
+        "RENAME ATTRIBUTE y TO w",
+        "RENAME ATTRIBUTE x TO w; ALTER TYPE types.inner RENAME ATTRIBUTE y TO x",
+    ],
+)
+def test_promise_b_a_part_that_an_expression_reads(db: psycopg.Connection, change: str) -> None:
+    db.execute(TYPED)
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour',"
+        " dimensions => '{room}', metrics => '{\"twice\": [\"sum\"]}',"
+        ' expressions => \'{"room": "(inner_one).x", "twice": "2 * (inner_one).x"}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    db.execute(f"ALTER TYPE types.inner {change}".encode())
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, *ROLLUPS)
+    db.execute("UPDATE raw.t SET a = a + 1, ts = ts + interval '1 hour' WHERE a % 5 = 0")
+    assert_equal_to_group_by(db, *ROLLUPS)
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+
+
 def test_promise_f_sealed_keys_that_become_equal(db: psycopg.Connection) -> None:
     """They are added up, and indexes, whose order they had, find all of them."""
     db.execute(TYPED)

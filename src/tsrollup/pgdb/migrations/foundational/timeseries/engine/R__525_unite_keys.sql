@@ -15,6 +15,7 @@ BEGIN
     -- As if it read itself.
     v_rollup.parent_id := p_rollup.id;
     v_rollup.source_table := p_rollup.target_table;
+    v_rollup.row_sql := NULL;
     SELECT string_agg(expression, ', ' ORDER BY position), string_agg(quote_ident(column_name), ', ' ORDER BY position)
     INTO v_expressions, v_columns
     FROM rollup_engine.plan_columns(v_rollup, 'timestamptz') WHERE kind <> 'finished';
