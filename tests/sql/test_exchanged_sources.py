@@ -210,6 +210,37 @@ def test_a_source_that_was_exchanged_by_its_name(
     assert_settled(rolled_up, *ROLLUPS)
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE VIEW raw.t AS TABLE gold.t_1d",
+        "CREATE MATERIALIZED VIEW raw.t AS TABLE silver.t_1d",
+        "SELECT silver.create_rollup_table('raw.old', 'raw', 't', '1 hour')",
+        "SELECT silver.create_rollup_table('t_1d', 'raw', 't', '1 month')",
+    ],
+)
+def test_what_is_made_of_the_source_may_have_its_name(
+    rolled_up: psycopg.Connection, made: str
+) -> None:
+    rolled_up.execute("GRANT USAGE, CREATE ON SCHEMA raw TO tsrollup_owner")
+    run(rolled_up, f"ALTER TABLE raw.t RENAME TO old; {made}")
+    for _ in range(2):
+        refresh_everything(rolled_up)
+        assert problems(rolled_up) == []
+    held = "SELECT (rollup_engine.retention_problem('raw.old')).problem"
+    assert rolled_up.execute(held).fetchone() == (None,)
+    assert_settled(rolled_up, *ROLLUPS)
+
+
+def test_the_partitions_of_a_source_in_a_view_of_its_name(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.m (ts timestamptz NOT NULL) PARTITION BY RANGE (ts)")
+    db.execute("CREATE TABLE raw.m_default PARTITION OF raw.m DEFAULT")
+    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour')")
+    db.execute("ALTER TABLE raw.m RENAME TO m_old; CREATE VIEW raw.m AS TABLE raw.m_default")
+    refresh_everything(db)
+    assert problems(db) == []
+
+
 def test_a_source_that_was_renamed_is_exchanged_by_its_last_name(
     rolled_up: psycopg.Connection,
 ) -> None:

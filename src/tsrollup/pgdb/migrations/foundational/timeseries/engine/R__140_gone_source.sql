@@ -50,21 +50,29 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.relation_called(text) IS 'The table of a full name, NULL when there is none. to_regclass() is an error where its schema may not be used.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.is_read_by(p_source regclass, p_view regclass) RETURNS boolean
+CREATE OR REPLACE FUNCTION rollup_engine.is_read_by(p_source regclass, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH RECURSIVE below AS (
-        SELECT p_view::oid AS oid
+        SELECT p_relation::oid AS oid
         UNION
-        SELECT d.refobjid
+        SELECT n.oid
         FROM below AS b
-        JOIN pg_rewrite AS w ON w.ev_class = b.oid AND w.ev_type = '1'
-        JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+        CROSS JOIN LATERAL (
+            SELECT d.refobjid
+            FROM pg_rewrite AS w
+            JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = w.oid AND d.refclassid = 'pg_class'::regclass
+            WHERE w.ev_class = b.oid AND w.ev_type = '1'
+            UNION ALL
+            SELECT source_table FROM silver.rollup_config WHERE target_table = b.oid
+            UNION ALL
+            SELECT relid FROM pg_partition_ancestors(b.oid)
+        ) AS n (oid)
     )
-    SELECT EXISTS (SELECT FROM below WHERE oid = p_source AND oid <> p_view)
+    SELECT EXISTS (SELECT FROM below WHERE oid = p_source AND oid <> p_relation)
 $$;
-COMMENT ON FUNCTION rollup_engine.is_read_by(regclass, regclass) IS 'Whether a view reads a table or another view, through others too.';
+COMMENT ON FUNCTION rollup_engine.is_read_by(regclass, regclass) IS 'Whether a view, or a rollup''s table, is made of a table or another view, or of some of its partitions, through others too.';
 
 DROP FUNCTION IF EXISTS rollup_engine.exchanged_for(rollup_engine.source);
 CREATE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETURNS SETOF regclass
@@ -72,13 +80,13 @@ CREATE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETUR
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Not a view that keeps the name alive; nor what has rollups of its own, and so is known to be another one.
+    -- Not what is made of it, as a view that keeps the name alive; nor what has rollups of its own, and so is known to be another one.
     RETURN QUERY
         SELECT c.oid::regclass
         FROM unnest(array_remove(p_source.relation_name || p_source.former_names, p_source.relation::text)) WITH ORDINALITY AS n (name, place)
         JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name) AND c.oid <> p_source.relation
         WHERE EXISTS (SELECT FROM pg_class WHERE oid = p_source.relation)
-            AND CASE WHEN c.relkind IN ('v', 'm') THEN NOT rollup_engine.is_read_by(p_source.relation, c.oid) ELSE c.relkind IN ('r', 'p', 'f') END
+            AND c.relkind IN ('r', 'p', 'f', 'v', 'm') AND NOT rollup_engine.is_read_by(p_source.relation, c.oid)
             AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)
         ORDER BY n.place;
 END
