@@ -47,6 +47,7 @@ def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
             checks += [
                 _history,
                 _strange_extensions,
+                _partman_out_of_reach,
                 _generated,
                 _privileges,
                 _workers,
@@ -136,6 +137,22 @@ def _strange_extensions(connection: Connection[dict[str, Any]]) -> Iterator[Find
                 f"not used: it, its schema or a function there belongs to {row['stranger']}",
                 "have a superuser own them; or, is that role to be trusted, make it a member"
                 " of the owner role",
+            )
+
+
+def _partman_out_of_reach(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    query = (
+        "SELECT rollup_engine.partman_out_of_reach() AS next_step"
+        " WHERE rollup_engine.stranger_in_extension('pg_partman') IS NULL"
+    )
+    for row in _answers(connection, "rollup_engine.partman_out_of_reach()", query):
+        if row["next_step"]:
+            yield Finding(
+                "pg_partman",
+                "advice",
+                "out of reach: whether it removes partitions of a source is not known,"
+                " and partitions that are divided in turn are kept, for it may have made them",
+                row["next_step"],
             )
 
 

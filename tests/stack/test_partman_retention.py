@@ -5,10 +5,12 @@ from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from raw_tables import maintained
 from rollup_checks import assert_equal_to_group_by
 from servers import PostgresServer
+from tsrollup.doctor import examine
 
 pytestmark = pytest.mark.partman
 
@@ -244,4 +246,36 @@ def test_retention_of_a_table_whose_name_it_would_cut_is_seen_and_taken_over(
     row = "SELECT retention, automatic_maintenance FROM partman.part_config WHERE parent_table = %s"
     assert partman.execute(row, [LONG]).fetchall() == [(None, "off")]
     maintained(partman, datetime.now(UTC))
+    assert_goes_on(partman)
+
+
+def test_what_pg_partman_may_have_divided_stays_where_it_cannot_be_told(
+    server: PostgresServer, partman: psycopg.Connection
+) -> None:
+    create_set(partman, "raw.pm", "1 month", 120)
+    divide_by_days(partman, "raw.pm")
+    partman.execute("SELECT silver.create_rollup_table('raw.pm', 'silver', 'pm_1d', '1 day')")
+    partman.execute("CALL silver.run_rollups()")
+    partman.execute("GRANT USAGE, CREATE ON SCHEMA raw TO tsrollup_owner")
+    partman.execute(
+        "DO $$ DECLARE t regclass; BEGIN"
+        " FOR t IN SELECT rollup_engine.partition_tree('raw.pm') LOOP"
+        "   EXECUTE format('ALTER TABLE %s OWNER TO tsrollup_owner', t); END LOOP; END $$"
+    )
+    url = server.superuser_url(partman.info.dbname)
+    with psycopg.connect(url, autocommit=True, row_factory=dict_row) as superuser:
+        partman.execute("REVOKE ALL ON partman.part_config FROM tsrollup_owner")
+        (finding,) = [f for f in examine(superuser) if f.check == "pg_partman" and f.next_step]
+        assert finding.found.startswith("out of reach")
+        partman.execute("SET ROLE tsrollup_owner")
+        partman.execute("SELECT silver.set_retention('raw.pm', '35 days')")
+        for _ in range(3):
+            actions = maintained(partman, datetime.now(UTC))
+        ((_, action, detail), *_) = actions
+        assert action == "skipped"
+        assert "which may have divided raw.pm_p" in detail
+        assert str(finding.next_step) in detail
+        superuser.execute(finding.next_step.encode())
+        assert {action for _, action, _ in maintained(partman, datetime.now(UTC))} == {"dropped"}
+    partman.execute("RESET ROLE")
     assert_goes_on(partman)

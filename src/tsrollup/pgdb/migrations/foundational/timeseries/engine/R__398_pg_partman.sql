@@ -17,6 +17,22 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_schema() IS 'Where pg_partman is, NULL when it is missing, not for this role, or a stranger''s.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.partman_out_of_reach() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN s.stranger IS NOT NULL
+        THEN format('have a superuser own pg_partman and what is in %s; or, is role %s to be trusted, make it a member of %I', v.schema, s.stranger, '${owner_role}')
+        ELSE format('GRANT USAGE, CREATE ON SCHEMA %1$s TO %2$I; GRANT ALL ON ALL TABLES IN SCHEMA %1$s TO %2$I', v.schema, '${owner_role}') END
+    FROM pg_extension AS e
+    CROSS JOIN LATERAL (SELECT e.extnamespace::regnamespace AS schema) AS v
+    CROSS JOIN LATERAL rollup_engine.stranger_in_extension(e.extname) AS s (stranger)
+    WHERE e.extname = 'pg_partman' AND (s.stranger IS NOT NULL OR NOT has_schema_privilege('${owner_role}', e.extnamespace, 'USAGE') OR NOT EXISTS (
+        SELECT FROM pg_class AS c
+        WHERE c.relnamespace = e.extnamespace AND c.relname = 'part_config' AND has_table_privilege('${owner_role}', c.oid, 'INSERT')))
+$$;
+COMMENT ON FUNCTION rollup_engine.partman_out_of_reach() IS 'What to do so that pg_partman can be asked what it removes, and told what is gone; NULL when it can be, or is not there.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.partman_key(p_relation regclass) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -53,15 +69,31 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_keys(regclass) IS 'The names pg_partman knows a table, and those below it that are divided in turn, by.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.check_partman_lets_go(p_relation regclass) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF rollup_engine.partman_schema() IS NULL AND rollup_engine.partman_keys(p_relation) IS NOT NULL AND rollup_engine.partman_out_of_reach() IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('pg_partman, which may have divided %s and stops for all tables where it does not find one, is out of reach', p_relation),
+            rollup_engine.partman_out_of_reach());
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.check_partman_lets_go(regclass) IS 'An error where a partition that is divided in turn is to go, and pg_partman cannot be told.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.partman_goes_on_from(p_relation regclass) RETURNS boolean
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN rollup_engine.partman_schema() IS NOT NULL AND coalesce(rollup_engine.partman_knows(rollup_engine.partman_key(p_relation)), false);
+    IF rollup_engine.partman_schema() IS NULL THEN
+        RETURN rollup_engine.partman_out_of_reach() IS NOT NULL;
+    END IF;
+    RETURN coalesce(rollup_engine.partman_knows(rollup_engine.partman_key(p_relation)), false);
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.partman_goes_on_from(regclass) IS 'Whether pg_partman wants a table to have a last partition: without, its maintenance stops for all tables.';
+COMMENT ON FUNCTION rollup_engine.partman_goes_on_from(regclass) IS 'Whether pg_partman wants a table to have a last partition, without which its maintenance stops for all tables; or may want it, where it cannot be asked.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partman_retention(p_relation regclass) RETURNS text
     LANGUAGE plpgsql STABLE

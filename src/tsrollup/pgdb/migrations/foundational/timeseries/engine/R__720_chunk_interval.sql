@@ -37,6 +37,7 @@ BEGIN
             PERFORM rollup_engine.lock_out(p_relation);
             EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE NOWAIT', v_member);
             IF rollup_engine.is_empty(v_member) THEN
+                PERFORM rollup_engine.check_partman_lets_go(v_member);
                 IF NOT rollup_engine.outlives(rollup_engine.snapshots_in_use()) THEN
                     RAISE lock_not_available;  -- one from before it was empty finds rows in it
                 END IF;
@@ -50,7 +51,7 @@ BEGIN
         EXCEPTION
             WHEN lock_not_available THEN
                 RETURN;  -- in use: the new width begins after it
-            WHEN dependent_objects_still_exist THEN
+            WHEN dependent_objects_still_exist OR SQLSTATE 'TR004' THEN
                 NULL;  -- it stays as it is
         END;
     END LOOP;

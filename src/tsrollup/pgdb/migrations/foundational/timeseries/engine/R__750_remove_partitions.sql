@@ -47,6 +47,7 @@ BEGIN
     ELSIF NOT rollup_engine.may_be_removed(p_retention.relation, p_old, p_key) THEN
         RETURN NULL;
     END IF;
+    PERFORM rollup_engine.check_partman_lets_go(p_old.member);
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.ensure_default_partition(v_parent);
     END IF;
