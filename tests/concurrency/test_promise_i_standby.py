@@ -126,7 +126,9 @@ def test_promise_i_a_standby_answers_and_takes_over(pair: Pair) -> None:
 
 def test_promise_c_a_prepared_writer_to_the_tail_outlives_a_failover(pair: Pair) -> None:
     """Its locks have another virtual number where it is recovered."""
-    insert = "INSERT INTO raw.readings (ts, device, count) VALUES ('2026-03-02 04:00:{}+00', 'd1', 1)"
+    insert = (
+        "INSERT INTO raw.readings (ts, device, count) VALUES ('2026-03-02 04:00:{}+00', 'd1', 1)"
+    )
     run = "CALL silver.run_rollups(as_of => '2026-03-02 04:{}+00')"
     waits = "SELECT FROM rollup_engine.tail WHERE cardinality(writers) = 1"
     with (

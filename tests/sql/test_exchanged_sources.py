@@ -277,6 +277,56 @@ def test_a_source_that_gets_back_the_name_it_had_before_the_last(
     assert rolled_up.execute(names).fetchall() == [("raw.u", [])]
 
 
+def test_a_former_name_that_comes_into_use_after_the_drop_is_another_tables(
+    rolled_up: psycopg.Connection,
+) -> None:
+    rolled_up.execute("CREATE TABLE raw.kept AS TABLE raw.t; ALTER TABLE raw.t RENAME TO s")
+    refresh_everything(rolled_up)
+    rolled_up.execute("DROP TABLE raw.s; SELECT silver.perform_rollup()")
+    rolled_up.execute("CREATE TABLE raw.t (LIKE raw.kept); GRANT SELECT ON raw.t TO tsrollup_owner")
+    for _ in range(2):
+        rolled_up.execute("SELECT silver.perform_rollup()")
+        told = {problem: hint for _, problem, hint in problems(rolled_up)}
+        assert told["raw.s was dropped"].startswith("restore or create raw.s: the next run takes")
+    rolled_up.execute("ALTER TABLE raw.kept RENAME TO s; GRANT SELECT ON raw.s TO tsrollup_owner")
+    for table in ROLLUPS:
+        rolled_up.execute("SELECT silver.perform_rollup(%s, as_of => 'infinity')", [table])
+    refresh_everything(rolled_up)
+    assert problems(rolled_up) == []
+    assert_settled(rolled_up, *ROLLUPS)
+
+
+def test_what_has_rollups_of_its_own_takes_no_former_place(rolled_up: psycopg.Connection) -> None:
+    rolled_up.execute("ALTER TABLE raw.t RENAME TO s")
+    refresh_everything(rolled_up)
+    rolled_up.execute("CREATE TABLE raw.t (LIKE raw.s, came timestamptz)")
+    rolled_up.execute("SELECT silver.create_rollup_table('raw.t', 'silver', 'c', '1 day', 'came')")
+    refresh_everything(rolled_up)
+    rolled_up.execute("DROP TABLE raw.s")
+    for _ in range(2):
+        rolled_up.execute("SELECT silver.perform_rollup()")
+        assert "raw.s was dropped" in [problem for _, problem, _ in problems(rolled_up)]
+
+
+def test_the_exchange_by_a_table_that_may_not_be_read(rolled_up: psycopg.Connection) -> None:
+    grant = "GRANT SELECT ON raw.t TO tsrollup_owner"
+    rolled_up.execute("CREATE TABLE raw.loaded AS TABLE raw.t")
+    rolled_up.execute("ALTER TABLE raw.t RENAME TO old; ALTER TABLE raw.loaded RENAME TO t")
+    rolled_up.execute("SELECT silver.perform_rollup()")
+    assert problems(rolled_up)[0][2].endswith(grant)
+    rolled_up.execute("DROP TABLE raw.old")
+    for _ in range(2):
+        rolled_up.execute("SELECT silver.perform_rollup()")
+        told = {problem: hint for _, problem, hint in problems(rolled_up)}
+        assert told["raw.old was dropped"].startswith(grant)
+    rolled_up.execute(grant.encode())
+    for table in ROLLUPS:
+        rolled_up.execute("SELECT silver.perform_rollup(%s, as_of => 'infinity')", [table])
+    refresh_everything(rolled_up)
+    assert problems(rolled_up) == []
+    assert_settled(rolled_up, *ROLLUPS)
+
+
 def test_a_source_that_was_exchanged_twice(rolled_up: psycopg.Connection) -> None:
     """Each table that has a name of it is named."""
     for names in (("t", "old"), ("old", "older")):

@@ -183,6 +183,40 @@ def test_retention_follows_a_source_that_is_restored(source: psycopg.Connection)
     assert ("raw.readings", "sealed") in maintain(source)
 
 
+def test_no_keep_goes_over_to_the_table_of_a_name_before(source: psycopg.Connection) -> None:
+    """Nor are partitions made for it. That it is read in place of the other is told."""
+    source.execute("ALTER TABLE raw.readings RENAME TO live")
+    refresh_everything(source)
+    source.execute("SELECT silver.partition_source('raw.live', '1 day')")
+    source.execute("SELECT silver.set_retention('raw.live', '3 days')")
+    refresh_everything(source)
+    assert maintain(source) == [("raw.live", "sealed")]
+    source.execute("CREATE TABLE raw.readings (LIKE raw.live) PARTITION BY RANGE (ts)")
+    source.execute("GRANT SELECT ON raw.readings TO tsrollup_owner")
+    for (name,) in source.execute(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'raw.live'::regclass"
+    ).fetchall():
+        bound = source.execute(
+            "SELECT pg_get_expr(relpartbound, oid) FROM pg_class WHERE oid = %s::regclass", [name]
+        ).fetchone() or ("",)
+        source.execute(f"ALTER TABLE raw.live DETACH PARTITION {name}".encode())
+        source.execute(f"ALTER TABLE raw.readings ATTACH PARTITION {name} {bound[0]}".encode())
+    rows = "SELECT count(*) FROM raw.readings"
+    held = source.execute(rows).fetchone()
+    source.execute("DROP TABLE raw.live")
+    for _ in range(3):
+        source.execute("SELECT silver.perform_rollup(as_of => %s)", [NOW])
+        maintain(source)
+    assert source.execute(rows).fetchone() == held
+    read = "SELECT min(source_table) FROM silver.timeseries_operations_monitor"
+    assert source.execute(read).fetchone() == ("raw.readings",)
+    told = "SELECT error_message, hint FROM silver.error_log WHERE error_code = 'TR002'"
+    rows_ = source.execute(told).fetchall()
+    assert any("raw.live was dropped: raw.readings, which has a name" in row[0] for row in rows_)
+    assert any("SELECT silver.set_retention('raw.live', '3 days')" in row[1] for row in rows_)
+    assert any("SELECT silver.partition_source('raw.live', " in row[1] for row in rows_)
+
+
 def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Connection) -> None:
     db.execute(
         "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"

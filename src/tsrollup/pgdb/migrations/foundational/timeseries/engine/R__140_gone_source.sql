@@ -104,24 +104,37 @@ $$;
 COMMENT ON FUNCTION rollup_engine.may_take_its_place(rollup_engine.source, regclass) IS
 'Whether a table belongs to who owned the source that was dropped, or to a member of the owner role.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.called_as(p_source rollup_engine.source) RETURNS SETOF regclass
+    LANGUAGE sql STABLE ROWS 1
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What has rollups of its own is known to be another one, unless it was made again under the last name.
+    SELECT t.relation
+    FROM unnest(p_source.relation_name || p_source.former_names) WITH ORDINALITY AS n (name, place)
+    CROSS JOIN LATERAL rollup_engine.relation_called(n.name) AS t (relation)
+    WHERE t.relation IS NOT NULL AND (n.place = 1 OR NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = t.relation))
+    ORDER BY n.place
+$$;
+COMMENT ON FUNCTION rollup_engine.called_as(rollup_engine.source) IS 'What has names by now that a source went by which was dropped, the last one first.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN rollup_engine.relation_called(p_source.relation_name) IS NULL
+        WHEN t.relation IS NULL
         THEN format('restore or create %s: the next run takes it up again; or drop its rollups with silver.drop_rollup', p_source.relation_name)
-        WHEN NOT coalesce(rollup_engine.may_take_its_place(p_source, rollup_engine.relation_called(p_source.relation_name)), false)
+        WHEN NOT rollup_engine.may_take_its_place(p_source, t.relation)
         THEN format('the %s that is there now is of another owner: if it is to be read, ALTER TABLE %1$s OWNER TO %I, and the next run takes it up again; or drop the rollups with silver.drop_rollup',
-            p_source.relation_name, coalesce(p_source.owner_name, '${owner_role}'))
-        WHEN NOT has_table_privilege('${owner_role}', rollup_engine.relation_called(p_source.relation_name), 'SELECT')
-        THEN format('GRANT SELECT ON %s TO %I: the next run takes it up again', p_source.relation_name, '${owner_role}')
-        WHEN EXISTS (SELECT FROM rollup_engine.source AS s WHERE (s.relation, s.time_column, s.change_tracking)
-            = (rollup_engine.relation_called(p_source.relation_name), p_source.time_column, p_source.change_tracking))
+            t.relation, coalesce(p_source.owner_name, '${owner_role}'))
+        WHEN NOT has_table_privilege('${owner_role}', t.relation, 'SELECT')
+        THEN format('GRANT SELECT ON %s TO %I: the next run takes it up again', t.relation, '${owner_role}')
+        WHEN EXISTS (SELECT FROM rollup_engine.source AS s WHERE (s.relation, s.time_column, s.change_tracking) = (t.relation, p_source.time_column, p_source.change_tracking))
         THEN format('the new %s has rollups of its own, made before a run took it up for those of the old one: drop either with silver.drop_rollup; where it is those of the new one, a run takes it up, and they can be made again',
-            p_source.relation_name)
-        ELSE format('the next run takes up the new %s if it has the columns of the old one; or drop the rollups with silver.drop_rollup', p_source.relation_name)
+            t.relation)
+        ELSE format('the next run takes up the new %s if it has the columns of the old one; or drop the rollups with silver.drop_rollup', t.relation)
     END
+    FROM (VALUES (1)) AS one LEFT JOIN LATERAL (SELECT * FROM rollup_engine.called_as(p_source) LIMIT 1) AS t (relation) ON true
 $$;
 COMMENT ON FUNCTION rollup_engine.gone_hint(rollup_engine.source) IS 'What to do about a source that was dropped.';
 
@@ -202,8 +215,8 @@ BEGIN
     END IF;
     -- A table that lacks a column, or has another kind of time, is another table.
     SELECT c.oid INTO v_new
-    FROM unnest(v_source.relation_name || v_source.former_names) WITH ORDINALITY AS n (name, place)
-    JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name)
+    FROM rollup_engine.called_as(v_source) WITH ORDINALITY AS n (relation, place)
+    JOIN pg_class AS c ON c.oid = n.relation
     WHERE (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
         AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
         AND rollup_engine.may_take_its_place(v_source, c.oid)
@@ -235,18 +248,28 @@ BEGIN
     INSERT INTO silver.dimension_config (source_table, dimension_column, description, is_active, ltree_level)
     SELECT v_place, dimension_column, description, is_active, ltree_level FROM noted
     ON CONFLICT DO NOTHING;
-    -- The names since then were those of the old table.
+    -- The names since then were those of the old table. Who has none of the former ones by now, and gets it later, is another one.
     UPDATE rollup_engine.source
     SET relation = v_place, relation_name = coalesce(v_new::text, relation_name),
-        former_names = CASE WHEN v_new IS NULL THEN former_names ELSE former_names[coalesce(array_position(former_names, v_new::text), 0) + 1:] END,
+        former_names = CASE WHEN v_new IS NULL THEN ARRAY(SELECT n FROM unnest(former_names) AS n WHERE n IN (SELECT t::text FROM rollup_engine.called_as(v_source) AS t))
+            ELSE former_names[coalesce(array_position(former_names, v_new::text), 0) + 1:] END,
         inserts_by_row = CASE WHEN inserts_by_row AND v_new IS NOT NULL THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
-    UPDATE rollup_engine.retention AS t SET relation = v_place, relation_name = coalesce(v_new::text, t.relation_name)
-    WHERE t.relation IN (v_source.relation, v_gone) AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = v_place);
-    UPDATE rollup_engine.partition_set AS t SET relation = v_place, relation_name = coalesce(v_new::text, t.relation_name)
-    WHERE t.relation IN (v_source.relation, v_gone) AND (v_new IS NULL OR rollup_engine.partition_column(v_new) IS NOT NULL)
-        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = v_place);
+    -- How long it is kept, and how divided, was said of what had that name, or the last one.
+    UPDATE rollup_engine.retention AS t SET relation = p.place, relation_name = CASE p.place WHEN v_new THEN v_new::text ELSE t.relation_name END
+    FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.id
+        FROM rollup_engine.retention AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
+    WHERE t.id = p.id AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = p.place);
+    UPDATE rollup_engine.partition_set AS t SET relation = p.place, relation_name = CASE p.place WHEN v_new THEN v_new::text ELSE t.relation_name END
+    FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.relation
+        FROM rollup_engine.partition_set AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
+    WHERE t.relation = p.relation AND (p.place = v_gone OR rollup_engine.partition_column(v_new) IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = p.place);
     UPDATE silver.rollup_config SET source_table = v_place WHERE source_id = p_source_id AND parent_id IS NULL;
     IF v_new IS NOT NULL THEN
+        PERFORM rollup_engine.log_failure(r.target_table::text, ROW('TR002',
+            format('%s was dropped: %s, which has a name that it had before, is read in its place', v_source.relation_name, v_new), NULL,
+            format('if that is not meant, drop the rollups with silver.drop_rollup, and create them anew over another table'), NULL)::rollup_engine.failure)
+        FROM silver.rollup_config AS r WHERE r.source_id = p_source_id AND r.parent_id IS NULL AND v_new::text <> v_source.relation_name;
         PERFORM rollup_engine.note_border(p_source_id, rollup_engine.before_all());  -- nothing of the new one was captured
         PERFORM rollup_engine.log_unseen(p_source_id) WHERE v_source.change_tracking = 'trigger';
         PERFORM rollup_engine.log_doubt(p_source_id, '-infinity', 'infinity');

@@ -56,8 +56,7 @@ AS $$
     FROM rollup_engine.source AS s
     CROSS JOIN LATERAL (
         SELECT coalesce((SELECT c.oid FROM pg_class AS c WHERE c.oid = p_rollup.source_table), (
-            SELECT t.relation FROM unnest(s.relation_name || s.former_names) WITH ORDINALITY AS n (name, place)
-            CROSS JOIN LATERAL rollup_engine.relation_called(n.name) AS t (relation) WHERE t.relation IS NOT NULL ORDER BY n.place LIMIT 1))
+            SELECT t FROM rollup_engine.called_as(s) AS t LIMIT 1))
     ) AS v (relation)
     WHERE s.id = p_rollup.source_id
 $$;

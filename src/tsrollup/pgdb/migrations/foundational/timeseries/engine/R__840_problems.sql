@@ -99,6 +99,7 @@ AS $$
             THEN format('drop the rollups, and create them anew over %s; or create others there, if these are to read %s alone', t.other, p_source.relation)
             ELSE format('DROP %s %s, and the next run takes up the new %s if it has the columns of the old one; if they are to read the old one, give the new one another name, or rollups of its own',
                 k.kind, p_source.relation, t.other) END
+            || CASE WHEN has_table_privilege('${owner_role}', c.oid, 'SELECT') THEN '' ELSE format('; to have it read, GRANT SELECT ON %s TO %I', t.other, '${owner_role}') END
     FROM rollup_engine.exchanged_for(p_source) AS t (other)
     JOIN pg_class AS c ON c.oid = t.other
     CROSS JOIN LATERAL (
