@@ -97,6 +97,21 @@ def test_promise_b_names_that_other_columns_had_for_a_while(
         refresh_everything(db)
 
 
+def test_a_child_made_after_the_time_was_renamed_and_a_partition_came(
+    db: psycopg.Connection,
+) -> None:
+    db.execute("CREATE TABLE raw.m (ts timestamptz NOT NULL) PARTITION BY RANGE (ts)")
+    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour')")
+    db.execute("ALTER TABLE raw.m RENAME ts TO at")
+    db.execute("CREATE TABLE raw.m_default PARTITION OF raw.m DEFAULT")
+    db.execute("INSERT INTO raw.m VALUES ('2026-03-01 00:30Z')")
+    db.execute("SELECT silver.create_rollup_table('m_1h', 'silver', 'm_1d', '1 day')")
+    assert_equal_to_group_by(db, "m_1h", "m_1d")
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, "m_1h", "m_1d")
+
+
 def test_what_cannot_be_followed_is_invalid_at_once(rolled_up: psycopg.Connection) -> None:
     """With the reason, for the children too, until it is undone."""
     for damage, undo in (

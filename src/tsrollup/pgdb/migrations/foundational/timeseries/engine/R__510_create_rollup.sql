@@ -269,7 +269,8 @@ BEGIN
     r := rollup_engine.register_rollup(r, format('%I.%I', p_schema, p_table), format('gold.%I', p_table));
     UPDATE rollup_engine.partition_set SET is_named = p_options.chunk_interval IS NOT NULL WHERE relation = r.target_table;
     IF EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_source.id AND id <> r.id) THEN
-        PERFORM rollup_engine.watch_tables(v_source, p_waits => true);  -- the others hold nothing of what came since
+        PERFORM rollup_engine.look_at_source(v_source.id);  -- columns may have other names by now
+        PERFORM rollup_engine.watch_tables(s, p_waits => true) FROM rollup_engine.source AS s WHERE s.id = v_source.id;  -- the others hold nothing of what came since
     ELSE
         PERFORM rollup_engine.add_triggers(v_source);
     END IF;
