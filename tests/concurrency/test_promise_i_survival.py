@@ -174,6 +174,38 @@ def test_promise_i_ddl_between_a_restore_and_the_first_run(
         assert restored.execute(INVALID).fetchall() == []
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "RENAME v TO x; ALTER TABLE raw.t RENAME w TO v; ALTER TABLE raw.t RENAME x TO w",
+        "DROP v, ADD v integer DEFAULT 7",
+        "RENAME v TO x; ALTER TABLE raw.t ADD v integer DEFAULT 7",
+        "RENAME ts TO x; ALTER TABLE raw.t RENAME sent TO ts; ALTER TABLE raw.t RENAME x TO sent",
+    ],
+    ids=["swapped", "made anew", "another", "times"],
+)
+def test_promise_i_ddl_that_no_run_saw_before_the_dump(
+    db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str], change: str
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, v integer, w integer, sent timestamptz);"
+        "INSERT INTO raw.t SELECT now() - make_interval(days => i), i, 2 * i,"
+        " now() - make_interval(days => i * i) FROM generate_series(1, 9) AS i;"
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', 'ts',"
+        """ metrics => '{"v": ["sum"], "w": ["sum"]}')"""
+    )
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.t ADD later integer; ALTER TABLE raw.t DROP later")
+    with psycopg.connect(server.url(restore()), autocommit=True) as restored:
+        assert restored.execute(INVALID).fetchall() == []
+    db.execute(f"ALTER TABLE raw.t {change}".encode())
+    with psycopg.connect(server.url(restore()), autocommit=True) as restored:
+        assert restored.execute(INVALID).fetchall() != []
+        refresh_everything(restored)
+        assert_settled(restored, "t_1d")
+        assert restored.execute(INVALID).fetchall() == []
+
+
 def test_promise_i_no_other_column_is_taken_for_one_that_was_gone_before(
     db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str]
 ) -> None:

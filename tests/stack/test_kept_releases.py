@@ -162,7 +162,10 @@ def test_a_part_that_0_1_0_gave_partitions_of_now(
     with psycopg.connect(url, autocommit=True) as db:
         db.execute("RESET search_path")
         db.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts)")
-        month = "CREATE TABLE raw.m{} PARTITION OF raw.s FOR VALUES FROM ('2026-0{}-01') TO ('2026-0{}-01')"
+        month = (
+            "CREATE TABLE raw.m{} PARTITION OF raw.s"
+            " FOR VALUES FROM ('2026-0{}-01') TO ('2026-0{}-01')"
+        )
         db.execute(f"{month.format(1, 1, 2)} PARTITION BY RANGE (ts)".encode())
         db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1d', '1 day')")
         db.execute("SELECT silver.partition_source('raw.m1', '1 day')")

@@ -34,10 +34,8 @@ def create_set(db: psycopg.Connection, table: str, width: str, days_ago: int) ->
 
 def divide_by_days(db: psycopg.Connection, table: str) -> None:
     check = "p_native_check" if kind(db) else "p_declarative_check"
-    db.execute(
-        f"SELECT partman.create_sub_parent(%s, 'ts', {kind(db)}p_interval => '1 day', {check} => 'yes')".encode(),
-        [table],
-    )
+    options = f"{kind(db)}p_interval => '1 day', {check} => 'yes'"
+    db.execute(f"SELECT partman.create_sub_parent(%s, 'ts', {options})".encode(), [table])
 
 
 def kind(db: psycopg.Connection) -> str:

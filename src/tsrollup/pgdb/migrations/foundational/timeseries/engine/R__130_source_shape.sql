@@ -83,7 +83,12 @@ AS $$
         coalesce(a.attributes, '{}') || coalesce((
             SELECT jsonb_build_object('', jsonb_object_agg(o.attnum, concat(o.xmin, o.ctid))) FROM pg_attribute AS o
             WHERE o.attrelid = c.oid AND o.attnum > 0 AND c.oid = p_source.relation
-            HAVING count(*) > 0), '{}'), coalesce(a.numbers, '{}'),
+            HAVING count(*) > 0), '{}'),
+        -- Under no name, all names in their order, which a dump keeps.
+        coalesce(a.numbers, '{}') || coalesce((
+            SELECT jsonb_build_object('', jsonb_agg(o.attname ORDER BY o.attnum)) FROM pg_attribute AS o
+            WHERE o.attrelid = c.oid AND o.attnum > 0 AND NOT o.attisdropped AND c.oid = p_source.relation
+            HAVING count(*) > 0), '{}'),
         c.relfilenode, coalesce(t.triggers, '{}'), current_setting('server_version_num')::integer / 10000
     FROM tree
     JOIN pg_class AS c ON c.oid = tree.member
@@ -210,6 +215,24 @@ $$;
 COMMENT ON FUNCTION rollup_engine.are_triggers_changed(rollup_engine.source, text[], text[]) IS
 'Whether capture triggers that were noted of a table are gone or were altered, so that they need not have fired.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.moved_columns(p_source_id integer, p_was jsonb, p_is jsonb) RETURNS SETOF name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What is added comes last.
+    SELECT c.current_name
+    FROM (SELECT DISTINCT current_name FROM rollup_engine.source_column WHERE source_id = p_source_id) AS c
+    CROSS JOIN LATERAL (
+        SELECT max(ordinality) FILTER (WHERE value = c.current_name) AS place, array_agg(value ORDER BY ordinality) AS names
+        FROM jsonb_array_elements_text(p_was) WITH ORDINALITY) AS was
+    CROSS JOIN LATERAL (
+        SELECT max(ordinality) FILTER (WHERE value = c.current_name) AS place, array_agg(value ORDER BY ordinality) AS names
+        FROM jsonb_array_elements_text(p_is) WITH ORDINALITY) AS now
+    WHERE NOT now.names[:now.place] <@ was.names[:was.place]
+$$;
+COMMENT ON FUNCTION rollup_engine.moved_columns(integer, jsonb, jsonb) IS
+'Columns in use that stand behind others than they did, by the names of all in their order then and now: those had other names, or these were made anew.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.shape_changes(p_source rollup_engine.source, p_shapes rollup_engine.source_shape[]) RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -224,7 +247,7 @@ AS $$
     UNION ALL
     SELECT CASE
         WHEN n.kind <> s.kind THEN format('%s is another kind of table now', s.member::regclass)
-        WHEN NOT s.columns @> (n.columns - '') OR h.is_here AND NOT s.numbers @> n.numbers THEN format('columns of %s were changed', s.member::regclass)
+        WHEN NOT s.columns @> (n.columns - '') OR h.is_here AND NOT s.numbers @> (n.numbers - '') THEN format('columns of %s were changed', s.member::regclass)
         WHEN t.are_changed THEN format('capture triggers of %s were changed', s.member::regclass)
         ELSE format('columns of %s were rewritten', s.member::regclass)
     END
@@ -235,7 +258,7 @@ AS $$
     CROSS JOIN LATERAL rollup_engine.are_triggers_changed(p_source, n.triggers, s.triggers) AS t (are_changed)
     WHERE n.kind <> s.kind
         OR NOT s.columns @> (n.columns - '')
-        OR h.is_here AND (NOT s.numbers @> n.numbers OR t.are_changed
+        OR h.is_here AND (NOT s.numbers @> (n.numbers - '') OR t.are_changed
             -- ALTER TYPE ... USING does both; VACUUM FULL and SET STATISTICS one of them.
             OR n.file <> s.file AND NOT s.attributes @> (n.attributes - ''))
     UNION ALL
@@ -250,6 +273,12 @@ AS $$
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id AND n.member = p_source.relation_oid
     CROSS JOIN LATERAL rollup_engine.borrowed_names(p_source, n.attributes -> '', s.attributes -> '') AS b (name)
     WHERE s.member = p_source.relation::oid AND rollup_engine.is_noted_here(p_source)
+    UNION ALL
+    SELECT format('column %I of %s is in another place than when it was last looked at, before a restore', m.name, p_source.relation)
+    FROM unnest(p_shapes) AS s
+    JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id AND n.member = p_source.relation_oid
+    CROSS JOIN LATERAL rollup_engine.moved_columns(p_source.id, n.numbers -> '', s.numbers -> '') AS m (name)
+    WHERE s.member = p_source.relation::oid AND NOT rollup_engine.is_noted_here(p_source)
     UNION ALL
     SELECT format('columns or capture triggers of %s were changed after a restore, and before the first run', t.relation)
     FROM rollup_engine.touched_since_restore(p_source) AS t (relation)
