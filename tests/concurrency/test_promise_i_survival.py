@@ -300,6 +300,33 @@ def test_promise_f_late_rows_that_no_run_counted_before_the_dump_are_told(
     assert counted.fetchone() == (1,)
 
 
+@pytest.mark.parametrize(
+    "off",
+    [
+        "ALTER TABLE raw.readings DISABLE TRIGGER ALL; {}",
+        "ALTER TABLE raw.readings DISABLE TRIGGER ALL; {};"
+        "ALTER TABLE raw.readings ENABLE TRIGGER ALL",
+        "DO $$ DECLARE n name; BEGIN FOR n IN SELECT tgname FROM pg_trigger"
+        " WHERE tgrelid = 'raw.readings'::regclass AND NOT tgisinternal"
+        " LOOP EXECUTE format('DROP TRIGGER %I ON raw.readings', n); END LOOP; END $$; {}",
+    ],
+    ids=["off", "on again", "gone"],
+)
+def test_promise_f_late_rows_that_nothing_captured_before_the_dump_are_told(
+    db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str], off: str
+) -> None:
+    create_hierarchy(db)
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.readings', '1 day')")
+    db.execute("SELECT rollup_engine.run_maintenance(NULL, '2026-03-03 00:00+00')")
+    late = "INSERT INTO raw.readings (ts, device) VALUES ('2026-03-01 10:00+00', 'late')"
+    db.execute(off.replace("{}", late).encode())
+    with psycopg.connect(server.url(restore()), autocommit=True) as restored:
+        refresh_everything(restored)
+        told = restored.execute("SELECT DISTINCT error_message FROM silver.error_log").fetchall()
+        assert told == [("late rows were perhaps kept out of sealed time, not counted",)]
+
+
 def test_promise_i_a_schema_without_its_rows_says_so(
     db: psycopg.Connection,
     server: PostgresServer,

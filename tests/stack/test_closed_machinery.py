@@ -124,7 +124,7 @@ def test_an_operator_learns_no_times_of_rows(
         assert row
         return int(row[0])
 
-    log = "SELECT rollup_engine.log_extent(%s, 0::regclass, %s, %s)"
+    log = "SELECT rollup_engine.log_extent(%s, 0::regclass, %s, %s, true)"
     day = "2026-03-05"
     operator.execute(log, [ids[0], f"{day} 05:10+00", f"{day} 05:20+00"])
     logged = "SELECT from_time, to_time FROM rollup_engine.change_log WHERE source_id = %s"

@@ -78,11 +78,13 @@ DECLARE
     v_border xid8;
     v_noted timestamptz;
     v_is_bulk boolean;
+    v_is_copy boolean := false;
 BEGIN
     IF NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN false;
     END IF;
     IF NOT p_is_quiet THEN
+        v_is_copy := NOT rollup_engine.is_noted_here(s) FROM rollup_engine.source AS s WHERE s.id = p_source_id;
         v_rewritten := ARRAY(SELECT rollup_engine.rewritten_tables(p_source_id));
         PERFORM rollup_engine.absorb_shape(p_source_id);
     END IF;
@@ -105,7 +107,7 @@ BEGIN
         pg_snapshot_xmin(pg_current_snapshot()), min(noted_at),
         range_agg(tstzrange(from_time, to_time)) FILTER (WHERE keys IS NULL),
         (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united), bool_or(is_bulk),
-        CASE WHEN bool_or(NOT is_found) THEN rollup_engine.read_border(p_source_id) END
+        CASE WHEN bool_or(NOT is_found) THEN CASE WHEN v_is_copy THEN rollup_engine.before_all() ELSE rollup_engine.read_border(p_source_id) END END
     INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed, v_is_bulk, v_unwatched_since FROM moved;
     -- What a restore brought has its transaction for a writer, in the log as in the source.
     IF v_writers IS NOT NULL AND (SELECT max(age(w)) FROM unnest(v_writers) AS w) >= rollup_engine.restored_age() THEN
@@ -115,6 +117,8 @@ BEGIN
     -- What comes unseen is looked for from there on, once that ends.
     IF v_logged IS NOT NULL AND (p_is_quiet OR v_unwatched_since IS NOT NULL OR NOT rollup_engine.may_miss_late_rows(v_source)) THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
+    ELSIF v_is_copy AND rollup_engine.may_miss_late_rows(v_source) THEN
+        PERFORM rollup_engine.note_border(p_source_id, rollup_engine.before_all());
     END IF;
     IF (v_writers IS NOT NULL OR v_came <> '{}' OR v_unwatched_since IS NOT NULL) AND v_source.change_tracking = 'trigger' THEN
         PERFORM rollup_engine.record_late_rows(v_source, coalesce(v_written, '{}') + v_changed, v_first_end,

@@ -4,13 +4,15 @@
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 
-CREATE OR REPLACE FUNCTION rollup_engine.log_extent(p_source_id integer, p_member regclass, p_from timestamptz, p_to timestamptz) RETURNS void
+-- That of 0.1.0 took all for found.
+DROP FUNCTION IF EXISTS rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz);
+CREATE OR REPLACE FUNCTION rollup_engine.log_extent(p_source_id integer, p_member regclass, p_from timestamptz, p_to timestamptz, p_was_watched boolean) RETURNS void
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- A drain that knew it without triggers had its rows stored: some may be gone since, others late.
+    -- A drain that knew it had its rows stored: some may be gone since, others late.
     INSERT INTO rollup_engine.change_log (source_id, from_time, to_time, is_found)
-    SELECT s.id, lower(r), upper(r), NOT (is_known AND rollup_engine.is_noted_here(s))
+    SELECT s.id, lower(r), upper(r), NOT (is_known AND p_was_watched)
     FROM rollup_engine.source AS s, rollup_engine.told_width(s.id) AS width,
         LATERAL (SELECT EXISTS (SELECT FROM rollup_engine.source_partition WHERE source_id = s.id AND partition = p_member)) AS m (is_known),
         rollup_engine.bucket_align(width, tstzmultirange(tstzrange(p_from, p_to))) AS asked,
@@ -19,7 +21,8 @@ AS $$
                 * tstzmultirange(rollup_engine.calendar()) END) AS r
     WHERE s.id = p_source_id
 $$;
-COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz) IS 'Logs the data in the range of a partition as changed, in whole buckets.';
+COMMENT ON FUNCTION rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz, boolean) IS
+'Logs the data in the range of a partition as changed, in whole buckets; as unseen where it was watched before, and not only since a restore brought it.';
 
 -- That of 0.1.0 knew one kind.
 DROP FUNCTION IF EXISTS rollup_engine.drop_stray_triggers(rollup_engine.source);
@@ -71,7 +74,7 @@ BEGIN
             IF v_member.is_ancestor THEN
                 PERFORM rollup_engine.log_change(p_source.id, '-infinity', 'infinity');
             ELSE
-                PERFORM rollup_engine.log_extent(p_source.id, v_member.member, v_member.from_time, v_member.to_time);
+                PERFORM rollup_engine.log_extent(p_source.id, v_member.member, v_member.from_time, v_member.to_time, true);
             END IF;
         EXCEPTION WHEN OTHERS THEN
             IF p_waits THEN
@@ -109,7 +112,9 @@ DECLARE
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     FOR v_trigger IN
-        SELECT g.tgrelid::regclass AS relation, g.tgname, t.mode, m.from_time, m.to_time
+        SELECT g.tgrelid::regclass AS relation, g.tgname, t.mode, m.from_time, m.to_time,
+            -- A restore of data alone switches them off and on.
+            rollup_engine.is_noted_here(v_source) OR (SELECT age(xmin) >= rollup_engine.restored_age() FROM pg_trigger WHERE oid = g.oid) IS NOT FALSE AS was_watched
         FROM rollup_engine.capture_triggers(v_source) AS g
         CROSS JOIN LATERAL (SELECT rollup_engine.firing_mode(g.tgtype) AS mode) AS t
         LEFT JOIN rollup_engine.partition_bounds(v_source.relation, v_source.time_column) AS m ON m.member = g.tgrelid
@@ -122,7 +127,7 @@ BEGIN
             IF v_trigger.from_time IS NULL THEN
                 PERFORM rollup_engine.log_change(p_source_id, '-infinity', 'infinity');
             ELSE
-                PERFORM rollup_engine.log_extent(p_source_id, v_trigger.relation, v_trigger.from_time, v_trigger.to_time);
+                PERFORM rollup_engine.log_extent(p_source_id, v_trigger.relation, v_trigger.from_time, v_trigger.to_time, v_trigger.was_watched);
             END IF;
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- the rollup is invalid as long; the next run tries again, when checks deferred here are made as well

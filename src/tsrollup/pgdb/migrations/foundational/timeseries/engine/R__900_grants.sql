@@ -97,7 +97,7 @@ BEGIN
     -- Of those with the owner's rights: to refresh, and to maintain rollups.
     GRANT EXECUTE ON FUNCTION
         rollup_engine.detailed_statistics(text), rollup_engine.statement_statistics(text[]),
-        rollup_engine.log_change(integer, timestamptz, timestamptz), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz),
+        rollup_engine.log_change(integer, timestamptz, timestamptz), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz, boolean),
         rollup_engine.source_lock_holder(integer), rollup_engine.outdated_texts(), rollup_engine.foreign_parts(), rollup_engine.worker_states(),
         rollup_engine.drain_step(integer, timestamptz, boolean), rollup_engine.failed_step(integer, rollup_engine.failure),
         rollup_engine.sources_to_drain(text, integer[], boolean), rollup_engine.note_quiet(integer),
