@@ -150,8 +150,9 @@ def _partman_out_of_reach(connection: Connection[dict[str, Any]]) -> Iterator[Fi
             yield Finding(
                 "pg_partman",
                 "advice",
-                "out of reach: whether it removes partitions of a source is not known,"
-                " and partitions that are divided in turn are kept, for it may have made them",
+                "out of reach: whether it removes partitions of a source is not known; of those"
+                " with names as it gives them, the last one of a table, and any that is divided"
+                " in turn, are kept for it",
                 row["next_step"],
             )
 

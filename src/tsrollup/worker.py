@@ -127,6 +127,7 @@ class _Worker:
         self.is_maintained = threading.Event()
         self.nudges = [threading.Event() for _ in range(schedule.jobs)]
         self.said: dict[str, float] = {}
+        self.skipped: set[str] = set()
         self.is_broken = False
         self.summary: Refreshed | None = None
 
@@ -255,10 +256,15 @@ class _Worker:
                 log.info("%s works again", row["target"], extra={"target": row["target"]})
 
     def _maintain(self, connection: Connection) -> None:
+        skipped = set()
         for row in rollups.call(connection, "maintain_timeseries_tables"):
-            if row["action"] not in ("analyzed", "skipped"):
-                facts = {"target": row["target"], "action": row["action"]}
-                log.info("%s: %s: %s", *facts.values(), row["detail"], extra=facts)
+            facts = {"target": row["target"], "action": row["action"]}
+            text = "{target}: {action}: {detail}".format_map(row)
+            if row["action"] == "skipped":
+                skipped.add(text)
+            if row["action"] != "analyzed" and text not in self.skipped:
+                log.info("%s", text, extra=facts)
+        self.skipped = skipped  # said once, for as long as it is so
 
         self.is_maintained.set()
 

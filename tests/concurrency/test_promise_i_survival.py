@@ -181,15 +181,18 @@ def test_promise_i_ddl_between_a_restore_and_the_first_run(
         "DROP v, ADD v integer DEFAULT 7",
         "RENAME v TO x; ALTER TABLE raw.t ADD v integer DEFAULT 7",
         "RENAME ts TO x; ALTER TABLE raw.t RENAME sent TO ts; ALTER TABLE raw.t RENAME x TO sent",
+        "DROP v; ALTER TABLE raw.t RENAME u TO v",
+        "DROP w; ALTER TABLE raw.t RENAME u TO w",
+        "RENAME w TO x; ALTER TABLE raw.t RENAME u TO w",
     ],
-    ids=["swapped", "made anew", "another", "times"],
+    ids=["swapped", "made anew", "another", "times", "v", "w", "old and new"],
 )
 def test_promise_i_ddl_that_no_run_saw_before_the_dump(
     db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str], change: str
 ) -> None:
     db.execute(
-        "CREATE TABLE raw.t (ts timestamptz, v integer, w integer, sent timestamptz);"
-        "INSERT INTO raw.t SELECT now() - make_interval(days => i), i, 2 * i,"
+        "CREATE TABLE raw.t (ts timestamptz, v integer, u integer, w integer, sent timestamptz);"
+        "INSERT INTO raw.t SELECT now() - make_interval(days => i), i, 3 * i, 2 * i,"
         " now() - make_interval(days => i * i) FROM generate_series(1, 9) AS i;"
         "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', 'ts',"
         """ metrics => '{"v": ["sum"], "w": ["sum"]}')"""

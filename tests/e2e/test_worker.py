@@ -273,6 +273,26 @@ def test_what_was_refreshed_last_is_logged_at_the_end(url: str) -> None:
     assert len(told) == 1, lines
 
 
+def test_what_maintenance_skips_is_logged_once_for_as_long_as_it_is_so(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url) as holder:
+        connection.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL) PARTITION BY RANGE (ts)")
+        connection.execute(
+            "CREATE TABLE raw.s_1 PARTITION OF raw.s FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')"
+        )
+        connection.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
+        connection.execute("CALL silver.run_rollups(as_of => 'infinity')")
+        connection.execute("SELECT silver.set_retention('raw.s', '3 days')")
+        connection.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+        holder.execute("LOCK TABLE raw.s_1 IN ACCESS SHARE MODE")
+        with working(url, "--maintain-every", "1") as (_, lines):
+            told = wait_for(lines, "raw.s: skipped: ")
+            time.sleep(4)
+            assert lines.count(told) == 1
+            assert [line for line in lines if "raw.s: skipped: " in line] == [told]
+            holder.rollback()
+            wait_for(lines, "raw.s: dropped: ")
+
+
 def test_the_check_knows_whether_a_worker_is_there(url: str) -> None:
     missing = tsrollup("worker", "--check", url=url)
     assert (missing.code, "no worker is connected" in missing.err) == (1, True)

@@ -3,6 +3,7 @@ now; what stands in the way of one partition stops no other. Promise f where par
 partitions of their own."""
 
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -673,6 +674,24 @@ def test_many_that_hold_rows_back_are_counted(days: psycopg.Connection) -> None:
     days.execute("ALTER SEQUENCE public.asked RESTART")
     assert value(days, told) == 2
     assert value(days, "SELECT last_value FROM public.asked") == 1
+
+
+def test_partitions_that_somebody_holds_for_long_are_told(
+    days: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]]
+) -> None:
+    told = "SELECT problem, hint FROM silver.validate_rollup_config() WHERE problem ~ 'are sealed'"
+    reader = connect(autocommit=False)
+    reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM raw.s")
+    maintain(days)
+    maintain(days)
+    ((problem, hint),) = days.execute(told).fetchall()
+    assert "of raw.s are sealed, and are there for more than 3 days longer than 3 days" in problem
+    assert "pg_prepared_xacts" in hint
+    reason = "SELECT count(*) FROM silver.timeseries_operations_monitor WHERE reason = %s"
+    assert days.execute(reason, [problem]).fetchone() != (0,)
+    reader.rollback()
+    maintain_undisturbed(days)
+    assert days.execute(told).fetchall() == []
 
 
 def test_sealed_rows_of_a_default_partition_are_to_be_deleted(days: psycopg.Connection) -> None:

@@ -277,3 +277,22 @@ def test_what_pg_partman_may_have_divided_stays_where_it_cannot_be_told(
         assert {action for _, action, _ in maintained(partman, datetime.now(UTC))} == {"dropped"}
     partman.execute("RESET ROLE")
     assert_goes_on(partman)
+
+
+def test_what_pg_partman_did_not_name_goes_where_it_cannot_be_asked(
+    partman: psycopg.Connection,
+) -> None:
+    partman.execute("REVOKE ALL ON partman.part_config FROM tsrollup_owner")
+    partman.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL) PARTITION BY RANGE (ts)")
+    partman.execute(
+        "CREATE TABLE raw.s_1 PARTITION OF raw.s FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')"
+    )
+    partman.execute("GRANT USAGE, CREATE ON SCHEMA raw TO tsrollup_owner")
+    partman.execute("ALTER TABLE raw.s OWNER TO tsrollup_owner")
+    partman.execute("ALTER TABLE raw.s_1 OWNER TO tsrollup_owner; SET ROLE tsrollup_owner")
+    partman.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1d', '1 day')")
+    partman.execute("CALL silver.run_rollups()")
+    partman.execute("SELECT silver.set_retention('raw.s', '3 days')")
+    for _ in range(2):
+        maintained(partman, datetime.now(UTC))
+    assert partman.execute("SELECT to_regclass('raw.s_1')").fetchone() == (None,)

@@ -217,6 +217,24 @@ def test_no_keep_goes_over_to_the_table_of_a_name_before(source: psycopg.Connect
     assert any("SELECT silver.partition_source('raw.live', " in row[1] for row in rows_)
 
 
+def test_a_keep_goes_over_at_the_exchange_of_a_table_that_was_renamed(
+    source: psycopg.Connection,
+) -> None:
+    source.execute("SELECT silver.set_retention('raw.readings', '3 days')")
+    source.execute("ALTER TABLE raw.readings RENAME TO live")
+    refresh_everything(source)
+    source.execute("CREATE TABLE raw.next (LIKE raw.live) PARTITION BY RANGE (ts)")
+    source.execute("GRANT SELECT ON raw.next TO tsrollup_owner")
+    source.execute("ALTER TABLE raw.live RENAME TO old; ALTER TABLE raw.next RENAME TO live")
+    source.execute("SELECT silver.perform_rollup(as_of => %s)", [NOW])
+    source.execute("DROP TABLE raw.old")
+    for _ in range(2):
+        source.execute("SELECT silver.perform_rollup(as_of => %s)", [NOW])
+        maintain(source)
+    kept = "SELECT relation::text, keep::text FROM rollup_engine.retention WHERE keep IS NOT NULL"
+    assert source.execute(kept).fetchall() == [("raw.live", "3 days")]
+
+
 def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Connection) -> None:
     db.execute(
         "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"

@@ -215,24 +215,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.are_triggers_changed(rollup_engine.source, text[], text[]) IS
 'Whether capture triggers that were noted of a table are gone or were altered, so that they need not have fired.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.moved_columns(p_source_id integer, p_was jsonb, p_is jsonb) RETURNS SETOF name
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- What is added comes last.
-    SELECT c.current_name
-    FROM (SELECT DISTINCT current_name FROM rollup_engine.source_column WHERE source_id = p_source_id) AS c
-    CROSS JOIN LATERAL (
-        SELECT max(ordinality) FILTER (WHERE value = c.current_name) AS place, array_agg(value ORDER BY ordinality) AS names
-        FROM jsonb_array_elements_text(p_was) WITH ORDINALITY) AS was
-    CROSS JOIN LATERAL (
-        SELECT max(ordinality) FILTER (WHERE value = c.current_name) AS place, array_agg(value ORDER BY ordinality) AS names
-        FROM jsonb_array_elements_text(p_is) WITH ORDINALITY) AS now
-    WHERE NOT now.names[:now.place] <@ was.names[:was.place]
-$$;
-COMMENT ON FUNCTION rollup_engine.moved_columns(integer, jsonb, jsonb) IS
-'Columns in use that stand behind others than they did, by the names of all in their order then and now: those had other names, or these were made anew.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.shape_changes(p_source rollup_engine.source, p_shapes rollup_engine.source_shape[]) RETURNS SETOF text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -274,11 +256,12 @@ AS $$
     CROSS JOIN LATERAL rollup_engine.borrowed_names(p_source, n.attributes -> '', s.attributes -> '') AS b (name)
     WHERE s.member = p_source.relation::oid AND rollup_engine.is_noted_here(p_source)
     UNION ALL
-    SELECT format('column %I of %s is in another place than when it was last looked at, before a restore', m.name, p_source.relation)
+    -- Numbers tell nothing there, but what is added comes last.
+    SELECT format('columns of %s were dropped, renamed or made anew since it was last looked at, before a restore', p_source.relation)
     FROM unnest(p_shapes) AS s
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id AND n.member = p_source.relation_oid
-    CROSS JOIN LATERAL rollup_engine.moved_columns(p_source.id, n.numbers -> '', s.numbers -> '') AS m (name)
     WHERE s.member = p_source.relation::oid AND NOT rollup_engine.is_noted_here(p_source)
+        AND (SELECT jsonb_agg(value ORDER BY ordinality) FROM jsonb_array_elements(s.numbers -> '') WITH ORDINALITY WHERE ordinality <= jsonb_array_length(n.numbers -> '')) <> n.numbers -> ''
     UNION ALL
     SELECT format('columns or capture triggers of %s were changed after a restore, and before the first run', t.relation)
     FROM rollup_engine.touched_since_restore(p_source) AS t (relation)

@@ -208,8 +208,10 @@ DECLARE
     v_gone regclass;
     v_place regclass;
     v_free integer[];
+    v_names text[];
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
+    v_names := v_source.relation_name || v_source.former_names;
     IF rollup_engine.is_relation(v_source.relation) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN;
     END IF;
@@ -254,13 +256,13 @@ BEGIN
         former_names = CASE WHEN v_new IS NULL THEN ARRAY(SELECT n FROM unnest(former_names) AS n WHERE n IN (SELECT t::text FROM rollup_engine.called_as(v_source) AS t))
             ELSE former_names[coalesce(array_position(former_names, v_new::text), 0) + 1:] END,
         inserts_by_row = CASE WHEN inserts_by_row AND v_new IS NOT NULL THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
-    -- How long it is kept, and how divided, was said of what had that name, or the last one.
+    -- How long it is kept, and how divided, was said of what had that name, or an earlier one.
     UPDATE rollup_engine.retention AS t SET relation = p.place, relation_name = CASE p.place WHEN v_new THEN v_new::text ELSE t.relation_name END
-    FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.id
+    FROM (SELECT CASE WHEN array_position(v_names, v_new::text) <= coalesce(array_position(v_names, o.relation_name), 1) THEN v_new ELSE v_gone END AS place, o.id
         FROM rollup_engine.retention AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
     WHERE t.id = p.id AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = p.place);
     UPDATE rollup_engine.partition_set AS t SET relation = p.place, relation_name = CASE p.place WHEN v_new THEN v_new::text ELSE t.relation_name END
-    FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.relation
+    FROM (SELECT CASE WHEN array_position(v_names, v_new::text) <= coalesce(array_position(v_names, o.relation_name), 1) THEN v_new ELSE v_gone END AS place, o.relation
         FROM rollup_engine.partition_set AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
     WHERE t.relation = p.relation AND (p.place = v_gone OR rollup_engine.partition_column(v_new) IS NOT NULL)
         AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = p.place);

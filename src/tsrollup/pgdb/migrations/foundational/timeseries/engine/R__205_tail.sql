@@ -92,7 +92,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.writers_of(p_source rollup_engine.sourc
 AS $$
     -- This transaction as well: what it locked earlier it does not hear of again.
     -- A prepared one has another virtual number after a crash or a failover, the name it was given stays.
-    SELECT DISTINCT CASE WHEN l.pid IS NULL THEN 'prepared ' || rollup_engine.prepared_name(l.virtualtransaction) ELSE l.virtualtransaction END
+    SELECT DISTINCT CASE WHEN l.pid IS NULL THEN 'prepared ' || coalesce(rollup_engine.prepared_name(l.virtualtransaction), l.virtualtransaction) ELSE l.virtualtransaction END
     FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
     WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
         AND l.relation IN (

@@ -69,12 +69,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_keys(regclass) IS 'The names pg_partman knows a table, and those below it that are divided in turn, by.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_named_by_partman(p_partition regclass) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT relname ~ '_p[0-9]{4}' FROM pg_class WHERE oid = p_partition
+$$;
+COMMENT ON FUNCTION rollup_engine.is_named_by_partman(regclass) IS 'Whether a partition has a name as pg_partman gives them: all that tells where that cannot be asked.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.check_partman_lets_go(p_relation regclass) RETURNS void
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF rollup_engine.partman_schema() IS NULL AND rollup_engine.partman_keys(p_relation) IS NOT NULL AND rollup_engine.partman_out_of_reach() IS NOT NULL THEN
+    IF rollup_engine.partman_schema() IS NULL AND rollup_engine.partman_keys(p_relation) IS NOT NULL AND rollup_engine.is_named_by_partman(p_relation) AND rollup_engine.partman_out_of_reach() IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', format('pg_partman, which may have divided %s and stops for all tables where it does not find one, is out of reach', p_relation),
             rollup_engine.partman_out_of_reach());
     END IF;
@@ -88,7 +96,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.partman_goes_on_from(p_relation regclas
 AS $$
 BEGIN
     IF rollup_engine.partman_schema() IS NULL THEN
-        RETURN rollup_engine.partman_out_of_reach() IS NOT NULL;
+        RETURN rollup_engine.partman_out_of_reach() IS NOT NULL AND EXISTS (SELECT FROM pg_inherits WHERE inhparent = p_relation AND rollup_engine.is_named_by_partman(inhrelid));
     END IF;
     RETURN coalesce(rollup_engine.partman_knows(rollup_engine.partman_key(p_relation)), false);
 END

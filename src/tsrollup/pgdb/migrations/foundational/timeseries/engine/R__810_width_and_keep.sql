@@ -160,6 +160,23 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_warnings(regclass) IS 'Partitions of a table that stay for much longer than it is kept.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.held_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    SELECT 'held', format('%s partitions of %s are sealed, and are there for more than %s longer than %s, the oldest is %s', count(*), p_relation,
+            (array_agg(a.while))[1], (array_agg(k.keep))[1], (array_agg(m.member ORDER BY m.to_time))[1]),
+        'the next maintenance drops them, or says in its rows with action skipped what holds them: SELECT * FROM silver.maintain_timeseries_tables();'
+            ' mostly a transaction that was left open (pg_stat_activity) or prepared (pg_prepared_xacts), or a replication slot (pg_replication_slots)'
+    FROM rollup_engine.retention AS k
+    CROSS JOIN LATERAL (SELECT greatest(k.keep / 10, '3 days')) AS a (while)
+    CROSS JOIN LATERAL rollup_engine.removable_partitions(p_relation, least(k.sealed_before, rollup_engine.time_before(now(), k.keep + a.while))) AS m
+    WHERE k.relation = p_relation AND k.keep IS NOT NULL AND isfinite(k.sealed_before)
+    HAVING count(*) > 0
+$$;
+COMMENT ON FUNCTION rollup_engine.held_warnings(regclass) IS 'Partitions of a table that nothing keeps but who uses them, or that no maintenance comes.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.default_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -215,6 +232,8 @@ BEGIN
         FROM (
             SELECT u.*, row_number() OVER (PARTITION BY u.kind ORDER BY u.problem) AS place, count(*) OVER (PARTITION BY u.kind) AS of
             FROM (
+                SELECT * FROM rollup_engine.held_warnings(p_relation)
+                UNION ALL
                 SELECT * FROM rollup_engine.partition_warnings(p_relation)
                 UNION ALL
                 SELECT * FROM rollup_engine.reader_warnings(p_relation)
@@ -223,7 +242,7 @@ BEGIN
             ) AS u
         ) AS w
         WHERE w.place <= 3
-        ORDER BY array_position('{width,bucket,view,end,foreign,default,late}', w.kind), w.place;
+        ORDER BY array_position('{held,width,bucket,view,end,foreign,default,late}', w.kind), w.place;
 EXCEPTION WHEN lock_not_available THEN
     NULL;  -- how wide a partition is is not told while it is locked
 END
