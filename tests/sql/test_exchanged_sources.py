@@ -112,6 +112,48 @@ def test_a_child_made_after_the_time_was_renamed_and_a_partition_came(
     assert_settled(db, "m_1h", "m_1d")
 
 
+@pytest.mark.parametrize("parts", ["", "PARTITION BY RANGE (ts)"])
+def test_a_rollup_made_by_the_new_name_of_the_time(db: psycopg.Connection, parts: str) -> None:
+    db.execute(f"CREATE TABLE raw.m (ts timestamptz NOT NULL, v integer) {parts}".encode())
+    if parts:
+        db.execute("CREATE TABLE raw.m_default PARTITION OF raw.m DEFAULT")
+    db.execute("INSERT INTO raw.m VALUES ('2026-03-01 00:30Z', 1)")
+    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour')")
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.m RENAME ts TO at")
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1d', '1 day', time_column => 'at')"
+    )
+    assert_equal_to_group_by(db, "m_1h", "m_1d")
+    db.execute("INSERT INTO raw.m VALUES ('2026-03-02 00:30Z', 1)")
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, "m_1h", "m_1d")
+
+
+def test_a_time_that_takes_the_name_of_the_time_of_other_rollups(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.m (ts timestamptz, sent timestamptz, v integer)")
+    db.execute("INSERT INTO raw.m VALUES ('2026-03-01 00:30Z', '2026-03-02 00:30Z', 1)")
+    for time in ("ts", "sent"):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.m', 'silver', %s, '1 day', time_column => %s,"
+            """ metrics => '{"v": ["sum"]}')""",
+            [f"by_{time}", time],
+        )
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.m RENAME ts TO was; ALTER TABLE raw.m RENAME sent TO ts")
+    for _ in range(2):
+        told = {problem: hint for target, problem, hint in problems(db) if "sent" in target}
+        problem = "sent of raw.m, the time of these rollups, is called ts now"
+        ((_, hint), *_) = [found for found in told.items() if found[0].startswith(problem)]
+        assert hint.startswith("give the column another name; or drop these rollups")
+        db.execute("SELECT silver.perform_rollup()")
+    db.execute("SELECT silver.drop_rollup('by_sent')")
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, "by_ts")
+
+
 def test_what_cannot_be_followed_is_invalid_at_once(rolled_up: psycopg.Connection) -> None:
     """With the reason, for the children too, until it is undone."""
     for damage, undo in (

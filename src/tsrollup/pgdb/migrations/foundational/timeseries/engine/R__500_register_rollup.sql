@@ -15,6 +15,11 @@ BEGIN
     -- Before its row, as whoever changes another rollup of it does.
     PERFORM pg_advisory_xact_lock(rollup_engine.source_lock_key(id)) FROM rollup_engine.source
     WHERE relation = p_relation AND time_column = p_time_column AND change_tracking = p_change_tracking;
+    -- One whose time is called so by now.
+    PERFORM rollup_engine.look_at_source(s.id)
+    FROM rollup_engine.source AS s CROSS JOIN LATERAL rollup_engine.resolved_columns(s) AS c
+    WHERE s.relation = p_relation AND s.change_tracking = p_change_tracking AND c.noted_name = s.time_column AND c.current_name = p_time_column
+        AND s.time_column <> p_time_column AND NOT EXISTS (SELECT FROM rollup_engine.taken_time(s));
     INSERT INTO rollup_engine.source AS s (relation, relation_oid, relation_name, owner_name, time_column, time_type, time_unit, change_tracking, grain)
     SELECT p_relation, p_relation, p_relation::text, pg_get_userbyid(c.relowner), p_time_column, rollup_engine.base_type(a.atttypid), p_time_unit, p_change_tracking,
         CASE WHEN rollup_engine.is_month_width(p_width) THEN '1 day' ELSE least(p_width, '1 day') END

@@ -24,6 +24,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.retyped_time(integer) IS 'That the time column of a source is of a type that its rollups do not follow.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.taken_time(p_source rollup_engine.source) RETURNS TABLE (problem text, hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%I of %s, the time of these rollups, is called %I now, and others go by that already', c.noted_name, p_source.relation, c.current_name),
+        format('give the column another name; or drop these rollups, and create them anew by %I', c.current_name)
+    FROM rollup_engine.resolved_columns(p_source) AS c
+    JOIN rollup_engine.source AS s ON (s.relation, s.time_column, s.change_tracking) = (p_source.relation, c.current_name, p_source.change_tracking) AND s.id <> p_source.id
+    WHERE c.noted_name = p_source.time_column
+$$;
+COMMENT ON FUNCTION rollup_engine.taken_time(rollup_engine.source) IS 'That the time column of a source has the name now of one that other rollups of the table go by.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.outgrown(p_stored anyelement, p_message text, p_hint text) RETURNS anyelement
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -126,6 +138,7 @@ DECLARE
     -- Of several names for one column, the first: they stay together.
     v_key constant name := (SELECT min(column_name) FROM rollup_engine.source_column WHERE source_id = p_source.id AND current_name = p_source.key_column);
 BEGIN
+    PERFORM rollup_engine.fail('TR003', t.problem, t.hint) FROM rollup_engine.taken_time(p_source) AS t;
     SELECT coalesce(max(current_name), v_source.time_column) INTO v_source.time_column
     FROM rollup_engine.resolved_columns(p_source) WHERE noted_name = p_source.time_column;
     UPDATE rollup_engine.source_column AS c SET current_name = r.current_name

@@ -125,6 +125,8 @@ AS $$
     UNION ALL
     SELECT t.problem, t.hint FROM rollup_engine.retyped_time(p_source.id) AS t
     UNION ALL
+    SELECT t.problem, t.hint FROM rollup_engine.taken_time(p_source) AS t
+    UNION ALL
     SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
     FROM pg_class AS c WHERE c.oid = p_source.relation AND c.relrowsecurity
     UNION ALL
