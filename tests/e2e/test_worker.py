@@ -277,7 +277,8 @@ def test_what_maintenance_skips_is_logged_once_for_as_long_as_it_is_so(url: str)
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url) as holder:
         connection.execute("CREATE TABLE raw.s (ts timestamptz NOT NULL) PARTITION BY RANGE (ts)")
         connection.execute(
-            "CREATE TABLE raw.s_1 PARTITION OF raw.s FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')"
+            "CREATE TABLE raw.s_1 PARTITION OF raw.s"
+            " FOR VALUES FROM ('2026-01-01') TO ('2026-01-02')"
         )
         connection.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
         connection.execute("CALL silver.run_rollups(as_of => 'infinity')")
