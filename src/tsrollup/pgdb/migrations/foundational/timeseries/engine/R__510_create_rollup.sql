@@ -156,8 +156,11 @@ AS $$
 DECLARE
     v_parent regclass := (
         SELECT c.target_table
-        FROM silver.rollup_config AS c JOIN rollup_engine.source AS s ON s.id = c.source_id
-        WHERE s.relation = p_rollup.source_table AND s.time_column = p_rollup.time_column AND c.change_tracking = p_rollup.change_tracking
+        FROM silver.rollup_config AS c
+        -- No join: the planner would ask the rest of all rollups before it.
+        WHERE c.source_id = ANY (ARRAY(
+                SELECT s.id FROM rollup_engine.source AS s
+                WHERE (s.relation, s.time_column, s.change_tracking) = (p_rollup.source_table, p_rollup.time_column, p_rollup.change_tracking)))
             AND c.dimensions @> p_rollup.dimensions
             AND (c.row_sql -> 'filter') IS NOT DISTINCT FROM (p_rollup.row_sql -> 'filter')
             AND NOT EXISTS (

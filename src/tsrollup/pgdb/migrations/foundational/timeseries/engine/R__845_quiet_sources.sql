@@ -92,7 +92,9 @@ BEGIN
             SELECT hash_record_extended(ROW(t.member, x.ctid, x.xmin), 5), false FROM pg_index AS x WHERE x.indrelid = t.member AND t.kind = 't'
         ) AS r
         UNION ALL
-        SELECT id, hash_record_extended(ROW(s.id, ARRAY(SELECT rollup_engine.exchanged_for(s)::oid)), 10), false, NULL FROM rollup_engine.source AS s WHERE id = ANY (p_source_ids)
+        -- Most never had another name.
+        SELECT id, hash_record_extended(ROW(s.id, CASE WHEN s.former_names <> '{}' OR s.relation_name <> s.relation::text THEN ARRAY(SELECT rollup_engine.exchanged_for(s)::oid) END), 10), false, NULL
+        FROM rollup_engine.source AS s WHERE id = ANY (p_source_ids)
         UNION ALL
         -- A restore may add rows here that tell of another's tables.
         SELECT p.source_id, hash_record_extended(ROW(p.partition::oid, p.ctid, p.xmin), 11), false, NULL
