@@ -90,15 +90,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.writers_of(p_source rollup_engine.sourc
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- This transaction as well: what it locked earlier it does not hear of again.
+    -- This transaction as well: what it locked earlier it does not hear of again. Each looked up once, however many tables it holds.
+    WITH family AS MATERIALIZED (
+        SELECT rollup_engine.source_family(p_source.relation)::oid AS member
+        UNION
+        SELECT g.tgrelid FROM rollup_engine.capture_triggers(p_source) AS g
+    ), holder AS MATERIALIZED (
+        SELECT DISTINCT l.pid, l.virtualtransaction
+        FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+        WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted AND l.relation IN (SELECT member FROM family)
+    )
     -- A prepared one has another virtual number after a crash or a failover, the name it was given stays.
-    SELECT DISTINCT CASE WHEN l.pid IS NULL THEN 'prepared ' || coalesce(rollup_engine.prepared_name(l.virtualtransaction), l.virtualtransaction) ELSE l.virtualtransaction END
-    FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
-    WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted
-        AND l.relation IN (
-            SELECT rollup_engine.source_family(p_source.relation)
-            UNION ALL
-            SELECT g.tgrelid FROM rollup_engine.capture_triggers(p_source) AS g)
+    SELECT CASE WHEN pid IS NULL THEN 'prepared ' || coalesce(rollup_engine.prepared_name(virtualtransaction), virtualtransaction) ELSE virtualtransaction END
+    FROM holder
 $$;
 COMMENT ON FUNCTION rollup_engine.writers_of(rollup_engine.source) IS 'Transactions that hold a table of a source as writers do, prepared ones as well.';
 

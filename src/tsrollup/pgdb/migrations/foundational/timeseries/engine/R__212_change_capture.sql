@@ -46,13 +46,14 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_used_for_long(p_source rollup_engine
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+    v_family constant oid[] := ARRAY(SELECT rollup_engine.source_family(p_source.relation));
     v_users text[];
 BEGIN
     FOR i IN 1 .. 2 LOOP
         v_users := ARRAY(
             SELECT l.virtualtransaction
             FROM pg_locks AS l JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
-            WHERE l.relation IN (SELECT rollup_engine.source_family(p_source.relation)) AND l.pid IS DISTINCT FROM pg_backend_pid()
+            WHERE l.relation = ANY (v_family) AND l.pid IS DISTINCT FROM pg_backend_pid()
                 AND (p_by_readers OR l.mode NOT IN ('AccessShareLock', 'RowShareLock')) AND (i = 1 OR l.virtualtransaction = ANY (v_users)));
         PERFORM pg_sleep(0.01) WHERE i = 1 AND v_users <> '{}';
     END LOOP;
