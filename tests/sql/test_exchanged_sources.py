@@ -334,6 +334,27 @@ def test_a_source_that_gets_back_the_name_it_had_before_the_last(
     assert rolled_up.execute(names).fetchall() == [("raw.u", [])]
 
 
+@pytest.mark.parametrize(
+    ("new", "told"),
+    [
+        ("VIEW raw.t AS SELECT now() AS ts", "the new raw.t is no table"),
+        ("TABLE raw.t AS SELECT 1 AS a", "the new raw.t lacks b, device, ts of type timestamp"),
+        ("TABLE raw.t AS SELECT date '2026-03-01' AS ts, 'd' AS device, 1 AS a, 1 AS b, 1 AS w",
+         "the new raw.t lacks ts of type timestamp with time zone: once it has that"),
+    ],
+)  # fmt: skip
+def test_what_takes_no_place_of_a_dropped_source_is_told_why(
+    rolled_up: psycopg.Connection, new: str, told: str
+) -> None:
+    rolled_up.execute(
+        f"DROP TABLE raw.t; CREATE {new}; GRANT SELECT ON raw.t TO tsrollup_owner".encode()
+    )
+    for _ in range(2):
+        hints = {problem: hint for _, problem, hint in problems(rolled_up)}
+        assert hints["raw.t was dropped"].startswith(told)
+        rolled_up.execute("SELECT silver.perform_rollup()")
+
+
 def test_a_former_name_that_comes_into_use_after_the_drop_is_another_tables(
     rolled_up: psycopg.Connection,
 ) -> None:

@@ -684,14 +684,20 @@ def test_partitions_that_somebody_holds_for_long_are_told(
     reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM raw.s")
     maintain(days)
     maintain(days)
+    assert days.execute(told).fetchall() == []  # they are to be kept so long since today
+    days.execute("UPDATE rollup_engine.retention SET set_at = set_at - interval '4 days'")
     ((problem, hint),) = days.execute(told).fetchall()
     assert "of raw.s are sealed, and are there for more than 3 days longer than 3 days" in problem
     assert "pg_prepared_xacts" in hint
     reason = "SELECT count(*) FROM silver.timeseries_operations_monitor WHERE reason = %s"
     assert days.execute(reason, [problem]).fetchone() != (0,)
     reader.rollback()
+    reader.execute("LOCK TABLE raw.s_1 IN ACCESS EXCLUSIVE MODE")
+    locked = "SELECT problem FROM silver.validate_rollup_config() WHERE problem ~ 'locked'"
+    assert days.execute(locked).fetchall() != []
+    reader.rollback()
     maintain_undisturbed(days)
-    assert days.execute(told).fetchall() == []
+    assert days.execute(told).fetchall() == days.execute(locked).fetchall() == []
 
 
 def test_sealed_rows_of_a_default_partition_are_to_be_deleted(days: psycopg.Connection) -> None:

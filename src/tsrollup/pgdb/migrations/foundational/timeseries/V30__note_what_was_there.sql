@@ -17,6 +17,8 @@ ALTER TABLE rollup_engine.retention ADD COLUMN relation_name text;
 COMMENT ON COLUMN rollup_engine.retention.relation_name IS 'What it was called when its retention was set; NULL for rollups that were created with theirs.';
 ALTER TABLE rollup_engine.retention ADD COLUMN last_border timestamptz;
 COMMENT ON COLUMN rollup_engine.retention.last_border IS 'Where it was sealed last: before sealed_before, when that was for a rollup that came later.';
+ALTER TABLE rollup_engine.retention ADD COLUMN set_at timestamptz NOT NULL DEFAULT now();
+COMMENT ON COLUMN rollup_engine.retention.set_at IS 'Since when it is kept so long, at the latest since the migration that knew.';
 UPDATE rollup_engine.retention AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
 
 ALTER TABLE rollup_engine.partition_set ADD COLUMN relation_name text;

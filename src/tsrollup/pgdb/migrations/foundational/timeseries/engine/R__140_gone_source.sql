@@ -117,6 +117,20 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.called_as(rollup_engine.source) IS 'What has names by now that a source went by which was dropped, the last one first.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.lacking_columns(p_source rollup_engine.source, p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT string_agg(DISTINCT format('%I', k.current_name) || CASE k.current_name WHEN p_source.time_column THEN format(' of type %s', p_source.time_type) ELSE '' END, ', ')
+    FROM rollup_engine.source_column AS k
+    WHERE k.source_id = p_source.id AND NOT EXISTS (
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid = p_relation AND a.attname = k.current_name
+            AND (a.attname <> p_source.time_column OR rollup_engine.base_type(a.atttypid) = p_source.time_type))
+$$;
+COMMENT ON FUNCTION rollup_engine.lacking_columns(rollup_engine.source, regclass) IS
+'Columns that rollups read of a source, and a table does not have; of the time its type counts. NULL when it has all.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -132,7 +146,11 @@ AS $$
         WHEN EXISTS (SELECT FROM rollup_engine.source AS s WHERE (s.relation, s.time_column, s.change_tracking) = (t.relation, p_source.time_column, p_source.change_tracking))
         THEN format('the new %s has rollups of its own, made before a run took it up for those of the old one: drop either with silver.drop_rollup; where it is those of the new one, a run takes it up, and they can be made again',
             t.relation)
-        ELSE format('the next run takes up the new %s if it has the columns of the old one; or drop the rollups with silver.drop_rollup', t.relation)
+        WHEN p_source.change_tracking = 'trigger' AND (SELECT relkind NOT IN ('r', 'p') FROM pg_class WHERE oid = t.relation)
+        THEN format('the new %s is no table, so that its changes cannot be tracked: drop the rollups with silver.drop_rollup, and create them anew with change_tracking => ''window''', t.relation)
+        WHEN rollup_engine.lacking_columns(p_source, t.relation) IS NOT NULL
+        THEN format('the new %s lacks %s: once it has that, the next run takes it up; or drop the rollups with silver.drop_rollup', t.relation, rollup_engine.lacking_columns(p_source, t.relation))
+        ELSE format('the next run takes up the new %s; or drop the rollups with silver.drop_rollup', t.relation)
     END
     FROM (VALUES (1)) AS one LEFT JOIN LATERAL (SELECT * FROM rollup_engine.called_as(p_source) LIMIT 1) AS t (relation) ON true
 $$;
@@ -222,12 +240,7 @@ BEGIN
     WHERE (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
         AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
         AND rollup_engine.may_take_its_place(v_source, c.oid)
-        AND NOT EXISTS (
-            SELECT FROM rollup_engine.source_column AS k
-            WHERE k.source_id = p_source_id AND NOT EXISTS (
-                SELECT FROM pg_attribute AS a
-                WHERE a.attrelid = c.oid AND a.attname = k.current_name
-                    AND (a.attname <> v_source.time_column OR rollup_engine.base_type(a.atttypid) = v_source.time_type)))
+        AND rollup_engine.lacking_columns(v_source, c.oid) IS NULL
         AND NOT EXISTS (
             SELECT FROM rollup_engine.source AS s
             WHERE (s.relation, s.time_column, s.change_tracking) = (c.oid, v_source.time_column, v_source.change_tracking))

@@ -82,13 +82,15 @@ CREATE OR REPLACE FUNCTION rollup_engine.check_partman_lets_go(p_relation regcla
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    IF rollup_engine.partman_schema() IS NULL AND rollup_engine.partman_keys(p_relation) IS NOT NULL AND rollup_engine.is_named_by_partman(p_relation) AND rollup_engine.partman_out_of_reach() IS NOT NULL THEN
+    IF rollup_engine.partman_schema() IS NULL AND rollup_engine.is_named_by_partman(p_relation)
+        AND EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = p_relation AND partstrat = 'r') AND rollup_engine.partman_out_of_reach() IS NOT NULL
+    THEN
         PERFORM rollup_engine.fail('TR004', format('pg_partman, which may have divided %s and stops for all tables where it does not find one, is out of reach', p_relation),
             rollup_engine.partman_out_of_reach());
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_partman_lets_go(regclass) IS 'An error where a partition that is divided in turn is to go, and pg_partman cannot be told.';
+COMMENT ON FUNCTION rollup_engine.check_partman_lets_go(regclass) IS 'An error where a partition that is divided by ranges in turn, as pg_partman does it, is to go, and that cannot be told.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partman_goes_on_from(p_relation regclass) RETURNS boolean
     LANGUAGE plpgsql STABLE

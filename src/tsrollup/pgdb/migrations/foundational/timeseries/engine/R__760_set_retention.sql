@@ -55,7 +55,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.write_retention(p_relation regclass, p_
 AS $$
     INSERT INTO rollup_engine.retention (relation, keep, archive, relation_name)
     VALUES (p_relation, p_keep, p_archive, p_relation::text)
-    ON CONFLICT (relation) DO UPDATE SET keep = excluded.keep, archive = excluded.archive;
+    ON CONFLICT (relation) DO UPDATE
+    SET keep = excluded.keep, archive = excluded.archive, set_at = CASE WHEN retention.keep = excluded.keep THEN retention.set_at ELSE excluded.set_at END;
     UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
 $$;
 COMMENT ON FUNCTION rollup_engine.write_retention(regclass, interval, boolean) IS 'Records how long a table is kept, and whether in an archive after that; NULL: for ever.';

@@ -172,7 +172,7 @@ AS $$
     FROM rollup_engine.retention AS k
     CROSS JOIN LATERAL (SELECT greatest(k.keep / 10, '3 days')) AS a (while)
     CROSS JOIN LATERAL rollup_engine.removable_partitions(p_relation, least(k.sealed_before, rollup_engine.time_before(now(), k.keep + a.while))) AS m
-    WHERE k.relation = p_relation AND k.keep IS NOT NULL AND isfinite(k.sealed_before)
+    WHERE k.relation = p_relation AND k.keep IS NOT NULL AND isfinite(k.sealed_before) AND k.set_at < now() - a.while
     HAVING count(*) > 0
 $$;
 COMMENT ON FUNCTION rollup_engine.held_warnings(regclass) IS 'Partitions of a table that nothing keeps but who uses them, or that no maintenance comes.';
@@ -244,7 +244,8 @@ BEGIN
         WHERE w.place <= 3
         ORDER BY array_position('{held,width,bucket,view,end,foreign,default,late}', w.kind), w.place;
 EXCEPTION WHEN lock_not_available THEN
-    NULL;  -- how wide a partition is is not told while it is locked
+    RETURN QUERY SELECT format('somebody keeps %s, or a partition of it, locked: how long they stay cannot be told', p_relation),
+        'where that lasts, pg_locks says who it is; nothing is dropped as long'::text;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.keep_warnings(regclass) IS 'Why rows of a table stay for much longer than they are kept, and when they go; of many of a kind, three, and how many more.';
