@@ -274,3 +274,17 @@ def test_rows_of_a_default_partition_that_nobody_divides_are_told(
     db.execute(hint.removeprefix("those that nobody wants, ").encode())
     assert db.execute(late).fetchall() == []
     assert db.execute("SELECT count(*) FROM raw.d").fetchone() == (4,)
+
+
+def test_a_default_partition_that_is_divided_in_turn_has_no_end_to_tell_of(
+    db: psycopg.Connection,
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.d (ts timestamptz NOT NULL, v integer) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.d_rest PARTITION OF raw.d DEFAULT PARTITION BY HASH (v);"
+        "CREATE TABLE raw.d_0 PARTITION OF raw.d_rest FOR VALUES WITH (MODULUS 1, REMAINDER 0)"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.d', 'silver', 'd_1h', '1 hour')")
+    db.execute("SELECT silver.set_retention('raw.d', '30 days')")
+    problems = "SELECT problem FROM silver.validate_rollup_config() WHERE problem IS NOT NULL"
+    assert db.execute(problems).fetchall() == []

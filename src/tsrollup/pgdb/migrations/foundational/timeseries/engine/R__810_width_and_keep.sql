@@ -136,7 +136,8 @@ AS $$
         FROM rollup_engine.keep_of(p_relation) AS k (keep)
         CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
-        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND m.member NOT IN (SELECT d.partition FROM rollup_engine.default_partitions(p_relation) AS d)
+        WHERE k.keep IS NOT NULL AND m.member <> p_relation AND m.member NOT IN (
+                SELECT t FROM rollup_engine.default_partitions(p_relation) AS d CROSS JOIN LATERAL rollup_engine.partition_tree(d.partition) AS t)
     )
     SELECT 'width', format('partitions of %s are up to %s wide, so rows stay that much longer than %s; the oldest so wide, %s, goes after %s',
             p_relation, justify_hours(max(to_time - from_time)), min(keep),
