@@ -219,6 +219,7 @@ COMMENT ON FUNCTION rollup_engine.nobodys_number(regclass) IS
 CREATE OR REPLACE FUNCTION rollup_engine.relink_source(p_source_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
 AS $$
 DECLARE
     v_source rollup_engine.source;
@@ -226,10 +227,9 @@ DECLARE
     v_gone regclass;
     v_place regclass;
     v_free integer[];
-    v_names text[];
+    v_left text;
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-    v_names := v_source.relation_name || v_source.former_names;
     IF rollup_engine.is_relation(v_source.relation) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN;
     END IF;
@@ -269,13 +269,22 @@ BEGIN
         former_names = CASE WHEN v_new IS NULL THEN ARRAY(SELECT n FROM unnest(former_names) AS n WHERE n IN (SELECT t::text FROM rollup_engine.called_as(v_source) AS t))
             ELSE former_names[coalesce(array_position(former_names, v_new::text), 0) + 1:] END,
         inserts_by_row = CASE WHEN inserts_by_row AND v_new IS NOT NULL THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
-    -- How long it is kept, and how divided, was said of what had that name, or an earlier one.
+    -- How long it is kept, and how divided, was said of what had that name, or the last one.
+    SELECT string_agg('; ' || call, '') INTO v_left
+    FROM (
+        SELECT relation_name, format('it was kept for some time, this one is kept for ever, unless SELECT silver.set_retention(%L, %L)', v_new, keep)
+        FROM rollup_engine.retention WHERE relation IN (v_source.relation, v_gone) AND keep IS NOT NULL
+        UNION ALL
+        SELECT relation_name, format('it got partitions by maintenance, this one gets none, unless SELECT silver.partition_source(%L, %L)', v_new, chunk_interval)
+        FROM rollup_engine.partition_set WHERE relation IN (v_source.relation, v_gone)
+    ) AS said (name, call)
+    WHERE (v_new::text IN (said.name, v_source.relation_name)) IS NOT TRUE;
     UPDATE rollup_engine.retention AS t SET relation = p.place, relation_name = CASE p.place WHEN v_new THEN v_new::text ELSE t.relation_name END
-    FROM (SELECT CASE WHEN array_position(v_names, v_new::text) <= coalesce(array_position(v_names, o.relation_name), 1) THEN v_new ELSE v_gone END AS place, o.id
+    FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.id
         FROM rollup_engine.retention AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
     WHERE t.id = p.id AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = p.place);
     UPDATE rollup_engine.partition_set AS t SET relation = p.place, relation_name = CASE p.place WHEN v_new THEN v_new::text ELSE t.relation_name END
-    FROM (SELECT CASE WHEN array_position(v_names, v_new::text) <= coalesce(array_position(v_names, o.relation_name), 1) THEN v_new ELSE v_gone END AS place, o.relation
+    FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.relation
         FROM rollup_engine.partition_set AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
     WHERE t.relation = p.relation AND (p.place = v_gone OR rollup_engine.partition_column(v_new) IS NOT NULL)
         AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = p.place);
@@ -283,7 +292,7 @@ BEGIN
     IF v_new IS NOT NULL THEN
         PERFORM rollup_engine.log_failure(r.target_table::text, ROW('TR002',
             format('%s was dropped: %s, which has a name that it had before, is read in its place', v_source.relation_name, v_new), NULL,
-            format('if that is not meant, drop the rollups with silver.drop_rollup, and create them anew over another table'), NULL)::rollup_engine.failure)
+            'if that is not meant, drop the rollups with silver.drop_rollup, and create them anew over another table' || coalesce(v_left, ''), NULL)::rollup_engine.failure)
         FROM silver.rollup_config AS r WHERE r.source_id = p_source_id AND r.parent_id IS NULL AND v_new::text <> v_source.relation_name;
         PERFORM rollup_engine.note_border(p_source_id, rollup_engine.before_all());  -- nothing of the new one was captured
         PERFORM rollup_engine.log_unseen(p_source_id) WHERE v_source.change_tracking = 'trigger';
