@@ -102,6 +102,7 @@ def followed(world: World, session: Session) -> None:
 
 
 def _follow(world: World, session: Session) -> None:
+    session.run("RESET default_transaction_isolation")  # as the hint of TR005 has it
     for table, _ in world.rollups(session).values():
         session.run(f"SELECT silver.resume_rollup('{table}')", ("TR",))
     tried: Counter[tuple[str, str]] = Counter()
