@@ -240,6 +240,27 @@ def test_a_keep_that_does_not_go_over_at_an_exchange_is_told(
     assert source.execute(kept).fetchone() == (1,)
 
 
+def test_a_keep_stays_with_the_name_it_was_set_by_through_exchanges(
+    source: psycopg.Connection,
+) -> None:
+    """The old one of last week goes in the transaction that makes that of this week."""
+    source.execute("SELECT silver.set_retention('raw.readings', '3 days')")
+    drop = ""
+    for _ in range(2):
+        source.execute("CREATE TABLE raw.next (LIKE raw.readings) PARTITION BY RANGE (ts)")
+        source.execute("GRANT SELECT ON raw.next TO tsrollup_owner")
+        source.execute(
+            f"{drop} ALTER TABLE raw.readings RENAME TO old;"
+            "ALTER TABLE raw.next RENAME TO readings".encode()
+        )
+        drop = "DROP TABLE raw.old;"
+        source.execute("SELECT silver.perform_rollup(as_of => %s)", [NOW])
+    source.execute(drop.encode())
+    source.execute("SELECT silver.perform_rollup(as_of => %s)", [NOW])
+    kept = "SELECT relation::text, keep::text FROM rollup_engine.retention WHERE keep IS NOT NULL"
+    assert source.execute(kept).fetchall() == [("raw.readings", "3 days")]
+
+
 def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Connection) -> None:
     db.execute(
         "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"

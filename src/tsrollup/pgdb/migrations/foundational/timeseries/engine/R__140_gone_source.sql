@@ -279,11 +279,11 @@ BEGIN
         FROM rollup_engine.partition_set WHERE relation IN (v_source.relation, v_gone)
     ) AS said (name, call)
     WHERE (v_new::text IN (said.name, v_source.relation_name)) IS NOT TRUE;
-    UPDATE rollup_engine.retention AS t SET relation = p.place, relation_name = CASE p.place WHEN v_new THEN v_new::text ELSE t.relation_name END
+    UPDATE rollup_engine.retention AS t SET relation = p.place
     FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.id
         FROM rollup_engine.retention AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
     WHERE t.id = p.id AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = p.place);
-    UPDATE rollup_engine.partition_set AS t SET relation = p.place, relation_name = CASE p.place WHEN v_new THEN v_new::text ELSE t.relation_name END
+    UPDATE rollup_engine.partition_set AS t SET relation = p.place
     FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.relation
         FROM rollup_engine.partition_set AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
     WHERE t.relation = p.relation AND (p.place = v_gone OR rollup_engine.partition_column(v_new) IS NOT NULL)
