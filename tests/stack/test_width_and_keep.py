@@ -288,3 +288,21 @@ def test_a_default_partition_that_is_divided_in_turn_has_no_end_to_tell_of(
     db.execute("SELECT silver.set_retention('raw.d', '30 days')")
     problems = "SELECT problem FROM silver.validate_rollup_config() WHERE problem IS NOT NULL"
     assert db.execute(problems).fetchall() == []
+
+
+def test_a_time_that_was_renamed_is_told_by_its_new_name(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.d (ts timestamptz NOT NULL, v integer) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.d_rest PARTITION OF raw.d DEFAULT"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.d', 'silver', 'd_1h', '1 hour')")
+    db.execute("INSERT INTO raw.d VALUES (now() - interval '50 days', 1)")
+    db.execute("SELECT silver.partition_source('raw.d', '1 day')")
+    db.execute("SELECT silver.set_retention('raw.d', '30 days')")
+    refresh_everything(db)
+    maintained(db, datetime.now(UTC))
+    db.execute("INSERT INTO raw.d VALUES (now() + interval '300 days', 1)")
+    db.execute("ALTER TABLE raw.d RENAME ts TO at")
+    db.execute("SELECT silver.perform_rollup()")
+    late = "SELECT problem FROM silver.validate_rollup_config() WHERE problem ~ 'never dropped'"
+    assert db.execute(late).fetchall() == []

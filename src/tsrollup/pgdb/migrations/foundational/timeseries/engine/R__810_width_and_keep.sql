@@ -185,8 +185,8 @@ AS $$
     WITH held AS MATERIALIZED (
         SELECT d.relation, d.partition, s.relation IS NOT NULL OR EXISTS (SELECT FROM rollup_engine.partition_set AS f WHERE f.relation = p_relation) AS is_followed,
             c.name AS control, k.sealed_before,
-            CASE WHEN isfinite(k.sealed_before) THEN rollup_engine.bound_literal(coalesce(s, jsonb_populate_record(NULL::rollup_engine.partition_set, jsonb_build_object(
-                'relation', d.relation, 'control', c.name, 'time_unit', rollup_engine.number_unit(d.relation, c.name)))), k.sealed_before) END AS border
+            CASE WHEN isfinite(k.sealed_before) THEN rollup_engine.bound_literal(jsonb_populate_record(s, jsonb_build_object(
+                'relation', d.relation, 'control', c.name, 'time_unit', coalesce(s.time_unit, rollup_engine.number_unit(d.relation, c.name)))), k.sealed_before) END AS border
         FROM rollup_engine.retention AS k
         CROSS JOIN LATERAL rollup_engine.default_partitions(p_relation) AS d
         CROSS JOIN LATERAL rollup_engine.partition_column(d.relation) AS c (name)
