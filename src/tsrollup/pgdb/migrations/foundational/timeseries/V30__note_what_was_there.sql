@@ -23,9 +23,10 @@ UPDATE rollup_engine.retention AS t SET relation_name = c.oid::regclass::text FR
 
 ALTER TABLE rollup_engine.partition_set ADD COLUMN relation_name text;
 COMMENT ON COLUMN rollup_engine.partition_set.relation_name IS 'What it was called when it was handed over.';
+UPDATE rollup_engine.partition_set AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
+
 -- 0.1.0 gave a part that was handed over partitions of now, where it holds nothing.
 UPDATE rollup_engine.source_partition SET to_time = from_time WHERE to_time < from_time;
-UPDATE rollup_engine.partition_set AS t SET relation_name = c.oid::regclass::text FROM pg_class AS c WHERE c.oid = t.relation;
 
 ALTER TABLE rollup_engine.rollup_column ADD COLUMN known_since timestamptz;
 COMMENT ON COLUMN rollup_engine.rollup_column.known_since IS 'Time that was sealed before when it came, here or in what it is made of, and of which it therefore knows nothing; NULL for none.';
