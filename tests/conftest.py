@@ -10,6 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from dumps import dump, run
 from scenes import scene_of
 from servers import (
     PostgresServer,
@@ -169,3 +170,23 @@ def _is_worker(config: pytest.Config) -> bool:
 
 def _pool(config: pytest.Config) -> ServerPool:
     return ServerPool(Path(os.environ[FOLDER_VARIABLE]), config.getoption("--test-dsn"))
+
+
+@pytest.fixture
+def restore(
+    db: psycopg.Connection,
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+) -> Callable[..., str]:
+    """Dumps the test's database and restores it elsewhere, in one or several calls of
+    pg_restore; returns the name of the copy."""
+
+    def restore_copy(*calls: tuple[str, ...]) -> str:
+        copy = make_database()
+        path = dump(server, db, tmp_path)
+        for options in calls or ((),):
+            run(server, "pg_restore", "-e", *options, "-d", server.superuser_url(copy), path)
+        return copy
+
+    return restore_copy

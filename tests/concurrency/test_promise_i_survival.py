@@ -84,26 +84,6 @@ def test_promise_i_dump_and_restore(
 INVALID = "SELECT * FROM silver.validate_rollup_config() WHERE NOT is_valid"
 
 
-@pytest.fixture
-def restore(
-    db: psycopg.Connection,
-    server: PostgresServer,
-    make_database: Callable[..., str],
-    tmp_path: Path,
-) -> Callable[..., str]:
-    """Dumps the test's database and restores it elsewhere, in one or several calls of
-    pg_restore; returns the name of the copy."""
-
-    def restore_copy(*calls: tuple[str, ...]) -> str:
-        copy = make_database()
-        dump = _dump(server, db, tmp_path)
-        for options in calls or ((),):
-            _run(server, "pg_restore", "-e", *options, "-d", server.superuser_url(copy), dump)
-        return copy
-
-    return restore_copy
-
-
 @pytest.mark.parametrize(
     "calls",
     [

@@ -1,11 +1,13 @@
 """A database of every earlier release, brought up to this one, is as a fresh one is."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.rows import dict_row
 
+from dumps import run
 from kept_releases import VIEWS, kept_releases, play_scene, restore_release
 from rollup_checks import assert_equal_to_group_by, assert_settled
 from schema_listing import listing
@@ -179,6 +181,33 @@ def test_a_part_that_0_1_0_gave_partitions_of_now(
         assert_settled(db, "s_1d")
         row = "SELECT count(*) FROM silver.error_log WHERE target_table = 'silver.s_1d'"
         assert db.execute(row).fetchone() == (0,)
+
+
+def test_a_column_made_anew_before_0_1_0_was_dumped(
+    server: PostgresServer,
+    make_database: Callable[..., str],
+    tmp_path: Path,
+    template: str,  # noqa: ARG001  as above
+) -> None:
+    """It noted no columns but those that are used, by numbers that a dump makes smaller."""
+    old, new = (server.superuser_url(make_database()) for _ in range(2))
+    restore_release("0.1.0", old)
+    with psycopg.connect(old, autocommit=True) as db:
+        db.execute("RESET search_path")
+        db.execute(
+            "CREATE TABLE raw.s (ts timestamptz, v integer);"
+            "INSERT INTO raw.s SELECT now() - make_interval(days => n), n"
+            " FROM generate_series(1, 9) AS n"
+        )
+        db.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1d', '1 day')")
+        db.execute("CALL silver.run_rollups()")
+        db.execute("ALTER TABLE raw.s RENAME v TO x; ALTER TABLE raw.s ADD v integer DEFAULT 7")
+    run(server, "pg_dump", "-Fc", "-f", str(tmp_path / "dump"), old)
+    run(server, "pg_restore", "-e", "-1", "-d", new, str(tmp_path / "dump"))
+    migrate_project(new)
+    with psycopg.connect(new, autocommit=True) as db:
+        db.execute("CALL silver.run_rollups()")
+        assert_settled(db, "s_1d")
 
 
 def test_names_that_somebody_has_already(

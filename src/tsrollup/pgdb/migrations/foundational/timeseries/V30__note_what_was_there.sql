@@ -1,12 +1,20 @@
 -- Which sealed partitions of rollups hold rows, so that one that a restore has left out is told from
 -- one that was always empty; and what a table with retention, or that maintenance makes partitions
 -- for, was called: nothing is dropped of one whose name is another table's by now, and what is gone is named.
+-- Where tables were known by their numbers: after a restore those tell nothing, even where they are the same.
 -- And since when a state is known, which came after time was sealed; which rollups were out of reach;
 -- and which tables a view read, that may be gone.
 
 SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.source,rollup_engine.source_partition,rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
+
+CREATE TYPE rollup_engine.numbering AS (system_identifier bigint, version integer, source_number oid);
+COMMENT ON TYPE rollup_engine.numbering IS 'Where numbers of tables, columns and transactions mean what they did: the cluster, the version of its server, and the number of rollup_engine.source.';
+ALTER TABLE rollup_engine.source ADD COLUMN noted_in rollup_engine.numbering;
+COMMENT ON COLUMN rollup_engine.source.noted_in IS 'Where its shape was noted; NULL before the first time since this is known.';
+ALTER TABLE rollup_engine.noted_right ADD COLUMN noted_in rollup_engine.numbering;
+COMMENT ON COLUMN rollup_engine.noted_right.noted_in IS 'Where it was noted.';
 
 ALTER TABLE rollup_engine.source ADD COLUMN tables_read regclass[];
 COMMENT ON COLUMN rollup_engine.source.tables_read IS 'The tables that were read through it when its windows were last read: itself, or those of a view; NULL with triggers, or before the first time.';
@@ -15,6 +23,8 @@ COMMENT ON COLUMN rollup_engine.rollup_partition.held IS 'Whether there were row
 
 ALTER TABLE rollup_engine.retention ADD COLUMN relation_name text;
 COMMENT ON COLUMN rollup_engine.retention.relation_name IS 'What it was called when its retention was set; NULL for rollups that were created with theirs.';
+ALTER TABLE rollup_engine.retention ADD COLUMN noted_in rollup_engine.numbering;
+COMMENT ON COLUMN rollup_engine.retention.noted_in IS 'Where relation_name was noted.';
 ALTER TABLE rollup_engine.retention ADD COLUMN last_border timestamptz;
 COMMENT ON COLUMN rollup_engine.retention.last_border IS 'Where it was sealed last: before sealed_before, when that was for a rollup that came later.';
 ALTER TABLE rollup_engine.retention ADD COLUMN set_at timestamptz NOT NULL DEFAULT now();

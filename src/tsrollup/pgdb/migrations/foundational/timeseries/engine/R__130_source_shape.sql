@@ -23,22 +23,48 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.source_name(silver.rollup_config, name) IS 'What a column that a rollup knows by this name is called in its source.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.this_numbering() RETURNS rollup_engine.numbering
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_cluster bigint;
+BEGIN
+    IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
+        v_cluster := (SELECT system_identifier FROM pg_control_system());
+    END IF;
+    RETURN ROW(v_cluster, current_setting('server_version_num')::integer / 10000, 'rollup_engine.source'::regclass::oid);
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.this_numbering() IS 'What numbers mean here: the same on a standby, and in a database that has this one for its template.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_numbered_anew(p_noted_in rollup_engine.numbering) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- On a fresh server a copy of a copy may get all the numbers of that one.
+    SELECT coalesce(p_noted_in.system_identifier <> t.system_identifier AND (p_noted_in.source_number <> t.source_number OR p_noted_in.version = t.version), false)
+    FROM rollup_engine.this_numbering() AS t
+$$;
+COMMENT ON FUNCTION rollup_engine.is_numbered_anew(rollup_engine.numbering) IS
+'Whether something was noted on another server, of whose dump this database is made; pg_upgrade keeps numbers.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.resolved_columns(p_source rollup_engine.source)
 RETURNS TABLE (column_name name, noted_name name, noted_number smallint, current_name name, attnum smallint)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Numbers are the table's own: a restored one counts anew.
-    SELECT c.column_name, c.current_name, CASE WHEN p_source.relation::oid = p_source.relation_oid THEN c.attnum END, a.attname, a.attnum
-    FROM rollup_engine.source_column AS c
+    SELECT c.column_name, c.current_name, CASE WHEN h.numbers_hold THEN c.attnum END, a.attname, a.attnum
+    FROM (SELECT p_source.relation::oid = p_source.relation_oid AND NOT rollup_engine.is_numbered_anew(p_source.noted_in) OFFSET 0) AS h (numbers_hold)
+    JOIN rollup_engine.source_column AS c ON c.source_id = p_source.id
     LEFT JOIN LATERAL (
         SELECT a.attname, a.attnum FROM pg_attribute AS a
         WHERE a.attrelid = p_source.relation AND a.attnum > 0 AND NOT a.attisdropped
-            AND (a.attname IN (c.column_name, c.current_name) OR a.attnum = c.attnum AND p_source.relation::oid = p_source.relation_oid)
-        ORDER BY a.attname = c.column_name DESC, a.attnum = c.attnum AND p_source.relation::oid = p_source.relation_oid DESC
+            AND (a.attname IN (c.column_name, c.current_name) OR a.attnum = c.attnum AND h.numbers_hold)
+        ORDER BY a.attname = c.column_name DESC, a.attnum = c.attnum AND h.numbers_hold DESC
         LIMIT 1
     ) AS a ON true
-    WHERE c.source_id = p_source.id
 $$;
 COMMENT ON FUNCTION rollup_engine.resolved_columns(rollup_engine.source) IS
 'The column to read for each name that rollups use: the one of that name, else the one that had it, under its new name, else one that came in that one''s place; NULL when all are gone.';
@@ -102,7 +128,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.shape_trace(p_source rollup_engine.sour
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT md5(concat(
-        current_setting('server_version_num'),
+        current_setting('server_version_num'), rollup_engine.this_numbering(),
         (SELECT string_agg(concat_ws(' ', c.column_name, c.current_name, format_type(a.atttypid, NULL), rollup_engine.type_parts(a.atttypid),
                 nullif(a.attcollation, 0)::regcollation), ',' ORDER BY c.column_name)
             FROM rollup_engine.source_column AS c LEFT JOIN pg_attribute AS a ON a.attrelid = p_source.relation AND a.attname = c.current_name
@@ -136,9 +162,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_noted_here(p_source rollup_engine.so
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT p_source.relation::oid = p_source.relation_oid AND EXISTS (
+    -- Releases that knew no better went by the server's version.
+    SELECT p_source.relation::oid = p_source.relation_oid AND coalesce(p_source.noted_in = rollup_engine.this_numbering(), EXISTS (
         SELECT FROM rollup_engine.source_shape
-        WHERE source_id = p_source.id AND member = p_source.relation_oid AND server = current_setting('server_version_num')::integer / 10000)
+        WHERE source_id = p_source.id AND member = p_source.relation_oid AND server = current_setting('server_version_num')::integer / 10000))
 $$;
 COMMENT ON FUNCTION rollup_engine.is_noted_here(rollup_engine.source) IS
 'Whether the shape was noted in this very database: transaction numbers, files and numbers of columns tell nothing after a restore or an upgrade.';
@@ -261,7 +288,12 @@ AS $$
     FROM unnest(p_shapes) AS s
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id AND n.member = p_source.relation_oid
     WHERE s.member = p_source.relation::oid AND NOT rollup_engine.is_noted_here(p_source)
-        AND (SELECT jsonb_agg(value ORDER BY ordinality) FROM jsonb_array_elements(s.numbers -> '') WITH ORDINALITY WHERE ordinality <= jsonb_array_length(n.numbers -> '')) <> n.numbers -> ''
+        AND CASE WHEN n.numbers ? ''
+            THEN (SELECT jsonb_agg(value ORDER BY ordinality) FROM jsonb_array_elements(s.numbers -> '') WITH ORDINALITY WHERE ordinality <= jsonb_array_length(n.numbers -> '')) <> n.numbers -> ''
+            -- 0.1.0 noted those that are used. A dump makes numbers smaller.
+            ELSE EXISTS (
+                SELECT FROM jsonb_array_elements_text(s.numbers -> '') WITH ORDINALITY AS now (name, place) JOIN jsonb_each_text(n.numbers) AS was (name, number) USING (name)
+                WHERE place > number::integer) END
     UNION ALL
     SELECT format('columns or capture triggers of %s were changed after a restore, and before the first run', t.relation)
     FROM rollup_engine.touched_since_restore(p_source) AS t (relation)
@@ -303,10 +335,10 @@ AS $$
     UPDATE rollup_engine.source_column AS c SET attnum = coalesce(r.attnum, 0)
     FROM rollup_engine.source AS s, rollup_engine.resolved_columns(s) AS r
     WHERE s.id = p_source_id AND c.source_id = s.id AND c.column_name = r.column_name AND c.attnum <> coalesce(r.attnum, 0);
-    UPDATE rollup_engine.source AS s SET relation_oid = s.relation, owner_name = pg_get_userbyid(c.relowner)
+    UPDATE rollup_engine.source AS s SET relation_oid = s.relation, noted_in = rollup_engine.this_numbering(), owner_name = pg_get_userbyid(c.relowner)
     FROM pg_class AS c
     WHERE s.id = p_source_id AND c.oid = s.relation
-        AND (s.relation_oid, s.owner_name) IS DISTINCT FROM (s.relation::oid, pg_get_userbyid(c.relowner));
+        AND (s.relation_oid, s.noted_in, s.owner_name) IS DISTINCT FROM (s.relation::oid, rollup_engine.this_numbering(), pg_get_userbyid(c.relowner));
 $$;
 COMMENT ON FUNCTION rollup_engine.note_shape(integer, rollup_engine.source_shape[]) IS 'Remembers the shape that a drain has found.';
 

@@ -216,10 +216,87 @@ RETURN greatest(p_relation::oid::bigint, 4294967295 - p_relation::oid::bigint)::
 COMMENT ON FUNCTION rollup_engine.nobodys_number(regclass) IS
 'What stands for a table that was dropped: a dump keeps its number, and where it is restored, another table may have that.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.has_anothers_number(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What is there in a dump goes by its name, and has a new number. What was dropped is the old number.
+    SELECT p_source.relation::oid = p_source.relation_oid AND p_source.relation::text <> p_source.relation_name AND rollup_engine.is_numbered_anew(p_source.noted_in)
+$$;
+COMMENT ON FUNCTION rollup_engine.has_anothers_number(rollup_engine.source) IS
+'Whether a source was dropped before a dump of which this database is made, and another table has got its number.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_gone(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT rollup_engine.is_relation(p_source.relation) OR rollup_engine.has_anothers_number(p_source)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_gone(rollup_engine.source) IS 'Whether a source was dropped, here or before a dump.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.table_in_its_place(p_source rollup_engine.source) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- A table that lacks a column, or has another kind of time, is another table.
+    SELECT c.oid
+    FROM rollup_engine.called_as(p_source) WITH ORDINALITY AS n (relation, place)
+    JOIN pg_class AS c ON c.oid = n.relation
+    WHERE (c.relkind IN ('r', 'p') OR p_source.change_tracking = 'window')
+        AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
+        AND rollup_engine.may_take_its_place(p_source, c.oid)
+        AND rollup_engine.lacking_columns(p_source, c.oid) IS NULL
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.source AS s
+            WHERE (s.relation, s.time_column, s.change_tracking) = (c.oid, p_source.time_column, p_source.change_tracking))
+    ORDER BY n.place
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.table_in_its_place(rollup_engine.source) IS 'What the rollups of a source that was dropped can read instead: it has one of its names, and its columns; NULL for nothing.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.kept_as(p_source rollup_engine.source, p_name text, p_new regclass) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN p_new::text IN (p_name, p_source.relation_name) THEN p_new ELSE rollup_engine.nobodys_number(p_source.relation) END
+$$;
+COMMENT ON FUNCTION rollup_engine.kept_as(rollup_engine.source, text, regclass) IS
+'Which table what was set for a source that was dropped, by a name, holds for: the new one if it has that name, or the last one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.move_settings(p_source rollup_engine.source, p_new regclass) RETURNS text
+    LANGUAGE sql
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    WITH kept AS (
+        SELECT t.id, t.relation_name, t.keep, rollup_engine.kept_as(p_source, t.relation_name, p_new) AS place
+        FROM rollup_engine.retention AS t WHERE t.relation IN (p_source.relation, rollup_engine.nobodys_number(p_source.relation))
+    ), divided AS (
+        SELECT t.relation, t.chunk_interval, rollup_engine.kept_as(p_source, t.relation_name, p_new) AS place
+        FROM rollup_engine.partition_set AS t WHERE t.relation IN (p_source.relation, rollup_engine.nobodys_number(p_source.relation))
+    ), moved_keeps AS (
+        UPDATE rollup_engine.retention AS t SET relation = k.place FROM kept AS k
+        WHERE t.id = k.id AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = k.place)
+    ), moved_sets AS (
+        UPDATE rollup_engine.partition_set AS t SET relation = d.place FROM divided AS d
+        WHERE t.relation = d.relation AND (d.place <> p_new OR rollup_engine.partition_column(p_new) IS NOT NULL) IS NOT FALSE
+            AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = d.place)
+    )
+    SELECT string_agg('; ' || said.how, '')
+    FROM (
+        SELECT format('it was kept for some time, this one is kept for ever, unless SELECT silver.set_retention(%L, %L)', p_new, keep)
+        FROM kept WHERE place <> p_new AND keep IS NOT NULL
+        UNION ALL
+        SELECT format('it got partitions by maintenance, this one gets none, unless SELECT silver.partition_source(%L, %L)', p_new, chunk_interval)
+        FROM divided WHERE place <> p_new
+    ) AS said (how)
+$$;
+COMMENT ON FUNCTION rollup_engine.move_settings(rollup_engine.source, regclass) IS
+'Has the new table, if any, in place of a source that was dropped kept and divided as that was set; what does not go over, and how to set it, for a hint.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.relink_source(p_source_id integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
-    SET intervalstyle = 'postgres'
 AS $$
 DECLARE
     v_source rollup_engine.source;
@@ -230,22 +307,10 @@ DECLARE
     v_left text;
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-    IF rollup_engine.is_relation(v_source.relation) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
+    IF NOT rollup_engine.is_gone(v_source) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN;
     END IF;
-    -- A table that lacks a column, or has another kind of time, is another table.
-    SELECT c.oid INTO v_new
-    FROM rollup_engine.called_as(v_source) WITH ORDINALITY AS n (relation, place)
-    JOIN pg_class AS c ON c.oid = n.relation
-    WHERE (c.relkind IN ('r', 'p') OR v_source.change_tracking = 'window')
-        AND has_table_privilege('${owner_role}', c.oid, 'SELECT')
-        AND rollup_engine.may_take_its_place(v_source, c.oid)
-        AND rollup_engine.lacking_columns(v_source, c.oid) IS NULL
-        AND NOT EXISTS (
-            SELECT FROM rollup_engine.source AS s
-            WHERE (s.relation, s.time_column, s.change_tracking) = (c.oid, v_source.time_column, v_source.change_tracking))
-    ORDER BY n.place
-    LIMIT 1;
+    v_new := rollup_engine.table_in_its_place(v_source);
     v_gone := rollup_engine.nobodys_number(v_source.relation);
     v_place := coalesce(v_new, v_gone);
     IF v_place = v_source.relation THEN
@@ -269,25 +334,7 @@ BEGIN
         former_names = CASE WHEN v_new IS NULL THEN ARRAY(SELECT n FROM unnest(former_names) AS n WHERE n IN (SELECT t::text FROM rollup_engine.called_as(v_source) AS t))
             ELSE former_names[coalesce(array_position(former_names, v_new::text), 0) + 1:] END,
         inserts_by_row = CASE WHEN inserts_by_row AND v_new IS NOT NULL THEN rollup_engine.is_time_key(v_new, time_column, time_unit) ELSE inserts_by_row END WHERE id = p_source_id;
-    -- How long it is kept, and how divided, was said of what had that name, or the last one.
-    SELECT string_agg('; ' || call, '') INTO v_left
-    FROM (
-        SELECT relation_name, format('it was kept for some time, this one is kept for ever, unless SELECT silver.set_retention(%L, %L)', v_new, keep)
-        FROM rollup_engine.retention WHERE relation IN (v_source.relation, v_gone) AND keep IS NOT NULL
-        UNION ALL
-        SELECT relation_name, format('it got partitions by maintenance, this one gets none, unless SELECT silver.partition_source(%L, %L)', v_new, chunk_interval)
-        FROM rollup_engine.partition_set WHERE relation IN (v_source.relation, v_gone)
-    ) AS said (name, call)
-    WHERE (v_new::text IN (said.name, v_source.relation_name)) IS NOT TRUE;
-    UPDATE rollup_engine.retention AS t SET relation = p.place
-    FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.id
-        FROM rollup_engine.retention AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
-    WHERE t.id = p.id AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = p.place);
-    UPDATE rollup_engine.partition_set AS t SET relation = p.place
-    FROM (SELECT CASE WHEN v_new::text IN (o.relation_name, v_source.relation_name) THEN v_new ELSE v_gone END AS place, o.relation
-        FROM rollup_engine.partition_set AS o WHERE o.relation IN (v_source.relation, v_gone)) AS p
-    WHERE t.relation = p.relation AND (p.place = v_gone OR rollup_engine.partition_column(v_new) IS NOT NULL)
-        AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = p.place);
+    v_left := rollup_engine.move_settings(v_source, v_new);
     UPDATE silver.rollup_config SET source_table = v_place WHERE source_id = p_source_id AND parent_id IS NULL;
     IF v_new IS NOT NULL THEN
         PERFORM rollup_engine.log_failure(r.target_table::text, ROW('TR002',

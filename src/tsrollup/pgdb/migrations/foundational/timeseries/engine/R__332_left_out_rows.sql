@@ -47,7 +47,7 @@ DECLARE
     v_open tstzmultirange;
     v_is_noted constant boolean := rollup_engine.is_noted_here(p_source);
 BEGIN
-    IF NOT rollup_engine.is_relation(p_source.relation) THEN
+    IF rollup_engine.is_gone(p_source) THEN
         RETURN;
     END IF;
     -- Once a run was here, of what was out of reach then.

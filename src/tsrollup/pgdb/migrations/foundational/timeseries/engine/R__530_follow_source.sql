@@ -247,7 +247,7 @@ DECLARE
     v_shapes rollup_engine.source_shape[];
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-    IF NOT rollup_engine.is_relation(v_source.relation) THEN
+    IF rollup_engine.is_gone(v_source) THEN
         PERFORM rollup_engine.fail('TR002', format('%s was dropped', v_source.relation_name), rollup_engine.gone_hint(v_source));
     END IF;
     -- What came may go again, and leave the catalogue as it was noted.

@@ -105,6 +105,14 @@ AS $$
     WHERE t.relation = p_relation AND t.keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE p_relation = r.target_table)
         AND NOT EXISTS (SELECT FROM rollup_engine.retention AS other WHERE other.relation = c.oid)
     UNION ALL
+    -- Unless runs have followed it to its name.
+    SELECT format('%s may be another table than %s, which retention was set for: that was renamed or dropped before the dump that this database is made of', p_relation, t.relation_name),
+        format('if it is the same, SELECT silver.set_retention(%L, %L); if not, with NULL', p_relation, t.keep)
+    FROM rollup_engine.retention AS t
+    WHERE t.relation = p_relation AND t.keep IS NOT NULL AND rollup_engine.is_numbered_anew(t.noted_in) AND t.relation_name <> p_relation::text
+        AND NOT EXISTS (SELECT FROM rollup_engine.source AS s
+            WHERE s.relation = p_relation AND s.relation_name = p_relation::text AND t.relation_name = ANY (s.former_names))
+    UNION ALL
     SELECT format('rollups of what had the name before, %s, are to read %s', s.relation, p_relation),
         format('drop %s, and the next run takes up what has the name now; or give that another name, or rollups of its own', s.relation)
     FROM rollup_engine.source AS s

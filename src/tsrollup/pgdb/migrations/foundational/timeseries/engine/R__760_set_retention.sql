@@ -53,8 +53,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.write_retention(p_relation regclass, p_
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO rollup_engine.retention (relation, keep, archive, relation_name)
-    VALUES (p_relation, p_keep, p_archive, p_relation::text)
+    INSERT INTO rollup_engine.retention (relation, keep, archive, relation_name, noted_in)
+    VALUES (p_relation, p_keep, p_archive, p_relation::text, rollup_engine.this_numbering())
     ON CONFLICT (relation) DO UPDATE
     SET keep = excluded.keep, archive = excluded.archive, set_at = CASE WHEN retention.keep = excluded.keep THEN retention.set_at ELSE excluded.set_at END;
     UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
@@ -184,7 +184,7 @@ BEGIN
     PERFORM rollup_engine.check_interval('keep', p_keep, false);
     PERFORM rollup_engine.check_owner_role('set how long tables are kept');
     IF p_keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
-        UPDATE rollup_engine.retention SET relation_name = v_relation::text WHERE relation = v_relation;  -- it is meant by that name
+        UPDATE rollup_engine.retention SET relation_name = v_relation::text, noted_in = rollup_engine.this_numbering() WHERE relation = v_relation;  -- it is meant by that name
         PERFORM rollup_engine.check_retention(v_relation);
         PERFORM rollup_engine.take_over_retention(v_relation);
         IF rollup_engine.partition_column(v_relation) IS NOT NULL THEN

@@ -90,7 +90,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.source_problems(p_source rollup_engine.
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('%s was dropped', p_source.relation_name), rollup_engine.gone_hint(p_source)
-    WHERE NOT rollup_engine.is_relation(p_source.relation)
+    WHERE rollup_engine.is_gone(p_source)
     UNION ALL
     SELECT format('%s is another %s now: its rollups read the one that had this name, %s', t.other, CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END, p_source.relation),
         CASE WHEN c.relkind IN ('v', 'm') AND k.kind !~ 'VIEW'
@@ -121,7 +121,7 @@ AS $$
         format('was it renamed: ALTER TABLE %s RENAME its new name TO %I; was it dropped: ADD COLUMN it again, or drop its metrics, and expressions over it, with silver.drop_rollup_metric; a rollup by it must be created anew',
             p_source.relation, c.noted_name)
     FROM rollup_engine.resolved_columns(p_source) AS c
-    WHERE c.current_name IS NULL AND rollup_engine.is_relation(p_source.relation)
+    WHERE c.current_name IS NULL AND NOT rollup_engine.is_gone(p_source)
     UNION ALL
     SELECT t.problem, t.hint FROM rollup_engine.retyped_time(p_source.id) AS t
     UNION ALL
@@ -144,12 +144,12 @@ AS $$
     UNION ALL
     SELECT t.problem, t.hint
     FROM rollup_engine.trigger_problems(p_source) AS t
-    WHERE p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
+    WHERE p_source.change_tracking = 'trigger' AND NOT rollup_engine.is_gone(p_source)
     UNION ALL
     SELECT format('%s partitions of %s were detached or dropped since the last run', count(*), p_source.relation),
         'the next run takes that in: SELECT * FROM silver.perform_rollup()'
     FROM rollup_engine.source_partition AS p
-    WHERE p.source_id = p_source.id AND p_source.change_tracking = 'trigger' AND rollup_engine.is_relation(p_source.relation)
+    WHERE p.source_id = p_source.id AND p_source.change_tracking = 'trigger' AND NOT rollup_engine.is_gone(p_source)
         AND p.partition NOT IN (SELECT rollup_engine.partition_tree(p_source.relation))
     HAVING count(*) > 0
     UNION ALL
@@ -159,7 +159,7 @@ AS $$
     UNION ALL
     SELECT u.changes || ' since the last run', 'the next run takes that in: SELECT * FROM silver.perform_rollup(), as the owner of the table'
     FROM rollup_engine.unseen_changes(p_source) AS u (changes)
-    WHERE u.changes IS NOT NULL AND rollup_engine.is_relation(p_source.relation)
+    WHERE u.changes IS NOT NULL AND NOT rollup_engine.is_gone(p_source)
 $$;
 COMMENT ON FUNCTION rollup_engine.source_problems(rollup_engine.source) IS 'What keeps the rollups of a source from being exact.';
 

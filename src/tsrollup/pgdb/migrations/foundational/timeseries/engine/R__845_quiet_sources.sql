@@ -67,6 +67,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.catalogue_traces(p_source_ids integer[]
 AS $$
 #variable_conflict use_column
 DECLARE
+    v_numbering constant text := rollup_engine.this_numbering();
     v_may_be_elsewhere constant boolean := to_regclass('pg_catalog.pg_dist_partition') IS NOT NULL OR to_regnamespace('_timescaledb_catalog') IS NOT NULL;
 BEGIN
     RETURN QUERY
@@ -127,7 +128,7 @@ BEGIN
         WHERE source_id = ANY (p_source_ids) AND (jsonb_path_exists(row_sql, '$.filter.parts') OR jsonb_path_exists(row_sql, '$.expressions.*.parts'))
     )
     SELECT s.id,
-        CASE WHEN NOT (t.is_odd AND t.is_locked) THEN t.hash END + hash_record_extended(ROW(current_setting('server_version_num'),
+        CASE WHEN NOT (t.is_odd AND t.is_locked) THEN t.hash END + hash_record_extended(ROW(current_setting('server_version_num'), v_numbering,
             -- Which would wait: a number that nobody knows is noted nowhere.
             CASE WHEN t.is_odd AND NOT t.is_locked THEN rollup_engine.shape_trace(s) END,
             CASE WHEN v_may_be_elsewhere THEN rollup_engine.kept_elsewhere(s.relation, s.time_column) END,

@@ -66,7 +66,8 @@ AS $$
             SELECT rollup_engine.rights_of_others(defaclacl) FROM pg_default_acl WHERE defaclobjtype = CASE o.kind WHEN 'ROUTINE' THEN 'f' WHEN 'TABLE' THEN 'r' END))
     -- Single things are made anew, or have their mark taken away, in place: after a restore most functions are others.
     WHERE (n.n).marked = 0 OR (n.n).marked IS NOT NULL
-        AND (SELECT count(*) FILTER (WHERE h.id = (i.n).marked) < count(*) / 2.0 FROM noted AS i JOIN object AS h USING (subject) WHERE (i.n).marked IS NOT NULL AND h.kind = 'ROUTINE')
+        AND (SELECT bool_or(rollup_engine.is_numbered_anew((i.n).noted_in)) OR count(*) FILTER (WHERE h.id = (i.n).marked) < count(*) / 2.0
+            FROM noted AS i JOIN object AS h USING (subject) WHERE (i.n).marked IS NOT NULL AND h.kind = 'ROUTINE')
         -- An earlier release has marked nothing. But for raw, no schema is closed to the machinery by anything else, nor it open to all.
         OR o.rights IS NULL AND (NOT rollup_engine.is_closed() OR EXISTS (SELECT FROM object WHERE kind = 'SCHEMA' AND subject <> 'SCHEMA raw' AND NOT is_marked))
 $$;
@@ -268,8 +269,8 @@ AS $$
     -- What this migrate was not allowed to give back, another one may.
     DELETE FROM rollup_engine.noted_right WHERE NOT is_revoked AND statement NOT IN (SELECT l.statement FROM rollup_engine.lost_rights() AS l);
     UPDATE rollup_engine.noted_right SET marked = 0 WHERE NOT is_revoked;
-    INSERT INTO rollup_engine.noted_right (position, statement, marked)
-    SELECT r.position, r.statement, o.id
+    INSERT INTO rollup_engine.noted_right (position, statement, marked, noted_in)
+    SELECT r.position, r.statement, o.id, rollup_engine.this_numbering()
     FROM rollup_engine.rights_sql() AS r
     LEFT JOIN rollup_engine.objects() AS o ON o.is_marked AND format('%s %s', o.kind, o.name) = rollup_engine.subject_of(r.statement)
     ON CONFLICT DO NOTHING;

@@ -1,0 +1,148 @@
+"""Numbers of tables and columns mean nothing in a copy, even where they are the same by chance: on
+a fresh server a copy of a copy mostly gets those of the first."""
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from rollup_checks import assert_settled, refresh_everything
+from servers import PostgresServer
+from tsrollup.migrations import migrate_project
+
+SAME_NUMBERS = """
+    UPDATE rollup_engine.source_shape AS h
+    SET member = s.relation, file = c.file, triggers = c.triggers, attributes = c.attributes
+    FROM rollup_engine.source AS s, rollup_engine.current_shape(s) AS c
+    WHERE s.id = h.source_id AND h.member = s.relation_oid AND c.member = s.relation;
+    UPDATE rollup_engine.source
+    SET relation_oid = relation, noted_in = ROW((noted_in).system_identifier - 1,
+        (noted_in).version, 'rollup_engine.source'::regclass::oid);
+    UPDATE rollup_engine.noted_right AS n SET marked = o.id FROM rollup_engine.objects() AS o
+    WHERE format('%s %s', o.kind, o.name) = rollup_engine.subject_of(n.statement)
+        AND n.marked IS NOT NULL;
+    UPDATE rollup_engine.noted_right
+    SET noted_in = ROW((noted_in).system_identifier - 1, (noted_in).version,
+        'rollup_engine.source'::regclass::oid)"""
+INVALID = "SELECT problem FROM silver.validate_rollup_config() WHERE NOT is_valid"
+PROBLEMS = "SELECT problem FROM silver.validate_rollup_config() WHERE problem IS NOT NULL"
+TABLE = """
+    CREATE TABLE raw.t (gone integer, ts timestamptz, v integer, w integer);
+    INSERT INTO raw.t SELECT 0, now() - make_interval(days => i), i, 2 * i
+    FROM generate_series(1, 9) AS i;
+    SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', 'ts',
+        metrics => '{"v": ["sum"]}')"""
+KEPT = """
+    CREATE TABLE raw.{0} (ts timestamptz, v integer) PARTITION BY RANGE (ts);
+    CREATE TABLE raw.{0}_1 PARTITION OF raw.{0} FOR VALUES FROM ('2020-01-01') TO ('2020-01-02');
+    CREATE TABLE raw.{0}_2 PARTITION OF raw.{0} DEFAULT;
+    GRANT SELECT ON raw.{0} TO tsrollup_owner;
+    INSERT INTO raw.{0} VALUES ('2020-01-01 12:00', 1)"""
+KEEP = "SELECT silver.set_retention('raw.x', '20 days')"
+
+Restore = Callable[..., str]
+
+
+@pytest.fixture
+def rolled_up(db: psycopg.Connection) -> psycopg.Connection[Any]:
+    db.execute(TABLE)
+    refresh_everything(db)
+    return db
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["DROP v; ALTER TABLE raw.t RENAME w TO v", "DROP v, ADD v integer DEFAULT 7", "DROP gone"],
+)
+def test_promise_i_columns_that_changed_before_a_copy_with_the_same_numbers(
+    rolled_up: psycopg.Connection, server: PostgresServer, restore: Restore, change: str
+) -> None:
+    rolled_up.execute(f"ALTER TABLE raw.t {change}".encode())
+    with psycopg.connect(server.superuser_url(restore()), autocommit=True) as copy:
+        copy.execute(SAME_NUMBERS)
+        assert copy.execute(INVALID).fetchall() != []
+        refresh_everything(copy)
+        assert copy.execute(INVALID).fetchall() == []
+        assert_settled(copy, "t_1d")
+
+
+def test_promise_i_rights_on_single_things_in_a_copy_with_the_same_numbers(
+    rolled_up: psycopg.Connection, server: PostgresServer, restore: Restore
+) -> None:
+    """As pg_restore leaves it where one of those who had some is no role of the server."""
+    rolled_up.execute("SELECT rollup_engine.note_rights()")
+    copy = restore()
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as connection:
+        connection.execute("UPDATE pg_class SET relacl = NULL WHERE relname = 't_1d'")
+        connection.execute(SAME_NUMBERS)
+    migrate_project(server.superuser_url(copy))
+    with psycopg.connect(server.superuser_url(copy), autocommit=True) as connection:
+        connection.execute("SET ROLE tsrollup_reader")
+        assert connection.execute("SELECT sum(v_sum) FROM gold.t_1d").fetchone() == (45,)
+
+
+@pytest.mark.parametrize("has_rollup", [True, False])
+def test_a_keep_in_a_copy_where_another_table_has_the_number_of_a_dropped_one(
+    db: psycopg.Connection, server: PostgresServer, restore: Restore, has_rollup: bool
+) -> None:
+    for name in "xy":
+        db.execute(KEPT.format(name).encode())
+    if has_rollup:
+        db.execute("SELECT silver.create_rollup_table('raw.x', 'silver', 'x_1d', '1 day', 'ts')")
+        refresh_everything(db)
+    db.execute(KEEP)
+    db.execute("DROP TABLE raw.x")
+    with psycopg.connect(server.superuser_url(restore()), autocommit=True) as copy:
+        copy.execute(
+            "UPDATE rollup_engine.retention SET relation = 'raw.y',"
+            " noted_in = ROW((noted_in).system_identifier - 1, (noted_in).version, 1);"
+            "UPDATE rollup_engine.source SET relation = 'raw.y', relation_oid = 'raw.y'::regclass,"
+            " noted_in = ROW((noted_in).system_identifier - 1, (noted_in).version, 1);"
+            "UPDATE silver.rollup_config SET source_table = 'raw.y'"
+        )
+        told = [problem for (problem,) in copy.execute(INVALID).fetchall()]
+        assert told[:1] == (["raw.x was dropped"] if has_rollup else [])
+        for _ in range(2):
+            copy.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+            copy.execute("SELECT silver.perform_rollup()")
+        assert copy.execute("SELECT count(*) FROM raw.y").fetchone() == (1,)
+        if has_rollup:
+            assert copy.execute(INVALID).fetchall() == [("raw.x was dropped",)]
+            gold = copy.execute("SELECT count(*) FROM gold.x_1d").fetchone()
+            assert gold == (1,)
+            copy.execute(KEPT.format("x").encode())
+            copy.execute("SELECT silver.reset_rollup_retry('x_1d')")
+            refresh_everything(copy)
+            assert copy.execute(INVALID).fetchall() == []
+            return
+        problem, hint = copy.execute(
+            "SELECT problem, hint FROM silver.validate_rollup_config() WHERE target = 'raw.y'"
+        ).fetchone() or ("", "")
+        assert "may be another table than raw.x" in problem
+        assert "SELECT silver.set_retention('raw.y', '20 days')" in hint
+        copy.execute("SELECT silver.set_retention('raw.y', '20 days')")
+        assert copy.execute(PROBLEMS).fetchall() == []
+        for _ in range(2):
+            copy.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+        assert copy.execute("SELECT count(*) FROM raw.y").fetchone() == (0,)
+
+
+def test_a_keep_goes_on_in_a_copy_where_runs_followed_its_table_to_another_name(
+    db: psycopg.Connection, server: PostgresServer, restore: Restore
+) -> None:
+    db.execute(KEPT.format("x").encode())
+    db.execute("SELECT silver.create_rollup_table('raw.x', 'silver', 'x_1d', '1 day', 'ts')")
+    db.execute(KEEP)
+    db.execute("ALTER TABLE raw.x RENAME TO z")
+    refresh_everything(db)
+    with psycopg.connect(server.superuser_url(restore()), autocommit=True) as copy:
+        copy.execute(
+            "UPDATE rollup_engine.retention"
+            " SET noted_in = ROW((noted_in).system_identifier - 1, (noted_in).version, 1)"
+        )
+        assert copy.execute(PROBLEMS).fetchall() == []
+        for _ in range(2):
+            copy.execute("SELECT silver.perform_rollup()")
+            copy.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+        assert copy.execute("SELECT count(*) FROM raw.z").fetchone() == (0,)
