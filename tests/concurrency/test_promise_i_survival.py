@@ -189,6 +189,25 @@ def test_promise_i_ddl_that_no_run_saw_before_the_dump(
         assert restored.execute(INVALID).fetchall() == []
 
 
+def test_promise_i_a_time_column_that_was_renamed_before_the_dump_is_what_is_told(
+    db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str]
+) -> None:
+    db.execute(PARTITIONED)
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.t RENAME ts TO at")
+    with psycopg.connect(server.url(restore()), autocommit=True) as restored:
+        for _ in range(2):
+            told = restored.execute(INVALID).fetchall()
+            assert "column ts of raw.t, which its rollups read, is gone" in told[0][2]
+            assert not [row for row in told if "left out" in row[2]]
+            restored.execute("CALL silver.run_rollups()")
+        restored.execute("ALTER TABLE raw.t RENAME at TO ts")
+        restored.execute("SELECT silver.reset_rollup_retry('t_1h')")
+        refresh_everything(restored)
+        assert_settled(restored, "t_1h")
+        assert restored.execute(INVALID).fetchall() == []
+
+
 def test_promise_i_no_other_column_is_taken_for_one_that_was_gone_before(
     db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str]
 ) -> None:

@@ -47,7 +47,10 @@ DECLARE
     v_open tstzmultirange;
     v_is_noted constant boolean := rollup_engine.is_noted_here(p_source);
 BEGIN
-    IF rollup_engine.is_gone(p_source) THEN
+    -- Without its time nobody can look, which is told of by itself; so where it is gone.
+    IF rollup_engine.is_gone(p_source)
+        OR EXISTS (SELECT FROM rollup_engine.resolved_columns(p_source) WHERE noted_name = p_source.time_column AND current_name IS NULL)
+    THEN
         RETURN;
     END IF;
     -- Once a run was here, of what was out of reach then.
