@@ -282,9 +282,24 @@ def test_promise_f_a_restore_brings_no_late_rows(
         assert restored.execute(INVALID).fetchall() == []
 
 
-@pytest.mark.parametrize("how", [(), ("-1",)], ids=["whole", "one transaction"])
+@pytest.mark.parametrize("is_looked_at", [False, True])
+@pytest.mark.parametrize(
+    "how",
+    [
+        ((),),
+        (("-1",),),
+        (("-s",), ("-a", "--disable-triggers")),
+        (("-s",), ("-a", "--disable-triggers", "-1")),
+        (("-s",), ("-a", "--disable-triggers", "-j2")),
+    ],
+    ids=["whole", "one transaction", "in two", "in two, one transaction", "in two, parallel"],
+)
 def test_promise_f_late_rows_that_no_run_counted_before_the_dump_are_told(
-    db: psycopg.Connection, server: PostgresServer, restore: Callable[..., str], how: tuple[str]
+    db: psycopg.Connection,
+    server: PostgresServer,
+    restore: Callable[..., str],
+    how: tuple[tuple[str, ...], ...],
+    is_looked_at: bool,
 ) -> None:
     """Who wrote them, the restored rows do not say."""
     create_hierarchy(db)
@@ -293,7 +308,11 @@ def test_promise_f_late_rows_that_no_run_counted_before_the_dump_are_told(
     db.execute("SELECT rollup_engine.run_maintenance(NULL, '2026-03-03 00:00+00')")
     db.execute("SELECT silver.set_retention('raw.readings', NULL)")
     db.execute("INSERT INTO raw.readings (ts, device) VALUES ('2026-03-01 10:00+00', 'late')")
-    with psycopg.connect(server.url(restore(how)), autocommit=True) as restored:
+    with psycopg.connect(server.url(restore(*how)), autocommit=True) as restored:
+        if is_looked_at:
+            restored.execute(
+                "SELECT silver.create_rollup_table('raw.readings', 'silver', 'another', '1 day')"
+            )
         refresh_everything(restored)
         told = restored.execute("SELECT DISTINCT error_message FROM silver.error_log").fetchall()
         assert told == [("late rows were perhaps kept out of sealed time, not counted",)]

@@ -67,6 +67,34 @@ def test_promise_i_columns_that_changed_before_a_copy_with_the_same_numbers(
         assert_settled(copy, "t_1d")
 
 
+@pytest.mark.parametrize("change", ["RENAME TO s", "SET SCHEMA public"])
+def test_promise_i_a_source_that_was_renamed_before_a_copy_with_the_same_numbers(
+    rolled_up: psycopg.Connection, server: PostgresServer, restore: Restore, change: str
+) -> None:
+    """No other one that has its number: it has its triggers."""
+    rolled_up.execute(f"ALTER TABLE raw.t {change}".encode())
+    with psycopg.connect(server.superuser_url(restore()), autocommit=True) as copy:
+        copy.execute(SAME_NUMBERS)
+        refresh_everything(copy)
+        assert copy.execute(INVALID).fetchall() == []
+        assert_settled(copy, "t_1d")
+
+
+def test_a_keep_of_a_renamed_rollup_goes_on_in_a_copy(
+    rolled_up: psycopg.Connection, server: PostgresServer, restore: Restore
+) -> None:
+    rolled_up.execute("SELECT silver.set_retention('t_1d', '5 days')")
+    rolled_up.execute("SELECT silver.alter_rollup('t_1d', new_name => 't_day')")
+    with psycopg.connect(server.superuser_url(restore()), autocommit=True) as copy:
+        copy.execute(
+            "UPDATE rollup_engine.retention"
+            " SET noted_in = ROW((noted_in).system_identifier - 1, (noted_in).version, 1)"
+        )
+        for _ in range(2):
+            copy.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+        assert copy.execute("SELECT count(*) FROM silver.t_day").fetchone() == (5,)
+
+
 def test_promise_i_rights_on_single_things_in_a_copy_with_the_same_numbers(
     rolled_up: psycopg.Connection, server: PostgresServer, restore: Restore
 ) -> None:

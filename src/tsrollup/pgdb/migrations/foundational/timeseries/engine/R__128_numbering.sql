@@ -14,7 +14,9 @@ BEGIN
     IF has_function_privilege('pg_control_system()', 'EXECUTE') THEN
         v_cluster := (SELECT system_identifier FROM pg_control_system());
     END IF;
-    RETURN ROW(v_cluster, current_setting('server_version_num')::integer / 10000, 'rollup_engine.source'::regclass::oid);
+    -- Not by its name, which needs a right that a restore may have lost.
+    RETURN ROW(v_cluster, current_setting('server_version_num')::integer / 10000,
+        (SELECT oid FROM pg_class WHERE relname = 'source' AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = 'rollup_engine')));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.this_numbering() IS 'What numbers mean here: the same on a standby, and in a database that has this one for its template.';

@@ -220,8 +220,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_anothers_number(p_source rollup_eng
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- What is there in a dump goes by its name, and has a new number. What was dropped is the old number.
+    -- What is there in a dump goes by its name, with its triggers, and has mostly a new number. What was dropped is the old number.
     SELECT p_source.relation::oid = p_source.relation_oid AND p_source.relation::text <> p_source.relation_name AND rollup_engine.is_numbered_anew(p_source.noted_in)
+        AND NOT EXISTS (
+            SELECT FROM pg_trigger WHERE tgrelid = p_source.relation AND tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id)))
 $$;
 COMMENT ON FUNCTION rollup_engine.has_anothers_number(rollup_engine.source) IS
 'Whether a source was dropped before a dump of which this database is made, and another table has got its number.';

@@ -75,6 +75,7 @@ DECLARE
     v_keyed rollup_engine.keyed_range[];
     v_first_end timestamptz;
     v_writers xid[];
+    v_known xid[];
     v_border xid8;
     v_noted timestamptz;
     v_is_bulk boolean;
@@ -84,7 +85,8 @@ BEGIN
         RETURN false;
     END IF;
     IF NOT p_is_quiet THEN
-        v_is_copy := NOT rollup_engine.is_noted_here(s) FROM rollup_engine.source AS s WHERE s.id = p_source_id;
+        v_is_copy := NOT rollup_engine.is_noted_here(s) OR EXISTS (SELECT FROM rollup_engine.log_border AS b WHERE b.source_id = s.id AND b.noted_by IS DISTINCT FROM b.xmin)
+        FROM rollup_engine.source AS s WHERE s.id = p_source_id;
         v_rewritten := ARRAY(SELECT rollup_engine.rewritten_tables(p_source_id));
         PERFORM rollup_engine.absorb_shape(p_source_id);
     END IF;
@@ -109,13 +111,14 @@ BEGIN
         (SELECT array_agg(ROW(from_time, to_time, keys)::rollup_engine.keyed_range) FROM united), bool_or(is_bulk),
         CASE WHEN bool_or(NOT is_found) THEN CASE WHEN v_is_copy THEN rollup_engine.before_all() ELSE rollup_engine.read_border(p_source_id) END END
     INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed, v_is_bulk, v_unwatched_since FROM moved;
-    -- What a restore brought has its transaction for a writer, in the log as in the source.
-    IF v_writers IS NOT NULL AND (SELECT max(age(w)) FROM unnest(v_writers) AS w) >= rollup_engine.restored_age() THEN
-        v_writers := ARRAY(SELECT w FROM unnest(v_writers) AS w WHERE age(w) < rollup_engine.restored_age());
+    -- What a restore brought has its transaction for a writer, in the log as in the source. One in parts may bring some after it said that it had ended.
+    v_known := ARRAY(SELECT w FROM unnest(v_writers) AS w WHERE age(w) < rollup_engine.restored_age() AND (NOT v_is_copy OR age(w) <= age(pg_current_xact_id()::xid)));
+    IF cardinality(v_known) < cardinality(v_writers) THEN
+        v_writers := v_known;
         v_unwatched_since := rollup_engine.before_all();
     END IF;
     -- What comes unseen is looked for from there on, once that ends.
-    IF v_logged IS NOT NULL AND (p_is_quiet OR v_unwatched_since IS NOT NULL OR NOT rollup_engine.may_miss_late_rows(v_source)) THEN
+    IF (v_logged IS NOT NULL OR v_is_copy) AND (p_is_quiet OR v_unwatched_since IS NOT NULL OR NOT rollup_engine.may_miss_late_rows(v_source)) THEN
         PERFORM rollup_engine.note_border(p_source_id, v_border);
     ELSIF v_is_copy AND rollup_engine.may_miss_late_rows(v_source) THEN
         PERFORM rollup_engine.note_border(p_source_id, rollup_engine.before_all());

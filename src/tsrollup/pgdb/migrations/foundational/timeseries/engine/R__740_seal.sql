@@ -110,6 +110,7 @@ AS $$
         format('if it is the same, SELECT silver.set_retention(%L, %L); if not, with NULL', p_relation, t.keep)
     FROM rollup_engine.retention AS t
     WHERE t.relation = p_relation AND t.keep IS NOT NULL AND rollup_engine.is_numbered_anew(t.noted_in) AND t.relation_name <> p_relation::text
+        AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = p_relation)
         AND NOT EXISTS (SELECT FROM rollup_engine.source AS s
             WHERE s.relation = p_relation AND s.relation_name = p_relation::text AND t.relation_name = ANY (s.former_names))
     UNION ALL
