@@ -80,6 +80,22 @@ def test_promise_i_a_source_that_was_renamed_before_a_copy_with_the_same_numbers
         assert_settled(copy, "t_1d")
 
 
+@pytest.mark.parametrize("tracking", ["'trigger'", "'window', look_back_window => '30 days'"])
+def test_promise_i_a_source_that_was_exchanged_before_a_copy_with_the_same_numbers(
+    db: psycopg.Connection, server: PostgresServer, restore: Restore, tracking: str
+) -> None:
+    db.execute(TABLE.replace("'1 day', 'ts'", f"'1 day', 'ts', change_tracking => {tracking}"))
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.t RENAME TO t_old; CREATE TABLE raw.t (LIKE raw.t_old)")
+    with psycopg.connect(server.superuser_url(restore()), autocommit=True) as copy:
+        copy.execute(SAME_NUMBERS)
+        for _ in range(2):
+            told = copy.execute(INVALID).fetchall()
+            assert "raw.t is another table now" in told[0][0]
+            assert copy.execute("SELECT sum(v_sum) FROM gold.t_1d").fetchone() == (45,)
+            copy.execute("SELECT silver.perform_rollup()")
+
+
 def test_a_keep_of_a_renamed_rollup_goes_on_in_a_copy(
     rolled_up: psycopg.Connection, server: PostgresServer, restore: Restore
 ) -> None:

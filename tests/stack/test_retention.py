@@ -179,6 +179,21 @@ def test_rollups_have_a_retention_of_their_own(source: psycopg.Connection) -> No
     assert_settled(source, "readings_1h")
 
 
+def test_the_table_that_a_dropped_rollup_leaves_is_kept_for_ever(
+    source: psycopg.Connection,
+) -> None:
+    source.execute(
+        "SELECT silver.create_rollup_table('readings_1h', 'silver', 'kept', '1 day',"
+        " dimensions => '{}', chunk_interval => '1 day')"
+    )
+    source.execute("SELECT silver.set_retention('kept', '3 days')")
+    refresh_everything(source)
+    source.execute("SELECT silver.drop_rollup('kept', keep_table => true)")
+    maintain(source)
+    maintain(source)
+    assert source.execute("SELECT count(*) FROM silver.kept").fetchone() == (10,)
+
+
 def test_create_rollup_table_takes_a_retention(source: psycopg.Connection) -> None:
     source.execute(
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'short', '1 hour',"

@@ -222,6 +222,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_anothers_number(p_source rollup_eng
 AS $$
     -- What is there in a dump goes by its name, with its triggers, and has mostly a new number. What was dropped is the old number.
     SELECT p_source.relation::oid = p_source.relation_oid AND p_source.relation::text <> p_source.relation_name AND rollup_engine.is_numbered_anew(p_source.noted_in)
+        AND (p_source.change_tracking = 'trigger' OR (p_source.noted_in).source_number <> (rollup_engine.this_numbering()).source_number)
         AND NOT EXISTS (
             SELECT FROM pg_trigger WHERE tgrelid = p_source.relation AND tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id)))
 $$;

@@ -63,7 +63,7 @@ BEGIN
     -- What was marked, put back or noted by those who were waited for as well.
     DELETE FROM rollup_engine.stale_range WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.failed_bucket WHERE rollup_id = p_rollup_id;
-    DELETE FROM rollup_engine.retention WHERE relation = v_rollup.target_table AND NOT p_keep_table;
+    DELETE FROM rollup_engine.retention WHERE relation = v_rollup.target_table;
     DELETE FROM rollup_engine.rollup_partition WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup_id;
     DELETE FROM rollup_engine.ltree_dimension WHERE rollup_id = p_rollup_id;
