@@ -144,6 +144,14 @@ $$;
 COMMENT ON FUNCTION rollup_engine.is_noted_here(rollup_engine.source) IS
 'Whether the shape was noted in this very database: transaction numbers, files and numbers of columns tell nothing after a restore or an upgrade.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_restored(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_source.relation::oid <> p_source.relation_oid OR rollup_engine.is_numbered_anew(p_source.noted_in)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_restored(rollup_engine.source) IS 'Whether the shape was noted before a dump that this database is made of: pg_upgrade leaves the transactions of rows as they are.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.known_age(p_transaction xid) RETURNS integer
     LANGUAGE sql STABLE
 RETURN CASE WHEN age(p_transaction) >= 0 THEN age(p_transaction) END;

@@ -75,7 +75,7 @@ DECLARE
     v_keyed rollup_engine.keyed_range[];
     v_first_end timestamptz;
     v_writers xid[];
-    v_known xid[];
+    v_unknown_age integer;
     v_border xid8;
     v_noted timestamptz;
     v_is_bulk boolean;
@@ -85,7 +85,7 @@ BEGIN
         RETURN false;
     END IF;
     IF NOT p_is_quiet THEN
-        v_is_copy := NOT rollup_engine.is_noted_here(s) OR EXISTS (SELECT FROM rollup_engine.log_border AS b WHERE b.source_id = s.id AND b.noted_by IS DISTINCT FROM b.xmin)
+        v_is_copy := rollup_engine.is_restored(s) OR EXISTS (SELECT FROM rollup_engine.log_border AS b WHERE b.source_id = s.id AND b.noted_by IS DISTINCT FROM b.xmin)
         FROM rollup_engine.source AS s WHERE s.id = p_source_id;
         v_rewritten := ARRAY(SELECT rollup_engine.rewritten_tables(p_source_id));
         PERFORM rollup_engine.absorb_shape(p_source_id);
@@ -112,9 +112,11 @@ BEGIN
         CASE WHEN bool_or(NOT is_found) THEN CASE WHEN v_is_copy THEN rollup_engine.before_all() ELSE rollup_engine.read_border(p_source_id) END END
     INTO v_logged, v_written, v_first_end, v_writers, v_border, v_noted, v_whole, v_keyed, v_is_bulk, v_unwatched_since FROM moved;
     -- What a restore brought has its transaction for a writer, in the log as in the source. One in parts may bring some after it said that it had ended.
-    v_known := ARRAY(SELECT w FROM unnest(v_writers) AS w WHERE age(w) < rollup_engine.restored_age() AND (NOT v_is_copy OR age(w) <= age(pg_current_xact_id()::xid)));
-    IF cardinality(v_known) < cardinality(v_writers) THEN
-        v_writers := v_known;
+    IF v_writers IS NOT NULL THEN
+        v_unknown_age := CASE WHEN v_is_copy THEN age(pg_current_xact_id()::xid) + 1 ELSE rollup_engine.restored_age() END;
+    END IF;
+    IF EXISTS (SELECT FROM unnest(v_writers) AS w WHERE age(w) >= v_unknown_age) THEN
+        v_writers := ARRAY(SELECT w FROM unnest(v_writers) AS w WHERE age(w) < v_unknown_age);
         v_unwatched_since := rollup_engine.before_all();
     END IF;
     -- What comes unseen is looked for from there on, once that ends.

@@ -257,7 +257,7 @@ BEGIN
     PERFORM rollup_engine.take_in_left_out(v_source);
     -- What a restore has brought to the log is for the next drain to tell, whoever looks first: a border that is not of here stays until then.
     INSERT INTO rollup_engine.log_border (source_id, writer, noted_by)
-    SELECT p_source_id, rollup_engine.before_all(), '0' WHERE v_source.noted_in IS NOT NULL AND NOT rollup_engine.is_noted_here(v_source)
+    SELECT p_source_id, rollup_engine.before_all(), '0' WHERE rollup_engine.is_restored(v_source)
     ON CONFLICT DO NOTHING;
     v_trace := rollup_engine.shape_trace(v_source);
     IF v_trace = v_source.trace THEN
