@@ -161,6 +161,7 @@ def _assert_strangers_stay(
         ("VIEW", "mine", "AS SELECT silver.time_bucket('1 hour', now()) AS bucket"),
         ("TABLE", "history", "(configuration silver.rollup_config)"),
         ("TABLE", "logs", "(lines silver.error_log[])"),
+        ("VIEW", "median", "AS SELECT rollup_engine.percentile('{1,2}', 0.5)"),
     ):
         connection.execute(f"CREATE {kind} public.{name} {text}".encode())
         outcome = runner.run("clean", configured)

@@ -81,6 +81,19 @@ def kept(server: PostgresServer, partman: psycopg.Connection) -> psycopg.Connect
     return db
 
 
+def test_what_pg_partman_keeps_aside_is_to_be_archived(kept: psycopg.Connection) -> None:
+    kept.execute("SELECT silver.create_rollup_table('raw.pm', 'silver', 'pm_1d', '1 day')")
+    for change, archive in (
+        ("retention_keep_table = true", True),
+        ("retention_keep_table = false", False),
+        ("retention_schema = 'silver'", True),
+    ):
+        kept.execute(f"UPDATE partman.part_config SET {change}".encode())
+        ((_, hint),) = kept.execute(PROBLEMS).fetchall()
+        call = "SELECT silver.set_retention('raw.pm', '3 days'"
+        assert hint.startswith(f"{call}, archive => true) does" if archive else f"{call}) does")
+
+
 def test_retention_of_pg_partman_is_warned_of_and_taken_over(kept: psycopg.Connection) -> None:
     notices: list[tuple[str | None, str | None, str | None]] = []
     kept.add_notice_handler(

@@ -194,6 +194,30 @@ def test_the_table_that_a_dropped_rollup_leaves_is_kept_for_ever(
     assert source.execute("SELECT count(*) FROM silver.kept").fetchone() == (10,)
 
 
+@pytest.mark.parametrize("archive", [False, True])
+def test_a_sequence_that_numbers_rows_of_the_table_goes_with_no_partition(
+    db: psycopg.Connection, archive: bool
+) -> None:
+    """It belongs to the plain table that became the first one."""
+    db.execute(
+        "CREATE TABLE raw.s_old (id bigserial, ts timestamptz);"
+        "INSERT INTO raw.s_old (ts) VALUES ('2026-02-01');"
+        "CREATE TABLE raw.s (LIKE raw.s_old INCLUDING DEFAULTS) PARTITION BY RANGE (ts);"
+        "ALTER TABLE raw.s ATTACH PARTITION raw.s_old"
+        " FOR VALUES FROM ('2026-01-01') TO ('2026-03-01')"
+    )
+    db.execute("SELECT silver.set_retention('raw.s', '3 days', archive => %s)", [archive])
+    maintain(db)
+    ((_, action, detail),) = [row for row in maintained(db, NOW) if row[0] == "raw.s"]
+    assert action == "skipped"
+    assert "raw.s_old_id_seq belongs to it" in detail
+    assert "ALTER SEQUENCE raw.s_old_id_seq OWNED BY NONE" in detail
+    db.execute("ALTER SEQUENCE raw.s_old_id_seq OWNED BY raw.s.id")
+    assert ("raw.s", "archived" if archive else "dropped") in maintain(db)
+    db.execute("INSERT INTO raw.s (ts) VALUES ('2026-03-11')")
+    assert db.execute("SELECT id FROM raw.s").fetchall() == [(2,)]
+
+
 def test_create_rollup_table_takes_a_retention(source: psycopg.Connection) -> None:
     source.execute(
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'short', '1 hour',"

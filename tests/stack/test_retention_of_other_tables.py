@@ -313,6 +313,34 @@ def test_a_number_left_of_a_dropped_table_is_nobodys(source: psycopg.Connection)
     ]
 
 
+def test_hints_to_set_retention_again_keep_the_archive(db: psycopg.Connection) -> None:
+    db.execute(
+        "CREATE TABLE raw.kept (ts timestamptz, v int) PARTITION BY RANGE (ts);"
+        "CREATE VIEW raw.seen AS SELECT * FROM raw.kept;"
+        "SELECT silver.set_retention('raw.kept', '20 days', archive => true)"
+    )
+    with pytest.raises(psycopg.Error) as error:
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_1d', '1 day', 'ts',"
+            " change_tracking => 'window', look_back_window => '21 days')"
+        )
+    call = "SELECT silver.set_retention('raw.kept', '21 days', archive => true)"
+    assert error.value.diag.message_hint == f"keep it for as long: {call}"
+    told: list[tuple[str | None, str | None]] = []
+    db.add_notice_handler(lambda n: told.append((n.message_primary, n.message_hint)))
+    db.execute(call.encode())
+    assert told == []
+    db.execute("SELECT silver.set_retention('raw.kept', '21 days')")
+    assert told == [
+        (
+            "partitions of raw.kept are dropped from now on, and no longer archived",
+            f"to go on with the archive: {call}",
+        )
+    ]
+    db.execute(f"{call}; DROP TABLE raw.kept CASCADE".encode())
+    assert call in maintained(db, NOW)[0][2]
+
+
 def test_a_dropped_table_without_rollups_is_forgotten_by_its_name(db: psycopg.Connection) -> None:
     db.execute(
         "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"

@@ -9,8 +9,10 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.source,rollup_engine.source_partition,rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
 
-CREATE TYPE rollup_engine.numbering AS (system_identifier bigint, version integer, source_number oid);
-COMMENT ON TYPE rollup_engine.numbering IS 'Where numbers of tables, columns and transactions mean what they did: the cluster, the version of its server, and the number of rollup_engine.source.';
+CREATE MATERIALIZED VIEW rollup_engine.restore_mark AS SELECT gen_random_uuid() AS mark;
+COMMENT ON MATERIALIZED VIEW rollup_engine.restore_mark IS 'Another one after each restore, which refreshes it; a standby, a template and pg_upgrade keep it. Nothing else is to refresh it.';
+CREATE TYPE rollup_engine.numbering AS (mark uuid, version integer);
+COMMENT ON TYPE rollup_engine.numbering IS 'Where numbers of tables, columns and transactions mean what they did: the mark of the database, and the version of its server.';
 ALTER TABLE rollup_engine.source ADD COLUMN noted_in rollup_engine.numbering;
 COMMENT ON COLUMN rollup_engine.source.noted_in IS 'Where its shape was noted; NULL before the first time since this is known.';
 ALTER TABLE rollup_engine.noted_right ADD COLUMN noted_in rollup_engine.numbering;
@@ -37,6 +39,8 @@ UPDATE rollup_engine.partition_set AS t SET relation_name = c.oid::regclass::tex
 
 -- 0.1.0 gave a part that was handed over partitions of now, where it holds nothing.
 UPDATE rollup_engine.source_partition SET to_time = from_time WHERE to_time < from_time;
+-- In a copy one that was dropped may have the number of another one, and is to be restored beside it.
+ALTER TABLE rollup_engine.source_partition DROP CONSTRAINT source_partition_pkey, ADD PRIMARY KEY (source_id, partition, from_time, to_time);
 
 ALTER TABLE rollup_engine.rollup_column ADD COLUMN known_since timestamptz;
 COMMENT ON COLUMN rollup_engine.rollup_column.known_since IS 'Time that was sealed before when it came, here or in what it is made of, and of which it therefore knows nothing; NULL for none.';

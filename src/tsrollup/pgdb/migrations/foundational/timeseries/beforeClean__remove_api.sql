@@ -64,14 +64,15 @@ BEGIN
     SELECT string_agg(DISTINCT pg_describe_object(classid, objid, objsubid), ', ')
     INTO v_strangers
     FROM pg_depend, pg_identify_object_as_address(classid, objid, objsubid) AS dependent
-    WHERE (refclassid, refobjid) IN (SELECT class, oid FROM api)
-        AND (classid, objid) NOT IN (SELECT class, oid FROM api)
+    WHERE (refclassid, refobjid) IN (
+            SELECT class, oid FROM api UNION ALL SELECT 'pg_proc'::regclass, oid FROM pg_proc WHERE pronamespace = to_regnamespace('rollup_engine'))
+        AND (classid, objid) NOT IN (SELECT class, oid FROM api) AND classid <> 'pg_trigger'::regclass
         AND deptype = 'n'
         AND dependent.object_names[1] <> 'rollup_engine'
         AND dependent.object_names[1] || '.' || dependent.object_names[2] NOT IN (SELECT name FROM api);
     IF v_strangers IS NOT NULL THEN
         RAISE dependent_objects_still_exist USING
-            MESSAGE = format('clean would take along what uses schema silver: %s', v_strangers),
+            MESSAGE = format('clean would take along what uses schema silver or rollup_engine: %s', v_strangers),
             HINT = 'drop or change these first';
     END IF;
 

@@ -293,7 +293,7 @@ BEGIN
         IF TG_LEVEL = 'ROW' THEN
 {row}
         ELSIF TG_OP = 'TRUNCATE' THEN
-            SELECT tstzmultirange(tstzrange(from_time, to_time)) INTO v_changed
+            SELECT range_agg(tstzrange(from_time, to_time)) INTO v_changed
             FROM rollup_engine.source_partition WHERE source_id = {id} AND partition = TG_RELID;
             v_changed := coalesce(v_changed, rollup_engine.everything());
         ELSIF TG_OP = 'UPDATE' THEN

@@ -136,6 +136,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
+        WHEN rollup_engine.is_relation(p_source.relation) AND p_source.change_tracking = 'window'
+        THEN format('if it is %s by now, rename that back for a run; if not, drop its rollups with silver.drop_rollup', p_source.relation)
         WHEN t.relation IS NULL
         THEN format('restore or create %s: the next run takes it up again; or drop its rollups with silver.drop_rollup', p_source.relation_name)
         WHEN NOT rollup_engine.may_take_its_place(p_source, t.relation)
@@ -222,7 +224,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.has_anothers_number(p_source rollup_eng
 AS $$
     -- What is there in a dump goes by its name, with its triggers, and has mostly a new number. What was dropped is the old number.
     SELECT p_source.relation::oid = p_source.relation_oid AND p_source.relation::text <> p_source.relation_name AND rollup_engine.is_numbered_anew(p_source.noted_in)
-        AND (p_source.change_tracking = 'trigger' OR (p_source.noted_in).source_number <> (rollup_engine.this_numbering()).source_number)
         AND NOT EXISTS (
             SELECT FROM pg_trigger WHERE tgrelid = p_source.relation AND tgfoid = to_regprocedure(format('rollup_engine.capture_%s()', p_source.id)))
 $$;
@@ -266,13 +267,22 @@ $$;
 COMMENT ON FUNCTION rollup_engine.kept_as(rollup_engine.source, text, regclass) IS
 'Which table what was set for a source that was dropped, by a name, holds for: the new one if it has that name, or the last one.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.retention_call(p_name text, p_keep interval, p_archive boolean) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+    SELECT format('SELECT silver.set_retention(%L, %L%s)', p_name, p_keep, CASE WHEN p_archive THEN ', archive => true' END)
+$$;
+COMMENT ON FUNCTION rollup_engine.retention_call(text, interval, boolean) IS 'What to run, for a hint, that has a table kept for so long, and archived after that as it is now.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.move_settings(p_source rollup_engine.source, p_new regclass) RETURNS text
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
     WITH kept AS (
-        SELECT t.id, t.relation_name, t.keep, rollup_engine.kept_as(p_source, t.relation_name, p_new) AS place
+        SELECT t.id, t.keep, t.archive, rollup_engine.kept_as(p_source, t.relation_name, p_new) AS place
         FROM rollup_engine.retention AS t WHERE t.relation IN (p_source.relation, rollup_engine.nobodys_number(p_source.relation))
     ), divided AS (
         SELECT t.relation, t.chunk_interval, rollup_engine.kept_as(p_source, t.relation_name, p_new) AS place
@@ -287,7 +297,7 @@ AS $$
     )
     SELECT string_agg('; ' || said.how, '')
     FROM (
-        SELECT format('it was kept for some time, this one is kept for ever, unless SELECT silver.set_retention(%L, %L)', p_new, keep)
+        SELECT 'it was kept for some time, this one is kept for ever, unless ' || rollup_engine.retention_call(p_new::text, keep, archive)
         FROM kept WHERE place <> p_new AND keep IS NOT NULL
         UNION ALL
         SELECT format('it got partitions by maintenance, this one gets none, unless SELECT silver.partition_source(%L, %L)', p_new, chunk_interval)
@@ -312,6 +322,8 @@ BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
     IF NOT rollup_engine.is_gone(v_source) OR NOT rollup_engine.try_lock_source(p_source_id) THEN
         RETURN;
+    ELSIF rollup_engine.is_relation(v_source.relation) AND v_source.change_tracking = 'window' THEN
+        RETURN;  -- it may be that, renamed: it has no triggers to know it by
     END IF;
     v_new := rollup_engine.table_in_its_place(v_source);
     v_gone := rollup_engine.nobodys_number(v_source.relation);

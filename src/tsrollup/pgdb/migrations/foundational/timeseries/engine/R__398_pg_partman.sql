@@ -105,27 +105,29 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_goes_on_from(regclass) IS 'Whether pg_partman wants a table to have a last partition, without which its maintenance stops for all tables; or may want it, where it cannot be asked.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.partman_retention(p_relation regclass) RETURNS text
+-- That of 0.1.0 did not say which it was.
+DROP FUNCTION IF EXISTS rollup_engine.partman_retention(regclass);
+CREATE FUNCTION rollup_engine.partman_retention(p_relation regclass, OUT keep text, OUT archive boolean)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-    v_keep text;
 BEGIN
     IF rollup_engine.partman_schema() IS NOT NULL THEN
         EXECUTE rollup_engine.fill($sql$
-            SELECT keep FROM (
-                SELECT parent_table, retention FROM {partman}.part_config UNION ALL SELECT sub_parent, sub_retention FROM {partman}.part_config_sub
-            ) AS k (name, keep)
+            SELECT keep, archive FROM (
+                SELECT parent_table, retention, retention_keep_table OR retention_schema IS NOT NULL FROM {partman}.part_config
+                UNION ALL
+                SELECT sub_parent, sub_retention, sub_retention_keep_table OR sub_retention_schema IS NOT NULL FROM {partman}.part_config_sub
+            ) AS k (name, keep, archive)
             WHERE name = ANY ($1) AND keep IS NOT NULL ORDER BY array_position($1, name) LIMIT 1
             $sql$, jsonb_build_object('partman', rollup_engine.partman_schema()))
-        INTO v_keep
+        INTO keep, archive
         USING rollup_engine.partman_keys(p_relation);
     END IF;
-    RETURN v_keep;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.partman_retention(regclass) IS 'After how long pg_partman by itself removes partitions of a table; NULL when it does not.';
+COMMENT ON FUNCTION rollup_engine.partman_retention(regclass) IS
+'After how long pg_partman by itself removes partitions of a table, and whether it keeps them aside; NULL when it does not.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.partman_removes_any() RETURNS boolean
     LANGUAGE plpgsql STABLE

@@ -107,7 +107,7 @@ AS $$
     UNION ALL
     -- Unless runs have followed it to its name.
     SELECT format('%s may be another table than %s, which retention was set for: that was renamed or dropped before the dump that this database is made of', p_relation, t.relation_name),
-        format('if it is the same, SELECT silver.set_retention(%L, %L); if not, with NULL', p_relation, t.keep)
+        format('if it is the same, %s; if not, with NULL', rollup_engine.retention_call(p_relation::text, t.keep, t.archive))
     FROM rollup_engine.retention AS t
     WHERE t.relation = p_relation AND t.keep IS NOT NULL AND rollup_engine.is_numbered_anew(t.noted_in) AND t.relation_name <> p_relation::text
         AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = p_relation)

@@ -33,6 +33,21 @@ $$;
 COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, rollup_engine.old_partition, name) IS
 'Whether a locked partition still holds that time, sealed by every rollup that reads the table by the key of its partitions, with every change that was logged there accounted for.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.check_sequences(p_partition regclass) RETURNS void
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- What is an identity is the partition's own.
+    SELECT rollup_engine.fail('TR004', format('%s belongs to it, and would go with it', d.objid::regclass),
+        format('ALTER SEQUENCE %s OWNED BY NONE, or by a column of %s', d.objid::regclass, pg_partition_root(p_partition)))
+    FROM rollup_engine.partition_tree(p_partition) AS t (member)
+    JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.member AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'
+    JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S'
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.check_sequences(regclass) IS
+'An error where the sequence of a serial column belongs to a partition, which was a table of its own before: whoever inserts may number rows by it.';
+
 DROP FUNCTION IF EXISTS rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition);
 CREATE OR REPLACE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_old rollup_engine.old_partition, p_key name) RETURNS text
     LANGUAGE plpgsql
@@ -48,6 +63,7 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM rollup_engine.check_partman_lets_go(p_old.member);
+    PERFORM rollup_engine.check_sequences(p_old.member);
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.ensure_default_partition(v_parent);
     END IF;
@@ -76,10 +92,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.obstacle_hint(p_retention rollup_engine
     SET intervalstyle = 'postgres'
 AS $$
     SELECT CASE p_code
-        WHEN '2BP01' THEN format('drop what depends on it, or keep it in an archive: SELECT silver.set_retention(%L, %L, archive => true)', p_retention.relation, p_retention.keep)
+        WHEN '2BP01' THEN 'drop what depends on it, or keep it in an archive: ' || rollup_engine.retention_call(p_retention.relation::text, p_retention.keep, true)
         WHEN '23503' THEN 'delete the rows that refer to it, or drop their foreign key'
         WHEN '42P07' THEN format('rename or drop what has that name in %s', rollup_engine.archive_schema(p_retention.relation))
-        WHEN '3F000' THEN format('SELECT silver.set_retention(%L, %L, archive => true) makes the archive''s schema', p_retention.relation, p_retention.keep)
+        WHEN '3F000' THEN rollup_engine.retention_call(p_retention.relation::text, p_retention.keep, true) || ' makes the archive''s schema'
         WHEN '42501' THEN 'run maintenance as a role that owns the partition and may create tables where it goes'
         ELSE 'the next run tries it again'
     END

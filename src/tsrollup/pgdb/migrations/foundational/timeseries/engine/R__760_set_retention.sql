@@ -82,7 +82,7 @@ AS $$
         SELECT id FROM rollup_engine.readers(p_relation) WHERE p_rollup_id IS NULL AND rollup_engine.is_relation(source_table)
     )
     SELECT format('%s is kept for %s, and read again for %s', k.relation, k.keep, w.look_back),
-        format('keep it for as long: SELECT silver.set_retention(%L, %L)', k.relation, w.look_back)
+        'keep it for as long: ' || rollup_engine.retention_call(k.relation::text, w.look_back, EXISTS (SELECT FROM rollup_engine.retention AS t WHERE t.relation = k.relation AND t.archive))
     FROM kept AS k
     JOIN (
         SELECT max(r.look_back_window)
@@ -129,9 +129,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.partman_retention_problem(p_relation re
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('pg_partman removes partitions of %s after %s, and what they held goes from the rollups too', p_relation, k.keep),
-        format('SELECT silver.set_retention(%L, %L) does it instead, and the rollups keep their buckets; or UPDATE %s.part_config SET retention = NULL WHERE parent_table = ANY (%L), and so sub_retention in part_config_sub',
-            p_relation, k.keep, rollup_engine.partman_schema(), rollup_engine.partman_keys(p_relation))
-    FROM rollup_engine.partman_retention(p_relation) AS k (keep)
+        format('SELECT silver.set_retention(%L, %L%s) does it instead, and the rollups keep their buckets; or UPDATE %s.part_config SET retention = NULL WHERE parent_table = ANY (%L), and so sub_retention in part_config_sub',
+            p_relation, k.keep, CASE WHEN k.archive THEN ', archive => true' END, rollup_engine.partman_schema(), rollup_engine.partman_keys(p_relation))
+    FROM rollup_engine.partman_retention(p_relation) AS k
     WHERE k.keep IS NOT NULL
 $$;
 COMMENT ON FUNCTION rollup_engine.partman_retention_problem(regclass) IS 'What pg_partman''s own retention does to the rollups of a table, when it is on.';
@@ -194,6 +194,10 @@ BEGIN
     IF p_keep IS NOT NULL AND p_archive THEN
         PERFORM rollup_engine.ensure_archive_schema(v_relation);
     END IF;
+    IF p_archive IS NOT TRUE AND EXISTS (SELECT FROM rollup_engine.retention WHERE relation = v_relation AND archive AND keep IS NOT NULL) AND p_keep IS NOT NULL THEN
+        RAISE WARNING 'partitions of % are dropped from now on, and no longer archived', v_relation
+            USING HINT = 'to go on with the archive: ' || rollup_engine.retention_call(v_relation::text, p_keep, true);
+    END IF;
     PERFORM rollup_engine.write_retention(v_relation, p_keep, coalesce(p_archive, false));
     PERFORM rollup_engine.check_window_keep(v_relation);
     PERFORM rollup_engine.fit_partitions_to_keep(v_relation);
@@ -216,11 +220,11 @@ AS $$
             AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = t.relation)
             AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = t.relation)
     ), kept AS (
-        DELETE FROM rollup_engine.retention AS t USING gone WHERE t.relation = gone.relation RETURNING t.relation_name, t.keep
+        DELETE FROM rollup_engine.retention AS t USING gone WHERE t.relation = gone.relation RETURNING t.relation_name, t.keep, t.archive
     ), divided AS (
         DELETE FROM rollup_engine.partition_set AS s USING gone WHERE s.relation = gone.relation RETURNING s.relation_name, s.chunk_interval
     ), forgotten AS (
-        SELECT relation_name, format('SELECT silver.set_retention(%L, %L)', relation_name, keep) AS call FROM kept WHERE num_nulls(relation_name, keep) = 0
+        SELECT relation_name, rollup_engine.retention_call(relation_name, keep, archive) AS call FROM kept WHERE num_nulls(relation_name, keep) = 0
         UNION ALL
         SELECT relation_name, format('SELECT silver.partition_source(%L, %L)', relation_name, chunk_interval) FROM divided WHERE relation_name IS NOT NULL
     )

@@ -150,7 +150,9 @@ AS $$
         'the next run takes that in: SELECT * FROM silver.perform_rollup()'
     FROM rollup_engine.source_partition AS p
     WHERE p.source_id = p_source.id AND p_source.change_tracking = 'trigger' AND NOT rollup_engine.is_gone(p_source)
-        AND p.partition NOT IN (SELECT rollup_engine.partition_tree(p_source.relation))
+        AND (p.partition NOT IN (SELECT rollup_engine.partition_tree(p_source.relation))
+            -- One that was dropped before a dump, and has another one's number in the copy.
+            OR EXISTS (SELECT FROM rollup_engine.source_partition AS o WHERE (o.source_id, o.partition) = (p.source_id, p.partition) AND o.from_time < p.from_time))
     HAVING count(*) > 0
     UNION ALL
     SELECT format('the worker %s %s', w.worker, w.problem), w.hint
