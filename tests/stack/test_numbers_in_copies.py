@@ -201,6 +201,19 @@ def test_a_keep_in_a_copy_where_another_table_has_the_number_of_a_dropped_one(
         assert copy.execute("SELECT count(*) FROM raw.y").fetchone() == (0,)
 
 
+def test_a_table_may_be_renamed_in_a_copy_and_goes_on_to_be_kept(
+    db: psycopg.Connection, server: PostgresServer, restore: Restore
+) -> None:
+    db.execute(KEPT.format("x").encode())
+    db.execute(KEEP)
+    with psycopg.connect(server.superuser_url(restore()), autocommit=True) as copy:
+        copy.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+        copy.execute("ALTER TABLE raw.x RENAME TO z")
+        assert copy.execute(PROBLEMS).fetchall() == []
+        copy.execute("SELECT * FROM silver.maintain_timeseries_tables()")
+        assert copy.execute("SELECT count(*) FROM raw.z").fetchone() == (0,)
+
+
 def test_a_keep_goes_on_in_a_copy_where_runs_followed_its_table_to_another_name(
     db: psycopg.Connection, server: PostgresServer, restore: Restore
 ) -> None:

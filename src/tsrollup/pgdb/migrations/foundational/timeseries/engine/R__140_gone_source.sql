@@ -139,7 +139,7 @@ AS $$
         WHEN rollup_engine.is_relation(p_source.relation) AND p_source.change_tracking = 'window'
         THEN format('if it is %s by now, rename that back for a run; if not, drop its rollups with silver.drop_rollup', p_source.relation)
         WHEN t.relation IS NULL
-        THEN format('restore or create %s: the next run takes it up again; or drop its rollups with silver.drop_rollup', p_source.relation_name)
+        THEN format('restore or create %s: the next run takes it up again, and what it does not hold goes from the rollups; or drop them with silver.drop_rollup (keep_table => true keeps their tables)', p_source.relation_name)
         WHEN NOT rollup_engine.may_take_its_place(p_source, t.relation)
         THEN format('the %s that is there now is of another owner: if it is to be read, ALTER TABLE %1$s OWNER TO %I, and the next run takes it up again; or drop the rollups with silver.drop_rollup',
             t.relation, coalesce(p_source.owner_name, '${owner_role}'))

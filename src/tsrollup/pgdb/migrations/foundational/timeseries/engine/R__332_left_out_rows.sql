@@ -47,9 +47,9 @@ DECLARE
     v_open tstzmultirange;
     v_is_noted constant boolean := rollup_engine.is_noted_here(p_source);
 BEGIN
-    -- Without its time nobody can look, which is told of by itself; so where it is gone.
-    IF rollup_engine.is_gone(p_source)
-        OR EXISTS (SELECT FROM rollup_engine.resolved_columns(p_source) WHERE noted_name = p_source.time_column AND current_name IS NULL)
+    -- Without its time nobody can look, and no drain notes that it has, which is told of by itself; so where it is gone.
+    IF rollup_engine.is_gone(p_source) OR p_source.change_tracking = 'trigger' AND EXISTS (
+        SELECT FROM rollup_engine.resolved_columns(p_source) WHERE noted_name = p_source.time_column AND current_name IS NULL)
     THEN
         RETURN;
     END IF;

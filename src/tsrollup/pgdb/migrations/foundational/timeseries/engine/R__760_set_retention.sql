@@ -212,6 +212,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.forget_gone() RETURNS SETOF rollup_engi
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
+    UPDATE rollup_engine.retention SET noted_in = rollup_engine.this_numbering()
+    WHERE relation_name = relation::text AND noted_in IS DISTINCT FROM rollup_engine.this_numbering();
     -- What has rollups is taken up again together with them. A number left here may be another table's in a restored database.
     WITH gone AS (
         SELECT t.relation
@@ -233,6 +235,6 @@ AS $$
     CROSS JOIN LATERAL rollup_engine.log_failure(relation_name,
         ROW('TR002', format('%s was dropped', relation_name), NULL, format('if it is there again: %s', call), NULL)::rollup_engine.failure)
 $$;
-COMMENT ON FUNCTION rollup_engine.forget_gone() IS 'Forgets how long tables without rollups were to be kept, and how divided, that were dropped since; and says so.';
+COMMENT ON FUNCTION rollup_engine.forget_gone() IS 'Forgets how long tables without rollups were to be kept, and how divided, that were dropped since; and says so. Of others, notes that they are there.';
 
 RESET ROLE;

@@ -166,7 +166,6 @@ BEGIN
     END IF;
     PERFORM rollup_engine.grant_in_turn();
     PERFORM rollup_engine.raise_sequences();
-    UPDATE rollup_engine.retention SET noted_in = rollup_engine.this_numbering() WHERE noted_in IS NULL AND relation_name = relation::text;
     PERFORM rollup_engine.note_indexes();
     PERFORM rollup_engine.rewrite_generated();
     PERFORM rollup_engine.note_rights();
