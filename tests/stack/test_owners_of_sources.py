@@ -43,6 +43,28 @@ def test_an_operator_who_owns_a_source_hears_as_whom_to_maintain_it(
         superuser.execute(f"REVOKE CREATE ON SCHEMA raw FROM {name}".encode())
 
 
+def test_an_operator_who_owns_a_source_mends_its_triggers(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    name = logins["operator"]
+    db.execute(
+        "CREATE TABLE raw.mine (ts timestamptz, v int);"
+        "SELECT silver.create_rollup_table('mine', 'silver', 'mine_1h', '1 hour')"
+    )
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(f"ALTER TABLE raw.mine OWNER TO {name}".encode())
+        superuser.execute("ALTER TABLE raw.mine DISABLE TRIGGER ALL")
+        superuser.execute("INSERT INTO raw.mine VALUES (now(), 1)")
+    rows = connect(user=name).execute("SELECT DISTINCT status FROM silver.perform_rollup()")
+    assert rows.fetchall() == [("ok",)]
+    off = "SELECT FROM pg_trigger WHERE tgrelid = 'raw.mine'::regclass AND tgenabled = 'D'"
+    assert db.execute(off).rowcount == 0
+    assert db.execute("SELECT row_count FROM gold.mine_1h").fetchall() == [(1,)]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute("SELECT silver.drop_rollup('mine_1h')")
+        superuser.execute(f"DROP OWNED BY {name}".encode())
+
+
 def test_retention_with_a_part_of_another_owner_says_as_whom_to_maintain_it(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
 ) -> None:

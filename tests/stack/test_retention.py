@@ -195,7 +195,7 @@ def test_the_table_that_a_dropped_rollup_leaves_is_kept_for_ever(
 
 
 @pytest.mark.parametrize("archive", [False, True])
-def test_a_sequence_that_numbers_rows_of_the_table_goes_with_no_partition(
+def test_a_sequence_that_numbers_rows_goes_with_no_partition(
     db: psycopg.Connection, archive: bool
 ) -> None:
     """It belongs to the plain table that became the first one."""
@@ -208,14 +208,43 @@ def test_a_sequence_that_numbers_rows_of_the_table_goes_with_no_partition(
     )
     db.execute("SELECT silver.set_retention('raw.s', '3 days', archive => %s)", [archive])
     maintain(db)
-    ((_, action, detail),) = [row for row in maintained(db, NOW) if row[0] == "raw.s"]
-    assert action == "skipped"
-    assert "raw.s_old_id_seq belongs to it" in detail
-    assert "ALTER SEQUENCE raw.s_old_id_seq OWNED BY NONE" in detail
-    db.execute("ALTER SEQUENCE raw.s_old_id_seq OWNED BY raw.s.id")
     assert ("raw.s", "archived" if archive else "dropped") in maintain(db)
     db.execute("INSERT INTO raw.s (ts) VALUES ('2026-03-11')")
     assert db.execute("SELECT id FROM raw.s").fetchall() == [(2,)]
+    assert db.execute("SELECT nextval('raw.s_old_id_seq')").fetchall() == [(3,)]
+
+
+def test_a_keep_waits_where_rollups_say_another_unit_than_when_it_was_set(
+    db: psycopg.Connection,
+) -> None:
+    """By microseconds all of it would be of January 1970."""
+    db.execute(
+        "CREATE TABLE raw.n (at bigint, v int) PARTITION BY RANGE (at);"
+        "CREATE TABLE raw.n_1 PARTITION OF raw.n"
+        " FOR VALUES FROM (1772323200000) TO (1774915200000);"
+        "INSERT INTO raw.n VALUES (1773100800000, 1)"
+    )
+    create = (
+        "SELECT silver.create_rollup_table('raw.n', 'silver', 'n_1h', '1 hour', time_unit => %s)"
+    )
+    db.execute(create, ["ms"])
+    keep = "SELECT silver.set_retention('raw.n', '90 days')"
+    db.execute(keep)
+    db.execute("SELECT silver.drop_rollup('n_1h')")
+    db.execute(create, ["us"])
+    refresh_everything(db)
+    told = "SELECT problem, hint FROM silver.validate_rollup_config() WHERE problem ~ 'was to be'"
+    assert db.execute(told).fetchall() == [
+        (
+            "raw.n was to be kept for 90 days by at in ms, which rollups take for us now",
+            f"if that is right, {keep}; if not, drop these rollups",
+        )
+    ]
+    maintain(db)
+    maintain(db)
+    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (1,)
+    db.execute(keep)
+    assert db.execute(told).fetchall() == []
 
 
 def test_create_rollup_table_takes_a_retention(source: psycopg.Connection) -> None:

@@ -9,8 +9,19 @@ SET LOCAL search_path = pg_catalog, pg_temp;
 SET LOCAL ROLE "${owner_role}";
 SELECT rollup_engine.lock_tables('{silver.rollup_config,rollup_engine.source,rollup_engine.source_partition,rollup_engine.rollup_partition,rollup_engine.retention,rollup_engine.partition_set,rollup_engine.rollup_column}');
 
-CREATE MATERIALIZED VIEW rollup_engine.restore_mark AS SELECT gen_random_uuid() AS mark;
-COMMENT ON MATERIALIZED VIEW rollup_engine.restore_mark IS 'Another one after each restore, which refreshes it; a standby, a template and pg_upgrade keep it. Nothing else is to refresh it.';
+-- A dump leaves out what is generated: whoever loads its row makes it anew.
+CREATE FUNCTION rollup_engine.new_mark() RETURNS uuid
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN gen_random_uuid();
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.new_mark() IS 'A mark that no other database has. Not immutable, but said to be, as nothing else is generated.';
+CREATE TABLE rollup_engine.restore_mark (id integer PRIMARY KEY CHECK (id = 1), mark uuid GENERATED ALWAYS AS (rollup_engine.new_mark()) STORED);
+COMMENT ON TABLE rollup_engine.restore_mark IS 'What tells a database from those that are made of its dumps; a standby, a template and pg_upgrade keep it.';
+INSERT INTO rollup_engine.restore_mark (id) VALUES (1);
 CREATE TYPE rollup_engine.numbering AS (mark uuid, version integer);
 COMMENT ON TYPE rollup_engine.numbering IS 'Where numbers of tables, columns and transactions mean what they did: the mark of the database, and the version of its server.';
 ALTER TABLE rollup_engine.source ADD COLUMN noted_in rollup_engine.numbering;
@@ -27,6 +38,8 @@ ALTER TABLE rollup_engine.retention ADD COLUMN relation_name text;
 COMMENT ON COLUMN rollup_engine.retention.relation_name IS 'What it was called when its retention was set; NULL for rollups that were created with theirs.';
 ALTER TABLE rollup_engine.retention ADD COLUMN noted_in rollup_engine.numbering;
 COMMENT ON COLUMN rollup_engine.retention.noted_in IS 'Where relation_name was noted.';
+ALTER TABLE rollup_engine.retention ADD COLUMN time_unit text;
+COMMENT ON COLUMN rollup_engine.retention.time_unit IS 'What numbers counted, as rollups said, when retention was set; NULL for times, or before a rollup said so.';
 ALTER TABLE rollup_engine.retention ADD COLUMN last_border timestamptz;
 COMMENT ON COLUMN rollup_engine.retention.last_border IS 'Where it was sealed last: before sealed_before, when that was for a rollup that came later.';
 ALTER TABLE rollup_engine.retention ADD COLUMN set_at timestamptz NOT NULL DEFAULT now();

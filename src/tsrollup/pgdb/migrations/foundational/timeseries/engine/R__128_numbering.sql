@@ -13,8 +13,8 @@ DECLARE
 BEGIN
     BEGIN
         v_mark := (SELECT mark FROM rollup_engine.restore_mark);
-    EXCEPTION WHEN object_not_in_prerequisite_state OR undefined_table OR insufficient_privilege THEN
-        NULL;  -- a restore has left it empty, or without rights
+    EXCEPTION WHEN undefined_table OR insufficient_privilege THEN
+        NULL;  -- a restore has left it out, or without rights
     END;
     RETURN ROW(v_mark, current_setting('server_version_num')::integer / 10000);
 END

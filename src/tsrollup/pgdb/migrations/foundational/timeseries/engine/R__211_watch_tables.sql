@@ -95,8 +95,10 @@ DECLARE
     v_source rollup_engine.source;
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_source_id;
-    PERFORM rollup_engine.watch_tables(v_source, p_waits => false);
-    PERFORM rollup_engine.drop_stray_triggers(v_source, false);
+    IF NOT rollup_engine.is_gone(v_source) THEN
+        PERFORM rollup_engine.watch_tables(v_source, p_waits => false);
+        PERFORM rollup_engine.drop_stray_triggers(v_source, false);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.watch_new_partitions(integer) IS 'Adds capture triggers to tables that joined the family of a source without them, and takes them from those that left, as far as the caller may, without making writers wait.';

@@ -33,20 +33,26 @@ $$;
 COMMENT ON FUNCTION rollup_engine.may_be_removed(regclass, rollup_engine.old_partition, name) IS
 'Whether a locked partition still holds that time, sealed by every rollup that reads the table by the key of its partitions, with every change that was logged there accounted for.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.check_sequences(p_partition regclass) RETURNS void
-    LANGUAGE sql STABLE
+CREATE OR REPLACE FUNCTION rollup_engine.release_sequences(p_partition regclass) RETURNS void
+    LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_sequence regclass;
+BEGIN
     -- What is an identity is the partition's own.
-    SELECT rollup_engine.fail('TR004', format('%s belongs to it, and would go with it', d.objid::regclass),
-        format('ALTER SEQUENCE %s OWNED BY NONE, or by a column of %s', d.objid::regclass, pg_partition_root(p_partition)))
-    FROM rollup_engine.partition_tree(p_partition) AS t (member)
-    JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.member AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'
-    JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S'
-    LIMIT 1
+    FOR v_sequence IN
+        SELECT c.oid
+        FROM rollup_engine.partition_tree(p_partition) AS t (member)
+        JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.member AND d.classid = 'pg_class'::regclass AND d.deptype = 'a'
+        JOIN pg_class AS c ON c.oid = d.objid AND c.relkind = 'S'
+    LOOP
+        EXECUTE format('ALTER SEQUENCE %s OWNED BY NONE', v_sequence);
+    END LOOP;
+END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_sequences(regclass) IS
-'An error where the sequence of a serial column belongs to a partition, which was a table of its own before: whoever inserts may number rows by it.';
+COMMENT ON FUNCTION rollup_engine.release_sequences(regclass) IS
+'Has sequences of serial columns that belong to a partition, which was a table of its own before, stay where they are: whoever inserts may number rows by them.';
 
 DROP FUNCTION IF EXISTS rollup_engine.remove_partition(rollup_engine.retention, rollup_engine.old_partition);
 CREATE OR REPLACE FUNCTION rollup_engine.remove_partition(p_retention rollup_engine.retention, p_old rollup_engine.old_partition, p_key name) RETURNS text
@@ -63,13 +69,13 @@ BEGIN
         RETURN NULL;
     END IF;
     PERFORM rollup_engine.check_partman_lets_go(p_old.member);
-    PERFORM rollup_engine.check_sequences(p_old.member);
     IF NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_retention.relation) THEN
         PERFORM rollup_engine.ensure_default_partition(v_parent);
     END IF;
     DELETE FROM rollup_engine.source_partition WHERE partition IN (SELECT rollup_engine.partition_tree(p_old.member));
     DELETE FROM rollup_engine.rollup_partition WHERE partition IN (SELECT rollup_engine.partition_tree(p_old.member));
     PERFORM rollup_engine.forget_partition_set(p_old.member);
+    PERFORM rollup_engine.release_sequences(p_old.member);
     -- Detached first: a foreign key to the table holds on to no partition that nothing refers to.
     PERFORM rollup_engine.change_table('ALTER TABLE', v_parent, format('DETACH PARTITION %s', p_old.member));
     IF p_retention.archive THEN

@@ -53,8 +53,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.write_retention(p_relation regclass, p_
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO rollup_engine.retention (relation, keep, archive, relation_name, noted_in)
-    VALUES (p_relation, p_keep, p_archive, p_relation::text, rollup_engine.this_numbering())
+    INSERT INTO rollup_engine.retention (relation, keep, archive, relation_name, noted_in, time_unit)
+    VALUES (p_relation, p_keep, p_archive, p_relation::text, rollup_engine.this_numbering(), rollup_engine.rollup_unit(p_relation, rollup_engine.time_partition_column(p_relation)))
     ON CONFLICT (relation) DO UPDATE
     SET keep = excluded.keep, archive = excluded.archive, set_at = CASE WHEN retention.keep = excluded.keep THEN retention.set_at ELSE excluded.set_at END;
     UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
@@ -180,11 +180,17 @@ CREATE OR REPLACE FUNCTION rollup_engine.change_retention(p_table_name text, p_k
 AS $$
 DECLARE
     v_relation constant regclass := rollup_engine.find_table(p_table_name);
+    v_was_archived boolean;
 BEGIN
     PERFORM rollup_engine.check_interval('keep', p_keep, false);
     PERFORM rollup_engine.check_owner_role('set how long tables are kept');
+    v_was_archived := EXISTS (SELECT FROM rollup_engine.retention WHERE relation = v_relation AND archive AND keep IS NOT NULL)
+        OR (rollup_engine.partman_retention(v_relation)).archive;
     IF p_keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
-        UPDATE rollup_engine.retention SET relation_name = v_relation::text, noted_in = rollup_engine.this_numbering() WHERE relation = v_relation;  -- it is meant by that name
+        UPDATE rollup_engine.retention  -- it is meant by that name, and unit
+        SET relation_name = v_relation::text, noted_in = rollup_engine.this_numbering(),
+            time_unit = rollup_engine.rollup_unit(v_relation, rollup_engine.time_partition_column(v_relation))
+        WHERE relation = v_relation;
         PERFORM rollup_engine.check_retention(v_relation);
         PERFORM rollup_engine.take_over_retention(v_relation);
         IF rollup_engine.partition_column(v_relation) IS NOT NULL THEN
@@ -194,7 +200,7 @@ BEGIN
     IF p_keep IS NOT NULL AND p_archive THEN
         PERFORM rollup_engine.ensure_archive_schema(v_relation);
     END IF;
-    IF p_archive IS NOT TRUE AND EXISTS (SELECT FROM rollup_engine.retention WHERE relation = v_relation AND archive AND keep IS NOT NULL) AND p_keep IS NOT NULL THEN
+    IF p_archive IS NOT TRUE AND v_was_archived AND p_keep IS NOT NULL THEN
         RAISE WARNING 'partitions of % are dropped from now on, and no longer archived', v_relation
             USING HINT = 'to go on with the archive: ' || rollup_engine.retention_call(v_relation::text, p_keep, true);
     END IF;

@@ -78,7 +78,8 @@ BEGIN
     GRANT EXECUTE ON FUNCTION silver.rollup_for(text, interval, text[], jsonb, text), silver.live_view_columns(text) TO "${reader_role}";
 
     GRANT SELECT ON rollup_engine.plan_of_role TO PUBLIC;
-    GRANT SELECT ON rollup_engine.source, rollup_engine.source_column, rollup_engine.upgrade, rollup_engine.detached_partition, rollup_engine.tail TO "${operator_role}";
+    GRANT SELECT ON rollup_engine.source, rollup_engine.source_column, rollup_engine.source_shape, rollup_engine.restored, rollup_engine.upgrade, rollup_engine.detached_partition,
+        rollup_engine.tail TO "${operator_role}";
     GRANT SELECT (relation, id) ON rollup_engine.retention TO "${operator_role}";
     GRANT SELECT (relation, control, time_unit, is_named) ON rollup_engine.partition_set TO "${operator_role}";
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
@@ -110,6 +111,7 @@ BEGIN
         rollup_engine.record_success(integer),
         rollup_engine.maintain_rollup(integer, text[], timestamptz), rollup_engine.forget_gone(),
         rollup_engine.retain_rollup(integer, timestamptz),
+        rollup_engine.this_numbering(),
         rollup_engine.chunk_interval(regclass),
         rollup_engine.keep_of(regclass),
         rollup_engine.years_in_use(integer),
