@@ -103,7 +103,6 @@ AS $$
         format('SELECT silver.set_retention(%L, NULL), and set it for the new one, once rollups read that; or set it again for %s, where it is to go on', p_relation, p_relation)
     FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(t.relation_name) AND c.oid <> p_relation AND c.relkind IN ('r', 'p')
     WHERE t.relation = p_relation AND t.keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE p_relation = r.target_table)
-        AND NOT EXISTS (SELECT FROM rollup_engine.retention AS other WHERE other.relation = c.oid)
     UNION ALL
     -- Unless runs have followed it to its name.
     SELECT format('%s may be another table than %s, which retention was set for: that was renamed or dropped before the dump that this database is made of', p_relation, t.relation_name),
