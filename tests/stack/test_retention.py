@@ -214,39 +214,6 @@ def test_a_sequence_that_numbers_rows_goes_with_no_partition(
     assert db.execute("SELECT nextval('raw.s_old_id_seq')").fetchall() == [(3,)]
 
 
-def test_a_keep_waits_where_rollups_say_another_unit_than_when_it_was_set(
-    db: psycopg.Connection,
-) -> None:
-    """By microseconds all of it would be of January 1970."""
-    db.execute(
-        "CREATE TABLE raw.n (at bigint, v int) PARTITION BY RANGE (at);"
-        "CREATE TABLE raw.n_1 PARTITION OF raw.n"
-        " FOR VALUES FROM (1772323200000) TO (1774915200000);"
-        "INSERT INTO raw.n VALUES (1773100800000, 1)"
-    )
-    create = (
-        "SELECT silver.create_rollup_table('raw.n', 'silver', 'n_1h', '1 hour', time_unit => %s)"
-    )
-    db.execute(create, ["ms"])
-    keep = "SELECT silver.set_retention('raw.n', '90 days')"
-    db.execute(keep)
-    db.execute("SELECT silver.drop_rollup('n_1h')")
-    db.execute(create, ["us"])
-    refresh_everything(db)
-    told = "SELECT problem, hint FROM silver.validate_rollup_config() WHERE problem ~ 'was to be'"
-    assert db.execute(told).fetchall() == [
-        (
-            "raw.n was to be kept for 90 days by at in ms, which rollups take for us now",
-            f"if that is right, {keep}; if not, drop these rollups",
-        )
-    ]
-    maintain(db)
-    maintain(db)
-    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (1,)
-    db.execute(keep)
-    assert db.execute(told).fetchall() == []
-
-
 def test_create_rollup_table_takes_a_retention(source: psycopg.Connection) -> None:
     source.execute(
         "SELECT silver.create_rollup_table('raw.readings', 'silver', 'short', '1 hour',"

@@ -130,12 +130,6 @@ AS $$
     JOIN pg_partitioned_table AS d ON d.partrelid = t.relid AND rollup_engine.partition_column(d.partrelid) = key.name
     WHERE rollup_engine.is_number_type(rollup_engine.base_type(a.atttypid)) AND rollup_engine.rollup_unit(d.partrelid, key.name) IS NULL
     UNION ALL
-    SELECT format('%s was to be kept for %s by %I in %s, which rollups take for %s now', p_relation, t.keep, key.name, t.time_unit, u.unit),
-        format('if that is right, %s; if not, drop these rollups', rollup_engine.retention_call(p_relation::text, t.keep, t.archive))
-    FROM key JOIN rollup_engine.retention AS t ON t.relation = p_relation AND t.keep IS NOT NULL
-    CROSS JOIN rollup_engine.rollup_unit(p_relation, key.name) AS u (unit)
-    WHERE t.time_unit <> u.unit
-    UNION ALL
     SELECT format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
         format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...), and SELECT silver.set_retention(%L, NULL) for the partition', pg_partition_root(p_relation), p_relation)
     FROM pg_class WHERE oid = p_relation AND relispartition

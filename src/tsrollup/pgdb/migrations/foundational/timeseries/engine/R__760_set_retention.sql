@@ -53,8 +53,8 @@ CREATE OR REPLACE FUNCTION rollup_engine.write_retention(p_relation regclass, p_
     LANGUAGE sql SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
 AS $$
-    INSERT INTO rollup_engine.retention (relation, keep, archive, relation_name, noted_in, time_unit)
-    VALUES (p_relation, p_keep, p_archive, p_relation::text, rollup_engine.this_numbering(), rollup_engine.rollup_unit(p_relation, rollup_engine.time_partition_column(p_relation)))
+    INSERT INTO rollup_engine.retention (relation, keep, archive, relation_name, noted_in)
+    VALUES (p_relation, p_keep, p_archive, p_relation::text, rollup_engine.this_numbering())
     ON CONFLICT (relation) DO UPDATE
     SET keep = excluded.keep, archive = excluded.archive, set_at = CASE WHEN retention.keep = excluded.keep THEN retention.set_at ELSE excluded.set_at END;
     UPDATE silver.rollup_config SET retention = p_keep WHERE target_table = p_relation;
@@ -187,10 +187,7 @@ BEGIN
     v_was_archived := EXISTS (SELECT FROM rollup_engine.retention WHERE relation = v_relation AND archive AND keep IS NOT NULL)
         OR (rollup_engine.partman_retention(v_relation)).archive;
     IF p_keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
-        UPDATE rollup_engine.retention  -- it is meant by that name, and unit
-        SET relation_name = v_relation::text, noted_in = rollup_engine.this_numbering(),
-            time_unit = rollup_engine.rollup_unit(v_relation, rollup_engine.time_partition_column(v_relation))
-        WHERE relation = v_relation;
+        UPDATE rollup_engine.retention SET relation_name = v_relation::text, noted_in = rollup_engine.this_numbering() WHERE relation = v_relation;  -- it is meant by that name
         PERFORM rollup_engine.check_retention(v_relation);
         PERFORM rollup_engine.take_over_retention(v_relation);
         IF rollup_engine.partition_column(v_relation) IS NOT NULL THEN
