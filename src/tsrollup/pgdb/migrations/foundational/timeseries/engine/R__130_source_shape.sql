@@ -136,10 +136,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_noted_here(p_source rollup_engine.so
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Releases that knew no better went by the server's version.
-    SELECT p_source.relation::oid = p_source.relation_oid AND coalesce(p_source.noted_in = rollup_engine.this_numbering(), EXISTS (
+    SELECT p_source.relation::oid = p_source.relation_oid AND EXISTS (
         SELECT FROM rollup_engine.source_shape
-        WHERE source_id = p_source.id AND member = p_source.relation_oid AND server = current_setting('server_version_num')::integer / 10000))
+        WHERE source_id = p_source.id AND member = p_source.relation_oid
+            -- Releases that knew no better went by the server's version.
+            AND coalesce(p_source.noted_in = rollup_engine.this_numbering(), server = current_setting('server_version_num')::integer / 10000))
 $$;
 COMMENT ON FUNCTION rollup_engine.is_noted_here(rollup_engine.source) IS
 'Whether the shape was noted in this very database: transaction numbers, files and numbers of columns tell nothing after a restore or an upgrade.';
