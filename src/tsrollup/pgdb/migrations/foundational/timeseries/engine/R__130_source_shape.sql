@@ -23,6 +23,14 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.source_name(silver.rollup_config, name) IS 'What a column that a rollup knows by this name is called in its source.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_restored(p_source rollup_engine.source) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p_source.relation::oid <> p_source.relation_oid OR rollup_engine.is_numbered_anew(p_source.noted_in)
+$$;
+COMMENT ON FUNCTION rollup_engine.is_restored(rollup_engine.source) IS 'Whether the shape was noted before a dump that this database is made of: pg_upgrade leaves the transactions of rows as they are.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.resolved_columns(p_source rollup_engine.source)
 RETURNS TABLE (column_name name, noted_name name, noted_number smallint, current_name name, attnum smallint)
     LANGUAGE sql STABLE
@@ -30,7 +38,7 @@ RETURNS TABLE (column_name name, noted_name name, noted_number smallint, current
 AS $$
     -- Numbers are the table's own: a restored one counts anew.
     SELECT c.column_name, c.current_name, CASE WHEN h.numbers_hold THEN c.attnum END, a.attname, a.attnum
-    FROM (SELECT p_source.relation::oid = p_source.relation_oid AND NOT rollup_engine.is_numbered_anew(p_source.noted_in) OFFSET 0) AS h (numbers_hold)
+    FROM (SELECT NOT rollup_engine.is_restored(p_source) OFFSET 0) AS h (numbers_hold)
     JOIN rollup_engine.source_column AS c ON c.source_id = p_source.id
     LEFT JOIN LATERAL (
         SELECT a.attname, a.attnum FROM pg_attribute AS a
@@ -144,14 +152,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.is_noted_here(rollup_engine.source) IS
 'Whether the shape was noted in this very database: transaction numbers, files and numbers of columns tell nothing after a restore or an upgrade.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.is_restored(p_source rollup_engine.source) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT p_source.relation::oid <> p_source.relation_oid OR rollup_engine.is_numbered_anew(p_source.noted_in)
-$$;
-COMMENT ON FUNCTION rollup_engine.is_restored(rollup_engine.source) IS 'Whether the shape was noted before a dump that this database is made of: pg_upgrade leaves the transactions of rows as they are.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.known_age(p_transaction xid) RETURNS integer
     LANGUAGE sql STABLE

@@ -95,7 +95,6 @@ COMMENT ON FUNCTION rollup_engine.remove_partition(rollup_engine.retention, roll
 CREATE OR REPLACE FUNCTION rollup_engine.obstacle_hint(p_retention rollup_engine.retention, p_code text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
-    SET intervalstyle = 'postgres'
 AS $$
     SELECT CASE p_code
         WHEN '2BP01' THEN 'drop what depends on it, or keep it in an archive: ' || rollup_engine.retention_call(p_retention.relation::text, p_retention.keep, true)
