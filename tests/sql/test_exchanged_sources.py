@@ -510,6 +510,33 @@ def test_logs_follow_a_renamed_rollup_table(rolled_up: psycopg.Connection) -> No
     assert healths(rolled_up) == {"invalid"}
 
 
+def test_what_a_source_that_is_created_anew_takes_along_is_told(db: psycopg.Connection) -> None:
+    """Its partitions are there as before, and hold nothing."""
+    made = (
+        "CREATE TABLE raw.again (ts timestamptz) PARTITION BY RANGE (ts);"
+        "GRANT SELECT ON raw.again TO tsrollup_owner;"
+        "CREATE TABLE raw.again_1 PARTITION OF raw.again"
+        " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02');"
+        "CREATE TABLE raw.again_2 PARTITION OF raw.again"
+        " FOR VALUES FROM ('2026-03-02') TO ('2026-03-03')"
+    )
+    db.execute(made.encode())
+    db.execute("INSERT INTO raw.again VALUES ('2026-03-01 12:00+00'), ('2026-03-02 12:00+00')")
+    db.execute("SELECT silver.create_rollup_table('raw.again', 'silver', 'again_1h', '1 hour')")
+    refresh_everything(db)
+    db.execute(f"DROP TABLE raw.again; {made}".encode())
+    db.execute("INSERT INTO raw.again VALUES ('2026-03-02 12:00+00')")
+    refresh_everything(db)
+    assert db.execute("SELECT count(*) FROM gold.again_1h").fetchone() == (1,)
+    told = db.execute(
+        "SELECT error_message, detail FROM silver.error_log WHERE error_code = 'TR007'"
+    ).fetchall()
+    assert [message for message, _ in told] == [
+        "partitions left raw.again, and what they held leaves the rollup"
+    ]
+    assert told[0][1].count("2026-03-01 12:00") == 2
+
+
 @pytest.mark.parametrize("statement", ["DETACH PARTITION raw.gone_1", "DROP"])
 def test_a_partition_that_left_is_invalid_at_once(db: psycopg.Connection, statement: str) -> None:
     db.execute("CREATE TABLE raw.gone (ts timestamptz, n integer) PARTITION BY RANGE (ts)")

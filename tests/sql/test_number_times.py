@@ -300,6 +300,48 @@ def test_promise_g_a_wrong_unit_is_mended_by_dropping_the_rollups(
     ).fetchone() == (0,)
 
 
+@pytest.mark.parametrize("is_sealed", [False, True], ids=["before the seal", "after it"])
+def test_promise_g_nothing_goes_by_a_unit_that_has_all_rows_be_of_1970(
+    db: psycopg.Connection, is_sealed: bool
+) -> None:
+    """The keep was set while rollups said ms; the next one says us, by mistake."""
+    first = int(dt.datetime.now(dt.UTC).timestamp()) // DAY * DAY - 40 * DAY
+    db.execute("CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t)")
+    for day in range(41):
+        db.execute(
+            f"CREATE TABLE raw.n_{day} PARTITION OF raw.n FOR VALUES"
+            f" FROM ({(first + day * DAY) * 1000}) TO ({(first + (day + 1) * DAY) * 1000})".encode()
+        )
+    db.execute(
+        "INSERT INTO raw.n SELECT (%s + i * 8 * 3600::bigint) * 1000, 'd', i"
+        " FROM generate_series(0, 120) AS i",
+        [first],
+    )
+    roll_up(db, "ms")
+    refresh_everything(db)
+    db.execute(
+        "SELECT silver.set_retention('raw.n', %s::interval)",
+        ["38 days" if is_sealed else "90 days"],
+    )
+    maintain = (
+        "SELECT action, detail FROM silver.maintain_timeseries_tables() WHERE target = 'raw.n'"
+    )
+    assert ("sealed" in dict(db.execute(maintain).fetchall())) == is_sealed
+    for name in LEVELS[::-1]:
+        db.execute("SELECT silver.drop_rollup(%s)", [name])
+    roll_up(db, "us")
+    refresh_everything(db)
+    said = "t of raw.n, which rollups read as us, is before 1980 in all rows"
+    for _ in range(2):
+        ((action, detail),) = db.execute(maintain).fetchall()
+        assert (action, said in detail) == ("skipped", True)
+    told = db.execute("SELECT target, problem FROM silver.validate_rollup_config() WHERE is_valid")
+    assert ("raw.n", said) in told.fetchall()
+    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (121,)
+    with pytest.raises(psycopg.Error, match=said):
+        db.execute("SELECT silver.set_retention('raw.n', '90 days')")
+
+
 def test_promise_g_a_rollup_of_one_partition_says_no_unit_of_the_others(
     db: psycopg.Connection,
 ) -> None:

@@ -281,6 +281,51 @@ def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Co
     assert "sealed" in [action for _, action, _ in maintained(db, NOW, "raw.backup")]
 
 
+@pytest.mark.parametrize("how", ["DROP TABLE raw.kept", "ALTER TABLE raw.kept RENAME TO kept_2026"])
+def test_nothing_is_dropped_of_a_table_whose_name_was_another_ones(
+    db: psycopg.Connection, how: str
+) -> None:
+    """Nobody has set a keep for the backup, whatever becomes of what took its name."""
+    db.execute(
+        "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.kept_1 PARTITION OF raw.kept"
+        " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02');"
+        "SELECT silver.set_retention('raw.kept', '5 days');"
+        "ALTER TABLE raw.kept RENAME TO backup;"
+        "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
+        "SELECT silver.maintain_timeseries_tables()"
+    )
+    db.execute(how.encode())
+    ((action, detail),) = [row[1:] for row in maintained(db, NOW, None) if row[0] == "raw.backup"]
+    assert action == "skipped"
+    assert "raw.kept was another table for a while" in detail
+    # What has its name again is that table.
+    db.execute("ALTER TABLE raw.backup RENAME TO kept")
+    maintained(db, NOW, None)
+    db.execute("ALTER TABLE raw.kept RENAME TO readings")
+    assert "removed" not in str(maintained(db, NOW, None))
+    assert db.execute("SELECT to_regclass('raw.kept_1')").fetchone() == (None,)
+
+
+def test_partitions_that_are_made_of_a_table_whose_name_is_another_ones(
+    db: psycopg.Connection,
+) -> None:
+    db.execute(
+        "CREATE TABLE raw.divided (ts timestamptz) PARTITION BY RANGE (ts);"
+        "SELECT silver.partition_source('raw.divided', '1 day');"
+        "ALTER TABLE raw.divided RENAME TO backup;"
+        "CREATE TABLE raw.divided (ts timestamptz) PARTITION BY RANGE (ts)"
+    )
+    for _ in range(2):
+        told = [row for row in maintained(db, NOW, None) if "is another table now" in row[2]]
+        assert [row[:2] for row in told] == [("raw.divided", "skipped")]
+    logged = "SELECT target_table, hint FROM silver.error_log WHERE error_message LIKE %s"
+    ((target, hint),) = db.execute(logged, ["raw.divided is another table now%"]).fetchall()
+    assert target == "raw.backup"
+    db.execute(hint.partition(";")[0])
+    assert "another table" not in str(maintained(db, NOW, None))
+
+
 def test_a_number_left_of_a_dropped_table_is_nobodys(source: psycopg.Connection) -> None:
     """A dump of such a row holds it, and any table may have it where that is restored."""
     refresh_everything(source)

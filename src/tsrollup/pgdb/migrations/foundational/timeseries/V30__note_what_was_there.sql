@@ -38,6 +38,8 @@ ALTER TABLE rollup_engine.retention ADD COLUMN relation_name text;
 COMMENT ON COLUMN rollup_engine.retention.relation_name IS 'What it was called when its retention was set; NULL for rollups that were created with theirs.';
 ALTER TABLE rollup_engine.retention ADD COLUMN noted_in rollup_engine.numbering;
 COMMENT ON COLUMN rollup_engine.retention.noted_in IS 'Where relation_name was noted.';
+ALTER TABLE rollup_engine.retention ADD COLUMN was_exchanged boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN rollup_engine.retention.was_exchanged IS 'Whether relation_name was seen to be the name of another table: it waits until it is set again.';
 ALTER TABLE rollup_engine.retention ADD COLUMN last_border timestamptz;
 COMMENT ON COLUMN rollup_engine.retention.last_border IS 'Where it was sealed last: before sealed_before, when that was for a rollup that came later.';
 ALTER TABLE rollup_engine.retention ADD COLUMN set_at timestamptz NOT NULL DEFAULT now();

@@ -50,6 +50,14 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.relation_called(text) IS 'The table of a full name, NULL when there is none. to_regclass() is an error where its schema may not be used.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.now_called(p_name text, p_before regclass) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT oid FROM pg_class WHERE oid = rollup_engine.relation_called(p_name) AND oid <> p_before AND relkind IN ('r', 'p')
+$$;
+COMMENT ON FUNCTION rollup_engine.now_called(text, regclass) IS 'The other table that has a name which one had before, NULL when there is none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.is_read_by(p_source regclass, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

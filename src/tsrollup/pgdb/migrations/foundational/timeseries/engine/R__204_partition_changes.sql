@@ -104,6 +104,7 @@ DECLARE
     v_gone oid[];
     v_came tstzmultirange := '{}';
     v_member record;
+    v_extent tstzmultirange;
 BEGIN
     changed := '{}';
     came := '{}';
@@ -128,11 +129,12 @@ BEGIN
             ARRAY(SELECT id FROM silver.rollup_config WHERE source_id = p_source.id), gone, p_clip => true);
     END IF;
     FOR v_member IN SELECT * FROM rollup_engine.remember_partitions(p_source) LOOP
-        changed := changed + rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
+        v_extent := rollup_engine.source_extent(p_source, v_member.from_time, v_member.to_time);
+        changed := changed + v_extent;
         IF v_member.partition <> ALL (coalesce(v_gone, '{}')) THEN  -- with other bounds it holds what it held
             came := came || v_member.partition::oid;
         END IF;
-        IF isfinite(v_member.from_time) OR isfinite(v_member.to_time) THEN
+        IF NOT isempty(v_extent) AND (isfinite(v_member.from_time) OR isfinite(v_member.to_time)) THEN
             v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
         END IF;
     END LOOP;

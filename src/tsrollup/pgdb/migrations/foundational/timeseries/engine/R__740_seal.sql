@@ -94,15 +94,32 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.other_time_problem(regclass) IS 'Rollups of a table by another time than that of its partitions, which retention must not drop.';
 
+-- Numbers that are read as a thousandth of what they are lie in January 1970.
+CREATE OR REPLACE FUNCTION rollup_engine.unit_problem(p_relation regclass, p_key name, OUT problem text, OUT hint text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT format('%I of %s, which rollups read as %s, is before 1980 in all rows', p_key, p_relation, u.unit),
+        format('where the unit is wrong, drop the rollups and create them with another time_unit; where it is right, drop partitions by hand, without retention: SELECT silver.set_retention(%L, NULL)', p_relation)
+    FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type) CROSS JOIN LATERAL rollup_engine.rollup_unit(p_relation, p_key) AS u (unit)
+    WHERE a.attrelid = p_relation AND a.attname = p_key
+        AND CASE WHEN rollup_engine.is_number_type(b.type) AND u.unit IS NOT NULL AND has_table_privilege(p_relation, 'SELECT')
+            THEN NOT rollup_engine.has_rows(p_relation, format('%I >= %s', p_key, rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit)))
+                AND rollup_engine.has_rows(p_relation, format('%I IS NOT NULL', p_key)) END
+$$;
+COMMENT ON FUNCTION rollup_engine.unit_problem(regclass, name) IS 'Whether all of a table would be old because of the unit of its numbers, which then is most likely a wrong one.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.retention_problem(p_relation regclass, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     WITH key AS MATERIALIZED (SELECT rollup_engine.time_partition_column(p_relation) AS name)
-    SELECT format('%s is another table now: retention was set for the one that had this name, %s', c.oid::regclass, p_relation),
+    SELECT format('%s %s: retention was set for the one that had this name, %s', t.relation_name,
+            CASE WHEN n.other IS NULL THEN 'was another table for a while' ELSE 'is another table now' END, p_relation),
         format('SELECT silver.set_retention(%L, NULL), and set it for the new one, once rollups read that; or set it again for %s, where it is to go on', p_relation, p_relation)
-    FROM rollup_engine.retention AS t JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(t.relation_name) AND c.oid <> p_relation AND c.relkind IN ('r', 'p')
-    WHERE t.relation = p_relation AND t.keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE p_relation = r.target_table)
+    FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.now_called(t.relation_name, p_relation) AS n (other)
+    WHERE t.relation = p_relation AND t.keep IS NOT NULL AND t.relation_name <> p_relation::text AND (t.was_exchanged OR n.other IS NOT NULL)
+        AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE p_relation = r.target_table)
     UNION ALL
     -- Unless runs have followed it to its name.
     SELECT format('%s may be another table than %s, which retention was set for: that was renamed or dropped before the dump that this database is made of', p_relation, t.relation_name),
@@ -129,6 +146,8 @@ AS $$
     CROSS JOIN rollup_engine.partition_tree(p_relation) AS t (relid)
     JOIN pg_partitioned_table AS d ON d.partrelid = t.relid AND rollup_engine.partition_column(d.partrelid) = key.name
     WHERE rollup_engine.is_number_type(rollup_engine.base_type(a.atttypid)) AND rollup_engine.rollup_unit(d.partrelid, key.name) IS NULL
+    UNION ALL
+    SELECT u.problem, u.hint FROM key CROSS JOIN LATERAL rollup_engine.unit_problem(p_relation, key.name) AS u WHERE u.problem IS NOT NULL
     UNION ALL
     SELECT format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
         format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...), and SELECT silver.set_retention(%L, NULL) for the partition', pg_partition_root(p_relation), p_relation)

@@ -187,7 +187,8 @@ BEGIN
     v_was_archived := EXISTS (SELECT FROM rollup_engine.retention WHERE relation = v_relation AND archive AND keep IS NOT NULL)
         OR (rollup_engine.partman_retention(v_relation)).archive;
     IF p_keep IS NOT NULL AND NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = v_relation) THEN
-        UPDATE rollup_engine.retention SET relation_name = v_relation::text, noted_in = rollup_engine.this_numbering() WHERE relation = v_relation;  -- it is meant by that name
+        UPDATE rollup_engine.retention SET relation_name = v_relation::text, noted_in = rollup_engine.this_numbering(), was_exchanged = false
+        WHERE relation = v_relation;  -- it is meant by that name
         PERFORM rollup_engine.check_retention(v_relation);
         PERFORM rollup_engine.take_over_retention(v_relation);
         IF rollup_engine.partition_column(v_relation) IS NOT NULL THEN
@@ -215,8 +216,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.forget_gone() RETURNS SETOF rollup_engi
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
-    UPDATE rollup_engine.retention SET noted_in = rollup_engine.this_numbering()
-    WHERE relation_name = relation::text AND noted_in IS DISTINCT FROM rollup_engine.this_numbering();
+    UPDATE rollup_engine.retention SET noted_in = rollup_engine.this_numbering(), was_exchanged = false
+    WHERE relation_name = relation::text AND (was_exchanged OR noted_in IS DISTINCT FROM rollup_engine.this_numbering());
+    UPDATE rollup_engine.retention SET was_exchanged = true
+    WHERE NOT was_exchanged AND rollup_engine.now_called(relation_name, relation) IS NOT NULL;
     -- What has rollups is taken up again together with them. A number left here may be another table's in a restored database.
     WITH gone AS (
         SELECT t.relation

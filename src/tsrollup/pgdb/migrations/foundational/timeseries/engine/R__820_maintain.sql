@@ -170,6 +170,27 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass[]) IS 'As whom to maintain tables that the caller may not act for, NULL when it may.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.tell_of_exchanged_set(p_set rollup_engine.partition_set) RETURNS SETOF rollup_engine.maintenance_action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    SET intervalstyle = 'postgres'
+AS $$
+DECLARE
+    v_other constant regclass := rollup_engine.now_called(p_set.relation_name, p_set.relation);
+    v_failure rollup_engine.failure;
+BEGIN
+    IF rollup_engine.partition_column(v_other) IS NOT NULL AND NOT EXISTS (SELECT FROM rollup_engine.partition_set WHERE relation = v_other) THEN
+        v_failure.code := 'TR004';
+        v_failure.message := format('%s is another table now, of which no partitions are made: those are of the one that had this name, %s', v_other, p_set.relation);
+        v_failure.hint := format('SELECT silver.partition_source(%L, %L); with the name %L, where that alone is to get them',
+            v_other, p_set.chunk_interval, p_set.relation);
+        PERFORM rollup_engine.record_obstacle(p_set.relation::text, v_failure);
+        RETURN NEXT ROW(v_other::text, 'skipped', concat_ws('; ', v_failure.message, v_failure.hint))::rollup_engine.maintenance_action;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.tell_of_exchanged_set(rollup_engine.partition_set) IS 'Says that a table whose partitions are made gave its name to another one, which gets none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.maintain_sources(p_relation regclass, p_steps text[], p_now timestamptz) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -182,6 +203,7 @@ BEGIN
         v_owner := rollup_engine.foreign_owner(v_set.relation);
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_steps, p_now);
+            RETURN QUERY SELECT * FROM rollup_engine.tell_of_exchanged_set(v_set) WHERE 'premade' = ANY (p_steps);
         ELSIF 'premade' = ANY (p_steps) THEN
             RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s', v_owner))::rollup_engine.maintenance_action;
         END IF;
