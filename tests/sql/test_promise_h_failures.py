@@ -100,6 +100,33 @@ def test_promise_h_backoff_parking_and_the_way_back(broken: psycopg.Connection) 
     assert_settled(broken, *LEVELS)
 
 
+def test_promise_h_failures_of_a_rollup_are_its_own(broken: psycopg.Connection) -> None:
+    """Neither what merely happened to it, nor those of one that had its name, is why it is late."""
+    broken.execute(PERFORM, [None])
+    broken.execute(
+        "INSERT INTO silver.error_log (target_table, error_code, error_message)"
+        " VALUES ('silver.readings_1h', 'TR006', 'late rows were kept out')"
+    )
+    told = (
+        "SELECT h.reason, m.last_error, m.success_rate"
+        " FROM silver.timeseries_operations_monitor AS m"
+        " JOIN silver.rollup_config AS r ON r.target_table::text = m.target_table,"
+        " rollup_engine.explained_health(r, 'retrying') AS h"
+        " WHERE m.target_table = 'silver.readings_1h'"
+    )
+    ((reason, last_error, rate),) = broken.execute(told).fetchall()
+    assert (reason[:29], rate) == ("1 failure: TE123: no room for", 0)
+    assert last_error == "TR006: late rows were kept out"
+    for name in ("readings_1d", "readings_1h"):
+        broken.execute("SELECT silver.drop_rollup(%s)", [name])
+    broken.execute(
+        "SELECT silver.create_rollup_table('readings_1m', 'silver', 'readings_1h', '1 hour')"
+    )
+    ((reason, *rest),) = broken.execute(told).fetchall()
+    assert "TE123" not in reason
+    assert rest == [None, None]
+
+
 def test_promise_h_retried_when_its_time_has_come(broken: psycopg.Connection) -> None:
     broken.execute(PERFORM, [None])
     broken.execute("DROP TRIGGER refuse ON silver.readings_1h")

@@ -104,7 +104,9 @@ AS $$
         END
     FROM (
         SELECT (SELECT x.error_code || ': ' || x.error_message FROM silver.error_log AS x
-            WHERE x.target_table = p_rollup.target_table::text AND p_health IN ('parked', 'retrying') ORDER BY x.id DESC LIMIT 1)
+            WHERE x.target_table = p_rollup.target_table::text AND x.occurred_at >= p_rollup.created_at AND x.error_code NOT IN ('TR006', 'TR007')
+                AND p_health IN ('parked', 'retrying')
+            ORDER BY x.id DESC LIMIT 1)
     ) AS e (error)
 $$;
 COMMENT ON FUNCTION rollup_engine.explained_health(silver.rollup_config, text) IS 'What that health of a rollup comes from, and what to do about it; NULL for ok, and for invalid, which has problems.';
@@ -220,11 +222,11 @@ AS $$
         WHERE p.problem IS NULL AND (h.health <> 'ok' OR w.problem IS NOT NULL) OFFSET 0) AS n ON true
     CROSS JOIN LATERAL (
         SELECT count(*) AS succeeded FROM silver.refresh_log AS l
-        WHERE l.target_table = r.target_table::text AND l.finished_at > now() - interval '1 day') AS l
+        WHERE l.target_table = r.target_table::text AND l.finished_at > greatest(now() - interval '1 day', r.created_at)) AS l
     CROSS JOIN LATERAL (
         SELECT count(*) FILTER (WHERE e.occurred_at > now() - interval '1 day' AND e.error_code NOT IN ('TR006', 'TR007')) AS failed,
             (array_agg(e.error_code || ': ' || e.error_message ORDER BY e.id DESC))[1] AS last_error
-        FROM silver.error_log AS e WHERE e.target_table = r.target_table::text) AS e
+        FROM silver.error_log AS e WHERE e.target_table = r.target_table::text AND e.occurred_at >= r.created_at) AS e
     CROSS JOIN LATERAL (SELECT nullif(rollup_engine.buckets_per_second(r.target_table::text), 0) AS speed) AS v
     LEFT JOIN rollup_engine.running_batches() AS b ON b.rollup_id = r.id
     ORDER BY r.depth, r.id
