@@ -537,6 +537,33 @@ def test_what_a_source_that_is_created_anew_takes_along_is_told(db: psycopg.Conn
     assert told[0][1].count("2026-03-01 12:00") == 2
 
 
+def test_a_month_that_is_made_into_days_takes_nothing_along(db: psycopg.Connection) -> None:
+    """Some of the days have no rows: what is wider than they are holds what it held."""
+    db.execute("CREATE TABLE raw.month (ts timestamptz) PARTITION BY RANGE (ts)")
+    db.execute(
+        "CREATE TABLE raw.march PARTITION OF raw.month FOR VALUES FROM ('2026-03-01')"
+        " TO ('2026-04-01'); INSERT INTO raw.month VALUES ('2026-03-02'), ('2026-03-30')"
+    )
+    for unit in ("day", "month"):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.month', 'silver', %s, %s::interval)",
+            [f"by_{unit}", f"1 {unit}"],
+        )
+    refresh_everything(db)
+    days = "".join(
+        f"CREATE TABLE raw.march_{day} PARTITION OF raw.month"
+        f" FOR VALUES FROM ('2026-03-01'::date + {day}) TO ('2026-03-01'::date + {day + 1});"
+        for day in range(31)
+    )
+    db.execute(
+        f"ALTER TABLE raw.month DETACH PARTITION raw.march; {days}"
+        "INSERT INTO raw.month TABLE raw.march; DROP TABLE raw.march".encode()
+    )
+    refresh_everything(db)
+    assert_settled(db, "by_day", "by_month")
+    assert db.execute("SELECT error_message FROM silver.error_log").fetchall() == []
+
+
 @pytest.mark.parametrize("statement", ["DETACH PARTITION raw.gone_1", "DROP"])
 def test_a_partition_that_left_is_invalid_at_once(db: psycopg.Connection, statement: str) -> None:
     db.execute("CREATE TABLE raw.gone (ts timestamptz, n integer) PARTITION BY RANGE (ts)")

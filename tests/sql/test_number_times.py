@@ -300,13 +300,19 @@ def test_promise_g_a_wrong_unit_is_mended_by_dropping_the_rollups(
     ).fetchone() == (0,)
 
 
+@pytest.mark.parametrize("kind", ["bigint", "numeric"])
 @pytest.mark.parametrize("is_sealed", [False, True], ids=["before the seal", "after it"])
 def test_promise_g_nothing_goes_by_a_unit_that_has_all_rows_be_of_1970(
-    db: psycopg.Connection, is_sealed: bool
+    db: psycopg.Connection, is_sealed: bool, kind: str
 ) -> None:
     """The keep was set while rollups said ms; the next one says us, by mistake."""
     first = int(dt.datetime.now(dt.UTC).timestamp()) // DAY * DAY - 40 * DAY
-    db.execute("CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t)")
+    db.execute(
+        f"CREATE TABLE raw.n (t {kind}, dev text, v integer) PARTITION BY RANGE (t)".encode()
+    )
+    db.execute("CREATE TABLE raw.n_never PARTITION OF raw.n DEFAULT")
+    never = 2**63 - 1 if kind == "bigint" else Decimal("NaN")
+    db.execute("INSERT INTO raw.n VALUES (%s, 'never', 1)", [never])
     for day in range(41):
         db.execute(
             f"CREATE TABLE raw.n_{day} PARTITION OF raw.n FOR VALUES"
@@ -337,7 +343,7 @@ def test_promise_g_nothing_goes_by_a_unit_that_has_all_rows_be_of_1970(
         assert (action, said in detail) == ("skipped", True)
     told = db.execute("SELECT target, problem FROM silver.validate_rollup_config() WHERE is_valid")
     assert ("raw.n", said) in told.fetchall()
-    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (121,)
+    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (122,)
     with pytest.raises(psycopg.Error, match=said):
         db.execute("SELECT silver.set_retention('raw.n', '90 days')")
 

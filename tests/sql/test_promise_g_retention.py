@@ -700,6 +700,32 @@ def test_partitions_that_somebody_holds_for_long_are_told(
     assert days.execute(told).fetchall() == days.execute(locked).fetchall() == []
 
 
+@pytest.mark.parametrize("how", ["open", "paused"])
+def test_what_keeps_time_from_being_sealed_for_long_is_told(
+    days: psycopg.Connection, connect: Callable[..., psycopg.Connection[Any]], how: str
+) -> None:
+    told = "SELECT problem, hint FROM silver.validate_rollup_config() WHERE problem ~ 'sealed'"
+    writer = connect(autocommit=False)
+    if how == "open":
+        writer.execute("UPDATE raw.s SET v = v WHERE ts > %s", [day(2)])
+    else:
+        days.execute("SELECT silver.pause_rollup('s_1h'); UPDATE raw.s SET v = v + 1")
+    maintain(days)
+    assert days.execute(told).fetchall() == []
+    days.execute("UPDATE rollup_engine.retention SET set_at = set_at - interval '4 days'")
+    ((problem, hint),) = days.execute(told).fetchall()
+    assert "of raw.s are not sealed, and are there for more than 3 days longer than" in problem
+    assert ("pg_prepared_xacts" in hint) == (how == "open")
+    assert ("SELECT silver.resume_rollup('silver.s_1h')" in hint) == (how == "paused")
+    writer.rollback()
+    if how == "paused":
+        days.execute("SELECT silver.resume_rollup('s_1h')")
+    refresh_everything(days)
+    for _ in range(2):
+        maintain_undisturbed(days, datetime.now(UTC))
+    assert days.execute(told).fetchall() == []
+
+
 def test_sealed_rows_of_a_default_partition_are_to_be_deleted(days: psycopg.Connection) -> None:
     """Nothing gives them a partition of their own; others it does."""
     told = "SELECT hint FROM silver.validate_rollup_config() WHERE problem ~ 'default partition'"

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.partman
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
+MONTHS = [datetime(2026, month, 20, tzinfo=UTC) for month in (3, 4)]
 
 
 @pytest.fixture
@@ -129,6 +130,49 @@ def test_no_partition_to_come_is_wider_than_a_tenth_of_what_is_kept(
     assert best[0] <= 3 * DAY
     if named:
         assert "partitions of raw.readings to come are 2 days wide instead of 1 year" in heard[0]
+
+
+@pytest.mark.parametrize("order", ["width first", "keep first"])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "by size"])
+def test_parts_are_kept_as_the_whole_that_they_are_of(
+    db: psycopg.Connection, order: str, named: bool
+) -> None:
+    db.execute("CREATE TABLE raw.whole (ts timestamptz, k text) PARTITION BY LIST (k)")
+    db.execute(
+        "CREATE TABLE raw.part PARTITION OF raw.whole FOR VALUES IN ('a') PARTITION BY RANGE (ts)"
+    )
+    heard = notices(db)
+    calls: list[tuple[str, list[object]]] = [
+        ("SELECT silver.partition_source('part', %s)", ["1 year" if named else None]),
+        ("SELECT silver.set_retention('whole', %s)", ["30 days"]),
+    ]
+    for call, arguments in calls if order == "width first" else reversed(calls):
+        db.execute(call.encode(), arguments)
+    db.execute(
+        "INSERT INTO raw.whole SELECT now() - i * interval '4 minutes', 'a'"
+        " FROM generate_series(0, 19999) AS i"
+    )
+    for _ in range(2):
+        db.execute("ANALYZE raw.whole; SELECT silver.maintain_timeseries_tables()")
+        assert width(db, "raw.part") <= 3 * DAY
+    if named:
+        assert "partitions of raw.part to come are 2 days wide instead of 1 year" in heard[0]
+
+
+def test_parts_by_another_time_than_the_whole_goes_by_are_told(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.whole (k text, seen date, ts date) PARTITION BY LIST (k)")
+    for name, by in (("a", "seen"), ("b", "ts")):
+        db.execute(
+            f"CREATE TABLE raw.{name} PARTITION OF raw.whole FOR VALUES IN ('{name}')"
+            f" PARTITION BY RANGE ({by});"
+            f"CREATE TABLE raw.{name}_1 PARTITION OF raw.{name}"
+            " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02')".encode()
+        )
+    db.execute("SELECT silver.create_rollup_table('whole', 'silver', 'whole_1d', '1 day', 'seen')")
+    refresh_everything(db)
+    heard = notices(db)
+    db.execute("SELECT silver.set_retention('whole', '20 days')")
+    assert heard == ["raw.b_1 has no end, and is never dropped"]
 
 
 def test_partitions_that_are_too_wide_for_the_keep_are_named(source: psycopg.Connection) -> None:
@@ -288,6 +332,28 @@ def test_a_default_partition_that_is_divided_in_turn_has_no_end_to_tell_of(
     db.execute("SELECT silver.set_retention('raw.d', '30 days')")
     problems = "SELECT problem FROM silver.validate_rollup_config() WHERE problem IS NOT NULL"
     assert db.execute(problems).fetchall() == []
+
+
+@pytest.mark.parametrize("by", ["measured", "ts"])
+def test_default_partitions_of_what_goes_as_a_whole_are_not_told(
+    db: psycopg.Connection, by: str
+) -> None:
+    """They go with the month that they are of, by whatever time that is divided."""
+    db.execute("CREATE TABLE raw.d (ts timestamptz, measured timestamptz) PARTITION BY RANGE (ts)")
+    for month, after in (("2026-03-01", "2026-04-01"), ("2026-04-01", "2026-05-01")):
+        db.execute(
+            f"CREATE TABLE raw.d_{after[6]} PARTITION OF raw.d FOR VALUES FROM ('{month}')"
+            f" TO ('{after}') PARTITION BY RANGE ({by});"
+            f"CREATE TABLE raw.d_{after[6]}_rest PARTITION OF raw.d_{after[6]} DEFAULT".encode()
+        )
+    db.execute("SELECT silver.create_rollup_table('raw.d', 'silver', 'd_1h', '1 hour', 'ts')")
+    db.execute("INSERT INTO raw.d SELECT m, m - interval '90 days' FROM unnest(%s) AS m", [MONTHS])
+    refresh_everything(db)
+    heard = notices(db)
+    db.execute("SELECT silver.set_retention('raw.d', '60 days')")
+    assert "sealed" in str(maintained(db, MONTHS[1] + 50 * DAY))
+    told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
+    assert "default partition" not in str((heard, told))
 
 
 def test_a_time_that_was_renamed_is_told_by_its_new_name(db: psycopg.Connection) -> None:

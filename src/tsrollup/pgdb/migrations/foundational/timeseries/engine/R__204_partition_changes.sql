@@ -66,7 +66,8 @@ $$;
 COMMENT ON FUNCTION rollup_engine.is_taken_in(regclass) IS
 'Whether every source that a partition belongs to knows it, and all below it: what came with one that was attached since the last drain was not looked at.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.record_gone_partitions(p_source rollup_engine.source, p_gone tstzmultirange) RETURNS void
+DROP FUNCTION IF EXISTS rollup_engine.record_gone_partitions(rollup_engine.source, tstzmultirange);
+CREATE OR REPLACE FUNCTION rollup_engine.record_gone_partitions(p_source rollup_engine.source, p_gone tstzmultirange, p_emptied tstzmultirange, p_held tstzmultirange) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
     SET timezone = 'UTC'
@@ -79,7 +80,8 @@ DECLARE
 BEGIN
     FOR v_rollup IN SELECT * FROM silver.rollup_config WHERE source_id = p_source.id AND parent_id IS NULL ORDER BY id LOOP
         CONTINUE WHEN rollup_engine.has_buckets(v_rollup.target_table) IS NOT TRUE OR rollup_engine.has_lost_zone(v_rollup);
-        v_gone := rollup_engine.bucket_align(v_rollup, p_gone) * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
+        v_gone := (rollup_engine.bucket_align(v_rollup, p_gone) + (rollup_engine.bucket_align(v_rollup, p_emptied) - rollup_engine.bucket_align(v_rollup, p_held)))
+            * tstzmultirange(tstzrange(v_rollup.sealed_before, NULL));
         EXECUTE format('SELECT tstzrange(min(bucket), max(bucket), ''[]'') FROM %s WHERE bucket >= $1 AND bucket < $2 AND bucket <@ $3 HAVING count(*) > 0', v_rollup.target_table)
         INTO v_stored USING coalesce(lower(v_gone), '-infinity'), coalesce(upper(v_gone), 'infinity'), v_gone;
         INSERT INTO silver.error_log (target_table, error_code, error_message, detail, hint)
@@ -90,7 +92,8 @@ BEGIN
     END LOOP;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.record_gone_partitions(rollup_engine.source, tstzmultirange) IS 'Reports partitions that somebody took away from a source, where the rollups hold buckets of them.';
+COMMENT ON FUNCTION rollup_engine.record_gone_partitions(rollup_engine.source, tstzmultirange, tstzmultirange, tstzmultirange) IS
+'Reports partitions that somebody took away from a source, where the rollups hold buckets of them: without others in their place, or with empty ones, in buckets of which the others that came hold nothing either.';
 
 -- That of 0.1.0 returned the first alone.
 DROP FUNCTION IF EXISTS rollup_engine.take_partition_changes(rollup_engine.source);
@@ -103,6 +106,7 @@ DECLARE
     v_told constant tstzmultirange := rollup_engine.told_by_source(p_source.id);
     v_gone oid[];
     v_came tstzmultirange := '{}';
+    v_empty tstzmultirange := '{}';
     v_member record;
     v_extent tstzmultirange;
 BEGIN
@@ -134,8 +138,9 @@ BEGIN
         IF v_member.partition <> ALL (coalesce(v_gone, '{}')) THEN  -- with other bounds it holds what it held
             came := came || v_member.partition::oid;
         END IF;
-        IF NOT isempty(v_extent) AND (isfinite(v_member.from_time) OR isfinite(v_member.to_time)) THEN
+        IF isfinite(v_member.from_time) OR isfinite(v_member.to_time) THEN
             v_came := v_came + tstzmultirange(tstzrange(v_member.from_time, v_member.to_time));
+            v_empty := v_empty + CASE WHEN isempty(v_extent) THEN tstzmultirange(tstzrange(v_member.from_time, v_member.to_time)) ELSE '{}' END;
         END IF;
     END LOOP;
     IF p_source.change_tracking = 'trigger' THEN  -- its text may rest on columns of partitions
@@ -146,7 +151,7 @@ BEGIN
         came := '{}';
     END IF;
     IF p_source.change_tracking = 'trigger' THEN  -- of what lies before a window, nobody knows what was there
-        PERFORM rollup_engine.record_gone_partitions(p_source, gone - v_came) WHERE v_gone IS NOT NULL;
+        PERFORM rollup_engine.record_gone_partitions(p_source, gone - v_came, gone * v_empty, changed) WHERE v_gone IS NOT NULL;
     END IF;
 END
 $$;

@@ -104,8 +104,10 @@ AS $$
     FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type) CROSS JOIN LATERAL rollup_engine.rollup_unit(p_relation, p_key) AS u (unit)
     WHERE a.attrelid = p_relation AND a.attname = p_key
         AND CASE WHEN rollup_engine.is_number_type(b.type) AND u.unit IS NOT NULL AND has_table_privilege(p_relation, 'SELECT')
-            THEN NOT rollup_engine.has_rows(p_relation, format('%I >= %s', p_key, rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit)))
-                AND rollup_engine.has_rows(p_relation, format('%I IS NOT NULL', p_key)) END
+            -- Beyond the calendar lies what means never.
+            THEN NOT rollup_engine.has_rows(p_relation, format('%I >= %s AND %1$I < %s', p_key,
+                    rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit), rollup_engine.number_literal(upper(rollup_engine.calendar()), b.type, u.unit)))
+                AND rollup_engine.has_rows(p_relation, format('%I < %s', p_key, rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit))) END
 $$;
 COMMENT ON FUNCTION rollup_engine.unit_problem(regclass, name) IS 'Whether all of a table would be old because of the unit of its numbers, which then is most likely a wrong one.';
 

@@ -9,11 +9,11 @@ CREATE OR REPLACE FUNCTION rollup_engine.keep_of(p_relation regclass) RETURNS in
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- The rows of a rollup go one by one, unless its partitions are archived.
-    SELECT keep FROM rollup_engine.retention
-    WHERE relation = p_relation
-        AND (archive OR NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation))
+    SELECT min(keep) FROM rollup_engine.retention AS t
+    WHERE relation IN (SELECT rollup_engine.with_roots(p_relation))
+        AND (archive OR NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = t.relation))
 $$;
-COMMENT ON FUNCTION rollup_engine.keep_of(regclass) IS 'How long the partitions of a table are kept, NULL for ever.';
+COMMENT ON FUNCTION rollup_engine.keep_of(regclass) IS 'How long the partitions of a table are kept, by itself or with the whole of which it is a part, NULL for ever.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_too_wide(p_width interval, p_keep interval) RETURNS boolean
     LANGUAGE sql IMMUTABLE
@@ -134,7 +134,7 @@ AS $$
     WITH partition AS (
         SELECT m.member, m.from_time, m.to_time, k.keep, c.relkind = 'f' AS is_foreign
         FROM rollup_engine.keep_of(p_relation) AS k (keep)
-        CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation) AS m
+        CROSS JOIN LATERAL rollup_engine.partition_bounds(p_relation, rollup_engine.time_partition_column(p_relation)) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
         WHERE k.keep IS NOT NULL AND m.member <> p_relation AND m.member NOT IN (
                 SELECT t FROM rollup_engine.default_partitions(p_relation) AS d CROSS JOIN LATERAL rollup_engine.partition_tree(d.partition) AS t)
@@ -161,20 +161,42 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.partition_warnings(regclass) IS 'Partitions of a table that stay for much longer than it is kept.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.read_for(p_retention rollup_engine.retention) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Rows of a rollup that go one by one go by whole buckets. Those of a window are read again for so long, by the one at the root.
+    SELECT greatest(p_retention.keep, max(r.bucket_width + greatest(r.settle_delay, w.look_back, CASE WHEN d.keep IS NULL THEN p_retention.keep END)))
+    FROM rollup_engine.keep_of(p_retention.relation) AS d (keep)
+    CROSS JOIN LATERAL (
+        SELECT * FROM rollup_engine.readers(p_retention.relation)
+        UNION ALL
+        SELECT * FROM silver.rollup_config WHERE target_table = p_retention.relation
+    ) AS r
+    CROSS JOIN LATERAL (
+        SELECT max(look_back_window) FROM silver.rollup_config WHERE parent_id IS NULL AND id IN (SELECT rollup_engine.with_ancestors(r.id))
+    ) AS w (look_back)
+$$;
+COMMENT ON FUNCTION rollup_engine.read_for(rollup_engine.retention) IS 'How old rows of a table are when the last of its rollups has done with them: as they are kept, at the least.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.held_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
-    SELECT 'held', format('%s partitions of %s are sealed, and are there for more than %s longer than %s, the oldest is %s', count(*), p_relation,
-            (array_agg(a.while))[1], (array_agg(k.keep))[1], (array_agg(m.member ORDER BY m.to_time))[1]),
-        'the next maintenance drops them, or says in its rows with action skipped what holds them: SELECT * FROM silver.maintain_timeseries_tables();'
-            ' mostly a transaction that was left open (pg_stat_activity) or prepared (pg_prepared_xacts), or a replication slot (pg_replication_slots)'
+    SELECT CASE WHEN is_sealed THEN 'held' ELSE 'unsealed' END, format('%s partitions of %s are %ssealed, and are there for more than %s longer than %s, the oldest is %s', count(*), p_relation,
+            CASE WHEN is_sealed THEN '' ELSE 'not ' END, (array_agg(a.while))[1], (array_agg(k.keep))[1], (array_agg(m.member ORDER BY m.to_time))[1]),
+        coalesce(min(CASE WHEN r.target_table IS NOT NULL THEN format('%s is paused, and has not stored all of them: SELECT silver.resume_rollup(%1$L)', r.target_table) END),
+            'the next maintenance drops them, or says in its rows with action skipped what holds them: SELECT * FROM silver.maintain_timeseries_tables();'
+            ' mostly a transaction that was left open (pg_stat_activity) or prepared (pg_prepared_xacts), or a replication slot (pg_replication_slots)')
     FROM rollup_engine.retention AS k
     CROSS JOIN LATERAL (SELECT greatest(k.keep / 10, '3 days')) AS a (while)
-    CROSS JOIN LATERAL rollup_engine.removable_partitions(p_relation, least(k.sealed_before, rollup_engine.time_before(now(), k.keep + a.while))) AS m
-    WHERE k.relation = p_relation AND k.keep IS NOT NULL AND isfinite(k.sealed_before) AND k.set_at < now() - a.while
-    HAVING count(*) > 0
+    CROSS JOIN LATERAL rollup_engine.removable_partitions(p_relation, rollup_engine.time_before(now(), k.keep + a.while)) AS m
+    CROSS JOIN LATERAL (SELECT m.to_time <= k.sealed_before) AS s (is_sealed)
+    LEFT JOIN LATERAL (SELECT target_table FROM rollup_engine.readers(p_relation) WHERE NOT is_sealed AND status = 'paused' LIMIT 1) AS r ON true
+    WHERE k.relation = p_relation AND k.keep IS NOT NULL AND k.set_at < now() - a.while
+        AND (is_sealed OR m.to_time < rollup_engine.time_before(now(), rollup_engine.read_for(k) + a.while))
+    GROUP BY is_sealed
 $$;
 COMMENT ON FUNCTION rollup_engine.held_warnings(regclass) IS 'Partitions of a table that nothing keeps but who uses them, or that no maintenance comes.';
 
@@ -191,7 +213,9 @@ AS $$
         CROSS JOIN LATERAL rollup_engine.default_partitions(p_relation) AS d
         CROSS JOIN LATERAL rollup_engine.partition_column(d.relation) AS c (name)
         LEFT JOIN rollup_engine.partition_set AS s ON s.relation = d.relation
-        WHERE k.relation = p_relation AND rollup_engine.keep_of(p_relation) IS NOT NULL
+        -- What has an end, as that of a month by days, goes with what it is one of.
+        JOIN rollup_engine.partition_bounds(p_relation, rollup_engine.time_partition_column(p_relation)) AS m ON m.member = d.partition AND m.to_time = 'infinity'
+        WHERE k.relation = p_relation AND rollup_engine.keep_of(p_relation) IS NOT NULL AND c.name = rollup_engine.time_partition_column(p_relation)
             -- Without a right to read it, its size has to do.
             AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m)
     ), default_one AS MATERIALIZED (
@@ -243,7 +267,7 @@ BEGIN
             ) AS u
         ) AS w
         WHERE w.place <= 3
-        ORDER BY array_position('{held,width,bucket,view,end,foreign,default,late}', w.kind), w.place;
+        ORDER BY array_position('{held,unsealed,width,bucket,view,end,foreign,default,late}', w.kind), w.place;
 EXCEPTION WHEN lock_not_available THEN
     RETURN QUERY SELECT format('somebody keeps %s, or a partition of it, locked: how long they stay cannot be told', p_relation),
         'where that lasts, pg_locks says who it is; nothing is dropped as long'::text;
@@ -257,16 +281,22 @@ CREATE OR REPLACE FUNCTION rollup_engine.fit_partitions_to_keep(p_relation regcl
     SET intervalstyle = 'postgres'
 AS $$
 DECLARE
-    v_set constant rollup_engine.partition_set := rollup_engine.followed_set(p_relation);
+    v_set rollup_engine.partition_set;
     v_width interval;
     v_warning record;
 BEGIN
-    v_width := rollup_engine.fit_to_keep(v_set, v_set.chunk_interval);
-    IF v_width <> v_set.chunk_interval THEN
-        PERFORM rollup_engine.set_chunk_interval(v_set, v_width);
-        RAISE NOTICE 'partitions of % to come are % wide instead of %: a tenth of the % that it is kept, or less',
-            p_relation, v_width, v_set.chunk_interval, rollup_engine.keep_of(p_relation);
-    END IF;
+    FOR v_set IN
+        SELECT f.* FROM rollup_engine.partition_set AS p CROSS JOIN LATERAL rollup_engine.followed_set(p.relation) AS f
+        WHERE rollup_engine.lies_in(p.relation, p_relation)
+        ORDER BY p.relation
+    LOOP
+        v_width := rollup_engine.fit_to_keep(v_set, v_set.chunk_interval);
+        IF v_width <> v_set.chunk_interval THEN
+            PERFORM rollup_engine.set_chunk_interval(v_set, v_width);
+            RAISE NOTICE 'partitions of % to come are % wide instead of %: a tenth of the % that it is kept, or less',
+                v_set.relation, v_width, v_set.chunk_interval, rollup_engine.keep_of(v_set.relation);
+        END IF;
+    END LOOP;
     FOR v_warning IN SELECT * FROM rollup_engine.keep_warnings(p_relation) LOOP
         RAISE NOTICE USING MESSAGE = v_warning.problem, HINT = v_warning.hint;
     END LOOP;
