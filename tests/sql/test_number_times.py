@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from described_rollups import UNITS
 from interleaving import Background
+from raw_tables import maintained
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
 Connect = Callable[..., psycopg.Connection[Any]]
@@ -344,8 +345,29 @@ def test_promise_g_nothing_goes_by_a_unit_that_has_all_rows_be_of_1970(
     told = db.execute("SELECT target, problem FROM silver.validate_rollup_config() WHERE is_valid")
     assert ("raw.n", said) in told.fetchall()
     assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (122,)
-    with pytest.raises(psycopg.Error, match=said):
-        db.execute("SELECT silver.set_retention('raw.n', '90 days')")
+    heard: list[str] = []
+    db.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+    db.execute("SELECT silver.set_retention('raw.n', '90 days')")
+    assert heard == [said]
+
+
+def test_promise_g_a_right_unit_is_told_by_what_is_stored(db: psycopg.Connection) -> None:
+    """Nothing but a row of 1970 is left: what it means, the rollup knows that held the others."""
+    today = int(dt.datetime.now(dt.UTC).timestamp()) // DAY * DAY
+    db.execute("CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t)")
+    for name, day in (("old", 0), ("then", today - 40 * DAY)):
+        db.execute(
+            f"CREATE TABLE raw.n_{name} PARTITION OF raw.n FOR VALUES FROM ({day}) TO ({day + DAY})"
+        )
+        db.execute("INSERT INTO raw.n VALUES (%s, 'd', 1)", [day])
+    roll_up(db, "s")
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.n', '30 days')")
+    db.execute("SELECT silver.maintain_timeseries_tables(); DROP TABLE raw.n_then")
+    maintained(db, dt.datetime.now(dt.UTC))
+    told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
+    assert "before 1980" not in str(told)
+    assert db.execute("SELECT to_regclass('raw.n_old')").fetchone() == (None,)
 
 
 def test_promise_g_a_rollup_of_one_partition_says_no_unit_of_the_others(

@@ -107,11 +107,15 @@ AS $$
             -- Beyond the calendar lies what means never.
             THEN NOT rollup_engine.has_rows(p_relation, format('%I >= %s AND %1$I < %s', p_key,
                     rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit), rollup_engine.number_literal(upper(rollup_engine.calendar()), b.type, u.unit)))
-                AND rollup_engine.has_rows(p_relation, format('%I < %s', p_key, rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit))) END
+                AND rollup_engine.has_rows(p_relation, format('%I < %s', p_key, rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit)))
+                -- What a rollup has of later tells that the unit is right.
+                AND NOT EXISTS (SELECT FROM rollup_engine.readers(p_relation) AS r
+                    WHERE rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, 'bucket >= timestamptz ''1980-01-01 00:00:00+00''')) END
 $$;
 COMMENT ON FUNCTION rollup_engine.unit_problem(regclass, name) IS 'Whether all of a table would be old because of the unit of its numbers, which then is most likely a wrong one.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.retention_problem(p_relation regclass, OUT problem text, OUT hint text)
+DROP FUNCTION IF EXISTS rollup_engine.retention_problem(regclass);
+CREATE OR REPLACE FUNCTION rollup_engine.retention_problem(p_relation regclass, p_is_set boolean DEFAULT true, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -149,7 +153,7 @@ AS $$
     JOIN pg_partitioned_table AS d ON d.partrelid = t.relid AND rollup_engine.partition_column(d.partrelid) = key.name
     WHERE rollup_engine.is_number_type(rollup_engine.base_type(a.atttypid)) AND rollup_engine.rollup_unit(d.partrelid, key.name) IS NULL
     UNION ALL
-    SELECT u.problem, u.hint FROM key CROSS JOIN LATERAL rollup_engine.unit_problem(p_relation, key.name) AS u WHERE u.problem IS NOT NULL
+    SELECT u.problem, u.hint FROM key CROSS JOIN LATERAL rollup_engine.unit_problem(p_relation, key.name) AS u WHERE p_is_set AND u.problem IS NOT NULL
     UNION ALL
     SELECT format('%s is a partition of %s', p_relation, pg_partition_root(p_relation)),
         format('rollups of the whole table rest on it: SELECT silver.set_retention(%L, ...), and SELECT silver.set_retention(%L, NULL) for the partition', pg_partition_root(p_relation), p_relation)
@@ -158,7 +162,7 @@ AS $$
     SELECT o.problem, o.hint FROM rollup_engine.other_time_problem(p_relation) AS o WHERE o.problem IS NOT NULL
     LIMIT 1
 $$;
-COMMENT ON FUNCTION rollup_engine.retention_problem(regclass) IS 'Why nothing of a table can be dropped by its age; NULL when it can.';
+COMMENT ON FUNCTION rollup_engine.retention_problem(regclass, boolean) IS 'Why nothing of a table can be dropped by its age, or could, once its keep is set; NULL when it can.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.tracked_sources(p_relation regclass) RETURNS SETOF rollup_engine.source
     LANGUAGE sql STABLE

@@ -12,7 +12,7 @@ DECLARE
     v_owner constant oid := (SELECT relowner FROM pg_class WHERE oid = p_relation);
     v_found record;
 BEGIN
-    SELECT * INTO v_found FROM rollup_engine.retention_problem(p_relation);
+    SELECT * INTO v_found FROM rollup_engine.retention_problem(p_relation, false);
     IF v_found.problem IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', v_found.problem, v_found.hint);
     ELSIF NOT pg_has_role(v_owner, 'USAGE') THEN
