@@ -168,11 +168,13 @@ def test_parts_by_another_time_than_the_whole_goes_by_are_told(db: psycopg.Conne
             f"CREATE TABLE raw.{name}_1 PARTITION OF raw.{name}"
             " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02')".encode()
         )
+    db.execute("CREATE TABLE raw.b_rest PARTITION OF raw.b DEFAULT")
+    db.execute("INSERT INTO raw.whole VALUES ('b', '2026-03-01', '2025-03-01')")
     db.execute("SELECT silver.create_rollup_table('whole', 'silver', 'whole_1d', '1 day', 'seen')")
     refresh_everything(db)
     heard = notices(db)
     db.execute("SELECT silver.set_retention('whole', '20 days')")
-    assert heard == ["raw.b_1 has no end, and is never dropped"]
+    assert heard == [f"raw.b_{part} has no end, and is never dropped" for part in ("1", "rest")]
 
 
 def test_partitions_that_are_too_wide_for_the_keep_are_named(source: psycopg.Connection) -> None:

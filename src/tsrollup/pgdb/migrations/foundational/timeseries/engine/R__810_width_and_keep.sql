@@ -94,9 +94,9 @@ AS $$
     SELECT d.partrelid, d.partdefid
     FROM rollup_engine.partition_tree(p_relation) AS t (member)
     CROSS JOIN LATERAL (SELECT * FROM pg_partitioned_table WHERE partrelid = t.member AND partdefid <> 0 OFFSET 0) AS d
-    WHERE rollup_engine.partition_column(d.partrelid) = ANY (rollup_engine.time_columns(d.partrelid))
+    WHERE rollup_engine.partition_column(d.partrelid) = rollup_engine.time_partition_column(p_relation)
 $$;
-COMMENT ON FUNCTION rollup_engine.default_partitions(regclass) IS 'Default partitions of what is divided by time in a table, each with what it is one of.';
+COMMENT ON FUNCTION rollup_engine.default_partitions(regclass) IS 'Default partitions of what is divided, in a table, by the time by which that is kept, each with what it is one of.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.reader_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
     LANGUAGE sql STABLE
@@ -215,7 +215,7 @@ AS $$
         LEFT JOIN rollup_engine.partition_set AS s ON s.relation = d.relation
         -- What has an end, as that of a month by days, goes with what it is one of.
         JOIN rollup_engine.partition_bounds(p_relation, rollup_engine.time_partition_column(p_relation)) AS m ON m.member = d.partition AND m.to_time = 'infinity'
-        WHERE k.relation = p_relation AND rollup_engine.keep_of(p_relation) IS NOT NULL AND c.name = rollup_engine.time_partition_column(p_relation)
+        WHERE k.relation = p_relation AND rollup_engine.keep_of(p_relation) IS NOT NULL
             -- Without a right to read it, its size has to do.
             AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m)
     ), default_one AS MATERIALIZED (
