@@ -1,6 +1,7 @@
 """Who owns a source, or what is above or below it, goes on with it as before there were rollups."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -81,6 +82,10 @@ def test_retention_with_a_part_of_another_owner_says_as_whom_to_maintain_it(
         f"retention: run maintenance as a member of tsrollup_owner and of {name} and of {other}",
         f"run maintenance as {other}, who owns raw.part",
     ]
+    # A keep that the width of the part is too much for is set all the same.
+    connect(user=name).execute("SELECT silver.set_retention('s', '5 days')")
+    widths = "SELECT chunk_interval FROM rollup_engine.partition_set WHERE is_source"
+    assert db.execute(widths).fetchall() == [(timedelta(days=1),)]
     with connect(user=server.superuser) as superuser:
         superuser.execute("DROP TABLE raw.s")
 

@@ -219,7 +219,7 @@ AS $$
             -- Without a right to read it, its size has to do.
             AND (SELECT sum(pg_relation_size(m)) > 0 FROM rollup_engine.partition_tree(d.partition) AS m)
     ), default_one AS MATERIALIZED (
-        SELECT held.*, isfinite(sealed_before) AND rollup_engine.has_rows(p_relation, format('%I < %s AND tableoid = ANY (%L)', control, border,
+        SELECT held.*, isfinite(sealed_before) AND has_table_privilege(p_relation, 'SELECT') AND rollup_engine.has_rows(p_relation, format('%I < %s AND tableoid = ANY (%L)', control, border,
             ARRAY(SELECT m::oid FROM rollup_engine.partition_tree(partition) AS m))) AS has_late
         FROM held
     )
@@ -287,7 +287,7 @@ DECLARE
 BEGIN
     FOR v_set IN
         SELECT f.* FROM rollup_engine.partition_set AS p CROSS JOIN LATERAL rollup_engine.followed_set(p.relation) AS f
-        WHERE rollup_engine.lies_in(p.relation, p_relation)
+        WHERE p.relation = p_relation OR rollup_engine.lies_in(p.relation, p_relation) AND rollup_engine.foreign_owner(p.relation) IS NULL
         ORDER BY p.relation
     LOOP
         v_width := rollup_engine.fit_to_keep(v_set, v_set.chunk_interval);
