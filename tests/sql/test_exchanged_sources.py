@@ -564,6 +564,30 @@ def test_a_month_that_is_made_into_days_takes_nothing_along(db: psycopg.Connecti
     assert db.execute("SELECT error_message FROM silver.error_log").fetchall() == []
 
 
+def test_a_partition_that_is_made_anew_is_told_whatever_comes_beside_it(
+    db: psycopg.Connection,
+) -> None:
+    day = (
+        "CREATE TABLE raw.day_{0} PARTITION OF raw.days"
+        " FOR VALUES FROM ('2026-03-0{0}') TO ('2026-03-0{0} 24:00');"
+    )
+    db.execute(
+        f"CREATE TABLE raw.days (ts timestamptz) PARTITION BY RANGE (ts); {day.format(1)}"
+        "INSERT INTO raw.days VALUES ('2026-03-01 12:00')".encode()
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.days', 'silver', 'by_month', '1 month')")
+    refresh_everything(db)
+    db.execute(
+        f"DROP TABLE raw.day_1; {day.format(1)} {day.format(2)}"
+        "INSERT INTO raw.days VALUES ('2026-03-02 12:00')".encode()
+    )
+    refresh_everything(db)
+    assert_settled(db, "by_month")
+    assert db.execute("SELECT error_message FROM silver.error_log").fetchall() == [
+        ("partitions left raw.days, and what they held leaves the rollup",)
+    ]
+
+
 @pytest.mark.parametrize("statement", ["DETACH PARTITION raw.gone_1", "DROP"])
 def test_a_partition_that_left_is_invalid_at_once(db: psycopg.Connection, statement: str) -> None:
     db.execute("CREATE TABLE raw.gone (ts timestamptz, n integer) PARTITION BY RANGE (ts)")

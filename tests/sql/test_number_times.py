@@ -313,7 +313,8 @@ def test_promise_g_nothing_goes_by_a_unit_that_has_all_rows_be_of_1970(
     )
     db.execute("CREATE TABLE raw.n_never PARTITION OF raw.n DEFAULT")
     never = 2**63 - 1 if kind == "bigint" else Decimal("NaN")
-    db.execute("INSERT INTO raw.n VALUES (%s, 'never', 1)", [never])
+    us = int(dt.datetime.now(dt.UTC).timestamp()) * 10**6
+    db.execute("INSERT INTO raw.n VALUES (%s, 'never', 1), (%s, 'us', 1)", [never, us])
     for day in range(41):
         db.execute(
             f"CREATE TABLE raw.n_{day} PARTITION OF raw.n FOR VALUES"
@@ -338,13 +339,13 @@ def test_promise_g_nothing_goes_by_a_unit_that_has_all_rows_be_of_1970(
         db.execute("SELECT silver.drop_rollup(%s)", [name])
     roll_up(db, "us")
     refresh_everything(db)
-    said = "t of raw.n, which rollups read as us, is before 1980 in all rows"
+    said = "t of raw.n, which rollups read as us, is before 1980 in all its partitions"
     for _ in range(2):
         ((action, detail),) = db.execute(maintain).fetchall()
         assert (action, said in detail) == ("skipped", True)
     told = db.execute("SELECT target, problem FROM silver.validate_rollup_config() WHERE is_valid")
     assert ("raw.n", said) in told.fetchall()
-    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (122,)
+    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (123,)
     heard: list[str] = []
     db.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
     db.execute("SELECT silver.set_retention('raw.n', '90 days')")
@@ -360,6 +361,7 @@ def test_promise_g_a_right_unit_is_told_by_what_is_stored(db: psycopg.Connection
             f"CREATE TABLE raw.n_{name} PARTITION OF raw.n FOR VALUES FROM ({day}) TO ({day + DAY})"
         )
         db.execute("INSERT INTO raw.n VALUES (%s, 'd', 1)", [day])
+    db.execute("INSERT INTO raw.n TABLE raw.n_then")
     roll_up(db, "s")
     refresh_everything(db)
     db.execute("SELECT silver.set_retention('raw.n', '30 days')")

@@ -726,6 +726,29 @@ def test_what_keeps_time_from_being_sealed_for_long_is_told(
     assert days.execute(told).fetchall() == []
 
 
+def test_rows_of_a_rollup_that_a_paused_child_keeps_for_long_are_told(
+    days: psycopg.Connection,
+) -> None:
+    days.execute("SELECT silver.create_rollup_table('s_1h', 'silver', 'by_day', '1 day')")
+    refresh_everything(days)
+    days.execute("SELECT silver.set_retention('s_1h', '4 days')")
+    days.execute("UPDATE rollup_engine.retention SET set_at = set_at - interval '9 days'")
+    told = (
+        "SELECT problem, hint FROM silver.validate_rollup_config()"
+        " WHERE target = 'silver.s_1h' AND problem ~ 'sealed'"
+    )
+    days.execute("SELECT silver.pause_rollup('by_day'); UPDATE raw.s SET v = v + 1")
+    maintain(days, datetime.now(UTC))
+    ((problem, hint),) = days.execute(told).fetchall()
+    assert "rows of silver.s_1h are not sealed, and are there for more than 3 days" in problem
+    assert "SELECT silver.resume_rollup('silver.by_day')" in hint
+    days.execute("SELECT silver.resume_rollup('by_day')")
+    refresh_everything(days)
+    for _ in range(2):
+        maintain_undisturbed(days, datetime.now(UTC))
+    assert days.execute(told).fetchall() == []
+
+
 def test_sealed_rows_of_a_default_partition_are_to_be_deleted(days: psycopg.Connection) -> None:
     """Nothing gives them a partition of their own; others it does."""
     told = "SELECT hint FROM silver.validate_rollup_config() WHERE problem ~ 'default partition'"

@@ -307,6 +307,35 @@ def test_nothing_is_dropped_of_a_table_whose_name_was_another_ones(
     assert db.execute("SELECT to_regclass('raw.kept_1')").fetchone() == (None,)
 
 
+def test_a_table_that_runs_have_followed_to_its_name_gives_the_old_one_away(
+    source: psycopg.Connection,
+) -> None:
+    """The next staging table is a stranger; and nobody needs to hear of a backup that went."""
+    source.execute("SELECT silver.set_retention('raw.readings', '3 days')")
+    source.execute("SELECT silver.partition_source('raw.readings', '1 day')")
+    source.execute("ALTER TABLE raw.readings RENAME TO live")
+    refresh_everything(source)
+    maintained(source, NOW)
+    source.execute("CREATE TABLE raw.readings (LIKE raw.live) PARTITION BY RANGE (ts)")
+    assert "another table" not in str(maintained(source, NOW))
+    names = "SELECT relation_name FROM rollup_engine.retention WHERE keep IS NOT NULL"
+    assert source.execute(names).fetchall() == [("raw.live",)]
+
+
+def test_nobody_is_told_to_set_what_the_next_table_of_a_name_has(db: psycopg.Connection) -> None:
+    for name in ("kept", "next"):
+        db.execute(f"CREATE TABLE raw.{name} (ts timestamptz) PARTITION BY RANGE (ts)".encode())
+    db.execute("SELECT silver.set_retention('raw.kept', '5 days')")
+    db.execute("SELECT silver.partition_source('raw.kept', '1 day')")
+    db.execute("ALTER TABLE raw.kept RENAME TO backup; ALTER TABLE raw.next RENAME TO kept")
+    db.execute("SELECT silver.set_retention('raw.kept', '90 days')")
+    db.execute("SELECT silver.partition_source('raw.kept', '2 days')")
+    db.execute("DROP TABLE raw.backup")
+    assert "was dropped" not in str(maintained(db, NOW))
+    assert db.execute("SELECT count(*) FROM rollup_engine.retention").fetchone() == (1,)
+    assert db.execute("SELECT hint FROM silver.error_log").fetchall() == []
+
+
 def test_partitions_that_are_made_of_a_table_whose_name_is_another_ones(
     db: psycopg.Connection,
 ) -> None:

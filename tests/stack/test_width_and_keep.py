@@ -343,6 +343,30 @@ def test_rows_that_left_a_default_partition_are_not_told_of(
     assert "default partition" not in str(told)
 
 
+def test_what_a_wide_bucket_waits_for_is_not_told_as_held(source: psycopg.Connection) -> None:
+    """Sealed by one rollup, and not yet by another, by a view, that came since."""
+    for day in range(-30, 2):
+        source.execute(
+            f"CREATE TABLE raw.d{day + 30} PARTITION OF raw.readings FOR VALUES"
+            f" FROM ('{(NOW + day * DAY).date()}') TO ('{(NOW + (day + 1) * DAY).date()}')".encode()
+        )
+    source.execute("SELECT raw.fill(29)")
+    source.execute("SELECT silver.create_rollup_table('readings', 'silver', 'by_hour', '1 hour')")
+    refresh_everything(source)
+    source.execute("SELECT silver.set_retention('readings', '5 days')")
+    assert "sealed" in maintain(source)
+    source.execute("CREATE VIEW raw.shown AS TABLE raw.readings")
+    source.execute(
+        "SELECT silver.create_rollup_table('shown', 'silver', 'by_year', '1 year',"
+        " change_tracking => 'window', look_back_window => '3 days')"
+    )
+    refresh_everything(source)
+    source.execute("UPDATE rollup_engine.retention SET set_at = set_at - interval '9 days'")
+    problems = source.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
+    assert "up to" in str(problems)
+    assert "sealed" not in str(problems)
+
+
 def test_a_default_partition_that_is_divided_in_turn_has_no_end_to_tell_of(
     db: psycopg.Connection,
 ) -> None:

@@ -93,7 +93,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.record_gone_partitions(rollup_engine.source, tstzmultirange, tstzmultirange, tstzmultirange) IS
-'Reports partitions that somebody took away from a source, where the rollups hold buckets of them: without others in their place, or with empty ones, in buckets of which the others that came hold nothing either.';
+'Reports partitions that somebody took away from a source, where the rollups hold buckets of them: without others in their place, or with empty ones, in buckets of which others that came in their place hold nothing either.';
 
 -- That of 0.1.0 returned the first alone.
 DROP FUNCTION IF EXISTS rollup_engine.take_partition_changes(rollup_engine.source);
@@ -151,7 +151,7 @@ BEGIN
         came := '{}';
     END IF;
     IF p_source.change_tracking = 'trigger' THEN  -- of what lies before a window, nobody knows what was there
-        PERFORM rollup_engine.record_gone_partitions(p_source, gone - v_came, gone * v_empty, changed) WHERE v_gone IS NOT NULL;
+        PERFORM rollup_engine.record_gone_partitions(p_source, gone - v_came, gone * v_empty, gone * changed) WHERE v_gone IS NOT NULL;
     END IF;
 END
 $$;

@@ -94,23 +94,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.other_time_problem(regclass) IS 'Rollups of a table by another time than that of its partitions, which retention must not drop.';
 
--- Numbers that are read as a thousandth of what they are lie in January 1970.
+-- Numbers that are read as a thousandth of what they are lie in January 1970; a few that are of another unit, or mean never, in default partitions.
 CREATE OR REPLACE FUNCTION rollup_engine.unit_problem(p_relation regclass, p_key name, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('%I of %s, which rollups read as %s, is before 1980 in all rows', p_key, p_relation, u.unit),
+    SELECT format('%I of %s, which rollups read as %s, is before 1980 in all its partitions', p_key, p_relation, u.unit),
         format('where the unit is wrong, drop the rollups and create them with another time_unit; where it is right, drop partitions by hand, without retention: SELECT silver.set_retention(%L, NULL)', p_relation)
     FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type) CROSS JOIN LATERAL rollup_engine.rollup_unit(p_relation, p_key) AS u (unit)
     WHERE a.attrelid = p_relation AND a.attname = p_key
-        AND CASE WHEN rollup_engine.is_number_type(b.type) AND u.unit IS NOT NULL AND has_table_privilege(p_relation, 'SELECT')
-            -- Beyond the calendar lies what means never.
-            THEN NOT rollup_engine.has_rows(p_relation, format('%I >= %s AND %1$I < %s', p_key,
-                    rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit), rollup_engine.number_literal(upper(rollup_engine.calendar()), b.type, u.unit)))
-                AND rollup_engine.has_rows(p_relation, format('%I < %s', p_key, rollup_engine.number_literal('1980-01-01 00:00:00+00', b.type, u.unit)))
-                -- What a rollup has of later tells that the unit is right.
-                AND NOT EXISTS (SELECT FROM rollup_engine.readers(p_relation) AS r
-                    WHERE rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, 'bucket >= timestamptz ''1980-01-01 00:00:00+00''')) END
+        AND CASE WHEN rollup_engine.is_number_type(b.type) AND u.unit IS NOT NULL THEN (
+                SELECT bool_and(m.to_time < e.later) AND NOT EXISTS (
+                    -- That a rollup holds more of later than is left tells that the unit is right.
+                    SELECT FROM rollup_engine.readers(p_relation) AS r
+                    WHERE rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, format(
+                        'true HAVING sum(row_count) FILTER (WHERE bucket >= %L) >= %s', e.later, sum(greatest(c.reltuples, 1))::numeric)))
+                FROM rollup_engine.partition_bounds(p_relation, p_key) AS m
+                JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
+                CROSS JOIN (SELECT timestamptz '1980-01-01 00:00:00+00') AS e (later)
+                WHERE isfinite(m.to_time) AND pg_relation_size(m.member) > 0
+                GROUP BY e.later) END
 $$;
 COMMENT ON FUNCTION rollup_engine.unit_problem(regclass, name) IS 'Whether all of a table would be old because of the unit of its numbers, which then is most likely a wrong one.';
 

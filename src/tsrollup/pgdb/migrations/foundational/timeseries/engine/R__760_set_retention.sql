@@ -220,6 +220,15 @@ AS $$
     WHERE relation_name = relation::text AND (was_exchanged OR noted_in IS DISTINCT FROM rollup_engine.this_numbering());
     UPDATE rollup_engine.retention SET was_exchanged = true
     WHERE NOT was_exchanged AND rollup_engine.now_called(relation_name, relation) IS NOT NULL;
+    -- Runs have followed it to a name of its own: who has the old one later is a stranger.
+    WITH followed AS (
+        SELECT relation, relation_name AS name FROM rollup_engine.source AS s WHERE relation_name = relation::text AND rollup_engine.is_noted_here(s)
+    ), renamed_keeps AS (
+        UPDATE rollup_engine.retention AS t SET relation_name = f.name, noted_in = rollup_engine.this_numbering()
+        FROM followed AS f WHERE t.relation = f.relation AND t.relation_name <> f.name AND NOT t.was_exchanged AND NOT rollup_engine.is_numbered_anew(t.noted_in)
+    )
+    UPDATE rollup_engine.partition_set AS t SET relation_name = f.name
+    FROM followed AS f WHERE t.relation = f.relation AND t.relation_name <> f.name AND rollup_engine.now_called(t.relation_name, t.relation) IS NULL;
     -- What has rollups is taken up again together with them. A number left here may be another table's in a restored database.
     WITH gone AS (
         SELECT t.relation
@@ -228,13 +237,18 @@ AS $$
             AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = t.relation)
             AND NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = t.relation)
     ), kept AS (
-        DELETE FROM rollup_engine.retention AS t USING gone WHERE t.relation = gone.relation RETURNING t.relation_name, t.keep, t.archive
+        DELETE FROM rollup_engine.retention AS t USING gone WHERE t.relation = gone.relation RETURNING t.relation, t.relation_name, t.keep, t.archive
     ), divided AS (
-        DELETE FROM rollup_engine.partition_set AS s USING gone WHERE s.relation = gone.relation RETURNING s.relation_name, s.chunk_interval
+        DELETE FROM rollup_engine.partition_set AS s USING gone WHERE s.relation = gone.relation RETURNING s.relation, s.relation_name, s.chunk_interval
     ), forgotten AS (
-        SELECT relation_name, rollup_engine.retention_call(relation_name, keep, archive) AS call FROM kept WHERE num_nulls(relation_name, keep) = 0
+        -- Another table of its name that has its own by now needs none of it.
+        SELECT relation_name, rollup_engine.retention_call(relation_name, keep, archive) AS call FROM kept
+        WHERE num_nulls(relation_name, keep) = 0
+            AND NOT EXISTS (SELECT FROM rollup_engine.retention AS n WHERE n.relation = rollup_engine.now_called(kept.relation_name, kept.relation))
         UNION ALL
-        SELECT relation_name, format('SELECT silver.partition_source(%L, %L)', relation_name, chunk_interval) FROM divided WHERE relation_name IS NOT NULL
+        SELECT relation_name, format('SELECT silver.partition_source(%L, %L)', relation_name, chunk_interval) FROM divided
+        WHERE relation_name IS NOT NULL
+            AND NOT EXISTS (SELECT FROM rollup_engine.partition_set AS n WHERE n.relation = rollup_engine.now_called(divided.relation_name, divided.relation))
     )
     SELECT relation_name, 'cleaned', format('it was dropped; for the next table of its name: %s', call)
     FROM forgotten

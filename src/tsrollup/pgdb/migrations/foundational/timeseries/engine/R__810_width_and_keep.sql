@@ -179,26 +179,55 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.read_for(rollup_engine.retention) IS 'How old rows of a table are when the last of its rollups has done with them: as they are kept, at the least.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.first_bucket(p_relation regclass) RETURNS timestamptz
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET row_security = off
+AS $$
+DECLARE
+    v_first timestamptz;
+BEGIN
+    IF rollup_engine.has_buckets(p_relation) AND has_table_privilege(p_relation, 'SELECT') THEN
+        EXECUTE format('SELECT min(bucket) FROM %s', p_relation) INTO v_first;
+    END IF;
+    RETURN v_first;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.first_bucket(regclass) IS 'The oldest bucket in a rollup''s table; NULL where there is none, or the caller may not see it.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.held_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
     SET intervalstyle = 'postgres'
 AS $$
-    SELECT CASE WHEN is_sealed THEN 'held' ELSE 'unsealed' END, format('%s partitions of %s are %ssealed, and are there for more than %s longer than %s, the oldest is %s', count(*), p_relation,
-            CASE WHEN is_sealed THEN '' ELSE 'not ' END, (array_agg(a.while))[1], (array_agg(k.keep))[1], (array_agg(m.member ORDER BY m.to_time))[1]),
-        coalesce(min(CASE WHEN r.target_table IS NOT NULL THEN format('%s is paused, and has not stored all of them: SELECT silver.resume_rollup(%1$L)', r.target_table) END),
+    WITH kept AS MATERIALIZED (
+        SELECT k, k.keep, a.while, rollup_engine.sealed_by_all(k) AS border, rollup_engine.read_for(k) + a.while AS done_after
+        FROM rollup_engine.retention AS k CROSS JOIN LATERAL (SELECT greatest(k.keep / 10, '3 days')) AS a (while)
+        WHERE k.relation = p_relation AND k.keep IS NOT NULL AND k.set_at < now() - a.while
+    ), old AS (
+        SELECT s.is_sealed, format('%s partitions of %s', count(*), p_relation) AS what, (array_agg(m.member::text ORDER BY m.to_time))[1] AS oldest
+        FROM kept
+        CROSS JOIN LATERAL rollup_engine.removable_partitions(p_relation, rollup_engine.time_before(now(), keep + while)) AS m
+        CROSS JOIN LATERAL (SELECT m.to_time <= border) AS s (is_sealed)
+        WHERE s.is_sealed OR m.to_time < rollup_engine.time_before(now(), done_after)
+        GROUP BY s.is_sealed
+        UNION ALL
+        -- Of a rollup, one by one.
+        SELECT m.oldest < border, format('rows of %s', p_relation), m.oldest::text
+        FROM kept
+        JOIN silver.rollup_config AS r ON r.target_table = p_relation AND NOT (k).archive
+        CROSS JOIN LATERAL rollup_engine.first_bucket(p_relation) AS m (oldest)
+        WHERE m.oldest < rollup_engine.time_before(now(), done_after)
+    )
+    SELECT CASE WHEN is_sealed THEN 'held' ELSE 'unsealed' END,
+        format('%s are %ssealed, and are there for more than %s longer than %s, the oldest is %s', what, CASE WHEN is_sealed THEN '' ELSE 'not ' END, while, keep, oldest),
+        coalesce((SELECT format('%s is paused, and has not stored all of them: SELECT silver.resume_rollup(%1$L)', target_table)
+                FROM rollup_engine.readers(p_relation) WHERE NOT is_sealed AND status = 'paused' LIMIT 1),
             'the next maintenance drops them, or says in its rows with action skipped what holds them: SELECT * FROM silver.maintain_timeseries_tables();'
             ' mostly a transaction that was left open (pg_stat_activity) or prepared (pg_prepared_xacts), or a replication slot (pg_replication_slots)')
-    FROM rollup_engine.retention AS k
-    CROSS JOIN LATERAL (SELECT greatest(k.keep / 10, '3 days')) AS a (while)
-    CROSS JOIN LATERAL rollup_engine.removable_partitions(p_relation, rollup_engine.time_before(now(), k.keep + a.while)) AS m
-    CROSS JOIN LATERAL (SELECT m.to_time <= k.sealed_before) AS s (is_sealed)
-    LEFT JOIN LATERAL (SELECT target_table FROM rollup_engine.readers(p_relation) WHERE NOT is_sealed AND status = 'paused' LIMIT 1) AS r ON true
-    WHERE k.relation = p_relation AND k.keep IS NOT NULL AND k.set_at < now() - a.while
-        AND (is_sealed OR m.to_time < rollup_engine.time_before(now(), rollup_engine.read_for(k) + a.while))
-    GROUP BY is_sealed
+    FROM kept CROSS JOIN old
 $$;
-COMMENT ON FUNCTION rollup_engine.held_warnings(regclass) IS 'Partitions of a table that nothing keeps but who uses them, or that no maintenance comes.';
+COMMENT ON FUNCTION rollup_engine.held_warnings(regclass) IS 'Partitions of a table, or rows of a rollup, that nothing keeps but who uses them, a rollup that lags, or that no maintenance comes.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.default_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
     LANGUAGE sql STABLE
