@@ -94,28 +94,52 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.other_time_problem(regclass) IS 'Rollups of a table by another time than that of its partitions, which retention must not drop.';
 
--- Numbers that are read as a thousandth of what they are lie in January 1970; a few that are of another unit, or mean never, in default partitions.
+-- Numbers that are read as a thousandth of what they are lie in January 1970.
 CREATE OR REPLACE FUNCTION rollup_engine.unit_problem(p_relation regclass, p_key name, OUT problem text, OUT hint text)
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT format('%I of %s, which rollups read as %s, is before 1980 in all its partitions', p_key, p_relation, u.unit),
+BEGIN
+    IF NOT EXISTS (
+        SELECT FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type)
+        WHERE a.attrelid = p_relation AND a.attname = p_key AND rollup_engine.is_number_type(b.type))
+    THEN
+        RETURN;
+    END IF;
+    WITH divided AS MATERIALIZED (
+        -- Parts may have units of their own.
+        SELECT t.member AS whole, rollup_engine.rollup_unit(t.member, p_key) AS unit
+        FROM rollup_engine.partition_tree(p_relation) AS t (member)
+        WHERE rollup_engine.partition_column(t.member) = p_key AND NOT EXISTS (
+            SELECT FROM pg_partition_ancestors(t.member) AS a
+            WHERE a.relid <> t.member AND rollup_engine.lies_in(a.relid, p_relation) AND rollup_engine.partition_column(a.relid) = p_key)
+    ), partition AS MATERIALIZED (
+        SELECT d.whole, d.unit, m.from_time, m.to_time < '1980-01-01 00:00:00+00' AS is_before, pg_relation_size(m.member) AS size,
+            CASE WHEN c.reltuples >= 0 THEN greatest(c.reltuples, 1) ELSE pg_relation_size(m.member) / 80 END AS at_most  -- hardly any rows are shorter
+        FROM divided AS d
+        CROSS JOIN LATERAL rollup_engine.partition_bounds(d.whole, p_key) AS m
+        JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
+        WHERE d.unit IS NOT NULL AND isfinite(m.to_time)
+    ), old AS MATERIALIZED (
+        SELECT whole, unit, sum(at_most) FILTER (WHERE size > 0) AS at_most FROM partition GROUP BY whole, unit
+        -- A few that are of another unit, or mean never, may have partitions of their own.
+        HAVING sum(size) FILTER (WHERE is_before) >= coalesce(sum(size) FILTER (WHERE NOT is_before AND from_time < now()), 0) AND sum(size) FILTER (WHERE is_before) > 0
+    )
+    SELECT format('most of %I of %s, which rollups read as %s, is before 1980', p_key, whole, unit),
         format('where the unit is wrong, drop the rollups and create them with another time_unit; where it is right, drop partitions by hand, without retention: SELECT silver.set_retention(%L, NULL)', p_relation)
-    FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type) CROSS JOIN LATERAL rollup_engine.rollup_unit(p_relation, p_key) AS u (unit)
-    WHERE a.attrelid = p_relation AND a.attname = p_key
-        AND CASE WHEN rollup_engine.is_number_type(b.type) AND u.unit IS NOT NULL THEN (
-                SELECT bool_and(m.to_time < e.later) AND NOT EXISTS (
-                    -- That a rollup holds more of later than is left tells that the unit is right.
-                    SELECT FROM rollup_engine.readers(p_relation) AS r
-                    WHERE rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, format(
-                        'true HAVING sum(row_count) FILTER (WHERE bucket >= %L) >= %s', e.later, sum(greatest(c.reltuples, 1))::numeric)))
-                FROM rollup_engine.partition_bounds(p_relation, p_key) AS m
-                JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
-                CROSS JOIN (SELECT timestamptz '1980-01-01 00:00:00+00') AS e (later)
-                WHERE isfinite(m.to_time) AND pg_relation_size(m.member) > 0
-                GROUP BY e.later) END
+    INTO problem, hint
+    FROM old
+    -- That a rollup holds more of later than is left tells that the unit is right.
+    WHERE NOT EXISTS (
+        SELECT FROM rollup_engine.readers(p_relation) AS r
+        WHERE (rollup_engine.lies_in(r.source_table, whole) OR rollup_engine.lies_in(whole, r.source_table))
+            AND rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, format(
+                'true HAVING sum(row_count) FILTER (WHERE bucket >= ''1980-01-01 00:00:00+00'') >= %s', at_most::numeric)))
+    ORDER BY whole
+    LIMIT 1;
+END
 $$;
-COMMENT ON FUNCTION rollup_engine.unit_problem(regclass, name) IS 'Whether all of a table would be old because of the unit of its numbers, which then is most likely a wrong one.';
+COMMENT ON FUNCTION rollup_engine.unit_problem(regclass, name) IS 'Whether most of a table, or of a part, would be old because of the unit of its numbers, which then is most likely a wrong one.';
 
 DROP FUNCTION IF EXISTS rollup_engine.retention_problem(regclass);
 CREATE OR REPLACE FUNCTION rollup_engine.retention_problem(p_relation regclass, p_is_set boolean DEFAULT true, OUT problem text, OUT hint text)

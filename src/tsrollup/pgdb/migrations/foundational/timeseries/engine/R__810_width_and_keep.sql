@@ -92,9 +92,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.default_partitions(p_relation regclass)
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT d.partrelid, d.partdefid
-    FROM rollup_engine.partition_tree(p_relation) AS t (member)
+    FROM (SELECT rollup_engine.time_partition_column(p_relation) OFFSET 0) AS k (name)  -- once
+    CROSS JOIN rollup_engine.partition_tree(p_relation) AS t (member)
     CROSS JOIN LATERAL (SELECT * FROM pg_partitioned_table WHERE partrelid = t.member AND partdefid <> 0 OFFSET 0) AS d
-    WHERE rollup_engine.partition_column(d.partrelid) = rollup_engine.time_partition_column(p_relation)
+    WHERE rollup_engine.partition_column(d.partrelid) = k.name
 $$;
 COMMENT ON FUNCTION rollup_engine.default_partitions(regclass) IS 'Default partitions of what is divided, in a table, by the time by which that is kept, each with what it is one of.';
 
@@ -179,7 +180,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.read_for(rollup_engine.retention) IS 'How old rows of a table are when the last of its rollups has done with them: as they are kept, at the least.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.first_bucket(p_relation regclass) RETURNS timestamptz
+CREATE OR REPLACE FUNCTION rollup_engine.first_bucket(p_relation regclass, p_before timestamptz) RETURNS timestamptz
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
     SET row_security = off
@@ -188,12 +189,12 @@ DECLARE
     v_first timestamptz;
 BEGIN
     IF rollup_engine.has_buckets(p_relation) AND has_table_privilege(p_relation, 'SELECT') THEN
-        EXECUTE format('SELECT min(bucket) FROM %s', p_relation) INTO v_first;
+        EXECUTE format('SELECT min(bucket) FROM %s WHERE bucket < %L', p_relation, p_before) INTO v_first;  -- no other partition is locked
     END IF;
     RETURN v_first;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.first_bucket(regclass) IS 'The oldest bucket in a rollup''s table; NULL where there is none, or the caller may not see it.';
+COMMENT ON FUNCTION rollup_engine.first_bucket(regclass, timestamptz) IS 'The oldest bucket in a rollup''s table, if it is before some time; NULL where there is none, or the caller may not see it.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.held_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
     LANGUAGE sql STABLE
@@ -201,29 +202,35 @@ CREATE OR REPLACE FUNCTION rollup_engine.held_warnings(p_relation regclass) RETU
     SET intervalstyle = 'postgres'
 AS $$
     WITH kept AS MATERIALIZED (
-        SELECT k, k.keep, a.while, rollup_engine.sealed_by_all(k) AS border, rollup_engine.read_for(k) + a.while AS done_after
+        SELECT k, k.keep, a.while, rollup_engine.time_before(now(), k.keep + a.while) AS due
         FROM rollup_engine.retention AS k CROSS JOIN LATERAL (SELECT greatest(k.keep / 10, '3 days')) AS a (while)
         WHERE k.relation = p_relation AND k.keep IS NOT NULL AND k.set_at < now() - a.while
-    ), old AS (
-        SELECT s.is_sealed, format('%s partitions of %s', count(*), p_relation) AS what, (array_agg(m.member::text ORDER BY m.to_time))[1] AS oldest
-        FROM kept
-        CROSS JOIN LATERAL rollup_engine.removable_partitions(p_relation, rollup_engine.time_before(now(), keep + while)) AS m
-        CROSS JOIN LATERAL (SELECT m.to_time <= border) AS s (is_sealed)
-        WHERE s.is_sealed OR m.to_time < rollup_engine.time_before(now(), done_after)
-        GROUP BY s.is_sealed
+    ), candidate AS MATERIALIZED (
+        SELECT true AS is_partition, m.member::text AS name, m.to_time FROM kept CROSS JOIN LATERAL rollup_engine.removable_partitions(p_relation, due) AS m
         UNION ALL
         -- Of a rollup, one by one.
-        SELECT m.oldest < border, format('rows of %s', p_relation), m.oldest::text
+        SELECT false, b.oldest::text, b.oldest + r.bucket_width
         FROM kept
         JOIN silver.rollup_config AS r ON r.target_table = p_relation AND NOT (k).archive
-        CROSS JOIN LATERAL rollup_engine.first_bucket(p_relation) AS m (oldest)
-        WHERE m.oldest < rollup_engine.time_before(now(), done_after)
+        CROSS JOIN LATERAL rollup_engine.first_bucket(p_relation, due) AS b (oldest)
+        WHERE b.oldest + r.bucket_width <= due
+    ), border AS MATERIALIZED (
+        -- Mostly there is nothing to look at the readers for.
+        SELECT rollup_engine.sealed_by_all(k) AS sealed_before, rollup_engine.time_before(now(), rollup_engine.read_for(k) + while) AS done_before
+        FROM kept WHERE EXISTS (SELECT FROM candidate)
+    ), old AS (
+        SELECT s.is_sealed, CASE WHEN is_partition THEN format('%s partitions of %s', count(*), p_relation) ELSE format('rows of %s', p_relation) END AS what,
+            (array_agg(name ORDER BY to_time))[1] AS oldest
+        FROM candidate CROSS JOIN border CROSS JOIN LATERAL (SELECT to_time <= sealed_before) AS s (is_sealed)
+        WHERE s.is_sealed OR to_time < done_before
+        GROUP BY s.is_sealed, is_partition
     )
     SELECT CASE WHEN is_sealed THEN 'held' ELSE 'unsealed' END,
         format('%s are %ssealed, and are there for more than %s longer than %s, the oldest is %s', what, CASE WHEN is_sealed THEN '' ELSE 'not ' END, while, keep, oldest),
         coalesce((SELECT format('%s is paused, and has not stored all of them: SELECT silver.resume_rollup(%1$L)', target_table)
-                FROM rollup_engine.readers(p_relation) WHERE NOT is_sealed AND status = 'paused' LIMIT 1),
-            'the next maintenance drops them, or says in its rows with action skipped what holds them: SELECT * FROM silver.maintain_timeseries_tables();'
+                FROM (SELECT * FROM rollup_engine.readers(p_relation) UNION ALL SELECT * FROM silver.rollup_config WHERE target_table = p_relation) AS r
+                WHERE NOT is_sealed AND status = 'paused' LIMIT 1),
+            CASE WHEN is_sealed THEN '' ELSE 'what its rollups have not stored keeps them, and the monitor says why they lag; else ' END || 'the next maintenance drops them, or says in its rows with action skipped what holds them: SELECT * FROM silver.maintain_timeseries_tables();'
             ' mostly a transaction that was left open (pg_stat_activity) or prepared (pg_prepared_xacts), or a replication slot (pg_replication_slots)')
     FROM kept CROSS JOIN old
 $$;
