@@ -267,7 +267,7 @@ AS $$
     WHERE s.member = p_source.relation::oid AND rollup_engine.is_noted_here(p_source)
     UNION ALL
     -- Numbers tell nothing there, but what is added comes last.
-    SELECT format('columns of %s were dropped, renamed or made anew since it was last looked at, before a restore', p_source.relation)
+    SELECT format('columns of %s were dropped, renamed or made anew (before a restore or after it)', p_source.relation)
     FROM unnest(p_shapes) AS s
     JOIN rollup_engine.source_shape AS n ON n.source_id = s.source_id AND n.member = p_source.relation_oid
     WHERE s.member = p_source.relation::oid AND NOT rollup_engine.is_noted_here(p_source)
@@ -278,7 +278,7 @@ AS $$
                 SELECT FROM jsonb_array_elements_text(s.numbers -> '') WITH ORDINALITY AS now (name, place) JOIN jsonb_each_text(n.numbers) AS was (name, number) USING (name)
                 WHERE place > number::integer) END
     UNION ALL
-    SELECT format('columns or capture triggers of %s were changed after a restore, and before the first run', t.relation)
+    SELECT format('columns or capture triggers of %s were changed (after a restore)', t.relation)
     FROM rollup_engine.touched_since_restore(p_source) AS t (relation)
     WHERE NOT rollup_engine.is_noted_here(p_source)
     UNION ALL
