@@ -389,7 +389,7 @@ def test_promise_g_a_right_unit_is_told_by_what_is_stored(db: psycopg.Connection
             f"CREATE TABLE raw.n_{name} PARTITION OF raw.n FOR VALUES FROM ({day}) TO ({day + DAY})"
         )
         db.execute("INSERT INTO raw.n VALUES (%s, 'd', 1)", [day])
-    db.execute("INSERT INTO raw.n SELECT t, 'd', v FROM raw.n_then, generate_series(1, 200)")
+    db.execute("INSERT INTO raw.n SELECT t, 'd', v FROM raw.n_then, generate_series(1, 900)")
     roll_up(db, "s")
     refresh_everything(db)
     db.execute("SELECT silver.set_retention('raw.n', '30 days')")

@@ -114,14 +114,14 @@ BEGIN
             SELECT FROM pg_partition_ancestors(t.member) AS a
             WHERE a.relid <> t.member AND rollup_engine.lies_in(a.relid, p_relation) AND rollup_engine.partition_column(a.relid) = p_key)
     ), partition AS MATERIALIZED (
-        SELECT d.whole, d.unit, m.from_time, m.to_time < '1980-01-01 00:00:00+00' AS is_before, pg_relation_size(m.member) AS size,
-            CASE WHEN c.reltuples >= 0 THEN greatest(c.reltuples, 1) ELSE pg_relation_size(m.member) / 80 END AS at_most  -- hardly any rows are shorter
+        SELECT d.whole, d.unit, m.from_time, m.to_time < '1980-01-01 00:00:00+00' AS is_before, pg_relation_size(m.member) AS size
         FROM divided AS d
         CROSS JOIN LATERAL rollup_engine.partition_bounds(d.whole, p_key) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
         WHERE d.unit IS NOT NULL AND isfinite(m.to_time)
     ), old AS MATERIALIZED (
-        SELECT whole, unit, sum(at_most) FILTER (WHERE size > 0) AS at_most FROM partition GROUP BY whole, unit
+        -- No rows are shorter than 36 bytes; statistics may be of before they came.
+        SELECT whole, unit, (sum(size) / 36)::bigint AS at_most FROM partition GROUP BY whole, unit
         -- A few that are of another unit, or mean never, may have partitions of their own.
         HAVING sum(size) FILTER (WHERE is_before) >= coalesce(sum(size) FILTER (WHERE NOT is_before AND from_time < now()), 0) AND sum(size) FILTER (WHERE is_before) > 0
     )
@@ -134,7 +134,7 @@ BEGIN
         SELECT FROM rollup_engine.readers(p_relation) AS r
         WHERE (rollup_engine.lies_in(r.source_table, whole) OR rollup_engine.lies_in(whole, r.source_table))
             AND rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, format(
-                'true HAVING sum(row_count) FILTER (WHERE bucket >= ''1980-01-01 00:00:00+00'') >= %s', at_most::numeric)))
+                'true HAVING sum(row_count) FILTER (WHERE bucket >= ''1980-01-01 00:00:00+00'') >= %s', at_most)))
     ORDER BY whole
     LIMIT 1;
 END
