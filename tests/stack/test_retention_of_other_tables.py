@@ -307,38 +307,19 @@ def test_nothing_is_dropped_of_a_table_whose_name_was_another_ones(
     assert db.execute("SELECT to_regclass('raw.kept_1')").fetchone() == (None,)
 
 
-@pytest.fixture
-def staged(db: psycopg.Connection) -> psycopg.Connection:
-    """raw.live, which was kept and divided under another name before it had rollups."""
-    db.execute("CREATE TABLE raw.staging (ts timestamptz) PARTITION BY RANGE (ts)")
-    db.execute("SELECT silver.set_retention('raw.staging', '3 days')")
-    db.execute("SELECT silver.partition_source('raw.staging', '1 day')")
-    db.execute("ALTER TABLE raw.staging RENAME TO live; GRANT SELECT ON raw.live TO tsrollup_owner")
+def test_an_exchange_in_two_steps_is_one_whatever_runs_between(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.live (ts timestamptz) PARTITION BY RANGE (ts)")
     db.execute("SELECT silver.create_rollup_table('raw.live', 'silver', 'live_1h', '1 hour')")
+    db.execute("SELECT silver.set_retention('raw.live', '3 days')")
+    db.execute("SELECT silver.partition_source('raw.live', '1 day')")
+    db.execute("ALTER TABLE raw.live RENAME TO backup")
     refresh_everything(db)
     maintained(db, NOW)
-    return db
-
-
-def test_the_next_table_of_a_name_that_no_rollup_knows_is_a_stranger(
-    staged: psycopg.Connection,
-) -> None:
-    staged.execute("CREATE TABLE raw.staging (LIKE raw.live) PARTITION BY RANGE (ts)")
-    assert "another table" not in str(maintained(staged, NOW))
-    names = "SELECT relation_name FROM rollup_engine.retention WHERE keep IS NOT NULL"
-    assert staged.execute(names).fetchall() == [("raw.live",)]
-
-
-def test_an_exchange_in_two_steps_is_one_whatever_runs_between(staged: psycopg.Connection) -> None:
-    staged.execute("SELECT silver.set_retention('raw.live', '3 days')")
-    staged.execute("ALTER TABLE raw.live RENAME TO backup")
-    refresh_everything(staged)
-    maintained(staged, NOW)
-    staged.execute("CREATE TABLE raw.live (LIKE raw.backup) PARTITION BY RANGE (ts)")
-    staged.execute("GRANT SELECT ON raw.live TO tsrollup_owner")
-    staged.execute("SELECT silver.drop_rollup('live_1h')")
-    staged.execute("SELECT silver.create_rollup_table('raw.live', 'silver', 'live_1h', '1 hour')")
-    told = [row[2] for row in maintained(staged, NOW) if row[0] in ("raw.backup", "raw.live")]
+    db.execute("CREATE TABLE raw.live (LIKE raw.backup) PARTITION BY RANGE (ts)")
+    db.execute("GRANT SELECT ON raw.live TO tsrollup_owner")
+    db.execute("SELECT silver.drop_rollup('live_1h')")
+    db.execute("SELECT silver.create_rollup_table('raw.live', 'silver', 'live_1h', '1 hour')")
+    told = [row[2] for row in maintained(db, NOW) if row[0] in ("raw.backup", "raw.live")]
     assert len([line for line in told if "raw.live is another table now" in line]) == 2
 
 

@@ -94,16 +94,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.other_time_problem(regclass) IS 'Rollups of a table by another time than that of its partitions, which retention must not drop.';
 
--- Numbers that are read as a thousandth of what they are lie in January 1970.
+-- Numbers of 1980 to 2100 that are read as a thousandth of what they are lie between January 4th and February 17th of 1970, as
+-- a millionth in its first hours, as a billionth in its first seconds. Clocks that nobody has set mostly begin at 0.
 CREATE OR REPLACE FUNCTION rollup_engine.unit_problem(p_relation regclass, p_key name, OUT problem text, OUT hint text)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+    v_type constant regtype := (SELECT b FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b WHERE a.attrelid = p_relation AND a.attname = p_key);
 BEGIN
-    IF NOT EXISTS (
-        SELECT FROM pg_attribute AS a CROSS JOIN LATERAL rollup_engine.base_type(a.atttypid) AS b (type)
-        WHERE a.attrelid = p_relation AND a.attname = p_key AND rollup_engine.is_number_type(b.type))
-    THEN
+    IF rollup_engine.is_number_type(v_type) IS NOT TRUE THEN
         RETURN;
     END IF;
     WITH divided AS MATERIALIZED (
@@ -113,33 +113,35 @@ BEGIN
         WHERE rollup_engine.partition_column(t.member) = p_key AND NOT EXISTS (
             SELECT FROM pg_partition_ancestors(t.member) AS a
             WHERE a.relid <> t.member AND rollup_engine.lies_in(a.relid, p_relation) AND rollup_engine.partition_column(a.relid) = p_key)
-    ), partition AS MATERIALIZED (
-        SELECT d.whole, d.unit, m.from_time, m.to_time < '1980-01-01 00:00:00+00' AS is_before, pg_relation_size(m.member) AS size
+    ), old AS MATERIALIZED (
+        -- No rows are shorter than 36 bytes; statistics may be of before they came.
+        SELECT d.whole, d.unit, sum(pg_relation_size(m.member)) / 36 AS at_most
         FROM divided AS d
         CROSS JOIN LATERAL rollup_engine.partition_bounds(d.whole, p_key) AS m
         JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
-        WHERE d.unit IS NOT NULL AND isfinite(m.to_time)
-    ), old AS MATERIALIZED (
-        -- No rows are shorter than 36 bytes; statistics may be of before they came.
-        SELECT whole, unit, (sum(size) / 36)::bigint AS at_most FROM partition GROUP BY whole, unit
-        -- A few that are of another unit, or mean never, may have partitions of their own.
-        HAVING sum(size) FILTER (WHERE is_before) >= coalesce(sum(size) FILTER (WHERE NOT is_before AND from_time < now()), 0) AND sum(size) FILTER (WHERE is_before) > 0
+        WHERE d.unit IS NOT NULL AND m.to_time BETWEEN '1970-01-01 00:00:00+00' AND '1980-01-01 00:00:00+00'
+        GROUP BY d.whole, d.unit
+        HAVING sum(pg_relation_size(m.member)) > 0
     )
-    SELECT format('most of %I of %s, which rollups read as %s, is before 1980', p_key, whole, unit),
+    SELECT format('%I of %s, which rollups read as %s, is of 1970 in rows that are to go', p_key, whole, unit),
         format('where the unit is wrong, drop the rollups and create them with another time_unit; where it is right, drop partitions by hand, without retention: SELECT silver.set_retention(%L, NULL)', p_relation)
     INTO problem, hint
     FROM old
-    -- That a rollup holds more of later than is left tells that the unit is right.
-    WHERE NOT EXISTS (
-        SELECT FROM rollup_engine.readers(p_relation) AS r
-        WHERE (rollup_engine.lies_in(r.source_table, whole) OR rollup_engine.lies_in(whole, r.source_table))
-            AND rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, format(
+    CROSS JOIN LATERAL (
+        SELECT string_agg(format('%I >= %s AND %1$I < %3$s', p_key, rollup_engine.number_literal(lower(r), v_type, unit), rollup_engine.number_literal(upper(r), v_type, unit)), ' OR ')
+        FROM unnest(ARRAY['[1970-01-04 15:00:00+00,1970-02-18 00:00:00+00)', '[1970-01-01 00:05:00+00,1970-01-01 01:09:00+00)', '[1970-01-01 00:00:00.3+00,1970-01-01 00:00:04.2+00)']::tstzrange[]) AS r
+    ) AS misread (condition)
+    WHERE rollup_engine.has_rows(whole, misread.condition)
+        -- That a rollup of it holds more of later than may be left tells that the unit is right.
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.readers(p_relation) AS r
+            WHERE rollup_engine.lies_in(r.source_table, whole) AND rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, format(
                 'true HAVING sum(row_count) FILTER (WHERE bucket >= ''1980-01-01 00:00:00+00'') >= %s', at_most)))
     ORDER BY whole
     LIMIT 1;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.unit_problem(regclass, name) IS 'Whether most of a table, or of a part, would be old because of the unit of its numbers, which then is most likely a wrong one.';
+COMMENT ON FUNCTION rollup_engine.unit_problem(regclass, name) IS 'Whether rows of a table, or of a part, would be old because of the unit of its numbers, which then is most likely a wrong one.';
 
 DROP FUNCTION IF EXISTS rollup_engine.retention_problem(regclass);
 CREATE OR REPLACE FUNCTION rollup_engine.retention_problem(p_relation regclass, p_is_set boolean DEFAULT true, OUT problem text, OUT hint text)

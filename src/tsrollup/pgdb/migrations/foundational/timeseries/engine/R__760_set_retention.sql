@@ -220,17 +220,6 @@ AS $$
     WHERE relation_name = relation::text AND (was_exchanged OR noted_in IS DISTINCT FROM rollup_engine.this_numbering());
     UPDATE rollup_engine.retention SET was_exchanged = true
     WHERE NOT was_exchanged AND rollup_engine.now_called(relation_name, relation) IS NOT NULL;
-    -- What rollups never read by the name that it had for others, as that of a staging table: who has it later is a stranger.
-    WITH followed AS (
-        SELECT relation, relation_name AS name, former_names FROM rollup_engine.source AS s WHERE relation_name = relation::text AND rollup_engine.is_noted_here(s)
-    ), renamed_keeps AS (
-        UPDATE rollup_engine.retention AS t SET relation_name = f.name, noted_in = rollup_engine.this_numbering()
-        FROM followed AS f
-        WHERE t.relation = f.relation AND t.relation_name <> ALL (f.name || f.former_names) AND NOT t.was_exchanged AND NOT rollup_engine.is_numbered_anew(t.noted_in)
-    )
-    UPDATE rollup_engine.partition_set AS t SET relation_name = f.name
-    FROM followed AS f
-    WHERE t.relation = f.relation AND t.relation_name <> ALL (f.name || f.former_names) AND rollup_engine.now_called(t.relation_name, t.relation) IS NULL;
     -- What has rollups is taken up again together with them. A number left here may be another table's in a restored database.
     WITH gone AS (
         SELECT t.relation
