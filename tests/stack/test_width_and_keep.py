@@ -158,6 +158,10 @@ def test_parts_are_kept_as_the_whole_that_they_are_of(
         assert width(db, "raw.part") <= 3 * DAY
     if named:
         assert "partitions of raw.part to come are 2 days wide instead of 1 year" in heard[0]
+    # Who has followed the advice to keep the part for ever by itself is not given it again.
+    db.execute("SELECT silver.set_retention('part', NULL)")
+    told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
+    assert "is a partition of" not in str((heard, told))
 
 
 def test_parts_by_another_time_than_the_whole_goes_by_are_told(db: psycopg.Connection) -> None:

@@ -135,8 +135,8 @@ BEGIN
         -- That a rollup of it holds more of later than may be left tells that the unit is right.
         AND NOT EXISTS (
             SELECT FROM rollup_engine.readers(p_relation) AS r
-            WHERE rollup_engine.lies_in(r.source_table, whole) AND rollup_engine.is_relation(r.target_table) AND rollup_engine.has_rows(r.target_table, format(
-                'true HAVING sum(row_count) FILTER (WHERE bucket >= ''1980-01-01 00:00:00+00'') >= %s', at_most)))
+            WHERE rollup_engine.lies_in(r.source_table, whole) AND rollup_engine.is_relation(r.target_table) AND NOT rollup_engine.has_rows(r.target_table, format(
+                'true HAVING coalesce(sum(row_count) FILTER (WHERE bucket >= ''1980-01-01 00:00:00+00''), 0) < %s', at_most)))
     ORDER BY whole
     LIMIT 1;
 END

@@ -9,11 +9,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.keep_of(p_relation regclass) RETURNS in
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- The rows of a rollup go one by one, unless its partitions are archived.
-    SELECT min(keep) FROM rollup_engine.retention AS t
-    WHERE relation IN (SELECT rollup_engine.with_roots(p_relation))
-        AND (archive OR NOT EXISTS (SELECT FROM silver.rollup_config AS r WHERE r.target_table = t.relation))
+    SELECT keep FROM rollup_engine.retention
+    WHERE relation = p_relation
+        AND (archive OR NOT EXISTS (SELECT FROM silver.rollup_config WHERE target_table = p_relation))
 $$;
-COMMENT ON FUNCTION rollup_engine.keep_of(regclass) IS 'How long the partitions of a table are kept, by itself or with the whole of which it is a part, NULL for ever.';
+COMMENT ON FUNCTION rollup_engine.keep_of(regclass) IS 'How long the partitions of a table are kept, NULL for ever.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.shortest_keep(p_relation regclass) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT min(rollup_engine.keep_of(w)) FROM rollup_engine.with_roots(p_relation) AS w
+$$;
+COMMENT ON FUNCTION rollup_engine.shortest_keep(regclass) IS 'How long the partitions of a table are kept, by itself or with the whole of which it is a part, NULL for ever.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_too_wide(p_width interval, p_keep interval) RETURNS boolean
     LANGUAGE sql IMMUTABLE
@@ -30,7 +38,7 @@ AS $$
     SELECT CASE WHEN rollup_engine.is_too_wide(p_width, keep)
         THEN least(p_width, rollup_engine.least_chunk_interval(p_set, rollup_engine.round_chunk_interval(extract(epoch FROM keep) / 10)))
         ELSE p_width END
-    FROM rollup_engine.keep_of(p_set.relation) AS keep
+    FROM rollup_engine.shortest_keep(p_set.relation) AS keep
 $$;
 COMMENT ON FUNCTION rollup_engine.fit_to_keep(rollup_engine.partition_set, interval) IS 'The width, or the widest that is no more than a tenth of how long the table is kept.';
 
@@ -330,7 +338,7 @@ BEGIN
         IF v_width <> v_set.chunk_interval THEN
             PERFORM rollup_engine.set_chunk_interval(v_set, v_width);
             RAISE NOTICE 'partitions of % to come are % wide instead of %: a tenth of the % that it is kept, or less',
-                v_set.relation, v_width, v_set.chunk_interval, rollup_engine.keep_of(v_set.relation);
+                v_set.relation, v_width, v_set.chunk_interval, rollup_engine.shortest_keep(v_set.relation);
         END IF;
     END LOOP;
     FOR v_warning IN SELECT * FROM rollup_engine.keep_warnings(p_relation) LOOP
