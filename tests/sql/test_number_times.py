@@ -304,7 +304,7 @@ def test_promise_g_a_wrong_unit_is_mended_by_dropping_the_rollups(
 @pytest.mark.parametrize("is_divided", [False, True], ids=["", "divided"])
 @pytest.mark.parametrize("kind", ["bigint", "numeric"])
 @pytest.mark.parametrize("is_sealed", [False, True], ids=["before the seal", "after it"])
-def test_promise_g_nothing_goes_by_a_unit_that_has_most_rows_be_of_1970(
+def test_promise_g_nothing_goes_by_a_unit_that_has_rows_be_of_1970(
     db: psycopg.Connection, is_sealed: bool, kind: str, is_divided: bool
 ) -> None:
     """The keep was set while rollups said ms; the next one says us, by mistake."""

@@ -261,7 +261,9 @@ def test_a_keep_stays_with_the_name_it_was_set_by_through_exchanges(
     assert source.execute(kept).fetchall() == [("raw.readings", "3 days")]
 
 
-def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Connection) -> None:
+@pytest.fixture
+def backup(db: psycopg.Connection) -> psycopg.Connection:
+    """raw.backup, which was raw.kept when its keep was set, and another raw.kept."""
     db.execute(
         "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
         "CREATE TABLE raw.kept_1 PARTITION OF raw.kept"
@@ -270,41 +272,41 @@ def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(db: psycopg.Co
         "ALTER TABLE raw.kept RENAME TO backup;"
         "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts)"
     )
+    return db
+
+
+def test_nothing_is_dropped_of_a_table_whose_name_is_another_ones(
+    backup: psycopg.Connection,
+) -> None:
     for _ in range(2):
         ((target, action, detail),) = [
-            row for row in maintained(db, NOW, None) if row[0] == "raw.backup"
+            row for row in maintained(backup, NOW, None) if row[0] == "raw.backup"
         ]
         assert (target, action) == ("raw.backup", "skipped")
         assert "raw.kept is another table now" in detail
-        db.execute("SELECT silver.set_retention('raw.kept', '5 days')")
-    db.execute("SELECT silver.set_retention('raw.backup', '5 days')")
-    assert "sealed" in [action for _, action, _ in maintained(db, NOW, "raw.backup")]
+        backup.execute("SELECT silver.set_retention('raw.kept', '5 days')")
+    backup.execute("SELECT silver.set_retention('raw.backup', '5 days')")
+    assert "sealed" in [action for _, action, _ in maintained(backup, NOW, "raw.backup")]
 
 
 @pytest.mark.parametrize("how", ["DROP TABLE raw.kept", "ALTER TABLE raw.kept RENAME TO kept_2026"])
 def test_nothing_is_dropped_of_a_table_whose_name_was_another_ones(
-    db: psycopg.Connection, how: str
+    backup: psycopg.Connection, how: str
 ) -> None:
     """Nobody has set a keep for the backup, whatever becomes of what took its name."""
-    db.execute(
-        "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
-        "CREATE TABLE raw.kept_1 PARTITION OF raw.kept"
-        " FOR VALUES FROM ('2026-03-01') TO ('2026-03-02');"
-        "SELECT silver.set_retention('raw.kept', '5 days');"
-        "ALTER TABLE raw.kept RENAME TO backup;"
-        "CREATE TABLE raw.kept (ts timestamptz) PARTITION BY RANGE (ts);"
-        "SELECT silver.maintain_timeseries_tables()"
-    )
-    db.execute(how.encode())
-    ((action, detail),) = [row[1:] for row in maintained(db, NOW, None) if row[0] == "raw.backup"]
+    backup.execute("SELECT silver.maintain_timeseries_tables()")
+    backup.execute(how.encode())
+    ((action, detail),) = [
+        row[1:] for row in maintained(backup, NOW, None) if row[0] == "raw.backup"
+    ]
     assert action == "skipped"
     assert "raw.kept was another table for a while" in detail
     # What has its name again is that table.
-    db.execute("ALTER TABLE raw.backup RENAME TO kept")
-    maintained(db, NOW, None)
-    db.execute("ALTER TABLE raw.kept RENAME TO readings")
-    assert "removed" not in str(maintained(db, NOW, None))
-    assert db.execute("SELECT to_regclass('raw.kept_1')").fetchone() == (None,)
+    backup.execute("ALTER TABLE raw.backup RENAME TO kept")
+    maintained(backup, NOW, None)
+    backup.execute("ALTER TABLE raw.kept RENAME TO readings")
+    assert "removed" not in str(maintained(backup, NOW, None))
+    assert backup.execute("SELECT to_regclass('raw.kept_1')").fetchone() == (None,)
 
 
 def test_an_exchange_in_two_steps_is_one_whatever_runs_between(db: psycopg.Connection) -> None:

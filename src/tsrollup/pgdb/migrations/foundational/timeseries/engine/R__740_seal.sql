@@ -80,6 +80,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.readers(regclass) IS 'Rollups that are computed from a table or its partitions, through a view or not.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.waited_for(p_relation regclass) RETURNS SETOF silver.rollup_config
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT * FROM silver.rollup_config WHERE target_table = p_relation
+    UNION ALL
+    SELECT * FROM rollup_engine.readers(p_relation)
+$$;
+COMMENT ON FUNCTION rollup_engine.waited_for(regclass) IS 'Rollups whose changes are to be stored before rows of a table go: those that are computed from it, and the one that it is the table of.';
+
 -- The bounds of a partition by one time say nothing of another that its rows have.
 CREATE OR REPLACE FUNCTION rollup_engine.other_time_problem(p_relation regclass, OUT problem text, OUT hint text)
     LANGUAGE sql STABLE
@@ -114,11 +124,10 @@ BEGIN
             SELECT FROM pg_partition_ancestors(t.member) AS a
             WHERE a.relid <> t.member AND rollup_engine.lies_in(a.relid, p_relation) AND rollup_engine.partition_column(a.relid) = p_key)
     ), old AS MATERIALIZED (
-        -- No rows are shorter than 36 bytes; statistics may be of before they came.
+        -- No rows are shorter than 36 bytes; statistics may be of before they came. What is divided in turn has no size.
         SELECT d.whole, d.unit, sum(pg_relation_size(m.member)) / 36 AS at_most
         FROM divided AS d
         CROSS JOIN LATERAL rollup_engine.partition_bounds(d.whole, p_key) AS m
-        JOIN pg_class AS c ON c.oid = m.member AND c.relkind <> 'p'
         WHERE d.unit IS NOT NULL AND m.to_time BETWEEN '1970-01-01 00:00:00+00' AND '1980-01-01 00:00:00+00'
         GROUP BY d.whole, d.unit
         HAVING sum(pg_relation_size(m.member)) > 0
@@ -132,7 +141,7 @@ BEGIN
         FROM unnest(ARRAY['[1970-01-04 15:00:00+00,1970-02-18 00:00:00+00)', '[1970-01-01 00:05:00+00,1970-01-01 01:09:00+00)', '[1970-01-01 00:00:00.3+00,1970-01-01 00:00:04.2+00)']::tstzrange[]) AS r
     ) AS misread (condition)
     WHERE rollup_engine.has_rows(whole, misread.condition)
-        -- That a rollup of it holds more of later than may be left tells that the unit is right.
+        -- That a rollup of it holds more of later than may be left tells that the unit is right. One that cannot be read tells nothing.
         AND NOT EXISTS (
             SELECT FROM rollup_engine.readers(p_relation) AS r
             WHERE rollup_engine.lies_in(r.source_table, whole) AND rollup_engine.is_relation(r.target_table) AND NOT rollup_engine.has_rows(r.target_table, format(
@@ -198,10 +207,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.tracked_sources(p_relation regclass) RE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT * FROM rollup_engine.source
-    WHERE id IN (
-        SELECT source_id FROM silver.rollup_config WHERE target_table = p_relation
-        UNION ALL
-        SELECT source_id FROM rollup_engine.readers(p_relation))
+    WHERE id IN (SELECT source_id FROM rollup_engine.waited_for(p_relation))
     ORDER BY id
 $$;
 COMMENT ON FUNCTION rollup_engine.tracked_sources(regclass) IS 'The tracked sources at the root of a table''s family.';
@@ -221,7 +227,7 @@ BEGIN
         SELECT s.from_time
         FROM rollup_engine.stale_range AS s
         -- Of a rollup that is kept itself, its own as well.
-        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.readers(p_relation) UNION ALL SELECT id FROM silver.rollup_config WHERE target_table = p_relation)
+        WHERE s.rollup_id IN (SELECT id FROM rollup_engine.waited_for(p_relation))
         UNION ALL
         SELECT l.from_time
         FROM rollup_engine.change_log AS l JOIN rollup_engine.tracked_sources(p_relation) AS t ON t.id = l.source_id
@@ -355,7 +361,7 @@ BEGIN
         CROSS JOIN LATERAL rollup_engine.data_problems(r) AS p
         WHERE r.id = ANY (ARRAY(
             SELECT rollup_engine.with_ancestors(c.id)
-            FROM (SELECT id FROM silver.rollup_config WHERE target_table = p_relation UNION ALL SELECT id FROM rollup_engine.readers(p_relation)) AS c))
+            FROM rollup_engine.waited_for(p_relation) AS c))
         ORDER BY r.depth, r.id
         LIMIT 1), (
         -- Of the tables of a view that took a name as well.

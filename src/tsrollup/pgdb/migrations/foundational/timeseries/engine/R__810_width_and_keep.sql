@@ -107,6 +107,16 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.default_partitions(regclass) IS 'Default partitions of what is divided, in a table, by the time by which that is kept, each with what it is one of.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.done_with_after(p_rollup silver.rollup_config, p_at_least interval) RETURNS interval
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Those of a window are read again for so long, by the one at the root.
+    SELECT p_rollup.bucket_width + greatest(p_rollup.settle_delay, max(look_back_window), p_at_least)
+    FROM silver.rollup_config WHERE parent_id IS NULL AND id IN (SELECT rollup_engine.with_ancestors(p_rollup.id))
+$$;
+COMMENT ON FUNCTION rollup_engine.done_with_after(silver.rollup_config, interval) IS 'How old rows are, at the start of a bucket, when a rollup has done with all of the bucket.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.reader_warnings(p_relation regclass) RETURNS TABLE (kind text, problem text, hint text)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -119,11 +129,7 @@ AS $$
     FROM rollup_engine.retention AS k
     CROSS JOIN LATERAL rollup_engine.keep_of(p_relation) AS d (keep)
     CROSS JOIN LATERAL rollup_engine.readers(p_relation) AS r
-    -- Those of a window are read again for so long, by the one at the root.
-    CROSS JOIN LATERAL (
-        SELECT r.bucket_width + greatest(r.settle_delay, max(w.look_back_window), CASE WHEN d.keep IS NULL THEN k.keep END) - k.keep
-        FROM silver.rollup_config AS w WHERE w.parent_id IS NULL AND w.id IN (SELECT rollup_engine.with_ancestors(r.id))
-    ) AS e (excess)
+    CROSS JOIN LATERAL (SELECT rollup_engine.done_with_after(r, CASE WHEN d.keep IS NULL THEN k.keep END) - k.keep) AS e (excess)
     WHERE k.relation = p_relation AND rollup_engine.is_too_wide(e.excess, k.keep) AND rollup_engine.is_relation(r.source_table)
     UNION ALL
     SELECT 'view', format('%s goes by %I of a view, which need not be the time by which %s is divided and dropped, %I', r.target_table, r.time_column, p_relation, c.name),
@@ -174,17 +180,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.read_for(p_retention rollup_engine.rete
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Rows of a rollup that go one by one go by whole buckets. Those of a window are read again for so long, by the one at the root.
-    SELECT greatest(p_retention.keep, max(r.bucket_width + greatest(r.settle_delay, w.look_back, CASE WHEN d.keep IS NULL THEN p_retention.keep END)))
+    -- Rows of a rollup that go one by one go by whole buckets.
+    SELECT greatest(p_retention.keep, max(rollup_engine.done_with_after(r, CASE WHEN d.keep IS NULL THEN p_retention.keep END)))
     FROM rollup_engine.keep_of(p_retention.relation) AS d (keep)
-    CROSS JOIN LATERAL (
-        SELECT * FROM rollup_engine.readers(p_retention.relation)
-        UNION ALL
-        SELECT * FROM silver.rollup_config WHERE target_table = p_retention.relation
-    ) AS r
-    CROSS JOIN LATERAL (
-        SELECT max(look_back_window) FROM silver.rollup_config WHERE parent_id IS NULL AND id IN (SELECT rollup_engine.with_ancestors(r.id))
-    ) AS w (look_back)
+    CROSS JOIN rollup_engine.waited_for(p_retention.relation) AS r
 $$;
 COMMENT ON FUNCTION rollup_engine.read_for(rollup_engine.retention) IS 'How old rows of a table are when the last of its rollups has done with them: as they are kept, at the least.';
 
@@ -236,7 +235,7 @@ AS $$
     SELECT CASE WHEN is_sealed THEN 'held' ELSE 'unsealed' END,
         format('%s are %ssealed, and are there for more than %s longer than %s, the oldest is %s', what, CASE WHEN is_sealed THEN '' ELSE 'not ' END, while, keep, oldest),
         coalesce((SELECT format('%s is paused, and has not stored all of them: SELECT silver.resume_rollup(%1$L)', target_table)
-                FROM (SELECT * FROM rollup_engine.readers(p_relation) UNION ALL SELECT * FROM silver.rollup_config WHERE target_table = p_relation) AS r
+                FROM rollup_engine.waited_for(p_relation)
                 WHERE NOT is_sealed AND status = 'paused' LIMIT 1),
             CASE WHEN is_sealed THEN '' ELSE 'what its rollups have not stored keeps them, and the monitor says why they lag; else ' END || 'the next maintenance drops them, or says in its rows with action skipped what holds them: SELECT * FROM silver.maintain_timeseries_tables();'
             ' mostly a transaction that was left open (pg_stat_activity) or prepared (pg_prepared_xacts), or a replication slot (pg_replication_slots)')
