@@ -380,24 +380,62 @@ def test_promise_g_a_wrong_unit_of_a_part_holds_the_part(db: psycopg.Connection)
     assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (2,)
 
 
-def test_promise_g_a_right_unit_is_told_by_what_is_stored(db: psycopg.Connection) -> None:
-    """Nothing but a row of 1970 is left: what it means, the rollup knows that held the others."""
+@pytest.mark.parametrize("later", [1, 2, 3])
+def test_promise_g_a_right_unit_is_told_by_more_rows_of_later(
+    db: psycopg.Connection, later: int
+) -> None:
+    """Two rows are of 1970. What the rollup has stored of rows that are gone tells nothing."""
     today = int(dt.datetime.now(dt.UTC).timestamp()) // DAY * DAY
     db.execute("CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t)")
-    for name, day in (("old", 0), ("then", today - 40 * DAY)):
+    for name, day in (("old", 0), ("then", today - 40 * DAY), ("now", today - DAY)):
         db.execute(
             f"CREATE TABLE raw.n_{name} PARTITION OF raw.n FOR VALUES FROM ({day}) TO ({day + DAY})"
         )
-        db.execute("INSERT INTO raw.n VALUES (%s, 'd', 1)", [day + 600])
-    db.execute("INSERT INTO raw.n SELECT t, 'd', v FROM raw.n_then, generate_series(1, 900)")
+    rows = "INSERT INTO raw.n SELECT %s, 'd', v FROM generate_series(1, %s) AS v"
+    db.execute(rows, [today - 40 * DAY, 900])
+    db.execute(rows, [600, 2])
+    db.execute(rows, [today - DAY, later])
     roll_up(db, "s")
     refresh_everything(db)
     db.execute("SELECT silver.set_retention('raw.n', '30 days')")
     db.execute("SELECT silver.maintain_timeseries_tables(); DROP TABLE raw.n_then")
+    refresh_everything(db)
     maintained(db, dt.datetime.now(dt.UTC))
     told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
-    assert "of 1970" not in str(told)
-    assert db.execute("SELECT to_regclass('raw.n_old')").fetchone() == (None,)
+    assert ("of 1970" in str(told)) == (later < 3)
+    is_gone = db.execute("SELECT to_regclass('raw.n_old') IS NULL").fetchone()
+    assert is_gone == (later == 3,)
+
+
+def test_promise_g_sealed_rows_tell_nothing_of_the_unit_of_a_table_made_anew(
+    db: psycopg.Connection,
+) -> None:
+    """Its times are in another unit; the rollup still has what the one before held."""
+    now = int(dt.datetime.now(dt.UTC).timestamp())
+    table = "CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t)"
+    part = "CREATE TABLE raw.n_%s PARTITION OF raw.n FOR VALUES FROM (%s) TO (%s)"
+    db.execute(table)
+    for day in range(60):
+        first = (now // DAY - day) * DAY * 1000
+        db.execute((part % (day, first, first + DAY * 1000)).encode())
+    rows = "INSERT INTO raw.n SELECT (%s - i * 3600::bigint) * %s, 'd', i"
+    db.execute(f"{rows} FROM generate_series(0, 1400) AS i".encode(), [now, 1000])
+    roll_up(db, "ms")
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.n', '20 days')")
+    for _ in range(3):
+        maintained(db, dt.datetime.now(dt.UTC))
+    db.execute("DROP TABLE raw.n")
+    db.execute(table)
+    db.execute("GRANT SELECT ON raw.n TO tsrollup_owner")
+    db.execute((part % ("new", now // DAY * DAY - DAY, now // DAY * DAY + DAY)).encode())
+    db.execute(f"{rows} FROM generate_series(0, 20) AS i".encode(), [now, 1])
+    refresh_everything(db)
+    told = db.execute("SELECT problem FROM silver.validate_rollup_config()").fetchall()
+    assert "t of raw.n, which rollups read as ms, is of 1970 in rows that are to go" in str(told)
+    for _ in range(3):
+        maintained(db, dt.datetime.now(dt.UTC))
+    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (21,)
 
 
 def test_promise_g_a_rollup_of_one_partition_says_no_unit_of_the_others(

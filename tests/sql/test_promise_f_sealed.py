@@ -92,3 +92,7 @@ def test_late_rows_are_told_of_by_whole_grains(db: psycopg.Connection) -> None:
     assert len(details) == 1
     assert "between 2026-03-01 09:00:00+00 and 2026-03-01 11:00:00+00;" in details[0][0]
     assert details[0][1] == "3 late rows were kept out of sealed time"
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-01 08:00+00', 1)")
+    refresh_everything(db)
+    (detail,) = db.execute("SELECT detail FROM silver.error_log ORDER BY id").fetchall()[-1]
+    assert "between 2026-03-01 08:00:00+00 and 2026-03-01 09:00:00+00;" in detail

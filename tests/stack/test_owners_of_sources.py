@@ -133,6 +133,31 @@ def test_a_table_above_the_source_takes_its_owner_as_well(
             superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
+def test_a_part_of_another_owner_is_named_when_a_rollup_is_created(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    name = logins["owner"]
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+    db.execute("CREATE TABLE raw.others PARTITION OF raw.s DEFAULT")
+    owner = connect(user=name)
+    create = "SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')"
+    try:
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(f"ALTER TABLE raw.s OWNER TO {name}".encode())
+        with pytest.raises(psycopg.Error, match=r"raw\.others is a part of raw\.s") as caught:
+            owner.execute(create)
+        assert caught.value.sqlstate == "TR004"
+        assert (caught.value.diag.message_hint or "").startswith("give it to the owner of raw.s, ")
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(f"ALTER TABLE raw.others OWNER TO {name}".encode())
+        owner.execute(create)
+    finally:
+        owner.close()
+        with connect(user=server.superuser) as superuser:
+            superuser.execute("DROP TABLE raw.s CASCADE")
+            superuser.execute(f"DROP OWNED BY {name}".encode())
+
+
 def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rollups(
     connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
 ) -> None:

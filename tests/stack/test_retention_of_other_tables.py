@@ -309,6 +309,20 @@ def test_nothing_is_dropped_of_a_table_whose_name_was_another_ones(
     assert backup.execute("SELECT to_regclass('raw.kept_1')").fetchone() == (None,)
 
 
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+def test_nothing_is_dropped_of_a_table_whose_name_is_a_views_of_another(
+    backup: psycopg.Connection, kind: str
+) -> None:
+    """As of a table in its place; a view of the one that had the name keeps the name alive."""
+    backup.execute("ALTER TABLE raw.kept RENAME TO next")
+    backup.execute(f"CREATE {kind} raw.kept AS TABLE raw.next".encode())
+    for _ in range(2):
+        assert "raw.kept is another view now" in str(maintained(backup, NOW, "raw.backup"))
+    backup.execute("UPDATE rollup_engine.retention SET was_exchanged = false")
+    backup.execute(f"DROP {kind} raw.kept; CREATE {kind} raw.kept AS TABLE raw.backup".encode())
+    assert "sealed" in [action for _, action, _ in maintained(backup, NOW, "raw.backup")]
+
+
 def test_an_exchange_in_two_steps_is_one_whatever_runs_between(db: psycopg.Connection) -> None:
     db.execute("CREATE TABLE raw.live (ts timestamptz) PARTITION BY RANGE (ts)")
     db.execute("SELECT silver.create_rollup_table('raw.live', 'silver', 'live_1h', '1 hour')")

@@ -50,14 +50,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.relation_called(text) IS 'The table of a full name, NULL when there is none. to_regclass() is an error where its schema may not be used.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.now_called(p_name text, p_before regclass) RETURNS regclass
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT oid FROM pg_class WHERE oid = rollup_engine.relation_called(p_name) AND oid <> p_before AND relkind IN ('r', 'p')
-$$;
-COMMENT ON FUNCTION rollup_engine.now_called(text, regclass) IS 'The other table that has a name which one had before, NULL when there is none.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.is_read_by(p_source regclass, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -82,20 +74,37 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.is_read_by(regclass, regclass) IS 'Whether a view, or a rollup''s table, is made of a table or another view, or of some of its partitions, through others too.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.now_called(p_name text, p_before regclass) RETURNS regclass
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- Not what is made of it, as a view that keeps the name alive.
+    SELECT oid FROM pg_class
+    WHERE oid = rollup_engine.relation_called(p_name) AND oid <> p_before AND relkind IN ('r', 'p', 'f', 'v', 'm') AND NOT rollup_engine.is_read_by(p_before, oid)
+$$;
+COMMENT ON FUNCTION rollup_engine.now_called(text, regclass) IS 'The other table, or view, that has a name which one had before, NULL when there is none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.table_or_view(p_relation regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN relkind IN ('v', 'm') THEN 'view' ELSE 'table' END FROM pg_class WHERE oid = p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.table_or_view(regclass) IS 'What to call it in messages.';
+
 DROP FUNCTION IF EXISTS rollup_engine.exchanged_for(rollup_engine.source);
 CREATE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETURNS SETOF regclass
     LANGUAGE plpgsql STABLE ROWS 1
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Not what is made of it, as a view that keeps the name alive; nor what has rollups of its own, and so is known to be another one.
+    -- Nor what has rollups of its own, and so is known to be another one.
     RETURN QUERY
-        SELECT c.oid::regclass
+        SELECT o.other
         FROM unnest(array_remove(p_source.relation_name || p_source.former_names, p_source.relation::text)) WITH ORDINALITY AS n (name, place)
-        JOIN pg_class AS c ON c.oid = rollup_engine.relation_called(n.name) AND c.oid <> p_source.relation
+        CROSS JOIN LATERAL rollup_engine.now_called(n.name, p_source.relation) AS o (other)
         WHERE EXISTS (SELECT FROM pg_class WHERE oid = p_source.relation)
-            AND c.relkind IN ('r', 'p', 'f', 'v', 'm') AND NOT rollup_engine.is_read_by(p_source.relation, c.oid)
-            AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = c.oid)
+            AND o.other IS NOT NULL AND NOT EXISTS (SELECT FROM rollup_engine.source AS s WHERE s.relation = o.other)
         ORDER BY n.place;
 END
 $$;

@@ -103,7 +103,7 @@ DECLARE
     v_seal_age constant integer := CASE WHEN p_came <> '{}' OR p_unwatched_since IS NOT NULL THEN rollup_engine.seal_age(p_source.id) END;
 BEGIN
     EXECUTE rollup_engine.fill($sql$
-        SELECT count(*) FILTER (WHERE is_late), count(*) FILTER (WHERE is_late IS NOT TRUE), CASE WHEN count(*) > 0 THEN tstzrange(min(ts), max(ts), '[]') END
+        SELECT count(*) FILTER (WHERE is_late), count(*) FILTER (WHERE is_late IS NOT TRUE), CASE WHEN count(*) > 0 THEN tstzrange(min(ts), max(ts) + interval '1 microsecond') END
         FROM (
             SELECT {time} AS ts, xmin = ANY ($2) AND NOT (tableoid = ANY ($5) AND xmin = ANY ($9)) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AND rollup_engine.is_written_within(xmin, $7 - 1) AS is_late
             FROM {source}

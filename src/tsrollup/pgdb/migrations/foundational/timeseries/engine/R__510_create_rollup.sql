@@ -50,7 +50,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.check_capture(p_source regclass, p_time
 AS $$
 DECLARE
     v_reason text := rollup_engine.kept_elsewhere(p_source, p_time_column);
-    v_ancestor pg_class;
+    v_other record;
 BEGIN
     IF v_reason IS NULL THEN
         SELECT CASE WHEN c.relkind = 'f' THEN format('%s %s it is a foreign table', c.oid::regclass, f.side)
@@ -69,14 +69,16 @@ BEGIN
         PERFORM rollup_engine.fail('TR004', format('changes of %s cannot be tracked: %s', p_source, v_reason),
             'change that, or use change_tracking => ''window''');
     END IF;
-    SELECT c.* INTO v_ancestor
-    FROM rollup_engine.source_ancestors(p_source) AS a (member) JOIN pg_class AS c ON c.oid = a.member
+    SELECT f.member, f.member IN (SELECT rollup_engine.source_ancestors(p_source)) AS is_above, c.relowner::regrole AS owner INTO v_other
+    FROM rollup_engine.source_family(p_source) AS f (member) JOIN pg_class AS c ON c.oid = f.member
     WHERE NOT pg_has_role(c.relowner, 'USAGE')
     LIMIT 1;
     IF FOUND THEN
         PERFORM rollup_engine.fail('TR004',
-            format('%s is written through %s as well, which %I does not own', p_source, v_ancestor.oid::regclass, current_user),
-            format('roll up %s instead, or create the rollup as a member of %s too: capture triggers go there as well', v_ancestor.oid::regclass, v_ancestor.relowner::regrole));
+            format(CASE WHEN v_other.is_above THEN '%1$s is written through %2$s as well, which %3$I does not own' ELSE '%2$s is a part of %1$s, and %3$I does not own it' END,
+                p_source, v_other.member, current_user),
+            format(CASE WHEN v_other.is_above THEN 'roll up %s instead' ELSE 'give it to the owner of %3$s' END || ', or create the rollup as a member of %2$s too: capture triggers go there as well',
+                v_other.member, v_other.owner, p_source));
     END IF;
 END
 $$;

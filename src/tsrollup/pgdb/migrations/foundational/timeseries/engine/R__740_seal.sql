@@ -137,15 +137,18 @@ BEGIN
     INTO problem, hint
     FROM old
     CROSS JOIN LATERAL (
-        SELECT string_agg(format('%I >= %s AND %1$I < %3$s', p_key, rollup_engine.number_literal(lower(r), v_type, unit), rollup_engine.number_literal(upper(r), v_type, unit)), ' OR ')
-        FROM unnest(ARRAY['[1970-01-04 15:00:00+00,1970-02-18 00:00:00+00)', '[1970-01-01 00:05:00+00,1970-01-01 01:09:00+00)', '[1970-01-01 00:00:00.3+00,1970-01-01 00:00:04.2+00)']::tstzrange[]) AS r
-    ) AS misread (condition)
-    WHERE rollup_engine.has_rows(whole, misread.condition)
-        -- That a rollup of it holds more of later than may be left tells that the unit is right. One that cannot be read tells nothing.
-        AND NOT EXISTS (
-            SELECT FROM rollup_engine.readers(p_relation) AS r
-            WHERE rollup_engine.lies_in(r.source_table, whole) AND rollup_engine.is_relation(r.target_table) AND NOT rollup_engine.has_rows(r.target_table, format(
-                'true HAVING coalesce(sum(row_count) FILTER (WHERE bucket >= ''1980-01-01 00:00:00+00''), 0) < %s', at_most)))
+        SELECT string_agg(f.condition, ' OR ') FILTER (WHERE lie = 'misread'), max(f.condition) FILTER (WHERE lie = 'old'), max(f.condition) FILTER (WHERE lie = 'later')
+        FROM (VALUES
+            ('misread', tstzrange '[1970-01-04 15:00:00+00,1970-02-18 00:00:00+00)'),
+            ('misread', '[1970-01-01 00:05:00+00,1970-01-01 01:09:00+00)'),
+            ('misread', '[1970-01-01 00:00:00.3+00,1970-01-01 00:00:04.2+00)'),
+            ('old', '[1970-01-01 00:00:00+00,1980-01-01 00:00:00+00)'),
+            ('later', '[1980-01-01 00:00:00+00,10000-01-01 00:00:00+00)')) AS t (lie, range)
+        CROSS JOIN LATERAL format('%I >= %s AND %1$I < %3$s', p_key, rollup_engine.number_literal(lower(range), v_type, unit), rollup_engine.number_literal(upper(range), v_type, unit)) AS f (condition)
+    ) AS rows (misread, old, later)
+    -- That more of them are of later tells that the unit is right. What is stored tells nothing: it may be of a source before.
+    WHERE rollup_engine.has_rows(whole, rows.misread)
+        AND rollup_engine.has_rows(whole, format('%s OFFSET greatest((SELECT count(*) FROM (SELECT FROM %s WHERE %s LIMIT %s) AS later) - 1, 0)', rows.old, whole, rows.later, at_most))
     ORDER BY whole
     LIMIT 1;
 END
@@ -159,7 +162,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.retention_problem(p_relation regclass, 
 AS $$
     WITH key AS MATERIALIZED (SELECT rollup_engine.time_partition_column(p_relation) AS name)
     SELECT format('%s %s: retention was set for the one that had this name, %s', t.relation_name,
-            CASE WHEN n.other IS NULL THEN 'was another table for a while' ELSE 'is another table now' END, p_relation),
+            coalesce('is another ' || rollup_engine.table_or_view(n.other) || ' now', 'was another table for a while'), p_relation),
         format('SELECT silver.set_retention(%L, NULL), and set it for the new one, once rollups read that; or set it again for %s, where it is to go on', p_relation, p_relation)
     FROM rollup_engine.retention AS t CROSS JOIN LATERAL rollup_engine.now_called(t.relation_name, p_relation) AS n (other)
     WHERE t.relation = p_relation AND t.keep IS NOT NULL AND t.relation_name <> p_relation::text AND (t.was_exchanged OR n.other IS NOT NULL)
@@ -322,10 +325,10 @@ AS $$
     WHERE relation = p_relation;
     UPDATE silver.rollup_config AS r
     SET sealed_before = greatest(r.sealed_before, rollup_engine.bucket_ceil(r, p_border))
-    WHERE r.target_table = p_relation OR r.id IN (SELECT id FROM rollup_engine.readers(p_relation));
+    WHERE r.id IN (SELECT id FROM rollup_engine.waited_for(p_relation));
     UPDATE rollup_engine.rollup_partition AS p SET held = true
     FROM silver.rollup_config AS r
-    WHERE r.id = p.rollup_id AND (r.target_table = p_relation OR r.id IN (SELECT id FROM rollup_engine.readers(p_relation)))
+    WHERE r.id = p.rollup_id AND r.id IN (SELECT id FROM rollup_engine.waited_for(p_relation))
         AND p.to_time <= r.sealed_before AND NOT p.held AND pg_relation_size(p.partition) > 0;
 $$;
 COMMENT ON FUNCTION rollup_engine.write_seal(regclass, timestamptz) IS 'Seals a table''s rollups before the border, and, when it is a rollup itself, that one.';

@@ -92,7 +92,7 @@ AS $$
     SELECT format('%s was dropped', p_source.relation_name), rollup_engine.gone_hint(p_source)
     WHERE rollup_engine.is_gone(p_source)
     UNION ALL
-    SELECT format('%s is another %s now: its rollups read the one that had this name, %s', t.other, CASE WHEN c.relkind IN ('v', 'm') THEN 'view' ELSE 'table' END, p_source.relation),
+    SELECT format('%s is another %s now: its rollups read the one that had this name, %s', t.other, rollup_engine.table_or_view(t.other), p_source.relation),
         CASE WHEN c.relkind IN ('v', 'm') AND k.kind !~ 'VIEW'
             THEN format('drop the rollups, and create them anew over %s; if they are to read %s, give the view another name, or rollups of its own', t.other, p_source.relation)
             WHEN rollup_engine.lies_in(p_source.relation, t.other)
