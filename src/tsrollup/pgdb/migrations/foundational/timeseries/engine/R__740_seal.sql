@@ -133,7 +133,7 @@ BEGIN
         HAVING sum(pg_relation_size(m.member)) > 0
     )
     SELECT format('%I of %s, which rollups read as %s, is of 1970 in rows that are to go', p_key, whole, unit),
-        format('where the unit is wrong, drop the rollups and create them with another time_unit; where it is right, drop partitions by hand, without retention: SELECT silver.set_retention(%L, NULL)', p_relation)
+        format('where the unit is wrong, drop the rollups, with keep_table => true where they hold what the table has no more, and create them with another time_unit; where it is right, drop partitions by hand, without retention: SELECT silver.set_retention(%L, NULL)', p_relation)
     INTO problem, hint
     FROM old
     CROSS JOIN LATERAL (
