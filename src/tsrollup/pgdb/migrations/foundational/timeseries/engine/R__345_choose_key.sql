@@ -22,7 +22,7 @@ BEGIN
     IF v_name <> ALL (p_rollup.dimensions) OR rollup_engine.dimension_expression(p_rollup, v_name) <> quote_ident(v_column)
         OR p_rollup.parent_id IS NULL AND NOT rollup_engine.can_be_key(p_rollup.source_table, v_column) THEN
         PERFORM rollup_engine.fail('TR001', format('key_dimension %I tells no groups of the rollup apart', v_name),
-            'name a dimension that is a column of the source, of type smallint, integer, bigint, uuid or boolean, or text or varchar with a deterministic collation; or leave it out');
+            'name a dimension that is a column of the source, and not a generated one, of type smallint, integer, bigint, uuid or boolean, or text or varchar with a deterministic collation; or leave it out');
     ELSIF v_source.change_tracking <> 'trigger' OR v_source.key_is_lost THEN
         PERFORM rollup_engine.fail('TR001', format('late rows of %s are noted by their time alone', v_source.relation),
             CASE WHEN v_source.key_is_lost THEN 'its key column was dropped or retyped: drop all its rollups to have another one' ELSE 'what a window reads again is whole buckets: leave key_dimension out' END);
