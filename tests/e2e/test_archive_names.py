@@ -58,6 +58,11 @@ def test_what_was_attached_again_is_archived_again(url: str, tmp_path: Path) -> 
             )
         attach = f"ALTER TABLE raw.readings ATTACH PARTITION raw_archive.readings_1 {bounds[0][0]}"
         db.execute(attach.encode())
+        db.execute("SELECT silver.perform_rollup()")
+        (said,) = db.execute("SELECT error_message FROM silver.error_log").fetchall()
+        assert said == ("late rows were perhaps kept out of sealed time, not counted",)
+        late = db.execute("SELECT sum(sealed_late_rows) FROM silver.rollup_config").fetchone()
+        assert late == (0,), "they are in gold"
         db.execute("DELETE FROM raw.readings WHERE device = 'a' AND ts < '2026-03-01 12:00Z'")
         assert sorted(db.execute("TABLE gold.readings_1h").fetchall()) == sorted(gold)
         (moved,) = move_aside(db, "raw.readings")

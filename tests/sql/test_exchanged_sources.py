@@ -7,9 +7,16 @@ import psycopg
 import pytest
 
 from changed_tables import assert_exact_or_invalid, run
+from conftest import Connect
 from daily_table import RESET, ROLLUPS, SOURCE, roll_up
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 from scenes import scene
+from servers import PostgresServer
 from validation import healths, problems
 
 
@@ -610,3 +617,27 @@ def test_a_partition_that_left_is_invalid_at_once(db: psycopg.Connection, statem
     refresh_everything(db)
     assert db.execute(health).fetchall() == [("ok",)]
     assert_settled(db, "left_1h", "left_1d")
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_a_name_that_goes_to_a_foreign_table_is_not_worth_the_old_one(
+    connect: Connect, db: psycopg.Connection, server: PostgresServer, is_sealed: bool
+) -> None:
+    """Nor are sealed buckets, which nobody can compute again."""
+    db.execute("CREATE TABLE raw.m (ts timestamptz NOT NULL, v integer)")
+    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour')")
+    if is_sealed:
+        force_configuration(db, "sealed_before = '2026-03-01'")
+    db.execute("ALTER TABLE raw.m RENAME TO m_old")
+    connect(user=server.superuser).execute(
+        "CREATE FOREIGN DATA WRAPPER none; CREATE SERVER none FOREIGN DATA WRAPPER none;"
+        "CREATE FOREIGN TABLE raw.m (ts timestamptz, v integer) SERVER none;"
+        "GRANT SELECT ON raw.m TO tsrollup_owner"
+    )
+    ((_, problem, hint),) = problems(db)
+    assert problem.startswith("raw.m is another table now")
+    kept = " (keep_table => true keeps what is sealed, which nobody can compute again)"
+    assert hint == (
+        f"drop the rollups{kept if is_sealed else ''}, and create them anew over raw.m;"
+        " if they are to read raw.m_old, give the table another name, or rollups of its own"
+    )

@@ -438,6 +438,57 @@ def test_promise_g_sealed_rows_tell_nothing_of_the_unit_of_a_table_made_anew(
     assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (21,)
 
 
+NUMBERS_OF_NOW: dict[str, tuple[str, Callable[[int], int]]] = {
+    "minutes": ("s", lambda now: now // 60),
+    "days": ("s", lambda now: now // DAY),
+    "yyyymmdd": ("ms", lambda now: int(f"{dt.datetime.fromtimestamp(now, dt.UTC):%Y%m%d}")),
+    "hundredths": ("ms", lambda now: now * 100),
+    "100 ns": ("ns", lambda now: now * 10**7),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERS_OF_NOW)
+def test_promise_g_nothing_goes_where_all_is_of_1970_in_any_unit(
+    db: psycopg.Connection, kind: str
+) -> None:
+    unit, number = NUMBERS_OF_NOW[kind]
+    now = int(dt.datetime.now(dt.UTC).timestamp())
+    db.execute("CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t)")
+    first, last = number(now - 3 * DAY), number(now) + 1
+    db.execute(f"CREATE TABLE raw.n_1 PARTITION OF raw.n FOR VALUES FROM ({first}) TO ({last})")
+    for hours in range(72):
+        db.execute("INSERT INTO raw.n VALUES (%s, 'd', 1)", [number(now - hours * 3600)])
+    roll_up(db, unit)
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.n', '20 days')")
+    for _ in range(3):
+        told = maintained(db, dt.datetime.now(dt.UTC))
+        assert f"t of raw.n, which rollups read as {unit}, is of 1970" in str(told)
+    assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (72,)
+
+
+@pytest.mark.parametrize("days", [29, 31])
+def test_promise_g_rows_of_now_in_a_coarser_unit_stay_as_long_as_others(
+    db: psycopg.Connection, days: int
+) -> None:
+    """Somebody writes milliseconds into a table of microseconds."""
+    now = int(dt.datetime.now(dt.UTC).timestamp())
+    db.execute("CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t)")
+    for name, unit in (("us", 10**6), ("ms", 10**3)):
+        ends = f"({(now - 40 * DAY) * unit}) TO ({(now + DAY) * unit})"
+        db.execute(f"CREATE TABLE raw.n_{name} PARTITION OF raw.n FOR VALUES FROM {ends}".encode())
+    rows = "INSERT INTO raw.n SELECT (%s - i * 3600::bigint) * %s, 'd', i"
+    db.execute(f"{rows} FROM generate_series(0, 400) AS i".encode(), [now, 10**6])
+    db.execute(f"{rows} FROM generate_series(0, 20) AS i".encode(), [now - days * DAY, 10**3])
+    roll_up(db, "us")
+    refresh_everything(db)
+    db.execute("SELECT silver.set_retention('raw.n', '30 days')")
+    told = [maintained(db, dt.datetime.now(dt.UTC)) for _ in range(3)]
+    assert ("t of raw.n, which rollups read as us, is of 1970" in str(told)) == (days < 30)
+    left = db.execute("SELECT count(*) FROM raw.n").fetchone()
+    assert left == (401 + (21 if days < 30 else 0),)
+
+
 def test_promise_g_a_rollup_of_one_partition_says_no_unit_of_the_others(
     db: psycopg.Connection,
 ) -> None:

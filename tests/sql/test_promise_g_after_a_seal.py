@@ -71,6 +71,35 @@ def test_promise_g_a_rollup_that_comes_after_a_seal_holds_what_is_still_kept(
     assert total(days, "gold.old") == 80
 
 
+def test_promise_g_a_wide_bucket_that_lacks_what_is_gone_is_told_when_it_is_created(
+    days: psycopg.Connection,
+) -> None:
+    """Rows of now are not late for it, whose bucket of now is left out."""
+    roll_up(days, "raw.s", "old")
+    days.execute("CALL silver.run_rollups()")
+    days.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    assert "dropped" in maintain(days, 3)
+    heard: list[str] = []
+    days.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+    for source, target in (("raw.s", "wide"), ("old", "of_old")):
+        days.execute(
+            "SELECT silver.create_rollup_table(%s, 'silver', %s, '100 years')", [source, target]
+        )
+    begins = [line for line in heard if "begins with the bucket of" in line]
+    assert begins == [
+        "silver.wide begins with the bucket of 2100-01-01 00:00:00+00:"
+        " older ones lack rows that retention has removed from raw.s, or is about to"
+    ]
+    days.execute("INSERT INTO raw.s VALUES (now(), 1)")
+    refresh_everything(days)
+    days.execute("INSERT INTO raw.s VALUES (now(), 1)")
+    refresh_everything(days)
+    assert one(days, "SELECT sum(sealed_late_rows) FROM silver.rollup_config") == 0
+    assert one(days, "SELECT count(*) FROM silver.error_log") == 0
+    assert total(days, "gold.of_old") == 82
+    assert one(days, "SELECT count(*) FROM gold.wide") == 0
+
+
 def test_promise_g_what_is_gone_at_a_seal_a_later_rollup_does_not_claim(
     days: psycopg.Connection,
 ) -> None:

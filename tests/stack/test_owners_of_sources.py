@@ -77,6 +77,7 @@ def test_retention_with_a_part_of_another_owner_says_as_whom_to_maintain_it(
     with connect(user=server.superuser) as superuser:
         superuser.execute(f"ALTER TABLE raw.s OWNER TO {name}".encode())
         superuser.execute(f"ALTER TABLE raw.part OWNER TO {other}".encode())
+        superuser.execute(f"ALTER TABLE raw.part_default OWNER TO {other}".encode())
     rows = connect(user=name).execute("SELECT * FROM silver.maintain_timeseries_tables('s')")
     assert sorted(row[2] for row in rows if row[1] == "skipped") == [
         f"retention: run maintenance as a member of tsrollup_owner and of {name} and of {other}",
@@ -151,6 +152,50 @@ def test_a_part_of_another_owner_is_named_when_a_rollup_is_created(
         with connect(user=server.superuser) as superuser:
             superuser.execute(f"ALTER TABLE raw.others OWNER TO {name}".encode())
         owner.execute(create)
+    finally:
+        owner.close()
+        with connect(user=server.superuser) as superuser:
+            superuser.execute("DROP TABLE raw.s CASCADE")
+            superuser.execute(f"DROP OWNED BY {name}".encode())
+
+
+def test_a_partition_of_another_owner_that_is_due_is_named(
+    connect: Connect, logins: dict[str, str], server: PostgresServer
+) -> None:
+    """As a superuser makes it: who can remove it, and whom it must be given to to be watched."""
+    name, other = logins["owner"], logins["reader"]
+    part = "CREATE TABLE raw.s_{0} PARTITION OF raw.s FOR VALUES FROM ('{1}') TO ('{2}');"
+    with connect(user=server.superuser) as superuser:
+        superuser.execute("CREATE TABLE raw.s (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+        superuser.execute(part.format(1, "2026-03-01", "2026-03-02").encode())
+        superuser.execute(f"ALTER TABLE raw.s OWNER TO {name}".encode())
+        superuser.execute(f"ALTER TABLE raw.s_1 OWNER TO {name}".encode())
+        superuser.execute(f"GRANT CREATE ON SCHEMA raw TO {name}".encode())
+    owner = connect(user=name)
+    try:
+        owner.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
+        owner.execute("SELECT silver.set_retention('raw.s', '30 days')")
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(part.format(2, "2026-03-02", "2026-03-03").encode())
+            superuser.execute(f"ALTER TABLE raw.s_2 OWNER TO {other}".encode())
+        owner.execute("SELECT silver.perform_rollup()")
+        told = "SELECT hint FROM silver.validate_rollup_config() WHERE starts_with(problem, %s)"
+        ((hint,),) = owner.execute(told, ["raw.s_2 lacks capture triggers"]).fetchall()
+        assert hint.startswith(f"ALTER TABLE raw.s_2 OWNER TO {name}; then run SELECT silver.perf")
+        maintain = "SELECT action, detail FROM silver.maintain_timeseries_tables('raw.s')"
+        members = " and of ".join(sorted((name, other)))
+        assert owner.execute(maintain).fetchall() == [
+            (
+                "skipped",
+                f"retention: run maintenance as a member of tsrollup_owner and of {members}",
+            )
+        ]
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(hint.split(";")[0].encode())
+        owner.execute("SELECT silver.perform_rollup()")
+        valid = owner.execute("SELECT bool_and(is_valid) FROM silver.validate_rollup_config()")
+        assert valid.fetchone() == (True,)
+        assert [action for action, _ in owner.execute(maintain)] == ["sealed"]
     finally:
         owner.close()
         with connect(user=server.superuser) as superuser:

@@ -148,28 +148,37 @@ $$;
 COMMENT ON FUNCTION rollup_engine.lacking_columns(rollup_engine.source, regclass) IS
 'Columns that rollups read of a source, and a table does not have; of the time its type counts. NULL when it has all.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.sealed_note(p_source rollup_engine.source) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source.id AND isfinite(sealed_before))
+        THEN ' (keep_table => true keeps what is sealed, which nobody can compute again)' ELSE '' END
+$$;
+COMMENT ON FUNCTION rollup_engine.sealed_note(rollup_engine.source) IS 'What to add to the advice that the rollups of a source be dropped.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
         WHEN rollup_engine.is_relation(p_source.relation) AND p_source.change_tracking = 'window'
-        THEN format('if it is %s by now, rename that back for a run; if not, drop its rollups with silver.drop_rollup', p_source.relation)
+        THEN format('if it is %s by now, rename that back for a run; if not, drop its rollups with silver.drop_rollup%s', p_source.relation, rollup_engine.sealed_note(p_source))
         WHEN t.relation IS NULL
         THEN format('restore or create %s: the next run takes it up again, and what it does not hold goes from the rollups; or drop them with silver.drop_rollup (keep_table => true keeps their tables)', p_source.relation_name)
         WHEN NOT rollup_engine.may_take_its_place(p_source, t.relation)
-        THEN format('the %s that is there now is of another owner: if it is to be read, ALTER TABLE %1$s OWNER TO %I, and the next run takes it up again; or drop the rollups with silver.drop_rollup',
-            t.relation, coalesce(p_source.owner_name, '${owner_role}'))
+        THEN format('the %s that is there now is of another owner: if it is to be read, ALTER TABLE %1$s OWNER TO %I, and the next run takes it up again; or drop the rollups with silver.drop_rollup%s',
+            t.relation, coalesce(p_source.owner_name, '${owner_role}'), rollup_engine.sealed_note(p_source))
         WHEN NOT has_table_privilege('${owner_role}', t.relation, 'SELECT')
         THEN format('GRANT SELECT ON %s TO %I: the next run takes it up again', t.relation, '${owner_role}')
         WHEN EXISTS (SELECT FROM rollup_engine.source AS s WHERE (s.relation, s.time_column, s.change_tracking) = (t.relation, p_source.time_column, p_source.change_tracking))
         THEN format('the new %s has rollups of its own, made before a run took it up for those of the old one: drop either with silver.drop_rollup; where it is those of the new one, a run takes it up, and they can be made again',
             t.relation)
         WHEN p_source.change_tracking = 'trigger' AND (SELECT relkind NOT IN ('r', 'p') FROM pg_class WHERE oid = t.relation)
-        THEN format('the new %s is no table, so that its changes cannot be tracked: drop the rollups with silver.drop_rollup, and create them anew with change_tracking => ''window''', t.relation)
+        THEN format('the new %s is no table, so that its changes cannot be tracked: drop the rollups with silver.drop_rollup%s, and create them anew with change_tracking => ''window''', t.relation, rollup_engine.sealed_note(p_source))
         WHEN rollup_engine.lacking_columns(p_source, t.relation) IS NOT NULL
-        THEN format('the new %s lacks %s: once it has that, the next run takes it up; or drop the rollups with silver.drop_rollup', t.relation, rollup_engine.lacking_columns(p_source, t.relation))
-        ELSE format('the next run takes up the new %s; or drop the rollups with silver.drop_rollup', t.relation)
+        THEN format('the new %s lacks %s: once it has that, the next run takes it up; or drop the rollups with silver.drop_rollup%s', t.relation, rollup_engine.lacking_columns(p_source, t.relation), rollup_engine.sealed_note(p_source))
+        ELSE format('the next run takes up the new %s; or drop the rollups with silver.drop_rollup%s', t.relation, rollup_engine.sealed_note(p_source))
     END
     FROM (VALUES (1)) AS one LEFT JOIN LATERAL (SELECT * FROM rollup_engine.called_as(p_source) LIMIT 1) AS t (relation) ON true
 $$;
@@ -371,7 +380,7 @@ BEGIN
     IF v_new IS NOT NULL THEN
         PERFORM rollup_engine.log_failure(r.target_table::text, ROW('TR002',
             format('%s was dropped: %s, which has a name that it had before, is read in its place', v_source.relation_name, v_new), NULL,
-            'if that is not meant, drop the rollups with silver.drop_rollup, and create them anew over another table' || coalesce(v_left, ''), NULL)::rollup_engine.failure)
+            format('if that is not meant, drop the rollups with silver.drop_rollup%s, and create them anew over another table', rollup_engine.sealed_note(v_source)) || coalesce(v_left, ''), NULL)::rollup_engine.failure)
         FROM silver.rollup_config AS r WHERE r.source_id = p_source_id AND r.parent_id IS NULL AND v_new::text <> v_source.relation_name;
         PERFORM rollup_engine.note_border(p_source_id, rollup_engine.before_all());  -- nothing of the new one was captured
         PERFORM rollup_engine.log_unseen(p_source_id) WHERE v_source.change_tracking = 'trigger';

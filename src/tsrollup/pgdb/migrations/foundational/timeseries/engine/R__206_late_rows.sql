@@ -105,7 +105,7 @@ BEGIN
     EXECUTE rollup_engine.fill($sql$
         SELECT count(*) FILTER (WHERE is_late), count(*) FILTER (WHERE is_late IS NOT TRUE), CASE WHEN count(*) > 0 THEN tstzrange(min(ts), max(ts) + interval '1 microsecond') END
         FROM (
-            SELECT {time} AS ts, xmin = ANY ($2) AND NOT (tableoid = ANY ($5) AND xmin = ANY ($9)) OR tableoid = ANY ($3) AND NOT {time} <@ $4 AND rollup_engine.is_written_within(xmin, $7 - 1) AS is_late
+            SELECT {time} AS ts, xmin = ANY ($2) AND NOT (tableoid = ANY ($5) AND xmin = ANY ($9)) OR tableoid = ANY ($3) AND tableoid <> ALL ($10) AND NOT {time} <@ $4 AND rollup_engine.is_written_within(xmin, $7 - 1) AS is_late
             FROM {source}
             WHERE {column} >= {from} AND {column} < {to} AND {time} <@ $1
                 AND (xmin = ANY ($2) OR tableoid = ANY ($3) OR tableoid = ANY ($5) AND rollup_engine.is_written_within(xmin, $6) OR rollup_engine.is_written_within(xmin, $8)){filter}
@@ -117,7 +117,8 @@ BEGIN
             'to', rollup_engine.time_literal(least(upper(p_ranges), upper(rollup_engine.calendar())), p_source.time_type, p_source.time_unit)))
     INTO late, unsure, lie_in USING p_ranges, p_writers, p_came, p_gone, p_rewritten, (SELECT max(age(w)) FROM unnest(p_writers) AS w),
         v_seal_age, CASE WHEN p_unwatched_since = rollup_engine.before_all() THEN 2147483647
-            WHEN p_unwatched_since IS NOT NULL THEN coalesce(least(rollup_engine.known_age(p_unwatched_since::xid), v_seal_age), 2147483647) END, v_rewriters;
+            WHEN p_unwatched_since IS NOT NULL THEN coalesce(least(rollup_engine.known_age(p_unwatched_since::xid), v_seal_age), 2147483647) END, v_rewriters,
+        ARRAY(SELECT relation::oid FROM rollup_engine.restored_tables());  -- mostly what was stored before
     PERFORM rollup_engine.fail_if_renamed(p_source.id, v_name);
 EXCEPTION
 WHEN lock_not_available THEN
@@ -157,7 +158,8 @@ BEGIN
     -- Each border for itself, and as it is now: a writer may have begun before it was set.
     FOR v_since, v_filter IN
         SELECT DISTINCT e.since, rollup_engine.root_filter(r.id) FROM silver.rollup_config AS r CROSS JOIN LATERAL rollup_engine.exact_since(r.id) AS e (since)
-        WHERE r.source_id = p_source.id AND e.since > '-infinity' AND p_changed && tstzrange(NULL, e.since)
+        -- The bucket of now, of a rollup that came when part of it was gone, has nothing that such rows would be late for.
+        WHERE r.source_id = p_source.id AND e.since > '-infinity' AND e.since <= now() AND p_changed && tstzrange(NULL, e.since)
     LOOP
         v_late := p_changed * tstzmultirange(tstzrange(NULL, v_since));
         SELECT late, late, unsure, lie_in INTO v_counted, v_rows, v_unsure, v_lie_in

@@ -101,7 +101,7 @@ BEGIN
         PERFORM rollup_engine.fail('TR004', format('%I may not create tables in %I', '${owner_role}', p_schema), format('GRANT USAGE, CREATE ON SCHEMA %I TO %I', p_schema, '${owner_role}'));
     ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND oid IS DISTINCT FROM p_renamed.target_table
         AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = p_schema)) THEN
-        PERFORM rollup_engine.fail('TR003', format('%I.%I exists already', p_schema, p_table), 'choose another name, or drop it first (a rollup with silver.drop_rollup)');
+        PERFORM rollup_engine.fail('TR003', format('%I.%I exists already', p_schema, p_table), 'choose another name, or rename that; or drop it first (a rollup with silver.drop_rollup)');
     ELSIF EXISTS (SELECT FROM pg_class WHERE relname = p_table AND oid IS DISTINCT FROM p_renamed.target_view AND relnamespace = 'gold'::regnamespace) THEN
         PERFORM rollup_engine.fail('TR003', format('gold.%I exists already, and the live view needs that name', p_table), 'choose another name');
     END IF;
@@ -186,6 +186,21 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.advise_parent(silver.rollup_config) IS 'A notice when a rollup that reads raw rows would do better on top of a finer one.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.tell_first_bucket(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET timezone = 'UTC'
+    SET datestyle = 'ISO'
+AS $$
+BEGIN
+    IF isfinite(p_rollup.sealed_before) THEN
+        RAISE NOTICE USING MESSAGE = format('%s begins with the bucket of %s: older ones lack rows that retention has removed from %s, or is about to', p_rollup.target_table, p_rollup.sealed_before, p_rollup.source_table),
+            HINT = 'where a finer rollup holds those, drop this one, and create it with that as its source';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.tell_first_bucket(silver.rollup_config) IS 'A notice when a new rollup leaves out what its source no longer has.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.describe_rollup(
     p_options silver.rollup_config, p_source text, p_time_column text, p_dimensions text[], p_metrics jsonb
@@ -281,6 +296,7 @@ BEGIN
     END IF;
     PERFORM rollup_engine.look_at_source(v_source.id);
     PERFORM rollup_engine.mark_new(r.id, rollup_engine.everything());
+    PERFORM rollup_engine.tell_first_bucket(r);
     PERFORM rollup_engine.check_window_keep(r.source_table, r.id);
     PERFORM rollup_engine.check_kept_otherwise(r.source_table);
     PERFORM rollup_engine.warn_of_partman_retention(r.source_table);

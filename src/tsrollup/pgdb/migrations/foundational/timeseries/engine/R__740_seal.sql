@@ -104,8 +104,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.other_time_problem(regclass) IS 'Rollups of a table by another time than that of its partitions, which retention must not drop.';
 
--- Numbers of 1980 to 2100 that are read as a thousandth of what they are lie between January 4th and February 17th of 1970, as
--- a millionth in its first hours, as a billionth in its first seconds. Clocks that nobody has set mostly begin at 0.
+-- Numbers of now that are read as a thousandth of what they are, or less, are of 1970, and so are most that are in none of the units
+-- (days, minutes, yyyymmdd). Some rows are of then in any case: of clocks that nobody has set.
 CREATE OR REPLACE FUNCTION rollup_engine.unit_problem(p_relation regclass, p_key name, OUT problem text, OUT hint text)
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -125,7 +125,7 @@ BEGIN
             WHERE a.relid <> t.member AND rollup_engine.lies_in(a.relid, p_relation) AND rollup_engine.partition_column(a.relid) = p_key)
     ), old AS MATERIALIZED (
         -- No rows are shorter than 36 bytes; statistics may be of before they came. What is divided in turn has no size.
-        SELECT d.whole, d.unit, sum(pg_relation_size(m.member)) / 36 AS at_most
+        SELECT d.whole, d.unit, array_agg(m.member) FILTER (WHERE pg_relation_size(m.member) > 0) AS filled, sum(pg_relation_size(m.member)) / 36 AS at_most
         FROM divided AS d
         CROSS JOIN LATERAL rollup_engine.partition_bounds(d.whole, p_key) AS m
         WHERE d.unit IS NOT NULL AND m.to_time BETWEEN '1970-01-01 00:00:00+00' AND '1980-01-01 00:00:00+00'
@@ -133,22 +133,22 @@ BEGIN
         HAVING sum(pg_relation_size(m.member)) > 0
     )
     SELECT format('%I of %s, which rollups read as %s, is of 1970 in rows that are to go', p_key, whole, unit),
-        format('where the unit is wrong, drop the rollups, with keep_table => true where they hold what the table has no more, and create them with another time_unit; where it is right, drop partitions by hand, without retention: SELECT silver.set_retention(%L, NULL)', p_relation)
+        format('where the unit is wrong, drop the rollups, with keep_table => true where they hold what the table has no more, and create them with another time_unit; where it is right, correct or DELETE those rows, or drop their partitions by hand, without retention: SELECT silver.set_retention(%L, NULL)', p_relation)
     INTO problem, hint
     FROM old
     CROSS JOIN LATERAL (
-        SELECT string_agg(f.condition, ' OR ') FILTER (WHERE lie = 'misread'), max(f.condition) FILTER (WHERE lie = 'old'), max(f.condition) FILTER (WHERE lie = 'later')
-        FROM (VALUES
-            ('misread', tstzrange '[1970-01-04 15:00:00+00,1970-02-18 00:00:00+00)'),
-            ('misread', '[1970-01-01 00:05:00+00,1970-01-01 01:09:00+00)'),
-            ('misread', '[1970-01-01 00:00:00.3+00,1970-01-01 00:00:04.2+00)'),
-            ('old', '[1970-01-01 00:00:00+00,1980-01-01 00:00:00+00)'),
-            ('later', '[1980-01-01 00:00:00+00,10000-01-01 00:00:00+00)')) AS t (lie, range)
-        CROSS JOIN LATERAL format('%I >= %s AND %1$I < %3$s', p_key, rollup_engine.number_literal(lower(range), v_type, unit), rollup_engine.number_literal(upper(range), v_type, unit)) AS f (condition)
-    ) AS rows (misread, old, later)
-    -- That more of them are of later tells that the unit is right. What is stored tells nothing: it may be of a source before.
-    WHERE rollup_engine.has_rows(whole, rows.misread)
-        AND rollup_engine.has_rows(whole, format('%s OFFSET greatest((SELECT count(*) FROM (SELECT FROM %s WHERE %s LIMIT %s) AS later) - 1, 0)', rows.old, whole, rows.later, at_most))
+        SELECT rollup_engine.number_literal('1970-01-01 00:00:00+00', v_type, unit), rollup_engine.number_literal('1980-01-01 00:00:00+00', v_type, unit),
+            rollup_engine.number_literal('10000-01-01 00:00:00+00', v_type, unit)
+    ) AS n (of_1970, of_1980, of_no_year)
+    -- That more rows are of later tells that the unit is right. What is stored tells nothing: it may be of a table before.
+    WHERE rollup_engine.has_rows(whole, format('%1$I >= %2$s AND %1$I < %3$s OFFSET greatest((SELECT count(*) FROM (SELECT FROM %4$s WHERE %1$I >= %3$s AND %1$I < %5$s LIMIT %6$s) AS later) - 1, 0)',
+            p_key, of_1970, of_1980, whole, of_no_year, at_most))
+        -- But for rows that in a coarser unit are younger than what is to go: somebody writes those.
+        OR EXISTS (
+            SELECT FROM unnest(filled) AS f (member) CROSS JOIN unnest('{1000,1000000,1000000000}'::numeric[]) AS k (factor)
+            WHERE factor <= rollup_engine.units_per_second(unit) AND rollup_engine.has_rows(member, format('%I >= %s AND %1$I < %3$s', p_key,
+                rollup_engine.number_literal(to_timestamp(extract(epoch FROM rollup_engine.time_before(now(), rollup_engine.keep_of(p_relation))) / factor), v_type, unit),
+                rollup_engine.number_literal(to_timestamp(extract(epoch FROM now() + interval '1 day') / factor), v_type, unit))))
     ORDER BY whole
     LIMIT 1;
 END

@@ -221,9 +221,12 @@ DECLARE
     v_owner text;
 BEGIN
     FOR v_retention IN SELECT t.* FROM rollup_engine.source_retentions() AS t WHERE p_relation IS NULL OR t.relation = p_relation LOOP
-        -- Rows of a part that is divided in turn are to have partitions before they are sealed.
+        -- Rows of a part that is divided in turn are to have partitions before they are sealed; what is due is to be locked.
         v_owner := rollup_engine.foreign_owner(VARIADIC v_retention.relation || ARRAY(
-            SELECT s.relation FROM rollup_engine.source_sets() AS s WHERE rollup_engine.lies_in(s.relation, v_retention.relation)));
+            SELECT s.relation FROM rollup_engine.source_sets() AS s WHERE rollup_engine.lies_in(s.relation, v_retention.relation)
+            UNION ALL
+            SELECT m.member FROM rollup_engine.time_partitions(v_retention.relation) AS m
+            WHERE m.from_time < rollup_engine.time_before(p_now, v_retention.keep) AND NOT has_table_privilege(m.member, 'UPDATE, DELETE, TRUNCATE')));
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.apply_retention(v_retention, p_now);
         ELSE

@@ -39,8 +39,9 @@ BEGIN
         SELECT * FROM rollup_engine.capture_gaps(p_source)
         UNION ALL
         SELECT format('%s lacks capture triggers, or has them under another condition', string_agg(DISTINCT member::text, ', ')),
-            'run SELECT silver.perform_rollup() as the owner of the source, which adds them; until then writes straight into it are missed'
-        FROM rollup_engine.missing_triggers(p_source)
+            coalesce('ALTER TABLE ' || min(member::text) FILTER (WHERE NOT pg_has_role(s.relowner, c.relowner, 'USAGE')) || format(' OWNER TO %s; then ', min(s.relowner::regrole::text)), '')
+                || 'run SELECT silver.perform_rollup() as the owner of the source, which adds them; until then writes straight into it are missed'
+        FROM rollup_engine.missing_triggers(p_source) JOIN pg_class AS c ON c.oid = member JOIN pg_class AS s ON s.oid = p_source.relation
         WHERE NOT is_ancestor
         HAVING count(*) > 0
         UNION ALL
@@ -93,10 +94,10 @@ AS $$
     WHERE rollup_engine.is_gone(p_source)
     UNION ALL
     SELECT format('%s is another %s now: its rollups read the one that had this name, %s', t.other, rollup_engine.table_or_view(t.other), p_source.relation),
-        CASE WHEN c.relkind IN ('v', 'm') AND k.kind !~ 'VIEW'
-            THEN format('drop the rollups, and create them anew over %s; if they are to read %s, give the view another name, or rollups of its own', t.other, p_source.relation)
+        CASE WHEN c.relkind IN ('v', 'm') AND k.kind !~ 'VIEW' OR c.relkind = 'f' AND p_source.change_tracking = 'trigger'
+            THEN format('drop the rollups%s, and create them anew over %s; if they are to read %s, give the %s another name, or rollups of its own', rollup_engine.sealed_note(p_source), t.other, p_source.relation, rollup_engine.table_or_view(t.other))
             WHEN rollup_engine.lies_in(p_source.relation, t.other)
-            THEN format('drop the rollups, and create them anew over %s; or create others there, if these are to read %s alone', t.other, p_source.relation)
+            THEN format('drop the rollups%s, and create them anew over %s; or create others there, if these are to read %s alone', rollup_engine.sealed_note(p_source), t.other, p_source.relation)
             ELSE format('DROP %s %s, and the next run takes up the new %s if it has the columns of the old one; if they are to read the old one, give the new one another name, or rollups of its own',
                 k.kind, p_source.relation, t.other) END
             || CASE WHEN has_table_privilege('${owner_role}', c.oid, 'SELECT') THEN '' ELSE format('; to have it read, GRANT SELECT ON %s TO %I', t.other, '${owner_role}') END
@@ -136,7 +137,7 @@ AS $$
             ELSE format('ALTER TABLE %s %s %s', CASE WHEN c.relispartition THEN i.inhparent::regclass ELSE c.oid::regclass END,
                 CASE WHEN c.relispartition THEN 'DETACH PARTITION' ELSE 'NO INHERIT' END,
                 CASE WHEN c.relispartition THEN c.oid::regclass ELSE i.inhparent::regclass END) END
-        || '; or drop the rollups and create them anew with change_tracking => ''window'''
+        || '; or drop the rollups' || rollup_engine.sealed_note(p_source) || ' and create them anew with change_tracking => ''window'''
     FROM rollup_engine.partition_tree(p_source.relation) AS t (member)
     JOIN pg_class AS c ON c.oid = t.member AND (c.relkind NOT IN ('r', 'p') OR c.relpersistence <> 'p')
     LEFT JOIN pg_inherits AS i ON i.inhrelid = c.oid
