@@ -12,38 +12,6 @@ SET LOCAL ROLE "${owner_role}";
 
 -- What is due --------------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION rollup_engine.time_partition_column(p_relation regclass) RETURNS name
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    -- By the catalogue: pg_partition_tree waits for who keeps a partition locked.
-    WITH RECURSIVE divided AS (
-        SELECT partrelid, 0 AS level FROM pg_partitioned_table WHERE partrelid = p_relation
-        UNION ALL
-        SELECT p.partrelid, d.level + 1
-        FROM divided AS d JOIN pg_inherits AS i ON i.inhparent = d.partrelid JOIN pg_partitioned_table AS p ON p.partrelid = i.inhrelid
-    )
-    SELECT k.name
-    FROM divided AS d
-    CROSS JOIN LATERAL rollup_engine.partition_column(d.partrelid) AS k (name)
-    WHERE k.name = ANY (rollup_engine.time_columns(p_relation))
-    ORDER BY d.level
-    LIMIT 1
-$$;
-COMMENT ON FUNCTION rollup_engine.time_partition_column(regclass) IS 'The time column whose ranges a table, or the topmost partitions below it, are divided by; NULL when there is none.';
-
-CREATE OR REPLACE FUNCTION rollup_engine.time_partitions(p_relation regclass)
-RETURNS TABLE (member regclass, level integer, is_leaf boolean, from_time timestamptz, to_time timestamptz)
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT m.member, t.level, t.isleaf, m.from_time, m.to_time
-    FROM rollup_engine.partition_bounds(p_relation, rollup_engine.time_partition_column(p_relation)) AS m
-    JOIN pg_partition_tree(p_relation) AS t ON t.relid = m.member
-    WHERE m.member <> p_relation
-$$;
-COMMENT ON FUNCTION rollup_engine.time_partitions(regclass) IS 'Every partition below a table, at any depth, with the range of time that it can hold.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.reads_by_view(p_rollup silver.rollup_config, p_relation regclass) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -89,6 +57,40 @@ AS $$
     SELECT * FROM rollup_engine.readers(p_relation)
 $$;
 COMMENT ON FUNCTION rollup_engine.waited_for(regclass) IS 'Rollups whose changes are to be stored before rows of a table go: those that are computed from it, and the one that it is the table of.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.time_partition_column(p_relation regclass) RETURNS name
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- By the catalogue: pg_partition_tree waits for who keeps a partition locked.
+    WITH RECURSIVE divided AS (
+        SELECT partrelid, 0 AS level FROM pg_partitioned_table WHERE partrelid = p_relation
+        UNION ALL
+        SELECT p.partrelid, d.level + 1
+        FROM divided AS d JOIN pg_inherits AS i ON i.inhparent = d.partrelid JOIN pg_partitioned_table AS p ON p.partrelid = i.inhrelid
+    )
+    SELECT k.name
+    FROM divided AS d
+    CROSS JOIN LATERAL rollup_engine.partition_column(d.partrelid) AS k (name)
+    WHERE k.name = ANY (rollup_engine.time_columns(p_relation))
+    -- Of parts by several, as its rollups go.
+    ORDER BY d.level, CASE WHEN min(k.name::text) OVER () <> max(k.name::text) OVER ()
+        THEN k.name <> ALL (ARRAY(SELECT r.time_column FROM rollup_engine.readers(p_relation) AS r)) END, k.name
+    LIMIT 1
+$$;
+COMMENT ON FUNCTION rollup_engine.time_partition_column(regclass) IS 'The time column whose ranges a table, or the topmost partitions below it, are divided by; NULL when there is none.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.time_partitions(p_relation regclass)
+RETURNS TABLE (member regclass, level integer, is_leaf boolean, from_time timestamptz, to_time timestamptz)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT m.member, t.level, t.isleaf, m.from_time, m.to_time
+    FROM rollup_engine.partition_bounds(p_relation, rollup_engine.time_partition_column(p_relation)) AS m
+    JOIN pg_partition_tree(p_relation) AS t ON t.relid = m.member
+    WHERE m.member <> p_relation
+$$;
+COMMENT ON FUNCTION rollup_engine.time_partitions(regclass) IS 'Every partition below a table, at any depth, with the range of time that it can hold.';
 
 -- The bounds of a partition by one time say nothing of another that its rows have.
 CREATE OR REPLACE FUNCTION rollup_engine.other_time_problem(p_relation regclass, OUT problem text, OUT hint text)
