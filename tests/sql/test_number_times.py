@@ -467,15 +467,20 @@ def test_promise_g_nothing_goes_where_all_is_of_1970_in_any_unit(
     assert db.execute("SELECT count(*) FROM raw.n").fetchone() == (72,)
 
 
+@pytest.mark.parametrize("start", ["MINVALUE", "0", "1970"])
 @pytest.mark.parametrize("days", [29, 31])
 def test_promise_g_rows_of_now_in_a_coarser_unit_stay_as_long_as_others(
-    db: psycopg.Connection, days: int
+    db: psycopg.Connection, days: int, start: str
 ) -> None:
     """Somebody writes milliseconds into a table of microseconds."""
     now = int(dt.datetime.now(dt.UTC).timestamp())
     db.execute("CREATE TABLE raw.n (t bigint, dev text, v integer) PARTITION BY RANGE (t)")
-    for name, unit in (("us", 10**6), ("ms", 10**3)):
-        ends = f"({(now - 40 * DAY) * unit}) TO ({(now + DAY) * unit})"
+    middle = (now - 31 * DAY) * 10**6
+    of_1970 = f"({(now - 40 * DAY) * 1000}) TO ({(now + DAY) * 1000})"
+    for name, ends in (
+        ("old", of_1970 if start == "1970" else f"({start}) TO ({middle})"),
+        ("new", f"({middle}) TO ({(now + DAY) * 10**6})"),
+    ):
         db.execute(f"CREATE TABLE raw.n_{name} PARTITION OF raw.n FOR VALUES FROM {ends}".encode())
     rows = "INSERT INTO raw.n SELECT (%s - i * 3600::bigint) * %s, 'd', i"
     db.execute(f"{rows} FROM generate_series(0, 400) AS i".encode(), [now, 10**6])

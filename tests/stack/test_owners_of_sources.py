@@ -80,7 +80,8 @@ def test_retention_with_a_part_of_another_owner_says_as_whom_to_maintain_it(
         superuser.execute(f"ALTER TABLE raw.part_default OWNER TO {other}".encode())
     rows = connect(user=name).execute("SELECT * FROM silver.maintain_timeseries_tables('s')")
     assert sorted(row[2] for row in rows if row[1] == "skipped") == [
-        f"retention: run maintenance as a member of tsrollup_owner and of {name} and of {other}",
+        f"retention: run maintenance as a member of tsrollup_owner and of {name} and of {other};"
+        f" or ALTER TABLE raw.part OWNER TO {name}, and 1 more",
         f"run maintenance as {other}, who owns raw.part",
     ]
     # A keep that the width of the part is too much for is set all the same.
@@ -159,6 +160,35 @@ def test_a_part_of_another_owner_is_named_when_a_rollup_is_created(
             superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
+def test_partitions_that_a_table_has_left_with_its_owner_before_are_named(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """OWNER TO reaches the table that it names, and none below it."""
+    name = logins["owner"]
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+    db.execute("SELECT silver.partition_source('s', '1 day')")
+    with connect(user=server.superuser) as superuser:
+        superuser.execute(f"ALTER TABLE raw.s OWNER TO {name}".encode())
+        superuser.execute(f"GRANT CREATE ON SCHEMA raw TO {name}".encode())
+    owner = connect(user=name)
+    try:
+        maintain = "SELECT action, detail FROM silver.maintain_timeseries_tables('raw.s')"
+        told = f"; or ALTER TABLE raw.s_default OWNER TO {name}"
+        for _ in range(2):
+            ((action, detail),) = owner.execute(maintain).fetchall()
+            assert (action, detail.endswith(told)) == ("skipped", True)
+        assert owner.execute("SELECT count(*) FROM silver.error_log").fetchone() == (1,)
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(told.removeprefix("; or ").encode())
+        done = owner.execute(maintain).fetchall()
+        assert not {"skipped", "failed"} & {action for action, _ in done}
+    finally:
+        owner.close()
+        with connect(user=server.superuser) as superuser:
+            superuser.execute("DROP TABLE raw.s CASCADE")
+            superuser.execute(f"DROP OWNED BY {name}".encode())
+
+
 def test_a_partition_of_another_owner_that_is_due_is_named(
     connect: Connect, logins: dict[str, str], server: PostgresServer
 ) -> None:
@@ -187,9 +217,12 @@ def test_a_partition_of_another_owner_that_is_due_is_named(
         assert owner.execute(maintain).fetchall() == [
             (
                 "skipped",
-                f"retention: run maintenance as a member of tsrollup_owner and of {members}",
+                f"retention: run maintenance as a member of tsrollup_owner and of {members};"
+                f" or ALTER TABLE raw.s_2 OWNER TO {name}",
             )
         ]
+        told = "SELECT hint FROM silver.error_log WHERE target_table = 'raw.s'"
+        assert owner.execute(told).fetchall() == [(f"or ALTER TABLE raw.s_2 OWNER TO {name}",)]
         with connect(user=server.superuser) as superuser:
             superuser.execute(hint.split(";")[0].encode())
         owner.execute("SELECT silver.perform_rollup()")

@@ -127,10 +127,11 @@ BEGIN
             WHERE a.relid <> t.member AND rollup_engine.lies_in(a.relid, p_relation) AND rollup_engine.partition_column(a.relid) = p_key)
     ), old AS MATERIALIZED (
         -- No rows are shorter than 36 bytes; statistics may be of before they came. What is divided in turn has no size.
-        SELECT d.whole, d.unit, array_agg(m.member) FILTER (WHERE pg_relation_size(m.member) > 0) AS filled, sum(pg_relation_size(m.member)) / 36 AS at_most
+        SELECT d.whole, d.unit, array_agg(m.member) FILTER (WHERE pg_relation_size(m.member) > 0) AS filled, least(sum(pg_relation_size(m.member)) / 36, 1000000) AS at_most
         FROM divided AS d
         CROSS JOIN LATERAL rollup_engine.partition_bounds(d.whole, p_key) AS m
-        WHERE d.unit IS NOT NULL AND m.to_time BETWEEN '1970-01-01 00:00:00+00' AND '1980-01-01 00:00:00+00'
+        WHERE d.unit IS NOT NULL AND m.from_time < '1980-01-01 00:00:00+00' AND m.to_time >= '1970-01-01 00:00:00+00'
+            AND (m.to_time <= '1980-01-01 00:00:00+00' OR m.to_time <= rollup_engine.time_before(now(), rollup_engine.keep_of(p_relation)))  -- all before some time
         GROUP BY d.whole, d.unit
         HAVING sum(pg_relation_size(m.member)) > 0
     )
@@ -143,7 +144,8 @@ BEGIN
             rollup_engine.number_literal('10000-01-01 00:00:00+00', v_type, unit)
     ) AS n (of_1970, of_1980, of_no_year)
     -- That more rows are of later tells that the unit is right. What is stored tells nothing: it may be of a table before.
-    WHERE rollup_engine.has_rows(whole, format('%1$I >= %2$s AND %1$I < %3$s OFFSET greatest((SELECT count(*) FROM (SELECT FROM %4$s WHERE %1$I >= %3$s AND %1$I < %5$s LIMIT %6$s) AS later) - 1, 0)',
+    WHERE rollup_engine.has_rows(whole, format('%1$I >= %2$s AND %1$I < %3$s', p_key, of_1970, of_1980))
+        AND rollup_engine.has_rows(whole, format('%1$I >= %2$s AND %1$I < %3$s OFFSET greatest((SELECT count(*) FROM (SELECT FROM %4$s WHERE %1$I >= %3$s AND %1$I < %5$s LIMIT %6$s) AS later) - 1, 0)',
             p_key, of_1970, of_1980, whole, of_no_year, at_most))
         -- But for rows that in a coarser unit are younger than what is to go: somebody writes those.
         OR EXISTS (

@@ -170,6 +170,40 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.foreign_owner(regclass[]) IS 'As whom to maintain tables that the caller may not act for, NULL when it may.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.out_of_lock(p_relations regclass[]) RETURNS regclass[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN ARRAY(SELECT r FROM unnest(p_relations) AS r WHERE NOT has_table_privilege(r, 'UPDATE, DELETE, TRUNCATE'));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.out_of_lock(regclass[]) IS 'Which tables the caller may not keep others from.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.skip_foreign(p_step text, p_owner text, VARIADIC p_relations regclass[]) RETURNS rollup_engine.maintenance_action
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_failure rollup_engine.failure;
+BEGIN
+    v_failure.code := 'TR004';
+    v_failure.message := format('%srun maintenance as %s', p_step, p_owner);
+    -- Where all is another's, there is a run of his. Where it is mixed, nobody's is enough.
+    SELECT format('or ALTER TABLE %s OWNER TO %s', min(c.oid::regclass::text), r.relowner::regrole) || CASE WHEN count(*) > 1 THEN format(', and %s more', count(*) - 1) ELSE '' END
+    INTO v_failure.hint
+    FROM pg_class AS c JOIN pg_class AS r ON r.oid = p_relations[1] AND NOT pg_has_role(r.relowner, c.relowner, 'USAGE')
+    WHERE c.oid = ANY (p_relations)
+    GROUP BY r.relowner;
+    IF FOUND AND pg_has_role('${owner_role}', 'USAGE') THEN
+        PERFORM rollup_engine.record_obstacle(p_relations[1]::text, v_failure);
+    END IF;
+    RETURN ROW(p_relations[1]::text, 'skipped', concat_ws('; ', v_failure.message, v_failure.hint))::rollup_engine.maintenance_action;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.skip_foreign(text, text, regclass[]) IS
+'Says as whom to take a step for a table, the first, that the caller may not take; logs, once a day, parts which the table''s owner may not act for.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.tell_of_exchanged_set(p_set rollup_engine.partition_set) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -198,14 +232,16 @@ AS $$
 DECLARE
     v_set rollup_engine.partition_set;
     v_owner text;
+    v_needed regclass[];
 BEGIN
     FOR v_set IN SELECT s.* FROM rollup_engine.source_sets() AS s WHERE p_relation IS NULL OR rollup_engine.lies_in(s.relation, p_relation) LOOP
-        v_owner := rollup_engine.foreign_owner(v_set.relation);
+        v_needed := v_set.relation || rollup_engine.out_of_lock(ARRAY(SELECT partdefid::regclass FROM pg_partitioned_table WHERE partrelid = v_set.relation AND partdefid <> 0));
+        v_owner := rollup_engine.foreign_owner(VARIADIC v_needed);
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.maintain_set(v_set, p_steps, p_now);
             RETURN QUERY SELECT * FROM rollup_engine.tell_of_exchanged_set(v_set) WHERE 'premade' = ANY (p_steps);
         ELSIF 'premade' = ANY (p_steps) THEN
-            RETURN NEXT ROW(v_set.relation::text, 'skipped', format('run maintenance as %s', v_owner))::rollup_engine.maintenance_action;
+            RETURN NEXT rollup_engine.skip_foreign('', v_owner, VARIADIC v_needed);
         END IF;
     END LOOP;
 END
@@ -219,18 +255,19 @@ AS $$
 DECLARE
     v_retention rollup_engine.retention;
     v_owner text;
+    v_needed regclass[];
 BEGIN
     FOR v_retention IN SELECT t.* FROM rollup_engine.source_retentions() AS t WHERE p_relation IS NULL OR t.relation = p_relation LOOP
         -- Rows of a part that is divided in turn are to have partitions before they are sealed; what is due is to be locked.
-        v_owner := rollup_engine.foreign_owner(VARIADIC v_retention.relation || ARRAY(
-            SELECT s.relation FROM rollup_engine.source_sets() AS s WHERE rollup_engine.lies_in(s.relation, v_retention.relation)
-            UNION ALL
-            SELECT m.member FROM rollup_engine.time_partitions(v_retention.relation) AS m
-            WHERE m.from_time < rollup_engine.time_before(p_now, v_retention.keep) AND NOT has_table_privilege(m.member, 'UPDATE, DELETE, TRUNCATE')));
+        v_needed := v_retention.relation || ARRAY(
+            SELECT s.relation FROM rollup_engine.source_sets() AS s WHERE rollup_engine.lies_in(s.relation, v_retention.relation))
+            || rollup_engine.out_of_lock(ARRAY(
+                SELECT m.member FROM rollup_engine.time_partitions(v_retention.relation) AS m WHERE m.from_time < rollup_engine.time_before(p_now, v_retention.keep)));
+        v_owner := rollup_engine.foreign_owner(VARIADIC v_needed);
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.apply_retention(v_retention, p_now);
         ELSE
-            RETURN NEXT ROW(v_retention.relation::text, 'skipped', format('retention: run maintenance as %s', v_owner))::rollup_engine.maintenance_action;
+            RETURN NEXT rollup_engine.skip_foreign('retention: ', v_owner, VARIADIC v_needed);
         END IF;
     END LOOP;
 END
