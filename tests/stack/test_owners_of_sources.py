@@ -189,6 +189,28 @@ def test_partitions_that_a_table_has_left_with_its_owner_before_are_named(
             superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
+def test_a_table_of_another_owner_that_nobody_maintains_is_told(
+    connect: Connect, logins: dict[str, str], db: psycopg.Connection, server: PostgresServer
+) -> None:
+    """Where somebody does, each is at his own."""
+    db.execute("CREATE TABLE raw.s (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+    db.execute("SELECT silver.partition_source('s', '1 day')")
+    owner = connect(user=logins["owner"])
+    said = f"run maintenance as {server.user}, who owns raw.s"
+    maintain = "SELECT detail FROM silver.maintain_timeseries_tables('raw.s')"
+    assert owner.execute(maintain).fetchall() == [(said,)]
+    logged = "SELECT error_message, hint FROM silver.error_log"
+    assert owner.execute(logged).fetchall() == []
+    db.execute(
+        "DO $$ BEGIN EXECUTE (SELECT string_agg(format('DROP TABLE %s', relid::regclass), ';')"
+        " FROM pg_partition_tree('raw.s') WHERE level > 0); END $$"
+    )
+    hint = "nobody else seems to: rows of now have no partition"
+    for _ in range(2):
+        assert owner.execute(maintain).fetchall() == [(f"{said}; {hint}",)]
+    assert owner.execute(logged).fetchall() == [(said, hint)]
+
+
 def test_a_partition_of_another_owner_that_is_due_is_named(
     connect: Connect, logins: dict[str, str], server: PostgresServer
 ) -> None:

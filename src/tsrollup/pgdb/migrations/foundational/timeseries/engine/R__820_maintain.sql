@@ -189,20 +189,23 @@ DECLARE
 BEGIN
     v_failure.code := 'TR004';
     v_failure.message := format('%srun maintenance as %s', p_step, p_owner);
-    -- Where all is another's, there is a run of his. Where it is mixed, nobody's is enough.
+    -- Where all is another's, there is a run of his, or there is not. Where it is mixed, nobody's is enough.
     SELECT format('or ALTER TABLE %s OWNER TO %s', min(c.oid::regclass::text), r.relowner::regrole) || CASE WHEN count(*) > 1 THEN format(', and %s more', count(*) - 1) ELSE '' END
     INTO v_failure.hint
     FROM pg_class AS c JOIN pg_class AS r ON r.oid = p_relations[1] AND NOT pg_has_role(r.relowner, c.relowner, 'USAGE')
     WHERE c.oid = ANY (p_relations)
     GROUP BY r.relowner;
-    IF FOUND AND pg_has_role('${owner_role}', 'USAGE') THEN
+    IF NOT FOUND AND NOT EXISTS (SELECT FROM rollup_engine.partition_bounds(p_relations[1]) WHERE isfinite(from_time) AND now() >= from_time AND now() < to_time) THEN
+        v_failure.hint := 'nobody else seems to: rows of now have no partition';
+    END IF;
+    IF v_failure.hint IS NOT NULL AND pg_has_role('${owner_role}', 'USAGE') THEN
         PERFORM rollup_engine.record_obstacle(p_relations[1]::text, v_failure);
     END IF;
     RETURN ROW(p_relations[1]::text, 'skipped', concat_ws('; ', v_failure.message, v_failure.hint))::rollup_engine.maintenance_action;
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.skip_foreign(text, text, regclass[]) IS
-'Says as whom to take a step for a table, the first, that the caller may not take; logs, once a day, parts which the table''s owner may not act for.';
+'Says as whom to take a step for a table, the first, that the caller may not take; logs, once a day, where nobody may, or does.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.tell_of_exchanged_set(p_set rollup_engine.partition_set) RETURNS SETOF rollup_engine.maintenance_action
     LANGUAGE plpgsql
