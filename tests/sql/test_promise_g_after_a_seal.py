@@ -100,6 +100,34 @@ def test_promise_g_a_wide_bucket_that_lacks_what_is_gone_is_told_when_it_is_crea
     assert one(days, "SELECT count(*) FROM gold.wide") == 0
 
 
+def test_promise_g_only_a_rollup_that_knows_all_is_advised_as_a_source(
+    days: psycopg.Connection,
+) -> None:
+    """Not one that came when rows were gone, nor one whose rows go before those of the source."""
+    heard: list[str] = []
+    days.add_notice_handler(lambda notice: heard.append(notice.message_primary or ""))
+    create = "SELECT silver.create_rollup_table(%s, 'silver', %s, %s)"
+    days.execute(create, ["raw.s", "old", "1 hour"])
+    days.execute(create, ["raw.s", "short", "2 hours"])
+    days.execute("SELECT silver.set_retention('short', '3 days')")
+    refresh_everything(days)
+    days.execute("SELECT silver.set_retention('raw.s', '10 days')")
+    assert "dropped" in maintain(days, 4)
+    days.execute(create, ["raw.s", "late", "3 hours"])
+    for source, told in (
+        ("raw.s", "silver.old holds all that this rollup needs, in fewer rows than raw.s"),
+        ("late", "silver.wide knows nothing of before "),
+    ):
+        heard.clear()
+        days.execute(create, [source, "wide", "100 years"])
+        assert any(line.startswith(told) for line in heard), heard
+        assert "silver.late holds" not in str(heard)
+        days.execute("SELECT silver.drop_rollup('wide')")
+    heard.clear()
+    days.execute(create, ["old", "wide", "100 years"])
+    assert heard == []
+
+
 def test_promise_g_what_is_gone_at_a_seal_a_later_rollup_does_not_claim(
     days: psycopg.Connection,
 ) -> None:

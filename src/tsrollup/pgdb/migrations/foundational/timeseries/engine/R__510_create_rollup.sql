@@ -173,6 +173,8 @@ DECLARE
                 SELECT m.source_column, unnest((m.aggregate).states) FROM rollup_engine.metric_aggregates(p_rollup) AS m
                 EXCEPT
                 SELECT source_column, state FROM rollup_engine.rollup_column WHERE rollup_id = c.id AND kind = 'state')
+            -- Nor one that came when rows were gone, or whose own go before those of the source.
+            AND rollup_engine.known_since(p_rollup, c) IS NULL AND rollup_engine.complete_since(c, p_rollup.source_table) IS NULL
         ORDER BY c.bucket_width DESC, c.id
         LIMIT 1);
 BEGIN
@@ -193,10 +195,15 @@ CREATE OR REPLACE FUNCTION rollup_engine.tell_first_bucket(p_rollup silver.rollu
     SET timezone = 'UTC'
     SET datestyle = 'ISO'
 AS $$
+DECLARE
+    v_since constant timestamptz := (SELECT max(known_since) FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND state = 'row_count');
 BEGIN
     IF isfinite(p_rollup.sealed_before) THEN
         RAISE NOTICE USING MESSAGE = format('%s begins with the bucket of %s: older ones lack rows that retention has removed from %s, or is about to', p_rollup.target_table, p_rollup.sealed_before, p_rollup.source_table),
             HINT = 'where a finer rollup holds those, drop this one, and create it with that as its source';
+    ELSIF v_since IS NOT NULL THEN
+        RAISE NOTICE USING MESSAGE = format('%s knows nothing of before %s, as %s, which came when that was gone: its bucket of then is of what came later', p_rollup.target_table, v_since, p_rollup.source_table),
+            HINT = 'where another rollup holds more, drop this one, and create it with that as its source';
     END IF;
 END
 $$;
