@@ -180,6 +180,39 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.out_of_lock(regclass[]) IS 'Which tables the caller may not keep others from.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.foreign_due(p_retention rollup_engine.retention, p_now timestamptz) RETURNS regclass[]
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'  -- bounds are not shown while a partition is locked
+AS $$
+DECLARE
+    v_foreign regclass[] := rollup_engine.out_of_lock(ARRAY(SELECT rollup_engine.partition_tree(p_retention.relation)));
+BEGIN
+    IF v_foreign = '{}' THEN
+        RETURN v_foreign;
+    END IF;
+    RETURN ARRAY(
+        SELECT m.member FROM rollup_engine.time_partitions(p_retention.relation) AS m
+        WHERE m.member = ANY (v_foreign) AND m.from_time < rollup_engine.time_before(p_now, p_retention.keep));
+EXCEPTION WHEN lock_not_available THEN
+    RETURN v_foreign;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.foreign_due(rollup_engine.retention, timestamptz) IS 'Partitions that are due, or may be, and that the caller may not keep others from.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.is_divided_now(p_relation regclass) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+    SET lock_timeout = '300ms'  -- as above
+AS $$
+BEGIN
+    RETURN EXISTS (SELECT FROM rollup_engine.partition_bounds(p_relation) WHERE isfinite(from_time) AND now() >= from_time AND now() < to_time);
+EXCEPTION WHEN lock_not_available THEN
+    RETURN true;  -- the next run looks again
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.is_divided_now(regclass) IS 'Whether a table has a partition for rows of now, other than a default one.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.skip_foreign(p_step text, p_owner text, VARIADIC p_relations regclass[]) RETURNS rollup_engine.maintenance_action
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -195,7 +228,7 @@ BEGIN
     FROM pg_class AS c JOIN pg_class AS r ON r.oid = p_relations[1] AND NOT pg_has_role(r.relowner, c.relowner, 'USAGE')
     WHERE c.oid = ANY (p_relations)
     GROUP BY r.relowner;
-    IF NOT FOUND AND NOT EXISTS (SELECT FROM rollup_engine.partition_bounds(p_relations[1]) WHERE isfinite(from_time) AND now() >= from_time AND now() < to_time) THEN
+    IF NOT FOUND AND NOT rollup_engine.is_divided_now(p_relations[1]) THEN
         v_failure.hint := 'nobody else seems to: rows of now have no partition';
     END IF;
     IF v_failure.hint IS NOT NULL AND pg_has_role('${owner_role}', 'USAGE') THEN
@@ -264,8 +297,7 @@ BEGIN
         -- Rows of a part that is divided in turn are to have partitions before they are sealed; what is due is to be locked.
         v_needed := v_retention.relation || ARRAY(
             SELECT s.relation FROM rollup_engine.source_sets() AS s WHERE rollup_engine.lies_in(s.relation, v_retention.relation))
-            || rollup_engine.out_of_lock(ARRAY(
-                SELECT m.member FROM rollup_engine.time_partitions(v_retention.relation) AS m WHERE m.from_time < rollup_engine.time_before(p_now, v_retention.keep)));
+            || rollup_engine.foreign_due(v_retention, p_now);
         v_owner := rollup_engine.foreign_owner(VARIADIC v_needed);
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.apply_retention(v_retention, p_now);
