@@ -1,6 +1,7 @@
 """Who owns a source, or what is above or below it, goes on with it as before there were rollups."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import psycopg
@@ -15,6 +16,21 @@ from servers import PostgresServer
 @pytest.fixture
 def logins(server: PostgresServer, db: psycopg.Connection) -> Iterator[dict[str, str]]:
     yield from make_logins(server, db)
+
+
+@contextmanager
+def signed_in(
+    connect: Connect, server: PostgresServer, name: str, tables: str
+) -> Iterator[psycopg.Connection]:
+    """A connection of who may not be dropped before those tables, and what else is theirs, are."""
+    owner = connect(user=name)
+    try:
+        yield owner
+    finally:
+        owner.close()
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(f"DROP TABLE {tables} CASCADE".encode())
+            superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
 def test_an_operator_who_owns_a_source_hears_as_whom_to_maintain_it(
@@ -109,9 +125,8 @@ def test_a_table_above_the_source_takes_its_owner_as_well(
         )
         if server.user != server.superuser:
             superuser.execute(f"GRANT {name} TO {server.user}".encode())
-    owner = connect(user=name)
     create = "SELECT silver.create_rollup_table('raw.mine', 'silver', 'mine_1h', '1 hour', 'ts')"
-    try:
+    with signed_in(connect, server, name, "raw.top, raw.mine") as owner:
         with pytest.raises(psycopg.Error, match=r"written through raw\.top as well") as caught:
             owner.execute(create)
         assert caught.value.sqlstate == "TR004"
@@ -128,11 +143,6 @@ def test_a_table_above_the_source_takes_its_owner_as_well(
             ).fetchone()
             assert row == (health,)
         assert db.execute("SELECT row_count FROM gold.mine_1h").fetchone() == (2,)
-    finally:
-        owner.close()
-        with connect(user=server.superuser) as superuser:
-            superuser.execute("DROP TABLE raw.top, raw.mine CASCADE")
-            superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
 def test_a_part_of_another_owner_is_named_when_a_rollup_is_created(
@@ -141,9 +151,8 @@ def test_a_part_of_another_owner_is_named_when_a_rollup_is_created(
     name = logins["owner"]
     db.execute("CREATE TABLE raw.s (ts timestamptz, v int) PARTITION BY RANGE (ts)")
     db.execute("CREATE TABLE raw.others PARTITION OF raw.s DEFAULT")
-    owner = connect(user=name)
     create = "SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')"
-    try:
+    with signed_in(connect, server, name, "raw.s") as owner:
         with connect(user=server.superuser) as superuser:
             superuser.execute(f"ALTER TABLE raw.s OWNER TO {name}".encode())
         with pytest.raises(psycopg.Error, match=r"raw\.others is a part of raw\.s") as caught:
@@ -153,11 +162,6 @@ def test_a_part_of_another_owner_is_named_when_a_rollup_is_created(
         with connect(user=server.superuser) as superuser:
             superuser.execute(f"ALTER TABLE raw.others OWNER TO {name}".encode())
         owner.execute(create)
-    finally:
-        owner.close()
-        with connect(user=server.superuser) as superuser:
-            superuser.execute("DROP TABLE raw.s CASCADE")
-            superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
 def test_partitions_that_a_table_has_left_with_its_owner_before_are_named(
@@ -170,8 +174,7 @@ def test_partitions_that_a_table_has_left_with_its_owner_before_are_named(
     with connect(user=server.superuser) as superuser:
         superuser.execute(f"ALTER TABLE raw.s OWNER TO {name}".encode())
         superuser.execute(f"GRANT CREATE ON SCHEMA raw TO {name}".encode())
-    owner = connect(user=name)
-    try:
+    with signed_in(connect, server, name, "raw.s") as owner:
         maintain = "SELECT action, detail FROM silver.maintain_timeseries_tables('raw.s')"
         told = f"; or ALTER TABLE raw.s_default OWNER TO {name}"
         for _ in range(2):
@@ -182,11 +185,6 @@ def test_partitions_that_a_table_has_left_with_its_owner_before_are_named(
             superuser.execute(told.removeprefix("; or ").encode())
         done = owner.execute(maintain).fetchall()
         assert not {"skipped", "failed"} & {action for action, _ in done}
-    finally:
-        owner.close()
-        with connect(user=server.superuser) as superuser:
-            superuser.execute("DROP TABLE raw.s CASCADE")
-            superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
 def test_a_table_of_another_owner_that_nobody_maintains_is_told(
@@ -223,8 +221,7 @@ def test_a_partition_of_another_owner_that_is_due_is_named(
         superuser.execute(f"ALTER TABLE raw.s OWNER TO {name}".encode())
         superuser.execute(f"ALTER TABLE raw.s_1 OWNER TO {name}".encode())
         superuser.execute(f"GRANT CREATE ON SCHEMA raw TO {name}".encode())
-    owner = connect(user=name)
-    try:
+    with signed_in(connect, server, name, "raw.s") as owner:
         owner.execute("SELECT silver.create_rollup_table('raw.s', 'silver', 's_1h', '1 hour')")
         owner.execute("SELECT silver.set_retention('raw.s', '30 days')")
         with connect(user=server.superuser) as superuser:
@@ -251,11 +248,6 @@ def test_a_partition_of_another_owner_that_is_due_is_named(
         valid = owner.execute("SELECT bool_and(is_valid) FROM silver.validate_rollup_config()")
         assert valid.fetchone() == (True,)
         assert [action for action, _ in owner.execute(maintain)] == ["sealed"]
-    finally:
-        owner.close()
-        with connect(user=server.superuser) as superuser:
-            superuser.execute("DROP TABLE raw.s CASCADE")
-            superuser.execute(f"DROP OWNED BY {name}".encode())
 
 
 def test_who_owns_a_source_makes_partitions_of_it_though_he_knows_nothing_of_rollups(

@@ -60,6 +60,16 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.number_literal(timestamptz, regtype, text) IS 'The least number at or after a time, as a constant that the column compares with by index.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.numbers_between(p_column name, p_from timestamptz, p_to timestamptz, p_type regtype, p_unit text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    RETURN format('%I >= %s AND %1$I < %3$s', p_column, rollup_engine.number_literal(p_from, p_type, p_unit), rollup_engine.number_literal(p_to, p_type, p_unit));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.numbers_between(name, timestamptz, timestamptz, regtype, text) IS 'The condition that the numbers of a column are times from one to before another.';
+
 DROP FUNCTION IF EXISTS rollup_engine.time_literal(timestamptz, regtype);
 CREATE OR REPLACE FUNCTION rollup_engine.time_literal(p_time timestamptz, p_type regtype, p_unit text DEFAULT NULL) RETURNS text
     LANGUAGE plpgsql STABLE

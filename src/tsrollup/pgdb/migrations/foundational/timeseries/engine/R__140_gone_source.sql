@@ -98,7 +98,7 @@ CREATE FUNCTION rollup_engine.exchanged_for(p_source rollup_engine.source) RETUR
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    -- Nor what has rollups of its own, and so is known to be another one.
+    -- Not what has rollups of its own, and so is known to be another one.
     RETURN QUERY
         SELECT o.other
         FROM unnest(array_remove(p_source.relation_name || p_source.former_names, p_source.relation::text)) WITH ORDINALITY AS n (name, place)

@@ -140,19 +140,18 @@ BEGIN
     INTO problem, hint
     FROM old
     CROSS JOIN LATERAL (
-        SELECT rollup_engine.number_literal('1970-01-01 00:00:00+00', v_type, unit), rollup_engine.number_literal('1980-01-01 00:00:00+00', v_type, unit),
-            rollup_engine.number_literal('10000-01-01 00:00:00+00', v_type, unit)
-    ) AS n (of_1970, of_1980, of_no_year)
+        SELECT rollup_engine.numbers_between(p_key, '1970-01-01 00:00:00+00', '1980-01-01 00:00:00+00', v_type, unit),
+            rollup_engine.numbers_between(p_key, '1980-01-01 00:00:00+00', upper(rollup_engine.calendar()), v_type, unit)
+    ) AS n (are_old, are_later)
     -- That more rows are of later tells that the unit is right. What is stored tells nothing: it may be of a table before.
-    WHERE rollup_engine.has_rows(whole, format('%1$I >= %2$s AND %1$I < %3$s', p_key, of_1970, of_1980))
-        AND rollup_engine.has_rows(whole, format('%1$I >= %2$s AND %1$I < %3$s OFFSET greatest((SELECT count(*) FROM (SELECT FROM %4$s WHERE %1$I >= %3$s AND %1$I < %5$s LIMIT %6$s) AS later) - 1, 0)',
-            p_key, of_1970, of_1980, whole, of_no_year, at_most))
+    WHERE rollup_engine.has_rows(whole, are_old)
+        AND rollup_engine.has_rows(whole, format('%s OFFSET greatest((SELECT count(*) FROM (SELECT FROM %s WHERE %s LIMIT %s) AS later) - 1, 0)', are_old, whole, are_later, at_most))
         -- But for rows that in a coarser unit are younger than what is to go: somebody writes those.
         OR EXISTS (
             SELECT FROM unnest(filled) AS f (member) CROSS JOIN unnest('{1000,1000000,1000000000}'::numeric[]) AS k (factor)
-            WHERE factor <= rollup_engine.units_per_second(unit) AND rollup_engine.has_rows(member, format('%I >= %s AND %1$I < %3$s', p_key,
-                rollup_engine.number_literal(to_timestamp(extract(epoch FROM rollup_engine.time_before(now(), rollup_engine.keep_of(p_relation))) / factor), v_type, unit),
-                rollup_engine.number_literal(to_timestamp(extract(epoch FROM now() + interval '1 day') / factor), v_type, unit))))
+            WHERE factor <= rollup_engine.units_per_second(unit) AND rollup_engine.has_rows(member, rollup_engine.numbers_between(p_key,
+                to_timestamp(extract(epoch FROM rollup_engine.time_before(now(), rollup_engine.keep_of(p_relation))) / factor),
+                to_timestamp(extract(epoch FROM now() + interval '1 day') / factor), v_type, unit)))
     ORDER BY whole
     LIMIT 1;
 END
