@@ -173,8 +173,9 @@ DECLARE
                 SELECT m.source_column, unnest((m.aggregate).states) FROM rollup_engine.metric_aggregates(p_rollup) AS m
                 EXCEPT
                 SELECT source_column, state FROM rollup_engine.rollup_column WHERE rollup_id = c.id AND kind = 'state')
-            -- Nor one that came when rows were gone, or whose own go before those of the source.
-            AND rollup_engine.known_since(p_rollup, c) IS NULL AND rollup_engine.complete_since(c, p_rollup.source_table) IS NULL
+            -- Nor one that came when rows were gone, or whose own go before those of the source; or that cannot tell, without its zone.
+            AND CASE WHEN rollup_engine.has_lost_zone(c) THEN false
+                ELSE rollup_engine.known_since(p_rollup, c) IS NULL AND rollup_engine.complete_since(c, p_rollup.source_table) IS NULL END
         ORDER BY c.bucket_width DESC, c.id
         LIMIT 1);
 BEGIN
