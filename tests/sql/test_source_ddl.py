@@ -9,7 +9,12 @@ import pytest
 
 from changed_tables import assert_exact_or_invalid, run
 from daily_table import RESET, ROLLUPS, roll_up
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 from scenes import scene
 from validation import healths, is_stale, problems
 
@@ -212,6 +217,30 @@ def test_a_trigger_is_not_mended_before_deferred_checks_of_the_same_transaction(
     refresh_everything(db)
     assert healths(db) == {"ok"}
     assert_settled(db, "t_1h")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE raw.m ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE raw.m ALTER ts TYPE date USING ts::date",
+        "ALTER TABLE silver.m_1h DROP COLUMN v_sum CASCADE",
+        "ALTER TABLE raw.m ALTER v TYPE text USING v::text",
+    ],
+)
+def test_who_is_told_to_drop_a_rollup_hears_how_to_keep_what_is_sealed(
+    db: psycopg.Connection, statement: str
+) -> None:
+    kept = " (keep_table => true keeps what is sealed, which nobody can compute again)"
+    db.execute("CREATE TABLE raw.m (ts timestamptz NOT NULL, v integer)")
+    db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour')")
+    db.execute(statement.encode())
+    for is_sealed in (False, True):
+        if is_sealed:
+            force_configuration(db, "sealed_before = '2026-03-01'")
+        told = [hint for _, _, hint in problems(db) if "drop" in hint]
+        assert told
+        assert {kept in hint for hint in told} == {is_sealed}
 
 
 def test_row_security_on_a_rollup_table_is_invalid(rolled_up: psycopg.Connection) -> None:

@@ -231,18 +231,24 @@ def test_a_partition_of_another_owner_that_is_due_is_named(
         told = "SELECT hint FROM silver.validate_rollup_config() WHERE starts_with(problem, %s)"
         ((hint,),) = owner.execute(told, ["raw.s_2 lacks capture triggers"]).fetchall()
         assert hint.startswith(f"ALTER TABLE raw.s_2 OWNER TO {name}; then run SELECT silver.perf")
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(part.format(3, "2126-03-02", "2126-03-03").encode())
+            superuser.execute(f"ALTER TABLE raw.s_3 OWNER TO {other}".encode())
         maintain = "SELECT action, detail FROM silver.maintain_timeseries_tables('raw.s')"
         members = " and of ".join(sorted((name, other)))
         assert owner.execute(maintain).fetchall() == [
             (
                 "skipped",
                 f"retention: run maintenance as a member of tsrollup_owner and of {members};"
-                f" or ALTER TABLE raw.s_2 OWNER TO {name}",
+                f" or ALTER TABLE raw.s_2 OWNER TO {name}, and 1 more",
             )
         ]
         told = "SELECT hint FROM silver.error_log WHERE target_table = 'raw.s'"
-        assert owner.execute(told).fetchall() == [(f"or ALTER TABLE raw.s_2 OWNER TO {name}",)]
+        assert owner.execute(told).fetchall() == [
+            (f"or ALTER TABLE raw.s_2 OWNER TO {name}, and 1 more",)
+        ]
         with connect(user=server.superuser) as superuser:
+            superuser.execute("DROP TABLE raw.s_3")
             superuser.execute(hint.split(";")[0].encode())
         owner.execute("SELECT silver.perform_rollup()")
         valid = owner.execute("SELECT bool_and(is_valid) FROM silver.validate_rollup_config()")

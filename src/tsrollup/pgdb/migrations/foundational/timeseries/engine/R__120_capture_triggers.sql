@@ -199,7 +199,7 @@ AS $$
     WHERE own.tgtype & 3 = 3
     GROUP BY g.tgname
     UNION ALL
-    SELECT k.reason, 'drop the rollup, or create it with change_tracking => ''window'''
+    SELECT k.reason, format('drop its rollups%s, and create them anew with change_tracking => ''window''', rollup_engine.sealed_note(p_source))
     FROM rollup_engine.kept_elsewhere(p_source.relation, p_source.time_column) AS k (reason)
     WHERE k.reason IS NOT NULL AND p_source.change_tracking = 'trigger'
 $$;

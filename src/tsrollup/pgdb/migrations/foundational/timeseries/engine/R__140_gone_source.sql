@@ -148,15 +148,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.lacking_columns(rollup_engine.source, regclass) IS
 'Columns that rollups read of a source, and a table does not have; of the time its type counts. NULL when it has all.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.sealed_note(p_source rollup_engine.source) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT CASE WHEN EXISTS (SELECT FROM silver.rollup_config WHERE source_id = p_source.id AND isfinite(sealed_before))
-        THEN ' (keep_table => true keeps what is sealed, which nobody can compute again)' ELSE '' END
-$$;
-COMMENT ON FUNCTION rollup_engine.sealed_note(rollup_engine.source) IS 'What to add to the advice that the rollups of a source be dropped.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

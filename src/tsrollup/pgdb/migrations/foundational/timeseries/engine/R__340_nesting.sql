@@ -211,7 +211,7 @@ BEGIN
                         WHEN lower(v_range) IS NULL THEN format('before %s', upper(v_range))
                         WHEN upper(v_range) IS NULL THEN format('after %s', lower(v_range))
                         ELSE format('between %s and %s', lower(v_range), upper(v_range)) END, p.target_table),
-                    'drop it, and create it anew below a rollup of narrower buckets, or with the source itself as its source'
+                    format('drop it%s, and create it anew below a rollup of narrower buckets, or with the source itself as its source', rollup_engine.sealed_note(p_rollup))
                 FROM silver.rollup_config AS p WHERE p.id = p_rollup.parent_id;
             RETURN;
         END IF;

@@ -18,7 +18,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.retyped_time(p_source_id integer) RETUR
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('time column %I of %s was %s and is %s now', a.attname, s.relation, s.time_type, a.atttypid::regtype),
-        'change it back, or drop the rollup and create it anew'
+        format('change it back, or drop its rollups%s, and create them anew', rollup_engine.sealed_note(s))
     FROM rollup_engine.source AS s JOIN pg_attribute AS a ON a.attrelid = s.relation AND a.attname = s.time_column AND NOT a.attisdropped
     WHERE s.id = p_source_id AND rollup_engine.base_type(a.atttypid) <> s.time_type
 $$;
@@ -29,7 +29,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.taken_time(p_source rollup_engine.sourc
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT format('%I of %s, the time of these rollups, is called %I now, and others go by that already', c.noted_name, p_source.relation, c.current_name),
-        format('give the column another name; or drop these rollups, and create them anew by %I', c.current_name)
+        format('give the column another name; or drop these rollups%s, and create them anew by %I', rollup_engine.sealed_note(p_source), c.current_name)
     FROM rollup_engine.resolved_columns(p_source) AS c
     JOIN rollup_engine.source AS s ON (s.relation, s.time_column, s.change_tracking) = (p_source.relation, c.current_name, p_source.change_tracking) AND s.id <> p_source.id
     WHERE c.noted_name = p_source.time_column

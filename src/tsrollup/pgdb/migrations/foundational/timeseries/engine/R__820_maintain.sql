@@ -302,7 +302,9 @@ BEGIN
         IF v_owner IS NULL THEN
             RETURN QUERY SELECT * FROM rollup_engine.apply_retention(v_retention, p_now);
         ELSE
-            RETURN NEXT rollup_engine.skip_foreign('retention: ', v_owner, VARIADIC v_needed);
+            -- Of partitions, all: others fall due.
+            RETURN NEXT rollup_engine.skip_foreign('retention: ', v_owner,
+                VARIADIC v_needed || rollup_engine.out_of_lock(ARRAY(SELECT rollup_engine.partition_tree(v_retention.relation))));
         END IF;
     END LOOP;
 END

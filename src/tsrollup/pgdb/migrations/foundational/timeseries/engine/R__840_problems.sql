@@ -128,7 +128,7 @@ AS $$
     UNION ALL
     SELECT t.problem, t.hint FROM rollup_engine.taken_time(p_source) AS t
     UNION ALL
-    SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup'
+    SELECT format('%s has row level security', c.oid::regclass), 'a rollup shows everyone the sum of all rows; disable the policies, or drop the rollup' || rollup_engine.sealed_note(p_source)
     FROM pg_class AS c WHERE c.oid = p_source.relation AND c.relrowsecurity
     UNION ALL
     SELECT format('changes of %s cannot be tracked: it is %s', c.oid::regclass,
@@ -192,7 +192,7 @@ AS $$
     UNION ALL
     SELECT u.problem, u.hint FROM rollup_engine.uneven_problems(p_rollup) AS u WHERE rollup_engine.has_buckets(p_rollup.target_table)
     UNION ALL
-    SELECT z.problem, CASE WHEN rollup_engine.is_zone(n.zone) THEN '' ELSE 'install its rules again (old names are in tzdata-legacy), or drop the rollup; ' END
+    SELECT z.problem, CASE WHEN rollup_engine.is_zone(n.zone) THEN '' ELSE format('install its rules again (old names are in tzdata-legacy), or drop the rollup%s; ', rollup_engine.sealed_note(p_rollup)) END
         || 'SELECT * FROM silver.maintain_timeseries_tables() has it computed anew; after an update of tzdata, restart the server before'
     FROM rollup_engine.zones_of(p_rollup) AS n (zone), rollup_engine.zone_problem(p_rollup.id, n.zone) AS z (problem) WHERE z.problem IS NOT NULL
     UNION ALL
@@ -201,13 +201,14 @@ AS $$
             format('undo the change of the source, or of what the expression uses, and SELECT silver.rebuild_rollup(%1$L); or take the expression out: SELECT silver.drop_rollup_metric(%1$L, ...); a rollup by it must be created anew', p_rollup.target_table))
     WHERE p_rollup.row_sql ? 'problem'
     UNION ALL
-    SELECT coalesce(c.problem, format('its query fails: %s', q.problem)), coalesce(c.hint, 'undo the change of the source''s columns or rights, or of those of the rollup''s table, or drop the rollup and create it anew')
+    SELECT coalesce(c.problem, format('its query fails: %s', q.problem)), coalesce(c.hint,
+            format('undo the change of the source''s columns or rights, or of those of the rollup''s table, or drop the rollup%s and create it anew', rollup_engine.sealed_note(p_rollup)))
     FROM rollup_engine.query_problem(p_rollup.id) AS q (problem)
     LEFT JOIN LATERAL (SELECT * FROM rollup_engine.closed_parts(p_rollup) LIMIT 1) AS c ON true
     WHERE q.problem IS NOT NULL AND rollup_engine.is_relation(p_rollup.source_table)
     UNION ALL
     SELECT format('column %I of %s was renamed or dropped', c.column_name, p_rollup.target_table),
-        format('rename it back to %I; for a dropped one, drop the rollup and create it anew', c.column_name)
+        format('rename it back to %I; for a dropped one, drop the rollup%s and create it anew', c.column_name, rollup_engine.sealed_note(p_rollup))
     FROM rollup_engine.rollup_column AS c
     WHERE c.rollup_id = p_rollup.id AND c.kind <> 'finished' AND rollup_engine.is_relation(p_rollup.target_table)
         AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = p_rollup.target_table AND a.attname = c.column_name)
