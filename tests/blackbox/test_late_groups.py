@@ -32,6 +32,8 @@ from blackbox.rollup_reference import (
     rows_of,
 )
 
+pytestmark = pytest.mark.spread
+
 Connect = Callable[..., psycopg.Connection[Any]]
 
 SEED = int(os.environ["TSROLLUP_SEED"])

@@ -19,6 +19,8 @@ from benchmarks.workbench import START, Sizes, Workbench, open_workbench
 
 from servers import PostgresServer
 
+pytestmark = pytest.mark.spread
+
 CHECKOUT = Path(__file__).parents[2]
 TINY = (
     "--days 1 --devices 2 --rounds 1 --history 5 --fleet 10 --partitions 3 --statements 1000"

@@ -11,6 +11,8 @@ from command_line import tsrollup_here as here
 from rollup_checks import assert_equal_to_group_by
 from servers import PostgresServer
 
+pytestmark = pytest.mark.spread
+
 MINUTES = """
 [rollups.by_minute]
 source = "r"

@@ -18,6 +18,8 @@ from tsrollup import embedded
 from tsrollup.demo.comparison import compare
 from tsrollup.demo.definitions import ROLLUPS
 
+pytestmark = pytest.mark.spread
+
 
 @pytest.mark.long
 @pytest.mark.timeout(600)

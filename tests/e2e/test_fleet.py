@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from benchmarks.story import PARTMAN, statements
 
-pytestmark = pytest.mark.partman
+pytestmark = [pytest.mark.partman, pytest.mark.spread]
 
 LEVELS = {
     "trucks_1m": ("1 minute", "truck, depot"),

@@ -10,6 +10,8 @@ from command_line import tsrollup_here as tsrollup
 from servers import PostgresServer
 from tsrollup.cli import app
 
+pytestmark = pytest.mark.spread
+
 # Spellings of silver.w_1m, or of its view, which is the same rollup.
 ROLLUP = ["W_1M", "SILVER.W_1M", '"silver"."w_1m"', "gold.w_1m", "Gold.w_1M", ' silver . "w_1m" ']
 

@@ -16,6 +16,8 @@ from tsrollup import flyway
 from tsrollup.flyway.conf_files import parse_conf
 from tsrollup.migrations import PARTS, migrate_project
 
+pytestmark = pytest.mark.spread
+
 PGDB = ROOT / "src" / "tsrollup" / "pgdb"
 CONF = "-configFiles=src/tsrollup/pgdb/flyway-{}.conf"
 SETUP = "filesystem:src/tsrollup/pgdb/migrations/foundational/initial-setup"

@@ -19,6 +19,8 @@ from scenes import scene
 from servers import PostgresServer
 from validation import healths, problems
 
+pytestmark = pytest.mark.spread
+
 
 @scene
 def rolled_up(db: psycopg.Connection) -> psycopg.Connection:

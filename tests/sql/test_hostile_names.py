@@ -9,6 +9,8 @@ from psycopg.types.json import Jsonb
 
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
+pytestmark = pytest.mark.spread
+
 HOSTILE = [
     'q"uo"te',
     "apo'strophe",

@@ -17,6 +17,8 @@ from interleaving import Background
 from raw_tables import maintained
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
+pytestmark = pytest.mark.spread
+
 Connect = Callable[..., psycopg.Connection[Any]]
 
 START = 1772323200  # 2026-03-01 00:00 UTC

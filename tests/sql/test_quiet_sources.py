@@ -11,6 +11,8 @@ from raw_tables import LEVELS, create_hierarchy, wait_until
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from scenes import scene
 
+pytestmark = pytest.mark.spread
+
 LOOK = "SELECT source_id, is_quiet FROM rollup_engine.sources_to_drain(NULL, NULL, false)"
 SOUND = "SELECT id FROM rollup_engine.sound_sources() AS id ORDER BY 1"
 STRAYS = """

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 
+pytestmark = pytest.mark.spread
+
 WIDTHS = (
     "1 microsecond|7 microseconds|1 millisecond|1 second|90 seconds|7 minutes|24:00:00|1 day"
     "|2 days 03:00|-1 hour 1 day|720 hours|30 days|1 month|31 days|60 days|2 months|90 days"

@@ -17,6 +17,8 @@ from zoned_rows import create as _create
 from zoned_rows import create_rows as _create_rows
 from zoned_rows import late_row as _late_row
 
+pytestmark = pytest.mark.spread
+
 WIDTHS = "1 hour|7 hours|12 hours|1 day|24:00:00|2 days|7 days|1 month|3 months|1 year".split("|")
 ALL_ZONES = "TSROLLUP_ALL_ZONES" in os.environ
 SEED = int(os.environ["TSROLLUP_SEED"])

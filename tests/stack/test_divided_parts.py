@@ -9,7 +9,7 @@ import pytest
 
 from rollup_checks import assert_equal_to_group_by
 
-pytestmark = pytest.mark.partman
+pytestmark = [pytest.mark.partman, pytest.mark.spread]
 
 MONTHS = [date(2026, month, 1) for month in range(1, 5)]
 NOW = datetime(2026, 3, 28, 12, tzinfo=UTC)

@@ -17,6 +17,8 @@ from tsrollup.flyway import clean
 from tsrollup.flyway.session import Session
 from tsrollup.migrations import migrate_project, project_configuration
 
+pytestmark = pytest.mark.spread
+
 MakeDatabase = Callable[..., str]
 CHANGES = (
     "SELECT silver.create_rollup_table('raw.readings', 'silver', 'x_1h', '1 hour')",

@@ -17,6 +17,8 @@ from tsrollup.errors import TsrollupError
 from tsrollup.installation import misfit
 from tsrollup.migrations import migrate_project
 
+pytestmark = pytest.mark.spread
+
 TEXTS = {
     "functions": r"""
         SELECT p.oid::regprocedure::text,

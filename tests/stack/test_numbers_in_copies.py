@@ -12,6 +12,8 @@ from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_ever
 from servers import PostgresServer
 from tsrollup.migrations import migrate_project
 
+pytestmark = pytest.mark.spread
+
 SAME_NUMBERS = """
     UPDATE rollup_engine.source_shape AS h
     SET member = s.relation, file = c.file, triggers = c.triggers, attributes = c.attributes

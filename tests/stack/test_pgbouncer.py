@@ -15,6 +15,8 @@ from rollup_checks import assert_equal_to_group_by, assert_settled
 from servers import PGBOUNCER, PostgresServer, free_port, new_pool_folder
 from tsrollup.embedded.account import account_for
 
+pytestmark = pytest.mark.spread
+
 Pooled = Callable[[str], str]
 
 

@@ -10,7 +10,7 @@ from retained_days import NOW, day, maintain, make_source, partitions, sealed, t
 from rollup_checks import assert_equal_to_group_by, refresh_everything
 from scenes import scene
 
-pytestmark = pytest.mark.partman
+pytestmark = [pytest.mark.partman, pytest.mark.spread]
 
 
 @scene

@@ -10,7 +10,7 @@ from raw_tables import maintained
 from rollup_checks import assert_settled, refresh_everything
 from servers import PostgresServer
 
-pytestmark = pytest.mark.partman
+pytestmark = [pytest.mark.partman, pytest.mark.spread]
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
