@@ -265,7 +265,7 @@ def test_a_source_that_was_exchanged_by_its_name(
         assert problem == (
             "raw.t is another table now: its rollups read the one that had this name, raw.old"
         )
-        assert hint.startswith("DROP TABLE raw.old, and the next run takes up the new raw.t")
+        assert "DROP TABLE raw.old: the next run takes up the new raw.t" in hint
         read = "SELECT min(source_table) FROM silver.timeseries_operations_monitor"
         assert rolled_up.execute(read).fetchone() == ("raw.old",)
         rolled_up.execute("SELECT silver.perform_rollup()")
@@ -456,7 +456,7 @@ def test_a_view_that_was_exchanged_by_its_name(db: psycopg.Connection, kind: str
         assert healths(db) == {"invalid"}
         ((_, problem, hint), *_) = problems(db)
         assert "raw.seen is another view now" in problem
-        assert hint.startswith(f"DROP {kind} raw.old, and the next run takes up")
+        assert f"DROP {kind} raw.old: the next run takes up" in hint
         db.execute("SELECT silver.perform_rollup()")
     db.execute(f"DROP {kind} raw.old".encode())
     refresh_everything(db)
@@ -470,9 +470,11 @@ def test_a_source_that_became_a_partition_of_its_name(db: psycopg.Connection) ->
     db.execute("CREATE TABLE raw.m (LIKE raw.m_old) PARTITION BY RANGE (ts)")
     db.execute("ALTER TABLE raw.m ATTACH PARTITION raw.m_old DEFAULT")
     refresh_everything(db)
-    assert next(row[2] for row in problems(db)).startswith(
-        "drop the rollups, and create them anew over raw.m;"
-    )
+    rather = "drop the rollups, and create them anew over raw.m;"
+    assert next(row[2] for row in problems(db)).startswith(rather)
+    with pytest.raises(psycopg.Error, match=r"raw\.m_old, are to read raw\.m") as caught:
+        db.execute("SELECT silver.set_retention('raw.m', '20 days')")
+    assert (caught.value.diag.message_hint or "").startswith(rather)
     db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'all_1h', '1 hour')")
     refresh_everything(db)
     assert problems(db) == []

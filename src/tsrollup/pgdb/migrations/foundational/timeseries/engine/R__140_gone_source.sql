@@ -148,6 +148,27 @@ $$;
 COMMENT ON FUNCTION rollup_engine.lacking_columns(rollup_engine.source, regclass) IS
 'Columns that rollups read of a source, and a table does not have; of the time its type counts. NULL when it has all.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.exchange_hint(p_source rollup_engine.source, p_other regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN c.relkind IN ('v', 'm') AND k.kind !~ 'VIEW' OR c.relkind = 'f' AND p_source.change_tracking = 'trigger'
+            THEN format('drop the rollups%s, and create them anew over %s; if they are to read %s, give the %s another name, or rollups of its own',
+                rollup_engine.sealed_note(p_source), p_other, p_source.relation, rollup_engine.table_or_view(p_other))
+            WHEN rollup_engine.lies_in(p_source.relation, p_other)
+            THEN format('drop the rollups%s, and create them anew over %s; or create others there, if these are to read %s alone',
+                rollup_engine.sealed_note(p_source), p_other, p_source.relation)
+            ELSE format('where all that is still needed of %2$s is elsewhere, DROP %1$s %2$s: the next run takes up the new %3$s if it has the columns of the old one; or drop the rollups%4$s, and create them anew over that; if they are to read the old one, give the new one another name, or rollups of its own',
+                k.kind, p_source.relation, p_other, rollup_engine.sealed_note(p_source)) END
+        || CASE WHEN has_table_privilege('${owner_role}', p_other, 'SELECT') THEN '' ELSE format('; to have it read, GRANT SELECT ON %s TO %I', p_other, '${owner_role}') END
+    FROM pg_class AS c
+    CROSS JOIN LATERAL (
+        SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END FROM pg_class WHERE oid = p_source.relation
+    ) AS k (kind)
+    WHERE c.oid = p_other
+$$;
+COMMENT ON FUNCTION rollup_engine.exchange_hint(rollup_engine.source, regclass) IS 'What to do about a table, the other one, that has the name of a source.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.gone_hint(p_source rollup_engine.source) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp

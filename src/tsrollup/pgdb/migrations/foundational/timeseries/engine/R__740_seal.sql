@@ -181,7 +181,7 @@ AS $$
             WHERE s.relation = p_relation AND s.relation_name = p_relation::text AND t.relation_name = ANY (s.former_names))
     UNION ALL
     SELECT format('rollups of what had the name before, %s, are to read %s', s.relation, p_relation),
-        format('drop %s, and the next run takes up what has the name now; or give that another name, or rollups of its own', s.relation)
+        rollup_engine.exchange_hint(s, p_relation)
     FROM rollup_engine.source AS s
     WHERE (SELECT p_relation::text) = ANY (s.relation_name || s.former_names) AND p_relation IN (SELECT rollup_engine.exchanged_for(s))
     UNION ALL

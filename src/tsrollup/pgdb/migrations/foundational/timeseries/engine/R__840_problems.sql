@@ -94,18 +94,8 @@ AS $$
     WHERE rollup_engine.is_gone(p_source)
     UNION ALL
     SELECT format('%s is another %s now: its rollups read the one that had this name, %s', t.other, rollup_engine.table_or_view(t.other), p_source.relation),
-        CASE WHEN c.relkind IN ('v', 'm') AND k.kind !~ 'VIEW' OR c.relkind = 'f' AND p_source.change_tracking = 'trigger'
-            THEN format('drop the rollups%s, and create them anew over %s; if they are to read %s, give the %s another name, or rollups of its own', rollup_engine.sealed_note(p_source), t.other, p_source.relation, rollup_engine.table_or_view(t.other))
-            WHEN rollup_engine.lies_in(p_source.relation, t.other)
-            THEN format('drop the rollups%s, and create them anew over %s; or create others there, if these are to read %s alone', rollup_engine.sealed_note(p_source), t.other, p_source.relation)
-            ELSE format('DROP %s %s, and the next run takes up the new %s if it has the columns of the old one; if they are to read the old one, give the new one another name, or rollups of its own',
-                k.kind, p_source.relation, t.other) END
-            || CASE WHEN has_table_privilege('${owner_role}', c.oid, 'SELECT') THEN '' ELSE format('; to have it read, GRANT SELECT ON %s TO %I', t.other, '${owner_role}') END
+        rollup_engine.exchange_hint(p_source, t.other)
     FROM rollup_engine.exchanged_for(p_source) AS t (other)
-    JOIN pg_class AS c ON c.oid = t.other
-    CROSS JOIN LATERAL (
-        SELECT CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END FROM pg_class WHERE oid = p_source.relation
-    ) AS k (kind)
     UNION ALL
     SELECT format('rows of %s, or what was stale there, were left out when this database was restored', string_agg(DISTINCT l.partition::text, ', ')),
         CASE WHEN bool_or(l.was_sealed) THEN 'restore their data from a dump that has it; else the next run computes anew what is not sealed, and reports the rest'
