@@ -72,6 +72,19 @@ def test_never_wrong_in_silence_when_the_rules_of_a_zone_change(db: psycopg.Conn
     assert db.execute(actions).fetchall() == []
 
 
+def test_rules_of_a_zone_are_known_to_the_second_and_from_their_beginning(
+    db: psycopg.Connection,
+) -> None:
+    """Clocks of Vienna and Berlin are the same at each week's end since 1970."""
+    digest = "SELECT rollup_engine.zone_digest(%s)"
+    told = [
+        db.execute(digest, [name]).fetchone()
+        for name in ("Europe/Vienna", "Europe/Berlin", "Asia/Kolkata", "Asia/Calcutta")
+    ]
+    assert len(set(told)) == 3
+    assert told[2] == told[3]
+
+
 def test_never_wrong_in_silence_when_an_expression_names_a_zone(db: psycopg.Connection) -> None:
     _create_rows(db, "2025-03-30", 100)
     create = (

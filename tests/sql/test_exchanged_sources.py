@@ -463,12 +463,22 @@ def test_a_view_that_was_exchanged_by_its_name(db: psycopg.Connection, kind: str
     assert healths(db) == {"ok"}
 
 
-def test_a_source_that_became_a_partition_of_its_name(db: psycopg.Connection) -> None:
+@pytest.mark.parametrize(
+    ("divided", "below"),
+    [
+        ("PARTITION BY RANGE (ts)", "raw.m ATTACH PARTITION raw.m_old DEFAULT"),
+        ("", "raw.m_old INHERIT raw.m"),
+    ],
+)
+def test_a_source_that_became_a_part_of_its_name(
+    db: psycopg.Connection, divided: str, below: str
+) -> None:
+    """To drop it would take its rows from the new one as well."""
     db.execute("CREATE TABLE raw.m (ts timestamptz NOT NULL, v integer)")
     db.execute("SELECT silver.create_rollup_table('raw.m', 'silver', 'm_1h', '1 hour')")
     db.execute("ALTER TABLE raw.m RENAME TO m_old")
-    db.execute("CREATE TABLE raw.m (LIKE raw.m_old) PARTITION BY RANGE (ts)")
-    db.execute("ALTER TABLE raw.m ATTACH PARTITION raw.m_old DEFAULT")
+    db.execute(f"CREATE TABLE raw.m (LIKE raw.m_old) {divided}".encode())
+    db.execute(f"ALTER TABLE {below}".encode())
     refresh_everything(db)
     rather = "drop the rollups, and create them anew over raw.m;"
     assert next(row[2] for row in problems(db)).startswith(rather)

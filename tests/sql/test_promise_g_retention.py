@@ -569,6 +569,39 @@ def test_promise_g_a_view_that_was_made_anew_holds_its_tables(days: psycopg.Conn
     assert value(days, "SELECT sum(row_count) FROM gold.seen_7d") == 2 * 24 * 10
 
 
+def test_promise_g_a_view_that_went_with_its_table_keeps_the_next_one(
+    days: psycopg.Connection,
+) -> None:
+    """What has the name of the table may be what the view reads when it is back."""
+    view = "CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner"
+    days.execute(view)
+    days.execute(
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_7d', '7 days', 'ts',"
+        " change_tracking => 'window', look_back_window => '2 days')"
+    )
+    refresh_everything(days)
+    days.execute("DROP TABLE raw.s CASCADE")
+    days.execute(f"CREATE TABLE raw.s (ts timestamptz, device text, v int) {FLAT}".encode())
+    add_days(days, "s", "s")
+    days.execute(
+        "GRANT SELECT ON raw.s TO tsrollup_owner; INSERT INTO raw.s SELECT ts, device, 1"
+        " FROM generate_series(timestamptz '2026-03-01 00:00+00', '2026-03-10 23:00+00', '1 hour')"
+        " AS ts, unnest('{a,b}'::text[]) AS device"
+    )
+    days.execute("SELECT silver.set_retention('raw.s', '3 days')")
+    for change in ("SELECT 1", view):
+        days.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+        for _ in range(2):
+            assert not {"sealed", "dropped"} & set(actions(days))
+        days.execute(change.encode())
+    days.execute("SELECT silver.reset_rollup_retry('seen_7d')")
+    refresh_everything(days)
+    assert actions(days) == ["sealed"]
+    assert actions(days) == ["dropped"] * 7
+    refresh_everything(days)
+    assert value(days, "SELECT sum(row_count) FROM gold.seen_7d") == 2 * 24 * 10
+
+
 def test_the_last_rollup_of_what_has_no_triggers_can_be_dropped(db: psycopg.Connection) -> None:
     db.execute(
         "CREATE MATERIALIZED VIEW raw.m AS SELECT now() AS ts;"

@@ -42,6 +42,11 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.zone_name(text) IS 'The time zone of that name, as it is written; or an error.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.zone_offset(p_timezone text, p_second bigint) RETURNS interval
+    LANGUAGE sql STABLE
+RETURN timezone(p_timezone, to_timestamp(p_second)) - timezone('UTC', to_timestamp(p_second));
+COMMENT ON FUNCTION rollup_engine.zone_offset(text, bigint) IS 'How far the clocks of a zone are ahead of UTC, so many seconds after 1970 began.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.zone_digest(p_timezone text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -49,11 +54,22 @@ CREATE OR REPLACE FUNCTION rollup_engine.zone_digest(p_timezone text) RETURNS te
     SET timezone_abbreviations = 'Default'
     SET datestyle = 'ISO'
 AS $$
-    -- Once a week: whoever changes a rule changes it for more than one.
-    SELECT md5(string_agg((t AT TIME ZONE 'UTC' AT TIME ZONE p_timezone)::text, ',' ORDER BY t))
-    FROM generate_series(timestamp '1970-01-01', '2050-01-01', '7 days') AS t
+    -- The second of each change, by halves of the week that it is in; from local mean times on, and as long as rules are foreseen.
+    WITH RECURSIVE week AS (
+        SELECT s, rollup_engine.zone_offset(p_timezone, s) AS ahead FROM generate_series(-3786825600, 2524608000, 604800) AS s
+    ), change AS (
+        SELECT w.s AS before, w.s + 604800 AS after, w.ahead
+        FROM (SELECT *, lead(ahead) OVER (ORDER BY s) AS next FROM week) AS w WHERE w.ahead <> w.next
+        UNION ALL
+        SELECT CASE WHEN m.ahead = c.ahead THEN m.s ELSE c.before END, CASE WHEN m.ahead = c.ahead THEN c.after ELSE m.s END, c.ahead
+        FROM change AS c
+        CROSS JOIN LATERAL (SELECT s, rollup_engine.zone_offset(p_timezone, s) AS ahead FROM (SELECT (c.before + c.after) / 2) AS h (s)) AS m
+        WHERE c.after - c.before > 1
+    )
+    SELECT md5(string_agg(format('%s %s', s, rollup_engine.zone_offset(p_timezone, s)), ',' ORDER BY s))
+    FROM (SELECT min(s) FROM week UNION ALL SELECT after FROM change WHERE after - before = 1) AS t (s)
 $$;
-COMMENT ON FUNCTION rollup_engine.zone_digest(text) IS 'Changes when the server comes to know other rules of a zone.';
+COMMENT ON FUNCTION rollup_engine.zone_digest(text) IS 'Changes when the server comes to know another second for a change of a zone''s clocks; two changes that undo each other within a week go by unseen.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_zone(p_text text) RETURNS boolean
     LANGUAGE plpgsql STABLE

@@ -155,11 +155,11 @@ AS $$
     SELECT CASE WHEN c.relkind IN ('v', 'm') AND k.kind !~ 'VIEW' OR c.relkind = 'f' AND p_source.change_tracking = 'trigger'
             THEN format('drop the rollups%s, and create them anew over %s; if they are to read %s, give the %s another name, or rollups of its own',
                 rollup_engine.sealed_note(p_source), p_other, p_source.relation, rollup_engine.table_or_view(p_other))
-            WHEN rollup_engine.lies_in(p_source.relation, p_other)
+            WHEN p_source.relation IN (SELECT rollup_engine.partition_tree(p_other))
             THEN format('drop the rollups%s, and create them anew over %s; or create others there, if these are to read %s alone',
                 rollup_engine.sealed_note(p_source), p_other, p_source.relation)
-            ELSE format('where all that is still needed of %2$s is elsewhere, DROP %1$s %2$s: the next run takes up the new %3$s if it has the columns of the old one; or drop the rollups%4$s, and create them anew over that; if they are to read the old one, give the new one another name, or rollups of its own',
-                k.kind, p_source.relation, p_other, rollup_engine.sealed_note(p_source)) END
+            ELSE format('where all that is still needed of %2$s is elsewhere, DROP %1$s %2$s: the next run takes up the new %3$s if it has the columns of the old one; or drop the rollups (keep_table => true keeps what they hold), and create them anew over that; if they are to read the old one, give the new one another name, or rollups of its own',
+                k.kind, p_source.relation, p_other) END
         || CASE WHEN has_table_privilege('${owner_role}', p_other, 'SELECT') THEN '' ELSE format('; to have it read, GRANT SELECT ON %s TO %I', p_other, '${owner_role}') END
     FROM pg_class AS c
     CROSS JOIN LATERAL (

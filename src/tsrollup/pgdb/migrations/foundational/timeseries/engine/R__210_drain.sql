@@ -34,9 +34,11 @@ BEGIN
     WHERE r.source_id = p_source_id AND w.ranges IS NOT NULL
     ORDER BY r.id;
     UPDATE rollup_engine.source
-    SET window_read_at = greatest(window_read_at, least(v_now, now())),
-        tables_read = CASE WHEN rollup_engine.is_relation(relation) THEN ARRAY(SELECT rollup_engine.tables_read(relation)) ELSE tables_read END
+    SET window_read_at = greatest(window_read_at, least(v_now, now()))
     WHERE id = p_source_id;
+    UPDATE rollup_engine.source
+    SET tables_read = ARRAY(SELECT rollup_engine.tables_read(relation)), names_read = ARRAY(SELECT t::text FROM rollup_engine.tables_read(relation) AS t)
+    WHERE id = p_source_id AND rollup_engine.is_relation(relation);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.read_windows(integer, timestamptz) IS 'Marks stale what the windows of a source have to have read again by now.';
