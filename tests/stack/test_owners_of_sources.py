@@ -333,6 +333,29 @@ def test_who_created_a_rollup_as_a_member_of_the_owner_role_makes_partitions_aft
             superuser.execute(f"DROP OWNED BY {owner} CASCADE".encode())
 
 
+def test_who_has_the_rights_of_an_owner_and_may_not_act_as_it_is_told(
+    connect: Connect, logins: dict[str, str], server: PostgresServer
+) -> None:
+    if server.version < 16:
+        pytest.skip("there, who has the rights may")
+    name, other = logins["owner"], logins["reader"]
+    with connect(user=server.superuser) as superuser:
+        superuser.execute("CREATE TABLE raw.s (ts timestamptz, v int) PARTITION BY RANGE (ts)")
+        superuser.execute(f"GRANT CREATE ON SCHEMA raw TO {other}".encode())
+        superuser.execute(f"ALTER TABLE raw.s OWNER TO {other}".encode())
+        superuser.execute(f"GRANT {other} TO {name} WITH INHERIT TRUE, SET FALSE".encode())
+    with signed_in(connect, server, name, "raw.s") as member:
+        with pytest.raises(psycopg.Error, match=rf"of {other}, as whom {name} may not") as caught:
+            member.execute("SELECT silver.partition_source('raw.s', '1 day')")
+        with connect(user=server.superuser) as superuser:
+            superuser.execute((caught.value.diag.message_hint or "").encode())
+        member.execute("SELECT silver.partition_source('raw.s', '1 day')")
+        maintain = "SELECT action FROM silver.maintain_timeseries_tables('raw.s')"
+        assert ("failed",) not in member.execute(maintain).fetchall()
+        with connect(user=server.superuser) as superuser:
+            superuser.execute(f"REVOKE CREATE ON SCHEMA raw FROM {other}".encode())
+
+
 def test_a_view_made_anew_keeps_its_owner(
     server: PostgresServer, logins: dict[str, str], db: psycopg.Connection
 ) -> None:

@@ -46,6 +46,11 @@ DECLARE
     v_owner constant regrole := (SELECT relowner FROM pg_class WHERE oid = p_relation);
 BEGIN
     IF v_owner <> (SELECT relowner FROM pg_class WHERE oid = p_partition) THEN
+        -- From PostgreSQL 16 on, who has all rights of a role may be barred from acting as it.
+        IF current_setting('server_version_num')::integer >= 160000 AND NOT pg_has_role(v_owner, 'SET') THEN
+            PERFORM rollup_engine.fail('TR004', format('partitions of %s are to be of %s, as whom %I may not act', p_relation, v_owner, current_user),
+                format('GRANT %s TO %I WITH SET TRUE', v_owner, current_user));
+        END IF;
         EXECUTE format('ALTER TABLE %s OWNER TO %s', p_partition, v_owner);
     END IF;
 END
