@@ -133,3 +133,22 @@ def test_what_became_of_columns_while_a_schema_was_closed_is_taken_in(
     assert len(set(sums)) == 1, sums
     (trace,) = rolled_up.execute("SELECT trace IS NULL FROM rollup_engine.source").fetchall()
     assert trace == (False,)
+
+
+def test_promise_h_a_view_that_went_with_a_table_of_a_closed_schema(db: psycopg.Connection) -> None:
+    """Nobody needs to look into the schema for what the view has read."""
+    db.execute(
+        "CREATE SCHEMA app; CREATE TABLE app.t (ts timestamptz NOT NULL, v int);"
+        "INSERT INTO app.t VALUES (now(), 1);"
+        "CREATE VIEW raw.w AS TABLE app.t; GRANT SELECT ON raw.w TO tsrollup_owner;"
+        "SELECT silver.create_rollup_table('raw.w', 'silver', 'w_1h', '1 hour', 'ts',"
+        " change_tracking => 'window', look_back_window => '2 days');"
+        "CREATE TABLE raw.s (ts timestamptz NOT NULL, v int) PARTITION BY RANGE (ts);"
+        "SELECT silver.partition_source('raw.s', '1 day')"
+    )
+    refresh_everything(db)
+    db.execute("DROP TABLE app.t CASCADE; CREATE TABLE app.t (ts timestamptz NOT NULL, v int)")
+    db.execute("SELECT silver.set_retention('raw.s', '30 days')")
+    assert [row[:2] for row in problems(db)] == [("silver.w_1h", "raw.w was dropped")]
+    done = db.execute("SELECT action FROM silver.maintain_timeseries_tables('raw.s')").fetchall()
+    assert ("failed",) not in done

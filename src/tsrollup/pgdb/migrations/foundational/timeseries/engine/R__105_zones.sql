@@ -53,6 +53,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.zone_digest(p_timezone text) RETURNS te
     SET timezone = 'UTC'
     SET timezone_abbreviations = 'Default'
     SET datestyle = 'ISO'
+    SET intervalstyle = 'postgres'
 AS $$
     -- The second of each change, by halves of the week that it is in; from local mean times on, and as long as rules are foreseen.
     WITH RECURSIVE week AS (
@@ -67,7 +68,7 @@ AS $$
         WHERE c.after - c.before > 1
     )
     SELECT md5(string_agg(format('%s %s', s, rollup_engine.zone_offset(p_timezone, s)), ',' ORDER BY s))
-    FROM (SELECT min(s) FROM week UNION ALL SELECT after FROM change WHERE after - before = 1) AS t (s)
+    FROM (SELECT min(s) FROM week UNION SELECT after FROM change WHERE after - before IN (1, 604800)) AS t (s)
 $$;
 COMMENT ON FUNCTION rollup_engine.zone_digest(text) IS 'Changes when the server comes to know another second for a change of a zone''s clocks; two changes that undo each other within a week go by unseen.';
 

@@ -37,7 +37,7 @@ BEGIN
     SET window_read_at = greatest(window_read_at, least(v_now, now()))
     WHERE id = p_source_id;
     UPDATE rollup_engine.source
-    SET tables_read = ARRAY(SELECT rollup_engine.tables_read(relation)), names_read = ARRAY(SELECT t::text FROM rollup_engine.tables_read(relation) AS t)
+    SET tables_read = ARRAY(SELECT rollup_engine.tables_read(relation)), names_read = ARRAY(SELECT unnest(names_read) UNION SELECT t::text FROM rollup_engine.tables_read(relation) AS t)
     WHERE id = p_source_id AND rollup_engine.is_relation(relation);
 END
 $$;

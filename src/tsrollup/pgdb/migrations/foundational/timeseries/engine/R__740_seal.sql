@@ -21,7 +21,7 @@ AS $$
             SELECT FROM (SELECT rollup_engine.tables_read(v.relation) UNION ALL SELECT unnest(s.tables_read)) AS t (member)
             WHERE rollup_engine.lies_in(t.member, p_relation))
         -- Where its tables went with a view, those of their names stand for them.
-        OR v.relation IS NULL AND EXISTS (SELECT FROM unnest(s.names_read) AS n WHERE rollup_engine.lies_in(to_regclass(n), p_relation))
+        OR v.relation IS NULL AND EXISTS (SELECT FROM unnest(s.names_read) AS n WHERE rollup_engine.lies_in(rollup_engine.relation_called(n), p_relation))
         OR v.relation IS NULL AND s.tables_read IS NULL AND EXISTS (SELECT FROM rollup_engine.source_shape WHERE source_id = s.id AND kind ~ '^[vm]')
     FROM rollup_engine.source AS s
     CROSS JOIN LATERAL (
