@@ -19,6 +19,7 @@ from servers import PostgresServer
 NOW = datetime(2026, 3, 11, 12, tzinfo=UTC)
 DAYS = range(1, 12)
 FLAT = "PARTITION BY RANGE (ts)"
+SEEN = "CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner"
 
 
 def day(number: int) -> datetime:
@@ -57,6 +58,16 @@ def days(db: psycopg.Connection) -> psycopg.Connection:
     add_days(db, "s", "s")
     roll_up(db)
     return db
+
+
+def roll_up_a_view(days: psycopg.Connection[Any]) -> None:
+    """Of all that raw.s holds, a rollup by a window, stored."""
+    days.execute(SEEN)
+    days.execute(
+        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_7d', '7 days', 'ts',"
+        " change_tracking => 'window', look_back_window => '2 days')"
+    )
+    refresh_everything(days)
 
 
 def maintain(db: psycopg.Connection[Any], now: datetime = NOW) -> list[tuple[str, str]]:
@@ -505,7 +516,7 @@ def test_promise_g_what_comes_between_seal_and_drop_by_a_view(days: psycopg.Conn
         "SELECT silver.create_rollup_table('raw.seen', 'silver', %s, %s, 'ts',"
         " change_tracking => 'window', look_back_window => '1 day')"
     )
-    days.execute("CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner")
+    days.execute(SEEN)
     days.execute(create, ["seen_1h", "1 hour"])
     refresh_everything(days)
     assert actions(days) == ["sealed"]
@@ -525,7 +536,7 @@ def test_promise_g_a_rollup_by_a_view_is_sealed_when_retention_was_switched_off(
     days: psycopg.Connection,
 ) -> None:
     """As one that an earlier release has left without a seal."""
-    days.execute("CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner")
+    days.execute(SEEN)
     assert actions(days) == ["sealed"]
     days.execute(
         "SELECT silver.set_retention('raw.s', NULL);"
@@ -542,13 +553,7 @@ def test_promise_g_a_rollup_by_a_view_is_sealed_when_retention_was_switched_off(
 
 def test_promise_g_a_view_that_was_made_anew_holds_its_tables(days: psycopg.Connection) -> None:
     """What it read is not sealed till a run has found it again."""
-    view = "CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner"
-    days.execute(view)
-    days.execute(
-        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_7d', '7 days', 'ts',"
-        " change_tracking => 'window', look_back_window => '2 days')"
-    )
-    refresh_everything(days)
+    roll_up_a_view(days)
     days.execute(
         "CREATE TABLE raw.other (ts timestamptz, device text, v int) PARTITION BY RANGE (ts)"
     )
@@ -557,7 +562,7 @@ def test_promise_g_a_view_that_was_made_anew_holds_its_tables(days: psycopg.Conn
     days.execute("DROP VIEW raw.seen")
     told = "silver.seen_7d is not valid: raw.seen was dropped"
     assert sorted(actions(days)) == ["sealed", "skipped"]  # what the view did not read goes on
-    for change in ("SELECT 1", view):
+    for change in ("SELECT 1", SEEN):
         days.execute(change.encode())
         found = [text for action, text in maintain_undisturbed(days) if action == "skipped"]
         assert len(found) == 1
@@ -574,13 +579,7 @@ def test_promise_g_a_view_that_went_with_its_table_keeps_the_next_one(
     days: psycopg.Connection, name: str
 ) -> None:
     """What has the name of the table may be what the view reads when it is back."""
-    view = "CREATE VIEW raw.seen AS TABLE raw.s; GRANT SELECT ON raw.seen TO tsrollup_owner"
-    days.execute(view)
-    days.execute(
-        "SELECT silver.create_rollup_table('raw.seen', 'silver', 'seen_7d', '7 days', 'ts',"
-        " change_tracking => 'window', look_back_window => '2 days')"
-    )
-    refresh_everything(days)
+    roll_up_a_view(days)
     if name != "s":
         days.execute(f"ALTER TABLE raw.s RENAME TO {name}".encode())
         refresh_everything(days)
@@ -593,7 +592,7 @@ def test_promise_g_a_view_that_went_with_its_table_keeps_the_next_one(
         " AS ts, unnest('{a,b}'::text[]) AS device"
     )
     days.execute("SELECT silver.set_retention('raw.s', '3 days')")
-    for change in ("SELECT 1", view):
+    for change in ("SELECT 1", SEEN):
         days.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
         for _ in range(2):
             assert not {"sealed", "dropped"} & set(actions(days))

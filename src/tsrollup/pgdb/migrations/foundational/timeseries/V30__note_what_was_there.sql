@@ -30,9 +30,9 @@ ALTER TABLE rollup_engine.noted_right ADD COLUMN noted_in rollup_engine.numberin
 COMMENT ON COLUMN rollup_engine.noted_right.noted_in IS 'Where it was noted.';
 
 ALTER TABLE rollup_engine.source ADD COLUMN tables_read regclass[];
+COMMENT ON COLUMN rollup_engine.source.tables_read IS 'The tables that were read through it when its windows were last read: itself, or those of a view; NULL with triggers, or before the first time.';
 ALTER TABLE rollup_engine.source ADD COLUMN names_read text[];
 COMMENT ON COLUMN rollup_engine.source.names_read IS 'What those, and those before, were called at such times.';
-COMMENT ON COLUMN rollup_engine.source.tables_read IS 'The tables that were read through it when its windows were last read: itself, or those of a view; NULL with triggers, or before the first time.';
 ALTER TABLE rollup_engine.rollup_partition ADD COLUMN held boolean NOT NULL DEFAULT false;
 COMMENT ON COLUMN rollup_engine.rollup_partition.held IS 'Whether there were rows in it when it was sealed.';
 

@@ -42,10 +42,10 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.zone_name(text) IS 'The time zone of that name, as it is written; or an error.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.zone_offset(p_timezone text, p_second bigint) RETURNS interval
+CREATE OR REPLACE FUNCTION rollup_engine.zone_offset(p_timezone text, p_second bigint) RETURNS double precision
     LANGUAGE sql STABLE
-RETURN timezone(p_timezone, to_timestamp(p_second)) - timezone('UTC', to_timestamp(p_second));
-COMMENT ON FUNCTION rollup_engine.zone_offset(text, bigint) IS 'How far the clocks of a zone are ahead of UTC, so many seconds after 1970 began.';
+RETURN date_part('epoch', timezone(p_timezone, to_timestamp(p_second))) - p_second;
+COMMENT ON FUNCTION rollup_engine.zone_offset(text, bigint) IS 'By how many seconds the clocks of a zone are ahead of UTC, so many seconds after 1970 began.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.zone_digest(p_timezone text) RETURNS text
     LANGUAGE sql STABLE
@@ -53,7 +53,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.zone_digest(p_timezone text) RETURNS te
     SET timezone = 'UTC'
     SET timezone_abbreviations = 'Default'
     SET datestyle = 'ISO'
-    SET intervalstyle = 'postgres'
 AS $$
     -- The second of each change, by halves of the week that it is in; from local mean times on, and as long as rules are foreseen.
     WITH RECURSIVE week AS (

@@ -27,18 +27,21 @@ CREATE OR REPLACE FUNCTION rollup_engine.read_windows(p_source_id integer, p_now
 AS $$
 DECLARE
     v_now constant timestamptz := CASE WHEN isfinite(p_now) THEN p_now ELSE now() END;
+    v_tables regclass[];
 BEGIN
     -- What lies ahead is no bucket to store; the window of a later run will hold it.
     PERFORM rollup_engine.mark_rollups(ARRAY[r.id], w.ranges * tstzmultirange(tstzrange(NULL, v_now, '[]')))
     FROM silver.rollup_config AS r CROSS JOIN LATERAL (SELECT rollup_engine.window_of(r.id) AS ranges) AS w
     WHERE r.source_id = p_source_id AND w.ranges IS NOT NULL
     ORDER BY r.id;
+    -- NULL where it is gone.
+    v_tables := (
+        SELECT ARRAY(SELECT rollup_engine.tables_read(relation)) FROM rollup_engine.source WHERE id = p_source_id AND rollup_engine.is_relation(relation));
     UPDATE rollup_engine.source
-    SET window_read_at = greatest(window_read_at, least(v_now, now()))
+    SET window_read_at = greatest(window_read_at, least(v_now, now())),
+        tables_read = coalesce(v_tables, tables_read),
+        names_read = ARRAY(SELECT unnest(names_read) UNION SELECT unnest(v_tables)::text)
     WHERE id = p_source_id;
-    UPDATE rollup_engine.source
-    SET tables_read = ARRAY(SELECT rollup_engine.tables_read(relation)), names_read = ARRAY(SELECT unnest(names_read) UNION SELECT t::text FROM rollup_engine.tables_read(relation) AS t)
-    WHERE id = p_source_id AND rollup_engine.is_relation(relation);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.read_windows(integer, timestamptz) IS 'Marks stale what the windows of a source have to have read again by now.';
