@@ -50,6 +50,7 @@ def examine(connection: Connection[dict[str, Any]]) -> list[Finding]:
                 _partman_out_of_reach,
                 _generated,
                 _privileges,
+                _closed,
                 _workers,
                 _rollups,
                 _strays,
@@ -207,6 +208,20 @@ def _generated(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
             f"{row['names']}: written for another release or server",
             f"{row['hint']}; then tsrollup migrate" if row["hint"] else "tsrollup migrate",
         )
+
+
+def _closed(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:
+    function = "rollup_engine.closed_functions()"
+    query = f"SELECT min(f::text) AS first, count(*) AS number FROM {function} AS f"
+    for row in _answers(connection, function, query):
+        if row["number"]:
+            yield Finding(
+                "rights",
+                "problem",
+                f"reads of live views and writes to sources may fail: not everybody may execute"
+                f" {row['first']}, one of {row['number']} such functions",
+                "tsrollup migrate",
+            )
 
 
 def _privileges(connection: Connection[dict[str, Any]]) -> Iterator[Finding]:

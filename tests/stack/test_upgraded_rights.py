@@ -4,11 +4,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from conftest import Connect
 from interleaving import Background
 from next_release import RIGHTS, NextRelease, copy_scripts, fill, heard
 from servers import PostgresServer
+from tsrollup.doctor import examine
 from tsrollup.flyway import FlywayError
 from tsrollup.migrations import migrate_project
 
@@ -30,6 +32,23 @@ def test_a_function_with_settings_and_rights_keeps_them(
     rights = filled.execute(RIGHTS).fetchall()
     release.edit("engine/R__210_drain.sql", "-- The drain:", "-- The drain, said otherwise:")
     assert release.migrate().migrations_executed == 1
+    assert filled.execute(RIGHTS).fetchall() == rights
+
+
+def test_what_a_script_over_all_schemas_has_closed_is_told_and_open_again_after_a_migrate(
+    filled: psycopg.Connection, release: NextRelease
+) -> None:
+    """Who reads and who writes calls some functions with rights of their own."""
+    rights = filled.execute(RIGHTS).fetchall()
+    filled.execute("SET ROLE tsrollup_owner")
+    filled.execute("REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA rollup_engine FROM PUBLIC")
+    filled.execute("RESET ROLE")
+    with psycopg.connect(release.url, autocommit=True, row_factory=dict_row) as connection:
+        (finding,) = [each for each in examine(connection) if each.check == "rights"]
+        assert (finding.verdict, finding.next_step) == ("problem", "tsrollup migrate")
+        assert "rollup_engine.live_1(" in finding.found
+        release.migrate()
+        assert "rights" not in {each.check for each in examine(connection)}
     assert filled.execute(RIGHTS).fetchall() == rights
 
 

@@ -53,6 +53,8 @@ DROP FUNCTION IF EXISTS rollup_engine.mark_rollups(integer[], tstzmultirange, bo
 CREATE OR REPLACE FUNCTION rollup_engine.mark_rollup(p_rollup silver.rollup_config, p_ranges tstzmultirange, p_noted timestamptz) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan  -- planning takes longer than marking a few
+    SET enable_seqscan = off  -- for the plan stays when there are many
 AS $$
 DECLARE
     v_cells silver.rollup_config;
@@ -87,18 +89,19 @@ BEGIN
             OR s.keys IS NULL AND (tstzrange(s.from_time, s.to_time) && w.ranges OR tstzrange(s.from_time, s.to_time) -|- w.ranges))
         FOR UPDATE OF s SKIP LOCKED
     ), merged AS (
-        SELECT w.cell, w.ranges AS wanted, w.ranges + coalesce(range_agg(h.range), '{}') AS ranges, array_agg(h.id) AS held_ids
+        SELECT w.cell, w.ranges AS wanted, w.ranges + coalesce(range_agg(h.range), '{}') AS ranges,
+            array_agg(h.id) AS held_ids, array_agg(h.range) AS held_ranges, array_agg(h.due_at) AS held_due
         FROM wanted AS w
         LEFT JOIN held AS h ON h.cell = w.cell
         GROUP BY w.cell, w.ranges
         HAVING NOT coalesce(w.ranges <@ range_agg(h.range) FILTER (WHERE h.is_whole), false)
     ), removed AS (
-        DELETE FROM rollup_engine.stale_range WHERE id IN (SELECT unnest(held_ids) FROM merged)
+        DELETE FROM rollup_engine.stale_range WHERE id = ANY (ARRAY(SELECT unnest(held_ids) FROM merged))
     )
     INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time, due_at)
     SELECT p_rollup.id, m.cell, lower(r), upper(r), least(
         rollup_engine.due_at(p_rollup, lower(m.wanted * tstzmultirange(r)), p_noted),
-        (SELECT min(h.due_at) FROM held AS h WHERE h.cell = m.cell AND h.range && r))
+        (SELECT min(h.due_at) FROM unnest(m.held_ranges, m.held_due) AS h (range, due_at) WHERE h.range && r))
     FROM merged AS m, unnest(m.ranges) AS r;
 END
 $$;

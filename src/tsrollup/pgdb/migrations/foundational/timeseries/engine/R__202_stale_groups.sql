@@ -27,18 +27,17 @@ BEGIN
         JOIN rollup_engine.stale_range AS s ON s.rollup_id = p_rollup.id AND s.cell = w.cell AND s.from_time <= w.bucket AND s.to_time >= w.next_bucket
         FOR UPDATE OF s SKIP LOCKED
     ), united AS (
-        SELECT w.bucket, w.next_bucket, w.cell, h.ids, least(rollup_engine.due_at(p_rollup, w.bucket, p_noted), h.due_at) AS due_at,
-            h.longest, ARRAY(SELECT unnest(w.keys) UNION SELECT unnest(o.keys) FROM held AS o WHERE o.bucket = w.bucket) AS keys
+        SELECT w.bucket, w.next_bucket, w.cell, array_agg(DISTINCT h.id) AS ids, least(rollup_engine.due_at(p_rollup, w.bucket, p_noted), min(h.due_at)) AS due_at,
+            max(cardinality(h.keys)) AS longest, array_agg(DISTINCT k.key COLLATE "C") AS keys
         FROM wanted AS w
-        CROSS JOIN LATERAL (
-            SELECT array_agg(h.id) AS ids, min(h.due_at) AS due_at, max(cardinality(h.keys)) AS longest, bool_or(h.keys IS NULL) AS is_whole
-            FROM held AS h WHERE h.bucket = w.bucket
-        ) AS h
-        WHERE h.is_whole IS NOT TRUE
+        LEFT JOIN held AS h ON h.bucket = w.bucket
+        CROSS JOIN LATERAL unnest(w.keys || h.keys) AS k (key)
+        GROUP BY w.bucket, w.next_bucket, w.cell
+        HAVING bool_or(h.id IS NOT NULL AND h.keys IS NULL) IS NOT TRUE
     ), fitting AS (
         SELECT * FROM united WHERE cardinality(keys) <= rollup_engine.most_keys() AND cardinality(keys) IS DISTINCT FROM longest
     ), removed AS (
-        DELETE FROM rollup_engine.stale_range WHERE id IN (SELECT unnest(ids) FROM fitting)
+        DELETE FROM rollup_engine.stale_range WHERE id = ANY (ARRAY(SELECT unnest(ids) FROM fitting))
     ), added AS (
         INSERT INTO rollup_engine.stale_range (rollup_id, cell, from_time, to_time, due_at, keys)
         SELECT p_rollup.id, cell, bucket, next_bucket, due_at, keys FROM fitting

@@ -6,6 +6,8 @@ SET LOCAL ROLE "${owner_role}";
 CREATE OR REPLACE FUNCTION rollup_engine.pick_cell(p_rollup_id integer, p_within tstzrange, p_tried timestamptz[]) RETURNS timestamptz
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
+    SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off  -- a plan that was made while there were few stays when there are many
 AS $$
 BEGIN
     RETURN cell FROM rollup_engine.stale_range

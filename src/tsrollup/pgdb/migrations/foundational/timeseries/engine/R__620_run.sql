@@ -41,7 +41,7 @@ BEGIN
     IF p_target IS NULL THEN
         RETURN QUERY SELECT * FROM silver.rollup_config ORDER BY depth, id;
     ELSE
-        RETURN QUERY SELECT * FROM silver.rollup_config WHERE id = rollup_engine.rollup_id(p_target);
+        RETURN QUERY SELECT * FROM silver.rollup_config WHERE id = (SELECT rollup_engine.rollup_id(p_target));  -- asked once, not of each
     END IF;
 END
 $$;

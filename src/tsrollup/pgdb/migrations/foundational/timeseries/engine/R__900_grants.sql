@@ -85,8 +85,13 @@ BEGIN
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
     GRANT INSERT (rollup_id, metrics, expressions), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
 
-    -- A function with its caller's rights gives nobody any; it only lets the public ones work. Those that are generated,
-    -- whose names end in the number of what they are for, have come with theirs.
+    -- Generated ones came with theirs.
+    FOR v_function IN SELECT rollup_engine.closed_functions() LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
+    END LOOP;
+
+    -- A function with its caller's rights gives nobody any; it only lets the public ones work. The
+    -- names of generated ones end in the number of what they are for.
     FOR v_function IN
         SELECT oid FROM pg_proc
         WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole AND NOT prosecdef
