@@ -84,6 +84,16 @@ def test_a_right_that_was_taken_back_stays_so_and_a_role_that_has_lost_all_gets_
     assert db.execute(rights).fetchall() == sorted([*taken, monitor])
 
 
+@pytest.mark.parametrize("change", ["DROP SCHEMA raw", "ALTER SCHEMA raw RENAME TO app"])
+def test_a_schema_that_is_gone_takes_no_role_s_rights(
+    db: psycopg.Connection, release: NextRelease, change: str
+) -> None:
+    """Writers have rights in raw alone, and sources may be elsewhere."""
+    db.execute(change.encode())
+    release.edit("engine/R__210_drain.sql", "-- The drain:", "-- The drain, said otherwise:")
+    assert release.migrate().migrations_executed == 1
+
+
 def test_what_one_group_role_has_lost_is_given_back_to_it_alone(
     filled: psycopg.Connection, release: NextRelease
 ) -> None:

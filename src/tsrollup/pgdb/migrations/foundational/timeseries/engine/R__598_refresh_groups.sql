@@ -71,7 +71,7 @@ BEGIN
     INTO v_buckets, v_ends, v_keys, v_parts, v_batch.from_time, v_batch.to_time, v_batch.buckets, v_batch.groups
     FROM (SELECT DISTINCT s.from_time, s.to_time, key FROM unnest(p_groups) AS s CROSS JOIN LATERAL unnest(s.keys) AS key) AS g;
     PERFORM rollup_engine.set_refreshing(true);
-    EXECUTE rollup_engine.store_groups_sql(p_rollup, coalesce(v_parts <= greatest(100000, p_rollup.source_rows / 10), false)) INTO v_batch.rows_written, v_batch.rows_deleted
+    EXECUTE rollup_engine.store_groups_sql(p_rollup, coalesce(v_parts <= greatest(100000, p_rollup.source_rows / 10), false), v_batch.buckets > 1) INTO v_batch.rows_written, v_batch.rows_deleted
     USING v_batch.from_time, v_batch.to_time, v_buckets, v_ends, v_keys;
     PERFORM rollup_engine.set_refreshing(false);
     v_batch.outcome := 'refreshed';
@@ -95,10 +95,10 @@ BEGIN
     END IF;
     BEGIN
         v_batch := rollup_engine.recompute_groups(p_rollup, v_groups);
-        DELETE FROM rollup_engine.stale_range WHERE id IN (SELECT id FROM unnest(v_groups));
+        DELETE FROM rollup_engine.stale_range WHERE id = ANY (ARRAY(SELECT id FROM unnest(v_groups)));
     -- Of what is in the data, or of keys that the column of now does not take: whole buckets narrow down to it.
     EXCEPTION WHEN data_exception OR integrity_constraint_violation OR cardinality_violation OR program_limit_exceeded OR raise_exception THEN
-        UPDATE rollup_engine.stale_range SET keys = NULL WHERE id IN (SELECT id FROM unnest(v_groups));
+        UPDATE rollup_engine.stale_range SET keys = NULL WHERE id = ANY (ARRAY(SELECT id FROM unnest(v_groups)));
         v_batch := NULL;
         v_batch.outcome := 'prepared';
     END;

@@ -80,10 +80,13 @@ AS $$
     SELECT g.name
     FROM rollup_engine.grantees() AS g
     WHERE g.name <> 'PUBLIC'
-        AND EXISTS (SELECT FROM rollup_engine.noted_right AS n WHERE NOT n.is_revoked AND rollup_engine.grantee_of(n.statement) = g.name)
+        -- On what is there still: somebody may have dropped or renamed a schema, which is all that writers have rights on.
+        AND EXISTS (
+            SELECT FROM rollup_engine.noted_right AS n JOIN rollup_engine.objects() AS o ON format('%s %s', o.kind, o.name) = rollup_engine.subject_of(n.statement)
+            WHERE NOT n.is_revoked AND rollup_engine.grantee_of(n.statement) = g.name)
         AND NOT EXISTS (SELECT FROM rollup_engine.rights_sql() AS r WHERE rollup_engine.grantee_of(r.statement) = g.name)
 $$;
-COMMENT ON FUNCTION rollup_engine.lost_roles() IS 'Group roles that have none of the rights that were noted, as one that was made anew.';
+COMMENT ON FUNCTION rollup_engine.lost_roles() IS 'Group roles that have none of the rights that were noted on what is there, as one that was made anew.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.has_rights() RETURNS boolean
     LANGUAGE sql STABLE
