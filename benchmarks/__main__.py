@@ -16,7 +16,7 @@ from benchmarks import report
 from benchmarks.aggregates import aggregates
 from benchmarks.capacity import capacity
 from benchmarks.cold import cold_rows
-from benchmarks.fleets import late_groups
+from benchmarks.fleets import late_groups, late_minutes
 from benchmarks.machine import describe_load, describe_machine
 from benchmarks.measure import Finding, Steps
 from benchmarks.parts import (
@@ -40,9 +40,9 @@ from tsrollup.errors import TsrollupError
 
 # Those that TimescaleDB can do as well.
 SHARED: tuple[Callable[[Workbench], Steps], ...] = (
-    first_refresh, late_rows, one_late_row, late_groups, live_reads, hierarchy, six_hours,
-    scattered, one_device, open_day, much_stale, sparse_seconds, long_snapshot, copy_batches,
-    single_rows,
+    first_refresh, late_rows, one_late_row, late_groups, late_minutes, live_reads, hierarchy,
+    six_hours, scattered, one_device, open_day, much_stale, sparse_seconds, long_snapshot,
+    copy_batches, single_rows,
 )  # fmt: skip
 OURS: tuple[Callable[[Workbench], Steps], ...] = (
     two_workers, aggregates, long_log, many_dimensions, nothing_to_do, story, cold_rows,

@@ -71,6 +71,40 @@ def late_groups(bench: Workbench) -> Steps:
     bench.session.execute(f"DROP TABLE {ALL}")
 
 
+def late_minutes(bench: Workbench) -> Steps:
+    """A device that was away brings 1,000 rows, each in a minute of its own: by the minute."""
+    source, days, devices = "raw.sensors", bench.sizes.history, 10
+    end = START + timedelta(days=days)
+    bench.create_table(source, days)
+    bench.session.execute(f"CREATE INDEX ON {source} (device, ts)")
+    bench.fill(source, START, end, "1 minute", devices)
+
+    def late() -> Sample:
+        bench.session.execute(
+            f"INSERT INTO {source} SELECT %s - random() * %s, 1, 20 FROM generate_series(1, 1000)",
+            end,
+            end - START,
+        )
+        return bench.session.timed(lambda: bench.refresh("sensors_1m", end))
+
+    with bench.rollup("sensors_1m", source):
+        bench.refresh("sensors_1m", end + timedelta(hours=1))
+        bench.session.execute("VACUUM (ANALYZE)")
+        whole = bench.whole_buckets()
+        name = f"refresh of 1,000 late minutes of one of {devices} devices over {days} days, ms"
+        ways = {"": None, "by whole buckets": whole} if whole else {"": None}
+        for variant, statement in ways.items():
+            if statement:
+                bench.session.execute(statement)
+            samples = yield from in_turn({"": late}, bench.rounds, warm_up=1)
+            yield Result("late_minutes", name, samples[""], variant=variant)
+        if whole:
+            bench.session.execute(whole.replace("RETURN 0", "RETURN 10000"))
+        answer = bench.compare(f"TABLE {bench.live('sensors_1m')}", bench.grouped(source))
+        yield Note("late_minutes", "live view and GROUP BY after them", answer)
+    bench.session.execute(f"DROP TABLE {source}")
+
+
 def _stream(bench: Workbench, variant: str) -> Steps:
     """Late rows one by one, and refreshes one after the other: how long the slowest of these takes,
     how long a row waited, and how long the last ones do after the stream has ended."""
