@@ -126,6 +126,25 @@ def test_promise_b_a_source_that_is_another_one_while_it_is_asked_what_was_left_
     assert_settled(source, "s_1h")
 
 
+def test_promise_h_a_column_renamed_beside_a_drain_is_no_failure(
+    source: psycopg.Connection, connect: Callable[..., psycopg.Connection]
+) -> None:
+    """The drain takes in the new name: who runs meanwhile knows the old one."""
+    refresh_everything(source)
+    source.execute("SELECT silver.mark_stale('s_1h', '-infinity', 'infinity')")
+    source.execute("ALTER TABLE raw.s RENAME a TO c")
+    with connect(autocommit=False) as drain:
+        drain.execute("SELECT rollup_engine.look_at_source(1)")
+        source.execute("CALL silver.run_rollups()")
+        assert value(source, "SELECT count(*) FROM silver.error_log") == 0
+        assert value(source, "SELECT status FROM silver.rollup_config") == "active"
+        assert value(source, "SELECT count(*) FROM rollup_engine.stale_range") != 0
+    refresh_everything(source)
+    source.execute("ALTER TABLE raw.s RENAME c TO a")
+    refresh_everything(source)
+    assert_settled(source, "s_1h")
+
+
 def test_promise_h_a_batch_undone_beside_a_drain_waits_for_nobody(
     source: psycopg.Connection, connect: Callable[..., psycopg.Connection]
 ) -> None:

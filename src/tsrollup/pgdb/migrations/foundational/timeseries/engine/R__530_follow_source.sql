@@ -297,7 +297,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.look_at_source(integer) IS 'Keeps drains out until the end of the transaction, and takes in what DDL has changed.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.fail_if_changed(p_rollup silver.rollup_config) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.has_changed(p_rollup silver.rollup_config) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -306,16 +306,25 @@ DECLARE
 BEGIN
     SELECT * INTO v_source FROM rollup_engine.source WHERE id = p_rollup.source_id AND p_rollup.parent_id IS NULL;
     -- What joins or leaves has its columns written anew: one tells. Of the source itself, all that are read.
-    IF FOUND AND EXISTS (
+    RETURN FOUND AND EXISTS (
         SELECT FROM (SELECT t.member::oid AS member FROM rollup_engine.partition_tree(v_source.relation) AS t (member)) AS m
         FULL JOIN (SELECT n.member, n.attributes FROM rollup_engine.source_shape AS n WHERE n.source_id = v_source.id) AS n USING (member)
         LEFT JOIN rollup_engine.source_column AS c ON c.source_id = v_source.id AND (c.current_name = v_source.time_column OR member = v_source.relation)
         LEFT JOIN pg_attribute AS a ON a.attrelid = m.member AND a.attname = c.current_name
         WHERE a.xmin::text IS DISTINCT FROM split_part(n.attributes ->> c.current_name, '(', 1)
             -- What was dropped, or came with a dump of another database, does not come back. Asked of few.
-            AND (m.member IS NOT NULL OR rollup_engine.is_relation(n.member)))
-    THEN
-        RAISE SQLSTATE 'TR900' USING MESSAGE = format('%s was altered since the last drain', v_source.relation);
+            AND (m.member IS NOT NULL OR rollup_engine.is_relation(n.member)));
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.has_changed(silver.rollup_config) IS 'Whether the source of a rollup of raw rows has other columns or partitions than the last drain noted.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.fail_if_changed(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF rollup_engine.has_changed(p_rollup) THEN
+        RAISE SQLSTATE 'TR900' USING MESSAGE = format('%s was altered since the last drain', (SELECT relation FROM rollup_engine.source WHERE id = p_rollup.source_id));
     END IF;
 END
 $$;

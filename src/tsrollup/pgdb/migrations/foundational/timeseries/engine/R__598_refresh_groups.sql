@@ -31,20 +31,24 @@ CREATE OR REPLACE FUNCTION rollup_engine.groups_to_do(p_rollup silver.rollup_con
 AS $$
 DECLARE
     v_reach constant interval := CASE WHEN NOT rollup_engine.reads_groups_by_index(p_rollup) THEN p_rollup.current_window END;
+    v_hull record;
 BEGIN
-    -- Volatile, for a snapshot newer than the claim. Without an index, what lies between is read.
+    SELECT min(from_time) AS from_time, max(to_time) AS to_time INTO v_hull FROM unnest(p_groups);
+    -- Volatile, for a snapshot newer than the claim, and one for all of it. Without an index, what lies between is read.
     RETURN ARRAY(
+        WITH waiting AS MATERIALIZED (
+            SELECT b.bucket, tstzrange(p.from_time, p.to_time) AS range, CASE WHEN p.to_time <= rollup_engine.bucket_next(p_rollup, b.bucket) THEN p.keys END AS keys
+            FROM rollup_engine.stale_range AS p CROSS JOIN LATERAL (SELECT rollup_engine.bucket_start(p_rollup, p.from_time)) AS b (bucket)
+            WHERE p.rollup_id = p_rollup.parent_id AND p.from_time < v_hull.to_time AND p.to_time > v_hull.from_time
+            UNION ALL
+            SELECT NULL, tstzrange(u.from_time, u.to_time), NULL FROM rollup_engine.unsettled_partitions(p_rollup.parent_id) AS u
+        )
         SELECT stale FROM (
             SELECT s AS stale, sum(cardinality(s.keys)) OVER (ORDER BY s.from_time DESC, s.id) - cardinality(s.keys) AS before,
                 max(s.to_time) OVER () - s.to_time AS back
             FROM unnest(p_groups) AS s
-            WHERE p_rollup.parent_id IS NULL OR NOT EXISTS (
-                    SELECT FROM rollup_engine.stale_range AS p
-                    WHERE p.rollup_id = p_rollup.parent_id AND p.from_time < s.to_time AND p.to_time > s.from_time
-                        AND (p.keys IS NULL OR p.keys && s.keys))
-                AND NOT EXISTS (
-                    SELECT FROM rollup_engine.unsettled_partitions(p_rollup.parent_id) AS u
-                    WHERE u.from_time < s.to_time AND u.to_time > s.from_time)
+            WHERE NOT EXISTS (SELECT FROM waiting AS w WHERE w.bucket = s.from_time AND w.keys && s.keys)
+                AND NOT tstzrange(s.from_time, s.to_time) && coalesce((SELECT range_agg(w.range) FROM waiting AS w WHERE w.keys IS NULL), '{}')
         ) AS s
         WHERE before < 2 * rollup_engine.most_keys() AND (v_reach IS NULL OR back <= v_reach));
 END

@@ -117,8 +117,10 @@ BEGIN
         GET STACKED DIAGNOSTICS
             v_failure.code = RETURNED_SQLSTATE, v_failure.message = MESSAGE_TEXT,
             v_failure.detail = PG_EXCEPTION_DETAIL, v_failure.hint = PG_EXCEPTION_HINT, v_failure.context = PG_EXCEPTION_CONTEXT;
-        IF v_failure.code IN ('42P01', '42703') AND v_spelling <> rollup_engine.spelling(p_rollup_id) THEN
-            v_step.outcome := 'busy';  -- it was renamed, or lost a metric, while its table was waited for
+        IF v_failure.code IN ('42P01', '42703') AND (v_spelling <> rollup_engine.spelling(p_rollup_id)
+            OR (SELECT rollup_engine.has_changed(r) FROM silver.rollup_config AS r WHERE r.id = p_rollup_id))
+        THEN
+            v_step.outcome := 'busy';  -- it was renamed, or lost a metric, while its table was waited for, or while another run drains the source
             RETURN v_step;
         ELSIF v_failure.code = '42501' THEN
             SELECT coalesce(max(c.problem), v_failure.message), coalesce(max(c.hint), v_failure.hint) INTO v_failure.message, v_failure.hint
