@@ -37,17 +37,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.generated_rights_sql(text) IS 'Who may call a generated function: everybody or nobody; nothing for a view or trigger.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.closed_functions() RETURNS SETOF regprocedure
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT oid FROM pg_proc
-    WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole
-        AND rollup_engine.is_for_all(proname) AND NOT has_function_privilege('public', oid, 'EXECUTE')
-$$;
-COMMENT ON FUNCTION rollup_engine.closed_functions() IS
-'Generated functions that everybody may call, but for a script that took rights away in every schema, or a restore where none are given by default: reads and writes fail without them.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.give_generated_rights(p_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp

@@ -85,8 +85,12 @@ BEGIN
     GRANT INSERT, UPDATE, DELETE ON silver.dimension_config TO "${operator_role}";
     GRANT INSERT (rollup_id, metrics, expressions), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
 
-    -- Generated ones came with theirs.
-    FOR v_function IN SELECT rollup_engine.closed_functions() LOOP
+    -- Generated ones came with theirs, which somebody may have taken.
+    FOR v_function IN
+        SELECT oid FROM pg_proc
+        WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole
+            AND rollup_engine.is_for_all(proname) AND NOT has_function_privilege('public', oid, 'EXECUTE')
+    LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
     END LOOP;
 
@@ -104,7 +108,7 @@ BEGIN
     GRANT EXECUTE ON FUNCTION
         rollup_engine.detailed_statistics(text), rollup_engine.statement_statistics(text[]),
         rollup_engine.log_change(integer, timestamptz, timestamptz), rollup_engine.log_extent(integer, regclass, timestamptz, timestamptz, boolean),
-        rollup_engine.source_lock_holder(integer), rollup_engine.outdated_texts(), rollup_engine.foreign_parts(), rollup_engine.worker_states(),
+        rollup_engine.source_lock_holder(integer), rollup_engine.outdated_texts(), rollup_engine.closed_functions(), rollup_engine.foreign_parts(), rollup_engine.worker_states(),
         rollup_engine.drain_step(integer, timestamptz, boolean), rollup_engine.failed_step(integer, rollup_engine.failure),
         rollup_engine.sources_to_drain(text, integer[], boolean), rollup_engine.note_quiet(integer),
         rollup_engine.relink_source(integer), rollup_engine.settle_tails(),

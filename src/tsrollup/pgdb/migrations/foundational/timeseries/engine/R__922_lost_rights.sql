@@ -100,6 +100,18 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.has_rights() IS 'Whether the group roles have what a restore without rights, or on a server without some roles, takes from them.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.closed_functions() RETURNS SETOF regprocedure
+    LANGUAGE sql STABLE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT p.oid FROM pg_proc AS p
+    WHERE p.pronamespace = 'rollup_engine'::regnamespace AND NOT has_function_privilege('public', p.oid, 'EXECUTE')
+        AND (rollup_engine.is_for_all(p.proname)
+            OR EXISTS (SELECT FROM rollup_engine.noted_right AS n WHERE n.statement = format('GRANT EXECUTE ON ROUTINE %s TO PUBLIC', p.oid::regprocedure)))
+$$;
+COMMENT ON FUNCTION rollup_engine.closed_functions() IS
+'Functions of the machinery that everybody is to call, as who reads live views or writes to sources does, and may not: after a script that took rights away in every schema, or a restore where none are given by default.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.missing_roles() RETURNS name[]
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
