@@ -91,13 +91,13 @@ def delete(world: World, choices: Choices) -> None:
 def move(world: World, choices: Choices) -> None:
     """Out and in again in one statement."""
     session, table = _target(world, choices)
-    columns = ", ".join(c.ident for _, c in table.columns if c.name != "ts")
+    others = "".join(f", {c.ident}" for _, c in table.columns if c.name != "ts")
     if not table.column("ts"):
         return
     session.run(
         f"WITH gone AS (DELETE FROM {table.name} WHERE {_condition(table, choices)} RETURNING *)"
-        f" INSERT INTO {table.name} (ts, {columns}) SELECT ts + interval"
-        f" '{choices.pick(['1 hour', '1 day', '-1 day', '31 days'])}', {columns} FROM gone",
+        f" INSERT INTO {table.name} (ts{others}) SELECT ts + interval"
+        f" '{choices.pick(['1 hour', '1 day', '-1 day', '31 days'])}'{others} FROM gone",
         _refused(session, table),
     )
 

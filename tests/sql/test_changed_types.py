@@ -237,3 +237,57 @@ def test_a_rebuild_where_sealed_modes_fit_no_new_type(db: psycopg.Connection) ->
     rows = db.execute("SELECT v_value_counts FROM gold.t_1h ORDER BY bucket").fetchall()
     assert rows[0] == ({"old0": 1, "old1": 1},)
     assert problems(db) == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "values"),
+    [
+        ("integer", "text", ("1", "2")),
+        ("bigint", "varchar", ("1", "2")),
+        ("boolean", "integer", ("true", "false")),
+        ("uuid", "text", (f"{1:032x}", f"{2:032x}")),
+        ("types.mood", "text", ("sad", "glad")),
+    ],
+)
+@pytest.mark.parametrize("index", ["", "CREATE INDEX ON raw.t (device, ts)"], ids=["", "index"])
+def test_promise_h_a_dimension_that_its_table_cannot_hold(
+    db: psycopg.Connection, before: str, after: str, values: tuple[str, str], index: str
+) -> None:
+    """Some of what reads by an index is SQL, which takes no other type than the table's."""
+    roll_up_devices(db, before, values, index)
+    refresh_everything(db)
+    db.execute(f"ALTER TABLE raw.t ALTER device TYPE {after} USING device::{after}".encode())
+    assert_refused_until_rebuilt(db, "stores device as")
+
+
+def roll_up_devices(
+    db: psycopg.Connection, device: str, values: tuple[str, str], index: str
+) -> None:
+    db.execute("CREATE SCHEMA types; GRANT USAGE ON SCHEMA types TO tsrollup_owner")
+    db.execute("CREATE TYPE types.mood AS ENUM ('sad', 'glad')")
+    db.execute(f"CREATE TABLE raw.t (ts timestamptz, device {device}, n integer); {index}".encode())
+    for value in values:
+        db.execute(
+            "INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + i * interval '20 min',"
+            f" '{value}', i FROM generate_series(1, 100) AS i".encode()
+        )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour',"
+        " dimensions => '{device}', metrics => '{\"n\": [\"sum\"]}')"
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+
+
+def assert_refused_until_rebuilt(db: psycopg.Connection, message: str) -> None:
+    assert healths(db) == {"invalid"}
+    db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    assert healths(db) == {"invalid"}
+    assert {hint for _, _, hint in problems(db)} == {"SELECT silver.rebuild_rollup('silver.t_1h')"}
+    for view in ROLLUPS:
+        with pytest.raises(psycopg.Error, match=message):
+            db.execute(f"SELECT * FROM gold.{view}".encode())
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    db.execute(RESET)
+    refresh_everything(db)
+    assert_settled(db, *ROLLUPS)
+    assert problems(db) == []

@@ -61,10 +61,14 @@ AS $$
         AND NOT EXISTS (
             SELECT FROM silver.rollup_config
             WHERE id IN (SELECT rollup_engine.with_ancestors(p_rollup.parent_id)) AND (row_sql IS NOT NULL OR time_unit IS NOT NULL))
+        -- What a table on the way cannot hold is an error, and no value.
         AND NOT EXISTS (
             SELECT FROM rollup_engine.rollup_column
-            WHERE rollup_id = p_rollup.id AND kind = 'state' AND (outgrown_by IS NOT NULL
-                OR state <> ALL ('{row_count,row_first_time,row_last_time,count,sum,min,max,bool_and,bool_or,first,last,deviations}')))
+            WHERE (rollup_id = p_rollup.id OR rollup_id IN (SELECT rollup_engine.with_ancestors(p_rollup.parent_id))) AND outgrown_by IS NOT NULL)
+        AND NOT EXISTS (
+            SELECT FROM rollup_engine.rollup_column
+            WHERE rollup_id = p_rollup.id AND kind = 'state'
+                AND state <> ALL ('{row_count,row_first_time,row_last_time,count,sum,min,max,bool_and,bool_or,first,last,deviations}'))
         AND NOT EXISTS (
             SELECT FROM rollup_engine.read_columns(rollup_engine.as_of_raw(p_rollup)) AS r JOIN pg_type AS t ON t.oid = r.type
             WHERE t.typnamespace <> 'pg_catalog'::regnamespace)

@@ -31,7 +31,7 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.reads_groups_by_index(silver.rollup_config) IS 'Whether the rows of a group can be had without reading those of the others.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.fresh_groups_sql(p_rollup silver.rollup_config, p_by_bucket boolean, p_scattered boolean) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.fresh_groups_sql(p_rollup silver.rollup_config, p_by_bucket boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
@@ -43,43 +43,44 @@ BEGIN
         RETURN rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2', format(' AND (%s, %I) IN (SELECT tsrollup_bucket, tsrollup_key FROM (%s) AS g)',
             (SELECT expression FROM rollup_engine.rollup_column WHERE rollup_id = p_rollup.id AND kind = 'bucket'), v_key, v_groups));
     END IF;
-    -- Of one bucket the planner may read all, where the groups are many. Of more it would compare each of their rows
-    -- with each group of its key: OFFSET has it look for those of each group. The buckets of a parent are
-    -- named, as its index begins with them, unless these are many more than its rows.
+    -- Joined rather than LATERAL, the planner would compare all rows of a key with each of its buckets. The buckets
+    -- of a parent are named, as its index begins with them, unless these are many more than its rows.
     RETURN rollup_engine.fill($sql$
         SELECT tsrollup_bucket AS bucket, {columns}
-        FROM ({groups}) AS tsrollup_groups {parts}
-        CROSS JOIN LATERAL (SELECT * FROM {source} AS tsrollup_source WHERE {key} = tsrollup_groups.tsrollup_key AND {in_bucket} AND {in_hull}{fence}) AS tsrollup_rows
-        WHERE true{filter}
-        GROUP BY {group_list}
+        FROM ({groups}) AS tsrollup_groups CROSS JOIN LATERAL (
+            SELECT {of_group}
+            FROM {parts}{source} AS tsrollup_rows
+            WHERE {key} = tsrollup_groups.tsrollup_key AND {in_bucket} AND {in_hull}{filter}
+            GROUP BY {dimensions}
+        ) AS f
     $sql$, jsonb_build_object(
-        'columns', rollup_engine.select_list(p_rollup.id, '{dimension,state}'),
+        'columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
         'groups', v_groups,
+        'of_group', rollup_engine.select_list(p_rollup.id, '{dimension,state}'),
         'parts', CASE WHEN NOT p_by_bucket THEN '' ELSE format(
-            'CROSS JOIN LATERAL (SELECT b.bucket AS tsrollup_part FROM silver.rollup_config AS p CROSS JOIN LATERAL rollup_engine.buckets_in(p,
-                rollup_engine.bucket_align(p, tstzmultirange(tstzrange(tsrollup_bucket, tsrollup_next)))) AS b WHERE p.id = %s) AS tsrollup_parts', p_rollup.parent_id) END,
+            '(SELECT b.bucket AS tsrollup_part FROM silver.rollup_config AS p CROSS JOIN LATERAL rollup_engine.buckets_in(p,
+                rollup_engine.bucket_align(p, tstzmultirange(tstzrange(tsrollup_bucket, tsrollup_next)))) AS b WHERE p.id = %s) AS tsrollup_parts CROSS JOIN ', p_rollup.parent_id) END,
         'source', p_rollup.source_table,
         'key', quote_ident(v_key),
         'in_bucket', rollup_engine.time_condition(p_rollup, 'tsrollup_groups.tsrollup_bucket', 'tsrollup_groups.tsrollup_next')
-            || CASE WHEN p_by_bucket THEN ' AND bucket = tsrollup_parts.tsrollup_part' ELSE '' END,
+            || CASE WHEN p_by_bucket THEN ' AND bucket = tsrollup_part' ELSE '' END,
         'in_hull', rollup_engine.time_condition(p_rollup, '$1', '$2'),
-        'fence', CASE WHEN p_scattered THEN ' OFFSET 0' ELSE '' END,
         'filter', rollup_engine.row_filter(p_rollup),
-        'group_list', rollup_engine.group_list(p_rollup)));
+        'dimensions', (SELECT string_agg(n::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n)));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.fresh_groups_sql(silver.rollup_config, boolean, boolean) IS 'What the source says of the groups, of one bucket or of several: each by the index, or all from one scan of the hull.';
+COMMENT ON FUNCTION rollup_engine.fresh_groups_sql(silver.rollup_config, boolean) IS 'What the source says of the groups: each by the index, or all from one scan of the hull.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.store_groups_sql(p_rollup silver.rollup_config, p_by_bucket boolean, p_scattered boolean) RETURNS text
+CREATE OR REPLACE FUNCTION rollup_engine.store_groups_sql(p_rollup silver.rollup_config, p_by_bucket boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-    RETURN rollup_engine.upsert_sql(p_rollup, rollup_engine.fresh_groups_sql(p_rollup, p_by_bucket, p_scattered),
+    RETURN rollup_engine.upsert_sql(p_rollup, rollup_engine.fresh_groups_sql(p_rollup, p_by_bucket),
         format('t.bucket >= $1 AND t.bucket < $2 AND (t.bucket, t.%I) IN (SELECT tsrollup_bucket, tsrollup_key FROM (%s) AS g)',
             p_rollup.key_dimension, rollup_engine.groups_sql(p_rollup.target_table, p_rollup.key_dimension)));
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.store_groups_sql(silver.rollup_config, boolean, boolean) IS 'The statement that recomputes groups and stores what changed of them.';
+COMMENT ON FUNCTION rollup_engine.store_groups_sql(silver.rollup_config, boolean) IS 'The statement that recomputes groups and stores what changed of them.';
 
 RESET ROLE;

@@ -75,7 +75,7 @@ BEGIN
     INTO v_buckets, v_ends, v_keys, v_parts, v_batch.from_time, v_batch.to_time, v_batch.buckets, v_batch.groups
     FROM (SELECT DISTINCT s.from_time, s.to_time, key FROM unnest(p_groups) AS s CROSS JOIN LATERAL unnest(s.keys) AS key) AS g;
     PERFORM rollup_engine.set_refreshing(true);
-    EXECUTE rollup_engine.store_groups_sql(p_rollup, coalesce(v_parts <= greatest(100000, p_rollup.source_rows / 10), false), v_batch.buckets > 1) INTO v_batch.rows_written, v_batch.rows_deleted
+    EXECUTE rollup_engine.store_groups_sql(p_rollup, coalesce(v_parts <= greatest(100000, p_rollup.source_rows / 10), false)) INTO v_batch.rows_written, v_batch.rows_deleted
     USING v_batch.from_time, v_batch.to_time, v_buckets, v_ends, v_keys;
     PERFORM rollup_engine.set_refreshing(false);
     v_batch.outcome := 'refreshed';
