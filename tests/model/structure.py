@@ -3,7 +3,7 @@
 import re
 
 from model.accidents import killed
-from model.reference import Live
+from model.reference import NUMBERS, Live
 from model.script import Session
 from model.world import WITHOUT, Choices, Operation, Table, World
 from model.writes import some_change
@@ -70,7 +70,8 @@ def swap_columns(world: World, choices: Choices) -> None:
     session, root = _root(world, choices)
     pairs = [("value", "owner"), ("amount", "site"), ("device", "note"), ("level", "amount")]
     a, b = choices.pick(pairs)
-    if not root.column(a) or not root.column(b):
+    first, second = root.column(a), root.column(b)
+    if not first or not second or (first.type in NUMBERS) != (second.type in NUMBERS):
         return
     for old, new in ((a, "third"), (b, a), ("third", b)):
         _alter(world, session, root, f"RENAME COLUMN {old} TO {new}")
@@ -83,7 +84,7 @@ def retype_column(world: World, choices: Choices) -> None:
         changing = f"{column.type} USING {CHANGED.get(column.type, column.ident)}"
         to = changing.format(column.ident)
         if choices.chance(50):
-            to = choices.pick(CASTS[column.type])
+            to = choices.pick(CASTS[column.type] + (["text"] if column.name == "owner" else []))
         _alter(world, session, root, f"ALTER COLUMN {column.ident} TYPE {to}")
 
 

@@ -18,7 +18,8 @@ def value_for(column: Live, choices: Choices) -> str:
     if column.name == "ts" or "timestamp" in column.type or column.type == "date":
         return choices.time()
     if column.name == "owner":
-        return choices.pick(["NULL", "1", "2", "3"])
+        keys = ["NULL", "1", "2", "3"] if column.type in NUMBERS else ["NULL", "'1'", "'01'"]
+        return choices.pick(keys)
     if column.type in ("real", "double precision"):
         return choices.pick(FLOATS)
     if column.type == "numeric":
