@@ -260,6 +260,20 @@ def test_promise_h_a_dimension_that_its_table_cannot_hold(
     assert_refused_until_rebuilt(db, "stores device as")
 
 
+def test_a_type_that_cannot_be_cast_and_how_to_keep_what_is_sealed(
+    db: psycopg.Connection,
+) -> None:
+    roll_up_devices(db, "integer", ("1", "2"), "")
+    refresh_everything(db)
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
+    db.execute("ALTER TABLE raw.t ALTER device TYPE uuid USING md5(device::text)::uuid")
+    db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    for call in ("rebuild_rollup('t_1h')", "drop_rollup('t_1h')"):
+        with pytest.raises(psycopg.Error) as raised:
+            db.execute(f"SELECT silver.{call}".encode())
+        assert "keep_table => true" in (raised.value.diag.message_hint or "")
+
+
 def roll_up_devices(
     db: psycopg.Connection, device: str, values: tuple[str, str], index: str
 ) -> None:

@@ -112,7 +112,8 @@ BEGIN
     END IF;
     SELECT string_agg(target_table::text, ', ' ORDER BY id) INTO v_children FROM silver.rollup_config WHERE parent_id = v_rollup.id;
     IF v_children IS NOT NULL THEN
-        PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first');
+        PERFORM rollup_engine.fail('TR003', format('%s read %s', v_children, v_rollup.target_table), 'drop them first'
+            || (SELECT rollup_engine.sealed_note(s) FROM rollup_engine.source AS s WHERE s.id = v_rollup.source_id));
     END IF;
     v_is_last := NOT EXISTS (SELECT FROM silver.rollup_config WHERE source_id = v_rollup.source_id AND id <> v_rollup.id);
     IF v_is_last THEN

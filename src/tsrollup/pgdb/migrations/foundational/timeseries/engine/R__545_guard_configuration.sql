@@ -80,8 +80,8 @@ BEGIN
             WHEN v_fixed = 'metrics' THEN format('SELECT silver.add_rollup_metric(%L, ...)', OLD.target_table)
             WHEN v_fixed IN ('retention', 'sealed_before') THEN format('SELECT silver.set_retention(%L, ...): how long rows are kept, and sealed by that', OLD.target_table)
             WHEN v_fixed LIKE 'target%' THEN format('SELECT silver.alter_rollup(%L, new_name => ...) renames it', OLD.target_table)
-            ELSE format('its rows and its view are made by that: create another rollup, and drop this one with silver.drop_rollup(%L); options are changed by silver.alter_rollup',
-                OLD.target_table) END);
+            ELSE format('its rows and its view are made by that: create another rollup, and drop this one with silver.drop_rollup(%L)%s; options are changed by silver.alter_rollup',
+                OLD.target_table, rollup_engine.sealed_note(OLD)) END);
     ELSIF v_columns && v_options THEN
         v_checked := NEW;
         IF 'chunk_interval' <> ALL (v_columns) THEN
