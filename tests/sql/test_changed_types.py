@@ -305,3 +305,83 @@ def assert_refused_until_rebuilt(db: psycopg.Connection, message: str) -> None:
     refresh_everything(db)
     assert_settled(db, *ROLLUPS)
     assert problems(db) == []
+
+
+def roll_up_dates(db: psycopg.Connection) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz, d date, n integer)")
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + i * interval '20 min',"
+        " date '2020-01-01' + i % 5, i % 7 FROM generate_series(1, 200) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}',"
+        ' time_column => \'ts\', metrics => \'{"d": ["count", "distinct"], "n": ["distinct"]}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+
+
+CHANGED_DATES = "ALTER TABLE raw.t ALTER d TYPE timestamp, ALTER n TYPE bigint"
+
+
+def test_promise_b_distinct_values_of_a_column_with_another_type(db: psycopg.Connection) -> None:
+    """They are told apart by their texts, and those are others now."""
+    roll_up_dates(db)
+    db.execute(CHANGED_DATES)
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, *ROLLUPS)
+
+
+def test_promise_f_distinct_values_of_sealed_rows_that_have_other_texts(
+    db: psycopg.Connection,
+) -> None:
+    roll_up_dates(db)
+    force_configuration(
+        db,
+        "sealed_before = timestamptz '2026-03-02 00:00+00'"
+        " + CASE depth WHEN 0 THEN interval '12 hours' ELSE '0' END",
+    )
+    db.execute(CHANGED_DATES)
+    db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    assert healths(db) == {"invalid"}
+    assert {hint for _, _, hint in problems(db)} == {"SELECT silver.rebuild_rollup('silver.t_1h')"}
+    with pytest.raises(psycopg.Error, match="the texts of another type") as raised:
+        db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert "SELECT silver.drop_rollup_metric('silver.t_1h', " in str(raised.value)
+    for rollup in ("t_1d", "t_1h"):
+        db.execute('SELECT silver.drop_rollup_metric(%s, \'{"d": ["distinct"]}\')', [rollup])
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    for rollup in ("t_1h", "t_1d"):
+        db.execute('SELECT silver.add_rollup_metric(%s, \'{"d": ["distinct"]}\')', [rollup])
+    db.execute(RESET)
+    refresh_everything(db)
+    assert problems(db) == []
+    days = db.execute("SELECT d_count, d_distinct FROM gold.t_1d ORDER BY bucket").fetchall()
+    assert days == [(71, None), (72, None), (57, 5)]
+
+
+def test_promise_f_a_mode_of_sealed_values_that_have_other_texts(db: psycopg.Connection) -> None:
+    """They would count as others than the same values of later rows."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz, d date)")
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + i * interval '6 h',"
+        " date '2020-01-01' + i % 2 FROM generate_series(0, 9) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 day', dimensions => '{}',"
+        ' time_column => \'ts\', metrics => \'{"d": ["mode", "max"]}\')'
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '7 days')")
+    refresh_everything(db)
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
+    db.execute("ALTER TABLE raw.t ALTER d TYPE timestamptz")
+    with pytest.raises(psycopg.Error, match="have other texts now") as raised:
+        db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert "give raw.t the type that it had" in (raised.value.diag.message_hint or "")
+    for rollup in ("t_1d", "t_1h"):
+        db.execute('SELECT silver.drop_rollup_metric(%s, \'{"d": ["mode"]}\')', [rollup])
+    warnings: list[str] = []
+    db.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert [each for each in warnings if "sealed values of d_max in silver.t_1h" in each]

@@ -32,9 +32,19 @@ CREATE OR REPLACE FUNCTION rollup_engine.held_type(p_state text, p_data_type tex
     LANGUAGE sql IMMUTABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT CASE WHEN p_state LIKE 'tally:%' THEN substr(p_state, 13) ELSE p_data_type END
+    SELECT coalesce(substring(p_state FROM '^(?:tally|hashes):[^:]*:(.*)$'), p_data_type)
 $$;
-COMMENT ON FUNCTION rollup_engine.held_type(text, text) IS 'The type of the values that the column of a state holds: its own, but that of tallies has the texts of others.';
+COMMENT ON FUNCTION rollup_engine.held_type(text, text) IS 'The type of the values that the column of a state holds: its own, but those of tallies and hashes are made of the texts of others.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.hashed_type(p_type oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT CASE WHEN 'exact' = ANY (k.kinds) THEN 'numeric' WHEN 'float' = ANY (k.kinds) THEN 'double precision'
+        WHEN t.type IN ('text', 'varchar', 'bpchar', 'name') THEN 'text' ELSE format_type(t.type, NULL) END
+    FROM rollup_engine.base_type(p_type) AS t (type), rollup_engine.value_kinds(p_type) AS k (kinds)
+$$;
+COMMENT ON FUNCTION rollup_engine.hashed_type(oid) IS 'A type for all whose equal values have the hash of one text.';
 
 -- What people write ---------------------------------------------------------------------
 
@@ -118,12 +128,15 @@ CREATE OR REPLACE FUNCTION rollup_engine.find_aggregate(p_item jsonb, p_column t
 AS $$
     SELECT f.name, s.states, f.takes, o.outputs
     FROM (
-        SELECT array_agg(state) AS states, max(rollup_engine.held_type(state, NULL)) AS tally_type
+        SELECT array_agg(state) AS states, max(rollup_engine.held_type(state, NULL)) FILTER (WHERE state LIKE 'tally:%') AS tally_type,
+            max(rollup_engine.held_type(state, NULL)) FILTER (WHERE state LIKE 'hashes:%') AS hashed_type
         FROM rollup_engine.rollup_column
         WHERE rollup_id = p_parent_id AND source_column = p_column AND kind = 'state'
     ) AS parent
     CROSS JOIN LATERAL (
-        SELECT rollup_engine.metric_marks(p_item) || jsonb_build_object('type', coalesce(parent.tally_type, format_type(rollup_engine.base_type(p_type), -1)))  -- character is of one letter
+        SELECT rollup_engine.metric_marks(p_item) || jsonb_build_object(
+            'type', coalesce(parent.tally_type, format_type(rollup_engine.base_type(p_type), -1)),  -- character is of one letter
+            'hashed', coalesce(parent.hashed_type, rollup_engine.hashed_type(p_type)))
         OFFSET 0  -- once, not for each row of the catalogue
     ) AS m (marks)
     JOIN rollup_engine.aggregate AS f ON f.name = m.marks ->> 'aggregate'

@@ -90,6 +90,10 @@ CREATE OR REPLACE FUNCTION rollup_engine.follow_columns(p_rollup silver.rollup_c
 AS $$
 BEGIN
     PERFORM rollup_engine.plan_again(p_rollup);
+    -- All of them are computed anew.
+    UPDATE rollup_engine.rollup_column AS c SET state = p.state
+    FROM rollup_engine.plan_columns(p_rollup, (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id)) AS p
+    WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.state LIKE 'hashes:%' AND c.state <> p.state AND p_rollup.sealed_before IS NULL;
     UPDATE rollup_engine.rollup_column AS c
     SET expression = rollup_engine.fitted_expression(p_rollup, c, h.type),
         outgrown_by = CASE WHEN NOT rollup_engine.is_same_value(h.type, rollup_engine.held_type(c.state, c.data_type)) THEN h.type END

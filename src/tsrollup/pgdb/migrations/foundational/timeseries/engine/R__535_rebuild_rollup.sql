@@ -20,9 +20,17 @@ BEGIN
         PERFORM rollup_engine.fail('TR004', format('metrics of column %s of %s are made in another way for the type that it has now', v_columns, p_rollup.target_table),
             format('SELECT silver.drop_rollup_metric(%L, ...) for its variances, here and in what reads it; rebuild, and add them again', p_rollup.target_table));
     END IF;
+    SELECT string_agg(DISTINCT quote_ident(c.source_column), ', ') INTO v_columns
+    FROM rollup_engine.rollup_column AS c JOIN rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p USING (column_name)
+    WHERE c.rollup_id = p_rollup.id AND c.state LIKE 'hashes:%' AND c.state <> p.state AND p_rollup.sealed_before IS NOT NULL;
+    IF v_columns IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('sealed buckets of %s tell distinct values of %s apart by the texts of another type', p_rollup.target_table, v_columns),
+            format('give %s the type that it had; or SELECT silver.drop_rollup_metric(%L, ...) for distinct, here and in what reads it; rebuild, and add it again: what is sealed has none then',
+                p_rollup.source_table, p_rollup.target_table));
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.check_same_states(silver.rollup_config) IS 'An error where an aggregate needs other states for the type that a column has now than the rollup holds.';
+COMMENT ON FUNCTION rollup_engine.check_same_states(silver.rollup_config) IS 'An error where an aggregate needs other states for the type that a column has now than the rollup holds, or sealed rows keep.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.forget_rows(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql
@@ -44,16 +52,37 @@ CREATE OR REPLACE FUNCTION rollup_engine.stored_modes_sql(p_rollup silver.rollup
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT string_agg(format('SELECT count(value::%s) FROM (SELECT DISTINCT jsonb_object_keys(%I -> 0) FROM %s) AS stored (value)',
-        rollup_engine.held_type(p.state, NULL), c.column_name, p_rollup.target_table), ' UNION ALL ')
+    SELECT format('SELECT sum(n) FROM (%s) AS others (n)', string_agg(format(
+        'SELECT count(*) FILTER (WHERE value::%s::%s::text <> value) FROM (SELECT DISTINCT jsonb_object_keys(%I -> 0) FROM %s) AS stored (value)',
+        rollup_engine.held_type(c.state, NULL), rollup_engine.held_type(p.state, NULL), c.column_name, p_rollup.target_table), ' UNION ALL '))
     FROM rollup_engine.rollup_column AS c
     JOIN rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p USING (column_name)
     WHERE c.rollup_id = p_rollup.id AND c.state LIKE 'tally:%' AND c.state <> p.state AND EXISTS (
         SELECT FROM rollup_engine.rollup_column AS m
         WHERE m.rollup_id IN (SELECT rollup_engine.with_descendants(p_rollup.id)) AND m.source_column = c.source_column AND m.state = 'mode')
+    HAVING count(*) > 0
 $$;
 COMMENT ON FUNCTION rollup_engine.stored_modes_sql(silver.rollup_config) IS
-'Query that fails where a text among the stored values that have a mode is none of the type that they have now; NULL where their types are as they were.';
+'Query for how many texts among the stored values that have a mode are others as values of the type that they have now; NULL where their types are as they were.';
+
+CREATE OR REPLACE FUNCTION rollup_engine.warn_of_zone(p_rollup silver.rollup_config) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    v_columns constant text := (
+        SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
+        FROM pg_attribute AS a JOIN rollup_engine.rollup_column AS c ON c.rollup_id = p_rollup.id AND c.column_name = a.attname AND c.kind IN ('dimension', 'state')
+        WHERE a.attrelid = p_rollup.target_table AND format_type(a.atttypid, NULL) <> c.data_type
+            AND 'timestamp with time zone' IN (format_type(a.atttypid, NULL), c.data_type));
+BEGIN
+    IF p_rollup.sealed_before IS NOT NULL AND v_columns IS NOT NULL THEN
+        RAISE WARNING 'sealed values of % in % are converted as times of UTC', v_columns, p_rollup.target_table
+            USING HINT = format('%s has converted its own by the time zone of the session: where that was another one, sealed values are off by it', p_rollup.source_table);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION rollup_engine.warn_of_zone(silver.rollup_config) IS 'Warns where a rebuild has to convert sealed times by a zone, and nobody knows by which the source has.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -66,6 +95,7 @@ DECLARE
     v_view regclass;
     v_changes text;
     v_modes text;
+    v_others bigint;
 BEGIN
     PERFORM rollup_engine.fail_if_gone(p_rollup);
     PERFORM rollup_engine.lock_views(ARRAY(SELECT rollup_engine.with_descendants(p_rollup.id)));  -- those of whoever comes next, too
@@ -84,7 +114,11 @@ BEGIN
     IF v_changes IS NOT NULL OR v_modes IS NOT NULL THEN
         PERFORM rollup_engine.check_types(r);
         PERFORM rollup_engine.forget_rows(r);
-        EXECUTE coalesce(v_modes, 'SELECT');
+        EXECUTE coalesce(v_modes, 'SELECT') INTO v_others;
+        IF v_others > 0 THEN
+            RAISE data_exception USING MESSAGE = 'values that have a mode have other texts now';
+        END IF;
+        PERFORM rollup_engine.warn_of_zone(r);
     END IF;
     UPDATE rollup_engine.rollup_column AS c
     SET state = p.state, expression = CASE c.kind WHEN 'finished' THEN rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression) ELSE c.expression END
