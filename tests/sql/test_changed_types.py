@@ -385,3 +385,26 @@ def test_promise_f_a_mode_of_sealed_values_that_have_other_texts(db: psycopg.Con
     db.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
     db.execute("SELECT silver.rebuild_rollup('t_1h')")
     assert [each for each in warnings if "sealed values of d_max in silver.t_1h" in each]
+
+
+def test_promise_g_distinct_values_before_a_window_that_have_other_texts(
+    db: psycopg.Connection,
+) -> None:
+    """They are not computed anew, as sealed ones are not."""
+    db.execute("CREATE TABLE raw.t (ts timestamptz, d date)")
+    db.execute(
+        "INSERT INTO raw.t SELECT now() - i * interval '6 h', date '2020-01-01' + i % 5"
+        " FROM generate_series(0, 200) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 day', dimensions => '{}',"
+        " time_column => 'ts', metrics => '{\"d\": [\"distinct\"]}',"
+        " change_tracking => 'window', look_back_window => '10 days')"
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 year')")
+    refresh_everything(db)
+    db.execute("ALTER TABLE raw.t ALTER d TYPE timestamp")
+    db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    assert healths(db) == {"invalid"}
+    with pytest.raises(psycopg.Error, match="the texts of another type"):
+        db.execute("SELECT silver.rebuild_rollup('t_1h')")

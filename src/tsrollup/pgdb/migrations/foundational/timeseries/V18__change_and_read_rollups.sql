@@ -113,4 +113,7 @@ $$;
 COMMENT ON FUNCTION silver.live_view_columns(text) IS
 'Table and live view of a rollup, and the columns of that as they are called there: the bucket, dimensions and what is stored or finished, each with its type, of a domain that below it, and the operator by which values of it are equal. One row without a column where the view was dropped.';
 
+COMMENT ON FUNCTION silver.rebuild_rollup(text) IS
+'After the types of a source''s columns changed, or it or a live view was dropped: gives a rollup and all that read it the types of now and live views, and has all of it recomputed. Sealed rows, and those before the window of a source that is tracked by one, are kept, converted by the settings that PostgreSQL comes with, as times of UTC, with a warning where that may matter; the texts of value_counts stay as they are. Refuses where sealed modes or distinct values would have other texts than the same values have now.';
+
 RESET ROLE;

@@ -70,6 +70,12 @@ $$;
 COMMENT ON FUNCTION rollup_engine.fitted_expression(silver.rollup_config, rollup_engine.rollup_column, text) IS
 'The expression of a column whose type is another one now, cast to what the table stores where that loses nothing.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.keeps_rows(p_rollup silver.rollup_config) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+RETURN p_rollup.sealed_before IS NOT NULL OR isempty(rollup_engine.told_by_source(p_rollup.source_id));
+COMMENT ON FUNCTION rollup_engine.keeps_rows(silver.rollup_config) IS 'Whether some rows of a rollup, sealed or before a window, are not computed anew when all is.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.plan_again(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
@@ -93,7 +99,7 @@ BEGIN
     -- All of them are computed anew.
     UPDATE rollup_engine.rollup_column AS c SET state = p.state
     FROM rollup_engine.plan_columns(p_rollup, (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id)) AS p
-    WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.state LIKE 'hashes:%' AND c.state <> p.state AND p_rollup.sealed_before IS NULL;
+    WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.state LIKE 'hashes:%' AND c.state <> p.state AND NOT rollup_engine.keeps_rows(p_rollup);
     UPDATE rollup_engine.rollup_column AS c
     SET expression = rollup_engine.fitted_expression(p_rollup, c, h.type),
         outgrown_by = CASE WHEN NOT rollup_engine.is_same_value(h.type, rollup_engine.held_type(c.state, c.data_type)) THEN h.type END

@@ -22,7 +22,7 @@ BEGIN
     END IF;
     SELECT string_agg(DISTINCT quote_ident(c.source_column), ', ') INTO v_columns
     FROM rollup_engine.rollup_column AS c JOIN rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p USING (column_name)
-    WHERE c.rollup_id = p_rollup.id AND c.state LIKE 'hashes:%' AND c.state <> p.state AND p_rollup.sealed_before IS NOT NULL;
+    WHERE c.rollup_id = p_rollup.id AND c.state LIKE 'hashes:%' AND c.state <> p.state AND rollup_engine.keeps_rows(p_rollup);
     IF v_columns IS NOT NULL THEN
         PERFORM rollup_engine.fail('TR004', format('sealed buckets of %s tell distinct values of %s apart by the texts of another type', p_rollup.target_table, v_columns),
             format('give %s the type that it had; or SELECT silver.drop_rollup_metric(%L, ...) for distinct, here and in what reads it; rebuild, and add it again: what is sealed has none then',
@@ -65,24 +65,28 @@ $$;
 COMMENT ON FUNCTION rollup_engine.stored_modes_sql(silver.rollup_config) IS
 'Query for how many texts among the stored values that have a mode are others as values of the type that they have now; NULL where their types are as they were.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.warn_of_zone(p_rollup silver.rollup_config) RETURNS void
+CREATE OR REPLACE FUNCTION rollup_engine.warn_of_conversion(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     v_columns constant text := (
         SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum)
-        FROM pg_attribute AS a JOIN rollup_engine.rollup_column AS c ON c.rollup_id = p_rollup.id AND c.column_name = a.attname AND c.kind IN ('dimension', 'state')
-        WHERE a.attrelid = p_rollup.target_table AND format_type(a.atttypid, NULL) <> c.data_type
-            AND 'timestamp with time zone' IN (format_type(a.atttypid, NULL), c.data_type));
+        FROM pg_attribute AS a
+        JOIN rollup_engine.rollup_column AS c ON c.rollup_id = p_rollup.id AND c.column_name = a.attname AND c.kind IN ('dimension', 'state')
+        CROSS JOIN LATERAL rollup_engine.base_type(rollup_engine.type_called(c.data_type)) AS n (type)
+        WHERE a.attrelid = p_rollup.target_table AND a.atttypid <> n.type AND NOT EXISTS (
+            SELECT FROM pg_cast AS k LEFT JOIN pg_proc AS f ON f.oid = k.castfunc
+            WHERE k.castsource = a.atttypid AND k.casttarget = n.type AND (k.castmethod = 'b' OR f.provolatile = 'i')));
 BEGIN
-    IF p_rollup.sealed_before IS NOT NULL AND v_columns IS NOT NULL THEN
-        RAISE WARNING 'sealed values of % in % are converted as times of UTC', v_columns, p_rollup.target_table
-            USING HINT = format('%s has converted its own by the time zone of the session: where that was another one, sealed values are off by it', p_rollup.source_table);
+    IF rollup_engine.keeps_rows(p_rollup) AND v_columns IS NOT NULL THEN
+        RAISE WARNING 'sealed values of % in % are converted by the settings that PostgreSQL comes with, and as times of UTC', v_columns, p_rollup.target_table
+            USING HINT = format('those of %s were converted by the settings of a session: where these were others (time zone, DateStyle), or by USING, sealed values may be other ones',
+                p_rollup.source_table);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.warn_of_zone(silver.rollup_config) IS 'Warns where a rebuild has to convert sealed times by a zone, and nobody knows by which the source has.';
+COMMENT ON FUNCTION rollup_engine.warn_of_conversion(silver.rollup_config) IS 'Warns where a rebuild has to convert sealed values by settings, and nobody knows by which the source has.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.rebuild_one(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -118,7 +122,7 @@ BEGIN
         IF v_others > 0 THEN
             RAISE data_exception USING MESSAGE = 'values that have a mode have other texts now';
         END IF;
-        PERFORM rollup_engine.warn_of_zone(r);
+        PERFORM rollup_engine.warn_of_conversion(r);
     END IF;
     UPDATE rollup_engine.rollup_column AS c
     SET state = p.state, expression = CASE c.kind WHEN 'finished' THEN rollup_engine.finish_expression(c.rollup_id, c.source_column, p.expression) ELSE c.expression END
