@@ -408,3 +408,48 @@ def test_promise_g_distinct_values_before_a_window_that_have_other_texts(
     assert healths(db) == {"invalid"}
     with pytest.raises(psycopg.Error, match="the texts of another type"):
         db.execute("SELECT silver.rebuild_rollup('t_1h')")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "metrics"),
+    [
+        ("text", "jsonb USING to_jsonb(v)", '["distinct"]'),
+        ("text", "jsonb USING to_jsonb(v)", '["mode", "value_counts"]'),
+        ("integer", "integer[] USING ARRAY[v]", '["distinct"]'),
+        ("integer", "text", '["ohlc"]'),
+        ("integer", "text", '["increase", "time_weighted_avg"]'),
+    ],
+)
+def test_promise_h_aggregates_that_do_not_take_the_type_of_now(
+    db: psycopg.Connection, before: str, after: str, metrics: str
+) -> None:
+    db.execute(f"CREATE TABLE raw.t (ts timestamptz, v {before})".encode())
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + i * interval '20 min', i % 7"
+        " FROM generate_series(0, 100) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}',"
+        f" metrics => '{{\"v\": {metrics}}}')".encode()
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    db.execute(f"ALTER TABLE raw.t ALTER v TYPE {after}".encode())
+    db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    assert healths(db) == {"invalid"}
+    assert {hint for _, _, hint in problems(db)} == {"SELECT silver.rebuild_rollup('silver.t_1h')"}
+    for view in ROLLUPS:
+        with pytest.raises(psycopg.Error, match="and its source has "):
+            db.execute(f"SELECT * FROM gold.{view}".encode())
+    with pytest.raises(
+        psycopg.Error, match=r"metrics of silver\.t_1h are not made of v as "
+    ) as raised:
+        db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    assert "SELECT silver.drop_rollup_metric('silver.t_1h', ...)" in str(raised.value)
+    for rollup in reversed(ROLLUPS):
+        db.execute(f"SELECT silver.drop_rollup_metric('{rollup}', '{{\"v\": {metrics}}}')".encode())
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    db.execute(RESET)
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, *ROLLUPS)

@@ -87,6 +87,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.plan_again(silver.rollup_config) IS 'Writes the expressions over the source with the names and types that it has now.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.unmade_states(p_rollup silver.rollup_config) RETURNS TABLE (column_name name, source_column text, type text)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT c.column_name, c.source_column, format_type(a.type, NULL)
+    FROM rollup_engine.rollup_column AS c
+    JOIN rollup_engine.row_columns(p_rollup.source_table, p_rollup.row_sql) AS a ON a.column_name = rollup_engine.source_name(p_rollup, c.source_column::name)
+    WHERE c.rollup_id = p_rollup.id AND c.kind = 'state' AND p_rollup.parent_id IS NULL
+        AND c.column_name NOT IN (
+            SELECT p.column_name FROM rollup_engine.plan_columns(p_rollup, (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id)) AS p)
+$$;
+COMMENT ON FUNCTION rollup_engine.unmade_states(silver.rollup_config) IS 'What a rollup of raw rows stores of columns whose type of now its aggregates do not take, or take in another way.';
+
 -- What a drain takes in ---------------------------------------------------------------------------
 
 CREATE OR REPLACE FUNCTION rollup_engine.follow_columns(p_rollup silver.rollup_config) RETURNS void
@@ -107,6 +120,9 @@ BEGIN
     JOIN rollup_engine.plan_columns(p_rollup, (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id)) AS p USING (column_name)
     CROSS JOIN LATERAL rollup_engine.held_type(p.state, t.data_type) AS h (type)
     WHERE c.rollup_id = p_rollup.id AND c.column_name = t.column_name AND h.type <> rollup_engine.held_type(c.state, c.data_type);
+    UPDATE rollup_engine.rollup_column AS c
+    SET expression = rollup_engine.fitted_expression(p_rollup, c, u.type), outgrown_by = u.type
+    FROM rollup_engine.unmade_states(p_rollup) AS u WHERE c.rollup_id = p_rollup.id AND c.column_name = u.column_name;
     PERFORM rollup_engine.write_live_functions(p_rollup);
     UPDATE silver.rollup_config
     SET time_column = p_rollup.time_column, refresh_sql = rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2'), missed_changes = false

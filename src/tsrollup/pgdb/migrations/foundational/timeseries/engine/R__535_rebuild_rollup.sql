@@ -20,6 +20,12 @@ BEGIN
         PERFORM rollup_engine.fail('TR004', format('metrics of column %s of %s are made in another way for the type that it has now', v_columns, p_rollup.target_table),
             format('SELECT silver.drop_rollup_metric(%L, ...) for its variances, here and in what reads it; rebuild, and add them again', p_rollup.target_table));
     END IF;
+    SELECT string_agg(DISTINCT format('%I as %s', source_column, type), ', ') INTO v_columns FROM rollup_engine.unmade_states(p_rollup);
+    IF v_columns IS NOT NULL THEN
+        PERFORM rollup_engine.fail('TR004', format('metrics of %s are not made of %s', p_rollup.target_table, v_columns),
+            format('give %s the type that it had; or SELECT silver.drop_rollup_metric(%L, ...) for them, here and in what reads it, and rebuild',
+                p_rollup.source_table, p_rollup.target_table));
+    END IF;
     SELECT string_agg(DISTINCT quote_ident(c.source_column), ', ') INTO v_columns
     FROM rollup_engine.rollup_column AS c JOIN rollup_engine.plan_columns(p_rollup, 'timestamptz') AS p USING (column_name)
     WHERE c.rollup_id = p_rollup.id AND c.state LIKE 'hashes:%' AND c.state <> p.state AND rollup_engine.keeps_rows(p_rollup);
