@@ -281,3 +281,23 @@ def test_promise_b_row_security_for_a_while(rolled_up: psycopg.Connection) -> No
     rolled_up.execute(RESET)
     refresh_everything(rolled_up)
     assert_settled(rolled_up, *ROLLUPS)
+
+
+def test_a_hint_names_a_trigger_that_its_table_has_off(db: psycopg.Connection) -> None:
+    """Others of the tables beside a source are on: who follows it each time comes to an end."""
+    db.execute(
+        "CREATE TABLE raw.t (ts timestamptz, n integer) PARTITION BY RANGE (ts);"
+        "CREATE TABLE raw.t_2 PARTITION OF raw.t FOR VALUES FROM ('2026-03-02') TO ('2026-03-03');"
+        "CREATE TABLE raw.t_3 PARTITION OF raw.t FOR VALUES FROM ('2026-03-03') TO ('2026-03-05');"
+        "CREATE TABLE raw.t_rest PARTITION OF raw.t DEFAULT"
+    )
+    db.execute("SELECT silver.create_rollup_table('raw.t_rest', 'silver', 't_1h', '1 hour')")
+    db.execute("ALTER TABLE raw.t_2 ENABLE TRIGGER USER; ALTER TABLE raw.t_3 DISABLE TRIGGER USER")
+    asked = 0
+    while found := problems(db):
+        [(_, _, hint)] = found
+        statement = hint.removeprefix("as the owner: ").removesuffix(", and the same for each")
+        db.execute(statement.encode())
+        asked += 1
+        assert asked <= 4
+    assert asked == 4

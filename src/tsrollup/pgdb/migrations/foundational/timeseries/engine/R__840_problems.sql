@@ -46,8 +46,8 @@ BEGIN
         HAVING count(*) > 0
         UNION ALL
         SELECT format('capture triggers of %s are not enabled always', string_agg(DISTINCT g.tgrelid::regclass::text, ', ')),
-            format('as the owner: ALTER TABLE %s ENABLE %s TRIGGER %I, and the same for each',
-                min(g.tgrelid::regclass::text), min(rollup_engine.firing_mode(g.tgtype)), min(g.tgname::text))
+            format('as the owner: %s, and the same for each',
+                min(format('ALTER TABLE %s ENABLE %s TRIGGER %I', g.tgrelid::regclass, rollup_engine.firing_mode(g.tgtype), g.tgname)))
         FROM rollup_engine.capture_triggers(p_source) AS g
         WHERE g.tgenabled <> left(rollup_engine.firing_mode(g.tgtype), 1)::"char"
         HAVING count(*) > 0;
