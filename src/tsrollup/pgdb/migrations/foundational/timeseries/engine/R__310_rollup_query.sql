@@ -234,7 +234,9 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.grouped_sql(silver.rollup_config, text, text, text, text) IS 'One GROUP BY over a range.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.per_bucket_sql(p_rollup silver.rollup_config, p_relation text, p_buckets text, p_from text, p_to text)
+-- That of 0.1.0 took buckets alone.
+DROP FUNCTION IF EXISTS rollup_engine.per_bucket_sql(silver.rollup_config, text, text, text, text);
+CREATE OR REPLACE FUNCTION rollup_engine.per_bucket_sql(p_rollup silver.rollup_config, p_relation text, p_buckets text, p_from text, p_to text, p_filter text DEFAULT '')
 RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -242,17 +244,17 @@ AS $$
 BEGIN
     RETURN concat_ws(E'\n',
         'SELECT tsrollup_batch.bucket, ' || rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
-        format('FROM unnest(%s) AS tsrollup_batch (bucket, next_bucket) CROSS JOIN LATERAL (', p_buckets),
+        format('FROM %s AS tsrollup_batch (bucket, next_bucket) CROSS JOIN LATERAL (', p_buckets),
         '    SELECT ' || rollup_engine.select_list(p_rollup.id, '{dimension,state}'),
         -- Named, lest a table of the outer name hide the bucket.
         format('    FROM %s AS tsrollup_rows', p_relation),
         '    WHERE ' || rollup_engine.time_condition(p_rollup, 'tsrollup_batch.bucket', 'tsrollup_batch.next_bucket'),
-        '        AND ' || rollup_engine.time_condition(p_rollup, p_from, p_to) || rollup_engine.row_filter(p_rollup),
+        '        AND ' || rollup_engine.time_condition(p_rollup, p_from, p_to) || rollup_engine.row_filter(p_rollup) || p_filter,
         '    GROUP BY ' || (SELECT string_agg(n::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n),
         '    HAVING count(*) > 0',
         ') AS f');
 END
 $$;
-COMMENT ON FUNCTION rollup_engine.per_bucket_sql(silver.rollup_config, text, text, text, text) IS 'A GROUP BY for each bucket of two arrays, of starts and ends; the range lets the planner prune partitions.';
+COMMENT ON FUNCTION rollup_engine.per_bucket_sql(silver.rollup_config, text, text, text, text, text) IS 'A GROUP BY for each row of a FROM item, which begins with start and end of a bucket; the range lets the planner prune partitions.';
 
 RESET ROLE;

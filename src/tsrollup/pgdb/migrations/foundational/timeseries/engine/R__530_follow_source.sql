@@ -81,7 +81,9 @@ CREATE OR REPLACE FUNCTION rollup_engine.plan_again(p_rollup silver.rollup_confi
     SET search_path = pg_catalog, pg_temp
 AS $$
     UPDATE rollup_engine.rollup_column AS c
-    SET expression = p.expression, outgrown_by = NULL
+    SET expression = p.expression, outgrown_by = NULL,
+        -- Where all of them are computed anew.
+        state = CASE WHEN c.state LIKE 'hashes:%' AND NOT rollup_engine.keeps_rows(p_rollup) THEN p.state ELSE c.state END
     FROM rollup_engine.source AS s, rollup_engine.plan_columns(p_rollup, s.time_type) AS p
     WHERE s.id = p_rollup.source_id AND c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.kind <> 'finished'
 $$;
@@ -109,10 +111,6 @@ CREATE OR REPLACE FUNCTION rollup_engine.follow_columns(p_rollup silver.rollup_c
 AS $$
 BEGIN
     PERFORM rollup_engine.plan_again(p_rollup);
-    -- All of them are computed anew.
-    UPDATE rollup_engine.rollup_column AS c SET state = p.state
-    FROM rollup_engine.plan_columns(p_rollup, (SELECT time_type FROM rollup_engine.source WHERE id = p_rollup.source_id)) AS p
-    WHERE c.rollup_id = p_rollup.id AND c.column_name = p.column_name AND c.state LIKE 'hashes:%' AND c.state <> p.state AND NOT rollup_engine.keeps_rows(p_rollup);
     UPDATE rollup_engine.rollup_column AS c
     SET expression = rollup_engine.fitted_expression(p_rollup, c, h.type),
         outgrown_by = CASE WHEN NOT rollup_engine.is_same_value(h.type, rollup_engine.held_type(c.state, c.data_type)) THEN h.type END

@@ -45,28 +45,12 @@ BEGIN
     END IF;
     -- Joined rather than LATERAL, the planner would compare all rows of a key with each of its buckets. The buckets
     -- of a parent are named, as its index begins with them, unless these are many more than its rows.
-    RETURN rollup_engine.fill($sql$
-        SELECT tsrollup_bucket AS bucket, {columns}
-        FROM ({groups}) AS tsrollup_groups CROSS JOIN LATERAL (
-            SELECT {of_group}
-            FROM {parts}{source} AS tsrollup_rows
-            WHERE {key} = tsrollup_groups.tsrollup_key AND {in_bucket} AND {in_hull}{filter}
-            GROUP BY {dimensions}
-        ) AS f
-    $sql$, jsonb_build_object(
-        'columns', rollup_engine.column_names(p_rollup.id, '{dimension,state}', 'f.'),
-        'groups', v_groups,
-        'of_group', rollup_engine.select_list(p_rollup.id, '{dimension,state}'),
-        'parts', CASE WHEN NOT p_by_bucket THEN '' ELSE format(
-            '(SELECT b.bucket AS tsrollup_part FROM silver.rollup_config AS p CROSS JOIN LATERAL rollup_engine.buckets_in(p,
-                rollup_engine.bucket_align(p, tstzmultirange(tstzrange(tsrollup_bucket, tsrollup_next)))) AS b WHERE p.id = %s) AS tsrollup_parts CROSS JOIN ', p_rollup.parent_id) END,
-        'source', p_rollup.source_table,
-        'key', quote_ident(v_key),
-        'in_bucket', rollup_engine.time_condition(p_rollup, 'tsrollup_groups.tsrollup_bucket', 'tsrollup_groups.tsrollup_next')
-            || CASE WHEN p_by_bucket THEN ' AND bucket = tsrollup_part' ELSE '' END,
-        'in_hull', rollup_engine.time_condition(p_rollup, '$1', '$2'),
-        'filter', rollup_engine.row_filter(p_rollup),
-        'dimensions', (SELECT string_agg(n::text, ', ') FROM generate_series(1, cardinality(p_rollup.dimensions)) AS n)));
+    RETURN rollup_engine.per_bucket_sql(p_rollup,
+        CASE WHEN p_by_bucket THEN format('(SELECT b.bucket AS tsrollup_part FROM silver.rollup_config AS p CROSS JOIN LATERAL rollup_engine.buckets_in(p,
+            rollup_engine.bucket_align(p, tstzmultirange(tstzrange(tsrollup_batch.bucket, tsrollup_batch.next_bucket)))) AS b WHERE p.id = %s) AS tsrollup_parts CROSS JOIN ',
+            p_rollup.parent_id) ELSE '' END || p_rollup.source_table,
+        format('(%s)', v_groups), '$1', '$2',
+        format(' AND %I = tsrollup_batch.tsrollup_key', v_key) || CASE WHEN p_by_bucket THEN ' AND bucket = tsrollup_part' ELSE '' END);
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.fresh_groups_sql(silver.rollup_config, boolean) IS 'What the source says of the groups: each by the index, or all from one scan of the hull.';

@@ -49,7 +49,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.fresh_sql(p_rollup silver.rollup_config
 AS $$
 BEGIN
     IF p_per_bucket THEN
-        RETURN rollup_engine.per_bucket_sql(p_rollup, p_rollup.source_table::text, '$4, $5', '$1', '$2');
+        RETURN rollup_engine.per_bucket_sql(p_rollup, p_rollup.source_table::text, 'unnest($4, $5)', '$1', '$2');
     END IF;
     RETURN rollup_engine.grouped_sql(p_rollup, p_rollup.source_table::text, '$1', '$2',
         CASE WHEN p_scattered THEN format(' AND %s <@ $3', (

@@ -86,13 +86,9 @@ BEGIN
     GRANT INSERT (rollup_id, metrics, expressions), SELECT (id) ON rollup_engine.metric_request TO "${operator_role}";
 
     -- Generated ones came with theirs, which somebody may have taken.
-    FOR v_function IN
-        SELECT oid FROM pg_proc
-        WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole
-            AND rollup_engine.is_for_all(proname) AND NOT has_function_privilege('public', oid, 'EXECUTE')
-    LOOP
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', v_function);
-    END LOOP;
+    PERFORM rollup_engine.give_generated_rights(proname) FROM pg_proc
+    WHERE pronamespace = 'rollup_engine'::regnamespace AND proowner = '"${owner_role}"'::regrole
+        AND rollup_engine.is_for_all(proname) AND NOT has_function_privilege('public', oid, 'EXECUTE');
 
     -- A function with its caller's rights gives nobody any; it only lets the public ones work. The
     -- names of generated ones end in the number of what they are for.
