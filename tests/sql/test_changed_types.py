@@ -4,6 +4,7 @@ import psycopg
 import pytest
 
 from daily_table import RESET, ROLLUPS, roll_up
+from retained_days import maintain
 from rollup_checks import (
     assert_equal_to_group_by,
     assert_settled,
@@ -410,6 +411,79 @@ def test_promise_g_distinct_values_before_a_window_that_have_other_texts(
         db.execute("SELECT silver.rebuild_rollup('t_1h')")
 
 
+SWAPPED = """
+    ALTER TABLE raw.t ADD w numeric(10,2);
+    UPDATE raw.t SET w = v;
+    ALTER TABLE raw.t RENAME v TO old;
+    ALTER TABLE raw.t RENAME w TO v;
+"""
+
+
+@pytest.mark.parametrize(
+    ("tracking", "before", "change", "told"),
+    [
+        ("trigger", "numeric(10,4)", "ALTER TABLE raw.t ALTER v TYPE numeric(10,2)", "v of {}"),
+        ("window", "numeric(10,4)", "ALTER TABLE raw.t ALTER v TYPE numeric(10,2)", "v of {}"),
+        ("trigger", "numeric(10,4)", SWAPPED, "v of {}"),
+        (
+            "trigger",
+            "numeric(10,4)",
+            "ALTER TABLE raw.t ALTER v TYPE numeric(10,2); ALTER TABLE raw.t RENAME v TO x",
+            "x of {}",
+        ),
+        ("trigger", "numeric(10,4)", "ALTER TABLE raw.t ALTER device TYPE varchar", None),
+        ("trigger", "numeric(10,4)", "ALTER TABLE raw.t RENAME v TO x", None),
+    ],
+)
+def test_promise_g_sealed_values_of_a_column_that_was_converted(
+    db: psycopg.Connection, tracking: str, before: str, change: str, told: str | None
+) -> None:
+    """A type that rounds has the sealed values count beside their rounded ones."""
+    db.execute(
+        (
+            f"CREATE TABLE raw.t (ts timestamptz, v {before}, device text) PARTITION BY RANGE (ts)"
+        ).encode()
+    )
+    for day in range(1, 12):
+        db.execute(
+            f"CREATE TABLE raw.t_{day} PARTITION OF raw.t FOR VALUES"
+            f" FROM ('2026-03-{day} 00:00+00') TO ('2026-03-{day + 1} 00:00+00')".encode()
+        )
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + i * interval '1 h',"
+        " i % 5 + 0.1234 FROM generate_series(0, 239) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}',"
+        " time_column => 'ts', metrics => '{\"v\": [\"distinct\"]}', change_tracking => %s,"
+        " look_back_window => %s)",
+        [tracking, "2 days" if tracking == "window" else None],
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 year')")
+    refresh_everything(db)
+    if tracking == "trigger":
+        db.execute("SELECT silver.set_retention('raw.t', '3 days')")
+        maintain(db)
+    for _ in range(2):
+        db.execute(change.encode())
+        change = "SELECT"
+        db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    messages = [
+        message
+        for (message,) in db.execute(
+            "SELECT error_message FROM silver.error_log WHERE error_code = 'TR006'"
+            " AND error_message LIKE '% though %' ORDER BY id"
+        )
+    ]
+    converted = told and f"{told.format('raw.t')} was numeric(10,4) and is numeric(10,2) now"
+    assert messages == [
+        f"silver.{rollup} rests on sealed values, or such before a window, that stay as they were,"
+        f" though {converted}"
+        for rollup in (ROLLUPS if converted else ())
+    ]
+    assert healths(db) == {"ok"}
+
+
 @pytest.mark.parametrize(
     ("before", "after", "metrics"),
     [
@@ -453,3 +527,38 @@ def test_promise_h_aggregates_that_do_not_take_the_type_of_now(
     refresh_everything(db)
     assert problems(db) == []
     assert_settled(db, *ROLLUPS)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "after"),
+    [('["sum", "last"]', "text USING u::text"), ('["last"]', "jsonb USING to_jsonb(u)")],
+)
+def test_promise_g_the_way_out_of_a_new_type_keeps_what_lies_before_a_window(
+    db: psycopg.Connection, metrics: str, after: str
+) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz NOT NULL, u integer)")
+    db.execute(
+        "INSERT INTO raw.t SELECT now() - i * interval '1 hour', i % 5"
+        " FROM generate_series(1, 240) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}',"
+        f" time_column => 'ts', metrics => '{{\"u\": {metrics}}}',"
+        " change_tracking => 'window', look_back_window => '1 day')".encode()
+    )
+    refresh_everything(db)
+    db.execute("DELETE FROM raw.t WHERE ts < now() - interval '4 days'")
+    db.execute(f"ALTER TABLE raw.t ALTER u TYPE {after}".encode())
+    db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    assert healths(db) == {"invalid"}
+    hints = [hint for _, _, hint in problems(db)]
+    if "rebuild_rollup" in hints[0]:
+        with pytest.raises(psycopg.Error) as raised:
+            db.execute("SELECT silver.rebuild_rollup('t_1h')")
+        hints.append(str(raised.value))
+    assert "SELECT silver.drop_rollup_metric('silver.t_1h', ...)" in hints[-1]
+    assert "keep_table => true keeps what is stored" in hints[-1]
+    db.execute(f"SELECT silver.drop_rollup_metric('t_1h', '{{\"u\": {metrics}}}')".encode())
+    refresh_everything(db)
+    assert problems(db) == []
+    assert db.execute("SELECT sum(row_count) FROM gold.t_1h").fetchone() == (240,)

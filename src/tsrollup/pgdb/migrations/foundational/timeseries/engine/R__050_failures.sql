@@ -25,7 +25,8 @@ COMMENT ON FUNCTION rollup_engine.record_maintenance_failure(text, rollup_engine
 
 CREATE OR REPLACE FUNCTION rollup_engine.sealed_note(p_rollup silver.rollup_config) RETURNS text
     LANGUAGE sql STABLE
-RETURN CASE WHEN isfinite(p_rollup.sealed_before) THEN ' (keep_table => true keeps what is sealed, which nobody can compute again)' ELSE '' END;
+RETURN CASE WHEN isfinite(p_rollup.sealed_before) THEN ' (keep_table => true keeps what is sealed, which nobody can compute again)'
+    WHEN p_rollup.change_tracking = 'window' THEN ' (keep_table => true keeps what is stored, which the source need not hold any more)' ELSE '' END;
 COMMENT ON FUNCTION rollup_engine.sealed_note(silver.rollup_config) IS 'What to add to the advice that a rollup be dropped.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.sealed_note(p_source rollup_engine.source) RETURNS text

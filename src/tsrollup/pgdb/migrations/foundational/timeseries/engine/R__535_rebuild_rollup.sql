@@ -141,8 +141,8 @@ BEGIN
     WHERE id = r.id;
 EXCEPTION WHEN cannot_coerce OR undefined_function OR undefined_column OR datatype_mismatch THEN
     PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
-        format('give %s the columns and types that it had; or SELECT silver.drop_rollup(%L)%s, and create it anew', p_rollup.source_table, p_rollup.target_table,
-            (SELECT rollup_engine.sealed_note(s) FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id)));
+        format('give %1$s the columns and types that it had; or SELECT silver.drop_rollup_metric(%2$L, ...) for metrics of others, here and in what reads it; or SELECT silver.drop_rollup(%2$L)%3$s, and create it anew',
+            p_rollup.source_table, p_rollup.target_table, (SELECT rollup_engine.sealed_note(s) FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id)));
 WHEN data_exception OR unique_violation OR feature_not_supported THEN
     PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
         format('rows that cannot be computed anew stay as they are: give %s the type that it had', p_rollup.source_table));

@@ -192,7 +192,8 @@ AS $$
     WHERE p_rollup.row_sql ? 'problem'
     UNION ALL
     SELECT coalesce(c.problem, format('its query fails: %s', q.problem)), coalesce(c.hint,
-            format('undo the change of the source''s columns or rights, or of those of the rollup''s table, or drop the rollup%s and create it anew', rollup_engine.sealed_note(p_rollup)))
+            format('undo the change of the source''s columns or rights, or of those of the rollup''s table; or take the metrics of a changed column out: SELECT silver.drop_rollup_metric(%L, ...); or drop the rollup%s and create it anew',
+                p_rollup.target_table, rollup_engine.sealed_note(p_rollup)))
     FROM rollup_engine.query_problem(p_rollup.id) AS q (problem)
     LEFT JOIN LATERAL (SELECT * FROM rollup_engine.closed_parts(p_rollup) LIMIT 1) AS c ON true
     WHERE q.problem IS NOT NULL AND rollup_engine.is_relation(p_rollup.source_table)
