@@ -562,3 +562,37 @@ def test_promise_g_the_way_out_of_a_new_type_keeps_what_lies_before_a_window(
     refresh_everything(db)
     assert problems(db) == []
     assert db.execute("SELECT sum(row_count) FROM gold.t_1h").fetchone() == (240,)
+
+
+@pytest.mark.parametrize("sealed", ["NULL", "'2026-03-02 00:00+00'"])
+@pytest.mark.parametrize(
+    ("dimensions", "metrics"), [("{}", '{"mood": ["first", "min"]}'), ("{mood}", "{}")]
+)
+def test_promise_h_an_enum_that_a_migration_replaces(
+    db: psycopg.Connection, sealed: str, dimensions: str, metrics: str
+) -> None:
+    """No cast leads from one enum to another; each label is itself in the new one."""
+    db.execute("CREATE TYPE public.mood AS ENUM ('sad', 'glad')")
+    db.execute("CREATE TABLE raw.t (ts timestamptz, mood public.mood)")
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + i * interval '20 min',"
+        " (ARRAY['sad', 'glad'])[1 + i / 7 % 2]::public.mood FROM generate_series(0, 100) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour',"
+        " time_column => 'ts', dimensions => %s, metrics => %s)",
+        [dimensions, metrics],
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    force_configuration(db, f"sealed_before = {sealed}")
+    with db.transaction():
+        db.execute(
+            "ALTER TYPE public.mood RENAME TO old_mood;"
+            " CREATE TYPE public.mood AS ENUM ('sad', 'calm', 'glad');"
+            " ALTER TABLE raw.t ALTER mood TYPE public.mood USING mood::text::public.mood;"
+            " SELECT silver.rebuild_rollup('t_1h'); DROP TYPE public.old_mood"
+        )
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_equal_to_group_by(db, *ROLLUPS)

@@ -158,7 +158,7 @@ AS $$
     SELECT r.target_table::text, 'TR006',
         format('%s rests on sealed values, or such before a window, that stay as they were, though %s', r.target_table,
             string_agg(DISTINCT replace(format('%I of %s was %s and is %s now', c.current_name, p_source.relation, was.type, s.columns ->> c.current_name), ' "default"', ''), ', ')),
-        'what is made of both, such as distinct counts of wider buckets across that border, may take old and new values for different ones'
+        'what is made of both, in wider buckets across that border, may take old and new values for different ones, or the wrong one for the least or greatest'
     FROM silver.rollup_config AS r
     JOIN rollup_engine.source_shape AS n ON n.source_id = r.source_id AND n.member = p_source.relation_oid
     JOIN unnest(p_shapes) AS s ON s.member = p_source.relation

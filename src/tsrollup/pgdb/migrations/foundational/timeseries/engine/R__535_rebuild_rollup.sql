@@ -118,8 +118,15 @@ BEGIN
         WHERE c.rollup_id = r.id AND c.column_name = t.column_name AND t.data_type <> c.data_type
         RETURNING c.position, c.column_name, c.data_type
     )
-    SELECT string_agg(format('ALTER COLUMN %1$I TYPE %2$s USING %1$I::%2$s', column_name, data_type), ', ' ORDER BY position)
-    INTO v_changes FROM changed;
+    SELECT string_agg(format('ALTER COLUMN %I TYPE %s USING %s::%2$s', c.column_name, c.data_type,
+        CASE WHEN NOT rollup_engine.keeps_rows(r) THEN 'NULL'  -- of no row
+            WHEN t.is_enum THEN format('%I::text', c.column_name)  -- no enum is cast to another one
+            ELSE quote_ident(c.column_name) END), ', ' ORDER BY c.position)
+    INTO v_changes
+    FROM changed AS c JOIN pg_attribute AS a ON a.attrelid = r.target_table AND a.attname = c.column_name
+    CROSS JOIN LATERAL (
+        SELECT count(*) = 2 FROM pg_type WHERE typtype = 'e' AND oid IN (a.atttypid, rollup_engine.type_called(c.data_type))
+    ) AS t (is_enum);
     v_modes := rollup_engine.stored_modes_sql(r);
     IF v_changes IS NOT NULL OR v_modes IS NOT NULL THEN
         PERFORM rollup_engine.check_types(r);
