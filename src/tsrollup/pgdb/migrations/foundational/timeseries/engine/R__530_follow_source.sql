@@ -159,6 +159,7 @@ AS $$
         format('%s rests on sealed values, or such before a window, that stay as they were, though %s', r.target_table,
             string_agg(DISTINCT replace(format('%I of %s was %s and is %s now', c.current_name, p_source.relation, was.type, s.columns ->> c.current_name), ' "default"', ''), ', ')),
         'what is made of both, in wider buckets across that border, may take old and new values for different ones, or the wrong one for the least or greatest'
+            || CASE r.change_tracking WHEN 'window' THEN format('; SELECT silver.mark_stale(%L, ...) has computed anew what the source still holds of it', r.target_table) ELSE '' END
     FROM silver.rollup_config AS r
     JOIN rollup_engine.source_shape AS n ON n.source_id = r.source_id AND n.member = p_source.relation_oid
     JOIN unnest(p_shapes) AS s ON s.member = p_source.relation
