@@ -48,7 +48,6 @@ def late_groups(bench: Workbench) -> Steps:
     with bench.rollup("fleet_1h", ALL, "1 hour"):
         bench.refresh("fleet_1h", END + timedelta(hours=1))  # nothing is left that waits
         bench.session.execute("VACUUM (ANALYZE)")
-        whole = bench.whole_buckets()
         for what, write, limit in (
             ("one late row", one, 10),
             ("1,000 late rows of 100 devices over 24 hours", many, 300),
@@ -57,13 +56,12 @@ def late_groups(bench: Workbench) -> Steps:
             samples = yield from in_turn({"": refreshed(write)}, 3 * bench.rounds, warm_up=1)
             yield Result("late_groups", name, samples[""], limit=limit)
         yield from _stream(bench, "")
-        if whole:
-            bench.session.execute(whole)
-            samples = yield from in_turn({"": refreshed(one)}, bench.rounds, warm_up=1)
-            name = f"refresh of one late row, {fleet:,} devices, ms"
-            yield Result("late_groups", name, samples[""], variant="by whole buckets")
-            yield from _stream(bench, "by whole buckets")
-            bench.session.execute(whole.replace("RETURN 0", "RETURN 10000"))
+        if bench.has_groups:
+            with bench.whole_buckets():
+                samples = yield from in_turn({"": refreshed(one)}, bench.rounds, warm_up=1)
+                name = f"refresh of one late row, {fleet:,} devices, ms"
+                yield Result("late_groups", name, samples[""], variant="by whole buckets")
+                yield from _stream(bench, "by whole buckets")
         answer = bench.compare(
             f"TABLE {bench.live('fleet_1h')}", bench.grouped(ALL, width="1 hour")
         )
@@ -90,16 +88,13 @@ def late_minutes(bench: Workbench) -> Steps:
     with bench.rollup("sensors_1m", source):
         bench.refresh("sensors_1m", end + timedelta(hours=1))
         bench.session.execute("VACUUM (ANALYZE)")
-        whole = bench.whole_buckets()
         name = f"refresh of 1,000 late minutes of one of {devices} devices over {days} days, ms"
-        ways = {"": None, "by whole buckets": whole} if whole else {"": None}
-        for variant, statement in ways.items():
-            if statement:
-                bench.session.execute(statement)
-            samples = yield from in_turn({"": late}, bench.rounds, warm_up=1)
-            yield Result("late_minutes", name, samples[""], variant=variant)
-        if whole:
-            bench.session.execute(whole.replace("RETURN 0", "RETURN 10000"))
+        samples = yield from in_turn({"": late}, bench.rounds, warm_up=1)
+        yield Result("late_minutes", name, samples[""])
+        if bench.has_groups:
+            with bench.whole_buckets():
+                samples = yield from in_turn({"": late}, bench.rounds, warm_up=1)
+            yield Result("late_minutes", name, samples[""], variant="by whole buckets")
         answer = bench.compare(f"TABLE {bench.live('sensors_1m')}", bench.grouped(source))
         yield Note("late_minutes", "live view and GROUP BY after them", answer)
     bench.session.execute(f"DROP TABLE {source}")

@@ -18,6 +18,7 @@ IN_ONE_PIECE = '{"buckets_per_batch": 0}'
 
 class TimescaleWorkbench(Workbench):
     system = "TimescaleDB"
+    has_groups = False
 
     def prepare(self) -> None:
         self.session.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
@@ -69,9 +70,6 @@ class TimescaleWorkbench(Workbench):
 
     def refresh_part(self, name: str, start: datetime, end: datetime) -> None:
         self._refresh(name, start, end, IN_ONE_PIECE)
-
-    def whole_buckets(self) -> str | None:
-        return None
 
     def longest_wait(self) -> str | None:
         return None

@@ -44,6 +44,7 @@ class Workbench:
     """A database of its own, with rollups by tsrollup; dropped after the run."""
 
     system = "tsrollup"
+    has_groups = True  # a late row costs its group
 
     def __init__(self, url: str, sizes: Sizes) -> None:
         self.url = url
@@ -159,12 +160,19 @@ class Workbench:
         """The ways to refresh one rollup, with what tells them apart."""
         return {"": self.refresh}
 
-    def whole_buckets(self) -> str | None:
-        """What has late rows cost their buckets, as they did before, where there is such a way."""
-        return (
-            "CREATE OR REPLACE FUNCTION rollup_engine.most_keyed_buckets() RETURNS integer"
+    @contextmanager
+    def whole_buckets(self) -> Iterator[None]:
+        """A late row costs its bucket, not its group, meanwhile."""
+        most = "rollup_engine.most_keyed_buckets()"
+        known = self.session.value(f"SELECT pg_get_functiondef('{most}'::regprocedure)")
+        self.session.execute(
+            f"CREATE OR REPLACE FUNCTION {most} RETURNS integer"
             " LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN 0"
         )
+        try:
+            yield
+        finally:
+            self.session.execute(known)
 
     def longest_wait(self) -> str | None:
         """What asks for how many seconds the oldest change waits, where somebody knows."""
