@@ -53,6 +53,24 @@ COMMENT ON FUNCTION rollup_engine.resolved_columns(rollup_engine.source) IS
 
 -- The shape ------------------------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION rollup_engine.columns_seen(p_source rollup_engine.source)
+RETURNS TABLE (column_name name, current_name name, attnum smallint, seen jsonb)
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT r.column_name, r.current_name, r.attnum, CASE WHEN r.attnum IS NOT NULL THEN jsonb_build_object(
+        'called', concat_ws(' ', format_type(a.atttypid, a.atttypmod),
+            CASE WHEN a.attcollation <> t.typcollation THEN format('COLLATE %s', a.attcollation::regcollation) END, '(generated: ' || e.expression || ')'),
+        'type', a.atttypid::bigint, 'modifier', a.atttypmod, 'collation', nullif(a.attcollation, 0)::regcollation, 'expression', e.expression) END
+    FROM rollup_engine.resolved_columns(p_source) AS r
+    LEFT JOIN pg_attribute AS a ON a.attrelid = p_source.relation AND a.attnum = r.attnum
+    LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+    LEFT JOIN LATERAL (
+        SELECT pg_get_expr(d.adbin, d.adrelid) FROM pg_attrdef AS d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.attgenerated <> ''
+    ) AS e (expression) ON true
+$$;
+COMMENT ON FUNCTION rollup_engine.columns_seen(rollup_engine.source) IS 'The columns of a source that its rollups use, each with what it is now: NULL for one that is gone.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.current_shape(p_source rollup_engine.source) RETURNS SETOF rollup_engine.source_shape
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
@@ -315,9 +333,10 @@ AS $$
     SET (kind, columns, attributes, numbers, file, triggers, server)
         = ROW(excluded.kind, excluded.columns, excluded.attributes, excluded.numbers, excluded.file, excluded.triggers, excluded.server);
     -- The number of a column that is gone may be another one's after a restore.
-    UPDATE rollup_engine.source_column AS c SET attnum = coalesce(r.attnum, 0)
-    FROM rollup_engine.source AS s, rollup_engine.resolved_columns(s) AS r
-    WHERE s.id = p_source_id AND c.source_id = s.id AND c.column_name = r.column_name AND c.attnum <> coalesce(r.attnum, 0);
+    UPDATE rollup_engine.source_column AS c SET attnum = coalesce(r.attnum, 0), seen = coalesce(r.seen, c.seen)
+    FROM rollup_engine.source AS s, rollup_engine.columns_seen(s) AS r
+    WHERE s.id = p_source_id AND c.source_id = s.id AND c.column_name = r.column_name
+        AND (c.attnum, c.seen) IS DISTINCT FROM (coalesce(r.attnum, 0)::smallint, coalesce(r.seen, c.seen));
     UPDATE rollup_engine.source AS s SET relation_oid = s.relation, noted_in = rollup_engine.this_numbering(), owner_name = pg_get_userbyid(c.relowner)
     FROM pg_class AS c
     WHERE s.id = p_source_id AND c.oid = s.relation

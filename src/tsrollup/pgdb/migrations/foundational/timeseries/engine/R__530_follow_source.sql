@@ -70,12 +70,6 @@ $$;
 COMMENT ON FUNCTION rollup_engine.fitted_expression(silver.rollup_config, rollup_engine.rollup_column, text) IS
 'The expression of a column whose type is another one now, cast to what the table stores where that loses nothing.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.keeps_rows(p_rollup silver.rollup_config) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path = pg_catalog, pg_temp
-RETURN p_rollup.sealed_before IS NOT NULL OR isempty(rollup_engine.told_by_source(p_rollup.source_id));
-COMMENT ON FUNCTION rollup_engine.keeps_rows(silver.rollup_config) IS 'Whether some rows of a rollup, sealed or before a window, are not computed anew when all is.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.plan_again(p_rollup silver.rollup_config) RETURNS void
     LANGUAGE sql
     SET search_path = pg_catalog, pg_temp
@@ -150,32 +144,6 @@ END
 $$;
 COMMENT ON FUNCTION rollup_engine.follow_rows(silver.rollup_config) IS 'Has the expressions and the filter of a rollup take what its source has now.';
 
-CREATE OR REPLACE FUNCTION rollup_engine.record_conversions(p_source rollup_engine.source, p_shapes rollup_engine.source_shape[]) RETURNS void
-    LANGUAGE sql
-    SET search_path = pg_catalog, pg_temp
-AS $$
-    INSERT INTO silver.error_log (target_table, error_code, error_message, hint)
-    SELECT r.target_table::text, 'TR006',
-        format('%s rests on sealed values, or such before a window, that stay as they were, though %s', r.target_table,
-            string_agg(DISTINCT replace(format('%I of %s was %s and is %s now', c.current_name, p_source.relation, was.type, s.columns ->> c.current_name), ' "default"', ''), ', ')),
-        'what is made of both, in wider buckets across that border, may take old and new values for different ones, or the wrong one for the least or greatest'
-            || CASE r.change_tracking WHEN 'window' THEN format('; SELECT silver.mark_stale(%L, ...) has computed anew what the source still holds of it', r.target_table) ELSE '' END
-    FROM silver.rollup_config AS r
-    JOIN rollup_engine.source_shape AS n ON n.source_id = r.source_id AND n.member = p_source.relation_oid
-    JOIN unnest(p_shapes) AS s ON s.member = p_source.relation
-    JOIN rollup_engine.source_column AS c ON c.source_id = r.source_id AND (c.current_name = p_source.time_column OR c.column_name = ANY (rollup_engine.used_columns(r)))
-    -- By its name, or it was renamed.
-    CROSS JOIN LATERAL (
-        SELECT coalesce(n.columns ->> c.current_name, (
-            SELECT n.columns ->> o.name FROM jsonb_each(n.numbers) AS o (name, attnum) WHERE o.name <> '' AND o.attnum = s.numbers -> c.current_name))
-    ) AS was (type)
-    WHERE r.source_id = p_source.id AND was.type <> s.columns ->> c.current_name
-        AND EXISTS (SELECT FROM silver.rollup_config AS k WHERE k.id IN (SELECT rollup_engine.with_ancestors(r.id)) AND rollup_engine.keeps_rows(k))
-    GROUP BY r.id
-$$;
-COMMENT ON FUNCTION rollup_engine.record_conversions(rollup_engine.source, rollup_engine.source_shape[]) IS
-'Reports, for each rollup that holds or reads rows that are not computed anew, that what they were made of is of another type now.';
-
 CREATE OR REPLACE FUNCTION rollup_engine.follow_source(p_source rollup_engine.source) RETURNS void
     LANGUAGE plpgsql
     SET search_path = pg_catalog, pg_temp
@@ -210,7 +178,7 @@ BEGIN
         JOIN pg_attribute AS a ON a.attrelid = v_source.relation AND a.attname = c.current_name
         WHERE c.source_id = p_source.id AND n.columns -> c.current_name <> s.columns -> c.current_name
             AND rollup_engine.type_parts(a.atttypid) IS NOT NULL);
-    PERFORM rollup_engine.record_conversions(v_source, v_shapes);
+    PERFORM rollup_engine.record_conversions(v_source);
     PERFORM rollup_engine.note_shape(p_source.id, v_shapes);
     PERFORM rollup_engine.use_key(p_source.id, CASE
         -- No rollup has it just now: the next one finds it by its name.

@@ -152,7 +152,8 @@ EXCEPTION WHEN cannot_coerce OR undefined_function OR undefined_column OR dataty
             p_rollup.source_table, p_rollup.target_table, (SELECT rollup_engine.sealed_note(s) FROM rollup_engine.source AS s WHERE s.id = p_rollup.source_id)));
 WHEN data_exception OR unique_violation OR feature_not_supported THEN
     PERFORM rollup_engine.fail('TR004', format('%s cannot be rebuilt: %s', p_rollup.target_table, SQLERRM),
-        format('rows that cannot be computed anew stay as they are: give %s the type that it had', p_rollup.source_table));
+        format('rows that cannot be computed anew stay as they are: give %s the type that it had, or that type what it lacks (ALTER TYPE ... ADD VALUE); or SELECT silver.drop_rollup_metric(%L, ...) for metrics of it, here and in what reads it, and rebuild',
+            p_rollup.source_table, p_rollup.target_table));
 END
 $$;
 COMMENT ON FUNCTION rollup_engine.rebuild_one(silver.rollup_config) IS 'Gives the table and the live view of a rollup the types that its source has now. Stored rows that cannot be computed anew are converted.';
