@@ -655,3 +655,63 @@ def test_promise_h_an_enum_that_lacks_a_sealed_label(db: psycopg.Connection) -> 
     assert problems(db) == []
     rows = db.execute("SELECT mood::text, row_count FROM gold.t_1h ORDER BY bucket").fetchall()
     assert rows == [("sad", 24), ("glad", 24)]
+
+
+def test_promise_h_a_collation_that_another_one_has_the_name_of(db: psycopg.Connection) -> None:
+    db.execute("CREATE COLLATION public.ours (locale = 'C')")
+    db.execute("CREATE TABLE raw.t (ts timestamptz, u text COLLATE public.ours)")
+    db.execute(
+        "INSERT INTO raw.t SELECT timestamptz '2026-03-01 00:00+00' + i * interval '20 min',"
+        " 'u' || i % 7 FROM generate_series(0, 100) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1h', '1 hour', dimensions => '{}',"
+        " time_column => 'ts', metrics => '{\"u\": [\"max\"]}')"
+    )
+    db.execute("SELECT silver.create_rollup_table('t_1h', 'silver', 't_1d', '1 day')")
+    refresh_everything(db)
+    db.execute(
+        "ALTER COLLATION public.ours RENAME TO old_ours;"
+        "CREATE COLLATION public.ours (locale = 'POSIX');"
+        "ALTER TABLE raw.t ALTER u TYPE text COLLATE public.ours"
+    )
+    assert healths(db) == {"invalid"}
+    db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    assert healths(db) == {"invalid"}
+    assert {hint for _, _, hint in problems(db)} == {"SELECT silver.rebuild_rollup('silver.t_1h')"}
+    db.execute("SELECT silver.rebuild_rollup('t_1h')")
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_settled(db, *ROLLUPS)
+    db.execute("DROP COLLATION public.old_ours")  # nothing goes by it any more
+
+
+@pytest.mark.parametrize("kind", ["numeric(10,4)", "double precision", "timestamptz", "text"])
+def test_promise_g_a_column_that_is_dropped_beside_sealed_rows(
+    db: psycopg.Connection, kind: str
+) -> None:
+    """It stops what is made of it only, and the way out works."""
+    db.execute(f"CREATE TABLE raw.t (ts timestamptz, u {kind}, v integer)".encode())
+    db.execute(
+        "INSERT INTO raw.t (ts, v)"
+        " SELECT timestamptz '2026-03-01 00:00+00' + i * interval '1 hour', i"
+        " FROM generate_series(0, 100) AS i"
+    )
+    for rollup, metrics in (("t_1h", '{"u": ["count"], "v": ["sum"]}'), ("t_1d", '{"v": ["sum"]}')):
+        db.execute(
+            "SELECT silver.create_rollup_table('raw.t', 'silver', %s, '1 hour',"
+            " dimensions => '{}', time_column => 'ts', metrics => %s)",
+            [rollup, metrics],
+        )
+    refresh_everything(db)
+    force_configuration(db, "sealed_before = '2026-03-02 00:00+00'")
+    db.execute("ALTER TABLE raw.t DROP u")
+    db.execute("INSERT INTO raw.t VALUES ('2026-03-04 00:30+00', 1)")
+    db.execute("SELECT silver.perform_rollup(as_of => 'infinity')")
+    codes = db.execute("SELECT DISTINCT error_code FROM silver.error_log").fetchall()
+    assert codes == [("42703",)]
+    assert_equal_to_group_by(db, "t_1d")
+    db.execute("SELECT silver.drop_rollup_metric('t_1h', '{\"u\": [\"count\"]}')")
+    refresh_everything(db)
+    assert problems(db) == []
+    assert_equal_to_group_by(db, *ROLLUPS)

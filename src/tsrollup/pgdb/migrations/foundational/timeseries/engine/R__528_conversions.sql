@@ -19,19 +19,18 @@ RETURN p_now IN (-1, p_was) OR p_was <> -1 AND CASE
 COMMENT ON FUNCTION rollup_engine.is_no_shorter(regtype, integer, integer) IS 'Whether values of a type are the same by another modifier, which allows no fewer digits or letters.';
 
 CREATE OR REPLACE FUNCTION rollup_engine.is_converted(p_was jsonb, p_now jsonb, p_is_numbered_anew boolean) RETURNS boolean
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE STRICT
     SET search_path = pg_catalog, pg_temp
 AS $$
-    SELECT NOT (p_was -> 'collation' = p_now -> 'collation'
-        AND (p_now ->> 'expression' IS NULL OR p_now -> 'expression' = p_was -> 'expression')
-        AND CASE
-            WHEN p_is_numbered_anew THEN p_was -> 'called' = p_now -> 'called'
-            WHEN was.type = is_now.type THEN rollup_engine.is_no_shorter(is_now.type, was.modifier, is_now.modifier)
-            -- What does not fit is an error.
-            ELSE is_now.modifier = -1 AND (
-                was.type IN ('smallint', 'integer', 'bigint') AND is_now.type IN ('smallint', 'integer', 'bigint', 'numeric')
-                OR was.type IN ('text', 'varchar') AND is_now.type IN ('text', 'varchar'))
-        END)
+    SELECT CASE
+        WHEN p_is_numbered_anew OR NOT p_was ? 'type' THEN p_was -> 'called' <> p_now -> 'called'
+        WHEN p_was -> 'collation' <> p_now -> 'collation' OR p_now ->> 'expression' <> coalesce(p_was ->> 'expression', '') THEN true
+        WHEN was.type = is_now.type THEN NOT rollup_engine.is_no_shorter(is_now.type, was.modifier, is_now.modifier)
+        -- What does not fit is an error.
+        ELSE NOT (is_now.modifier = -1 AND (
+            was.type IN ('smallint', 'integer', 'bigint') AND is_now.type IN ('smallint', 'integer', 'bigint', 'numeric')
+            OR was.type IN ('text', 'varchar') AND is_now.type IN ('text', 'varchar')))
+    END
     FROM (SELECT (p_was ->> 'type')::oid::regtype, (p_was ->> 'modifier')::integer) AS was (type, modifier),
         (SELECT (p_now ->> 'type')::oid::regtype, (p_now ->> 'modifier')::integer) AS is_now (type, modifier)
 $$;
