@@ -113,8 +113,8 @@ def make_database(server: PostgresServer) -> Iterator[Callable[..., str]]:
     """Makes databases: empty ones, or clones of a template; dropped after the test."""
     made: list[str] = []
 
-    def make(template: str = "template0") -> str:
-        made.append(server.create_database(template))
+    def make(template: str = "template0", locale: str = "") -> str:
+        made.append(server.create_database(template, locale))
         return made[-1]
 
     yield make
@@ -180,10 +180,10 @@ def restore(
     tmp_path: Path,
 ) -> Callable[..., str]:
     """Dumps the test's database and restores it elsewhere, in one or several calls of
-    pg_restore; returns the name of the copy."""
+    pg_restore, and into one that sorts texts by a locale; returns the name of the copy."""
 
-    def restore_copy(*calls: tuple[str, ...]) -> str:
-        copy = make_database()
+    def restore_copy(*calls: tuple[str, ...], locale: str = "") -> str:
+        copy = make_database("template0", locale)
         path = dump(server, db, tmp_path)
         for options in calls or ((),):
             run(server, "pg_restore", "-e", *options, "-d", server.superuser_url(copy), path)

@@ -8,7 +8,12 @@ import psycopg
 import pytest
 
 from dumps import PARTITIONED
-from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
+from rollup_checks import (
+    assert_equal_to_group_by,
+    assert_settled,
+    force_configuration,
+    refresh_everything,
+)
 from servers import PostgresServer
 from tsrollup.migrations import migrate_project
 
@@ -231,3 +236,34 @@ def test_a_keep_goes_on_in_a_copy_where_runs_followed_its_table_to_another_name(
             copy.execute("SELECT silver.perform_rollup()")
             copy.execute("SELECT * FROM silver.maintain_timeseries_tables()")
         assert copy.execute("SELECT count(*) FROM raw.z").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("sealed", ["NULL", "current_date - 5"])
+def test_promise_i_texts_that_the_database_of_a_copy_sorts_otherwise(
+    db: psycopg.Connection, server: PostgresServer, restore: Restore, sealed: str
+) -> None:
+    db.execute("CREATE TABLE raw.t (ts timestamptz, v integer, u text)")
+    db.execute(
+        "INSERT INTO raw.t SELECT current_date - make_interval(hours => i), i,"
+        " ('{a,B,c}'::text[])[1 + i % 3] FROM generate_series(1, 200) AS i"
+    )
+    db.execute(
+        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', 'ts',"
+        ' dimensions => \'{}\', metrics => \'{"u": ["min", "max"], "v": ["sum"]}\')'
+    )
+    refresh_everything(db)
+    force_configuration(db, f"sealed_before = {sealed}")
+    with psycopg.connect(server.superuser_url(restore(locale="POSIX")), autocommit=True) as copy:
+        problem = "column u of raw.t is of another type now, or collation, of the same name"
+        assert copy.execute(INVALID).fetchall() == [(f"{problem} since the last run",)]
+        refresh_everything(copy)
+        assert copy.execute(INVALID).fetchall() == []
+        told = copy.execute("SELECT error_message FROM silver.error_log").fetchall()
+        kept = "silver.t_1d rests on sealed values, or such before a window, that stay as they were"
+        assert told == (
+            []
+            if sealed == "NULL"
+            else [(f"{kept}, though u of raw.t was text and is sorted otherwise now",)]
+        )
+        if sealed == "NULL":
+            assert_equal_to_group_by(copy, "t_1d")

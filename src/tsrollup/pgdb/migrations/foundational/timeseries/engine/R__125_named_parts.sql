@@ -35,16 +35,29 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.type_parts(oid) IS 'What a type is made of that is not PostgreSQL''s own, in words; NULL for others.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.collation_definition(p_collation oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- By columns that not each release of PostgreSQL has.
+    SELECT jsonb_build_array(j -> 'collprovider', j -> 'collisdeterministic', j -> 'collcollate', j -> 'collctype',
+            coalesce(j -> 'colllocale', j -> 'colliculocale'), j -> 'collicurules')::text
+        -- The default one is that of the database; names of locales are written in several ways.
+        || CASE WHEN c.collprovider = 'd' THEN (
+            SELECT jsonb_build_array(j -> 'datlocprovider', CASE WHEN d.datlocprovider = 'c' THEN translate(lower(d.datcollate), '-', '') END,
+                coalesce(j -> 'datlocale', j -> 'daticulocale'), j -> 'daticurules')::text
+            FROM pg_database AS d CROSS JOIN LATERAL to_jsonb(d) AS j WHERE d.datname = current_database()) ELSE '' END
+    FROM pg_collation AS c CROSS JOIN LATERAL to_jsonb(c) AS j WHERE c.oid = p_collation
+$$;
+COMMENT ON FUNCTION rollup_engine.collation_definition(oid) IS 'What a collation sorts by; NULL for none.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.named_parts(p_source_id integer) RETURNS jsonb
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
     -- Labels by their places among each other, which new ones leave alone.
     SELECT jsonb_object_agg(part, coalesce(
-        (SELECT to_jsonb(jsonb_build_array(j -> 'collprovider', j -> 'collisdeterministic', j -> 'collcollate', j -> 'collctype',
-                coalesce(j -> 'colllocale', j -> 'colliculocale'), j -> 'collicurules')::text)
-            FROM pg_collation AS c CROSS JOIN LATERAL to_jsonb(c) AS j
-            WHERE part LIKE 'collation %' AND c.oid = rollup_engine.collation_called(substr(part, 11))),
+        CASE WHEN part LIKE 'collation %' THEN to_jsonb(rollup_engine.collation_definition(rollup_engine.collation_called(substr(part, 11)))) END,
         (SELECT jsonb_object_agg(enumlabel, enumsortorder) FROM pg_enum WHERE part LIKE 'enum %' AND enumtypid = rollup_engine.type_called(substr(part, 6))),
         'null'))
     FROM (
