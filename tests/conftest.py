@@ -179,8 +179,8 @@ def restore(
     make_database: Callable[..., str],
     tmp_path: Path,
 ) -> Callable[..., str]:
-    """Dumps the test's database and restores it elsewhere, in one or several calls of
-    pg_restore, and into one that sorts texts by a locale; returns the name of the copy."""
+    """Dumps the test's database and restores it elsewhere, where texts may be sorted by a locale
+    of ICU, in one or several calls of pg_restore; returns the name of the copy."""
 
     def restore_copy(*calls: tuple[str, ...], locale: str = "") -> str:
         copy = make_database("template0", locale)

@@ -84,15 +84,15 @@ class PostgresServer:
         return extension in _available_extensions(self)
 
     def create_database(self, template: str = "template0", locale: str = "") -> str:
-        """A new database of the test role; `template0` gives an empty one, and may have another
-        locale than the server's."""
+        """A new database of the test role; `template0` gives an empty one, which may sort texts
+        by a locale of ICU."""
         name = f"test_{secrets.token_hex(6)}"
         self._run_in_postgres(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy OWNER {} {}").format(
                 sql.Identifier(name),
                 sql.Identifier(template),
                 sql.Identifier(self.user),
-                sql.SQL("LOCALE_PROVIDER libc LOCALE {}").format(sql.Literal(locale))
+                sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(locale))
                 if locale
                 else sql.SQL(""),
             )

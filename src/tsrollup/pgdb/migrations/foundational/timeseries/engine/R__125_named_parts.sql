@@ -42,11 +42,15 @@ AS $$
     -- By columns that not each release of PostgreSQL has.
     SELECT jsonb_build_array(j -> 'collprovider', j -> 'collisdeterministic', j -> 'collcollate', j -> 'collctype',
             coalesce(j -> 'colllocale', j -> 'colliculocale'), j -> 'collicurules')::text
-        -- The default one is that of the database; names of locales are written in several ways.
+        -- The default one is that of the database; some are called in several ways.
         || CASE WHEN c.collprovider = 'd' THEN (
-            SELECT jsonb_build_array(j -> 'datlocprovider', CASE WHEN d.datlocprovider = 'c' THEN translate(lower(d.datcollate), '-', '') END,
-                coalesce(j -> 'datlocale', j -> 'daticulocale'), j -> 'daticurules')::text
-            FROM pg_database AS d CROSS JOIN LATERAL to_jsonb(d) AS j WHERE d.datname = current_database()) ELSE '' END
+            SELECT CASE WHEN l.locale IN ('c', 'posix', 'c.utf8') AND d.datlocprovider IN ('c', 'b') THEN 'C'
+                ELSE jsonb_build_array(j -> 'datlocprovider', l.locale, j -> 'daticurules')::text END
+            FROM pg_database AS d CROSS JOIN LATERAL to_jsonb(d) AS j
+            CROSS JOIN LATERAL (
+                SELECT translate(lower(CASE d.datlocprovider WHEN 'c' THEN d.datcollate ELSE coalesce(j ->> 'datlocale', j ->> 'daticulocale') END), '-', '')
+            ) AS l (locale)
+            WHERE d.datname = current_database()) ELSE '' END
     FROM pg_collation AS c CROSS JOIN LATERAL to_jsonb(c) AS j WHERE c.oid = p_collation
 $$;
 COMMENT ON FUNCTION rollup_engine.collation_definition(oid) IS 'What a collation sorts by; NULL for none.';

@@ -58,11 +58,18 @@ RETURNS TABLE (column_name name, current_name name, attnum smallint, seen jsonb)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
+    -- Which may make texts of others.
+    WITH in_expressions AS MATERIALIZED (
+        SELECT jsonb_array_elements_text(
+            jsonb_path_query_array(row_sql, '$.filter.columns[*]') || jsonb_path_query_array(row_sql, '$.expressions.*.columns[*]'))::name AS name
+        FROM silver.rollup_config WHERE source_id = p_source.id AND row_sql IS NOT NULL
+    )
     SELECT r.column_name, r.current_name, r.attnum, CASE WHEN r.attnum IS NOT NULL THEN jsonb_build_object(
         'called', concat_ws(' ', format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attcollation <> t.typcollation THEN format('COLLATE %s', a.attcollation::regcollation) END, '(generated: ' || e.expression || ')'),
         'type', a.atttypid::bigint, 'modifier', a.atttypmod, 'collation', a.attcollation::bigint,
-        'order', rollup_engine.collation_definition(a.attcollation), 'expression', e.expression) END
+        'order', rollup_engine.collation_definition(CASE WHEN a.attcollation <> 0 THEN a.attcollation
+            WHEN r.column_name IN (SELECT name FROM in_expressions) THEN 'pg_catalog."default"'::regcollation END), 'expression', e.expression) END
     FROM rollup_engine.resolved_columns(p_source) AS r
     LEFT JOIN pg_attribute AS a ON a.attrelid = p_source.relation AND a.attnum = r.attnum
     LEFT JOIN pg_type AS t ON t.oid = a.atttypid
@@ -276,7 +283,7 @@ AS $$
     SELECT format('column %I of %s is of another type now, or collation, of the same name', n.current_name, p_source.relation)
     FROM rollup_engine.columns_seen(p_source) AS n
     JOIN rollup_engine.source_column AS c ON c.source_id = p_source.id AND c.column_name = n.column_name
-    WHERE c.seen -> 'called' = n.seen -> 'called' AND (c.seen -> 'order' <> n.seen -> 'order'
+    WHERE c.seen -> 'called' = n.seen -> 'called' AND (c.seen ->> 'order' <> n.seen ->> 'order'
         OR rollup_engine.is_noted_here(p_source) AND (c.seen -> 'type' <> n.seen -> 'type' OR c.seen -> 'collation' <> n.seen -> 'collation'))
     UNION ALL
     SELECT format('%s, which an expression over %s goes by, is another one now', was.part, p_source.relation)
