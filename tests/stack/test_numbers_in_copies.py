@@ -1,7 +1,6 @@
 """Numbers of tables and columns mean nothing in a copy, even where they are the same by chance: on
 a fresh server a copy of a copy mostly gets those of the first."""
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -9,12 +8,7 @@ import psycopg
 import pytest
 
 from dumps import PARTITIONED
-from rollup_checks import (
-    assert_equal_to_group_by,
-    assert_settled,
-    force_configuration,
-    refresh_everything,
-)
+from rollup_checks import assert_equal_to_group_by, assert_settled, refresh_everything
 from servers import PostgresServer
 from tsrollup.migrations import migrate_project
 
@@ -237,47 +231,3 @@ def test_a_keep_goes_on_in_a_copy_where_runs_followed_its_table_to_another_name(
             copy.execute("SELECT silver.perform_rollup()")
             copy.execute("SELECT * FROM silver.maintain_timeseries_tables()")
         assert copy.execute("SELECT count(*) FROM raw.z").fetchone() == (0,)
-
-
-@pytest.mark.parametrize("sealed", ["NULL", "current_date - 5"])
-@pytest.mark.parametrize(("column", "kind"), [("u", "text"), ("v", "integer")])
-def test_promise_i_texts_that_the_database_of_a_copy_sorts_otherwise(
-    db: psycopg.Connection,
-    server: PostgresServer,
-    restore: Restore,
-    sealed: str,
-    column: str,
-    kind: str,
-) -> None:
-    if not db.execute("SELECT 1 FROM pg_collation WHERE collprovider = 'i'").fetchone():
-        pytest.skip("this server has no ICU")
-    db.execute("CREATE TABLE raw.t (ts timestamptz, v integer, u text)")
-    db.execute(
-        "INSERT INTO raw.t SELECT current_date - make_interval(hours => i), i,"
-        " ('{a,B,c}'::text[])[1 + i % 3] FROM generate_series(1, 200) AS i"
-    )
-    db.execute(
-        "SELECT silver.create_rollup_table('raw.t', 'silver', 't_1d', '1 day', 'ts',"
-        ' dimensions => \'{}\', metrics => \'{"x": ["min", "max"]}\', expressions => %s)',
-        [
-            json.dumps(
-                {"x": {"u": "u || ''", "v": "CASE v % 3 WHEN 0 THEN 'a' ELSE 'B' END"}[column]}
-            )
-        ],
-    )
-    refresh_everything(db)
-    force_configuration(db, f"sealed_before = {sealed}")
-    with psycopg.connect(server.superuser_url(restore(locale="en")), autocommit=True) as copy:
-        problem = f"column {column} of raw.t is of another type now, or collation, of the same name"
-        assert copy.execute(INVALID).fetchall() == [(f"{problem} since the last run",)]
-        refresh_everything(copy)
-        assert copy.execute(INVALID).fetchall() == []
-        told = copy.execute("SELECT error_message FROM silver.error_log").fetchall()
-        kept = "silver.t_1d rests on sealed values, or such before a window, that stay as they were"
-        assert told == (
-            []
-            if sealed == "NULL"
-            else [(f"{kept}, though {column} of raw.t was {kind} and is sorted otherwise now",)]
-        )
-        if sealed == "NULL":
-            assert_equal_to_group_by(copy, "t_1d")

@@ -41,14 +41,14 @@ CREATE OR REPLACE FUNCTION rollup_engine.collation_definition(p_collation oid) R
 AS $$
     -- By columns that not each release of PostgreSQL has.
     SELECT jsonb_build_array(j -> 'collprovider', j -> 'collisdeterministic', j -> 'collcollate', j -> 'collctype',
-            coalesce(j -> 'colllocale', j -> 'colliculocale'), j -> 'collicurules')::text
+            translate(lower(coalesce(j ->> 'colllocale', j ->> 'colliculocale')), '-_', ''), j -> 'collicurules')::text
         -- The default one is that of the database; some are called in several ways.
         || CASE WHEN c.collprovider = 'd' THEN (
             SELECT CASE WHEN l.locale IN ('c', 'posix', 'c.utf8') AND d.datlocprovider IN ('c', 'b') THEN 'C'
                 ELSE jsonb_build_array(j -> 'datlocprovider', l.locale, j -> 'daticurules')::text END
             FROM pg_database AS d CROSS JOIN LATERAL to_jsonb(d) AS j
             CROSS JOIN LATERAL (
-                SELECT translate(lower(CASE d.datlocprovider WHEN 'c' THEN d.datcollate ELSE coalesce(j ->> 'datlocale', j ->> 'daticulocale') END), '-', '')
+                SELECT translate(lower(CASE d.datlocprovider WHEN 'c' THEN d.datcollate ELSE coalesce(j ->> 'datlocale', j ->> 'daticulocale') END), '-_', '')
             ) AS l (locale)
             WHERE d.datname = current_database()) ELSE '' END
     FROM pg_collation AS c CROSS JOIN LATERAL to_jsonb(c) AS j WHERE c.oid = p_collation

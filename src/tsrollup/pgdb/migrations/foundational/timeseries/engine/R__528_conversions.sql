@@ -54,7 +54,7 @@ AS $$
     FROM silver.rollup_config AS r
     JOIN rollup_engine.source_column AS c ON c.source_id = r.source_id
     JOIN rollup_engine.columns_seen(p_source) AS n USING (column_name)
-    WHERE r.source_id = p_source.id AND rollup_engine.is_converted(c.seen, n.seen, rollup_engine.is_numbered_anew(p_source.noted_in))
+    WHERE r.source_id = p_source.id AND rollup_engine.is_converted(c.seen, n.seen, p_source.noted_in IS DISTINCT FROM rollup_engine.this_numbering())
         AND EXISTS (
             SELECT FROM silver.rollup_config AS a
             WHERE a.id IN (SELECT rollup_engine.with_ancestors(r.id)) AND (n.current_name = p_source.time_column OR c.column_name = ANY (rollup_engine.used_columns(a))))
