@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random, randrange
 from time import monotonic
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -113,8 +113,8 @@ def make_database(server: PostgresServer) -> Iterator[Callable[..., str]]:
     """Makes databases: empty ones, or clones of a template; dropped after the test."""
     made: list[str] = []
 
-    def make(template: str = "template0", locale: str = "") -> str:
-        made.append(server.create_database(template, locale))
+    def make(template: str = "template0", options: LiteralString = "") -> str:
+        made.append(server.create_database(template, options))
         return made[-1]
 
     yield make
@@ -179,14 +179,14 @@ def restore(
     make_database: Callable[..., str],
     tmp_path: Path,
 ) -> Callable[..., str]:
-    """Dumps the test's database and restores it elsewhere, where texts may be sorted by a locale
-    of ICU, in one or several calls of pg_restore; returns the name of the copy."""
+    """Dumps the test's database and restores it elsewhere, by options of CREATE DATABASE, in one
+    or several calls of pg_restore; returns the name of the copy."""
 
-    def restore_copy(*calls: tuple[str, ...], locale: str = "") -> str:
-        copy = make_database("template0", locale)
+    def restore_copy(*calls: tuple[str, ...], options: LiteralString = "") -> str:
+        copy = make_database("template0", options)
         path = dump(server, db, tmp_path)
-        for options in calls or ((),):
-            run(server, "pg_restore", "-e", *options, "-d", server.superuser_url(copy), path)
+        for call in calls or ((),):
+            run(server, "pg_restore", "-e", *call, "-d", server.superuser_url(copy), path)
         return copy
 
     return restore_copy

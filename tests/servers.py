@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import LiteralString
 from urllib.parse import quote, urlencode
 
 import psycopg
@@ -83,18 +84,16 @@ class PostgresServer:
         """Whether CREATE EXTENSION can work here, preloaded libraries included."""
         return extension in _available_extensions(self)
 
-    def create_database(self, template: str = "template0", locale: str = "") -> str:
-        """A new database of the test role; `template0` gives an empty one, which may sort texts
-        by a locale of ICU."""
+    def create_database(self, template: str = "template0", options: LiteralString = "") -> str:
+        """A new database of the test role; `template0` gives an empty one, which may have a locale
+        of its own."""
         name = f"test_{secrets.token_hex(6)}"
         self._run_in_postgres(
             sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy OWNER {} {}").format(
                 sql.Identifier(name),
                 sql.Identifier(template),
                 sql.Identifier(self.user),
-                sql.SQL("LOCALE_PROVIDER icu ICU_LOCALE {}").format(sql.Literal(locale))
-                if locale
-                else sql.SQL(""),
+                sql.SQL(options),
             )
         )
         return name

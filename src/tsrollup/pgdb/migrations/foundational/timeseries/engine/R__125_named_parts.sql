@@ -35,22 +35,28 @@ AS $$
 $$;
 COMMENT ON FUNCTION rollup_engine.type_parts(oid) IS 'What a type is made of that is not PostgreSQL''s own, in words; NULL for others.';
 
+CREATE OR REPLACE FUNCTION rollup_engine.default_order() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path = pg_catalog, pg_temp
+AS $$
+    -- By columns that not each release of PostgreSQL has; some locales are called in several ways.
+    SELECT CASE WHEN l.locale IN ('c', 'posix', 'c.utf8') AND d.datlocprovider IN ('c', 'b') THEN 'C'
+        ELSE jsonb_build_array(j -> 'datlocprovider', l.locale, j -> 'daticurules')::text END
+    FROM pg_database AS d CROSS JOIN LATERAL to_jsonb(d) AS j
+    CROSS JOIN LATERAL (
+        SELECT translate(lower(CASE d.datlocprovider WHEN 'c' THEN d.datcollate ELSE coalesce(j ->> 'datlocale', j ->> 'daticulocale') END), '-_', '')
+    ) AS l (locale)
+    WHERE d.datname = current_database()
+$$;
+COMMENT ON FUNCTION rollup_engine.default_order() IS 'What the default collation of the database sorts by.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.collation_definition(p_collation oid) RETURNS text
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- By columns that not each release of PostgreSQL has.
-    SELECT jsonb_build_array(j -> 'collprovider', j -> 'collisdeterministic', j -> 'collcollate', j -> 'collctype',
-            translate(lower(coalesce(j ->> 'colllocale', j ->> 'colliculocale')), '-_', ''), j -> 'collicurules')::text
-        -- The default one is that of the database; some are called in several ways.
-        || CASE WHEN c.collprovider = 'd' THEN (
-            SELECT CASE WHEN l.locale IN ('c', 'posix', 'c.utf8') AND d.datlocprovider IN ('c', 'b') THEN 'C'
-                ELSE jsonb_build_array(j -> 'datlocprovider', l.locale, j -> 'daticurules')::text END
-            FROM pg_database AS d CROSS JOIN LATERAL to_jsonb(d) AS j
-            CROSS JOIN LATERAL (
-                SELECT translate(lower(CASE d.datlocprovider WHEN 'c' THEN d.datcollate ELSE coalesce(j ->> 'datlocale', j ->> 'daticulocale') END), '-_', '')
-            ) AS l (locale)
-            WHERE d.datname = current_database()) ELSE '' END
+    SELECT CASE WHEN c.collprovider = 'd' THEN rollup_engine.default_order() ELSE jsonb_build_array(
+        j -> 'collprovider', j -> 'collisdeterministic', j -> 'collcollate', j -> 'collctype',
+        translate(lower(coalesce(j ->> 'colllocale', j ->> 'colliculocale')), '-_', ''), j -> 'collicurules')::text END
     FROM pg_collation AS c CROSS JOIN LATERAL to_jsonb(c) AS j WHERE c.oid = p_collation
 $$;
 COMMENT ON FUNCTION rollup_engine.collation_definition(oid) IS 'What a collation sorts by; NULL for none.';

@@ -53,12 +53,18 @@ COMMENT ON FUNCTION rollup_engine.resolved_columns(rollup_engine.source) IS
 
 -- The shape ------------------------------------------------------------------------------
 
+CREATE OR REPLACE FUNCTION rollup_engine.is_ordered_anew(p_was jsonb, p_now jsonb) RETURNS boolean
+    LANGUAGE sql IMMUTABLE STRICT
+    SET search_path = pg_catalog, pg_temp
+RETURN coalesce(p_was ->> 'order' <> p_now ->> 'order', false)
+    OR coalesce((p_now ->> 'is_in_expression')::boolean AND p_was ->> 'letters' <> p_now ->> 'letters', false);
+COMMENT ON FUNCTION rollup_engine.is_ordered_anew(jsonb, jsonb) IS 'Whether texts of a column, or that expressions make of it, are compared in another way, by what was seen of it.';
+
 CREATE OR REPLACE FUNCTION rollup_engine.columns_seen(p_source rollup_engine.source)
 RETURNS TABLE (column_name name, current_name name, attnum smallint, seen jsonb)
     LANGUAGE sql STABLE
     SET search_path = pg_catalog, pg_temp
 AS $$
-    -- Which may make texts of others.
     WITH in_expressions AS MATERIALIZED (
         SELECT jsonb_array_elements_text(
             jsonb_path_query_array(row_sql, '$.filter.columns[*]') || jsonb_path_query_array(row_sql, '$.expressions.*.columns[*]'))::name AS name
@@ -68,9 +74,13 @@ AS $$
         'called', concat_ws(' ', format_type(a.atttypid, a.atttypmod),
             CASE WHEN a.attcollation <> t.typcollation THEN format('COLLATE %s', a.attcollation::regcollation) END, '(generated: ' || e.expression || ')'),
         'type', a.atttypid::bigint, 'modifier', a.atttypmod, 'collation', a.attcollation::bigint,
-        'order', rollup_engine.collation_definition(CASE WHEN a.attcollation <> 0 THEN a.attcollation
-            WHEN r.column_name IN (SELECT name FROM in_expressions) THEN 'pg_catalog."default"'::regcollation END), 'expression', e.expression) END
+        'order', rollup_engine.collation_definition(a.attcollation), 'expression', e.expression,
+        -- Expressions make texts of others, and fold them (lower, ILIKE).
+        'letters', d.letters, 'is_in_expression', r.column_name IN (SELECT name FROM in_expressions)) END
     FROM rollup_engine.resolved_columns(p_source) AS r
+    CROSS JOIN (
+        SELECT concat_ws(' ', rollup_engine.default_order(), datlocprovider, translate(lower(datctype), '-', '')) FROM pg_database WHERE datname = current_database()
+    ) AS d (letters)
     LEFT JOIN pg_attribute AS a ON a.attrelid = p_source.relation AND a.attnum = r.attnum
     LEFT JOIN pg_type AS t ON t.oid = a.atttypid
     LEFT JOIN LATERAL (
@@ -283,7 +293,7 @@ AS $$
     SELECT format('column %I of %s is of another type now, or collation, of the same name', n.current_name, p_source.relation)
     FROM rollup_engine.columns_seen(p_source) AS n
     JOIN rollup_engine.source_column AS c ON c.source_id = p_source.id AND c.column_name = n.column_name
-    WHERE c.seen -> 'called' = n.seen -> 'called' AND (c.seen ->> 'order' <> n.seen ->> 'order'
+    WHERE c.seen -> 'called' = n.seen -> 'called' AND (rollup_engine.is_ordered_anew(c.seen, n.seen)
         OR rollup_engine.is_noted_here(p_source) AND (c.seen -> 'type' <> n.seen -> 'type' OR c.seen -> 'collation' <> n.seen -> 'collation'))
     UNION ALL
     SELECT format('%s, which an expression over %s goes by, is another one now', was.part, p_source.relation)

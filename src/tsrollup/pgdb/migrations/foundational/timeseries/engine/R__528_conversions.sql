@@ -23,7 +23,7 @@ CREATE OR REPLACE FUNCTION rollup_engine.is_converted(p_was jsonb, p_now jsonb, 
     SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT CASE
-        WHEN p_was ->> 'order' <> p_now ->> 'order' THEN true
+        WHEN rollup_engine.is_ordered_anew(p_was, p_now) THEN true
         WHEN p_is_numbered_anew OR NOT p_was ? 'type' THEN p_was -> 'called' <> p_now -> 'called'
         WHEN p_was -> 'collation' <> p_now -> 'collation' OR p_now ->> 'expression' <> coalesce(p_was ->> 'expression', '') THEN true
         WHEN was.type = is_now.type THEN NOT rollup_engine.is_no_shorter(is_now.type, was.modifier, is_now.modifier)
@@ -47,7 +47,7 @@ AS $$
         format('%s rests on sealed values, or such before a window, that stay as they were, though %s', r.target_table,
             string_agg(format('%I of %s was %s and is %s now', n.current_name, p_source.relation, c.seen ->> 'called', CASE
                 WHEN c.seen -> 'called' <> n.seen -> 'called' THEN n.seen ->> 'called'
-                WHEN c.seen ->> 'order' <> n.seen ->> 'order' THEN 'sorted otherwise' ELSE 'another ' || (n.seen ->> 'called') END), ', ' ORDER BY c.column_name)),
+                WHEN rollup_engine.is_ordered_anew(c.seen, n.seen) THEN 'compared otherwise' ELSE 'another ' || (n.seen ->> 'called') END), ', ' ORDER BY c.column_name)),
         'what is made of both, in wider buckets across that border, may take old and new values for different ones, or the wrong one for the least or greatest'
             || CASE WHEN r.change_tracking = 'window' AND r.parent_id IS NULL
             THEN format('; silver.mark_stale(%L, ...) has computed anew what %s still holds of a range: nothing else stays there', r.target_table, p_source.relation) ELSE '' END

@@ -170,7 +170,7 @@ BEGIN
     UPDATE rollup_engine.source_column AS c SET seen = n.seen
     FROM rollup_engine.source AS s, rollup_engine.columns_seen(s) AS n
     WHERE c.source_id = s.id AND c.column_name = n.column_name
-        AND CASE WHEN c.seen IS NULL THEN n.seen IS NOT NULL WHEN NOT c.seen ? 'type' THEN c.seen -> 'called' = n.seen -> 'called' END;
+        AND CASE WHEN c.seen IS NULL THEN n.seen IS NOT NULL WHEN NOT c.seen ? 'letters' THEN c.seen -> 'called' = n.seen -> 'called' END;
     PERFORM rollup_engine.rewrite_generated();
     PERFORM rollup_engine.note_rights();
     PERFORM rollup_engine.prepare_workers();
